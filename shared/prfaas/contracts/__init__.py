@@ -1,0 +1,1 @@
+"""Every message that crosses a process boundary, one module per receiving side, and the subjects that carry them."""

@@ -1,0 +1,22 @@
+"""What both ends of a KV transfer must agree on before the first byte."""
+
+import msgspec
+
+
+class KVTransfer(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt to move one request's cache. Each attempt has an object of its own: frames of another attempt can never mix in."""
+
+    transfer_id: str
+    attempt: int
+    bucket: str
+    """Object-store bucket of the decode site."""
+    nuid: str
+    """Names the chunk subject `$O.<bucket>.C.<nuid>`."""
+    prefill_tokens: int
+    """Tokens whose KV is shipped: all prompt tokens but the last, which the decode worker computes itself."""
+    fingerprint: str
+    """Of model, weights, dtype and KV layout; a mismatch is refused before any byte is installed."""
+
+    @property
+    def object_name(self) -> str:
+        return f"{self.transfer_id}.{self.attempt}"

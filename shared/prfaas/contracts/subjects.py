@@ -1,0 +1,61 @@
+"""Subjects and names in the control account. All carry the site's name, so no two domains answer for the same one."""
+
+
+def place(site: str) -> str:
+    """Request/reply: gateway -> scheduler, PlaceRequest -> Placement | Refusal."""
+    return f"prfaas.{site}.scheduler.place"
+
+
+def generate(site: str, worker: str) -> str:
+    """Request/reply: gateway -> decode worker, Generate -> GenerateAccepted | GenerateRefused."""
+    return f"prfaas.{site}.decode.{worker}.generate"
+
+
+def cancel_generate(site: str, worker: str) -> str:
+    """Gateway -> decode worker, CancelGenerate."""
+    return f"prfaas.{site}.decode.{worker}.cancel"
+
+
+def prefill_progress(site: str, worker: str) -> str:
+    """Prefill worker -> decode worker: PrefillStarted | PrefillDone | PrefillFailed."""
+    return f"prfaas.{site}.decode.{worker}.prefill"
+
+
+def cancel_prefill(site: str) -> str:
+    """Decode worker -> all prefill workers of a site, CancelPrefill."""
+    return f"prfaas.{site}.prefill.cancel"
+
+
+def events(site: str, gateway: str) -> str:
+    """Decode worker -> gateway: Started | Tokens | Finished | Failed, all requests of that gateway."""
+    return f"prfaas.{site}.gateway.{gateway}.events"
+
+
+def jobs_stream(site: str) -> str:
+    """The site's work-queue stream of prefill jobs."""
+    return f"JOBS_{site}"
+
+
+def jobs(site: str, model: str) -> str:
+    """One subject per model; a model's name may hold dots, a subject's token may not."""
+    return f"jobs.{site}.prefill.{model.replace('.', '_')}"
+
+
+def workers_bucket(site: str) -> str:
+    """KV bucket at a `pd` site: heartbeats of every worker that this site may place work on."""
+    return f"workers-{site}"
+
+
+def links_bucket(site: str) -> str:
+    """KV bucket at a `pd` site: estimates of the links that end there."""
+    return f"links-{site}"
+
+
+def probe_echo(site: str) -> str:
+    """Request/reply within the control account: a probe of another site measures RTT here."""
+    return f"prfaas.{site}.probe.echo"
+
+
+def kv_bucket(site: str) -> str:
+    """Object-store bucket (bulk account) into which KV for the site's decode workers is put."""
+    return f"kv-{site}"

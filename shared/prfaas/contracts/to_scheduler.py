@@ -1,0 +1,90 @@
+"""What the scheduler hears: requests to place, heartbeats of workers, estimates of links."""
+
+from enum import StrEnum
+
+import msgspec
+
+
+class PlaceRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    request_id: str
+    model: str
+    prompt_tokens: int
+    max_tokens: int
+    ttft_deadline_s: float
+
+
+class Outcome(StrEnum):
+    """Why a request ran where it ran, or how that changed."""
+
+    LOCAL_SHORT = "local_short"
+    LOCAL_POLICY = "local_policy"
+    LOCAL_NO_REMOTE = "local_no_remote"
+    LOCAL_LINK_SCARCE = "local_link_scarce"
+    OFFLOADED = "offloaded"
+    FALLBACK_TIMEOUT = "fallback_timeout"
+    FALLBACK_CORRUPT = "fallback_corrupt"
+    FALLBACK_PREFILL_FAILED = "fallback_prefill_failed"
+
+
+class Placement(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    transfer_id: str
+    prefill_site: str
+    decode_worker: str
+    outcome: Outcome
+    reason: str
+    """A sentence with the numbers that decided."""
+    fallback_site: str | None = None
+    """Where the next attempt prefills when the first one fails; None when the first one already is the local site."""
+    fallback_after_s: float
+    """How long the first attempt may take until its KV is verified."""
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    code: str
+    message: str
+    retry_after_s: float
+
+
+class Role(StrEnum):
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
+class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A worker's announcement, put into the workers bucket of every site that may place work on it. Silence means death."""
+
+    site: str
+    worker: str
+    role: Role
+    model: str
+    fingerprint: str
+    max_context_tokens: int
+    queued_tokens: int = 0
+    """Prefill: prompt tokens accepted and not yet prefilled."""
+    prefill_tokens_per_s: float = 0.0
+    """Prefill: observed rate, 0 until the first job is done."""
+    running: int = 0
+    """Decode: requests that hold a slot."""
+    slots: int = 0
+    """Decode: how many requests may hold one at once."""
+    free_cache_bytes: int = 0
+    draining: bool = False
+
+    @property
+    def key(self) -> str:
+        return f"{self.site}.{self.role}.{self.worker}"
+
+
+class LinkEstimate(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A directed link as last measured."""
+
+    source: str
+    destination: str
+    rtt_s: float
+    goodput_bytes_per_s: float
+    samples: int
+    """How many measurements stand behind the figures; 0 means none yet."""
+
+    @property
+    def key(self) -> str:
+        return f"{self.source}.{self.destination}"

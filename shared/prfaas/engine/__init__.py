@@ -1,0 +1,1 @@
+"""What computes: the Engine protocol and its implementations."""

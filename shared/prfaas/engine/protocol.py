@@ -1,0 +1,81 @@
+"""The seam between serving and computing. Synchronous: a worker runs an engine on a thread of its own, one call at a time."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from prfaas.contracts.to_decode import Sampling
+from prfaas.kvcache.layout import KVLayout, KVPiece
+
+
+class EngineDescription(msgspec.Struct, frozen=True, kw_only=True):
+    model: str
+    fingerprint: str
+    """Hash of model, weights, dtype, KV layout and prefill chunking: equal fingerprints promise bit-identical KV."""
+    layout: KVLayout
+    max_context_tokens: int
+    chunk_tokens: int
+    eos_token_ids: frozenset[int]
+
+
+class EngineError(Exception):
+    """The engine could not do what was asked; the message says what, and the request fails with it."""
+
+
+class PrefillCancelled(Exception):
+    """`cancelled()` turned true between two chunks."""
+
+
+class SampledToken(msgspec.Struct, frozen=True, kw_only=True):
+    token_id: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+    """(token id, log-probability), most likely first."""
+
+
+class DecodeRow(msgspec.Struct, kw_only=True):
+    """One request's part in a decode step: feed `token_id` at the sequence's end, sample the next."""
+
+    sequence: Any
+    token_id: int
+    sampler: Any
+    """From Engine.sampler; holds the request's random state."""
+    forbid_eos: bool = False
+    """min_tokens is not reached yet."""
+
+
+class Engine(Protocol):
+    def describe(self) -> EngineDescription: ...
+
+    def prefill(
+        self, token_ids: Sequence[int], on_piece: Callable[[KVPiece], None], cancelled: Callable[[], bool]
+    ) -> None:
+        """Prefills all of `token_ids` from an empty cache in chunks of `chunk_tokens` from position 0, and hands out every range of
+        KVLayout.chunk_ranges as soon as its layer is computed, on the calling thread. `on_piece` may block: that is the back-pressure of the link. The
+        piece's buffers stay valid and unchanged for as long as someone refers to them. No logits are computed.
+
+        Raises PrefillCancelled, EngineError."""
+        ...
+
+    def reserve(self, prefill_tokens: int, total_tokens: int) -> Any:
+        """A sequence with room for `total_tokens`, of which the first `prefill_tokens` will be installed.
+
+        Raises EngineError when it can never fit."""
+        ...
+
+    def sequence_bytes(self, total_tokens: int) -> int:
+        """What `reserve` takes from memory."""
+        ...
+
+    def install(self, sequence: Any, piece: KVPiece) -> None:
+        """Copies verified canonical bytes into the sequence. May be called from another thread than decode, for sequences that are in no batch yet."""
+        ...
+
+    def sampler(self, sampling: Sampling) -> Any:
+        """The random state and settings of one request; decoding never depends on the rest of the batch."""
+        ...
+
+    def decode(self, rows: Sequence[DecodeRow]) -> list[SampledToken]:
+        """One step for a ragged batch: append each row's token to its sequence, sample each row's next."""
+        ...

@@ -1,0 +1,88 @@
+"""The canonical KV layout: what a model's cache consists of, neutral to block size, parallelism and engine.
+
+Per layer and token range the bytes are keys then values, each [tokens, kv_heads, head_dim] in `dtype`, C order. A recurrent
+layer has one state of fixed size at an exact length instead.
+"""
+
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+
+class LayerKind(StrEnum):
+    FULL = "full"
+    SLIDING = "sliding"
+    RECURRENT = "recurrent"
+
+
+class LayerSpec(msgspec.Struct, frozen=True, kw_only=True):
+    kind: LayerKind
+    kv_heads: int = 0
+    head_dim: int = 0
+    window_tokens: int = 0
+    """Sliding: a token attends to itself and the window_tokens - 1 before it."""
+    state_bytes: int = 0
+    """Recurrent: size of the one state."""
+
+
+class LayerRange(NamedTuple):
+    """KV of tokens [start, end) in one layer. For a recurrent layer: the state after exactly `end` tokens, start = 0."""
+
+    layer: int
+    start: int
+    end: int
+
+
+class KVPiece(NamedTuple):
+    """One layer's KV over a token range in canonical bytes; `values` is empty for a recurrent state."""
+
+    range: LayerRange
+    keys: memoryview
+    values: memoryview
+
+
+class KVLayout(msgspec.Struct, frozen=True, kw_only=True):
+    dtype: str
+    """`bfloat16`, `float32`, `float16`."""
+    layers: tuple[LayerSpec, ...]
+
+    @property
+    def dtype_bytes(self) -> int:
+        return {"bfloat16": 2, "float16": 2, "float32": 4}[self.dtype]
+
+    def token_bytes(self, layer: int) -> int:
+        """Bytes of one token's keys and values in `layer`; 0 for a recurrent layer."""
+        spec = self.layers[layer]
+        return 2 * spec.kv_heads * spec.head_dim * self.dtype_bytes
+
+    def needed(self, layer: int, prefill_tokens: int) -> LayerRange:
+        """The tokens of `layer` that decoding after `prefill_tokens` can still see."""
+        spec = self.layers[layer]
+        if spec.kind is LayerKind.SLIDING:
+            return LayerRange(layer, max(0, prefill_tokens - (spec.window_tokens - 1)), prefill_tokens)
+        return LayerRange(layer, 0, prefill_tokens)
+
+    def range_bytes(self, piece: LayerRange) -> int:
+        spec = self.layers[piece.layer]
+        if spec.kind is LayerKind.RECURRENT:
+            return spec.state_bytes
+        return (piece.end - piece.start) * self.token_bytes(piece.layer)
+
+    def total_bytes(self, prefill_tokens: int) -> int:
+        """S_kv(l) of Eq 1: what a transfer of `prefill_tokens` tokens carries, without headers."""
+        if prefill_tokens == 0:
+            return 0
+        return sum(self.range_bytes(self.needed(layer, prefill_tokens)) for layer in range(len(self.layers)))
+
+    def chunk_ranges(self, chunk_start: int, chunk_end: int, prefill_tokens: int) -> Iterator[LayerRange]:
+        """What to ship once tokens [chunk_start, chunk_end) are computed, in layer order. Over all chunks this covers `needed` exactly once."""
+        for layer, spec in enumerate(self.layers):
+            if spec.kind is LayerKind.RECURRENT:
+                if chunk_end == prefill_tokens:
+                    yield LayerRange(layer, 0, prefill_tokens)
+                continue
+            start = max(chunk_start, self.needed(layer, prefill_tokens).start)
+            if start < chunk_end:
+                yield LayerRange(layer, start, chunk_end)
