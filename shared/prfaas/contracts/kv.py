@@ -4,7 +4,7 @@ import msgspec
 
 
 class KVTransfer(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt to move one request's cache. Each attempt has an object of its own: frames of another attempt can never mix in."""
+    """One attempt to move one request's cache. Each attempt has an object of its own, so frames never mix."""
 
     transfer_id: str
     attempt: int

@@ -1,4 +1,7 @@
-"""What a gateway hears while a request runs. Events of one request are numbered from 0 without gaps: a lost one is an error, never lost text."""
+"""What a gateway hears while a request runs.
+
+Events of one request are numbered from 0 without gaps: a lost one is an error, never lost text.
+"""
 
 import msgspec
 

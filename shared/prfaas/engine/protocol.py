@@ -48,12 +48,12 @@ class DecodeRow(msgspec.Struct, kw_only=True):
 class Engine(Protocol):
     def describe(self) -> EngineDescription: ...
 
-    def prefill(
-        self, token_ids: Sequence[int], on_piece: Callable[[KVPiece], None], cancelled: Callable[[], bool]
-    ) -> None:
-        """Prefills all of `token_ids` from an empty cache in chunks of `chunk_tokens` from position 0, and hands out every range of
-        KVLayout.chunk_ranges as soon as its layer is computed, on the calling thread. `on_piece` may block: that is the back-pressure of the link. The
-        piece's buffers stay valid and unchanged for as long as someone refers to them. No logits are computed.
+    def prefill(self, token_ids: Sequence[int], on_piece: Callable[[KVPiece], None], cancelled: Callable[[], bool]) -> None:
+        """Prefills all of `token_ids` from an empty cache, in chunks of `chunk_tokens` from position 0.
+
+        Hands out every range of KVLayout.chunk_ranges as soon as its layer is computed, on the calling thread. `on_piece`
+        may block: that is the back-pressure of the link. A piece's buffers stay valid and unchanged for as long as someone
+        refers to them. No logits are computed.
 
         Raises PrefillCancelled, EngineError."""
         ...
@@ -69,7 +69,7 @@ class Engine(Protocol):
         ...
 
     def install(self, sequence: Any, piece: KVPiece) -> None:
-        """Copies verified canonical bytes into the sequence. May be called from another thread than decode, for sequences that are in no batch yet."""
+        """Copies verified canonical bytes into a sequence that is in no batch yet. Safe beside a running decode."""
         ...
 
     def sampler(self, sampling: Sampling) -> Any:

@@ -77,7 +77,9 @@ class KVLayout(msgspec.Struct, frozen=True, kw_only=True):
         return sum(self.range_bytes(self.needed(layer, prefill_tokens)) for layer in range(len(self.layers)))
 
     def chunk_ranges(self, chunk_start: int, chunk_end: int, prefill_tokens: int) -> Iterator[LayerRange]:
-        """What to ship once tokens [chunk_start, chunk_end) are computed, in layer order. Over all chunks this covers `needed` exactly once."""
+        """What to ship once tokens [chunk_start, chunk_end) are computed, in layer order.
+
+        Over all chunks this covers `needed` exactly once."""
         for layer, spec in enumerate(self.layers):
             if spec.kind is LayerKind.RECURRENT:
                 if chunk_end == prefill_tokens:
