@@ -49,7 +49,7 @@ class TransferReport(msgspec.Struct, frozen=True, kw_only=True):
     duration_s: float = 0.0
     """From the first frame's arrival to the whole verified."""
     residual_s: float = 0.0
-    """From the end of prefill to the whole verified: what did not overlap. As the decode worker sees it."""
+    """From the end of prefill to the whole verified: what did not overlap. As exact as the two sites' clocks agree."""
     prefill_s: float = 0.0
     queue_s: float = 0.0
 

@@ -7,6 +7,7 @@ import msgspec
 
 class PlaceRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     request_id: str
+    """Unique, made by the gateway. Never the client's X-Request-ID: that may repeat, and transfers are named after this one."""
     model: str
     prompt_tokens: int
     max_tokens: int
@@ -67,7 +68,10 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Decode: requests that hold a slot."""
     slots: int = 0
     """Decode: how many requests may hold one at once."""
-    free_cache_bytes: int = 0
+    waiting: int = 0
+    """Decode: accepted requests without a slot."""
+    waiting_limit: int = 0
+    """Decode: more than this many are refused."""
     draining: bool = False
 
     @property

@@ -1,0 +1,1 @@
+"""Where each prompt is prefilled and decoded, and why."""

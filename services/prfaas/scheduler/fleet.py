@@ -1,0 +1,103 @@
+"""What the scheduler knows of the world: workers by their heartbeats, links by their estimates."""
+
+from dataclasses import dataclass, field
+
+from prfaas.contracts.to_scheduler import Heartbeat, LinkEstimate, Role
+
+HEARTBEAT_TIMEOUT_S = 3.5
+"""Three missed beats and some slack: then a worker counts as dead, whatever its bucket still says."""
+
+LINK_TIMEOUT_S = 15.0
+"""An estimate older than this says nothing about the link now."""
+
+
+@dataclass(slots=True)
+class Worker:
+    beat: Heartbeat
+    heard_s: float
+    placed_tokens: int = 0
+    """Prefill tokens placed here since the last beat, which therefore does not show them yet."""
+    placed_requests: int = 0
+
+    @property
+    def queued_tokens(self) -> int:
+        return self.beat.queued_tokens + self.placed_tokens
+
+    @property
+    def load(self) -> int:
+        """Decode requests held or on their way."""
+        return self.beat.running + self.beat.waiting + self.placed_requests
+
+
+@dataclass(slots=True)
+class PrefillSite:
+    """All prefill workers of one site that can serve one decode worker, as one queue: they share the site's work queue."""
+
+    site: str
+    workers: list[Worker]
+    link: LinkEstimate | None
+    """From that site to the decode site; None within a site, or while nothing is known."""
+
+    @property
+    def queued_tokens(self) -> int:
+        return sum(worker.queued_tokens for worker in self.workers)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Of all workers together, 0 while none has been observed. One without a rate yet counts as the mean of the others."""
+        rates = [worker.beat.prefill_tokens_per_s for worker in self.workers if worker.beat.prefill_tokens_per_s > 0]
+        return sum(rates) / len(rates) * len(self.workers) if rates else 0.0
+
+    def prefill_s(self, tokens: int) -> float | None:
+        """Expected wait behind the queue plus one worker's time for `tokens`; None while no rate has been observed."""
+        rate = self.tokens_per_s
+        if not rate:
+            return None
+        return self.queued_tokens / rate + tokens / (rate / len(self.workers))
+
+
+@dataclass(slots=True)
+class Fleet:
+    site: str
+    """The pd site whose scheduler this is."""
+    workers: dict[str, Worker] = field(default_factory=dict)
+    links: dict[str, tuple[LinkEstimate, float]] = field(default_factory=dict)
+
+    def hear(self, beat: Heartbeat, now_s: float) -> None:
+        self.workers[beat.key] = Worker(beat, now_s)
+
+    def forget(self, key: str) -> None:
+        self.workers.pop(key, None)
+
+    def measure(self, estimate: LinkEstimate, now_s: float) -> None:
+        self.links[estimate.key] = (estimate, now_s)
+
+    def alive(self, role: Role, model: str, now_s: float) -> list[Worker]:
+        return [
+            worker
+            for worker in self.workers.values()
+            if worker.beat.role is role
+            and worker.beat.model == model
+            and not worker.beat.draining
+            and now_s - worker.heard_s <= HEARTBEAT_TIMEOUT_S
+        ]
+
+    def serves(self, model: str) -> bool:
+        """Whether any worker, alive or not, has announced the model."""
+        return any(worker.beat.model == model for worker in self.workers.values())
+
+    def prefill_sites(self, model: str, fingerprint: str, now_s: float) -> dict[str, PrefillSite]:
+        """Sites with live prefill workers whose KV a decode worker with `fingerprint` can install."""
+        sites: dict[str, PrefillSite] = {}
+        for worker in self.alive(Role.PREFILL, model, now_s):
+            if worker.beat.fingerprint != fingerprint:
+                continue
+            name = worker.beat.site
+            if name not in sites:
+                sites[name] = PrefillSite(name, [], self._link_from(name, now_s))
+            sites[name].workers.append(worker)
+        return sites
+
+    def _link_from(self, source: str, now_s: float) -> LinkEstimate | None:
+        known = self.links.get(f"{source}.{self.site}")
+        return known[0] if known and now_s - known[1] <= LINK_TIMEOUT_S else None
