@@ -1,0 +1,115 @@
+"""What the decode worker's core hears and what it orders."""
+
+from dataclasses import dataclass
+
+from prfaas.contracts.to_decode import Generate, GenerateAccepted, GenerateRefused
+from prfaas.contracts.to_gateway import GenerateEvent, TransferReport
+from prfaas.contracts.to_scheduler import Outcome
+from prfaas.engine.protocol import SampledToken
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateAsked:
+    now_s: float
+    generate: Generate
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAsked:
+    now_s: float
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptVerified:
+    now_s: float
+    request_id: str
+    attempt: int
+    report: TransferReport
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFailed:
+    now_s: float
+    request_id: str
+    attempt: int
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    now_s: float
+    tokens: tuple[tuple[str, SampledToken], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepFailed:
+    """The engine could not do the step: all its requests fail, the others go on."""
+
+    now_s: float
+    request_ids: tuple[str, ...]
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    now_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class DrainAsked:
+    now_s: float
+
+
+Event = GenerateAsked | CancelAsked | AttemptVerified | AttemptFailed | StepDone | StepFailed | Tick | DrainAsked
+
+# What the shell is told to do:
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    request_id: str
+    answer: GenerateAccepted | GenerateRefused
+
+
+@dataclass(frozen=True, slots=True)
+class BeginAttempt:
+    """Reserve a fresh sequence, open the reader, send the job to `prefill_site`, and report within `timeout_s`."""
+
+    request_id: str
+    transfer_id: str
+    attempt: int
+    prefill_site: str
+    token_ids: tuple[int, ...]
+    """All that is to be prefilled; empty for a prompt of one token, which needs no transfer."""
+    total_tokens: int
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class EndAttempt:
+    """Close the reader, cancel the prefill, drop the attempt's sequence. The attempt is not heard of again."""
+
+    request_id: str
+    attempt: int
+    prefill_site: str
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    reply_to: str
+    event: GenerateEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The request is over and holds nothing any more; `outcome` and `ended` are what it is counted under."""
+
+    request_id: str
+    outcome: Outcome
+    ended: str
+    """A finish reason, `cancelled`, or the code of its failure."""
+
+
+Instruction = Answer | BeginAttempt | EndAttempt | Emit | Release
