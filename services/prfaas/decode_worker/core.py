@@ -240,6 +240,8 @@ class DecodeCore:
         """First come, first served: a large request at the head is not overtaken by small ones, or it would starve."""
         out: list[Instruction] = []
         for request in self.waiting:
+            if now_s >= request.deadline_s:
+                continue  # the next tick fails it; a slot would be wasted on it
             if not self._fits(request.cache_bytes):
                 break
             request.phase = Phase.TRANSFER

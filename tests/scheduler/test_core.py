@@ -1,0 +1,143 @@
+"""Placements: who is asked, what is said, and what happens when nobody is there."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+from hypothesis import given
+
+from prfaas.contracts.to_scheduler import Heartbeat, LinkEstimate, Outcome, Placement, PlaceRequest, Refusal, Role
+from prfaas.scheduler.core import HeartbeatHeard, LinkMeasured, PlaceAsked, SchedulerCore, WorkerGone
+from prfaas.scheduler.fleet import HEARTBEAT_TIMEOUT_S
+from prfaas.scheduler.policies import LocalOnly, Policy, RemoteAll, Threshold
+
+
+def beat(site: str, worker: str, role: Role, **load: Any) -> Heartbeat:
+    if role is Role.DECODE:
+        load = {"slots": 2, "waiting_limit": 1} | load
+    defaults: dict[str, Any] = {"model": "m", "fingerprint": "f", "max_context_tokens": 8192}
+    return Heartbeat(site=site, worker=worker, role=role, **(defaults | load))
+
+
+def scheduler(policy: Policy, *beats: Heartbeat) -> SchedulerCore:
+    core = SchedulerCore("home", policy)
+    for heard in beats or (
+        beat("home", "d0", Role.DECODE),
+        beat("home", "p0", Role.PREFILL),
+        beat("far", "p1", Role.PREFILL),
+    ):
+        core.handle(HeartbeatHeard(0.0, heard))
+    return core
+
+
+def place(core: SchedulerCore, prompt_tokens: int = 100, now_s: float = 0.0, **changes: Any) -> Placement | Refusal:
+    request = PlaceRequest(
+        request_id="r", model=changes.get("model", "m"), prompt_tokens=prompt_tokens, max_tokens=8, ttft_deadline_s=30.0
+    )
+    (answer,) = core.handle(PlaceAsked(now_s, request))
+    core.validate()
+    return answer.answer
+
+
+def placed(core: SchedulerCore, prompt_tokens: int = 100, now_s: float = 0.0, **changes: Any) -> Placement:
+    answer = place(core, prompt_tokens, now_s, **changes)
+    assert isinstance(answer, Placement), answer
+    return answer
+
+
+def refused(core: SchedulerCore, now_s: float = 0.0, **changes: Any) -> Refusal:
+    answer = place(core, now_s=now_s, **changes)
+    assert isinstance(answer, Refusal), answer
+    return answer
+
+
+def test_local_only_stays_and_remote_all_goes() -> None:
+    assert placed(scheduler(LocalOnly())).prefill_site == "home"
+    answer = placed(scheduler(RemoteAll()))
+    assert (answer.prefill_site, answer.fallback_site, answer.outcome) == ("far", "home", Outcome.OFFLOADED)
+
+
+@given(st.integers(2, 20_000), st.integers(0, 20_000))
+def test_threshold_counts_what_must_be_prefilled(prompt_tokens: int, threshold: int) -> None:
+    answer = placed(scheduler(Threshold(threshold)), prompt_tokens)
+    offloaded = prompt_tokens - 1 > threshold
+    assert answer.prefill_site == ("far" if offloaded else "home")
+    assert answer.outcome is (Outcome.OFFLOADED if offloaded else Outcome.LOCAL_SHORT)
+    assert str(threshold) in answer.reason and str(prompt_tokens - 1) in answer.reason
+
+
+def test_a_silent_worker_is_dead_and_a_deleted_one_too() -> None:
+    core = scheduler(RemoteAll())
+    late = HEARTBEAT_TIMEOUT_S + 1
+    assert refused(core, now_s=late).code == "no_decode_worker"
+    core.handle(HeartbeatHeard(late, beat("home", "d0", Role.DECODE)))
+    core.handle(HeartbeatHeard(late, beat("home", "p0", Role.PREFILL)))
+    answer = placed(core, now_s=late)
+    assert (answer.prefill_site, answer.outcome) == ("home", Outcome.LOCAL_NO_REMOTE)
+    core.handle(WorkerGone(late, "home.prefill.p0"))
+    assert refused(core, now_s=late).code == "no_prefill_worker"
+
+
+def test_an_unknown_model_and_a_full_fleet_are_refused_with_a_time_to_come_back() -> None:
+    core = scheduler(LocalOnly())
+    answer = refused(core, model="other")
+    assert answer.code == "no_decode_worker" and "'other'" in answer.message and answer.retry_after_s > 0
+    for _ in range(3):
+        placed(core)
+    assert refused(core).code == "overloaded"
+    core.handle(HeartbeatHeard(1.0, beat("home", "d0", Role.DECODE, running=1)))
+    placed(core, now_s=1.0)
+
+
+def test_kv_that_the_decode_worker_could_not_install_is_not_asked_for() -> None:
+    core = scheduler(
+        RemoteAll(),
+        beat("home", "d0", Role.DECODE),
+        beat("home", "p0", Role.PREFILL),
+        beat("far", "p1", Role.PREFILL, fingerprint="another build"),
+    )
+    assert placed(core).prefill_site == "home"
+
+
+def test_a_draining_worker_gets_nothing() -> None:
+    core = scheduler(LocalOnly())
+    core.handle(HeartbeatHeard(0.0, beat("home", "d0", Role.DECODE, draining=True)))
+    assert refused(core).code == "no_decode_worker"
+
+
+def test_the_least_loaded_decode_worker_is_chosen_also_between_beats() -> None:
+    core = scheduler(
+        LocalOnly(),
+        beat("home", "d0", Role.DECODE),
+        beat("home", "d1", Role.DECODE),
+        beat("home", "p0", Role.PREFILL),
+    )
+    assert {placed(core).decode_worker for _ in range(2)} == {"d0", "d1"}
+
+
+def test_the_fallback_leaves_the_local_site_time() -> None:
+    core = scheduler(RemoteAll())
+    assert placed(core).fallback_after_s == 15.0, "nothing is known of the local speed: half"
+    core.handle(HeartbeatHeard(0.0, beat("home", "p0", Role.PREFILL, prefill_tokens_per_s=1000.0)))
+    slow = placed(core, 8001).fallback_after_s
+    assert slow == 30.0 - 1.5 * 8.0
+    assert placed(core, 101).fallback_after_s == 21.0, "never more than 70 %"
+
+
+def test_two_remote_sites_share_by_queue() -> None:
+    core = scheduler(
+        RemoteAll(),
+        beat("home", "d0", Role.DECODE, slots=8),
+        beat("home", "p0", Role.PREFILL),
+        beat("far", "p1", Role.PREFILL, queued_tokens=500),
+        beat("farther", "p2", Role.PREFILL),
+    )
+    assert placed(core, 400).prefill_site == "farther"
+    assert placed(core, 400).prefill_site == "farther"
+    assert placed(core, 400).prefill_site == "far", "what was placed since the last beat counts"
+
+
+def test_link_estimates_are_kept_by_direction() -> None:
+    core = scheduler(RemoteAll())
+    core.handle(LinkMeasured(0.0, LinkEstimate(source="far", destination="home", rtt_s=0.02, goodput_bytes_per_s=1e6, samples=1)))
+    assert core.fleet.prefill_sites("m", "f", 0.0)["far"].link is not None
+    assert core.fleet.prefill_sites("m", "f", 3.0)["home"].link is None
