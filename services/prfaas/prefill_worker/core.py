@@ -1,0 +1,110 @@
+"""Which jobs are worth running, pure: expired, cancelled, foreign and redelivered ones are refused with a reason."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from prfaas.contracts.to_prefill import CancelPrefill, PrefillJob
+from prfaas.contracts.wire import BadMessageError, unpack_tokens
+
+REMEMBERED_CANCELS = 4096
+"""A cancel can overtake its job; older ones than this many are forgotten, and their jobs expire by their own deadline."""
+
+RATE_SMOOTHING = 0.3
+"""Weight of the newest job in the observed prefill rate."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobTaken:
+    job: PrefillJob
+    age_s: float
+    """Since the queue stored it, by the site's own clock."""
+    deliveries: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelHeard:
+    cancel: CancelPrefill
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillEnded:
+    tokens: int
+    prefill_s: float
+
+
+Event = JobTaken | CancelHeard | PrefillEnded
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    job: PrefillJob
+    token_ids: list[int]
+    timeout_s: float
+    """What is left of the job's time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """`silent`: whoever asked does not want to hear of it any more."""
+
+    job: PrefillJob
+    code: str
+    message: str
+    silent: bool = False
+
+
+class PrefillCore:
+    def __init__(self, model: str, fingerprint: str, max_context_tokens: int) -> None:
+        self.model = model
+        self.fingerprint = fingerprint
+        self.max_context_tokens = max_context_tokens
+        self.tokens_per_s = 0.0
+        self._cancelled: OrderedDict[str, int] = OrderedDict()
+
+    def handle(self, event: Event) -> list[Run | Refuse]:
+        match event:
+            case JobTaken(job, age_s, deliveries):
+                return [self._vet(job, age_s, deliveries)]
+            case CancelHeard(cancel):
+                attempt = max(cancel.attempt, self._cancelled.pop(cancel.transfer_id, 0))
+                self._cancelled[cancel.transfer_id] = attempt
+                while len(self._cancelled) > REMEMBERED_CANCELS:
+                    self._cancelled.popitem(last=False)
+            case PrefillEnded(tokens, prefill_s):
+                rate = tokens / max(prefill_s, 1e-6)
+                self.tokens_per_s += (rate - self.tokens_per_s) * (RATE_SMOOTHING if self.tokens_per_s else 1.0)
+        return []
+
+    def cancelled(self, job: PrefillJob) -> bool:
+        return self._cancelled.get(job.transfer.transfer_id, 0) >= job.transfer.attempt
+
+    def validate(self) -> None:
+        assert len(self._cancelled) <= REMEMBERED_CANCELS
+        assert self.tokens_per_s >= 0
+
+    def _vet(self, job: PrefillJob, age_s: float, deliveries: int) -> Run | Refuse:
+        transfer = job.transfer
+        if self.cancelled(job):
+            return Refuse(job, "cancelled", "the decode worker does not want this attempt any more", silent=True)
+        if age_s >= job.timeout_s:
+            return Refuse(job, "expired", f"the job waited {age_s:.1f} s in the queue, of {job.timeout_s:.1f} s that it had")
+        if deliveries > 1:
+            # Its first worker may have stored frames in this attempt's object: a second author would mix with them.
+            return Refuse(job, "worker_lost", f"this is delivery {deliveries}: the worker that had the job before is gone")
+        if job.model != self.model:
+            return Refuse(job, "wrong_model", f"this worker serves {self.model!r}, the job wants {job.model!r}")
+        if transfer.fingerprint != self.fingerprint:
+            return Refuse(
+                job, "fingerprint", f"this worker's KV has fingerprint {self.fingerprint}, the job wants {transfer.fingerprint}"
+            )
+        try:
+            token_ids = unpack_tokens(job.token_ids)
+        except BadMessageError as error:
+            return Refuse(job, "bad_job", str(error))
+        if len(token_ids) != transfer.prefill_tokens or not 0 < len(token_ids) <= self.max_context_tokens:
+            return Refuse(
+                job,
+                "bad_job",
+                f"{len(token_ids)} tokens came for a transfer of {transfer.prefill_tokens}, with at most {self.max_context_tokens}",
+            )
+        return Run(job, token_ids, job.timeout_s - age_s)
