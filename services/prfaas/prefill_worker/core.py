@@ -105,6 +105,6 @@ class PrefillCore:
             return Refuse(
                 job,
                 "bad_job",
-                f"{len(token_ids)} tokens came for a transfer of {transfer.prefill_tokens}, with at most {self.max_context_tokens}",
+                f"{len(token_ids)} tokens came for a transfer of {transfer.prefill_tokens}, at most {self.max_context_tokens}",
             )
         return Run(job, token_ids, job.timeout_s - age_s)
