@@ -12,7 +12,8 @@ from prfaas.kvcache.layout import KVLayout, KVPiece
 class EngineDescription(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     fingerprint: str
-    """Hash of model, weights, dtype, KV layout and prefill chunking: equal fingerprints promise bit-identical KV."""
+    """Hash of model, weights, dtype, KV layout, prefill chunking and library versions: equal fingerprints promise
+    interchangeable KV, and bit-identical KV between processors of one kind."""
     layout: KVLayout
     max_context_tokens: int
     chunk_tokens: int
@@ -21,6 +22,14 @@ class EngineDescription(msgspec.Struct, frozen=True, kw_only=True):
 
 class EngineError(Exception):
     """The engine could not do what was asked; the message says what, and the request fails with it."""
+
+
+class BadLogitsError(EngineError):
+    """The model computed no usable numbers for some rows. Nothing has moved: the step may be done again without them."""
+
+    def __init__(self, rows: Sequence[int]) -> None:
+        super().__init__(f"the model's output is not finite in rows {list(rows)} of the batch")
+        self.rows = tuple(rows)
 
 
 class PrefillCancelled(Exception):
@@ -77,5 +86,7 @@ class Engine(Protocol):
         ...
 
     def decode(self, rows: Sequence[DecodeRow]) -> list[SampledToken]:
-        """One step for a ragged batch: append each row's token to its sequence, sample each row's next."""
+        """One step for a ragged batch: append each row's token to its sequence, sample each row's next.
+
+        Raises EngineError, BadLogitsError; then no sequence has grown and no random state has moved."""
         ...
