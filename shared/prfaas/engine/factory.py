@@ -1,0 +1,43 @@
+"""From configuration to a running engine."""
+
+from typing import Literal
+
+import msgspec
+
+from prfaas.engine.protocol import Engine
+
+
+class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    engine: Literal["torch"] = "torch"
+    model: str = "gemma-3-270m"
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    chunk_tokens: int = 512
+    """Tokens per prefill chunk. Part of the fingerprint: all workers of a model need the same."""
+    threads: int = 1
+    """CPU threads of the whole process: two spinning pools on the same cores are 5 to 10 times slower than one."""
+    device: str = "auto"
+    """`auto` takes the first GPU, else the CPU; else a torch device such as `cpu` or `cuda:1`."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("chunk-tokens", self.chunk_tokens), ("threads", self.threads)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+
+
+def build_engine(config: EngineConfig) -> Engine:
+    """Prepares the weights if need be, and loads them. Raises WeightsError, EngineError."""
+    # Here and not above: whoever only reads the configuration need not load torch.
+    import torch
+
+    from prfaas.engine.protocol import EngineError
+    from prfaas.engine.torch_engine import TorchEngine
+    from prfaas.engine.weights import prepare
+
+    torch.set_num_threads(config.threads)
+    name = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise EngineError(f"the device {name!r} cannot be used here: {error}") from error
+    return TorchEngine(prepare(config.model), dtype=config.dtype, chunk_tokens=config.chunk_tokens, device=device)

@@ -1,0 +1,25 @@
+"""What two engines must have in common for one to continue the other's KV."""
+
+import importlib.metadata
+
+import msgspec
+import xxhash
+
+from prfaas.kvcache.layout import KVLayout
+
+
+def fingerprint_of(model: str, weights_xxh3_128: str, layout: KVLayout, chunk_tokens: int) -> str:
+    """A hash of all that decides the bits of the KV, but for the hardware.
+
+    chunk_tokens: other chunk boundaries sum in another order, and the last bits differ. torch, transformers: another release
+    may compute the same layer by other kernels. Hardware is left out on purpose, since one site's accelerators may differ from
+    the other's: between unlike processors KV is interchangeable, but only equal up to rounding."""
+    parts = {
+        "model": model,
+        "weights": weights_xxh3_128,
+        "layout": layout,
+        "chunk_tokens": chunk_tokens,
+        "torch": importlib.metadata.version("torch").partition("+")[0],
+        "transformers": importlib.metadata.version("transformers"),
+    }
+    return xxhash.xxh3_128_hexdigest(msgspec.json.encode(parts))

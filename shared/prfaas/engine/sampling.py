@@ -1,0 +1,75 @@
+"""From logits to tokens. A request's tokens depend on its own logits and seed, never on who else is in the batch."""
+
+import math
+import random
+from collections.abc import Collection, Sequence
+
+import torch
+
+from prfaas.contracts.to_decode import Sampling
+from prfaas.engine.protocol import BadLogitsError, SampledToken
+
+NUCLEUS_FIRST_TRY = 1024
+"""Sorting a vocabulary of 262,144 takes 15 ms, its first 1,024 take 1 ms and nearly always hold the nucleus."""
+
+
+class Sampler:
+    """Settings and random state of one request. Without a seed the state comes from the system."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self.temperature = sampling.temperature
+        self.top_p = sampling.top_p
+        self.top_logprobs = sampling.top_logprobs
+        self.random = random.Random(sampling.seed)
+
+
+def sample(
+    logits: torch.Tensor, samplers: Sequence[Sampler], forbid_eos: Sequence[bool], eos_token_ids: Collection[int]
+) -> list[SampledToken]:
+    """One token per row of [rows, vocabulary] logits, which it may change. Log-probabilities are the model's, before temperature.
+
+    Raises BadLogitsError, before any random state has moved."""
+    forbidden = [row for row, forbid in enumerate(forbid_eos) if forbid]
+    if forbidden and eos_token_ids:
+        logits[torch.tensor(forbidden)[:, None], torch.tensor(sorted(eos_token_ids))] = -torch.inf
+    # max, not argmax: four times faster on a CPU in bf16. NaN comes out as the maximum.
+    best, best_ids = logits.max(dim=-1)
+    if bad := [row for row, value in enumerate(best.tolist()) if not math.isfinite(value)]:
+        raise BadLogitsError(bad)
+    tokens = []
+    for row, (sampler, best_id) in enumerate(zip(samplers, best_ids.tolist(), strict=True)):
+        token_id = best_id if sampler.temperature == 0 else _draw(logits[row].float(), sampler)
+        if sampler.top_logprobs is None:
+            tokens.append(SampledToken(token_id=token_id))
+        else:
+            tokens.append(_with_logprobs(logits[row].float(), token_id, sampler.top_logprobs))
+    return tokens
+
+
+def _draw(logits: torch.Tensor, sampler: Sampler) -> int:
+    """Inverse transform sampling: one uniform number per token, so the stream of a seed does not depend on the nucleus' size."""
+    # Subtracting the maximum first: a temperature near 0 then gives exp(-inf) = 0 and never inf - inf.
+    probabilities = ((logits - logits.max()) / sampler.temperature).softmax(-1)
+    token_ids = None
+    if sampler.top_p < 1:
+        sorted_probabilities, token_ids = probabilities.topk(min(NUCLEUS_FIRST_TRY, len(probabilities)))
+        cumulative = sorted_probabilities.double().cumsum(0)
+        if cumulative[-1] < sampler.top_p:
+            sorted_probabilities, token_ids = probabilities.sort(descending=True, stable=True)
+            cumulative = sorted_probabilities.double().cumsum(0)
+        # The smallest set whose mass reaches top_p; at least one token.
+        nucleus = int(torch.searchsorted(cumulative, sampler.top_p).clamp(max=len(cumulative) - 1)) + 1
+        cumulative = cumulative[:nucleus]
+    else:
+        cumulative = probabilities.double().cumsum(0)
+    # right=True: never a token of probability 0, even when the number drawn is 0.0. The last index only by rounding.
+    target = sampler.random.random() * cumulative[-1]
+    index = int(torch.searchsorted(cumulative, target, right=True).clamp(max=len(cumulative) - 1))
+    return index if token_ids is None else int(token_ids[index])
+
+
+def _with_logprobs(logits: torch.Tensor, token_id: int, top_count: int) -> SampledToken:
+    log_normalizer = logits.logsumexp(0)
+    values, ids = (logits - log_normalizer).topk(top_count)
+    top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
+    return SampledToken(token_id=token_id, logprob=float(logits[token_id] - log_normalizer), top=top)

@@ -1,0 +1,95 @@
+"""The KV of one decoding request: bounded, allocated once, filled by `install`, then one token longer per step."""
+
+import numpy as np
+import torch
+
+from prfaas.engine.protocol import EngineError
+from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind
+
+
+def slots_of(layout: KVLayout, layer: int, total_tokens: int) -> int:
+    spec = layout.layers[layer]
+    return min(total_tokens, spec.window_tokens) if spec.kind is LayerKind.SLIDING else total_tokens
+
+
+class SequenceCache:
+    """Per layer keys and values of shape [slots, kv_heads, head_dim]; token p lives in slot p % slots.
+
+    A sliding layer has one slot per token of its window, so it is a ring: the token that leaves the window is overwritten by
+    the one that enters it, and attention needs no mask. (The slots' order does not matter: positions are inside the keys.)
+    """
+
+    def __init__(
+        self, layout: KVLayout, prefill_tokens: int, total_tokens: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.layout = layout
+        self.prefill_tokens = prefill_tokens
+        self.total_tokens = total_tokens
+        self.tokens = prefill_tokens
+        """Tokens in the cache, once all is installed: the position of the next one."""
+        self.keys: list[torch.Tensor] = []
+        self.values: list[torch.Tensor] = []
+        for layer, spec in enumerate(layout.layers):
+            shape = (slots_of(layout, layer, total_tokens), spec.kv_heads, spec.head_dim)
+            self.keys.append(torch.empty(shape, dtype=dtype, device=device))
+            self.values.append(torch.empty(shape, dtype=dtype, device=device))
+        self._needed = [layout.needed(layer, prefill_tokens) for layer in range(len(layout.layers))]
+        self._installed = [needed.start for needed in self._needed]
+
+    def install(self, piece: KVPiece) -> None:
+        """Pieces of a layer come in token order without gaps; one that begins at the layer's first token starts it again.
+
+        Raises EngineError for a piece that does not fit."""
+        layer, start, end = piece.range
+        if not 0 <= layer < len(self.keys):
+            raise EngineError(f"layer {layer} does not exist; the model has layers 0 to {len(self.keys) - 1}")
+        needed = self._needed[layer]
+        if start not in (needed.start, self._installed[layer]) or not start < end <= needed.end:
+            raise EngineError(
+                f"KV of layer {layer} came for tokens {start} to {end}; "
+                f"expected is a range from {self._installed[layer]}, up to {needed.end}"
+            )
+        half_bytes = (end - start) * self.layout.token_bytes(layer) // 2
+        if len(piece.keys) != half_bytes or len(piece.values) != half_bytes:
+            raise EngineError(
+                f"KV of layer {layer}, tokens {start} to {end}, has {len(piece.keys)} and {len(piece.values)} bytes; "
+                f"keys and values have {half_bytes} each"
+            )
+        _write(self.keys[layer], start, end, piece.keys)
+        _write(self.values[layer], start, end, piece.values)
+        self._installed[layer] = end
+
+    def missing(self) -> list[int]:
+        """Layers whose KV is not installed completely."""
+        return [needed.layer for needed, end in zip(self._needed, self._installed, strict=True) if end != needed.end]
+
+    def append(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Stores one token's [kv_heads, head_dim]; returns all that it attends to as [1, kv_heads, slots, head_dim].
+
+        The sequence grows only when `tokens` is raised, so a step that failed half-way may be done again."""
+        layer_keys, layer_values = self.keys[layer], self.values[layer]
+        slots = layer_keys.shape[0]
+        slot = self.tokens % slots
+        layer_keys[slot] = keys
+        layer_values[slot] = values
+        if self.tokens + 1 < slots:
+            layer_keys, layer_values = layer_keys[: self.tokens + 1], layer_values[: self.tokens + 1]
+        return layer_keys.transpose(0, 1).unsqueeze(0), layer_values.transpose(0, 1).unsqueeze(0)
+
+
+def _write(slots: torch.Tensor, start: int, end: int, data: memoryview) -> None:
+    source = np.frombuffer(data, dtype=np.uint8).reshape(end - start, -1)
+    first = start % slots.shape[0]
+    before_wrap = min(end - start, slots.shape[0] - first)
+    _copy(slots[first : first + before_wrap], source[:before_wrap])
+    if before_wrap < end - start:
+        _copy(slots[: end - start - before_wrap], source[before_wrap:])
+
+
+def _copy(target: torch.Tensor, source: "np.ndarray[tuple[int, int], np.dtype[np.uint8]]") -> None:
+    raw = target.view(torch.uint8).view(target.shape[0], -1)
+    if target.device.type == "cpu":
+        # NumPy, since torch warns of (and must not write to) memory that is read-only, as verified frames are.
+        np.copyto(raw.numpy(), source)
+    else:
+        raw.copy_(torch.from_numpy(source.copy()))

