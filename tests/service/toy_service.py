@@ -12,6 +12,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from prfaas.service import runner
 from prfaas.service.config import ServiceConfig
 from prfaas.service.runner import ServiceContext, run_service
 from prfaas.telemetry.logs import get_logger
@@ -74,4 +75,5 @@ class Toy:
 
 
 if __name__ == "__main__":
+    runner.STOP_DEADLINE_S = 1.0  # so that the tests of what hangs are quick
     sys.exit(run_service(ToyConfig, Toy))

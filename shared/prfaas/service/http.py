@@ -45,6 +45,7 @@ class HttpServer:
             raise OSError(f"cannot listen for HTTP on {host}:{port}: {error.strerror or error}") from error
         config = uvicorn.Config(
             app,
+            interface="asgi3",
             lifespan="off",
             log_config=None,
             access_log=False,
