@@ -1,0 +1,236 @@
+"""The two endpoints that generate: from a client's bytes to its last token, or to its error."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
+
+from prfaas.contracts.to_gateway import Failed, GenerateEvent
+from prfaas.gateway.answers import AnswerHead, StreamedAnswer, UsageOptions, WholeAnswer, error_event
+from prfaas.gateway.config import GatewayConfig
+from prfaas.gateway.errors import ApiError, internal, unknown_model
+from prfaas.gateway.generation import Generation, Generations, Job, failure
+from prfaas.gateway.headers import ApiKeys, header_value, request_id_of, ttft_deadline_of
+from prfaas.gateway.http_io import Body, ClientGoneError, Reply, until_disconnect
+from prfaas.gateway.metrics import GatewayMetrics, ModelMetrics
+from prfaas.gateway.openai_types import ChatRequest, CompletionRequest, GenerationRequest
+from prfaas.gateway.progress import EventGapError, Progress
+from prfaas.gateway.record import CLIENT_GONE_STATUS, CLIENT_REQUEST_ID, RequestRecord
+from prfaas.gateway.served import Admission, ServedModel
+from prfaas.gateway.shapes import ChatShape, CompletionShape, Shape
+from prfaas.gateway.validation import parse_chat, parse_completion, sampling_of
+from prfaas.telemetry import names
+from prfaas.telemetry.logs import get_logger, request_logs
+from prfaas.telemetry.tracing import Tracing, extract, trace_id
+
+OPENAI_COMPLETION_TOKENS = 16
+"""OpenAI's default `max_tokens` of a plain completion."""
+
+CLIENT_IDS = {"x-correlation-id": "prfaas.client_correlation_id", "x-session-affinity": "prfaas.client_session"}
+"""Headers that load clients send, and the attributes of the root span that keep them."""
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gateway:
+    """What all requests share."""
+
+    config: GatewayConfig
+    models: dict[str, ServedModel]
+    keys: ApiKeys
+    admission: Admission
+    generations: Generations
+    metrics: GatewayMetrics
+    model_metrics: dict[str, ModelMetrics]
+    tracing: Tracing
+
+    def model(self, name: str) -> ServedModel:
+        """Raises ApiError 404."""
+        if name not in self.models:
+            raise unknown_model(name, list(self.models))
+        return self.models[name]
+
+
+class Endpoint:
+    """An ASGI application: Starlette's own responses notice a client that leaves only once the answer has begun."""
+
+    def __init__(
+        self, gateway: Gateway, name: str, parse: Callable[[bytes], ChatRequest | CompletionRequest], shape: Shape
+    ) -> None:
+        self._gateway = gateway
+        self._name = name
+        self._parse = parse
+        self._shape = shape
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        gateway, config = self._gateway, self._gateway.config
+        headers = Headers(scope=scope)
+        record = RequestRecord(self._name, gateway.metrics, gateway.tracing)
+        reply = Reply(send, config.write_deadline_s)
+        body = Body(headers, receive, config.max_body_bytes)
+        error_code: str | None = "client_gone"
+        status = CLIENT_GONE_STATUS
+        try:
+            try:
+                reply.headers["x-request-id"] = request_id_of(headers)
+                gateway.keys.check(headers)
+                with gateway.admission.enter():
+                    data = await body.read(config.read_deadline_s)
+                    exchange = Exchange(gateway, headers, reply, record, self._shape)
+                    await until_disconnect(receive, reply, exchange.answer(self._parse, data))
+                error_code = None
+            except ApiError as error:
+                error_code = error.body.code or "invalid_request"
+                await self._tell(error, reply, body)
+            except ClientGoneError:
+                raise
+            except Exception as error:
+                log.exception("request_crashed", endpoint=self._name)
+                error_code = type(error).__name__
+                await self._tell(internal("The gateway failed on this request; its log says why."), reply, body)
+            assert reply.status is not None
+            status = reply.status
+        except ClientGoneError as gone:
+            log.info("client_gone", endpoint=self._name, reason=str(gone))
+        finally:
+            record.ended(status, error_code)
+
+    async def _tell(self, error: ApiError, reply: Reply, body: Body) -> None:
+        if reply.status is None:
+            await reply.json(error.status, error.encode(), error.headers, before_last=body.drain)
+            return
+        # The status is out already. A client must not take the end of the stream for the end of the answer.
+        self._gateway.metrics.stream_errors.labels(error.body.code or "none").inc()
+        await reply.write(error_event(error.encode()), last=True)
+
+
+class Exchange:
+    """One request whose body is there."""
+
+    def __init__(self, gateway: Gateway, headers: Headers, reply: Reply, record: RequestRecord, shape: Shape) -> None:
+        self._gateway = gateway
+        self._headers = headers
+        self._reply = reply
+        self._record = record
+        self._shape = shape
+        # The client's own id may repeat; ours names the request inside.
+        self._request_id = uuid.uuid4().hex
+
+    async def answer(self, parse: Callable[[bytes], ChatRequest | CompletionRequest], data: bytes) -> None:
+        """Raises ApiError, ClientGoneError."""
+        gateway = self._gateway
+        config = gateway.config
+        loop_time = asyncio.get_running_loop().time
+        request = parse(data)
+        model = gateway.model(request.model)
+        ttft_deadline_s = ttft_deadline_of(self._headers, config.ttft_deadline_s, config.max_ttft_deadline_s)
+        deadline = loop_time() + ttft_deadline_s
+        root = self._record.parsed(request, gateway.model_metrics[model.name], extract(self._headers), self._ids())
+        if gateway.tracing.enabled:
+            self._reply.headers["x-prfaas-trace-id"] = trace_id(root)
+        with request_logs(self._request_id, root):
+            job = await self._job(request, model, ttft_deadline_s, deadline)
+            async with gateway.generations.run(job, root) as generation:
+                started = await generation.next()
+                self._record.heard(started)
+                if isinstance(started, Failed):
+                    raise failure(started)
+                head = AnswerHead(
+                    request_id=self._request_id,
+                    created=int(time.time()),
+                    model=model.name,
+                    system_fingerprint=model.fingerprint,
+                    shape=self._shape,
+                )
+                progress = Progress(prompt_tokens=len(job.token_ids))
+                try:
+                    if request.stream:
+                        answer = StreamedAnswer(head=head, progress=progress, options=self._usage_options(request))
+                        await self._stream(answer, started, generation)
+                    else:
+                        whole = WholeAnswer(head=head, progress=progress, report=self._wants_report())
+                        await self._collect(whole, started, generation)
+                except EventGapError as error:
+                    raise internal(f"Part of the answer was lost on its way: {error}.", "events_lost") from error
+
+    async def _job(
+        self, request: ChatRequest | CompletionRequest, model: ServedModel, ttft_deadline_s: float, deadline: float
+    ) -> Job:
+        start_ns = time.time_ns()
+        if isinstance(request, ChatRequest):
+            token_ids = await model.prompts.of_messages(request.messages)
+            default_max_tokens, extra_stop = self._gateway.config.default_max_tokens, model.chat_stop
+        else:
+            token_ids = await model.prompts.of_prompt(request.prompt)
+            default_max_tokens, extra_stop = OPENAI_COMPLETION_TOKENS, ()
+        sampling = sampling_of(
+            request,
+            prompt_tokens=len(token_ids),
+            context_tokens=model.context_tokens,
+            default_max_tokens=default_max_tokens,
+            extra_stop=extra_stop,
+        )
+        self._record.tokenized(len(token_ids), sampling, start_ns)
+        return Job(
+            request_id=self._request_id,
+            model=model.name,
+            token_ids=token_ids,
+            sampling=sampling,
+            ttft_deadline_s=ttft_deadline_s,
+            deadline=deadline,
+        )
+
+    async def _stream(self, answer: StreamedAnswer, event: GenerateEvent, generation: Generation) -> None:
+        opening = answer.handle(event)
+        streaming = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
+        await self._reply.start(200, {**_started_headers(answer.progress), **streaming})
+        if opening:
+            await self._reply.write(opening)
+        while not generation.over:
+            event = await generation.next()
+            self._record.heard(event)
+            if isinstance(event, Failed):
+                raise failure(event)
+            if data := answer.handle(event):
+                await self._reply.write(data, last=generation.over)
+
+    async def _collect(self, answer: WholeAnswer, event: GenerateEvent, generation: Generation) -> None:
+        answer.handle(event)
+        while not generation.over:
+            event = await generation.next()
+            self._record.heard(event)
+            if isinstance(event, Failed):
+                raise failure(event)
+            answer.handle(event)
+        await self._reply.json(200, answer.body(), _started_headers(answer.progress))
+
+    def _ids(self) -> dict[str, str]:
+        ids = {names.REQUEST_ID: self._request_id, CLIENT_REQUEST_ID: self._reply.headers["x-request-id"]}
+        for header, attribute in CLIENT_IDS.items():
+            if value := self._headers.get(header):
+                ids[attribute] = value[:256]
+        return ids
+
+    def _wants_report(self) -> bool:
+        return self._headers.get("x-prfaas-report") == "1"
+
+    def _usage_options(self, request: GenerationRequest) -> UsageOptions:
+        options = request.stream_options
+        if options is None:
+            return UsageOptions()
+        return UsageOptions(last=options.include_usage, continuous=options.continuous_usage_stats, report=self._wants_report())
+
+
+def _started_headers(progress: Progress) -> dict[str, str]:
+    started = progress.started
+    assert started is not None
+    return {
+        "x-prfaas-outcome": started.outcome,
+        "x-prfaas-prefill-site": started.prefill_site,
+        "x-prfaas-reason": header_value(started.reason),
+    }

@@ -1,0 +1,78 @@
+"""Every way a request can fail, in OpenAI's error shape."""
+
+import math
+
+import msgspec
+
+
+class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorResponse(msgspec.Struct, frozen=True, kw_only=True):
+    error: ErrorBody
+
+
+class ApiError(Exception):
+    """What the client is told: an HTTP status and OpenAI's `{"error": {...}}`."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        type: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = ErrorBody(message=message, type=type, param=param, code=code)
+        self.retry_after_s = retry_after_s
+
+    def encode(self) -> bytes:
+        return msgspec.json.encode(ErrorResponse(error=self.body))
+
+    @property
+    def headers(self) -> dict[str, str]:
+        if self.retry_after_s is None:
+            return {}
+        # The header counts whole seconds; rounding down would ask the client back too early.
+        return {"retry-after": str(max(1, math.ceil(self.retry_after_s)))}
+
+
+def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:
+    return ApiError(400, message, param=param, code=code)
+
+
+def unauthorized(message: str) -> ApiError:
+    return ApiError(401, message, type="authentication_error", code="invalid_api_key")
+
+
+def unknown_model(model: str, known: list[str]) -> ApiError:
+    message = f"The model `{model}` does not exist here; this endpoint serves {', '.join(f'`{name}`' for name in known)}."
+    return ApiError(404, message, param="model", code="model_not_found")
+
+
+def too_large(limit_bytes: int) -> ApiError:
+    return ApiError(
+        413, f"The request body is larger than the {limit_bytes} bytes that this server reads.", code="request_too_large"
+    )
+
+
+def overloaded(message: str, retry_after_s: float, code: str = "overloaded") -> ApiError:
+    """Too many requests for what is there: 429."""
+    return ApiError(429, message, type="rate_limit_error", code=code, retry_after_s=retry_after_s)
+
+
+def unavailable(message: str, retry_after_s: float, code: str = "unavailable") -> ApiError:
+    """Something that should be there is not, and may come back: 503."""
+    return ApiError(503, message, type="server_error", code=code, retry_after_s=retry_after_s)
+
+
+def internal(message: str, code: str = "internal_error") -> ApiError:
+    return ApiError(500, message, type="server_error", code=code)

@@ -1,0 +1,165 @@
+"""One request's way through the site: placed by the scheduler, accepted by a decode worker, then its events, each in time."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from opentelemetry.trace import Span, SpanKind
+
+from prfaas.bus.control import BusError, ControlBus
+from prfaas.contracts import subjects
+from prfaas.contracts.to_decode import CancelGenerate, Generate, GenerateAccepted, GenerateRefused, Sampling
+from prfaas.contracts.to_gateway import Failed, Finished, GenerateEvent, Tokens
+from prfaas.contracts.to_scheduler import Placement, PlaceRequest, Refusal
+from prfaas.contracts.wire import pack_tokens
+from prfaas.gateway.errors import ApiError, internal, invalid, overloaded, unavailable
+from prfaas.gateway.in_flight import EventOverflowError, EventQueue, InFlight
+from prfaas.telemetry import names
+from prfaas.telemetry.tracing import Tracing, inject
+
+RETRY_AFTER_S = 1.0
+WORKER_GRACE_S = 0.5
+"""The decode worker keeps the same deadline from a little later on, and its error says more than ours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    request_id: str
+    model: str
+    token_ids: list[int]
+    sampling: Sampling
+    ttft_deadline_s: float
+    deadline: float
+    """The same as a moment of the loop's clock, s."""
+
+    @property
+    def left_s(self) -> float:
+        return self.deadline - asyncio.get_running_loop().time()
+
+
+class Generation:
+    """A request that a decode worker has accepted."""
+
+    def __init__(self, job: Job, queue: EventQueue, idle_deadline_s: float) -> None:
+        self._job = job
+        self._queue = queue
+        self._idle_deadline_s = idle_deadline_s
+        self._has_token = False
+        self.over = False
+        """No event will follow."""
+
+    async def next(self) -> GenerateEvent:
+        """Raises ApiError when nothing comes in time, or when events were lost because the client reads too slowly."""
+        try:
+            event = await self._queue.get(self._idle_deadline_s if self._has_token else self._job.left_s + WORKER_GRACE_S)
+        except TimeoutError as error:
+            if self._has_token:
+                raise internal(
+                    f"No token came for {self._idle_deadline_s:g} s; the answer is cut off.", "idle_deadline"
+                ) from error
+            message = f"No first token within {self._job.ttft_deadline_s:g} s."
+            raise unavailable(message, RETRY_AFTER_S, "deadline") from error
+        except EventOverflowError as error:
+            raise internal(f"The answer is cut off: {error}.", "client_too_slow") from error
+        self._has_token = self._has_token or isinstance(event, Tokens)
+        self.over = isinstance(event, Finished | Failed)
+        return event
+
+
+class Generations:
+    def __init__(
+        self, bus: ControlBus, *, site: str, gateway: str, tracing: Tracing, control_deadline_s: float, idle_deadline_s: float
+    ) -> None:
+        self._bus = bus
+        self._site = site
+        self._gateway = gateway
+        self._tracing = tracing
+        self._control_deadline_s = control_deadline_s
+        self._idle_deadline_s = idle_deadline_s
+        self.in_flight = InFlight(queue_limit=4096)
+
+    @asynccontextmanager
+    async def run(self, job: Job, root: Span) -> AsyncIterator[Generation]:
+        """Left early, for whatever reason, it tells the decode worker to stop. Raises ApiError."""
+        with self.in_flight.open(job.request_id) as queue:
+            placement = await self._place(job, root)
+            generation = Generation(job, queue, self._idle_deadline_s)
+            why = "the gateway gave up"
+            try:
+                await self._hand_over(job, placement, root, generation)
+                yield generation
+            except asyncio.CancelledError:
+                why = "the client left"
+                raise
+            except Exception as error:
+                why = str(error)
+                raise
+            finally:
+                if not generation.over:
+                    await self._cancel(job.request_id, placement.decode_worker, why)
+
+    async def _place(self, job: Job, root: Span) -> Placement:
+        span = self._tracing.start(names.PLACE, parent=root, kind=SpanKind.CLIENT)
+        try:
+            request = PlaceRequest(
+                request_id=job.request_id,
+                model=job.model,
+                prompt_tokens=len(job.token_ids),
+                max_tokens=job.sampling.max_tokens,
+                ttft_deadline_s=job.left_s,
+            )
+            answer = await self._ask(job, subjects.place(self._site), request, Placement | Refusal, span, "scheduler")
+            if isinstance(answer, Refusal):
+                raise refused(answer.code, answer.message, answer.retry_after_s)
+            span.set_attributes({
+                names.PREFILL_SITE: answer.prefill_site, names.WORKER: answer.decode_worker, names.OUTCOME: answer.outcome,
+                names.ROUTE_REASON: answer.reason,
+            })  # fmt: skip
+            return answer
+        finally:
+            span.end()
+
+    async def _hand_over(self, job: Job, placement: Placement, root: Span, generation: Generation) -> None:
+        request = Generate(
+            request_id=job.request_id,
+            model=job.model,
+            placement=placement,
+            token_ids=pack_tokens(job.token_ids),
+            sampling=job.sampling,
+            reply_to=subjects.events(self._site, self._gateway),
+            ttft_deadline_s=job.left_s,
+        )
+        subject = subjects.generate(self._site, placement.decode_worker)
+        answer = await self._ask(job, subject, request, GenerateAccepted | GenerateRefused, root, "decode worker")
+        if isinstance(answer, GenerateRefused):
+            generation.over = True
+            raise refused(answer.code, answer.message, answer.retry_after_s)
+
+    async def _cancel(self, request_id: str, worker: str, why: str) -> None:
+        message = CancelGenerate(request_id=request_id, reason=why)
+        try:
+            await self._bus.publish(subjects.cancel_generate(self._site, worker), message)
+        except BusError as error:
+            # The worker frees the slot by itself when the answer is complete.
+            log.warning("cancel_lost", request_id=request_id, worker=worker, error=str(error))
+
+
+def refused(code: str, message: str, retry_after_s: float) -> ApiError:
+    """A scheduler's or decode worker's refusal, as the client hears it."""
+    if code == "overloaded":
+        return overloaded(f"{_sentence(message)}", retry_after_s)
+    if code in ("context_length_exceeded", "cache_too_small", "bad_request"):
+        return invalid(_sentence(message), code=code)
+    return unavailable(_sentence(message), retry_after_s, code)
+
+
+def failure(failed: Failed) -> ApiError:
+    if failed.retry_after_s is None:
+        return internal(_sentence(failed.message), failed.code)
+    return unavailable(_sentence(failed.message), failed.retry_after_s, failed.code)
+
+
+def _sentence(message: str) -> str:
+    return f"{message[:1].upper()}{message[1:].rstrip('.')}."

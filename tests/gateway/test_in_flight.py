@@ -1,0 +1,54 @@
+import asyncio
+
+import pytest
+from prfaas.contracts.to_gateway import Tokens
+from prfaas.gateway.in_flight import EventOverflowError, InFlight
+
+
+def event(request_id: str, sequence: int) -> Tokens:
+    return Tokens(request_id=request_id, sequence=sequence, text="a", token_ids=(1,))
+
+
+async def test_each_request_gets_its_own_events_in_order() -> None:
+    table = InFlight(queue_limit=8)
+    with table.open("a") as a, table.open("b") as b:
+        for name, sequence in (("a", 0), ("b", 0), ("a", 1)):
+            assert table.dispatch(event(name, sequence))
+        assert [await a.get(1), await a.get(1)] == [event("a", 0), event("a", 1)]
+        assert await b.get(1) == event("b", 0)
+    assert len(table) == 0
+
+
+async def test_a_waiting_request_is_woken() -> None:
+    table = InFlight(queue_limit=8)
+    with table.open("a") as queue:
+        waiting = asyncio.create_task(queue.get(5))
+        await asyncio.sleep(0)
+        table.dispatch(event("a", 0))
+        assert await waiting == event("a", 0)
+
+
+async def test_nothing_in_time_is_a_timeout() -> None:
+    with InFlight(queue_limit=8).open("a") as queue:
+        for timeout_s in (0.0, -1.0, 0.01):
+            with pytest.raises(TimeoutError):
+                await queue.get(timeout_s)
+
+
+async def test_an_overflow_fails_the_request_instead_of_losing_an_event() -> None:
+    table = InFlight(queue_limit=2)
+    with table.open("a") as queue, table.open("b") as other:
+        for sequence in range(4):
+            table.dispatch(event("a", sequence))
+        table.dispatch(event("b", 0))
+        for _ in range(2):
+            with pytest.raises(EventOverflowError, match="more than 2"):
+                await queue.get(1)
+        assert await other.get(1) == event("b", 0)
+
+
+def test_events_of_ended_requests_are_reported_as_strays() -> None:
+    table = InFlight(queue_limit=8)
+    with table.open("a"):
+        pass
+    assert not table.dispatch(event("a", 0))

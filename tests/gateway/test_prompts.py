@@ -1,0 +1,69 @@
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from prfaas.gateway.errors import ApiError
+from prfaas.gateway.openai_types import ChatMessage, TextPart
+from prfaas.gateway.prompts import INLINE_CHARS, Prompts
+
+from tests.gateway.tiny_tokenizer import BOS, WORDS, tiny_tokenizer
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}A:{% endif %}"
+)
+
+
+def prompts(template: str = TEMPLATE) -> Prompts:
+    return Prompts(tiny_tokenizer(), template)
+
+
+def message(role: Any, content: str | list[TextPart]) -> ChatMessage:
+    return ChatMessage(role=role, content=content)
+
+
+async def test_text_is_tokenized_with_one_bos() -> None:
+    assert await prompts().of_prompt("hello world") == [BOS, WORDS.index("hello"), WORDS.index("world")]
+
+
+async def test_token_ids_are_taken_as_they_are() -> None:
+    assert await prompts().of_prompt([3, 4]) == [3, 4]
+
+
+@pytest.mark.parametrize("bad", [-1, len(WORDS), 10**12])
+async def test_token_ids_outside_of_the_vocabulary_are_refused(bad: int) -> None:
+    with pytest.raises(ApiError, match="position 1") as raises:
+        await prompts().of_prompt([3, bad])
+    assert (raises.value.status, raises.value.body.param) == (400, "prompt")
+
+
+async def test_messages_are_rendered_by_the_models_template() -> None:
+    messages = [
+        message("developer", "x"),
+        message("user", [TextPart(type="text", text="hello"), TextPart(type="text", text=" world")]),
+    ]
+    assert prompts().render(messages) == "system: x\nuser: hello world\nA:"
+    ids = await prompts().of_messages(messages)
+    assert [WORDS[token_id] for token_id in ids] == ["<s>", "system", ":", "x", "user", ":", "hello", "world", "A", ":"]
+
+
+async def test_a_long_prompt_is_tokenized_off_the_event_loop() -> None:
+    text = "hello " * INLINE_CHARS
+    with ThreadPoolExecutor(1) as executor:
+        assert await Prompts(tiny_tokenizer(), TEMPLATE, executor).of_prompt(text) == await prompts().of_prompt(text)
+
+
+def test_a_template_may_refuse_messages() -> None:
+    refusing = prompts("{{ raise_exception('roles must alternate') }}")
+    with pytest.raises(ApiError, match="roles must alternate") as raises:
+        refusing.render([message("user", "hello")])
+    assert (raises.value.status, raises.value.body.param) == (400, "messages")
+
+
+@pytest.mark.parametrize("template", ["{{ messages.append(1) }}", "{{ ''.__class__.__mro__ }}", "{{ messages[0].pop('role') }}"])
+def test_a_template_is_confined(template: str) -> None:
+    with pytest.raises(ApiError):
+        prompts(template).render([message("user", "hello")])
+
+
+def test_tojson_writes_plain_json() -> None:
+    assert prompts("{{ messages[0] | tojson }}").render([message("user", "<ü>")]) == '{"role": "user", "content": "<ü>"}'
