@@ -1,0 +1,91 @@
+"""JetStream's API over the bulk lane, and the bucket that takes a site's KV: an ordinary object store, without nats-py."""
+
+import base64
+import json
+from typing import Any
+
+from prfaas.bus.bulk.lane import BulkLane
+from prfaas.bus.bulk.wire import LaneError
+from prfaas.contracts import subjects
+
+_NANOSECONDS = 1_000_000_000
+_STREAM_EXISTS = 10058
+WRONG_LAST_SEQUENCE = 10071
+_API_TIMEOUT_S = 5.0
+
+
+class JetStreamError(LaneError):
+    """JetStream refused; `code` is its err_code (503 when nobody answered)."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def stream_name(bucket: str) -> str:
+    return f"OBJ_{bucket}"
+
+
+def chunk_subject(bucket: str, nuid: str) -> str:
+    return f"$O.{bucket}.C.{nuid}"
+
+
+def meta_subject(bucket: str, object_name: str) -> str:
+    return f"$O.{bucket}.M.{base64.urlsafe_b64encode(object_name.encode()).decode()}"
+
+
+async def api(
+    lane: BulkLane, verb: str, body: dict[str, Any] | None = None, *, deadline_s: float = _API_TIMEOUT_S
+) -> dict[str, Any]:
+    """One call of `$JS.API.<verb>` at the site's own server. Raises JetStreamError, DisconnectedError, TimeoutError."""
+    message = await lane.request(f"$JS.API.{verb}", json.dumps(body).encode() if body else b"", deadline_s=deadline_s)
+    if message.status == 503:
+        raise JetStreamError(503, f"nobody answers $JS.API.{verb}: JetStream is not enabled for this account")
+    answer: dict[str, Any] = json.loads(bytes(message.payload))
+    if "error" in answer:
+        error = answer["error"]
+        raise JetStreamError(error.get("err_code", error.get("code", 0)), f"{verb}: {error.get('description', error)}")
+    return answer
+
+
+async def ensure_kv_bucket(lane: BulkLane, site: str, *, max_bytes: int, ttl_s: float, storage: str = "memory") -> None:
+    """Creates the bucket of `site`, or brings an existing one to these limits.
+
+    Memory is right for what can be computed again; `file` outlives the server's death. A full bucket refuses (discard new)
+    instead of dropping what someone reads. Raises JetStreamError."""
+    bucket = subjects.kv_bucket(site)
+    config = {
+        "name": stream_name(bucket),
+        "subjects": [f"$O.{bucket}.C.>", f"$O.{bucket}.M.>"],
+        "retention": "limits",
+        "discard": "new",
+        "storage": storage,
+        "max_bytes": max_bytes,
+        "max_age": int(ttl_s * _NANOSECONDS),
+        "duplicate_window": int(min(ttl_s, 120.0) * _NANOSECONDS),
+        "num_replicas": 1,
+        "allow_rollup_hdrs": True,
+        "allow_direct": True,
+        "allow_batched": True,
+    }
+    try:
+        await api(lane, f"STREAM.CREATE.{config['name']}", config)
+    except JetStreamError as error:
+        if error.code != _STREAM_EXISTS:
+            raise
+        await api(lane, f"STREAM.UPDATE.{config['name']}", config)
+
+
+async def direct_get_last(lane: BulkLane, bucket: str, subject: str, *, deadline_s: float) -> tuple[int, memoryview] | None:
+    """Stream sequence and payload of the last message on `subject`; None when there is none. Works from another site too.
+
+    Raises JetStreamError when no server answers for the bucket, DisconnectedError, TimeoutError."""
+    site = bucket.removeprefix("kv-")
+    for prefix in (f"$JS.{site}.API", "$JS.API"):
+        message = await lane.request(f"{prefix}.DIRECT.GET.{stream_name(bucket)}.{subject}", deadline_s=deadline_s)
+        if message.status == 404:
+            return None
+        sequence = message.header("Nats-Sequence")
+        if sequence is not None:
+            return int(sequence), message.payload
+    raise JetStreamError(503, f"no server answers for the stream {stream_name(bucket)}")

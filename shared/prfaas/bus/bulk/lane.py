@@ -1,0 +1,360 @@
+"""One lean connection to the site's own nats-server, account BULK. It reconnects by itself until it is closed."""
+
+import asyncio
+import base64
+import contextlib
+import json
+import secrets
+import ssl
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, Self
+from urllib.parse import urlsplit
+
+import nkeys
+
+from prfaas.bus.bulk.wire import BufferPool, DisconnectedError, LaneError, Message, WireParser, header_block
+from prfaas.bus.endpoint import NatsEndpoint
+
+Buffer = bytes | memoryview
+Handler = Callable[[Message], None]
+
+_CONNECT_TIMEOUT_S = 5.0
+_RECONNECT_FIRST_S = 0.05
+_RECONNECT_MAX_S = 1.0
+_PING_INTERVAL_S = 2.0
+_SILENT_AFTER_S = 6.0
+"""Without a byte for this long after a PING the connection is half open and is dropped."""
+_WRITE_HIGH_BYTES = 512 << 10
+_WRITE_LOW_BYTES = 128 << 10
+
+
+class LaneListener(Protocol):
+    """Told of everything that is not a message. Called on the event loop; must not block or raise."""
+
+    def connected(self) -> None: ...
+
+    def disconnected(self) -> None: ...
+
+    def writable(self) -> None: ...
+
+    def server_error(self, text: str) -> None:
+        """An -ERR that leaves the connection open: a permission, a subject."""
+        ...
+
+
+class BulkLane:
+    """Publishes gathered buffers and delivers messages in pooled ones. All methods belong to the event loop's thread."""
+
+    def __init__(self, endpoint: NatsEndpoint, *, name: str) -> None:
+        self._endpoint = endpoint
+        self._name = name
+        self._address = urlsplit(endpoint.url)
+        if self._address.scheme not in ("nats", "tls") or not self._address.hostname:
+            raise LaneError(f"{endpoint.url!r} is no address of a NATS server: expected nats://host:port or tls://host:port")
+        self.pool = BufferPool()
+        self.info: dict[str, Any] = {}
+        self.inbox = f"_INBOX.{secrets.token_hex(8)}"
+        self._wire: _Wire | None = None
+        self._listeners: list[LaneListener] = []
+        self._subscriptions: dict[int, tuple[str, Handler]] = {}
+        self._inbox_handlers: dict[str, Handler] = {}
+        self._next_id = 0
+        self._runner: asyncio.Task[None] | None = None
+        self._closed = False
+        self.reconnects = 0
+        self.subscribe(f"{self.inbox}.>", self._route_inbox)
+
+    @classmethod
+    async def connect(cls, endpoint: NatsEndpoint, *, name: str, deadline_s: float) -> Self:
+        """Raises LaneError when the server refuses us, or cannot be reached within `deadline_s`."""
+        lane = cls(endpoint, name=name)
+        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        lane._runner = asyncio.create_task(lane._run(ready), name=f"bulk lane {name}")
+        try:
+            await asyncio.wait_for(ready, deadline_s)
+        except TimeoutError as error:
+            await lane.close()
+            raise LaneError(f"no NATS server answered at {endpoint.url} within {deadline_s} s") from error
+        except BaseException:
+            await lane.close()
+            raise
+        return lane
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._runner is not None:
+            self._runner.cancel()
+            await asyncio.gather(self._runner, return_exceptions=True)
+            self._runner = None
+
+    @property
+    def is_connected(self) -> bool:
+        return self._wire is not None
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether the transport wants more; what is written anyway is queued in memory."""
+        return self._wire is not None and self._wire.writable
+
+    @property
+    def max_payload(self) -> int:
+        return int(self.info.get("max_payload", 1 << 20))
+
+    def add_listener(self, listener: LaneListener) -> None:
+        self._listeners.append(listener)
+
+    def remove_listener(self, listener: LaneListener) -> None:
+        with contextlib.suppress(ValueError):
+            self._listeners.remove(listener)
+
+    def subscribe(self, subject: str, handler: Handler) -> int:
+        """Renewed after each reconnect. The handler must release the message."""
+        self._next_id += 1
+        sid = self._next_id
+        self._subscriptions[sid] = (subject, handler)
+        if self._wire is not None:
+            self._wire.write([f"SUB {subject} {sid}\r\n".encode()])
+        return sid
+
+    def unsubscribe(self, sid: int) -> None:
+        if self._subscriptions.pop(sid, None) is not None and self._wire is not None:
+            self._wire.write([f"UNSUB {sid}\r\n".encode()])
+
+    def open_inbox(self, handler: Handler) -> str:
+        """A prefix for reply subjects, any tokens may follow. Costs no SUB: the lane's one wildcard covers it, so
+        interest has crossed leaf connections long before the first reply."""
+        self._next_id += 1
+        token = str(self._next_id)
+        self._inbox_handlers[token] = handler
+        return f"{self.inbox}.{token}"
+
+    def close_inbox(self, prefix: str) -> None:
+        self._inbox_handlers.pop(prefix.rpartition(".")[2], None)
+
+    def publish(self, subject: str, parts: list[Buffer], size: int, *, reply: str = "", headers: bytes = b"") -> None:
+        """Gathers `parts` (`size` bytes in all) without joining them; they must not change until written.
+
+        Raises DisconnectedError; LaneError when the server would cut the connection over the size."""
+        if self._wire is None:
+            raise DisconnectedError(f"the bulk connection to {self._endpoint.url} is down")
+        total = size + len(headers)
+        if total > self.max_payload:
+            raise LaneError(f"a message of {total} bytes to {subject} exceeds the server's max_payload of {self.max_payload}")
+        if headers:
+            line = f"HPUB {subject} {reply} {len(headers)} {total}\r\n".encode() + headers
+        else:
+            line = f"PUB {subject} {reply} {total}\r\n".encode()
+        self._wire.write([line, *parts, b"\r\n"])
+
+    async def request(
+        self, subject: str, payload: bytes = b"", *, deadline_s: float, headers: dict[str, str] | None = None
+    ) -> Message:
+        """One reply; its payload is a copy that needs no release. A 503 (no responders) comes back as a message with that status.
+
+        Raises DisconnectedError, TimeoutError."""
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+
+        def on_reply(message: Message) -> None:
+            copy = Message(message.sid, message.subject, message.reply, message.headers, memoryview(bytes(message.payload)))
+            message.release()
+            if not answer.done():
+                answer.set_result(copy)
+
+        inbox = self.open_inbox(on_reply)
+        try:
+            block = header_block(headers) if headers else b""
+            self.publish(subject, [payload], len(payload), reply=inbox, headers=block)
+            return await asyncio.wait_for(answer, deadline_s)
+        finally:
+            self.close_inbox(inbox)
+
+    def _route_inbox(self, message: Message) -> None:
+        token = message.subject[len(self.inbox) + 1 :].partition(".")[0]
+        handler = self._inbox_handlers.get(token)
+        if handler is None:
+            message.release()
+        else:
+            handler(message)
+
+    def _on_message(self, message: Message) -> None:
+        entry = self._subscriptions.get(message.sid)
+        if entry is None:
+            message.release()
+        else:
+            entry[1](message)
+
+    async def _run(self, ready: asyncio.Future[None]) -> None:
+        pause_s = _RECONNECT_FIRST_S
+        while not self._closed:
+            try:
+                wire = await self._dial()
+            except (OSError, TimeoutError, LaneError) as error:
+                if isinstance(error, LaneError) and not ready.done():
+                    ready.set_exception(error)
+                    return
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _RECONNECT_MAX_S)
+                continue
+            try:
+                pause_s = _RECONNECT_FIRST_S
+                self._wire = wire
+                if ready.done():
+                    self.reconnects += 1
+                else:
+                    ready.set_result(None)
+                for listener in list(self._listeners):
+                    listener.connected()
+                await self._watch(wire)
+            finally:
+                self._wire = None
+                wire.abort()
+                for listener in list(self._listeners):
+                    listener.disconnected()
+
+    async def _dial(self) -> "_Wire":
+        loop = asyncio.get_running_loop()
+        context = None
+        if self._address.scheme == "tls":
+            # TLS before the first byte: a server that says INFO in clear text could talk us down to plain text.
+            context = ssl.create_default_context(cafile=self._endpoint.tls_ca_file)
+        host, port = self._address.hostname or "", self._address.port or 4222
+        async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+            _, wire = await loop.create_connection(lambda: _Wire(self), host, port, ssl=context)
+            try:
+                self.info = await wire.first_info
+                wire.write([self._hello(self.info)])
+                await wire.pong
+            except BaseException:
+                wire.abort()
+                raise
+        return wire
+
+    def _hello(self, info: dict[str, Any]) -> bytes:
+        options: dict[str, Any] = {
+            "verbose": False,
+            "pedantic": False,
+            "lang": "python",
+            "version": "0",
+            "protocol": 1,
+            "name": self._name,
+            "headers": True,
+            "no_responders": True,
+            "echo": True,
+        }
+        if self._endpoint.nkey_seed_file is not None:
+            pair = nkeys.from_seed(bytearray(Path(self._endpoint.nkey_seed_file).read_bytes().strip()))
+            options["nkey"] = pair.public_key.decode()
+            options["sig"] = base64.urlsafe_b64encode(pair.sign(info.get("nonce", "").encode())).decode().rstrip("=")
+        subscriptions = "".join(f"SUB {subject} {sid}\r\n" for sid, (subject, _) in self._subscriptions.items())
+        return f"CONNECT {json.dumps(options)}\r\n{subscriptions}PING\r\n".encode()
+
+    async def _watch(self, wire: "_Wire") -> None:
+        """Returns when the connection is gone or has gone silent."""
+        while True:
+            pinged = time.monotonic()
+            wire.write([b"PING\r\n"])
+            while time.monotonic() - pinged < _SILENT_AFTER_S:
+                done, _ = await asyncio.wait({wire.lost}, timeout=_PING_INTERVAL_S)
+                if done:
+                    return
+                if wire.received_at > pinged:
+                    break
+            else:
+                return
+
+    def _on_info(self, info: dict[str, Any]) -> None:
+        self.info = info
+
+    def _tell_writable(self) -> None:
+        for listener in list(self._listeners):
+            listener.writable()
+
+    def _tell_error(self, text: str) -> None:
+        for listener in list(self._listeners):
+            listener.server_error(text)
+
+
+class _Wire(asyncio.BufferedProtocol):
+    """One TCP connection's life."""
+
+    def __init__(self, lane: BulkLane) -> None:
+        self._lane = lane
+        loop = asyncio.get_running_loop()
+        self.first_info: asyncio.Future[dict[str, Any]] = loop.create_future()
+        self.pong: asyncio.Future[None] = loop.create_future()
+        self.lost: asyncio.Future[None] = loop.create_future()
+        self.writable = True
+        self.received_at = 0.0
+        self._error = ""
+        self._transport: asyncio.Transport | None = None
+        self._parser = WireParser(lane.pool, lane._on_message, self._on_line)
+
+    def write(self, parts: list[Buffer]) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.writelines(parts)
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES, low=_WRITE_LOW_BYTES)
+        self._transport = transport
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._parser.get_buffer(sizehint)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.received_at = time.monotonic()
+        try:
+            self._parser.buffer_updated(nbytes)
+        except LaneError as error:
+            self._error = str(error)
+            self.abort()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def pause_writing(self) -> None:
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        self.writable = True
+        self._lane._tell_writable()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self.writable = False
+        self._parser.close()
+        error = LaneError(self._error or f"the server closed the connection: {exc or 'end of stream'}")
+        for future in (self.first_info, self.pong):
+            if not future.done():
+                future.set_exception(error)
+                future.exception()
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+    def _on_line(self, verb: bytes, rest: bytes) -> None:
+        match verb.upper():
+            case b"PING":
+                self.write([b"PONG\r\n"])
+            case b"PONG":
+                if not self.pong.done():
+                    self.pong.set_result(None)
+            case b"INFO":
+                info = json.loads(rest)
+                if self.first_info.done():
+                    self._lane._on_info(info)
+                else:
+                    self.first_info.set_result(info)
+            case b"-ERR":
+                text = rest.decode(errors="replace").strip(" '")
+                self._error = f"the server said: {text}"
+                self._lane._tell_error(text)
+            case b"+OK":
+                pass
+            case _:
+                raise LaneError(f"the server sent an unknown line: {verb[:100]!r} {rest[:100]!r}")

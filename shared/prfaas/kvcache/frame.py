@@ -1,0 +1,190 @@
+"""The KV wire format: one message is a 64-byte header and a payload.
+
+Everything is in the payload and nothing in NATS headers, so the stored messages, one after another, are an ordinary object.
+The checksum (xxh3-128) covers the header's other fields and the payload.
+"""
+
+import struct
+from collections.abc import Iterable, Iterator
+from enum import IntEnum
+from typing import NamedTuple
+
+import msgspec
+import xxhash
+
+from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange
+
+HEADER_BYTES = 64
+DIGEST_BYTES = 16
+_MAGIC = b"PKV1"
+_FIELDS = struct.Struct("<4sBBBxIIIIIIIIQ")
+"""Magic, version, kind, codec, attempt, position, layer, start, end, offset, stored bytes, raw bytes, transfer."""
+_VERSION = 1
+assert _FIELDS.size + DIGEST_BYTES == HEADER_BYTES
+
+
+class FrameKind(IntEnum):
+    OPEN = 1
+    """Always at position 0: what both sides must agree on before any byte is installed."""
+    DATA = 2
+    MANIFEST = 3
+    """Closes the transfer."""
+    ABORT = 4
+
+
+class Codec(IntEnum):
+    RAW = 0
+
+
+class FrameError(ValueError):
+    """The bytes are no intact frame."""
+
+
+class FrameHead(NamedTuple):
+    kind: FrameKind
+    codec: Codec
+    attempt: int
+    position: int
+    """In the transfer, from 0 without gaps."""
+    range: LayerRange
+    offset: int
+    """Recurrent states only: where in the state this part begins, in bytes."""
+    stored_bytes: int
+    """Payload as sent."""
+    raw_bytes: int
+    """Payload as decoded."""
+    transfer_hash: int
+
+
+class OutgoingFrame(NamedTuple):
+    header: bytes
+    parts: tuple[memoryview, ...]
+    """The payload's pieces; they still are the engine's own memory."""
+    total_bytes: int
+    """Header and payload."""
+    raw_bytes: int
+
+    @property
+    def digest(self) -> bytes:
+        return self.header[-DIGEST_BYTES:]
+
+    @property
+    def buffers(self) -> list[bytes | memoryview]:
+        return [self.header, *self.parts]
+
+
+class IncomingFrame(NamedTuple):
+    head: FrameHead
+    payload: memoryview
+    digest: bytes
+
+
+class TransferOpening(msgspec.Struct, frozen=True, kw_only=True):
+    """Payload of the OPEN frame."""
+
+    transfer_id: str
+    attempt: int
+    prefill_tokens: int
+    fingerprint: str
+    layout: KVLayout
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """Payload of the MANIFEST frame."""
+
+    frames: int
+    """Before this one."""
+    raw_bytes: int
+    fingerprint: str
+    digest: bytes
+    """xxh3-128 over the checksums of all frames before this one, in order: one value that depends on every byte and its place."""
+
+
+def transfer_hash(transfer_id: str) -> int:
+    return int(xxhash.xxh3_64_intdigest(transfer_id.encode()))
+
+
+def encode_frame(head: FrameHead, parts: tuple[memoryview, ...]) -> OutgoingFrame:
+    fields = _FIELDS.pack(
+        _MAGIC,
+        _VERSION,
+        head.kind,
+        head.codec,
+        head.attempt,
+        head.position,
+        head.range.layer,
+        head.range.start,
+        head.range.end,
+        head.offset,
+        head.stored_bytes,
+        head.raw_bytes,
+        head.transfer_hash,
+    )
+    checksum = xxhash.xxh3_128(fields)
+    for part in parts:
+        checksum.update(part)
+    return OutgoingFrame(fields + checksum.digest(), parts, HEADER_BYTES + head.stored_bytes, head.raw_bytes)
+
+
+def decode_frame(message: memoryview) -> IncomingFrame:
+    """The payload is a view into `message`. Raises FrameError for anything that is not exactly what was encoded."""
+    if len(message) < HEADER_BYTES:
+        raise FrameError(f"a frame has at least {HEADER_BYTES} bytes, but {len(message)} came")
+    magic, version, kind, codec, attempt, position, layer, start, end, offset, stored, raw, transfer = _FIELDS.unpack_from(
+        message
+    )
+    if magic != _MAGIC or version != _VERSION:
+        raise FrameError(f"expected a frame of version {_VERSION}, but it begins with {bytes(message[:5])!r}")
+    digest = bytes(message[_FIELDS.size : HEADER_BYTES])
+    checksum = xxhash.xxh3_128(message[: _FIELDS.size])
+    checksum.update(message[HEADER_BYTES:])
+    if checksum.digest() != digest or len(message) != HEADER_BYTES + stored:
+        raise FrameError(f"frame {position} of attempt {attempt} does not match its checksum ({len(message)} bytes)")
+    try:
+        head = FrameHead(
+            FrameKind(kind), Codec(codec), attempt, position, LayerRange(layer, start, end), offset, stored, raw, transfer
+        )
+    except ValueError as error:
+        raise FrameError(f"frame {position} of attempt {attempt}: {error}") from error
+    return IncomingFrame(head, message[HEADER_BYTES:], digest)
+
+
+class FrameSlice(NamedTuple):
+    """What one frame carries of a piece, before it is encoded."""
+
+    range: LayerRange
+    offset: int
+    parts: tuple[memoryview, ...]
+    raw_bytes: int
+
+
+def cut_piece(layout: KVLayout, piece: KVPiece, max_payload_bytes: int) -> Iterator[FrameSlice]:
+    """Slices of at most `max_payload_bytes`, in order, without copying. Keys and values of a token stay together.
+
+    Raises ValueError when the piece is not what `layout` says, or not even one token fits."""
+    layer, start, end = piece.range
+    keys, values = piece.keys.cast("B"), piece.values.cast("B")
+    expected = layout.range_bytes(piece.range)
+    if len(keys) + len(values) != expected:
+        raise ValueError(f"layer {layer}, tokens {start} to {end}: {len(keys)} + {len(values)} bytes came, expected {expected}")
+    if layout.layers[layer].kind is LayerKind.RECURRENT:
+        for offset in range(0, len(keys), max_payload_bytes):
+            part = keys[offset : offset + max_payload_bytes]
+            yield FrameSlice(piece.range, offset, (part,), len(part))
+        return
+    token_bytes = layout.token_bytes(layer)
+    half = token_bytes // 2
+    step = max_payload_bytes // token_bytes
+    if step == 0:
+        raise ValueError(f"one token of layer {layer} has {token_bytes} bytes and a frame takes {max_payload_bytes}")
+    for first in range(start, end, step):
+        last = min(first + step, end)
+        low, high = (first - start) * half, (last - start) * half
+        yield FrameSlice(LayerRange(layer, first, last), 0, (keys[low:high], values[low:high]), 2 * (high - low))
+
+
+def manifest_digest(frame_digests: Iterable[bytes]) -> bytes:
+    whole = xxhash.xxh3_128()
+    for digest in frame_digests:
+        whole.update(digest)
+    return bytes(whole.digest())

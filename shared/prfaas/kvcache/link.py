@@ -1,0 +1,230 @@
+"""What may go onto a link now: one window, one egress budget and fair turns for all transfers that share it.
+
+Window = clamp(gain x goodput x RTT): a little more than the bandwidth-delay product, so the link never runs dry and no queue
+grows in front of it. Goodput is the largest delivery rate of the last seconds, RTT the smallest acknowledgement time (as in BBR).
+Turns are start-time fair queueing on two levels, tenants and then the transfers of a tenant: who joins starts at the virtual time
+of the one that is served now. A transfer whose decode waits on it weighs more, and nobody starves.
+"""
+
+import asyncio
+import time
+from collections import deque
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+_URGENT_WEIGHT = 8.0
+_ESTIMATE_MEMORY_S = 10.0
+
+
+class LinkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    window_gain: float = 1.25
+    min_window_bytes: int = 1 << 20
+    max_window_bytes: int = 16 << 20
+    frame_bytes: int = 512 << 10
+    """Largest frame; smaller ones are cut when the window is small."""
+    egress_bytes_per_s: float | None = None
+    """Budget of this process on this link; None: what the link takes."""
+    egress_burst_bytes: int = 1 << 20
+
+
+class Sent(NamedTuple):
+    """Remembered for each frame until it is acknowledged."""
+
+    size_bytes: int
+    at: float
+    delivered_bytes: int
+    delivered_at: float
+
+
+class _Flow:
+    __slots__ = ("head_bytes", "outstanding_bytes", "tenant", "urgent", "virtual")
+
+    def __init__(self, tenant: str, virtual: float) -> None:
+        self.tenant = tenant
+        self.virtual = virtual
+        self.head_bytes = 0
+        self.outstanding_bytes = 0
+        self.urgent = False
+
+
+class LinkCore:
+    """Pure: time comes in. Keys are the caller's."""
+
+    def __init__(self, config: LinkConfig, *, now: float = 0.0) -> None:
+        self._config = config
+        self._flows: dict[int, _Flow] = {}
+        self._tenants: dict[str, float] = {}
+        """Virtual time per tenant with flows."""
+        self._virtual = 0.0
+        self._outstanding = 0
+        self._tokens = float(config.egress_burst_bytes)
+        self._refilled_at = now
+        self._delivered = 0
+        self._delivered_at = now
+        self._rates: deque[tuple[float, float]] = deque()
+        """(time, bytes/s), decreasing: the first is the largest of the last seconds."""
+        self._rtts: deque[tuple[float, float]] = deque()
+        """(time, s), increasing."""
+
+    def join(self, key: int, tenant: str = "") -> None:
+        start = self._tenants.setdefault(tenant, self._virtual)
+        self._tenants[tenant] = max(start, self._virtual)
+        peers = [flow.virtual for flow in self._flows.values() if flow.tenant == tenant]
+        self._flows[key] = _Flow(tenant, min(peers, default=0.0))
+
+    def leave(self, key: int) -> None:
+        flow = self._flows.pop(key, None)
+        if flow is None:
+            return
+        self._outstanding -= flow.outstanding_bytes
+        if all(other.tenant != flow.tenant for other in self._flows.values()):
+            del self._tenants[flow.tenant]
+
+    def offer(self, key: int, head_bytes: int, outstanding_bytes: int, urgent: bool) -> None:
+        """What the flow would send next (0: nothing), and what it has on the way."""
+        flow = self._flows[key]
+        self._outstanding += outstanding_bytes - flow.outstanding_bytes
+        if head_bytes and not flow.head_bytes:
+            # Silence earns no credit: whoever paused goes on at the present.
+            self._tenants[flow.tenant] = max(self._tenants[flow.tenant], self._virtual)
+        flow.head_bytes, flow.outstanding_bytes, flow.urgent = head_bytes, outstanding_bytes, urgent
+
+    def pick(self, now: float) -> int | None:
+        """Whose head may go now."""
+        waiting = [(self._tenants[flow.tenant], flow.virtual, key) for key, flow in self._flows.items() if flow.head_bytes]
+        if not waiting or not self._has_budget(now):
+            return None
+        key = min(waiting)[2]
+        if self._outstanding and self._outstanding + self._flows[key].head_bytes > self.window_bytes:
+            return None
+        return key
+
+    def budget_at(self, now: float) -> float | None:
+        """When the egress budget allows the next frame; None: it does now."""
+        if self._has_budget(now):
+            return None
+        assert self._config.egress_bytes_per_s is not None
+        return now + (1.0 - self._tokens) / self._config.egress_bytes_per_s
+
+    def sent(self, key: int, size_bytes: int, now: float) -> Sent:
+        flow = self._flows[key]
+        cost = size_bytes / (_URGENT_WEIGHT if flow.urgent else 1.0)
+        self._virtual = self._tenants[flow.tenant]
+        self._tenants[flow.tenant] += cost
+        flow.virtual += cost
+        if self._config.egress_bytes_per_s is not None:
+            self._tokens -= size_bytes
+        if self._outstanding == 0:
+            self._delivered_at = now
+        return Sent(size_bytes, now, self._delivered, self._delivered_at)
+
+    def delivered(self, sent: Sent, now: float) -> None:
+        """An acknowledged frame: a sample of RTT and of goodput."""
+        self._delivered += sent.size_bytes
+        self._delivered_at = now
+        _keep(self._rtts, now, now - sent.at, smallest=True)
+        span = now - sent.delivered_at
+        if span > 0:
+            _keep(self._rates, now, (self._delivered - sent.delivered_bytes) / span, smallest=False)
+
+    @property
+    def rtt_s(self) -> float | None:
+        return self._rtts[0][1] if self._rtts else None
+
+    @property
+    def goodput_bytes_per_s(self) -> float | None:
+        return self._rates[0][1] if self._rates else None
+
+    @property
+    def outstanding_bytes(self) -> int:
+        return self._outstanding
+
+    @property
+    def window_bytes(self) -> int:
+        config = self._config
+        if not self._rtts or not self._rates:
+            return min(max(config.min_window_bytes, 2 << 20), config.max_window_bytes)
+        product = config.window_gain * self._rates[0][1] * self._rtts[0][1]
+        return int(min(max(product, config.min_window_bytes), config.max_window_bytes))
+
+    def frame_bytes(self, max_payload: int) -> int:
+        """Whole frames of at most this size: what the server takes, and at least four to a window."""
+        return min(max_payload, self._config.frame_bytes, max(self.window_bytes // 4, 64 << 10))
+
+    def _has_budget(self, now: float) -> bool:
+        rate = self._config.egress_bytes_per_s
+        if rate is None:
+            return True
+        self._tokens = min(self._tokens + (now - self._refilled_at) * rate, float(self._config.egress_burst_bytes))
+        self._refilled_at = now
+        return self._tokens > 0
+
+    def validate(self) -> None:
+        assert self._outstanding == sum(flow.outstanding_bytes for flow in self._flows.values())
+        assert set(self._tenants) == {flow.tenant for flow in self._flows.values()}
+
+
+class LinkUser(Protocol):
+    @property
+    def can_write(self) -> bool:
+        """Whether the connection below takes more now."""
+        ...
+
+    def send_next(self, now: float) -> None: ...
+
+
+class Link:
+    """A LinkCore on the event loop: all writers of one link share one. Belongs to the loop's thread."""
+
+    def __init__(self, config: LinkConfig | None = None) -> None:
+        self.core = LinkCore(config or LinkConfig(), now=time.monotonic())
+        self._users: dict[int, LinkUser] = {}
+        self._next_key = 0
+        self._pumping = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def join(self, user: LinkUser, tenant: str = "") -> int:
+        self._next_key += 1
+        self._users[self._next_key] = user
+        self.core.join(self._next_key, tenant)
+        return self._next_key
+
+    def leave(self, key: int) -> None:
+        self._users.pop(key, None)
+        self.core.leave(key)
+        self.pump()
+
+    def pump(self) -> None:
+        """Sends whatever may go. To be called whenever something changed."""
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            while True:
+                now = time.monotonic()
+                key = self.core.pick(now)
+                if key is None or not self._users[key].can_write:
+                    break
+                self._users[key].send_next(now)
+        finally:
+            self._pumping = False
+        self._wake_with_budget(now)
+
+    def _wake_with_budget(self, now: float) -> None:
+        at = self.core.budget_at(now) if self._users else None
+        if at is not None and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(at - now, self._on_budget)
+
+    def _on_budget(self) -> None:
+        self._timer = None
+        self.pump()
+
+
+def _keep(samples: deque[tuple[float, float]], now: float, value: float, *, smallest: bool) -> None:
+    """Keeps a sliding minimum (or maximum): later samples push out earlier ones that can never win again."""
+    while samples and (samples[-1][1] >= value if smallest else samples[-1][1] <= value):
+        samples.pop()
+    samples.append((now, value))
+    while samples[0][0] < now - _ESTIMATE_MEMORY_S:
+        samples.popleft()

@@ -1,0 +1,73 @@
+"""A small hybrid layout, transfers and deterministic KV for the tests of this folder."""
+
+import random
+import secrets
+
+from prfaas.contracts.kv import KVTransfer
+from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange, LayerSpec
+
+LAYOUT = KVLayout(
+    dtype="bfloat16",
+    layers=(
+        LayerSpec(kind=LayerKind.SLIDING, kv_heads=1, head_dim=32, window_tokens=64),
+        LayerSpec(kind=LayerKind.FULL, kv_heads=2, head_dim=32),
+        LayerSpec(kind=LayerKind.RECURRENT, state_bytes=100_000),
+        LayerSpec(kind=LayerKind.FULL, kv_heads=1, head_dim=64),
+    ),
+)
+
+
+def make_transfer(prefill_tokens: int, *, attempt: int = 1, site: str = "test", fingerprint: str = "f") -> KVTransfer:
+    return KVTransfer(
+        transfer_id=secrets.token_hex(8),
+        attempt=attempt,
+        bucket=f"kv-{site}",
+        nuid=secrets.token_hex(11),
+        prefill_tokens=prefill_tokens,
+        fingerprint=fingerprint,
+    )
+
+
+def make_piece(layout: KVLayout, piece: LayerRange, seed: int = 0) -> KVPiece:
+    data = random.Random(hash((seed, *piece))).randbytes(layout.range_bytes(piece))
+    if layout.layers[piece.layer].kind is LayerKind.RECURRENT:
+        return KVPiece(piece, memoryview(data), memoryview(b""))
+    half = len(data) // 2
+    return KVPiece(piece, memoryview(data[:half]), memoryview(data[half:]))
+
+
+def make_pieces(layout: KVLayout, prefill_tokens: int, chunk_tokens: int = 512, seed: int = 0) -> list[KVPiece]:
+    """In the order in which an engine computes them."""
+    pieces = []
+    for start in range(0, prefill_tokens, chunk_tokens):
+        end = min(start + chunk_tokens, prefill_tokens)
+        pieces += [make_piece(layout, piece, seed) for piece in layout.chunk_ranges(start, end, prefill_tokens)]
+    return pieces
+
+
+class Cache:
+    """What a decode worker's memory would hold: per layer the tokens' keys and values, in order of installation."""
+
+    def __init__(self) -> None:
+        self.keys: dict[int, bytearray] = {}
+        self.values: dict[int, bytearray] = {}
+        self.ends: dict[int, int] = {}
+
+    def install(self, piece: KVPiece) -> None:
+        layer, start, end = piece.range
+        assert self.ends.get(layer, start) == start, "a range came twice or out of order"
+        self.ends[layer] = end
+        self.keys.setdefault(layer, bytearray()).extend(piece.keys)
+        self.values.setdefault(layer, bytearray()).extend(piece.values)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Cache) and (self.keys, self.values, self.ends) == (other.keys, other.values, other.ends)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @classmethod
+    def of(cls, pieces: list[KVPiece]) -> "Cache":
+        cache = cls()
+        for piece in pieces:
+            cache.install(piece)
+        return cache
