@@ -2,9 +2,13 @@
 
 from array import array
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm  # what type[...] is for a class, for unions too
 
 Message = TypeVar("Message")
 
@@ -17,10 +21,16 @@ def encode(message: Any) -> bytes:
     return msgspec.msgpack.encode(message)
 
 
-def decode(data: bytes, kind: type[Message]) -> Message:
+@cache
+def _decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
+    return msgspec.msgpack.Decoder(kind)
+
+
+def decode(data: bytes, kind: "TypeForm[Message]") -> Message:
     """Raises BadMessageError; `kind` may be a union of tagged structs."""
     try:
-        return msgspec.msgpack.decode(data, type=kind)
+        message: Message = _decoder(kind).decode(data)
+        return message
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         name = getattr(kind, "__name__", str(kind))
         raise BadMessageError(f"a message of {len(data)} bytes is no {name}: {error}") from error
