@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
 
@@ -29,7 +29,7 @@ def _decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
 def decode(data: bytes, kind: "TypeForm[Message]") -> Message:
     """Raises BadMessageError; `kind` may be a union of tagged structs."""
     try:
-        message: Message = _decoder(kind).decode(data)
+        message: Message = _decoder(cast(Any, kind)).decode(data)
         return message
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         name = getattr(kind, "__name__", str(kind))
