@@ -1,0 +1,37 @@
+"""`prfaas <command>`. A command is a module of this package, listed in COMMANDS, with
+
+    def add_arguments(parser: argparse.ArgumentParser) -> None    and    def run(arguments: argparse.Namespace) -> int
+
+Its docstring's first line is its help, and the exit status is what `run` returns."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from prfaas.cli import UsageError
+
+COMMANDS = ("plan",)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="prfaas", description="Prefill-as-a-Service: plan and look at deployments.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for name in COMMANDS:
+        module = importlib.import_module(f"prfaas.cli.{name}")
+        summary = (module.__doc__ or "").splitlines()[0]
+        command = commands.add_parser(
+            name, help=summary, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    arguments = parser.parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except UsageError as error:
+        print(f"prfaas {arguments.command}: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
