@@ -182,4 +182,4 @@ def test_help_lists_every_key_with_type_default_and_text(capsys: pytest.CaptureF
     assert "--limits.queue-length  int > 0  (default 8)" in text
     assert "--policy  local_only|threshold  (default threshold)" in text
     assert "--peers  list of str" in text
-    assert "--bulk.url  str\n" in text
+    assert "--bulk.url  str  (required where bulk is used)\n" in text

@@ -10,6 +10,9 @@ from typing import Any
 
 import httpx
 import msgspec
+import pytest
+
+from infra.otlp_sink import OtlpSink
 
 TOY = Path(__file__).with_name("toy_service.py")
 DEADLINE_S = 30
@@ -152,6 +155,26 @@ async def test_while_starting_it_answers_that_it_is_not_ready_and_can_be_stopped
         process.send(signal.SIGTERM)
         assert await process.exit() == 0
         assert process.seen("ready", "drain_begun", "stop_called") == ["stop_called"]
+
+
+async def test_the_last_spans_are_sent_before_it_exits(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with OtlpSink() as sink:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", sink.url)
+        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "60000")
+        async with toy() as process:
+            await process.event("ready")
+            process.send(signal.SIGTERM)
+            assert await process.exit() == 0
+        assert [(span.name, span.service, span.site) for span in sink.spans] == [("toy_start", "prfaas-toy", "east")]
+
+
+async def test_a_collector_that_is_gone_does_not_keep_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    async with toy() as process:
+        await process.event("ready")
+        process.send(signal.SIGTERM)
+        assert await process.exit() == 0
+        assert process.seen("spans_lost") == ["spans_lost"]
 
 
 async def test_bad_configuration_exits_with_2_and_one_sentence() -> None:

@@ -33,6 +33,7 @@ class Toy:
         self._never = asyncio.Event()
 
     async def start(self) -> None:
+        self._context.tracing.start("toy_start", parent=None).end()
         self._context.tasks.spawn("crasher", self._crash_when_told())
         if self._config.behaviour == "slow_start":
             log.info("start_begun")

@@ -20,7 +20,8 @@ class ConfigError(ValueError):
 
 class Key(NamedTuple):
     type: types.Type
-    required: bool
+    required: str
+    """When it must be set, for --help; empty: never."""
     default: Any
     doc: str
 
@@ -32,22 +33,21 @@ class Schema:
         self.groups: set[str] = set()
         self._walk(cls, "")
 
-    def _walk(self, cls: type[msgspec.Struct], prefix: str, required: bool = True) -> None:
+    def _walk(self, cls: type[msgspec.Struct], prefix: str, required: str = "required") -> None:
         docs = field_docs(cls)
         info = types.type_info(cls)
         assert isinstance(info, types.StructType)
         for field in info.fields:
             key = prefix + field.encode_name
             nested = _struct(field.type)
-            needed = required and field.required
             if nested is not None:
                 self.groups.add(key)
-                self._walk(nested.cls, f"{key}.", needed)
+                self._walk(nested.cls, f"{key}.", required if field.required else f"required where {key} is used")
                 continue
             default = field.default
             if field.default_factory is not msgspec.NODEFAULT:
                 default = field.default_factory()
-            self.keys[key] = Key(field.type, needed, default, docs.get(field.name, ""))
+            self.keys[key] = Key(field.type, required if field.required else "", default, docs.get(field.name, ""))
 
     def is_group(self, key: str) -> bool:
         return key in self.groups
@@ -84,13 +84,8 @@ class Schema:
             "      TOML file, read first; the environment wins over it, and flags over both.",
         ]
         for name, key in self.keys.items():
-            state = (
-                "required"
-                if key.required
-                else ""
-                if key.default in (None, msgspec.NODEFAULT, "")
-                else f"default {_show(key.default)}"
-            )
+            shown = "" if key.default is None or key.default is msgspec.NODEFAULT else _show(key.default)
+            state = key.required or (f"default {shown}" if shown else "")
             lines.append(f"  --{name}  {type_name(key.type)}{f'  ({state})' if state else ''}")
             lines += textwrap.wrap(key.doc, 110, initial_indent="      ", subsequent_indent="      ")
         return "\n".join(lines)

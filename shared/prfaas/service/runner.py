@@ -69,7 +69,8 @@ Config = TypeVar("Config", bound=ServiceConfig)
 def run_service(
     config_cls: type[Config], make_service: Callable[[Config, ServiceContext], Service], argv: Sequence[str] | None = None
 ) -> int:
-    """Runs until a signal or a crash and returns the exit code: `sys.exit(run_service(...))`."""
+    """Runs until a signal or a crash and returns the exit code: `sys.exit(run_service(...))`, and nothing after it, since a
+    watchdog ends the process should its threads not."""
     try:
         config = load_config(config_cls, argv=sys.argv[1:] if argv is None else argv, environ=os.environ)
     except ConfigError as error:
