@@ -1,0 +1,80 @@
+"""The KV of one request that the emulated engine decodes, and the hash that its answer follows from."""
+
+import xxhash
+
+from prfaas.engine.protocol import EngineError
+from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind
+
+
+class EmulatedSequence:
+    def __init__(self, layout: KVLayout, prefill_tokens: int, total_tokens: int) -> None:
+        self.layout = layout
+        self.tokens = prefill_tokens
+        self.total_tokens = total_tokens
+        self._needed = [layout.needed(layer, prefill_tokens) for layer in range(len(layout.layers))]
+        self._installed = [needed.start for needed in self._needed]
+        self._keys: list[bytearray] = []
+        self._values: list[bytearray] = []
+        for needed in self._needed:
+            recurrent = layout.layers[needed.layer].kind is LayerKind.RECURRENT
+            size_bytes = layout.range_bytes(needed) if prefill_tokens else 0
+            self._keys.append(bytearray(size_bytes if recurrent else size_bytes // 2))
+            self._values.append(bytearray(0 if recurrent else size_bytes // 2))
+        self._state: int | None = None
+
+    def install(self, piece: KVPiece) -> None:
+        """Pieces of a layer come in token order without gaps; one that begins at the layer's first token starts it again.
+
+        Raises EngineError for a piece that does not fit."""
+        layer, start, end = piece.range
+        if not 0 <= layer < len(self._needed):
+            raise EngineError(f"layer {layer} does not exist; the model has layers 0 to {len(self._needed) - 1}")
+        needed = self._needed[layer]
+        if self._state is not None:
+            raise EngineError(f"KV of layer {layer} came for a sequence that is being decoded")
+        if start not in (needed.start, self._installed[layer]) or not start < end <= needed.end:
+            raise EngineError(
+                f"KV of layer {layer} came for tokens {start} to {end}; "
+                f"expected is a range from {self._installed[layer]}, up to {needed.end}"
+            )
+        size_bytes = self.layout.range_bytes(piece.range)
+        got_bytes = len(piece.keys) + len(piece.values)
+        recurrent = self.layout.layers[layer].kind is LayerKind.RECURRENT
+        if (
+            got_bytes != size_bytes
+            or (recurrent and len(piece.values))
+            or (not recurrent and len(piece.keys) != len(piece.values))
+        ):
+            raise EngineError(
+                f"KV of layer {layer}, tokens {start} to {end}, has {len(piece.keys)} and {len(piece.values)} bytes; "
+                f"expected are {size_bytes}, {'all in one state' if recurrent else 'half of them keys'}"
+            )
+        if recurrent:
+            if end != needed.end:
+                raise EngineError(f"the state of layer {layer} came for {end} tokens; needed is that after {needed.end}")
+            self._keys[layer][:] = piece.keys
+        else:
+            row_bytes = self.layout.token_bytes(layer) // 2
+            at = slice((start - needed.start) * row_bytes, (end - needed.start) * row_bytes)
+            self._keys[layer][at] = piece.keys
+            self._values[layer][at] = piece.values
+        self._installed[layer] = end
+
+    def next_state(self, row: int, token_id: int) -> int:
+        """What the hash becomes with one more token; nothing has moved yet. Raises EngineError."""
+        missing = [needed.layer for needed, end in zip(self._needed, self._installed, strict=True) if end != needed.end]
+        if missing:
+            raise EngineError(f"row {row} cannot be decoded: the KV of its layers {missing} is not installed")
+        if self.tokens >= self.total_tokens:
+            raise EngineError(f"row {row} is full: it has all {self.total_tokens} tokens that were reserved")
+        if self._state is None:
+            digest = xxhash.xxh3_64()
+            for keys, values in zip(self._keys, self._values, strict=True):
+                digest.update(keys)
+                digest.update(values)
+            self._state = digest.intdigest()
+        return int(xxhash.xxh3_64_intdigest(token_id.to_bytes(4, "little"), seed=self._state))
+
+    def advance(self, state: int) -> None:
+        self._state = state
+        self.tokens += 1
