@@ -4,11 +4,12 @@ from typing import Literal
 
 import msgspec
 
-from prfaas.engine.protocol import Engine
+from prfaas.engine.emulated import EmulatedConfig, EmulatedEngine
+from prfaas.engine.protocol import Engine, EngineError
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    engine: Literal["torch"] = "torch"
+    engine: Literal["torch", "emulated"] = "torch"
     model: str = "gemma-3-270m"
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     chunk_tokens: int = 512
@@ -17,6 +18,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """CPU threads of the whole process: two spinning pools on the same cores are 5 to 10 times slower than one."""
     device: str = "auto"
     """`auto` takes the first GPU, else the CPU; else a torch device such as `cpu` or `cuda:1`."""
+    emulated: EmulatedConfig = EmulatedConfig()
+    """For the engine `emulated`; it reads `model`, `chunk-tokens` and this."""
 
     def __post_init__(self) -> None:
         for name, value in (("chunk-tokens", self.chunk_tokens), ("threads", self.threads)):
@@ -26,10 +29,11 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 def build_engine(config: EngineConfig) -> Engine:
     """Prepares the weights if need be, and loads them. Raises WeightsError, EngineError."""
+    if config.engine == "emulated":
+        return EmulatedEngine(config.model, config.emulated, chunk_tokens=config.chunk_tokens)
     # Here and not above: whoever only reads the configuration need not load torch.
     import torch
 
-    from prfaas.engine.protocol import EngineError
     from prfaas.engine.torch_engine import TorchEngine
     from prfaas.engine.weights import prepare
 

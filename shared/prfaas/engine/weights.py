@@ -14,6 +14,8 @@ import msgspec
 import xxhash
 from filelock import FileLock, Timeout
 
+from prfaas.engine.emulated_model import CHAT_TEMPLATE, EMULATED_MODELS, EOS_TOKEN_ID, MAX_CONTEXT_TOKENS, write_tokenizer
+
 CONVERSION_VERSION = 1
 """Part of the folder's name: raise it when what the conversion writes changes."""
 CONVERSION_TIMEOUT_S = 900.0
@@ -97,7 +99,8 @@ def source_of(model: str) -> ModelSource:
     try:
         return SOURCES[model]
     except KeyError:
-        raise WeightsError(f"the model {model!r} is unknown; known are {', '.join(sorted(SOURCES))}") from None
+        known = sorted([*SOURCES, *EMULATED_MODELS])
+        raise WeightsError(f"the model {model!r} is unknown; known are {', '.join(known)}") from None
 
 
 def cache_root() -> Path:
@@ -120,6 +123,8 @@ def prepare(model: str) -> ModelFiles:
     """The model's files, converted first if this machine has not done so yet (about a minute, progress on stderr).
 
     Processes that ask at the same time convert once: the others wait. Raises WeightsError."""
+    if model in EMULATED_MODELS:
+        return _emulated_files(model)
     source = source_of(model)
     root = cache_root() / "models"
     directory = root / f"{model}-{source.gguf_sha256[:12]}-v{CONVERSION_VERSION}"
@@ -147,6 +152,24 @@ def prepare(model: str) -> ModelFiles:
         eos_token_ids=manifest.eos_token_ids,
         chat_template=manifest.chat_template,
         chat_stop=source.chat_stop,
+    )
+
+
+def _emulated_files(model: str) -> ModelFiles:
+    """A tokenizer is all that an emulated model has."""
+    directory = cache_root() / "models" / model
+    tokenizer = directory / TOKENIZER
+    write_tokenizer(tokenizer)
+    return ModelFiles(
+        model=model,
+        directory=directory,
+        weights=tokenizer,
+        tokenizer=tokenizer,
+        weights_xxh3_128=stamp(tokenizer).xxh3_128,
+        max_context_tokens=MAX_CONTEXT_TOKENS,
+        eos_token_ids=frozenset([EOS_TOKEN_ID]),
+        chat_template=CHAT_TEMPLATE,
+        chat_stop=(),
     )
 
 
