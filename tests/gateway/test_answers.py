@@ -1,9 +1,11 @@
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from prfaas.contracts.to_gateway import (
     Failed,
     Finished,
@@ -153,7 +155,7 @@ def test_completion_logprobs() -> None:
 
 
 def test_completion_logprobs_without_alternatives() -> None:
-    events = [started(), tokens(1, "a", details=(detail("a", -0.25),)), finished(2, 1)]
+    events: list[GenerateEvent] = [started(), tokens(1, "a", details=(detail("a", -0.25),)), finished(2, 1)]
     assert whole(CompletionShape(), events)["choices"][0]["logprobs"]["top_logprobs"] is None
 
 
@@ -223,7 +225,7 @@ def test_stream_and_body_carry_the_same_text_and_usage(texts: list[str], held_ba
 @given(st.lists(st.sampled_from(["s", "t", "f", "x"]), max_size=8), st.data())
 def test_no_lost_or_repeated_event_passes(kinds: list[str], data: st.DataObject) -> None:
     """Whatever comes: an accepted history is one Started, then tokens, then at most one end, numbered without gaps."""
-    make = {
+    make: dict[str, Callable[[int], GenerateEvent]] = {
         "s": started, "t": lambda n: tokens(n, "a"), "f": lambda n: finished(n, 1),
         "x": lambda n: Failed(request_id="r", sequence=n, code="c", message="m"),
     }  # fmt: skip

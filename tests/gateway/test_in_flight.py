@@ -1,6 +1,7 @@
 import asyncio
 
 import pytest
+
 from prfaas.contracts.to_gateway import Tokens
 from prfaas.gateway.in_flight import EventOverflowError, InFlight
 

@@ -2,10 +2,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+
 from prfaas.gateway.errors import ApiError
 from prfaas.gateway.openai_types import ChatMessage, TextPart
 from prfaas.gateway.prompts import INLINE_CHARS, Prompts
-
 from tests.gateway.tiny_tokenizer import BOS, WORDS, tiny_tokenizer
 
 TEMPLATE = (

@@ -21,8 +21,8 @@ from prfaas.gateway.openai_types import ChatRequest, CompletionRequest, Generati
 from prfaas.gateway.progress import EventGapError, Progress
 from prfaas.gateway.record import CLIENT_GONE_STATUS, CLIENT_REQUEST_ID, RequestRecord
 from prfaas.gateway.served import Admission, ServedModel
-from prfaas.gateway.shapes import ChatShape, CompletionShape, Shape
-from prfaas.gateway.validation import parse_chat, parse_completion, sampling_of
+from prfaas.gateway.shapes import Shape
+from prfaas.gateway.validation import sampling_of
 from prfaas.telemetry import names
 from prfaas.telemetry.logs import get_logger, request_logs
 from prfaas.telemetry.tracing import Tracing, extract, trace_id

@@ -1,23 +1,32 @@
 """One request's way through the site: placed by the scheduler, accepted by a decode worker, then its events, each in time."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
 from opentelemetry.trace import Span, SpanKind
 
-from prfaas.bus.control import BusError, ControlBus
+from prfaas.bus.control import ControlBus
+from prfaas.bus.errors import BusError, RemoteError
 from prfaas.contracts import subjects
 from prfaas.contracts.to_decode import CancelGenerate, Generate, GenerateAccepted, GenerateRefused, Sampling
 from prfaas.contracts.to_gateway import Failed, Finished, GenerateEvent, Tokens
 from prfaas.contracts.to_scheduler import Placement, PlaceRequest, Refusal
-from prfaas.contracts.wire import pack_tokens
+from prfaas.contracts.wire import BadMessageError, pack_tokens
 from prfaas.gateway.errors import ApiError, internal, invalid, overloaded, unavailable
 from prfaas.gateway.in_flight import EventOverflowError, EventQueue, InFlight
 from prfaas.telemetry import names
-from prfaas.telemetry.tracing import Tracing, inject
+from prfaas.telemetry.logs import get_logger
+from prfaas.telemetry.tracing import Tracing
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
+
+Reply = TypeVar("Reply")
+
+log = get_logger(__name__)
 
 RETRY_AFTER_S = 1.0
 WORKER_GRACE_S = 0.5
@@ -120,6 +129,20 @@ class Generations:
             return answer
         finally:
             span.end()
+
+    async def _ask(
+        self, job: Job, subject: str, message: object, reply_type: "TypeForm[Reply]", parent: Span, whom: str
+    ) -> Reply:
+        """Raises ApiError when no usable reply comes in time."""
+        timeout_s = max(min(job.left_s, self._control_deadline_s), 0.0)
+        try:
+            return await self._bus.request(subject, message, reply_type, timeout_s, parent=parent)
+        except RemoteError as error:
+            log.warning("asked_in_vain", whom=whom, subject=subject, code=error.code, error=str(error))
+            raise refused(error.code, f"the {whom} says: {error.message}", RETRY_AFTER_S) from error
+        except (BusError, BadMessageError) as error:
+            log.warning("asked_in_vain", whom=whom, subject=subject, error=str(error))
+            raise unavailable(f"The {whom} of site {self._site} gives no answer.", RETRY_AFTER_S, "no_answer") from error
 
     async def _hand_over(self, job: Job, placement: Placement, root: Span, generation: Generation) -> None:
         request = Generate(

@@ -24,7 +24,8 @@ class ApiKeys:
             raise unauthorized("No API key was given; send it as `Authorization: Bearer KEY`.")
         given = _digest(key.strip())
         # All are compared, and by digest: the time taken tells nothing about any key.
-        if not any([hmac.compare_digest(given, digest) for digest in self._digests]):
+        matches = [hmac.compare_digest(given, digest) for digest in self._digests]
+        if not any(matches):
             raise unauthorized("The API key is not known here.")
 
 

@@ -105,7 +105,7 @@ class Reply:
 
 
 async def until_disconnect(receive: Receive, reply: Reply, work: Coroutine[Any, Any, Result]) -> Result:
-    """Runs `work`, and cancels it the moment that the client leaves: Raises ClientGoneError then. The body must have been read."""
+    """Runs `work`, and cancels it the moment that the client leaves: ClientGoneError. The body must have been read."""
     working = asyncio.ensure_future(work)
     watching = asyncio.ensure_future(_disconnected(receive))
     try:

@@ -1,17 +1,18 @@
 """The gateway as a process: tokenizers loaded, the bus connected, the scheduler watched."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from prfaas.bus.control import BusError, ControlBus
+from prfaas.bus.control import ControlBus
+from prfaas.bus.errors import BusError
 from prfaas.contracts import subjects
 from prfaas.contracts.to_gateway import GenerateEvent
 from prfaas.contracts.to_scheduler import Placement, PlaceRequest, Refusal
-from prfaas.engine.weights import prepare
+from prfaas.engine.weights import ModelFiles, prepare
 from prfaas.gateway.app import make_app
 from prfaas.gateway.config import GatewayConfig
 from prfaas.gateway.endpoint import Gateway
@@ -22,7 +23,84 @@ from prfaas.gateway.served import Admission, ServedModel
 from prfaas.service.runner import ServiceContext
 from prfaas.telemetry.logs import get_logger
 
-CHECK_INTERVAL_S = 1.0
-CHECK_DEADLINE_S = 2.0
+CHECK_INTERVAL_S = 2.0
+STOP_DEADLINE_S = 3.0
 
 log = get_logger(__name__)
+
+
+class GatewayService:
+    def __init__(self, config: GatewayConfig, context: ServiceContext, load_files: Callable[[str], ModelFiles] = prepare) -> None:
+        self._config = config
+        self._load_files = load_files
+        self._context = context
+        self._metrics = GatewayMetrics(context.registry)
+        self._admission = Admission(config.max_requests)
+        self._tokenizing = ThreadPoolExecutor(config.tokenizer_threads, thread_name_prefix="tokenize")
+        self._bus: ControlBus | None = None
+        self._gateway: Gateway | None = None
+        self._scheduler_silent: str | None = "the scheduler has not been asked yet"
+
+    async def start(self) -> None:
+        config, context = self._config, self._context
+        models = [await asyncio.to_thread(self._load, name) for name in config.models]
+        self._bus = bus = await ControlBus.connect(config.control, name=config.name)
+        generations = Generations(
+            bus,
+            site=config.site,
+            gateway=config.name,
+            tracing=context.tracing,
+            control_deadline_s=config.control_deadline_s,
+            idle_deadline_s=config.idle_deadline_s,
+        )
+
+        def hear(event: GenerateEvent) -> None:
+            if not generations.in_flight.dispatch(event):
+                self._metrics.stray_events.inc()
+
+        await bus.subscribe(subjects.events(config.site, config.name), GenerateEvent, hear)
+        self._gateway = Gateway(
+            config=config,
+            models={model.name: model for model in models},
+            keys=ApiKeys(config.api_keys),
+            admission=self._admission,
+            generations=generations,
+            metrics=self._metrics,
+            model_metrics={model.name: ModelMetrics(self._metrics, model.name) for model in models},
+            tracing=context.tracing,
+        )
+        context.tasks.spawn("watch_scheduler", self._watch_scheduler(bus))
+
+    def app(self, routes: Sequence[Route]) -> ASGIApp:
+        assert self._gateway is not None
+        return make_app(self._gateway, routes)
+
+    def ready(self) -> str | None:
+        assert self._bus is not None
+        if not self._bus.connected:
+            return "the connection to the site's NATS server is down"
+        return self._scheduler_silent
+
+    async def drain(self, deadline_s: float) -> None:
+        await self._admission.drain()
+
+    async def stop(self) -> None:
+        self._tokenizing.shutdown(wait=False, cancel_futures=True)
+        if self._bus is not None:
+            await self._bus.drain(STOP_DEADLINE_S)
+
+    def _load(self, name: str) -> ServedModel:
+        return ServedModel.load(self._load_files(name), self._tokenizing)
+
+    async def _watch_scheduler(self, bus: ControlBus) -> None:
+        """A request for no model is always refused, and costs the scheduler nothing: any answer shows that it lives."""
+        question = PlaceRequest(request_id="ready", model="", prompt_tokens=1, max_tokens=1, ttft_deadline_s=1.0)
+        while True:
+            try:
+                await bus.request(
+                    subjects.place(self._config.site), question, Placement | Refusal, self._config.control_deadline_s
+                )
+                self._scheduler_silent = None
+            except BusError as error:
+                self._scheduler_silent = f"the scheduler does not answer: {error}"
+            await asyncio.sleep(CHECK_INTERVAL_S)

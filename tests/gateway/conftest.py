@@ -1,0 +1,104 @@
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from prometheus_client import CollectorRegistry
+
+from infra.nats_server import NatsServer
+from prfaas.bus.endpoint import NatsEndpoint
+from prfaas.engine.weights import ModelFiles
+from prfaas.gateway.config import GatewayConfig
+from prfaas.gateway.service import GatewayService
+from prfaas.service.http import HttpServer, service_routes
+from prfaas.service.runner import ServiceContext
+from prfaas.service.tasks import Tasks
+from prfaas.telemetry.tracing import Tracing
+from tests.gateway.scripted_site import DEADLINE_S, SITE, ScriptedSite
+from tests.gateway.tiny_tokenizer import tiny_tokenizer
+
+TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}A:{% endif %}"
+
+
+@dataclass
+class Edge:
+    """A running gateway with its HTTP server, and what a test talks to it with."""
+
+    site: ScriptedSite
+    service: GatewayService
+    port: int
+    registry: CollectorRegistry
+    nats: NatsServer
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def openai(self, **settings: Any) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(
+            **{"base_url": f"{self.url}/v1", "api_key": "unused", "max_retries": 0, "timeout": DEADLINE_S, **settings}
+        )
+
+    async def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        content = {"content": body} if isinstance(body, bytes) else {"json": body}
+        async with httpx.AsyncClient(base_url=self.url, timeout=DEADLINE_S, trust_env=False) as client:
+            return await client.post(path, headers=named, **content)
+
+    async def get(self, path: str, **headers: str) -> httpx.Response:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        async with httpx.AsyncClient(base_url=self.url, timeout=DEADLINE_S, trust_env=False) as client:
+            return await client.get(path, headers=named)
+
+    def metric(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(name, labels) or 0.0
+
+
+def model_files(directory: Path) -> ModelFiles:
+    tokenizer = directory / "tokenizer.json"
+    tiny_tokenizer().save(str(tokenizer))
+    return ModelFiles(
+        model="tiny",
+        directory=directory,
+        weights=directory / "model.safetensors",
+        tokenizer=tokenizer,
+        weights_xxh3_128="0123456789abcdef",
+        max_context_tokens=100,
+        eos_token_ids=frozenset({2}),
+        chat_template=TEMPLATE,
+        chat_stop=("\nQ:",),
+    )
+
+
+@asynccontextmanager
+async def running_edge(directory: Path, tracing: Tracing | None = None, **settings: Any) -> AsyncIterator[Edge]:
+    async with NatsServer(directory / "nats") as server, asyncio.timeout(60):
+        site = await ScriptedSite.connect(server.client_url)
+        registry = CollectorRegistry()
+        tasks = Tasks()
+        config = GatewayConfig(site=SITE, models=("tiny",), control=NatsEndpoint(url=server.client_url), **settings)
+        context = ServiceContext(tasks, registry, tracing or Tracing())
+        service = GatewayService(config, context, load_files=lambda _name: model_files(directory))
+        await service.start()
+        http = HttpServer(service.app(service_routes(service.ready, registry)), "127.0.0.1", 0)
+        serving = asyncio.create_task(http.serve())
+        try:
+            yield Edge(site, service, http.port, registry, server)
+        finally:
+            http.stop()
+            await serving
+            await tasks.cancel_all(DEADLINE_S)
+            await service.stop()
+            await site.close()
+            assert not tasks.failed.done(), tasks.failed.result()
+
+
+@pytest.fixture
+async def edge(tmp_path: Path) -> AsyncIterator[Edge]:
+    async with running_edge(tmp_path) as edge:
+        yield edge

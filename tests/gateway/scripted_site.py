@@ -1,0 +1,137 @@
+"""A test double of a site: a scheduler and a decode worker that speak the contracts over a real nats-server, by script."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import nats
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from prfaas.contracts import subjects
+from prfaas.contracts.to_decode import CancelGenerate, Generate, GenerateAccepted, GenerateRefused
+from prfaas.contracts.to_gateway import Failed, Finished, Started, TokenDetail, Tokens, TransferReport
+from prfaas.contracts.to_scheduler import Outcome, Placement, PlaceRequest, Refusal
+from prfaas.contracts.wire import decode, encode
+
+SITE = "home"
+WORKER = "decode-1"
+DEADLINE_S = 5.0
+"""Of every wait in these tests; none comes near it unless something is broken."""
+
+PLACEMENT = Placement(
+    transfer_id="t",
+    prefill_site="east",
+    decode_worker=WORKER,
+    outcome=Outcome.OFFLOADED,
+    reason="4,000 tokens > 512",
+    fallback_after_s=1.0,
+)
+
+
+class Emitter:
+    """Sends one request's events, numbered."""
+
+    def __init__(self, client: Client, generate: Generate) -> None:
+        self._client = client
+        self._generate = generate
+        self.sequence = 0
+
+    async def started(self, reason: str = "4,000 tokens > 512") -> None:
+        await self._send(Started, prefill_site="east", outcome=Outcome.OFFLOADED, reason=reason, cached_tokens=2)
+
+    async def tokens(self, text: str, details: tuple[TokenDetail, ...] = ()) -> None:
+        await self._send(Tokens, text=text, token_ids=(7,), details=details)
+
+    async def finished(self, completion_tokens: int, text: str = "", reason: str = "stop") -> None:
+        transfer = TransferReport(bytes=1000, frames=2, attempts=1)
+        await self._send(Finished, finish_reason=reason, text=text, completion_tokens=completion_tokens, transfer=transfer)
+
+    async def failed(self, code: str, message: str, retry_after_s: float | None = None) -> None:
+        await self._send(Failed, code=code, message=message, retry_after_s=retry_after_s)
+
+    async def _send(self, kind: type[Any], **fields: Any) -> None:
+        event = kind(request_id=self._generate.request_id, sequence=self.sequence, **fields)
+        self.sequence += 1
+        await self._client.publish(self._generate.reply_to, encode(event))
+        await self._client.flush()
+
+
+Script = Callable[[Generate, Emitter], Awaitable[None]]
+
+
+async def say_hello(_generate: Generate, emit: Emitter) -> None:
+    await emit.started()
+    for text in ("hel", "lo", " world"):
+        await emit.tokens(text)
+    await emit.finished(4)
+
+
+@dataclass
+class ScriptedSite:
+    client: Client
+    placement: Placement | Refusal = PLACEMENT
+    refusal: GenerateRefused | None = None
+    script: Script = say_hello
+    answers_place: bool = True
+    answers_generate: bool = True
+    placed: list[PlaceRequest] = field(default_factory=list)
+    generated: list[Generate] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    """Of the Generate messages."""
+    cancelled: "asyncio.Queue[CancelGenerate]" = field(default_factory=asyncio.Queue)
+    running: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+
+    @classmethod
+    async def connect(cls, url: str) -> "ScriptedSite":
+        site = cls(await nats.connect(url))
+        await site.client.subscribe(subjects.place(SITE), cb=site._place)
+        await site.client.subscribe(subjects.generate(SITE, WORKER), cb=site._generate)
+        await site.client.subscribe(subjects.cancel_generate(SITE, WORKER), cb=site._cancel)
+        await site.client.flush()
+        return site
+
+    async def close(self) -> None:
+        for task in self.running.values():
+            task.cancel()
+        results = await asyncio.gather(*self.running.values(), return_exceptions=True)
+        await self.client.close()
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+
+    async def cancellation(self) -> CancelGenerate:
+        async with asyncio.timeout(DEADLINE_S):
+            return await self.cancelled.get()
+
+    async def _place(self, message: Msg) -> None:
+        request = decode(message.data, PlaceRequest)
+        if request.model == "":
+            refusal = Refusal(code="no_decode_worker", message="no worker has announced it", retry_after_s=1)
+            await self.client.publish(message.reply, encode(refusal))
+            return
+        self.placed.append(request)
+        if self.answers_place:
+            await self.client.publish(message.reply, encode(self.placement))
+
+    async def _generate(self, message: Msg) -> None:
+        generate = decode(message.data, Generate)
+        self.generated.append(generate)
+        self.headers.append(dict(message.headers or {}))
+        if not self.answers_generate:
+            return
+        answer = self.refusal or GenerateAccepted(request_id=generate.request_id)
+        await self.client.publish(message.reply, encode(answer))
+        if self.refusal is None:
+            work = self._play(generate, Emitter(self.client, generate))
+            self.running[generate.request_id] = asyncio.create_task(work)
+
+    async def _play(self, generate: Generate, emit: Emitter) -> None:
+        await self.script(generate, emit)
+
+    async def _cancel(self, message: Msg) -> None:
+        cancel = decode(message.data, CancelGenerate)
+        if task := self.running.get(cancel.request_id):
+            task.cancel()
+        self.cancelled.put_nowait(cancel)
