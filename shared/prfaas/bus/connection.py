@@ -1,0 +1,129 @@
+"""One NATS connection of the control account, with settings that neither hang, nor give up, nor hide errors."""
+
+import asyncio
+import re
+import ssl
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from nats import errors as nats_errors
+from nats.aio.client import Client
+
+from prfaas.bus.endpoint import NatsEndpoint
+from prfaas.bus.errors import BusError, NotConnectedError, PermissionDeniedError
+from prfaas.telemetry.logs import get_logger
+
+_log = get_logger(__name__)
+RECONNECT_WAIT_S = 0.2
+_PING_INTERVAL_S = 5
+"""With 2 outstanding: a server that stopped answering is noticed within 15 s."""
+_PENDING_BYTES = 4 << 20
+"""Buffered while reconnecting; a publish beyond it fails."""
+_FATAL = ("authorization", "nkey", "maximum connections", "user authentication")
+_DENIED = re.compile(r'permissions violation for (?:publish to|subscription to) "([^"]+)"')
+
+Closed = Callable[[], None]
+Denied = Callable[[str, BusError], None]
+Slow = Callable[[nats_errors.SlowConsumerError], Awaitable[None]]
+
+
+class Connection:
+    """Owns a nats-py client and turns its callbacks into state, logs and calls."""
+
+    def __init__(self, endpoint: NatsEndpoint, name: str, on_denied: Denied, on_slow: Slow) -> None:
+        self.endpoint = endpoint
+        self.client = Client()
+        self.closed = asyncio.Event()
+        """Set when the connection ended for good: drained, or refused by the server."""
+        self.last_error: Exception | None = None
+        self._name = name
+        self._on_denied = on_denied
+        self._on_slow = on_slow
+        self._fatal: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        self._lost = False
+
+    @property
+    def connected(self) -> bool:
+        return bool(self.client.is_connected)
+
+    async def open(self, deadline_s: float) -> None:
+        """Tries until it succeeds. Raises NotConnectedError at the deadline, or at once when the server refuses this user."""
+        seed_file = self.endpoint.nkey_seed_file
+        url = self.endpoint.url
+        connecting = asyncio.create_task(
+            self.client.connect(
+                url,
+                name=self._name,
+                nkeys_seed_str=None if seed_file is None else _read_seed(seed_file),
+                tls=ssl.create_default_context(cafile=self.endpoint.tls_ca_file) if url.startswith("tls://") else None,
+                tls_handshake_first=url.startswith("tls://"),
+                reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type]  # it sleeps for it
+                max_reconnect_attempts=-1,
+                ping_interval=_PING_INTERVAL_S,
+                max_outstanding_pings=2,
+                pending_size=_PENDING_BYTES,
+                error_cb=self._on_error,
+                disconnected_cb=self._on_disconnected,
+                reconnected_cb=self._on_reconnected,
+                closed_cb=self._on_closed,
+            )
+        )
+        try:
+            waiting: list[asyncio.Future[Any]] = [connecting, self._fatal]
+            await asyncio.wait(waiting, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
+            if connecting.done():
+                connecting.result()
+                return
+            why = self._fatal.result() if self._fatal.done() else self.last_error
+            wanted = "" if self._fatal.done() else f" within {deadline_s:g} s"
+            raise NotConnectedError(f"no connection to NATS at {url}{wanted}: {why or 'no answer'}") from why
+        except NotConnectedError:
+            raise
+        except Exception as error:  # also what the nkeys library raises for a bad seed
+            raise NotConnectedError(f"no connection to NATS at {url}: {error}") from error
+        finally:
+            if not connecting.done():
+                connecting.cancel()
+                await asyncio.wait([connecting])
+                await self.client.close()
+
+    async def close(self) -> None:
+        if not self.client.is_closed:
+            await self.client.close()
+        self.closed.set()
+
+    async def _on_error(self, error: Exception) -> None:
+        # An exception out of here would end nats-py's read loop for good.
+        self.last_error = error
+        text = str(error)
+        if isinstance(error, nats_errors.SlowConsumerError):
+            await self._on_slow(error)
+        elif denied := _DENIED.search(text):
+            _log.error("bus_permission_denied", connection=self._name, error=text)
+            self._on_denied(denied.group(1), PermissionDeniedError(f"the server refused: {text.removeprefix('nats: ')}"))
+        elif any(word in text.lower() for word in _FATAL):
+            if not self._fatal.done():
+                self._fatal.set_result(error)
+                _log.error("bus_refused", connection=self._name, url=self.endpoint.url, error=text)
+        elif not self._lost:  # while reconnecting there would be one every 0.2 s
+            _log.warning("bus_error", connection=self._name, error=text or repr(error))
+
+    async def _on_disconnected(self) -> None:
+        if not self.client.is_closed:
+            self._lost = True
+            _log.warning("bus_disconnected", connection=self._name, url=self.endpoint.url, error=repr(self.last_error))
+
+    async def _on_reconnected(self) -> None:
+        self._lost = False
+        _log.info("bus_reconnected", connection=self._name, url=self.endpoint.url)
+
+    async def _on_closed(self) -> None:
+        self.closed.set()
+
+
+def _read_seed(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError as error:
+        raise NotConnectedError(f"the nkey seed file {path} cannot be read: {error.strerror}") from error

@@ -1,0 +1,320 @@
+"""The control bus of one process: typed requests, replies and messages in the control account, each with a deadline."""
+
+import asyncio
+import contextlib
+import inspect
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from nats import errors as nats_errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription as NatsSubscription
+from nats.js import JetStreamContext
+from opentelemetry import context as trace_context
+from opentelemetry.context import Context
+from opentelemetry.trace import Span
+
+from prfaas.bus.connection import Connection
+from prfaas.bus.endpoint import NatsEndpoint
+from prfaas.bus.errors import (
+    BusError,
+    BusTimeoutError,
+    MessageTooLargeError,
+    NoRespondersError,
+    NotConnectedError,
+    RemoteError,
+)
+from prfaas.contracts.wire import BadMessageError, decode, encode
+from prfaas.telemetry.logs import get_logger
+from prfaas.telemetry.tracing import extract, inject
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
+
+Message = TypeVar("Message")
+Reply = TypeVar("Reply")
+Headers = dict[str, str]
+
+_log = get_logger(__name__)
+# How NATS services report errors (ADR-32), so that other tools read ours.
+ERROR_CODE = "Nats-Service-Error-Code"
+ERROR_TEXT = "Nats-Service-Error"
+_HEADER_ROOM_BYTES = 64
+_FLUSH_DEADLINE_S = 5
+_MAX_PENDING_BYTES = 64 << 20
+
+
+class Subscription:
+    """Interest in a subject. Messages are handled in order; what exceeds the bounded queue is dropped and counted."""
+
+    def __init__(self, subject: str) -> None:
+        self.subject = subject
+        self.dropped = 0
+        """Messages that came while the queue was full."""
+        self.failed = 0
+        """Messages that did not decode or whose handler raised."""
+        self._nats: NatsSubscription | None = None
+
+    async def drain(self) -> None:
+        """Ends the interest and handles what has arrived."""
+        if self._nats is not None and not self._nats._closed:
+            with contextlib.suppress(nats_errors.Error):  # the connection is gone: nothing more will arrive
+                await self._nats.drain()  # type: ignore[no-untyped-call]
+
+
+class ControlBus:
+    """A connection to the own site's server. Survives its restarts; what was under way then ends in a BusTimeoutError."""
+
+    def __init__(self, endpoint: NatsEndpoint, name: str) -> None:
+        self._connection = Connection(endpoint, name, self._denied, self._slow)
+        self._subscriptions: dict[int, Subscription] = {}
+        self._handlers: set[asyncio.Task[None]] = set()
+        self._waiting: dict[str, set[asyncio.Future[BusError]]] = {}
+
+    @classmethod
+    async def connect(cls, endpoint: NatsEndpoint, name: str, deadline_s: float = 10.0) -> Self:
+        """`name` is what the server's monitoring shows. Raises NotConnectedError."""
+        bus = cls(endpoint, name)
+        await bus._connection.open(deadline_s)
+        return bus
+
+    @property
+    def connected(self) -> bool:
+        return self._connection.connected
+
+    @property
+    def closed(self) -> asyncio.Event:
+        """Set when the connection ended for good, by `drain` or by the server's refusal."""
+        return self._connection.closed
+
+    @property
+    def client(self) -> Client:
+        """nats-py's client, for what JetStream needs."""
+        return self._connection.client
+
+    def jetstream(self, timeout_s: float = 5.0) -> JetStreamContext:
+        """JetStream of the own site."""
+        return self.client.jetstream(timeout=timeout_s)
+
+    async def publish(self, subject: str, message: Any, *, parent: Span | Context | None = None) -> None:
+        """At most once: lost when nobody listens or a link breaks. The trace context of `parent`, else the current one, goes too.
+
+        Raises NotConnectedError, MessageTooLargeError."""
+        await self._publish(subject, encode(message), _trace_headers(parent))
+
+    async def request(
+        self,
+        subject: str,
+        message: Any,
+        reply_type: "TypeForm[Reply]",
+        timeout_s: float,
+        *,
+        parent: Span | Context | None = None,
+    ) -> Reply:
+        """Raises BusTimeoutError, NoRespondersError, RemoteError (the handler's), PermissionDeniedError, NotConnectedError,
+        MessageTooLargeError, BadMessageError."""
+        reply = await self.request_bytes(subject, encode(message), timeout_s, _trace_headers(parent))
+        if reply.headers and ERROR_CODE in reply.headers:
+            raise RemoteError(reply.headers[ERROR_CODE], reply.headers.get(ERROR_TEXT, ""))
+        return decode(reply.data, reply_type)
+
+    async def request_bytes(self, subject: str, payload: bytes, timeout_s: float, headers: Headers | None = None) -> Msg:
+        """The plain request under `request`, also for a publish that JetStream acknowledges, in whatever site."""
+        self._check_size(subject, payload, headers)
+        reply = asyncio.ensure_future(self.client.request(subject, payload, timeout=timeout_s, headers=headers))
+        try:
+            with self._denials(subject) as denied:
+                waiting: list[asyncio.Future[Any]] = [reply, denied]
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if denied.done():
+                raise denied.result()
+            return reply.result()
+        except nats_errors.NoRespondersError:
+            raise NoRespondersError(subject) from None
+        except nats_errors.TimeoutError:
+            raise BusTimeoutError(f"a request to {subject}", timeout_s) from None
+        except nats_errors.Error as error:
+            raise self._not_connected(subject, error) from error
+        finally:
+            reply.cancel()
+
+    async def serve(
+        self,
+        subject: str,
+        request_type: "TypeForm[Message]",
+        handler: Callable[[Message], Awaitable[Any]],
+        *,
+        max_running: int = 256,
+        queue: str = "",
+    ) -> Subscription:
+        """Answers requests, up to `max_running` at once; more wait in the bounded queue, and beyond it are told `overloaded`.
+
+        What the handler raises becomes the caller's RemoteError: a RemoteError with its own code, else `internal`. The caller's
+        trace context is current while the handler runs. `queue` shares the subject among several processes."""
+        room = asyncio.Semaphore(max_running)
+
+        async def answer(message: Msg, subscription: Subscription) -> None:
+            try:
+                reply = encode(await handler(decode(message.data, request_type)))
+                if message.reply:
+                    await self._publish(message.reply, reply, None)
+            except asyncio.CancelledError:
+                await self._answer_error(message, RemoteError("cancelled", f"the handler of {subject} was stopped"))
+                raise
+            except Exception as error:
+                subscription.failed += 1
+                await self._answer_error(message, error)
+            finally:
+                room.release()
+
+        async def start(message: Msg, subscription: Subscription) -> None:
+            await room.acquire()
+            with _trace_of(message):  # a task copies the context that it is created in
+                task = asyncio.get_running_loop().create_task(answer(message, subscription))
+            self._handlers.add(task)
+            task.add_done_callback(self._handlers.discard)
+
+        return await self._subscribe(subject, start, max_running, queue)
+
+    async def subscribe(
+        self,
+        subject: str,
+        message_type: "TypeForm[Message]",
+        handler: Callable[[Message], Awaitable[None] | None],
+        *,
+        max_pending: int = 8192,
+        queue: str = "",
+    ) -> Subscription:
+        """Calls `handler`, plain or async, with each message in order. Messages that do not decode and handlers that raise are
+        logged and counted; the next message is handled all the same."""
+
+        async def handle(message: Msg, subscription: Subscription) -> None:
+            try:
+                with _trace_of(message):
+                    result = handler(decode(message.data, message_type))
+                    if inspect.isawaitable(result):
+                        await result
+            except (Exception, asyncio.CancelledError) as error:
+                task = asyncio.current_task()
+                if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                    raise
+                # Something that the handler awaited was cancelled: nats-py would take it as the subscription's own end.
+                subscription.failed += 1
+                _log.error("bus_handler_failed", subject=message.subject, exc_info=error)
+
+        return await self._subscribe(subject, handle, max_pending, queue)
+
+    async def drain(self, deadline_s: float = 10.0) -> None:
+        """Ends all interest, lets running handlers finish and reply, sends what is buffered, closes."""
+        try:
+            async with asyncio.timeout(deadline_s):
+                if self.connected:
+                    await asyncio.gather(*(subscription.drain() for subscription in self._subscriptions.values()))
+                while self._handlers:
+                    await asyncio.wait(self._handlers)
+                if self.connected:
+                    await self.client.flush(_FLUSH_DEADLINE_S)
+        except (TimeoutError, nats_errors.Error) as error:
+            _log.warning("bus_drain_incomplete", deadline_s=deadline_s, handlers=len(self._handlers), error=repr(error))
+        for task in self._handlers:
+            task.cancel()
+        if self._handlers:
+            await asyncio.wait(self._handlers, timeout=1.0)
+        await self._connection.close()
+
+    async def _subscribe(
+        self, subject: str, callback: Callable[[Msg, Subscription], Awaitable[None]], max_pending: int, queue: str
+    ) -> Subscription:
+        subscription = Subscription(subject)
+
+        async def on_message(message: Msg) -> None:
+            await callback(message, subscription)
+
+        try:
+            with self._denials(subject) as denied:
+                nats_subscription = await self.client.subscribe(
+                    subject, queue, on_message, pending_msgs_limit=max_pending, pending_bytes_limit=_MAX_PENDING_BYTES
+                )
+                await self.client.flush(_FLUSH_DEADLINE_S)  # from here on the server knows
+        except nats_errors.TimeoutError:
+            raise BusTimeoutError(f"a subscription to {subject}", _FLUSH_DEADLINE_S) from None
+        except nats_errors.Error as error:
+            raise self._not_connected(subject, error) from error
+        if denied.done():
+            raise denied.result()
+        subscription._nats = nats_subscription
+        self._subscriptions[nats_subscription._id] = subscription
+        return subscription
+
+    async def _publish(self, subject: str, payload: bytes, headers: Headers | None) -> None:
+        self._check_size(subject, payload, headers)
+        try:
+            await self.client.publish(subject, payload, headers=headers)
+        except nats_errors.Error as error:
+            raise self._not_connected(subject, error) from error
+
+    def _check_size(self, subject: str, payload: bytes, headers: Headers | None) -> None:
+        # The server counts headers too, nats-py does not.
+        in_headers = sum(len(name) + len(value) + 4 for name, value in headers.items()) + _HEADER_ROOM_BYTES if headers else 0
+        if len(payload) + in_headers > self.client.max_payload:
+            raise MessageTooLargeError(subject, len(payload) + in_headers, self.client.max_payload)
+
+    async def _answer_error(self, request: Msg, error: Exception) -> None:
+        if isinstance(error, RemoteError):
+            code, text = error.code, error.message
+        elif isinstance(error, BadMessageError):
+            code, text = "bad_message", str(error)
+        else:
+            code, text = "internal", f"{type(error).__name__}: {error}"
+            _log.error("bus_handler_failed", subject=request.subject, exc_info=error)
+        if not request.reply:
+            return
+        with contextlib.suppress(BusError):  # the caller's deadline tells it
+            await self._publish(request.reply, b"", {ERROR_CODE: code, ERROR_TEXT: text[:1000]})
+
+    def _not_connected(self, subject: str, error: Exception) -> NotConnectedError:
+        return NotConnectedError(f"nothing can be sent to {subject}: {str(error).removeprefix('nats: ') or repr(error)}")
+
+    @contextlib.contextmanager
+    def _denials(self, subject: str) -> Iterator[asyncio.Future[BusError]]:
+        """A future that gets the server's refusal of this subject, which comes asynchronously and in lower case."""
+        denied: asyncio.Future[BusError] = asyncio.get_running_loop().create_future()
+        waiting = self._waiting.setdefault(subject.lower(), set())
+        waiting.add(denied)
+        try:
+            yield denied
+        finally:
+            waiting.discard(denied)
+            if not waiting:
+                self._waiting.pop(subject.lower(), None)
+
+    def _denied(self, subject: str, error: BusError) -> None:
+        for waiting in self._waiting.get(subject, ()):
+            if not waiting.done():
+                waiting.set_result(error)
+
+    async def _slow(self, error: nats_errors.SlowConsumerError) -> None:
+        subscription = self._subscriptions.get(error.sid)
+        if subscription is None:
+            return
+        subscription.dropped += 1
+        if subscription.dropped & (subscription.dropped - 1) == 0:  # 1, 2, 4, 8 ...: a flood must not flood the log
+            _log.error("bus_messages_dropped", subject=subscription.subject, dropped=subscription.dropped)
+        if error.reply:
+            text = f"{subscription.subject} has all its handlers busy and its queue full"
+            with contextlib.suppress(BusError):
+                await self._publish(error.reply, b"", {ERROR_CODE: "overloaded", ERROR_TEXT: text})
+
+
+def _trace_headers(parent: Span | Context | None) -> Headers | None:
+    return inject(trace_context.get_current() if parent is None else parent, {}) or None
+
+
+@contextlib.contextmanager
+def _trace_of(message: Msg) -> Iterator[None]:
+    token = trace_context.attach(extract(message.headers))
+    try:
+        yield
+    finally:
+        trace_context.detach(token)
