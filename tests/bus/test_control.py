@@ -298,7 +298,7 @@ def locked_config(ports: ServerPorts, store: Path) -> str:
 
 async def test_a_refused_user_fails_at_once(tmp_path: Path) -> None:
     async with NatsServer(tmp_path, locked_config) as server:
-        with pytest.raises(NotConnectedError, match="(?i)authorization violation"):
+        with pytest.raises(NotConnectedError, match=r"(?i)authorization violation"):
             await ControlBus.connect(NatsEndpoint(url=server.client_url), "test", deadline_s=60)
 
 
