@@ -18,7 +18,7 @@ from prfaas.service.config_schema import ConfigError, Schema, take_string
 
 __all__ = ["ConfigError", "ServiceConfig", "SubjectToken", "load_config"]
 
-PLAIN_VARIABLES = frozenset({"CACHE_DIR", "LOG_FILE"})
+PLAIN_VARIABLES = frozenset({"CACHE_DIR"})
 """Variables with our prefix that are no configuration keys: read elsewhere, the same for every process of a host."""
 
 SubjectToken = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)]
@@ -26,7 +26,7 @@ SubjectToken = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]+$", max_leng
 
 
 class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    """What all services share; each one subclasses it and sets `role`."""
+    """What all services share; each one subclasses it (`kw_only=True` is not inherited) and sets `role`."""
 
     role: ClassVar[str] = "service"
 
