@@ -148,6 +148,8 @@ class _Process:
                 raise error
             if not main.done():
                 raise _StopAsked
+            if main.cancelled():
+                raise RuntimeError("the service cancelled its own start or drain")
             main.result()
         finally:
             stop.cancel()
