@@ -1,0 +1,162 @@
+"""The open-loop client against a real HTTP server on port 0."""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import msgspec
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from load.client import Arrival, Target, random_bytes, replay
+
+Handler = Callable[[dict[str, object]], Awaitable[Response]]
+
+
+@asynccontextmanager
+async def served(handler: Handler) -> AsyncIterator[Target]:
+    async def endpoint(request: Request) -> Response:
+        return await handler(msgspec.json.decode(await request.body()))
+
+    app = Starlette(routes=[Route("/v1/completions", endpoint, methods=["POST"])])
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+    # Listens already: whoever connects before uvicorn is up waits in the backlog.
+    listening = socket.create_server(("127.0.0.1", 0))
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    try:
+        yield Target(url=f"http://127.0.0.1:{listening.getsockname()[1]}", model="m", timeout_s=20.0)
+    finally:
+        server.should_exit = True
+        await serving
+        listening.close()
+
+
+def stream(*messages: str, **headers: str) -> StreamingResponse:
+    async def body() -> AsyncIterator[bytes]:
+        for message in messages:
+            yield f"data: {message}\n\n".encode()
+
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return StreamingResponse(body(), media_type="text/event-stream", headers=named)
+
+
+TEXT = '{"choices":[{"text":"x"}]}'
+END = '{"choices":[{"text":"","finish_reason":"length"}]}'
+USAGE = '{"choices":[],"usage":{"completion_tokens":3}}'
+
+
+async def answer(body: dict[str, object]) -> Response:
+    return stream(TEXT, TEXT, TEXT, END, USAGE, "[DONE]", x_prfaas_outcome="offloaded", x_prfaas_prefill_site="far")
+
+
+async def test_records_an_answer() -> None:
+    seen: list[dict[str, object]] = []
+
+    async def handler(body: dict[str, object]) -> Response:
+        seen.append(body)
+        return await answer(body)
+
+    async with served(handler) as target:
+        records = await replay(target, [Arrival(0.0, 5, 3), Arrival(0.01, 2, 3)], random_bytes(1))
+    assert [(r.error, r.tokens, r.text, r.outcome, r.prefill_site, len(r.gaps_s)) for r in records] == [
+        ("", 3, "xxx", "offloaded", "far", 2)
+    ] * 2
+    for record in records:
+        assert record.sent_s is not None and record.first_s is not None and record.last_s is not None
+        assert record.arrival.arrival_s <= record.sent_s <= record.first_s <= record.last_s
+    prompts = [body["prompt"] for body in seen]
+    assert sorted(len(prompt) for prompt in prompts if isinstance(prompt, list)) == [2, 5]
+    assert all(body["max_tokens"] == 3 and body["stream"] is True for body in seen)
+
+
+async def test_time_counts_from_when_a_request_was_due_not_from_when_it_left() -> None:
+    """The client is held up before the second request: its delay is part of that request's time."""
+
+    def slow_prompts(index: int, arrival: Arrival) -> str:
+        if index == 1:
+            time.sleep(0.3)
+        return "p"
+
+    async with served(answer) as target:
+        first, second = await replay(target, [Arrival(0.0, 1, 3), Arrival(0.0, 1, 3)], slow_prompts)
+    assert second.lag_s >= 0.3
+    assert second.ttft_s is not None and second.ttft_s >= 0.3
+    assert first.lag_s < second.lag_s
+
+
+async def test_a_slow_answer_does_not_hold_up_later_requests() -> None:
+    """The first answer ends only after the second request has been asked: a closed loop would wait for ever."""
+    second_asked = asyncio.Event()
+
+    async def handler(body: dict[str, object]) -> Response:
+        if body["max_tokens"] == 1:
+            await second_asked.wait()
+        else:
+            second_asked.set()
+        return await answer(body)
+
+    async with served(handler) as target:
+        records = await replay(target, [Arrival(0.0, 1, 1), Arrival(0.01, 1, 2)], random_bytes(2))
+    assert [record.error for record in records] == ["", ""]
+
+
+async def refuse(body: dict[str, object]) -> Response:
+    return JSONResponse({"error": {"message": "full", "code": "overloaded"}}, status_code=429)
+
+
+async def refuse_without_a_code(body: dict[str, object]) -> Response:
+    return JSONResponse({"error": {"message": "no"}}, status_code=503)
+
+
+async def fail_midway(body: dict[str, object]) -> Response:
+    return stream(TEXT, '{"error":{"message":"lost","code":"engine"}}')
+
+
+async def end_early(body: dict[str, object]) -> Response:
+    return stream(TEXT)
+
+
+async def talk_nonsense(body: dict[str, object]) -> Response:
+    return stream("{")
+
+
+async def never_answer(body: dict[str, object]) -> Response:
+    await asyncio.sleep(1)
+    return await answer(body)
+
+
+@pytest.mark.parametrize(
+    ("handler", "error"),
+    [
+        (refuse, "overloaded"),
+        (refuse_without_a_code, "http_503"),
+        (fail_midway, "engine"),
+        (end_early, "cut_off"),
+        (talk_nonsense, "protocol"),
+        (never_answer, "timeout"),
+    ],
+)
+async def test_errors_are_told_apart(handler: Handler, error: str) -> None:
+    async with served(handler) as target:
+        target = msgspec.structs.replace(target, timeout_s=0.5)
+        (record,) = await replay(target, [Arrival(0.0, 1, 3)], random_bytes(3))
+    assert record.error == error
+
+
+async def test_nobody_listens() -> None:
+    async with served(answer) as target:
+        pass
+    (record,) = await replay(target, [Arrival(0.0, 1, 3)], random_bytes(4))
+    assert record.error == "connection" and record.message
+
+
+def test_prompts_differ_and_repeat() -> None:
+    arrival = Arrival(0.0, 50, 1)
+    one, other = random_bytes(1), random_bytes(2)
+    assert one(0, arrival) == one(0, arrival) != one(1, arrival) != other(1, arrival)
