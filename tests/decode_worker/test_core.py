@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from prfaas.contracts.to_decode import Generate, GenerateAccepted, GenerateRefused, Sampling
-from prfaas.contracts.to_gateway import Failed, Finished, GenerateEvent, Started, Tokens, TransferReport
+from prfaas.contracts.to_gateway import Failed, Finished, GenerateEvent, Started, Tokens
 from prfaas.contracts.to_scheduler import Outcome, Placement
 from prfaas.contracts.wire import pack_tokens
 from prfaas.decode_worker.core import DecodeCore, Limits
@@ -23,6 +23,7 @@ from prfaas.decode_worker.events import (
     Event,
     GenerateAsked,
     Instruction,
+    PrefillTimed,
     Release,
     StepDone,
     StepFailed,
@@ -98,7 +99,7 @@ def step(core: DecodeCore, token_id: int, now_s: float = 2.0) -> list[Instructio
 
 def started(core: DecodeCore, generate: Generate) -> None:
     core.handle(GenerateAsked(0.0, generate))
-    core.handle(AttemptVerified(1.0, generate.request_id, 1, TransferReport()))
+    core.handle(AttemptVerified(1.0, generate.request_id, 1, 0.0))
 
 
 def test_a_request_runs_from_placement_to_length() -> None:
@@ -107,13 +108,15 @@ def test_a_request_runs_from_placement_to_length() -> None:
     assert accepted == Answer("r1", GenerateAccepted(request_id="r1"))
     assert isinstance(begin, BeginAttempt)
     assert (begin.prefill_site, begin.attempt, begin.token_ids, begin.timeout_s) == ("far", 1, (1, 2), 4.0)
-    (first,) = events_of(core.handle(AttemptVerified(1.0, "r1", 1, TransferReport(bytes=5))))
+    (first,) = events_of(core.handle(AttemptVerified(1.0, "r1", 1, 100.25, bytes=5)))
     assert isinstance(first, Started) and first.outcome is Outcome.OFFLOADED and first.sequence == 0
     assert [row.token_id for row in core.rows()] == [3], "the last prompt token is the first that the batch computes"
     assert isinstance(events_of(step(core, 5))[0], Tokens)
+    core.handle(PrefillTimed(1.5, "r1", 1, queue_s=0.1, prefill_s=0.9, ended_unix_s=100.0))
     tokens, finished = events_of(step(core, 6))
     assert isinstance(tokens, Tokens) and isinstance(finished, Finished)
     assert (finished.finish_reason, finished.completion_tokens, finished.transfer.bytes) == ("length", 2, 5)
+    assert (finished.transfer.residual_s, finished.transfer.queue_s) == (0.25, 0.1), "known although it came after the KV"
     assert [event.sequence for event in (first, tokens, finished)] == [0, 2, 3]
     assert not core.requests
 
@@ -141,7 +144,7 @@ def test_a_failed_remote_attempt_falls_back_to_the_local_site_and_says_so() -> N
     assert ended == EndAttempt("r1", 1, "far")
     assert isinstance(begin, BeginAttempt)
     assert (begin.prefill_site, begin.attempt, begin.timeout_s) == ("home", 2, DEADLINE_S - 4.0)
-    (event,) = events_of(core.handle(AttemptVerified(5.0, "r1", 2, TransferReport())))
+    (event,) = events_of(core.handle(AttemptVerified(5.0, "r1", 2, 0.0)))
     assert isinstance(event, Started)
     assert event.outcome is Outcome.FALLBACK_TIMEOUT and "no frame for 3 s" in event.reason
 
@@ -150,7 +153,7 @@ def test_news_of_an_old_attempt_is_ignored() -> None:
     core = make_core()
     core.handle(GenerateAsked(0.0, ask()))
     core.handle(AttemptFailed(1.0, "r1", 1, "corrupt", "a flipped bit"))
-    assert core.handle(AttemptVerified(1.1, "r1", 1, TransferReport())) == []
+    assert core.handle(AttemptVerified(1.1, "r1", 1, 0.0)) == []
     assert core.handle(AttemptFailed(1.1, "r1", 1, "timeout", "late")) == []
     assert not core.rows()
 
@@ -171,7 +174,8 @@ def test_no_first_token_in_time_fails_the_request_and_ends_its_attempt() -> None
     emit, ended, release = core.handle(Tick(DEADLINE_S))
     assert isinstance(emit, Emit) and isinstance(emit.event, Failed) and emit.event.code == "deadline"
     assert ended == EndAttempt("r1", 1, "far")
-    assert release == Release("r1", Outcome.OFFLOADED, "deadline")
+    assert isinstance(release, Release)
+    assert (release.request_id, release.ended, release.completion_tokens, release.decode_s) == ("r1", "deadline", 0, 0.0)
 
 
 def test_requests_wait_for_a_slot_in_order_and_the_line_is_bounded() -> None:
@@ -251,7 +255,7 @@ class AnyOrder(RuleBasedStateMachine):
                     self.sequences[told.request_id] = told.sequence + 1
                     if isinstance(told, Finished | Failed):
                         self.terminal[told.request_id] = self.terminal.get(told.request_id, 0) + 1
-                case Release(request_id, _, ended):
+                case Release(request_id=request_id, ended=ended):
                     assert request_id not in self.ended, "released twice"
                     self.ended[request_id] = ended
                 case _:
@@ -269,7 +273,7 @@ class AnyOrder(RuleBasedStateMachine):
         attempt = data.draw(st.integers(1, 3))
         if verified:
             before = self.open.get(request_id)
-            self.do(AttemptVerified(self.now_s, request_id, attempt, TransferReport()))
+            self.do(AttemptVerified(self.now_s, request_id, attempt, 0.0))
             if before == attempt and request_id in self.core.requests:
                 self.open.pop(request_id)  # verified: the sequence now belongs to the batch
         else:

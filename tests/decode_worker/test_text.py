@@ -9,13 +9,13 @@ from prfaas.decode_worker.text import StopMatcher, TextStream
 
 @given(st.lists(st.text("ab\n", max_size=3)), st.lists(st.text("ab\n", min_size=1, max_size=4), max_size=3))
 def test_matcher_cuts_before_the_first_stop_string(parts: list[str], stop: list[str]) -> None:
-    matcher, shown, stopped = StopMatcher(stop), "", False
+    matcher, shown, stopped, whole = StopMatcher(stop), "", False, ""
     for part in parts:
         text, stopped = matcher.push(part)
         shown += text
+        whole += part
         if stopped:
             break
-    whole = "".join(parts)
     ends = [at for at in (whole.find(s) for s in stop) if at >= 0]
     if stopped:
         assert shown == whole[: min(ends)]

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import NamedTuple, Protocol
 
+from msgspec.structs import replace
+
 from prfaas.contracts.to_decode import Generate, GenerateAccepted, GenerateRefused, Sampling
 from prfaas.contracts.to_gateway import (
     Failed,
@@ -33,6 +35,7 @@ from prfaas.decode_worker.events import (
     Event,
     GenerateAsked,
     Instruction,
+    PrefillTimed,
     Release,
     StepDone,
     StepFailed,
@@ -45,7 +48,13 @@ MAX_LOCAL_ATTEMPTS = 2
 MIN_ATTEMPT_S = 0.2
 """With less time than this until the deadline another attempt is not begun."""
 
-FALLBACK_OUTCOMES = {"timeout": Outcome.FALLBACK_TIMEOUT, "corrupt": Outcome.FALLBACK_CORRUPT}
+FALLBACK_OUTCOMES = {
+    "timeout": Outcome.FALLBACK_TIMEOUT,
+    "expired": Outcome.FALLBACK_TIMEOUT,
+    "corrupt": Outcome.FALLBACK_CORRUPT,
+    "broker": Outcome.FALLBACK_BROKER,
+}
+"""By the code of the first attempt's failure; any other is FALLBACK_PREFILL_FAILED."""
 
 
 class Delta(Protocol):
@@ -101,11 +110,19 @@ class Request:
     attempts_at_site: int = 0
     events_sent: int = 0
     generated: int = 0
+    joined_s: float = 0.0
+    verified_unix_s: float = 0.0
+    prefill_ended_unix_s: float = 0.0
     report: TransferReport = field(default_factory=TransferReport)
 
     @property
     def request_id(self) -> str:
         return self.generate.request_id
+
+    def transfer_report(self) -> TransferReport:
+        if not self.verified_unix_s or not self.prefill_ended_unix_s:
+            return self.report
+        return replace(self.report, residual_s=max(0.0, self.verified_unix_s - self.prefill_ended_unix_s))
 
 
 class DecodeCore:
@@ -155,8 +172,10 @@ class DecodeCore:
             case CancelAsked(now_s, request_id):
                 request = self.requests.get(request_id)
                 return self._end(request, "cancelled", now_s) if request else []
-            case AttemptVerified(now_s, request_id, attempt, report):
-                return self._verified(request_id, attempt, report)
+            case AttemptVerified():
+                return self._verified(event)
+            case PrefillTimed():
+                return self._timed(event)
             case AttemptFailed(now_s, request_id, attempt, code, message):
                 return self._attempt_failed(request_id, attempt, code, message, now_s)
             case StepDone(now_s, tokens):
@@ -266,14 +285,18 @@ class DecodeCore:
             timeout_s=min(left_s, placement.fallback_after_s) if may_fall_back else left_s,
         )
 
-    def _verified(self, request_id: str, attempt: int, report: TransferReport) -> list[Instruction]:
-        request = self._fenced(request_id, attempt)
+    def _verified(self, event: AttemptVerified) -> list[Instruction]:
+        request = self._fenced(event.request_id, event.attempt)
         if request is None:
             return []
         request.phase = Phase.RUNNING
-        request.report = report
+        request.joined_s = event.now_s
+        request.verified_unix_s = event.verified_unix_s
+        request.report = replace(
+            request.report, bytes=event.bytes, frames=event.frames, attempts=event.attempt, duration_s=event.duration_s
+        )
         started = Started(
-            request_id=request_id,
+            request_id=request.request_id,
             sequence=self._sequence(request),
             prefill_site=request.prefill_site,
             outcome=request.outcome,
@@ -281,6 +304,13 @@ class DecodeCore:
             cached_tokens=0,
         )
         return [Emit(request.generate.reply_to, started)]
+
+    def _timed(self, event: PrefillTimed) -> list[Instruction]:
+        request = self.requests.get(event.request_id)
+        if request is not None and request.attempt == event.attempt:
+            request.prefill_ended_unix_s = event.ended_unix_s
+            request.report = replace(request.report, queue_s=event.queue_s, prefill_s=event.prefill_s)
+        return []
 
     def _attempt_failed(self, request_id: str, attempt: int, code: str, message: str, now_s: float) -> list[Instruction]:
         request = self._fenced(request_id, attempt)
@@ -356,7 +386,7 @@ class DecodeCore:
             finish_reason=finish_reason,
             text=request.text.flush(),
             completion_tokens=request.generated,
-            transfer=request.report,
+            transfer=request.transfer_report(),
         )
         return [Emit(request.generate.reply_to, finished), *self._end(request, finish_reason, now_s)]
 
@@ -375,7 +405,17 @@ class DecodeCore:
         out: list[Instruction] = []
         if request.phase is Phase.TRANSFER:
             out.append(EndAttempt(request.request_id, request.attempt, request.prefill_site))
-        out.append(Release(request.request_id, request.outcome, ended))
+        out.append(
+            Release(
+                request_id=request.request_id,
+                outcome=request.outcome,
+                prefill_site=request.prefill_site,
+                report=request.transfer_report(),
+                completion_tokens=request.generated,
+                decode_s=now_s - request.joined_s if request.phase is Phase.RUNNING else 0.0,
+                ended=ended,
+            )
+        )
         return out + self._admit(now_s)
 
     def _sequence(self, request: Request) -> int:

@@ -22,10 +22,27 @@ class CancelAsked:
 
 @dataclass(frozen=True, slots=True)
 class AttemptVerified:
+    """Every byte of the attempt is checked and installed."""
+
     now_s: float
     request_id: str
     attempt: int
-    report: TransferReport
+    verified_unix_s: float
+    bytes: int = 0
+    frames: int = 0
+    duration_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillTimed:
+    """What the prefill worker says of its part. May come after the KV: it travels by another connection."""
+
+    now_s: float
+    request_id: str
+    attempt: int
+    queue_s: float
+    prefill_s: float
+    ended_unix_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +79,7 @@ class DrainAsked:
     now_s: float
 
 
-Event = GenerateAsked | CancelAsked | AttemptVerified | AttemptFailed | StepDone | StepFailed | Tick | DrainAsked
+Event = GenerateAsked | CancelAsked | AttemptVerified | AttemptFailed | PrefillTimed | StepDone | StepFailed | Tick | DrainAsked
 
 # What the shell is told to do:
 
@@ -108,6 +125,11 @@ class Release:
 
     request_id: str
     outcome: Outcome
+    prefill_site: str
+    report: TransferReport
+    completion_tokens: int
+    decode_s: float
+    """From joining the batch; 0 when it never did."""
     ended: str
     """A finish reason, `cancelled`, or the code of its failure."""
 

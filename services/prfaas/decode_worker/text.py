@@ -6,6 +6,8 @@ from typing import NamedTuple
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
+from prfaas.contracts.to_decode import Sampling
+
 
 class StopMatcher:
     """Cuts a stream of text before the first stop string, holding back only what could still become one."""
@@ -56,3 +58,16 @@ class TextStream:
     def flush(self) -> str:
         """What was held back for a stop string that did not come."""
         return self._matcher.flush()
+
+
+class TokenizerVocabulary:
+    """The decode core's view of a tokenizer."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def new_text(self, sampling: Sampling) -> TextStream:
+        return TextStream(self._tokenizer, sampling.stop)
+
+    def token_text(self, token_id: int) -> str:
+        return self._tokenizer.decode([token_id], skip_special_tokens=False)

@@ -24,6 +24,7 @@ class Outcome(StrEnum):
     OFFLOADED = "offloaded"
     FALLBACK_TIMEOUT = "fallback_timeout"
     FALLBACK_CORRUPT = "fallback_corrupt"
+    FALLBACK_BROKER = "fallback_broker"
     FALLBACK_PREFILL_FAILED = "fallback_prefill_failed"
 
 

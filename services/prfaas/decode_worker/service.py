@@ -1,0 +1,247 @@
+"""The decode worker as a process: the core's events come in from the bus, its instructions go out to engine, lane and bus."""
+
+import asyncio
+import sys
+import time
+
+from opentelemetry import context as trace_context
+from tokenizers import Tokenizer
+
+from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
+from prfaas.bus.control import ControlBus
+from prfaas.bus.errors import BusError
+from prfaas.bus.jobs import JobQueue
+from prfaas.bus.presence import Announcer
+from prfaas.contracts import subjects
+from prfaas.contracts.to_decode import (
+    CancelGenerate,
+    Generate,
+    GenerateAccepted,
+    GenerateRefused,
+    PrefillProgress,
+)
+from prfaas.contracts.to_gateway import Started
+from prfaas.contracts.to_scheduler import Heartbeat, Role
+from prfaas.decode_worker.attempt import Attempts
+from prfaas.decode_worker.batch import Batch
+from prfaas.decode_worker.config import DecodeWorkerConfig
+from prfaas.decode_worker.core import DecodeCore, Limits
+from prfaas.decode_worker.events import (
+    Answer,
+    BeginAttempt,
+    CancelAsked,
+    DrainAsked,
+    Emit,
+    EndAttempt,
+    Event,
+    GenerateAsked,
+    Release,
+    Tick,
+)
+from prfaas.decode_worker.spans import RequestSpans
+from prfaas.decode_worker.text import TokenizerVocabulary
+from prfaas.engine.factory import build_engine
+from prfaas.engine.weights import prepare
+from prfaas.service.runner import ServiceContext
+from prfaas.telemetry.logs import get_logger
+from prfaas.telemetry.metrics import DecodeMetrics, TransferMetrics
+
+TICK_S = 0.1
+CONNECT_DEADLINE_S = 10.0
+SWITCH_INTERVAL_S = 0.0005
+"""How soon the event loop gets the interpreter back from the engine's thread; Python's 5 ms would delay every frame."""
+
+log = get_logger(__name__)
+
+
+class DecodeWorkerService:
+    def __init__(self, config: DecodeWorkerConfig, context: ServiceContext) -> None:
+        self._config = config
+        self._context = context
+        self._metrics = DecodeMetrics(context.registry, config.engine.model)
+        self._transfer_metrics = TransferMetrics(context.registry)
+        self._spans = RequestSpans(context.tracing, config.name)
+        self._answers: dict[str, asyncio.Future[GenerateAccepted | GenerateRefused]] = {}
+        self._outbox: asyncio.Queue[Emit] = asyncio.Queue()  # bounded: the batch waits for it to empty between two steps
+        self._idle = asyncio.Event()
+        """Set while no request is here."""
+        self._bus: ControlBus | None = None
+        self._lane: BulkLane | None = None
+        self._batch: Batch | None = None
+
+    async def start(self) -> None:
+        config, context = self._config, self._context
+        assert config.bulk is not None
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        files = await asyncio.to_thread(prepare, config.engine.model)
+        self._engine = await asyncio.to_thread(build_engine, config.engine)
+        self._description = self._engine.describe()
+        self._bus = bus = await ControlBus.connect(config.control, config.name, CONNECT_DEADLINE_S)
+        self._lane = lane = await BulkLane.connect(config.bulk, name=config.name, deadline_s=CONNECT_DEADLINE_S)
+        await ensure_kv_bucket(lane, config.site, max_bytes=config.bucket_mib << 20, ttl_s=config.bucket_ttl_s)
+        self._core = DecodeCore(
+            config.name,
+            config.engine.model,
+            Limits(config.slots, config.waiting, self._description.max_context_tokens, config.cache_mib << 20),
+            self._description.eos_token_ids,
+            TokenizerVocabulary(Tokenizer.from_file(str(files.tokenizer))),
+            self._engine.sequence_bytes,
+        )
+        self._attempts = Attempts(
+            site=config.site,
+            worker=config.name,
+            bus=bus,
+            lane=lane,
+            jobs=JobQueue(bus),
+            engine=self._engine,
+            tasks=context.tasks,
+            tracing=context.tracing,
+            metrics=self._transfer_metrics,
+            idle_timeout_s=config.idle_timeout_s,
+            tell=self._handle,
+        )
+        self._batch = Batch(
+            self._engine,
+            self._core,
+            sequences=self._attempts.sequences,
+            metrics=self._metrics,
+            tell=self._handle,
+            flushed=self._outbox.join,
+        )
+        context.tasks.spawn("publish", self._publish(bus))
+        context.tasks.spawn("batch", self._batch.run())
+        context.tasks.spawn("tick", self._tick())
+        await bus.subscribe(subjects.prefill_progress(config.site, config.name), PrefillProgress, self._attempts.hear)
+        await bus.subscribe(subjects.cancel_generate(config.site, config.name), CancelGenerate, self._cancel)
+        await bus.serve(subjects.generate(config.site, config.name), Generate, self._generate)
+        self._announcer = Announcer(bus, [config.site], self._heartbeat)
+        context.tasks.spawn("announce", self._announcer.run())
+
+    def ready(self) -> str | None:
+        assert self._bus is not None and self._lane is not None
+        if not self._bus.connected:
+            return "the control connection to the site's NATS server is down"
+        if not self._lane.is_connected:
+            return "the bulk connection to the site's NATS server is down"
+        return None
+
+    async def drain(self, deadline_s: float) -> None:
+        self._handle(DrainAsked(time.monotonic()))
+        await self._announcer.beat()
+        await self._idle.wait()
+        await self._outbox.join()
+
+    async def stop(self) -> None:
+        if self._batch is not None:
+            self._batch.shut_down()
+        if self._lane is not None:
+            await self._lane.close()
+        if self._bus is not None:
+            await self._bus.drain()
+
+    # ---- events in
+
+    async def _generate(self, generate: Generate) -> GenerateAccepted | GenerateRefused:
+        request_id = generate.request_id
+        answer: asyncio.Future[GenerateAccepted | GenerateRefused] = asyncio.get_running_loop().create_future()
+        if request_id not in self._core.requests:
+            self._spans.arrived(generate, trace_context.get_current())
+        self._answers[request_id] = answer
+        self._handle(GenerateAsked(time.monotonic(), generate))
+        return answer.result()
+
+    def _cancel(self, cancel: CancelGenerate) -> None:
+        self._handle(CancelAsked(time.monotonic(), cancel.request_id))
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._handle(Tick(time.monotonic()))
+
+    # ---- instructions out
+
+    def _handle(self, event: Event) -> None:
+        assert self._batch is not None
+        for order in self._core.handle(event):
+            match order:
+                case Answer(request_id, answer):
+                    self._answers.pop(request_id).set_result(answer)
+                    if isinstance(answer, GenerateRefused) and answer.code != "duplicate":
+                        self._spans.refused(request_id, answer.code)
+                case BeginAttempt():
+                    self._attempts.begin(order, self._spans.of(order.request_id))
+                case EndAttempt():
+                    self._attempts.end(order)
+                case Emit(_, told):
+                    self._outbox.put_nowait(order)
+                    if isinstance(told, Started):
+                        self._spans.joined(told.request_id)
+                        self._batch.wake()
+                case Release():
+                    self._release(order)
+        self._measure()
+
+    def _release(self, release: Release) -> None:
+        assert self._batch is not None
+        self._attempts.release(release.request_id)
+        self._batch.release(release.request_id)
+        self._spans.released(release)
+        if release.decode_s:
+            self._metrics.decode_s.observe(release.decode_s)
+        report = release.report
+        if report.frames:
+            self._transfer_metrics.verified(
+                release.prefill_site,
+                self._config.site,
+                received_bytes=report.bytes,
+                frames=report.frames,
+                duration_s=report.duration_s,
+                residual_s=report.residual_s,
+            )
+        log.info(
+            "request_ended",
+            request_id=release.request_id,
+            outcome=release.outcome.value,
+            prefill_site=release.prefill_site,
+            ended=release.ended,
+            completion_tokens=release.completion_tokens,
+            attempts=report.attempts,
+            kv_bytes=report.bytes,
+        )
+
+    def _measure(self) -> None:
+        if self._core.requests:
+            self._idle.clear()
+        else:
+            self._idle.set()
+        running = len(self._core.rows())
+        self._metrics.running.set(running)
+        self._metrics.waiting.set(len(self._core.requests) - running)
+        self._metrics.cache_usage_ratio.set(self._core.cache_bytes / self._core.limits.cache_bytes)
+
+    async def _publish(self, bus: ControlBus) -> None:
+        """One task, so that a request's events keep their order. A lost event is a gap that the gateway turns into an error."""
+        while True:
+            order = await self._outbox.get()
+            try:
+                await bus.publish(order.reply_to, order.event)
+            except BusError as error:
+                log.error("event_lost", request_id=order.event.request_id, reason=str(error))
+            finally:
+                self._outbox.task_done()
+
+    def _heartbeat(self) -> Heartbeat:
+        core = self._core
+        return Heartbeat(
+            site=self._config.site,
+            worker=self._config.name,
+            role=Role.DECODE,
+            model=self._config.engine.model,
+            fingerprint=self._description.fingerprint,
+            max_context_tokens=self._description.max_context_tokens,
+            running=len(core.holding),
+            slots=core.limits.slots,
+            waiting=len(core.waiting),
+            waiting_limit=core.limits.waiting,
+            draining=core.draining,
+        )

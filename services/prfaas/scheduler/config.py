@@ -1,0 +1,27 @@
+"""What an operator can set."""
+
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta
+
+from prfaas.scheduler.policies import LocalOnly, Policy, RemoteAll, Threshold
+from prfaas.service.config import ServiceConfig
+
+
+class SchedulerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """prfaas-scheduler: places the requests of one pd site."""
+
+    role: ClassVar[str] = "scheduler"
+
+    policy: Literal["local_only", "remote_all", "threshold"] = "threshold"
+    threshold_tokens: Annotated[int, Meta(ge=0)] = 1024
+    """Policy `threshold`: prompts with more uncached tokens than this are prefilled remotely."""
+
+    def make_policy(self) -> Policy:
+        match self.policy:
+            case "local_only":
+                return LocalOnly()
+            case "remote_all":
+                return RemoteAll()
+            case "threshold":
+                return Threshold(self.threshold_tokens)
