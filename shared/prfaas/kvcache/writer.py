@@ -39,6 +39,8 @@ class WriterReport(msgspec.Struct, frozen=True, kw_only=True):
     resent_frames: int
     seconds: float
     """From the first frame on the wire to the last acknowledgement."""
+    blocked_s: float
+    """How long `put` made the engine wait for the link."""
     object_complete: bool
     """Whether the object's meta message was stored; not when the reader was done with it sooner."""
 
@@ -61,6 +63,7 @@ class KVWriter:
         tenant: str = "",
         idle_timeout_s: float = 10.0,
         buffer_bytes: int = 64 << 20,
+        object_digest: bool = True,
     ) -> None:
         now = time.monotonic()
         self._lane = lane
@@ -88,6 +91,7 @@ class KVWriter:
         self._frame_digests: list[bytes] = []
         self._raw_bytes = 0
         self._total_bytes = 0
+        self._blocked_s = 0.0
         self._frames: deque[kv.OutgoingFrame] = deque()
         """From the first that is not acknowledged on."""
         self._released = 0
@@ -97,7 +101,7 @@ class KVWriter:
         """Of frames that still count against the buffer."""
         self._sent: dict[int, Sent] = {}
         self._first_sent_at: float | None = None
-        self._object_digest = _ObjectDigest(self._on_hashed)
+        self._object_digest = _ObjectDigest(self._on_hashed) if object_digest else None
 
         self._inbox = lane.open_inbox(self._on_reply)
         lane.add_listener(self)
@@ -117,9 +121,11 @@ class KVWriter:
         tenant: str = "",
         idle_timeout_s: float = 10.0,
         buffer_bytes: int = 64 << 20,
+        object_digest: bool = True,
     ) -> Self:
         """`deadline_s` bounds the whole transfer, `idle_timeout_s` a standstill of the link, `buffer_bytes` what `put` may
-        run ahead of it. Sends the opening frame at once, so that a mismatch shows before anything is computed."""
+        run ahead of it. Without `object_digest` the frames never become an object that other clients can read, and the sender
+        saves a SHA-256 over all bytes. Sends the opening frame at once, so that a mismatch shows before anything is computed."""
         writer = cls(
             lane,
             transfer,
@@ -129,6 +135,7 @@ class KVWriter:
             tenant=tenant,
             idle_timeout_s=idle_timeout_s,
             buffer_bytes=buffer_bytes,
+            object_digest=object_digest,
         )
         opening = kv.TransferOpening(
             transfer_id=transfer.transfer_id,
@@ -166,7 +173,7 @@ class KVWriter:
             last_sequence = await asyncio.shield(self._committed)
             committed_at = time.monotonic()
             self._leave_link()
-            complete = await self._publish_meta(last_sequence)
+            complete = self._object_digest is not None and await self._publish_meta(last_sequence, self._object_digest)
         finally:
             await self._shut()
         return WriterReport(
@@ -175,6 +182,7 @@ class KVWriter:
             frames=self._next_position,
             resent_frames=self._core.resent_frames,
             seconds=committed_at - (self._first_sent_at or committed_at),
+            blocked_s=self._blocked_s,
             object_complete=complete,
         )
 
@@ -240,7 +248,10 @@ class KVWriter:
     def _wait_for_room(self, size: int, *, block: bool) -> None:
         while block and self._failure is None and self._held_bytes and self._held_bytes + size > self._buffer_bytes:
             # The ticker fails the transfer at its deadline, which wakes us; the timeout is for a loop that has died.
-            if not self._room.wait(max(self._deadline - time.monotonic(), 0.0) + 5.0):
+            since = time.monotonic()
+            woken = self._room.wait(max(self._deadline - since, 0.0) + 5.0)
+            self._blocked_s += time.monotonic() - since
+            if not woken:
                 raise TransferError(TransferCode.TIMEOUT, "the event loop that sends the frames does not run any more")
         if self._failure is not None:
             raise TransferError(self._failure.code, str(self._failure))
@@ -252,7 +263,8 @@ class KVWriter:
         for frame in frames:
             self._frames.append(frame)
             self._sizes.append(frame.total_bytes)
-            self._object_digest.update(frame)
+            if self._object_digest is not None:
+                self._object_digest.update(frame)
             last = self._closing and self._released + len(self._frames) == self._next_position
             self._handle(sender.FrameQueued(frame.total_bytes, last), pump=False)
         self._link.pump()
@@ -265,7 +277,8 @@ class KVWriter:
 
     def _free(self) -> None:
         """Under the lock: what is both stored and hashed makes room."""
-        while self._freed < min(self._released, self._hashed):
+        done = self._released if self._object_digest is None else min(self._released, self._hashed)
+        while self._freed < done:
             self._held_bytes -= self._sizes.popleft()
             self._freed += 1
         self._room.notify_all()
@@ -395,9 +408,9 @@ class KVWriter:
             await asyncio.sleep(_TICK_S)
             self._handle(sender.Tick(time.monotonic()))
 
-    async def _publish_meta(self, last_sequence: int) -> bool:
+    async def _publish_meta(self, last_sequence: int, object_digest: "_ObjectDigest") -> bool:
         """Makes the frames an object that any client can read, unless the reader has already deleted them."""
-        digest = await asyncio.to_thread(self._object_digest.result)
+        digest = await asyncio.to_thread(object_digest.result)
         name = self._transfer.object_name
         meta = {
             "name": name,
@@ -438,7 +451,8 @@ class KVWriter:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._object_digest.stop()
+        if self._object_digest is not None:
+            self._object_digest.stop()
         self._frames.clear()
         self._sent.clear()
 
