@@ -1,6 +1,7 @@
-"""One attempt to get one request's KV: a fresh sequence, a reader, a prefill job, and whichever comes first, success or failure."""
+"""One attempt to get one request's KV: a fresh sequence, a reader, a prefill job, and how it ended, whichever way comes first."""
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +10,7 @@ from typing import Any
 from opentelemetry.trace import Span, SpanKind
 from opentelemetry.trace.status import StatusCode
 
-from prfaas.bus.bulk import BulkLane, new_nuid
+from prfaas.bus.bulk import BulkLane
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError
 from prfaas.bus.jobs import JobQueue
@@ -140,7 +141,7 @@ class Attempts:
                 transfer_id=order.transfer_id,
                 attempt=order.attempt,
                 bucket=subjects.kv_bucket(self._site),
-                nuid=new_nuid(),
+                nuid=secrets.token_hex(11),
                 prefill_tokens=len(order.token_ids),
                 fingerprint=self._description.fingerprint,
             )

@@ -1,5 +1,6 @@
 """What the scheduler knows of the world: workers by their heartbeats, links by their estimates."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from prfaas.contracts.to_scheduler import Heartbeat, LinkEstimate, Role
@@ -81,6 +82,14 @@ class Fleet:
             and not worker.beat.draining
             and now_s - worker.heard_s <= HEARTBEAT_TIMEOUT_S
         ]
+
+    def count(self, now_s: float) -> Counter[tuple[str, Role]]:
+        """Known workers by site and role, of which the silent and draining ones count 0."""
+        found: Counter[tuple[str, Role]] = Counter()
+        for worker in self.workers.values():
+            alive = not worker.beat.draining and now_s - worker.heard_s <= HEARTBEAT_TIMEOUT_S
+            found[worker.beat.site, worker.beat.role] += int(alive)
+        return found
 
     def serves(self, model: str) -> bool:
         """Whether any worker, alive or not, has announced the model."""

@@ -1,0 +1,117 @@
+"""The prefill worker as a process: takes jobs from the queue one after another, and announces itself."""
+
+import asyncio
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+from prfaas.bus.bulk import BulkLane
+from prfaas.bus.control import ControlBus
+from prfaas.bus.jobs import JobConsumer
+from prfaas.bus.presence import Announcer
+from prfaas.contracts import subjects
+from prfaas.contracts.to_prefill import CancelPrefill
+from prfaas.contracts.to_scheduler import Heartbeat, Role
+from prfaas.engine.factory import build_engine
+from prfaas.prefill_worker.config import PrefillWorkerConfig
+from prfaas.prefill_worker.core import CancelHeard, JobTaken, PrefillCore, Refuse
+from prfaas.prefill_worker.shipment import Shipments
+from prfaas.service.runner import ServiceContext
+from prfaas.telemetry.metrics import PrefillMetrics, SendMetrics
+
+CONNECT_DEADLINE_S = 10.0
+TAKE_DEADLINE_S = 1.0
+SWITCH_INTERVAL_S = 0.0005
+"""How soon the event loop gets the interpreter back from the engine's thread; Python's 5 ms would delay every frame."""
+
+
+class PrefillWorkerService:
+    def __init__(self, config: PrefillWorkerConfig, context: ServiceContext) -> None:
+        self._config = config
+        self._context = context
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._bus: ControlBus | None = None
+        self._lane: BulkLane | None = None
+        self._draining = asyncio.Event()
+        self._tokens_in_hand = 0
+
+    async def start(self) -> None:
+        config, context = self._config, self._context
+        assert config.bulk is not None
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        engine = await asyncio.get_running_loop().run_in_executor(self._thread, build_engine, config.engine)
+        self._description = description = engine.describe()
+        self._bus = bus = await ControlBus.connect(config.control, config.name, CONNECT_DEADLINE_S)
+        self._lane = lane = await BulkLane.connect(config.bulk, name=config.name, deadline_s=CONNECT_DEADLINE_S)
+        self._core = PrefillCore(description.model, description.fingerprint, description.max_context_tokens)
+        self._shipments = Shipments(
+            site=config.site,
+            worker=config.name,
+            bus=bus,
+            lane=lane,
+            engine=engine,
+            thread=self._thread,
+            core=self._core,
+            tasks=context.tasks,
+            tracing=context.tracing,
+            metrics=PrefillMetrics(context.registry, description.model),
+            send_metrics=SendMetrics(context.registry),
+            link=config.link,
+            unsent_bytes=config.unsent_mib << 20,
+            idle_timeout_s=config.idle_timeout_s,
+            tails=config.tails,
+        )
+        await bus.subscribe(subjects.cancel_prefill(config.site), CancelPrefill, self._cancel)
+        consumer = await JobConsumer.open(bus, config.site, description.model)
+        self._working = context.tasks.spawn("work", self._work(consumer))
+        self._announcer = Announcer(bus, config.serves, self._heartbeat)
+        context.tasks.spawn("announce", self._announcer.run())
+
+    def ready(self) -> str | None:
+        assert self._bus is not None and self._lane is not None
+        if not self._bus.connected:
+            return "the control connection to the site's NATS server is down"
+        if not self._lane.is_connected:
+            return "the bulk connection to the site's NATS server is down"
+        return None
+
+    async def drain(self, deadline_s: float) -> None:
+        self._draining.set()
+        await self._announcer.beat()
+        await self._working
+        await self._shipments.settled()
+
+    async def stop(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        if self._lane is not None:
+            await self._lane.close()
+        if self._bus is not None:
+            await self._bus.drain()
+
+    async def _work(self, consumer: JobConsumer) -> None:
+        while not self._draining.is_set():
+            taken = await consumer.take(TAKE_DEADLINE_S)
+            if taken is None:
+                continue
+            self._tokens_in_hand = taken.job.transfer.prefill_tokens
+            (verdict,) = self._core.handle(JobTaken(taken.job, taken.age_s, taken.deliveries))
+            if isinstance(verdict, Refuse):
+                await self._shipments.refuse(taken, verdict)
+            else:
+                await self._shipments.run(taken, verdict)
+            self._tokens_in_hand = 0
+
+    def _cancel(self, cancel: CancelPrefill) -> None:
+        self._core.handle(CancelHeard(cancel))
+
+    def _heartbeat(self) -> Heartbeat:
+        return Heartbeat(
+            site=self._config.site,
+            worker=self._config.name,
+            role=Role.PREFILL,
+            model=self._description.model,
+            fingerprint=self._description.fingerprint,
+            max_context_tokens=self._description.max_context_tokens,
+            queued_tokens=self._tokens_in_hand,
+            prefill_tokens_per_s=self._core.tokens_per_s,
+            draining=self._draining.is_set(),
+        )

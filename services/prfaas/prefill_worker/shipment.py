@@ -1,0 +1,198 @@
+"""One job from taken to shipped: prefill on the engine's thread, each layer's KV into the writer, its tail beside the next job."""
+
+import asyncio
+import time
+from concurrent.futures import Executor
+
+from opentelemetry.trace import SpanKind
+from opentelemetry.trace.status import StatusCode
+
+from prfaas.bus.bulk import BulkLane
+from prfaas.bus.control import ControlBus
+from prfaas.bus.errors import BusError
+from prfaas.bus.jobs import TakenJob
+from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
+from prfaas.engine.protocol import Engine, EngineError, PrefillCancelled
+from prfaas.kvcache.errors import TransferError
+from prfaas.kvcache.link import Link, LinkConfig
+from prfaas.kvcache.writer import KVWriter
+from prfaas.prefill_worker.core import PrefillCore, PrefillEnded, Refuse, Run
+from prfaas.service.tasks import Tasks
+from prfaas.telemetry import names
+from prfaas.telemetry.logs import get_logger
+from prfaas.telemetry.metrics import PrefillMetrics, SendMetrics
+from prfaas.telemetry.tracing import Tracing
+
+log = get_logger(__name__)
+
+
+class Shipments:
+    """Runs jobs one at a time, and lets the last frames of up to `tails` earlier ones leave meanwhile."""
+
+    def __init__(
+        self,
+        *,
+        site: str,
+        worker: str,
+        bus: ControlBus,
+        lane: BulkLane,
+        engine: Engine,
+        thread: Executor,
+        core: PrefillCore,
+        tasks: Tasks,
+        tracing: Tracing,
+        metrics: PrefillMetrics,
+        send_metrics: SendMetrics,
+        link: LinkConfig,
+        unsent_bytes: int,
+        idle_timeout_s: float,
+        tails: int,
+    ) -> None:
+        self._site = site
+        self._worker = worker
+        self._bus = bus
+        self._lane = lane
+        self._engine = engine
+        self._layout = engine.describe().layout
+        self._thread = thread
+        self._core = core
+        self._tasks = tasks
+        self._tracing = tracing
+        self._metrics = metrics
+        self._send_metrics = send_metrics
+        self._link_config = link
+        self._links: dict[str, Link] = {}
+        """By decode site: all transfers of a link share one window and one budget."""
+        self._unsent_bytes = unsent_bytes
+        self._idle_timeout_s = idle_timeout_s
+        self._room = asyncio.Semaphore(tails)
+        self._tails: set[asyncio.Task[None]] = set()
+
+    async def refuse(self, taken: TakenJob, refuse: Refuse) -> None:
+        log.info("job_refused", request_id=refuse.job.request_id, code=refuse.code, reason=refuse.message)
+        self._metrics.job({"worker_lost": "redelivered"}.get(refuse.code, refuse.code))
+        if not refuse.silent:
+            await self._tell(taken, self._failure(taken, refuse.code, refuse.message))
+        await taken.ack()
+
+    async def run(self, taken: TakenJob, run: Run) -> None:
+        """Returns when the next job may be prefilled."""
+        job, transfer = run.job, run.job.transfer
+        now_ns = time.time_ns()
+        self._metrics.queue_s.observe(taken.age_s)
+        self._tracing.record(names.PREFILL_QUEUE, parent=taken.context, start_ns=now_ns - int(taken.age_s * 1e9), end_ns=now_ns)
+        deadline_s = time.monotonic() + run.timeout_s
+        span = self._tracing.start(
+            names.PREFILL,
+            parent=taken.context,
+            kind=SpanKind.CONSUMER,
+            attributes={
+                names.REQUEST_ID: job.request_id,
+                names.TRANSFER_ID: transfer.transfer_id,
+                names.ATTEMPT: transfer.attempt,
+                names.WORKER: self._worker,
+                names.PREFILL_TOKENS: len(run.token_ids),
+                names.PREFILL_QUEUE_S: taken.age_s,
+            },
+        )
+        writer = await KVWriter.open(
+            self._lane,
+            transfer,
+            self._layout,
+            deadline_s=run.timeout_s,
+            link=self._link_to(job.decode_site),
+            idle_timeout_s=self._idle_timeout_s,
+            buffer_bytes=self._unsent_bytes,
+        )
+        started = PrefillStarted(
+            transfer_id=transfer.transfer_id, attempt=transfer.attempt, worker=self._worker, queue_s=taken.age_s
+        )
+        await self._tell(taken, started)
+        started_s = time.monotonic()
+        try:
+            await asyncio.get_running_loop().run_in_executor(
+                self._thread,
+                self._engine.prefill,
+                run.token_ids,
+                writer.put,
+                lambda: self._core.cancelled(job) or time.monotonic() >= deadline_s,
+            )
+        except PrefillCancelled:
+            late = time.monotonic() >= deadline_s
+            span.set_attribute(names.ERROR_TYPE, "expired" if late else "cancelled")
+            await self._give_up(taken, writer, "expired" if late else "cancelled", "the decode worker stopped waiting")
+        except (EngineError, TransferError) as error:
+            code = error.code.value if isinstance(error, TransferError) else "engine"
+            span.set_attribute(names.ERROR_TYPE, code)
+            span.set_status(StatusCode.ERROR, str(error))
+            await self._give_up(taken, writer, code, str(error))
+        else:
+            prefill_s = time.monotonic() - started_s
+            self._core.handle(PrefillEnded(len(run.token_ids), prefill_s))
+            self._metrics.prefill_s.observe(prefill_s)
+            self._metrics.tokens.inc(len(run.token_ids))
+            done = PrefillDone(
+                transfer_id=transfer.transfer_id,
+                attempt=transfer.attempt,
+                worker=self._worker,
+                prefill_s=prefill_s,
+                ended_unix_s=time.time(),
+            )
+            await self._tell(taken, done)
+            await self._room.acquire()
+            tail = self._tasks.spawn(f"tail {transfer.object_name}", self._finish(taken, writer, now_ns))
+            self._tails.add(tail)
+            tail.add_done_callback(self._tails.discard)
+        finally:
+            span.end()
+
+    async def settled(self) -> None:
+        """Returns when no transfer is under way any more."""
+        while self._tails:
+            await asyncio.wait(self._tails)
+
+    async def _finish(self, taken: TakenJob, writer: KVWriter, started_ns: int) -> None:
+        job = taken.job
+        span = self._tracing.start(names.KV_SEND, parent=taken.context, kind=SpanKind.PRODUCER, start_ns=started_ns)
+        try:
+            report = await writer.close()
+            self._send_metrics.sent(self._site, job.decode_site, sent_bytes=report.bytes, blocked_s=report.blocked_s)
+            span.set_attributes({names.KV_BYTES: report.bytes, names.KV_FRAMES: report.frames})
+            span.set_attribute(names.KV_GOODPUT, report.goodput_bytes_per_s)
+            self._metrics.job("done")
+        except TransferError as error:
+            span.set_attribute(names.ERROR_TYPE, error.code.value)
+            span.set_status(StatusCode.ERROR, str(error))
+            self._metrics.job("failed")
+            if not self._core.cancelled(job):
+                await self._tell(taken, self._failure(taken, error.code.value, str(error)))
+        finally:
+            span.end()
+            self._room.release()
+            await taken.ack()
+
+    async def _give_up(self, taken: TakenJob, writer: KVWriter, code: str, message: str) -> None:
+        log.warning("job_failed", request_id=taken.job.request_id, code=code, reason=message)
+        self._metrics.job(code if code in ("cancelled", "expired") else "failed")
+        await writer.abort(message)
+        if code != "cancelled":
+            await self._tell(taken, self._failure(taken, code, message))
+        await taken.ack()
+
+    def _failure(self, taken: TakenJob, code: str, message: str) -> PrefillFailed:
+        transfer = taken.job.transfer
+        return PrefillFailed(
+            transfer_id=transfer.transfer_id, attempt=transfer.attempt, worker=self._worker, code=code, message=message
+        )
+
+    async def _tell(self, taken: TakenJob, progress: PrefillProgress) -> None:
+        """Best effort: what a decode worker does not hear, its deadline tells it."""
+        try:
+            await self._bus.publish(taken.job.reply_to, progress, parent=taken.context)
+        except BusError as error:
+            log.warning("progress_not_sent", request_id=taken.job.request_id, reason=str(error))
+
+    def _link_to(self, decode_site: str) -> Link:
+        if decode_site not in self._links:
+            self._links[decode_site] = Link(self._link_config)
+        return self._links[decode_site]
