@@ -98,6 +98,7 @@ class NatsServer:
         Raises NatsServerError; the process is gone then."""
         assert not self.running, "the server runs already"
         self.directory.mkdir(parents=True, exist_ok=True)
+        self.config_path.touch(mode=0o600)  # it may hold seeds
         self.config_path.write_text(self._render(self.ports, self.directory / "store"))
         log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
         self._spawn()

@@ -1,0 +1,87 @@
+"""Sites that run on this machine: a nats-server each, joined by leaf connections through their emulated links."""
+
+import contextlib
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from infra.nats_server import NatsServer, ServerConfig, ServerPorts
+from infra.site_config import LEAF_ACCOUNTS, render_site
+from infra.site_keys import SiteKeys
+from infra.sites import Description, Service, Site
+from infra.wan.process import WanProcess
+from prfaas.bus.endpoint import NatsEndpoint
+
+
+class RunningSites:
+    """Owns `directory`: one folder per site, with configuration, log, store and keys."""
+
+    def __init__(self, description: Description, directory: Path) -> None:
+        self.description = description
+        self.directory = directory
+        self.servers: dict[str, NatsServer] = {}
+        self.links: dict[tuple[str, str], WanProcess] = {}
+        """By (dialling site, dialled site)."""
+        self.keys = {site.name: SiteKeys(directory / site.name) for site in description.sites}
+        self._running = contextlib.AsyncExitStack()
+
+    async def start(self) -> Self:
+        """Returns when all leaf connections are up. Raises NatsServerError, WanProcessError; nothing runs then."""
+        try:
+            for site in self.description.in_dial_order():
+                await self._start_site(site)
+            await self.wait_joined()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def _start_site(self, site: Site) -> None:
+        addresses: dict[str, tuple[str, int]] = {}
+        for dialled in site.dials:
+            address = ("127.0.0.1", self.servers[dialled].ports.leaf)
+            if (shape := self.description.link(site.name, dialled)) is not None:
+                link = await self._running.enter_async_context(WanProcess(address, shape))
+                self.links[site.name, dialled] = link
+                address = ("127.0.0.1", link.port)
+            addresses[dialled] = address
+        ports = ServerPorts(site.client_port, site.leaf_port, site.monitor_port)
+        server = NatsServer(self.directory / site.name, self._config(site, addresses), ports)
+        self.servers[site.name] = await self._running.enter_async_context(server)
+
+    def _config(self, site: Site, addresses: dict[str, tuple[str, int]]) -> ServerConfig:
+        return lambda ports, store: render_site(self.description, site, ports, store, self.keys, addresses)
+
+    async def wait_joined(self, deadline_s: float = 15.0) -> None:
+        """Until every server has all its leaf connections; after a fault they come back by themselves. Raises NatsServerError."""
+        for site in self.description.sites:
+            joined = len(self.description.neighbours(site.name)) * len(LEAF_ACCOUNTS)
+            await self.servers[site.name].wait_for_leafs(joined, deadline_s)
+
+    def endpoint(self, site: str, account: str) -> NatsEndpoint:
+        """`account`: ctl, bulk or sys."""
+        seed = self.keys[site].service(account).seed_file
+        return NatsEndpoint(url=self.servers[site].client_url, nkey_seed_file=str(seed))
+
+    def service_config(self, service: Service) -> dict[str, Any]:
+        """What every service's configuration file holds, and the service's own keys from the description."""
+        return {
+            "site": service.site,
+            "name": service.name,
+            "http-port": service.http_port,
+            "control": _table(self.endpoint(service.site, "ctl")),
+            "bulk": _table(self.endpoint(service.site, "bulk")),
+        } | service.config
+
+    async def stop(self) -> None:
+        await self._running.aclose()
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.stop()
+
+
+def _table(endpoint: NatsEndpoint) -> dict[str, str]:
+    return {"url": endpoint.url, "nkey-seed-file": endpoint.nkey_seed_file or ""}

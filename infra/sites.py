@@ -1,0 +1,156 @@
+"""The one description of a deployment: its sites, the links between them, and which services run where."""
+
+import tomllib
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from infra.wan.shaping import LinkShape
+
+DEMO = Path(__file__).with_name("sites.toml")
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)]
+
+
+class DescriptionError(ValueError):
+    """The description does not fit together; the message names the place."""
+
+
+class SiteKind(StrEnum):
+    PD = "pd"
+    """Gateway, scheduler, prefill and decode: answers any request by itself."""
+    PRFAAS = "prfaas"
+    """Prefill only."""
+
+
+class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """One datacenter: one NATS server with a JetStream domain of the site's name."""
+
+    name: Name
+    kind: SiteKind
+    dials: tuple[Name, ...] = ()
+    """Sites whose leaf port this one's server dials; nobody dials a site that does not want it."""
+    client_port: Port = 0
+    leaf_port: Port = 0
+    monitor_port: Port = 0
+    max_payload_bytes: Annotated[int, msgspec.Meta(ge=1 << 16, le=8 << 20)] = (1 << 20) + (64 << 10)
+    """Largest message: a frame of 1 MiB and its headers."""
+    max_memory_bytes: Annotated[int, msgspec.Meta(ge=1 << 20)] = 2 << 30
+    """JetStream in memory: KV on its way to decode workers."""
+    max_file_bytes: Annotated[int, msgspec.Meta(ge=1 << 20)] = 4 << 30
+    """JetStream on disk: jobs, heartbeats, and KV where a bucket asks for it."""
+
+
+class Link(LinkShape, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """An emulated link in front of the dialled site's leaf port. Two sites without one are joined directly."""
+
+    between: tuple[Name, Name]
+    """The site that dials, the site that it dials."""
+
+
+class Role(StrEnum):
+    """Of a service; its console script is `prfaas-<role>`."""
+
+    GATEWAY = "gateway"
+    SCHEDULER = "scheduler"
+    PREFILL_WORKER = "prefill-worker"
+    DECODE_WORKER = "decode-worker"
+    BANDWIDTH_PROBE = "bandwidth-probe"
+
+
+class Service(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    site: Name
+    role: Role
+    name: str = ""
+    """Unique in its site; empty: the role, or the role and a number when there are several."""
+    http_port: Port = 0
+    model: str = ""
+    """Empty: the description's."""
+    config: dict[str, Any] = {}
+    """More keys of the service's own configuration, as its file would have them."""
+
+
+class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    model: str
+    sites: tuple[Site, ...]
+    links: tuple[Link, ...] = ()
+    services: tuple[Service, ...] = ()
+
+    def site(self, name: str) -> Site:
+        for site in self.sites:
+            if site.name == name:
+                return site
+        raise DescriptionError(f"no site is called {name!r}; there are {', '.join(site.name for site in self.sites)}")
+
+    def link(self, dialler: str, dialled: str) -> Link | None:
+        return next((link for link in self.links if link.between == (dialler, dialled)), None)
+
+    def in_dial_order(self) -> list[Site]:
+        """Each site after those that it dials. Raises DescriptionError for a ring."""
+        ordered: list[Site] = []
+        left = list(self.sites)
+        while left:
+            known = {site.name for site in ordered}
+            free = [site for site in left if known.issuperset(site.dials)]
+            if not free:
+                raise DescriptionError(f"the sites {', '.join(site.name for site in left)} dial one another in a ring")
+            ordered += free
+            left = [site for site in left if site not in free]
+        return ordered
+
+    def neighbours(self, name: str) -> list[Site]:
+        """Sites joined to this one, whichever of the two dials."""
+        own = self.site(name)
+        return [site for site in self.sites if site.name in own.dials or name in site.dials]
+
+    def served_sites(self, name: str) -> list[str]:
+        """The pd sites that may place work in this one: itself and its neighbours."""
+        return [site.name for site in (self.site(name), *self.neighbours(name)) if site.kind is SiteKind.PD]
+
+    def validate(self) -> None:
+        """Raises DescriptionError."""
+        names = [site.name for site in self.sites]
+        if len(set(names)) != len(names):
+            raise DescriptionError(f"two sites have the same name: {', '.join(names)}")
+        for site in self.sites:
+            for dialled in site.dials:
+                if self.site(dialled).name == site.name:
+                    raise DescriptionError(f"site {site.name} dials itself")
+        self.in_dial_order()
+        for link in self.links:
+            dialler, dialled = link.between
+            if dialled not in self.site(dialler).dials:
+                raise DescriptionError(f"there is a link between {dialler} and {dialled}, but {dialler} does not dial {dialled}")
+        taken: set[tuple[str, str]] = set()
+        for service in self.services:
+            if self.site(service.site).kind is SiteKind.PRFAAS and service.role not in (
+                Role.PREFILL_WORKER,
+                Role.BANDWIDTH_PROBE,
+            ):
+                raise DescriptionError(f"site {service.site} only prefills: it cannot run a {service.role}")
+            if (service.site, service.name) in taken:
+                raise DescriptionError(f"two services of site {service.site} have the same name: {service.name}")
+            taken.add((service.site, service.name))
+
+
+def load_description(path: Path = DEMO) -> Description:
+    """Validated, and every service has a name. Raises DescriptionError, which names the file, and the key where it can."""
+    try:
+        description = msgspec.convert(tomllib.loads(path.read_text()), Description)
+        description = msgspec.structs.replace(description, services=tuple(_named(description.services)))
+        description.validate()
+    except (OSError, tomllib.TOMLDecodeError, ValueError) as error:
+        raise DescriptionError(f"{path}: {error}") from error
+    return description
+
+
+def _named(services: tuple[Service, ...]) -> list[Service]:
+    named: list[Service] = []
+    for service in services:
+        same = [other for other in services if (other.site, other.role) == (service.site, service.role)]
+        number = 1 + sum((other.site, other.role) == (service.site, service.role) for other in named)
+        name = service.name or (f"{service.role}-{number}" if len(same) > 1 else str(service.role))
+        named.append(msgspec.structs.replace(service, name=name, model=service.model or ""))
+    return named

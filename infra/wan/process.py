@@ -1,0 +1,71 @@
+"""An emulated link as a process of its own, for a stack whose other processes must not be slowed by it, nor slow it."""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from infra.wan.control import LinkChange, LinkStatus, change_link
+from infra.wan.shaping import LinkShape
+
+_ROOT = Path(__file__).parents[2]
+
+
+class WanProcessError(Exception):
+    """The link's process did not start."""
+
+
+class WanProcess:
+    """A link to the TCP server at `connect`. `port` and `control_port` are known once it is started."""
+
+    def __init__(self, connect: tuple[str, int], shape: LinkShape) -> None:
+        self.port = 0
+        self.control_port = 0
+        self._connect = connect
+        self._shape = shape
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self, deadline_s: float = 10.0) -> Self:
+        """Raises WanProcessError."""
+        shape = [
+            f"--{name}={value}"
+            for name, value in msgspec.to_builtins(self._shape).items()
+            if name != "between" and value is not None
+        ]
+        host, port = self._connect
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "infra.wan", "--connect", f"{host}:{port}", *shape), stdout=asyncio.subprocess.PIPE, cwd=_ROOT
+        )
+        assert self._process.stdout is not None
+        try:
+            line = await asyncio.wait_for(self._process.stdout.readline(), deadline_s)
+            ports = json.loads(line)
+        except (TimeoutError, ValueError) as error:
+            await self.stop()
+            raise WanProcessError(f"the link to {host}:{port} did not start within {deadline_s:g} s") from error
+        self.port, self.control_port = ports["port"], ports["control-port"]
+        return self
+
+    async def change(self, change: LinkChange) -> LinkStatus:
+        """Raises LinkControlError."""
+        return await change_link("127.0.0.1", self.control_port, change)
+
+    async def stop(self, deadline_s: float = 5.0) -> None:
+        if self._process is None or self._process.returncode is not None:
+            return
+        self._process.terminate()
+        try:
+            await asyncio.wait_for(self._process.wait(), deadline_s)
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.stop()
