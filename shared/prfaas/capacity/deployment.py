@@ -49,6 +49,8 @@ class TrafficTable(_Table, frozen=True, kw_only=True):
     trace: TraceTable | None = None
     output_tokens: Positive | None = None
     """Mean; of a trace its own when not given."""
+    rate_req_s: Positive | None = None
+    """What has to be carried; without it a plan asks how much could be."""
 
 
 class SloTable(_Table, frozen=True, kw_only=True):
@@ -178,6 +180,11 @@ def _check_names(deployment: Deployment, path: Path) -> None:
             raise DeploymentError(f"{path}: two sites are called {name}.")
     if not deployment.pd_sites:
         raise DeploymentError(f"{path}: no site is of kind pd, so nobody would decode.")
+    for site in deployment.pd_sites:
+        if site.instances < 2:
+            raise DeploymentError(
+                f"{path}: pd site {site.name} needs an instance for prefill and one for decode, but it has {site.instances}."
+            )
     for link in deployment.link:
         for end in (link.source, link.destination):
             if end not in names:

@@ -9,7 +9,7 @@ from math import inf
 
 def kv_bytes_per_s(kv_bytes: float, prefill_s: float) -> float:
     """Eq 1, Phi_kv(l) = S_kv(l) / T_prefill(l): how fast one busy instance makes KV."""
-    return kv_bytes / prefill_s
+    return _per(kv_bytes, prefill_s)
 
 
 def cluster_egress_bytes_per_s(gpus: int, gpus_per_instance: int, mean_kv_bytes: float, mean_prefill_s: float) -> float:
@@ -19,12 +19,12 @@ def cluster_egress_bytes_per_s(gpus: int, gpus_per_instance: int, mean_kv_bytes:
 
 def prfaas_req_s(n_prfaas: float, prefill_s: float, egress_bytes_per_s: float, kv_bytes: float) -> float:
     """Eq 3, Theta_prfaas = min(N_prfaas / T_prefill(l_long), B_out / S_kv(l_long))."""
-    return min(n_prfaas / prefill_s, egress_bytes_per_s / kv_bytes)
+    return min(_per(n_prfaas, prefill_s), _per(egress_bytes_per_s, kv_bytes))
 
 
 def pd_prefill_req_s(n_prefill: float, prefill_s: float) -> float:
     """Eq 4, Theta_pd-p = N_p / T_prefill(l_short)."""
-    return n_prefill / prefill_s
+    return _per(n_prefill, prefill_s)
 
 
 def pd_decode_req_s(n_decode: float, batch_max: float, step_s: float, output_tokens: float) -> float:
@@ -55,3 +55,8 @@ def role_imbalance_req_s(prfaas_req_s: float, pd_prefill_req_s: float, pd_decode
 def stage_limit_req_s(stage_req_s: float, share: float) -> float:
     """The total rate at which a stage that sees `share` of all requests is full (the terms of Eq 6); no share, no limit."""
     return stage_req_s / share if share > 0 else inf
+
+
+def _per(amount: float, cost: float) -> float:
+    """`amount / cost`; without limit where nothing is to be done (a prompt that is cached as a whole)."""
+    return amount / cost if cost > 0 else inf if amount > 0 else 0.0

@@ -13,10 +13,16 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
+from prfaas.capacity.equations import kv_bytes_per_s
+
 BITS_PER_BYTE = 8
 Point = TypeVar("Point")
 _tokens = attrgetter("tokens")
 _batch = attrgetter("batch")
+
+
+def gbit_s(bytes_per_s: float) -> float:
+    return bytes_per_s * BITS_PER_BYTE / 1e9
 
 
 class ProfileError(ValueError):
@@ -66,18 +72,26 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise ProfileError(f"profile {self.name}: batch_limit must not be negative, but it is {self.batch_limit}.")
 
     def prefill_s(self, tokens: float) -> float:
-        """T_prefill(l) in seconds; never negative."""
+        """T_prefill(l) in seconds."""
         left, right, part = _segment(self.prefill, tokens, _tokens)
-        return max(0.0, left.prefill_s + part * (right.prefill_s - left.prefill_s))
+        return self._at_least_in_proportion(
+            tokens, left.prefill_s + part * (right.prefill_s - left.prefill_s), self.prefill[0].prefill_s
+        )
 
     def kv_bytes(self, tokens: float) -> float:
-        """S_kv(l) in bytes; never negative."""
+        """S_kv(l) in bytes."""
         left, right, part = _segment(self.prefill, tokens, _tokens)
-        return max(0.0, left.kv_bytes + part * (right.kv_bytes - left.kv_bytes))
+        return self._at_least_in_proportion(
+            tokens, left.kv_bytes + part * (right.kv_bytes - left.kv_bytes), self.prefill[0].kv_bytes
+        )
+
+    def _at_least_in_proportion(self, tokens: float, value: float, first: float) -> float:
+        """Below the first point a steep line would go through zero; what is shorter costs at least its part of that point."""
+        return max(value, first * min(tokens / self.prefill[0].tokens, 1.0)) if tokens < self.prefill[0].tokens else value
 
     def kv_gbit_s(self, tokens: float) -> float:
         """Phi_kv(l), Eq 1, in Gbit/s."""
-        return self.kv_bytes(tokens) * BITS_PER_BYTE / self.prefill_s(tokens) / 1e9
+        return gbit_s(kv_bytes_per_s(self.kv_bytes(tokens), self.prefill_s(tokens)))
 
     def step_s(self, batch: float) -> float:
         """T_decode(batch) in seconds. Raises ProfileError when the profile has no decode points."""

@@ -48,6 +48,7 @@ class _Program:
         self.decode_req_s = [self._decode_rate(site) for site in network.pd]
         self.columns = 2 + len(network.pd) * (1 + len(bins)) + len(self.routes) * len(bins)
         self.rows: list[tuple[dict[int, float], float, float]] = []
+        self.pd_prefill_rows: list[int] = []
         self._demand()
         self._stages()
         self._thresholds()
@@ -89,7 +90,8 @@ class _Program:
             if pd is None:
                 self._row({**terms, self.HEADROOM: site.instances}, -np.inf, site.instances)
             else:
-                self._row({**terms, self._n_prefill(pd): -1.0, self.HEADROOM: 1.0}, -np.inf, 0)
+                self.pd_prefill_rows.append(len(self.rows))
+                self._row({**terms, self._n_prefill(pd): -1.0}, -np.inf, 0)
         for pd, (site, rate) in enumerate(zip(self.network.pd, self.decode_req_s, strict=True)):
             terms = {
                 self._x(route, index): 1.0
@@ -129,6 +131,8 @@ class _Program:
         for pd in range(len(self.network.pd)):
             column = self._n_prefill(pd)
             low[column] = high[column] = round(first[column])
+            # Headroom times N_p is linear only now that N_p is a number.
+            self.rows[self.pd_prefill_rows[pd]][0][self.HEADROOM] = low[column]
         high[self.HEADROOM] = 1
         # The small reward for local prefill keeps routes that gain nothing off the links.
         reward = -_unit(self.columns, self.HEADROOM)

@@ -3,15 +3,13 @@
 import msgspec
 
 from prfaas.capacity import baselines
+from prfaas.capacity.arms import Arm, arms
 from prfaas.capacity.deployment import Loaded
 from prfaas.capacity.network import Network, NetworkPlan
-from prfaas.capacity.profiles import BITS_PER_BYTE
+from prfaas.capacity.profiles import gbit_s
 from prfaas.capacity.program import solve_network
-from prfaas.capacity.solver import Allocation, Stage, TwoSites, solve_two_sites
-from prfaas.capacity.ttft import Ttft, allocation_ttft, weighted
-
-PAYS_FROM = 1.02
-"""Gains below 2 % are within what a profile can be off."""
+from prfaas.capacity.ttft import Ttft, weighted
+from prfaas.capacity.verdict import Rates, decide, ratio, why_network, why_pair
 
 
 class SitePlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,26 +29,6 @@ class LinkPlan(msgspec.Struct, frozen=True, kw_only=True):
     destination: str
     gbit_s: float
     egress_gbit_s: float
-
-
-class Arm(msgspec.Struct, frozen=True, kw_only=True):
-    """One way to run the paper's two sites, in the terms of its Table 6."""
-
-    threshold_tokens: float | None
-    offloaded_share: float
-    long_tokens: float
-    n_prfaas: int
-    n_prefill: int
-    n_decode: int
-    prfaas_req_s: float
-    link_req_s: float
-    pd_prefill_req_s: float
-    pd_decode_req_s: float
-    throughput_req_s: float
-    egress_gbit_s: float
-    ttft_mean_s: float
-    ttft_p90_s: float
-    binds: tuple[str, ...]
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,37 +70,6 @@ def report(loaded: Loaded) -> Report:
     return _report_pair(loaded) if loaded.deployment.is_pair else _report_network(loaded)
 
 
-def arm(case: TwoSites, at: Allocation) -> Arm:
-    ttft = allocation_ttft(case, at)
-    return Arm(
-        threshold_tokens=at.threshold_tokens,
-        offloaded_share=at.offloaded_share,
-        long_tokens=at.long_tokens,
-        n_prfaas=at.n_prfaas,
-        n_prefill=at.n_prefill,
-        n_decode=at.n_decode,
-        prfaas_req_s=at.prfaas_req_s,
-        link_req_s=at.link_req_s,
-        pd_prefill_req_s=at.pd_prefill_req_s,
-        pd_decode_req_s=at.pd_decode_req_s,
-        throughput_req_s=at.throughput_req_s,
-        egress_gbit_s=_gbit(at.egress_bytes_per_s),
-        ttft_mean_s=ttft.mean_s,
-        ttft_p90_s=ttft.p90_s,
-        binds=at.binds,
-    )
-
-
-def arms(case: TwoSites) -> dict[str, Arm]:
-    return {
-        "prfaas": arm(case, solve_two_sites(case)),
-        "homogeneous": arm(case, baselines.homogeneous(case, case.n_prfaas + case.n_pd)),
-        "naive": arm(case, baselines.naive_heterogeneous(case)),
-        "balanced": arm(case, baselines.balanced(case)),
-        "local_only": arm(case, baselines.homogeneous(case, case.n_pd)),
-    }
-
-
 def _report_pair(loaded: Loaded) -> Report:
     case = loaded.two_sites()
     (prfaas,), (pd,) = loaded.deployment.prfaas_sites, loaded.deployment.pd_sites
@@ -130,9 +77,9 @@ def _report_pair(loaded: Loaded) -> Report:
     best = found["prfaas"]
     same_money = baselines.homogeneous(case, baselines.equal_cost_instances(case, prfaas.cost, pd.cost))
     rate, share = best.throughput_req_s, best.offloaded_share
-    ratio_local_only = _ratio(rate, found["local_only"].throughput_req_s)
-    ratio_equal_cost = _ratio(rate, same_money.throughput_req_s)
-    verdict = _verdict(ratio_local_only, ratio_equal_cost, _why_pair(case, best))
+    alone = found["local_only"]
+    rates = Rates(rate, alone.throughput_req_s, same_money.throughput_req_s, Ttft(alone.ttft_mean_s, alone.ttft_p90_s))
+    verdict = decide(loaded, rates, why_pair(case, best))
     return Report(
         program="two-site",
         threshold_tokens=best.threshold_tokens,
@@ -151,7 +98,7 @@ def _report_pair(loaded: Loaded) -> Report:
                 kind="prfaas",
                 n_prefill=case.n_prfaas,
                 n_decode=0,
-                prefill_utilisation=_ratio(rate * share * case.prfaas.prefill_s(best.long_tokens), case.n_prfaas) or 0.0,
+                prefill_utilisation=ratio(rate * share * case.prfaas.prefill_s(best.long_tokens), case.n_prfaas) or 0.0,
             ),
             SitePlan(
                 site=pd.name,
@@ -168,17 +115,17 @@ def _report_pair(loaded: Loaded) -> Report:
             LinkPlan(
                 source=prfaas.name,
                 destination=pd.name,
-                gbit_s=_gbit(case.egress_bytes_per_s),
+                gbit_s=gbit_s(case.egress_bytes_per_s),
                 egress_gbit_s=best.egress_gbit_s,
             ),
         ),
         offloading_pays=verdict.startswith("yes"),
         verdict=verdict,
-        ratio_local_only=ratio_local_only,
-        ratio_equal_cost=ratio_equal_cost,
-        ratio_homogeneous=_ratio(rate, found["homogeneous"].throughput_req_s),
-        ratio_naive=_ratio(rate, found["naive"].throughput_req_s),
-        ratio_balanced=_ratio(rate, found["balanced"].throughput_req_s),
+        ratio_local_only=rates.ratio_local_only,
+        ratio_equal_cost=rates.ratio_equal_cost,
+        ratio_homogeneous=ratio(rate, found["homogeneous"].throughput_req_s),
+        ratio_naive=ratio(rate, found["naive"].throughput_req_s),
+        ratio_balanced=ratio(rate, found["balanced"].throughput_req_s),
         arms=found,
         throughput_mean_t_req_s=solve_network(loaded.network()).throughput_req_s,
     )
@@ -190,9 +137,13 @@ def _report_network(loaded: Loaded) -> Report:
     local = _local_only(network)
     all_cost = sum(site.cost * site.instances for site in tables.site)
     pd_cost = sum(site.cost * site.instances for site in tables.pd_sites)
-    ratio_local_only = _ratio(plan.throughput_req_s, local)
-    ratio_equal_cost = _ratio(plan.throughput_req_s, local * all_cost / pd_cost)
-    verdict = _verdict(ratio_local_only, ratio_equal_cost, _why_network(network, plan))
+    rates = Rates(
+        plan.throughput_req_s,
+        local.throughput_req_s,
+        local.throughput_req_s * all_cost / pd_cost,
+        _network_ttft(network, local),
+    )
+    verdict = decide(loaded, rates, why_network(network, plan))
     used = {load.name: load for load in plan.loads}
     by_name = {pd.name: pd for pd in plan.pd}
     sites = []
@@ -214,8 +165,8 @@ def _report_network(loaded: Loaded) -> Report:
         LinkPlan(
             source=link.source,
             destination=link.destination,
-            gbit_s=_gbit(link.bytes_per_s),
-            egress_gbit_s=_gbit(used[f"link {link.source}->{link.destination}"].used),
+            gbit_s=gbit_s(link.bytes_per_s),
+            egress_gbit_s=gbit_s(used[f"link {link.source}->{link.destination}"].used),
         )
         for link in network.links
     )
@@ -236,14 +187,14 @@ def _report_network(loaded: Loaded) -> Report:
         links=links,
         offloading_pays=verdict.startswith("yes"),
         verdict=verdict,
-        ratio_local_only=ratio_local_only,
-        ratio_equal_cost=ratio_equal_cost,
+        ratio_local_only=rates.ratio_local_only,
+        ratio_equal_cost=rates.ratio_equal_cost,
     )
 
 
-def _local_only(network: Network) -> float:
-    """Throughput with every pd site for itself."""
-    return solve_network(network._replace(prfaas=(), links=())).throughput_req_s
+def _local_only(network: Network) -> NetworkPlan:
+    """With every pd site for itself."""
+    return solve_network(network._replace(prfaas=(), links=()))
 
 
 def _network_ttft(network: Network, plan: NetworkPlan) -> Ttft:
@@ -251,50 +202,7 @@ def _network_ttft(network: Network, plan: NetworkPlan) -> Ttft:
     return weighted([(profiles[source].prefill_s(tokens), req_s) for source, _, tokens, req_s in plan.routes])
 
 
-def _verdict(ratio_local_only: float | None, ratio_equal_cost: float | None, why: str) -> str:
-    gain, value = ratio_local_only or 0.0, ratio_equal_cost or 0.0
-    if gain < PAYS_FROM:
-        return f"no: offloading brings {gain:.2f}x of what the pd sites do alone. {why}"
-    if value < PAYS_FROM:
-        return (
-            f"no: offloading brings {gain:.2f}x of what the pd sites do alone, but only {value:.2f}x of what pd instances "
-            f"for the same money would. {why}"
-        )
-    return f"yes: {gain:.2f}x of what the pd sites do alone, {value:.2f}x of what pd instances for the same money would do. {why}"
-
-
-def _why_pair(case: TwoSites, best: Arm) -> str:
-    if not case.n_prfaas or not best.offloaded_share:
-        return "Nothing is offloaded."
-    wanted_gbit_s = case.n_prfaas * case.prfaas.kv_gbit_s(best.long_tokens)
-    link_gbit_s = _gbit(case.egress_bytes_per_s)
-    demand = (
-        f"Busy, {case.n_prfaas} prefill instances make {wanted_gbit_s:.1f} Gbit/s of KV at {best.long_tokens:,.0f} tokens "
-        f"(Eq 2), and the link carries {link_gbit_s:g}"
-    )
-    if Stage.LINK in best.binds:
-        return f"{demand}: it keeps {link_gbit_s / wanted_gbit_s:.0%} of them busy."
-    if Stage.PD_DECODE in best.binds:
-        return f"{demand}; decode binds, so more prefill brings nothing."
-    return f"{demand}."
-
-
-def _why_network(network: Network, plan: NetworkPlan) -> str:
-    if not network.prfaas or not network.links:
-        return "There is no link over which to offload."
-    full = [name for name in plan.binds if name.startswith("link ")]
-    return f"{', '.join(full)} full." if full else f"What binds: {', '.join(plan.binds) or 'nothing'}."
-
-
 def _meets_slo(loaded: Loaded, p90_s: float) -> bool:
     """The decode rate is kept by construction (BS_max); what remains is the TTFT, if the SLO has one."""
     limit_s = loaded.deployment.slo.ttft_p90_s
     return limit_s is None or p90_s <= limit_s
-
-
-def _ratio(one: float, other: float) -> float | None:
-    return one / other if other > 0 else None
-
-
-def _gbit(bytes_per_s: float) -> float:
-    return bytes_per_s * BITS_PER_BYTE / 1e9

@@ -8,6 +8,7 @@ over quantiles finds the bracket (so a measured profile with dents does no harm)
 from collections.abc import Sequence
 from enum import StrEnum
 from itertools import pairwise
+from math import inf
 from typing import NamedTuple
 
 from scipy.optimize import brentq
@@ -118,8 +119,8 @@ def allocate(
         n_prfaas=case.n_prfaas,
         n_prefill=n_prefill,
         n_decode=n_decode,
-        prfaas_compute_req_s=case.n_prfaas / case.prfaas.prefill_s(long_tokens),
-        link_req_s=case.egress_bytes_per_s / kv_bytes,
+        prfaas_compute_req_s=equations.prfaas_req_s(case.n_prfaas, case.prfaas.prefill_s(long_tokens), inf, kv_bytes),
+        link_req_s=equations.prfaas_req_s(inf, case.prfaas.prefill_s(long_tokens), case.egress_bytes_per_s, kv_bytes),
         pd_prefill_req_s=equations.pd_prefill_req_s(n_prefill, case.pd.prefill_s(short_tokens)),
         pd_decode_req_s=case.decode_req_s(n_decode),
         egress_bytes_per_s=0.0,

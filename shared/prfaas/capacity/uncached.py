@@ -1,6 +1,11 @@
-"""What prefill really has to compute: prompt lengths less the prefix that a cache of a given size still holds."""
+"""What prefill really has to compute: prompt lengths less the prefix that a cache of a given size still holds.
+
+Used as L in Equations 3 to 7, they stand for prompts of that length: the time that attention spends on the cached prefix is left
+out, and of the KV only the uncached part crosses the link, so the decode site must hold the prefix too.
+"""
 
 import math
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
@@ -12,7 +17,9 @@ class Prompt(Protocol):
     def input_tokens(self) -> int: ...
 
     @property
-    def block_ids(self) -> Sequence[int]: ...
+    def block_ids(self) -> Sequence[int]:
+        """Equal ids have equal content, and everything before them too."""
+        ...
 
     @property
     def block_tokens(self) -> int: ...
@@ -22,12 +29,25 @@ def uncached_tokens(prompts: Iterable[Prompt], cache_tokens: float = math.inf) -
     """Per prompt, in order: its tokens after the longest cached prefix of whole blocks, 0 at least.
 
     One cache of `cache_tokens`, least recently used blocks leave first. A prompt without block ids is uncached."""
+    if math.isinf(cache_tokens):
+        yield from _never_evicted(prompts)
+        return
     cache: OrderedDict[int, None] = OrderedDict()
     for prompt in prompts:
         hits = len(list(takewhile(cache.__contains__, prompt.block_ids)))
         yield max(prompt.input_tokens - hits * prompt.block_tokens, 0)
-        for block in prompt.block_ids[:hits] if math.isfinite(cache_tokens) else ():
+        for block in prompt.block_ids[:hits]:
             cache.move_to_end(block)
         cache.update(dict.fromkeys(prompt.block_ids[hits:]))
         while cache and len(cache) * prompt.block_tokens > cache_tokens:
             cache.popitem(last=False)
+
+
+def _never_evicted(prompts: Iterable[Prompt]) -> Iterator[int]:
+    """A block that was seen was seen with all before it, so the end of the hits can be searched by halves."""
+    seen: set[int] = set()
+    for prompt in prompts:
+        ids = prompt.block_ids
+        hits = bisect_left(ids, True, key=lambda block: block not in seen)
+        yield max(prompt.input_tokens - hits * prompt.block_tokens, 0)
+        seen.update(ids[hits:])

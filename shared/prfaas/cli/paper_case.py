@@ -4,9 +4,9 @@ from typing import Any
 
 import msgspec
 
+from prfaas.capacity.arms import Arm, arms
 from prfaas.capacity.builtin import builtin_profile
 from prfaas.capacity.deployment import Loaded
-from prfaas.capacity.report import Arm, arms
 from prfaas.cli.tables import format_table
 
 TABLE_6: dict[str, dict[str, float]] = {
