@@ -109,7 +109,7 @@ async def test_only_subjects_of_the_receiving_site_cross(sites: RunningSites) ->
         ("ctl", "remote", "local", "$KV.workers-local.remote.prefill.w1", False),  # between domains: $JS.local.API.$KV...
         ("ctl", "local", "remote", "jobs.local.prefill.m", False),
         ("bulk", "remote", "local", "jobs.local.prefill.m", False),
-        ("bulk", "local", "remote", "$O.kv-local.C.nuid", False),
+        ("bulk", "local", "remote", "$O.kv-local.C.other", False),
     ]
     seen = await asyncio.gather(*(crossed(sites, *case[:4], marker=f"{at}") for at, case in enumerate(cases)))
     assert seen == [case[4] for case in cases]
