@@ -1,0 +1,202 @@
+"""`make demo`: two sites on this machine, a short and a long prompt, and the proof that the answer is the same in both sites."""
+
+import argparse
+import asyncio
+import inspect
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from openai import AsyncOpenAI
+from rich.console import Console
+from rich.table import Table
+
+from infra.otlp_sink import OtlpSink, SpanTree
+from infra.sites import DEMO, Description, Role
+from infra.stack import Stack
+from infra.up import START_ERRORS, describe, fresh_directory
+from infra.waterfall import waterfall
+from prfaas.engine.weights import prepare
+
+LONG_PROMPT_CHARACTERS = 18_000
+"""About 4,000 tokens of Python source, which both models continue sensibly."""
+ANSWER_TOKENS = 48
+TRACE_DEADLINE_S = 10.0
+
+console = Console(highlight=False)
+
+
+class Answer(msgspec.Struct, kw_only=True):
+    name: str
+    text: str = ""
+    tokens: list[str] = []
+    logprobs: list[float] = []
+    outcome: str = ""
+    prefill_site: str = ""
+    reason: str = ""
+    trace_id: str = ""
+    ttft_s: float = 0.0
+    tokens_per_s: float = 0.0
+    prompt_tokens: int = 0
+    transfer: dict[str, Any] = {}
+
+
+async def ask(client: AsyncOpenAI, model: str, name: str, prompt: str) -> Answer:
+    """Streams one greedy completion to the terminal."""
+    answer = Answer(name=name)
+    console.rule(f"{name}: {len(prompt):,} characters")
+    console.print(f"[dim]...{prompt[-60:]}[/dim]" if len(prompt) > 60 else f"[dim]{prompt}[/dim]", end="")
+    started = time.monotonic()
+    raw = await client.completions.with_raw_response.create(
+        model=model,
+        prompt=prompt,
+        max_tokens=ANSWER_TOKENS,
+        temperature=0,
+        logprobs=1,
+        stream=True,
+        stream_options={"include_usage": True},
+        extra_headers={"x-prfaas-report": "1"},
+    )
+    answer.outcome = raw.headers["x-prfaas-outcome"]
+    answer.prefill_site = raw.headers["x-prfaas-prefill-site"]
+    answer.reason = raw.headers["x-prfaas-reason"]
+    answer.trace_id = raw.headers["x-prfaas-trace-id"]
+    first = last = 0.0
+    async for chunk in raw.parse():
+        if chunk.usage is not None:
+            answer.prompt_tokens = chunk.usage.prompt_tokens
+            answer.transfer = (chunk.usage.model_extra or {}).get("prfaas", {}).get("transfer", {})
+        for choice in chunk.choices:
+            last = time.monotonic()
+            first = first or last
+            answer.text += choice.text
+            console.print(choice.text, end="", markup=False)
+            if choice.logprobs is not None:
+                answer.tokens += choice.logprobs.tokens or []
+                answer.logprobs += [value for value in choice.logprobs.token_logprobs or [] if value is not None]
+    console.print()
+    answer.ttft_s = first - started
+    answer.tokens_per_s = (len(answer.tokens) - 1) / (last - first) if last > first else 0.0
+    return answer
+
+
+def prompts() -> tuple[str, str]:
+    source = inspect.getsource(argparse)
+    return "The three largest cities of Italy are", source[:LONG_PROMPT_CHARACTERS].rsplit("\n", 1)[0] + "\n"
+
+
+def serial_s(answer: Answer, description: Description) -> float | None:
+    """How long the transfer would take on its own link, without prefill beside it."""
+    link = description.link(answer.prefill_site, "local")
+    if link is None or link.rate_mbit is None:
+        return None
+    return float(answer.transfer.get("bytes", 0)) * 8 / (link.rate_mbit * 1e6) + link.rtt_ms / 2000
+
+
+def summary(answers: list[Answer], description: Description) -> Table:
+    table = Table(title="What happened", expand=True)
+    for column in ("request", "prefilled at", "why", "prompt tokens", "KV shipped", "after prefill", "TTFT", "tokens/s", "trace"):
+        table.add_column(column, justify="right" if column in ("prompt tokens", "KV shipped", "TTFT", "tokens/s") else "left")
+    for answer in answers:
+        residual_s, serial = float(answer.transfer.get("residual_s", 0.0)), serial_s(answer, description)
+        overlap = f"{residual_s * 1e3:.0f} ms"
+        if serial:
+            overlap += f" = {residual_s / serial:.0%} of {serial * 1e3:.0f} ms"
+        table.add_row(
+            answer.name,
+            answer.prefill_site,
+            f"{answer.outcome}: {answer.reason}",
+            f"{answer.prompt_tokens:,}",
+            f"{answer.transfer.get('bytes', 0) / 1e6:.1f} MB",
+            overlap,
+            f"{answer.ttft_s:.2f} s",
+            f"{answer.tokens_per_s:.1f}",
+            answer.trace_id[:8],
+        )
+    return table
+
+
+def whole(tree: SpanTree) -> bool:
+    """All spans have come when the root has, and the two that end last in each site."""
+    return bool(tree.roots) and all(tree.named(name) for name in ("generate", "decode", "kv_send", "prefill"))
+
+
+async def keep_local(stack: Stack) -> None:
+    """Starts the local scheduler again with the policy that never offloads."""
+    scheduler = stack.process("local", Role.SCHEDULER)
+    await scheduler.stop(10.0)
+    await scheduler.configure({"policy": "local_only"}).spawn()
+    await scheduler.wait_ready(30.0)
+    await stack.wait_introduced()
+
+
+async def run(description: Description) -> int:
+    async with OtlpSink() as sink:
+        environ = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": sink.url,
+            "OTEL_BSP_SCHEDULE_DELAY": "200",
+            "OTEL_TRACES_SAMPLER": "parentbased_always_on",
+        }
+        stack = Stack(description, fresh_directory("demo"), environ=environ, progress=console.print)
+        async with stack:
+            client = AsyncOpenAI(base_url=f"{stack.gateway_url('local')}/v1", api_key="none", max_retries=0, timeout=120.0)
+            short, long = prompts()
+            model = description.model
+            await ask(client, model, "warm-up", "Hello")
+            near = await ask(client, model, "short", short)
+            far = await ask(client, model, "long", long)
+            tree = await sink.wait_for_trace(far.trace_id, until=whole, deadline_s=TRACE_DEADLINE_S)
+            console.rule("the same long prompt, all of it in the local site")
+            await keep_local(stack)
+            home = await ask(client, model, "long, kept local", long)
+            await client.close()
+
+            console.print()
+            console.print(summary([near, far, home], description))
+            console.print(f"\nTrace of the long request, {far.trace_id}:\n")
+            print(waterfall(tree.spans, width=max(console.width, 100), color=console.is_terminal))
+            return verdict(near, far, home)
+
+
+def verdict(near: Answer, far: Answer, home: Answer) -> int:
+    """0 when all is as promised. Log-probabilities are compared bit for bit: equal text alone could be luck."""
+    problems = []
+    if near.prefill_site != "local":
+        problems.append(f"the short prompt was prefilled at {near.prefill_site}")
+    if (far.prefill_site, far.outcome) != ("remote", "offloaded"):
+        problems.append(f"the long prompt was prefilled at {far.prefill_site} ({far.outcome}: {far.reason})")
+    if home.prefill_site != "local":
+        problems.append(f"the local run was prefilled at {home.prefill_site}")
+    if not far.tokens or far.tokens != home.tokens:
+        problems.append("the tokens differ between the sites")
+    if far.logprobs != home.logprobs:
+        problems.append("the log-probabilities differ between the sites")
+    if problems:
+        console.print(f"[red]Not as promised: {'; '.join(problems)}.[/red]")
+        return 1
+    console.print(
+        f"[green]Same answer: {len(far.tokens)} tokens and their log-probabilities are equal bit for bit, "
+        f"prefilled at {far.prefill_site} and at {home.prefill_site}.[/green]"
+    )
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m infra.demo", description=__doc__)
+    parser.add_argument("--sites", type=Path, default=DEMO, help="description of the sites: needs `local` and `remote`")
+    parser.add_argument("--model", help="instead of the description's")
+    arguments = parser.parse_args()
+    try:
+        description = describe(arguments.sites, arguments.model, None)
+        console.print(f"preparing {description.model} (the first time takes about a minute)")
+        prepare(description.model)
+        return asyncio.run(run(description))
+    except START_ERRORS as error:
+        print(f"infra.demo: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

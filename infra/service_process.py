@@ -1,0 +1,118 @@
+"""One of our services as a real process: started from a configuration file, watched by its log, stopped by SIGTERM."""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import tomli_w
+
+_POLL_S = 0.02
+_ROOT = Path(__file__).parents[1]
+
+
+class ServiceProcessError(Exception):
+    """A service did not start, or died; the message quotes the end of its log."""
+
+
+class ServiceProcess:
+    def __init__(self, role: str, name: str, config: Mapping[str, Any], directory: Path, environ: Mapping[str, str]) -> None:
+        """`role` is the console script's name without `prfaas-`; `environ` is added to this process's own."""
+        self.role = role
+        self.name = name
+        self.http_port = 0
+        self._config = config
+        self._environ = environ
+        self._directory = directory
+        self._process: asyncio.subprocess.Process | None = None
+        self._log_start = 0
+
+    @property
+    def log_path(self) -> Path:
+        return self._directory / f"{self.name}.log"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "not started"
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        return self._process.returncode if self._process else None
+
+    def configure(self, changes: Mapping[str, Any]) -> Self:
+        """For the next start."""
+        self._config = {**self._config, **changes}
+        return self
+
+    async def spawn(self) -> Self:
+        """Returns at once; `wait_ready` says when it serves."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        config_path = self._directory / f"{self.name}.toml"
+        config_path.write_text(tomli_w.dumps(self._config))
+        self._log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
+        with self.log_path.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", f"prfaas.{self.role.replace('-', '_')}", "--config", str(config_path)),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=_ROOT,
+                env=os.environ | dict(self._environ),
+            )
+        return self
+
+    async def wait_ready(self, deadline_s: float) -> None:
+        """Raises ServiceProcessError."""
+        deadline = time.monotonic() + deadline_s
+        while (line := self._ready_line()) is None:
+            if self.exit_code is not None:
+                raise ServiceProcessError(f"prfaas-{self.role} {self.name!r} exited with {self.exit_code}:\n{self.log_end()}")
+            if time.monotonic() > deadline:
+                raise ServiceProcessError(
+                    f"prfaas-{self.role} {self.name!r} was not ready within {deadline_s:g} s:\n{self.log_end()}"
+                )
+            await asyncio.sleep(_POLL_S)
+        self.http_port = line["http_port"]
+
+    async def wait(self) -> int:
+        assert self._process is not None, "not started"
+        return await self._process.wait()
+
+    def terminate(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.terminate()
+
+    def kill(self) -> None:
+        """Like a power cut (SIGKILL)."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+
+    async def stop(self, deadline_s: float) -> int:
+        """SIGTERM, then SIGKILL when it takes longer than that; returns the exit code."""
+        self.terminate()
+        try:
+            return await asyncio.wait_for(self.wait(), deadline_s)
+        except TimeoutError:
+            self.kill()
+            return await self.wait()
+
+    def log_end(self, lines: int = 15) -> str:
+        return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])
+
+    def _ready_line(self) -> dict[str, Any] | None:
+        with self.log_path.open("rb") as log:
+            log.seek(self._log_start)
+            for line in log:
+                if b'"ready"' in line:
+                    try:
+                        entry: dict[str, Any] = json.loads(line)
+                    except ValueError:
+                        continue
+                    if entry.get("event") == "ready":
+                        return entry
+        return None

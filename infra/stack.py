@@ -1,0 +1,147 @@
+"""A whole deployment on this machine: sites, links and services of one description, started together and stopped together."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from infra.running_sites import RunningSites
+from infra.service_process import ServiceProcess, ServiceProcessError
+from infra.sites import Description, Role, Service
+
+READY_DEADLINE_S = 120.0
+"""For a service; loading a model on a busy machine takes most of it."""
+STOP_DEADLINE_S = 30.0
+_POLL_S = 0.1
+
+
+class Stack:
+    """Owns `directory`: configuration, logs, keys and stores, one folder per site."""
+
+    def __init__(
+        self,
+        description: Description,
+        directory: Path,
+        *,
+        environ: Mapping[str, str] | None = None,
+        progress: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.description = description
+        self.directory = directory
+        self.sites = RunningSites(description, directory)
+        self.services: dict[tuple[str, str], ServiceProcess] = {}
+        """By (site, name)."""
+        self._environ = environ or {}
+        self._progress = progress
+
+    async def start(self) -> Self:
+        """Returns when the first request may come: every service is ready and every worker known to its schedulers.
+
+        Raises NatsServerError, WanProcessError, ServiceProcessError; nothing runs then."""
+        try:
+            self._progress(f"starting {len(self.description.sites)} sites")
+            await self.sites.start()
+            for service in self.description.services:
+                process = self._process(service)
+                self.services[service.site, service.name] = process
+                await process.spawn()
+            waiting = {asyncio.create_task(self._ready(process)) for process in self.services.values()}
+            try:
+                await asyncio.gather(*waiting)
+            finally:
+                for task in waiting:
+                    task.cancel()
+            await self.wait_introduced()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def stop(self) -> None:
+        """Gateways first, so that running answers drain while their workers still live; then the rest, then the sites."""
+        gateways = [process for process in self.services.values() if process.role == Role.GATEWAY]
+        others = [process for process in self.services.values() if process.role != Role.GATEWAY]
+        for group in (gateways, others):
+            await asyncio.gather(*(process.stop(STOP_DEADLINE_S) for process in group if process.exit_code is None))
+        await self.sites.stop()
+
+    async def first_exit(self) -> ServiceProcess:
+        """Returns the first service that ends by itself."""
+        waits = {asyncio.create_task(process.wait()): process for process in self.services.values()}
+        try:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waits:
+                task.cancel()
+        return waits[done.pop()]
+
+    def process(self, site: str, role: Role) -> ServiceProcess:
+        """The only service of its role in a site."""
+        (found,) = [process for (at, _), process in self.services.items() if at == site and process.role == role]
+        return found
+
+    def gateway_url(self, site: str) -> str:
+        return f"http://127.0.0.1:{self.process(site, Role.GATEWAY).http_port}"
+
+    def _process(self, service: Service) -> ServiceProcess:
+        model = service.model or self.description.model
+        config = self.sites.service_config(service)
+        match service.role:
+            case Role.GATEWAY:
+                config = {"models": [model]} | config
+            case Role.DECODE_WORKER:
+                config = config | {"engine": {"model": model} | config.get("engine", {})}
+            case Role.PREFILL_WORKER:
+                serves = self.description.served_sites(service.site)
+                config = {"serves": serves} | config | {"engine": {"model": model} | config.get("engine", {})}
+            case _:
+                pass
+        return ServiceProcess(service.role.value, service.name, config, self.directory / service.site, self._environ)
+
+    async def _ready(self, process: ServiceProcess) -> None:
+        started = time.monotonic()
+        await process.wait_ready(READY_DEADLINE_S)
+        self._progress(f"{process.name} is ready after {time.monotonic() - started:.1f} s")
+
+    async def wait_introduced(self) -> None:
+        """Until each scheduler knows all workers that serve its site: before that it would say that nobody is there."""
+        deadline = time.monotonic() + READY_DEADLINE_S
+        async with httpx.AsyncClient(timeout=5.0) as client:
+            for scheduler in [process for process in self.services.values() if process.role == Role.SCHEDULER]:
+                site = next(at for (at, name), process in self.services.items() if process is scheduler)
+                expected = self._workers_of(site)
+                while await self._workers_known(client, scheduler) < expected:
+                    if time.monotonic() > deadline:
+                        raise ServiceProcessError(
+                            f"the scheduler of {site} does not know its {expected} workers after {READY_DEADLINE_S:g} s:\n"
+                            + scheduler.log_end()
+                        )
+                    await asyncio.sleep(_POLL_S)
+            for (site, _), process in self.services.items():
+                if process.role == Role.GATEWAY:
+                    while (await client.get(f"http://127.0.0.1:{process.http_port}/ready")).status_code != 200:
+                        if time.monotonic() > deadline:
+                            raise ServiceProcessError(f"the gateway of {site} is not ready:\n{process.log_end()}")
+                        await asyncio.sleep(_POLL_S)
+
+    def _workers_of(self, site: str) -> int:
+        def serves(service: Service) -> bool:
+            if service.role == Role.DECODE_WORKER:
+                return service.site == site
+            return service.role == Role.PREFILL_WORKER and site in self.description.served_sites(service.site)
+
+        return sum(serves(service) for service in self.description.services)
+
+    async def _workers_known(self, client: httpx.AsyncClient, scheduler: ServiceProcess) -> int:
+        page = (await client.get(f"http://127.0.0.1:{scheduler.http_port}/metrics")).text
+        return sum(int(float(line.split()[-1])) for line in page.splitlines() if line.startswith("prfaas_workers{"))
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.stop()

@@ -1,0 +1,107 @@
+"""`make up`: the sites of one description in the foreground, until Ctrl-C."""
+
+import argparse
+import asyncio
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import msgspec
+
+from infra.nats_server import NatsServerError
+from infra.service_process import ServiceProcessError
+from infra.sites import DEMO, Description, DescriptionError, Role, load_description
+from infra.stack import Stack
+from infra.wan.process import WanProcessError
+from prfaas.engine.weights import WeightsError, prepare
+
+RUN_DIRECTORY = Path(__file__).parents[1] / ".run"
+
+START_ERRORS = (NatsServerError, WanProcessError, ServiceProcessError, DescriptionError, WeightsError)
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def fresh_directory(name: str) -> Path:
+    """Logs of the last run stay until the next one of the same name."""
+    directory = RUN_DIRECTORY / name
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    return directory
+
+
+def describe(path: Path, model: str | None, port: int | None) -> Description:
+    """The description with the model and the gateway's port replaced where asked for. Raises DescriptionError."""
+    description = load_description(path)
+    services = tuple(
+        msgspec.structs.replace(service, http_port=port) if port and service.role == Role.GATEWAY else service
+        for service in description.services
+    )
+    return msgspec.structs.replace(description, services=services, model=model or description.model)
+
+
+def how_to_ask(url: str, model: str) -> str:
+    return f"""
+Ready. Ask it something:
+
+  curl -N {url}/v1/completions -H 'content-type: application/json' \\
+    -d '{{"model": "{model}", "prompt": "The capital of France is", "max_tokens": 32, "temperature": 0, "stream": true}}'
+
+  python -c 'from openai import OpenAI; c = OpenAI(base_url="{url}/v1", api_key="none"); print(c.chat.completions.create(
+    model="{model}", max_tokens=64, messages=[{{"role": "user", "content": "What is a dragon?"}}]).choices[0].message.content)'
+
+Metrics: {url}/metrics   Stop: Ctrl-C
+"""
+
+
+async def run(description: Description) -> int:
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    directory = fresh_directory("up")
+    stack = Stack(description, directory, progress=say)
+    starting = asyncio.ensure_future(stack.start())
+    waiting = asyncio.ensure_future(stopped.wait())
+    await asyncio.wait([starting, waiting], return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+        await asyncio.wait([starting])
+        return 130
+    starting.result()
+    site = next(service.site for service in description.services if service.role == Role.GATEWAY)
+    say(how_to_ask(stack.gateway_url(site), description.model))
+    say(f"Logs and configuration: {directory}")
+    died = asyncio.ensure_future(stack.first_exit())
+    await asyncio.wait([waiting, died], return_when=asyncio.FIRST_COMPLETED)
+    code = 0
+    if died.done():
+        process = died.result()
+        say(f"{process.name} exited with {process.exit_code}; stopping the rest. The end of its log:\n{process.log_end()}")
+        code = 1
+    died.cancel()
+    say("stopping")
+    await stack.stop()
+    return code
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m infra.up", description=__doc__)
+    parser.add_argument("--sites", type=Path, default=DEMO, help="description of the sites (default: the demo's)")
+    parser.add_argument("--model", help="instead of the description's")
+    parser.add_argument("--port", type=int, default=8000, help="of the gateway (default 8000)")
+    arguments = parser.parse_args()
+    try:
+        description = describe(arguments.sites, arguments.model, arguments.port)
+        say(f"preparing {description.model}")
+        prepare(description.model)
+        return asyncio.run(run(description))
+    except START_ERRORS as error:
+        print(f"infra.up: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
