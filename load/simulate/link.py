@@ -1,0 +1,47 @@
+"""A link as one server: pieces of KV leave in the order they came, at the rate that the schedule gives at that moment."""
+
+import math
+from bisect import bisect_right
+
+from load.simulate.scenario import LinkSpec
+
+
+class Link:
+    def __init__(self, spec: LinkSpec) -> None:
+        starts = [start for start, _ in spec.rates]
+        if not starts or starts[0] != 0 or starts != sorted(set(starts)) or any(rate < 0 for _, rate in spec.rates):
+            raise ValueError(f"a link's rates must start at 0 s, rise in time and not be negative, but they are {spec.rates}.")
+        self.rtt_s = spec.rtt_s
+        self.sent_bytes: dict[int, float] = {}
+        """Per second."""
+        self._starts = starts
+        self._rates = [rate for _, rate in spec.rates]
+        self._free_s = 0.0
+
+    def rate(self, now_s: float) -> float:
+        return self._rates[bisect_right(self._starts, now_s) - 1]
+
+    def send(self, size_bytes: float, now_s: float) -> float:
+        """When the last byte arrives at the other end; infinite where the link stays cut."""
+        start_s = max(now_s, self._free_s)
+        self._free_s = self._carry(size_bytes, start_s)
+        return self._free_s + self.rtt_s / 2
+
+    def _carry(self, size_bytes: float, at_s: float) -> float:
+        left_bytes = size_bytes
+        while left_bytes > 0:
+            if at_s == math.inf:
+                return math.inf
+            index = bisect_right(self._starts, at_s) - 1
+            rate = self._rates[index]
+            rate_end_s = self._starts[index + 1] if index + 1 < len(self._starts) else math.inf
+            # A slice ends where the rate does, where the second does, or with the last byte.
+            end_s = min(rate_end_s, math.floor(at_s) + 1.0) if rate else rate_end_s
+            carried = min(left_bytes, rate * (end_s - at_s)) if rate else 0.0
+            if carried:
+                self.sent_bytes[math.floor(at_s)] = self.sent_bytes.get(math.floor(at_s), 0.0) + carried
+            if carried == left_bytes and rate:
+                return at_s + carried / rate
+            left_bytes -= carried
+            at_s = end_s
+        return at_s

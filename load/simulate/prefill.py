@@ -1,0 +1,124 @@
+"""One site's prefill workers behind their shared queue."""
+
+from collections import deque
+from collections.abc import Generator
+from typing import Any
+
+import simpy
+
+from load.simulate.link import Link
+from load.simulate.scenario import MODEL, PrefillPool
+from prfaas.capacity.profiles import Profile
+from prfaas.engine.emulated_model import kv_line
+from prfaas.prefill_worker.core import PrefillCore, PrefillEnded
+
+PIECES = 8
+"""A transfer leaves in this many parts, spread over its prefill."""
+WINDOW_PIECES = 2
+"""Parts on the way at once: more would be a queue in front of the link; a prefill waits instead."""
+
+
+class Job:
+    """One attempt to prefill one prompt and to have its KV where it will be decoded."""
+
+    def __init__(self, env: simpy.Environment, tokens: int, link: Link | None) -> None:
+        """`link` is None within a site."""
+        self.tokens = tokens
+        self.link = link
+        self.verified: simpy.Event = env.event()
+        self.cancelled: simpy.Event = env.event()
+
+    def arrived(self, _: simpy.Event) -> None:
+        """Of the last piece."""
+        self.verified.succeed()
+
+    def cancel(self) -> None:
+        if not self.cancelled.triggered:
+            self.cancelled.succeed()
+
+
+class PrefillWorker:
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.job: Job | None = None
+        self.rate = PrefillCore(MODEL, "", 1)
+        """Only for its observed rate, which is what live workers announce."""
+        self.busy_s = 0.0
+
+
+class PrefillStation:
+    def __init__(self, env: simpy.Environment, site: str, pool: PrefillPool, token_scale: float, time_scale: float) -> None:
+        self.site = site
+        self.workers = [PrefillWorker(f"p{index}") for index in range(pool.workers)]
+        self._env = env
+        self._profile = pool.profile
+        self._token_scale = token_scale
+        self._time_scale = time_scale
+        self._queue: deque[Job] = deque()
+        self._idle: deque[tuple[PrefillWorker, simpy.Event]] = deque()
+        for worker in self.workers:
+            env.process(self._work(worker))
+
+    @property
+    def queued_tokens(self) -> int:
+        """Of jobs that no worker has taken."""
+        return sum(job.tokens for job in self._queue if not job.cancelled.triggered)
+
+    def submit(self, job: Job) -> None:
+        self._queue.append(job)
+        if self._idle:
+            self._idle.popleft()[1].succeed()
+
+    def prefill_s(self, tokens: int) -> float:
+        return self._profile.prefill_s(tokens * self._token_scale) / self._time_scale
+
+    def _work(self, worker: PrefillWorker) -> Generator[simpy.Event, Any, None]:
+        while True:
+            while not self._queue:
+                wake = self._env.event()
+                self._idle.append((worker, wake))
+                yield wake
+            job = self._queue.popleft()
+            if job.cancelled.triggered:
+                continue
+            worker.job = job
+            started_s = self._env.now
+            yield from self._prefill(job)
+            if not job.cancelled.triggered:
+                worker.rate.handle(PrefillEnded(job.tokens, self._env.now - started_s))
+            worker.busy_s += self._env.now - started_s
+            worker.job = None
+
+    def _prefill(self, job: Job) -> Generator[simpy.Event, Any, None]:
+        sizes = piece_bytes(self._profile, job.tokens * self._token_scale)
+        on_the_way: deque[simpy.Event] = deque()
+        begun_s = 0.0
+        for index, size_bytes in enumerate(sizes):
+            ended_s = max(begun_s, self.prefill_s(job.tokens * (index + 1) // PIECES))
+            yield self._env.timeout(ended_s - begun_s)
+            begun_s = ended_s
+            if job.link is None:
+                continue
+            while len(on_the_way) >= WINDOW_PIECES and not job.cancelled.triggered:
+                yield on_the_way.popleft() | job.cancelled
+            if job.cancelled.triggered:
+                return
+            on_the_way.append(self._arrival(job.link, size_bytes))
+        if job.link is None:
+            job.verified.succeed()
+        else:
+            on_the_way[-1].callbacks.append(job.arrived)
+
+    def _arrival(self, link: Link, size_bytes: float) -> simpy.Event:
+        at_s = link.send(size_bytes, self._env.now)
+        # Never, on a link that stays cut: the attempt's own deadline ends the wait.
+        return self._env.event() if at_s == float("inf") else self._env.timeout(at_s - self._env.now)
+
+
+def piece_bytes(profile: Profile, tokens: float) -> list[float]:
+    """S_kv(l) as it leaves: what grows with the tokens with each chunk, the recurrent state after the last."""
+    total_bytes = profile.kv_bytes(tokens)
+    state_bytes = min(total_bytes, max(0.0, kv_line(profile)[0]))
+    sizes = [(total_bytes - state_bytes) / PIECES] * PIECES
+    sizes[-1] += state_bytes
+    return sizes

@@ -1,0 +1,235 @@
+"""Runs a scenario: every request through the scheduler's own core, a slot, its prefill, its link and its batch."""
+
+import random
+from collections.abc import Generator
+from typing import Any
+
+import msgspec
+import simpy
+
+from load.client import Arrival, Record
+from load.simulate.decode import DecodeWorker
+from load.simulate.link import Link
+from load.simulate.prefill import Job, PrefillStation, PrefillWorker
+from load.simulate.scenario import MODEL, PdSite, Scenario
+from prfaas.contracts.to_scheduler import Heartbeat, LinkEstimate, Outcome, Placement, PlaceRequest, Refusal, Role
+from prfaas.scheduler.core import Event, HeartbeatHeard, LinkMeasured, PlaceAsked, SchedulerCore
+
+FINGERPRINT = "simulated"
+
+
+class SimResult(msgspec.Struct, frozen=True, kw_only=True):
+    records: dict[str, list[Record]]
+    """By pd site, in order of arrival."""
+    egress_bytes: dict[str, dict[int, float]]
+    """By link `source.destination`: bytes sent in each second."""
+    prefill_busy_s: dict[str, float]
+    """By site: time that its prefill workers were held, waiting for the link included."""
+    end_s: float
+
+
+def simulate(scenario: Scenario) -> SimResult:
+    return _World(scenario).run()
+
+
+class _Home:
+    """A pd site with its scheduler."""
+
+    def __init__(self, world: "_World", site: PdSite) -> None:
+        scenario, env = world.scenario, world.env
+        self.site = site
+        self.core = SchedulerCore(site.name, site.policy())
+        self.decoders = {
+            f"d{index}": DecodeWorker(env, f"d{index}", site.decode, scenario.token_scale, scenario.time_scale)
+            for index in range(site.decode.workers)
+        }
+        self.records: list[Record] = []
+
+
+class _World:
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.env = simpy.Environment()
+        self.timing = scenario.timing
+        self.stations: dict[str, PrefillStation] = {}
+        self.links: dict[tuple[str, str], Link] = {}
+        self.homes = [_Home(self, site) for site in scenario.pd]
+        for site in scenario.pd:
+            if site.prefill is not None:
+                self.stations[site.name] = self._station(site.name, site.prefill)
+        for remote in scenario.prfaas:
+            self.stations[remote.name] = self._station(remote.name, remote.prefill)
+            for destination, spec in remote.links.items():
+                self.links[remote.name, destination] = Link(spec)
+        self._open = sum(len(site.arrivals) for site in scenario.pd)
+        self._all_over = self.env.event()
+
+    def _station(self, name: str, pool: Any) -> PrefillStation:
+        return PrefillStation(self.env, name, pool, self.scenario.token_scale, self.scenario.time_scale)
+
+    def run(self) -> SimResult:
+        phases = random.Random(self.scenario.seed)
+        for home in self.homes:
+            self._announce(home, phases)
+            self.env.process(self._arrivals(home))
+        if self._open:
+            self.env.run(until=self._all_over)
+        return SimResult(
+            records={home.site.name: home.records for home in self.homes},
+            egress_bytes={f"{source}.{destination}": link.sent_bytes for (source, destination), link in self.links.items()},
+            prefill_busy_s={name: sum(worker.busy_s for worker in at.workers) for name, at in self.stations.items()},
+            end_s=self.env.now,
+        )
+
+    # ---- what the scheduler hears
+
+    def _announce(self, home: _Home, phases: random.Random) -> None:
+        beat_s = self.timing.heartbeat_s
+        for decoder in home.decoders.values():
+            self.env.process(self._beats(home, phases.random() * beat_s, lambda d=decoder: self._decode_beat(home, d), None))
+        for name, station in self.stations.items():
+            link = self.links.get((name, home.site.name))
+            if link is None and name != home.site.name:
+                continue
+            for worker in station.workers:
+                beat = lambda s=station, w=worker: self._prefill_beat(s, w)  # noqa: E731
+                self.env.process(self._beats(home, phases.random() * beat_s, beat, link))
+            if link is not None:
+                self.env.process(self._estimates(home, name, link))
+
+    def _beats(self, home: _Home, phase_s: float, beat: Any, link: Link | None) -> Generator[simpy.Event, Any, None]:
+        delay_s = self.timing.control_s + (link.rtt_s / 2 if link else 0.0)
+        # The first beats are heard before the first request: a site that has just started refuses it otherwise.
+        home.core.handle(HeartbeatHeard(0.0, beat()))
+        yield self.env.timeout(phase_s)
+        while True:
+            said: Heartbeat = beat()
+            self.env.process(self._hear(home, HeartbeatHeard(self.env.now + delay_s, said), delay_s))
+            yield self.env.timeout(self.timing.heartbeat_s)
+
+    def _estimates(self, home: _Home, source: str, link: Link) -> Generator[simpy.Event, Any, None]:
+        samples = 0
+        while True:
+            samples += 1
+            estimate = LinkEstimate(
+                source=source,
+                destination=home.site.name,
+                rtt_s=link.rtt_s,
+                goodput_bytes_per_s=link.rate(self.env.now),
+                samples=samples,
+            )
+            home.core.handle(LinkMeasured(self.env.now, estimate))
+            yield self.env.timeout(self.timing.link_estimate_s)
+
+    def _hear(self, home: _Home, event: Event, delay_s: float) -> Generator[simpy.Event, Any, None]:
+        yield self.env.timeout(delay_s)
+        home.core.handle(event)
+
+    def _prefill_beat(self, station: PrefillStation, worker: PrefillWorker) -> Heartbeat:
+        # The queue belongs to the site: each worker announces its share of it beside the job that it runs.
+        running = worker.job.tokens if worker.job else 0
+        return Heartbeat(
+            site=station.site,
+            worker=worker.name,
+            role=Role.PREFILL,
+            model=MODEL,
+            fingerprint=FINGERPRINT,
+            max_context_tokens=1 << 30,
+            queued_tokens=running + station.queued_tokens // len(station.workers),
+            prefill_tokens_per_s=worker.rate.tokens_per_s,
+        )
+
+    def _decode_beat(self, home: _Home, decoder: DecodeWorker) -> Heartbeat:
+        return Heartbeat(
+            site=home.site.name,
+            worker=decoder.name,
+            role=Role.DECODE,
+            model=MODEL,
+            fingerprint=FINGERPRINT,
+            max_context_tokens=1 << 30,
+            running=decoder.held,
+            slots=decoder.slots,
+            waiting=decoder.waiting,
+            waiting_limit=decoder.waiting_limit,
+        )
+
+    # ---- requests
+
+    def _arrivals(self, home: _Home) -> Generator[simpy.Event, Any, None]:
+        for index, arrival in enumerate(home.site.arrivals):
+            yield self.env.timeout(max(0.0, arrival.arrival_s - self.env.now))
+            record = Record(arrival=arrival, sent_s=self.env.now)
+            home.records.append(record)
+            self.env.process(self._request(home, index, arrival, record))
+
+    def _request(self, home: _Home, index: int, arrival: Arrival, record: Record) -> Generator[simpy.Event, Any, None]:
+        yield from self._serve(home, index, arrival, record)
+        self._open -= 1
+        if not self._open:
+            self._all_over.succeed()
+
+    def _serve(self, home: _Home, index: int, arrival: Arrival, record: Record) -> Generator[simpy.Event, Any, None]:
+        deadline_s = self.env.now + self.timing.ttft_deadline_s
+        yield self.env.timeout(self.timing.control_s)
+        placement = self._place(home, index, arrival)
+        if isinstance(placement, Refusal):
+            record.error, record.message = placement.code, placement.message
+            return
+        record.outcome, record.prefill_site = placement.outcome.value, placement.prefill_site
+        yield self.env.timeout(self.timing.control_s)
+        decoder = home.decoders[placement.decode_worker]
+        slot = decoder.admit()
+        if slot is None:
+            record.error = "overloaded"
+            return
+        yield slot | self.env.timeout(max(0.0, deadline_s - self.env.now))
+        if not slot.triggered:
+            decoder.leave_line(slot)
+            record.error = "deadline"
+            return
+        verified = yield from self._prefill(home, arrival, record, placement, deadline_s)
+        if not verified:
+            record.error = "deadline"
+            decoder.release()
+            return
+        first, last = decoder.join(arrival.output_tokens)
+        yield first
+        record.first_s = self.env.now + 2 * self.timing.control_s
+        yield last
+        record.last_s = self.env.now + 2 * self.timing.control_s
+        record.tokens = arrival.output_tokens
+        decoder.release()
+
+    def _place(self, home: _Home, index: int, arrival: Arrival) -> Placement | Refusal:
+        request = PlaceRequest(
+            request_id=f"{home.site.name}-{index}",
+            model=MODEL,
+            prompt_tokens=arrival.prompt_tokens,
+            max_tokens=arrival.output_tokens,
+            ttft_deadline_s=self.timing.ttft_deadline_s,
+        )
+        (answer,) = home.core.handle(PlaceAsked(self.env.now, request))
+        return answer.answer
+
+    def _prefill(
+        self, home: _Home, arrival: Arrival, record: Record, placement: Placement, deadline_s: float
+    ) -> Generator[simpy.Event, Any, bool]:
+        """As the decode worker does it: an attempt at the placement's site, then one at its fallback, until the deadline."""
+        site = placement.prefill_site
+        while True:
+            left_s = max(0.0, deadline_s - self.env.now)
+            may_fall_back = placement.fallback_site not in (None, site)
+            link = self.links.get((site, home.site.name))
+            job = Job(self.env, arrival.prompt_tokens - 1, link)
+            timeout = self.env.timeout(min(left_s, placement.fallback_after_s) if may_fall_back else left_s)
+            yield self.env.timeout(self.timing.control_s + (link.rtt_s / 2 if link else 0.0))
+            self.stations[site].submit(job)
+            yield job.verified | timeout
+            if job.verified.triggered:
+                return True
+            job.cancel()
+            if not may_fall_back:
+                return False
+            assert placement.fallback_site is not None
+            site = placement.fallback_site
+            record.outcome, record.prefill_site = Outcome.FALLBACK_TIMEOUT.value, site
