@@ -30,7 +30,8 @@ def test_the_paper_case() -> None:
     assert found.ratio_naive == pytest.approx(1.32, abs=0.01)
     assert found.ratio_balanced == pytest.approx(1.03, abs=0.005)
     assert found.ratio_equal_cost == found.ratio_homogeneous
-    assert found.throughput_mean_t_req_s == pytest.approx(3.17, abs=0.02)
+    assert found.mean_time is not None
+    assert found.mean_time.prfaas == pytest.approx(3.17, abs=0.02)
     assert [site.n_prefill for site in found.sites] == [4, 3]
 
 

@@ -74,6 +74,8 @@ class NetworkPlan(NamedTuple):
     throughput_req_s: float
     pd: Sequence[PdPlan]
     loads: Sequence[Load]
+    bound_req_s: float
+    """No plan can do better: above `throughput_req_s` by more than 0.01 % only when the solver's time was up."""
     routes: Sequence[tuple[str, str, float, float]]
     """(prefill site, pd site, tokens, req/s) of every bin that has a rate: `tokens` is its mean length."""
 

@@ -125,7 +125,7 @@ class _Program:
         for pd, site in enumerate(self.network.pd):
             low[self._n_prefill(pd)], high[self._n_prefill(pd)] = 1, site.instances - 1
         high[self.HEADROOM] = 0
-        first = self._run(-_unit(self.columns, self.LAMBDA), integer, low, high)
+        first, bound = self._run(-_unit(self.columns, self.LAMBDA), integer, low, high)
 
         low[self.LAMBDA] = first[self.LAMBDA] * (1 - 1e-5)
         for pd in range(len(self.network.pd)):
@@ -138,9 +138,13 @@ class _Program:
         reward = -_unit(self.columns, self.HEADROOM)
         for pd in range(len(self.network.pd)):
             reward[self._x(pd, 0) : self._x(pd, len(self.bins) - 1) + 1] -= 1e-4 / max(first[self.LAMBDA], 1e-9)
-        return self._plan(self._run(reward, integer, low, high))
+        second, _ = self._run(reward, integer, low, high)
+        return self._plan(second, -bound)
 
-    def _run(self, cost: "np.ndarray", integer: "np.ndarray", low: "np.ndarray", high: "np.ndarray") -> "np.ndarray":
+    def _run(
+        self, cost: "np.ndarray", integer: "np.ndarray", low: "np.ndarray", high: "np.ndarray"
+    ) -> tuple["np.ndarray", float]:
+        """The best columns that were found, and the bound on `cost`."""
         entries = [(row, column, value) for row, (terms, _, _) in enumerate(self.rows) for column, value in terms.items()]
         at, columns, values = zip(*entries, strict=True)
         matrix = coo_array((values, (at, columns)), shape=(len(self.rows), self.columns)).tocsr()
@@ -154,9 +158,9 @@ class _Program:
         )
         if result.x is None:
             raise PlanError(f"the solver found no plan: {result.message}")
-        return np.asarray(result.x)
+        return np.asarray(result.x), float(result.mip_dual_bound)
 
-    def _plan(self, x: "np.ndarray") -> NetworkPlan:
+    def _plan(self, x: "np.ndarray", bound_req_s: float) -> NetworkPlan:
         rate = float(x[self.LAMBDA])
         flows = {
             (route, index): float(x[self._x(route, index)])
@@ -168,6 +172,7 @@ class _Program:
             throughput_req_s=rate,
             pd=[self._pd_plan(pd, site, x, flows) for pd, site in enumerate(self.network.pd)],
             loads=loads,
+            bound_req_s=bound_req_s,
             routes=[
                 (*self.routes[route], self.bins[index].mean_tokens, flow)
                 for (route, index), flow in flows.items()

@@ -5,7 +5,8 @@ import msgspec
 from prfaas.capacity import baselines
 from prfaas.capacity.arms import Arm, arms
 from prfaas.capacity.deployment import Loaded
-from prfaas.capacity.network import Network, NetworkPlan
+from prfaas.capacity.mean_time import MeanTimeRates, mean_time_rates
+from prfaas.capacity.network import Network, NetworkPlan, check_network
 from prfaas.capacity.profiles import gbit_s
 from prfaas.capacity.program import solve_network
 from prfaas.capacity.ttft import Ttft, weighted
@@ -61,8 +62,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     ratio_naive: float | None = None
     ratio_balanced: float | None = None
     arms: dict[str, Arm] = {}
-    throughput_mean_t_req_s: float | None = None
-    """The network program's answer to the same case: the mean of T(L), where Equations 3 and 4 take T of the mean L."""
+    mean_time: MeanTimeRates | None = None
+    """The same arms with the mean of T(L), where Equations 3 and 4 take T of the mean L."""
 
 
 def report(loaded: Loaded) -> Report:
@@ -71,6 +72,7 @@ def report(loaded: Loaded) -> Report:
 
 
 def _report_pair(loaded: Loaded) -> Report:
+    check_network(loaded.network())
     case = loaded.two_sites()
     (prfaas,), (pd,) = loaded.deployment.prfaas_sites, loaded.deployment.pd_sites
     found = arms(case)
@@ -127,7 +129,7 @@ def _report_pair(loaded: Loaded) -> Report:
         ratio_naive=ratio(rate, found["naive"].throughput_req_s),
         ratio_balanced=ratio(rate, found["balanced"].throughput_req_s),
         arms=found,
-        throughput_mean_t_req_s=solve_network(loaded.network()).throughput_req_s,
+        mean_time=mean_time_rates(case),
     )
 
 

@@ -9,7 +9,7 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -78,7 +78,7 @@ def _stdout_is_ours() -> Iterator[None]:
 def describe(loaded: Loaded, found: Report) -> str:
     parts = [_headline(loaded, found), _sites(loaded, found), _links(found)]
     if found.arms:
-        parts.append(_arms(found))
+        parts.append(_arms(found) + "\n" + _mean_time(found))
     ratios = {
         "pd sites alone": found.ratio_local_only,
         "pd instances for the same money": found.ratio_equal_cost,
@@ -104,13 +104,8 @@ def _headline(loaded: Loaded, found: Report) -> str:
     else:
         lines.append(f"Offload {found.offloaded_share:.1%} of requests, each pd site above its own threshold.")
     lines.append(
-        f"Throughput {found.throughput_req_s:.2f} req/s; {', '.join(found.binds) or 'nothing'} binds; "
-        f"egress {found.egress_gbit_s:.1f} Gbit/s."
+        f"Throughput {found.throughput_req_s:.2f} req/s; {_binds(found.binds)}; egress {found.egress_gbit_s:.1f} Gbit/s."
     )
-    if found.throughput_mean_t_req_s is not None:
-        lines.append(
-            f"(With the mean of T instead of T at the mean length, over all lengths: {found.throughput_mean_t_req_s:.2f} req/s.)"
-        )
     lines.append(f"TTFT mean {found.ttft_mean_s:.2f} s, P90 {found.ttft_p90_s:.2f} s: prefill alone, no queue, no transfer.")
     if slo.ttft_p90_s is not None:
         lines.append(f"The SLO of P90 TTFT {slo.ttft_p90_s:g} s is {'kept' if found.meets_slo else 'NOT kept'}.")
@@ -160,3 +155,17 @@ def _arms(found: Report) -> str:
             ]
         )
     return format_table(rows)
+
+
+def _binds(stages: Sequence[str]) -> str:
+    return f"{' and '.join(stages)} bind" if len(stages) > 1 else f"{stages[0] if stages else 'nothing'} binds"
+
+
+def _mean_time(found: Report) -> str:
+    assert found.mean_time is not None
+    rates = found.mean_time._asdict()
+    return (
+        "req/s with the mean of T over all lengths, as a queue feels it, instead of T at the mean length: "
+        + ", ".join(f"{name} {rates[name]:.2f}" for name in found.arms)
+        + "."
+    )
