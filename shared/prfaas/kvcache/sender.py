@@ -189,6 +189,9 @@ class SenderCore:
             case BatchEnded(batch, stored, stream_sequence, now):
                 if batch != self.batch:
                     return []
+                if stored == 0:
+                    # A ping for sequence 1 makes a server that has forgotten the batch open an empty one, and end it.
+                    return self._query(now)
                 return self._restart_at(self._base + stored, stream_sequence, now)
             case Refused(batch, code, message, now):
                 return self._refused(batch, code, message, now)
@@ -262,6 +265,9 @@ class SenderCore:
         if claimed or code not in (UNKNOWN_BATCH, WRONG_LAST_SEQUENCE):
             owner = "another writer already fills this object: " if claimed else ""
             return self._fail(TransferCode.BROKER, f"{owner}{message} (JetStream error {code})")
+        return self._query(now)
+
+    def _query(self, now: float) -> list[SenderInstruction]:
         self.state = SenderState.PAUSED
         self._must_query = True
         self._asked_at = now

@@ -1,0 +1,291 @@
+"""Sender, broker and receiver under every fault at once: what is installed is exactly what was sent, or the transfer fails."""
+
+from collections import deque
+from typing import Any
+
+import msgspec
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from prfaas.kvcache import frame as kv
+from prfaas.kvcache import receiver, sender
+from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange, LayerSpec
+from tests.kvcache.broker_model import BrokerModel, Sent
+from tests.kvcache.kv import Cache, make_pieces, make_transfer
+
+LAYOUT = KVLayout(
+    dtype="float16",
+    layers=(
+        LayerSpec(kind=LayerKind.SLIDING, kv_heads=1, head_dim=1, window_tokens=4),
+        LayerSpec(kind=LayerKind.FULL, kv_heads=1, head_dim=2),
+        LayerSpec(kind=LayerKind.RECURRENT, state_bytes=20),
+    ),
+)
+MAX_PAYLOAD_BYTES = 16
+DEADLINE_S = 1000.0
+
+
+def encode_transfer(transfer: Any, pieces: list[KVPiece]) -> list[bytes]:
+    """All messages of an attempt, as a writer makes them."""
+    frames: list[kv.OutgoingFrame] = []
+
+    def add(kind: kv.FrameKind, piece: LayerRange, offset: int, parts: tuple[memoryview, ...], raw_bytes: int) -> None:
+        stored = sum(len(part) for part in parts)
+        head = kv.FrameHead(
+            kind,
+            kv.Codec.RAW,
+            transfer.attempt,
+            len(frames),
+            piece,
+            offset,
+            stored,
+            raw_bytes,
+            kv.transfer_hash(transfer.transfer_id),
+        )
+        frames.append(kv.encode_frame(head, parts))
+
+    def add_message(kind: kv.FrameKind, message: msgspec.Struct) -> None:
+        add(kind, LayerRange(0, 0, 0), 0, (memoryview(msgspec.msgpack.encode(message)),), 0)
+
+    add_message(
+        kv.FrameKind.OPEN,
+        kv.TransferOpening(
+            transfer_id=transfer.transfer_id,
+            attempt=transfer.attempt,
+            prefill_tokens=transfer.prefill_tokens,
+            fingerprint=transfer.fingerprint,
+            layout=LAYOUT,
+        ),
+    )
+    for piece in pieces:
+        for part in kv.cut_piece(LAYOUT, piece, MAX_PAYLOAD_BYTES):
+            add(kv.FrameKind.DATA, part.range, part.offset, part.parts, part.raw_bytes)
+    add_message(
+        kv.FrameKind.MANIFEST,
+        kv.Manifest(
+            frames=len(frames),
+            raw_bytes=sum(frame.raw_bytes for frame in frames),
+            fingerprint=transfer.fingerprint,
+            digest=kv.manifest_digest(frame.digest for frame in frames),
+        ),
+    )
+    return [b"".join(frame.buffers) for frame in frames]
+
+
+FAULTS = st.sampled_from(["none", "flip", "cut", "drop", "twice", "late"])
+
+
+class TransferMachine(RuleBasedStateMachine):
+    @initialize(tokens=st.integers(1, 12), chunk=st.integers(1, 5))
+    def start(self, tokens: int, chunk: int) -> None:
+        self.now = 0.0
+        transfer = make_transfer(tokens, attempt=2)
+        pieces = make_pieces(LAYOUT, tokens, chunk)
+        self.messages = encode_transfer(transfer, pieces)
+        self.positions = {data: position for position, data in enumerate(self.messages)}
+        old = msgspec.structs.replace(transfer, attempt=1)
+        self.old_messages = encode_transfer(old, make_pieces(LAYOUT, tokens, chunk, seed=1))
+        self.expected = Cache.of(pieces)
+        self.cache = Cache()
+        self.broker = BrokerModel()
+        self.sender = sender.SenderCore(now=0.0, deadline=DEADLINE_S, idle_timeout_s=100.0)
+        self.receiver = receiver.ReceiverCore(transfer, LAYOUT, now=0.0, deadline=DEADLINE_S, idle_timeout_s=None)
+        self.queued = 0
+        self.connections: list[deque[Sent]] = [deque()]
+        """Towards the server; the last one is alive, what is left in earlier ones may still arrive."""
+        self.answers: deque[sender.SenderEvent] = deque()
+        self.connected = True
+        self.read_from = 1
+        self.outcome = ""
+
+    def tell_sender(self, event: sender.SenderEvent) -> None:
+        for instruction in self.sender.handle(event):
+            match instruction:
+                case sender.SendFrame(position):
+                    if self.connected:
+                        self.connections[-1].append(Sent(instruction, self.messages[position]))
+                case sender.SendPing() | sender.QueryStored():
+                    if self.connected:
+                        self.connections[-1].append(Sent(instruction, b""))
+                case _:
+                    pass
+
+    def tell_receiver(self, event: receiver.ReceiverEvent) -> None:
+        for instruction in self.receiver.handle(event):
+            match instruction:
+                case receiver.Install(piece):
+                    self.cache.install(piece)
+                case receiver.Rewind(sequence):
+                    self.read_from = max(sequence, 1)
+                case receiver.Verified():
+                    self.outcome = "verified"
+                case receiver.Failed(code):
+                    self.outcome = str(code)
+
+    def deliver(self, sequence: int, data: bytes) -> None:
+        try:
+            event: receiver.ReceiverEvent = receiver.FrameArrived(kv.decode_frame(memoryview(data)), sequence, self.now)
+        except kv.FrameError as error:
+            event = receiver.FrameDamaged(str(error), self.now)
+        self.tell_receiver(event)
+
+    def next_stored(self) -> tuple[int, bytes] | None:
+        return next((entry for entry in self.broker.stored if entry[0] >= self.read_from), None)
+
+    @rule(count=st.integers(4, 12), stages=st.integers(2, 4), fault=FAULTS, data=st.data())
+    def flow(self, count: int, stages: int, fault: str, data: st.DataObject) -> None:
+        """Some frames move on: up to the server, back to the sender, and on to the receiver, where a fault meets them."""
+        self.queue(count)
+        self.send(count)
+        self.server_takes(count, 0, False, False, False)
+        if stages > 2:
+            self.sender_hears(count)
+        if stages > 3:
+            self.receiver_reads(count, fault, data)
+
+    def queue(self, count: int) -> None:
+        for data in self.messages[self.queued : self.queued + count]:
+            self.queued += 1
+            self.tell_sender(sender.FrameQueued(len(data), self.queued == len(self.messages)))
+
+    def send(self, count: int) -> None:
+        for _ in range(count):
+            if self.sender.next_bytes:
+                self.tell_sender(sender.SendPermitted(self.now))
+
+    @rule(count=st.integers(1, 8), which=st.integers(0, 3), lost=st.booleans(), answer_lost=st.booleans(), twice=st.booleans())
+    def server_takes(self, count: int, which: int, lost: bool, answer_lost: bool, twice: bool) -> None:
+        wire = self.connections[-1 - which % len(self.connections)]
+        if lost and wire:
+            wire.popleft()
+        for _ in range(count):
+            if not wire:
+                return
+            sent = wire.popleft()
+            for _ in range(2 if twice else 1):
+                answer = self.broker.take(sent, self.positions, self.now)
+                if answer is not None and not answer_lost:
+                    self.answers.append(answer)
+
+    def sender_hears(self, count: int) -> None:
+        for _ in range(min(count, len(self.answers)) if self.connected else 0):
+            self.tell_sender(self.answers.popleft())
+
+    @rule(kind=st.sampled_from(["reconnect", "disconnect", "restart with file", "restart with memory", "wait", "lose delivery"]))
+    def disturb(self, kind: str) -> None:
+        match kind:
+            case "reconnect" | "disconnect":
+                self.reconnect(back=kind == "reconnect")
+            case "wait":
+                self.wait(2.0)
+            case "lose delivery":
+                self.tell_receiver(receiver.DeliveryLost(self.now))
+            case _:
+                self.restart_server(keeps_messages=kind == "restart with file")
+
+    def reconnect(self, back: bool) -> None:
+        if self.connected:
+            self.tell_sender(sender.Disconnected(self.now))
+            self.connected = False
+        if back:
+            self.connections.append(deque())
+            self.answers.clear()
+            self.connected = True
+            self.tell_sender(sender.Connected(self.now))
+
+    def restart_server(self, keeps_messages: bool) -> None:
+        for wire in self.connections:
+            wire.clear()
+        self.broker.restart(keeps_messages=keeps_messages)
+        self.reconnect(back=True)
+        self.tell_receiver(receiver.DeliveryLost(self.now))
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        self.tell_sender(sender.Tick(self.now))
+        self.tell_receiver(receiver.Tick(self.now))
+
+    @precondition(lambda self: self.sender.acked)  # before, it would be another writer's object
+    @rule(data=st.data())
+    def replay_old_attempt(self, data: st.DataObject) -> None:
+        self.broker.store(data.draw(st.sampled_from(self.old_messages)))
+
+    @rule(count=st.integers(1, 8), fault=FAULTS, data=st.data())
+    def receiver_reads(self, count: int, fault: str, data: st.DataObject) -> None:
+        for number in range(count):
+            entry = self.next_stored()
+            if entry is None:
+                return
+            sequence, message = entry
+            self.read_from = sequence + 1
+            if number == 0 and fault == "drop":
+                continue
+            if number == 0 and fault == "late":
+                later = self.next_stored()
+                if later is not None:
+                    self.deliver(*later)
+            if number == 0 and fault == "cut":
+                message = message[: data.draw(st.integers(0, len(message) - 1))]
+            if number == 0 and fault == "flip":
+                bit = data.draw(st.integers(0, 8 * len(message) - 1))
+                flipped = bytearray(message)
+                flipped[bit // 8] ^= 1 << bit % 8
+                message = bytes(flipped)
+            if self.read_from == sequence + 1 or fault != "late":
+                self.deliver(sequence, message)
+            if number == 0 and fault == "twice":
+                self.deliver(sequence, message)
+
+    @invariant()
+    def only_what_was_sent(self) -> None:
+        if not hasattr(self, "sender"):
+            return
+        self.sender.validate()
+        self.receiver.validate()
+        for layer, keys in self.cache.keys.items():
+            assert bytes(self.expected.keys[layer]).startswith(keys)
+            assert bytes(self.expected.values[layer]).startswith(self.cache.values[layer])
+        if self.outcome == "verified":
+            assert self.cache == self.expected
+
+    def teardown(self) -> None:
+        """Without further faults both sides end, and soon."""
+        if not hasattr(self, "sender"):
+            return
+        if not self.connected:
+            self.reconnect(back=True)
+        for _ in range(2000):
+            if self.sender.finished and (self.receiver.finished or self.sender.state is sender.SenderState.FAILED):
+                break
+            self.queue(5)
+            self.send(len(self.messages))
+            for wire in self.connections:
+                while wire:
+                    answer = self.broker.take(wire.popleft(), self.positions, self.now)
+                    if answer is not None:
+                        self.answers.append(answer)
+            while self.answers:
+                self.tell_sender(self.answers.popleft())
+            while (entry := self.next_stored()) is not None and not self.receiver.finished:
+                self.read_from = entry[0] + 1
+                self.deliver(*entry)
+            self.only_what_was_sent()
+            self.wait(1.0)
+        assert self.sender.finished
+        if self.sender.state is sender.SenderState.COMMITTED:
+            assert self.receiver.finished
+
+
+TransferMachine.TestCase.settings = settings(
+    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+TestTransfer = TransferMachine.TestCase
+
+
+def test_without_faults_everything_arrives() -> None:
+    machine = TransferMachine()
+    machine.start(tokens=12, chunk=5)
+    machine.teardown()
+    assert machine.outcome == "verified"
+    assert machine.cache == machine.expected
