@@ -91,8 +91,23 @@ def test_a_plot_without_matplotlib_says_what_to_install(
     assert "prfaas[lab]" in capfd.readouterr().err
 
 
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    command = f"{sys.executable} -m prfaas.cli plan --case paper | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_mistakes_are_sentences(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["plan", str(tmp_path / "none.toml")]) == 2
     assert "cannot be read" in capfd.readouterr().err
     assert main(["plan", "--case", "paper", "--plot", "plan.gif"]) == 2
     assert ".svg or .png" in capfd.readouterr().err
+
+
+def test_without_a_link_nothing_is_offloaded(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "cut.toml"
+    path.write_text((CASES / "paper.toml").read_text().replace("gbit-s = 100", "gbit-s = 0"))
+    assert main(["plan", str(path)]) == 0
+    text = capfd.readouterr().out
+    assert "Offload nothing." in text
+    assert "Does offloading pay? No" in text

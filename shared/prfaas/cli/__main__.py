@@ -6,6 +6,7 @@ Its docstring's first line is its help, and the exit status is what `run` return
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -27,10 +28,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.set_defaults(run=module.run)
     arguments = parser.parse_args(argv)
     try:
-        return int(arguments.run(arguments))
+        status = int(arguments.run(arguments))
+        sys.stdout.flush()
+        return status
     except UsageError as error:
         print(f"prfaas {arguments.command}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # `prfaas plan ... | head`: the reader has what it wanted. Without this the interpreter complains once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 if __name__ == "__main__":

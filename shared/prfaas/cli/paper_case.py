@@ -67,10 +67,11 @@ NOTE = """\
 ours: H200 = Table 5 and the two points that Table 6 implies (4/2.45 s at 27,486 tokens, 4/1.61 s at 45,046).
 T5: H200 = Table 5 alone, read along straight lines; it is off by 2 % at those two points, and as much in what follows.
 The H20 profile and the decode rate are in both derived from Table 6, so rates that repeat it prove only that the model hangs
-together. Not derived from it: p, both mean lengths, N_p/N_d, the P90 of 3.51 s, and one decode batch (20) for all three rows.
+together. Not derived from it: p, the mean lengths, the P90 of 3.51 s, and that one decode batch (20) fits all three columns.
 `balanced`, which the paper lacks, divides requests by capacity and is blind to length: against it the threshold's gain is
-{anchored:+.1%} (ours) and {table_5:+.1%} (T5), within what the profile is known to. With the mean of T over all lengths instead of T at
-the mean length it is {mean_anchored:+.1%} and {mean_table_5:+.1%}; the ratios to homogeneous and naive are then {to_homogeneous:.2f} and {to_naive:.2f} (ours)."""
+{anchored:+.1%} (ours) and {table_5:+.1%} (T5), within what the profile is known to. With the mean of T over all lengths
+instead of T at the mean length it is {mean_anchored:+.1%} and {mean_table_5:+.1%}, and the ratios to homogeneous and
+naive are {to_homogeneous:.2f} and {to_naive:.2f} (ours)."""
 
 
 def paper_comparison(loaded: Loaded) -> str:

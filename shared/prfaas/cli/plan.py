@@ -97,7 +97,9 @@ def _headline(loaded: Loaded, found: Report) -> str:
     slo = loaded.deployment.slo
     mean = loaded.lengths.mean_tokens
     lines = [f"Traffic: {mean:,.0f} uncached input tokens and {loaded.output_tokens:,.0f} output tokens in the mean."]
-    if found.threshold_tokens is not None:
+    if not found.offloaded_share:
+        lines.append("Offload nothing.")
+    elif found.threshold_tokens is not None:
         lines.append(
             f"Offload what has more than {found.threshold_tokens:,.0f} uncached tokens: {found.offloaded_share:.1%} of requests."
         )
