@@ -55,7 +55,6 @@ class Emitter:
         event = kind(request_id=self._generate.request_id, sequence=self.sequence, **fields)
         self.sequence += 1
         await self._client.publish(self._generate.reply_to, encode(event))
-        await self._client.flush()
 
 
 Script = Callable[[Generate, Emitter], Awaitable[None]]

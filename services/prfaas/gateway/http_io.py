@@ -12,6 +12,7 @@ from prfaas.gateway.errors import ApiError, invalid, too_large
 Result = TypeVar("Result")
 
 _DRAIN_S = 2.0
+_DRAIN_BYTES = 64 * 2**20
 
 
 class ClientGoneError(Exception):
@@ -54,7 +55,7 @@ class Body:
         drained_bytes = 0
         try:
             async with asyncio.timeout(_DRAIN_S):
-                while not self._exhausted and drained_bytes < 16 * self._limit_bytes:
+                while not self._exhausted and drained_bytes < _DRAIN_BYTES:
                     drained_bytes += len(await self._next())
         except (TimeoutError, ClientGoneError):
             return

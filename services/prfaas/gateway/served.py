@@ -43,7 +43,7 @@ class Admission:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._running = 0
+        self.running = 0
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -53,15 +53,15 @@ class Admission:
         """Raises ApiError 429 or 503."""
         if self._draining:
             raise unavailable("This gateway is shutting down.", 1.0, "draining")
-        if self._running >= self._limit:
+        if self.running >= self._limit:
             raise overloaded(f"This gateway already has {self._limit} requests in flight.", 1.0)
-        self._running += 1
+        self.running += 1
         self._idle.clear()
         try:
             yield
         finally:
-            self._running -= 1
-            if not self._running:
+            self.running -= 1
+            if not self.running:
                 self._idle.set()
 
     async def drain(self) -> None:

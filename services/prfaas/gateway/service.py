@@ -81,6 +81,10 @@ class GatewayService:
             return "the connection to the site's NATS server is down"
         return self._scheduler_silent
 
+    @property
+    def requests_running(self) -> int:
+        return self._admission.running
+
     async def drain(self, deadline_s: float) -> None:
         await self._admission.drain()
 

@@ -84,9 +84,11 @@ def sampling_of(
 ) -> Sampling:
     """Raises ApiError: the prompt with its answer does not fit into the context, or min_tokens exceeds max_tokens."""
     asked = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
+    param = "messages" if isinstance(request, ChatRequest) else "prompt"
+    if prompt_tokens < 1:
+        raise invalid(f"`{param}` gives no tokens at all; there must be one to continue.", param, "invalid_value")
     room_tokens = context_tokens - prompt_tokens
     if room_tokens < 1 or (asked is not None and asked > room_tokens):
-        param = "messages" if isinstance(request, ChatRequest) else "prompt"
         wanted = f"; you asked for {asked} more" if asked is not None and room_tokens >= 1 else ""
         message = f"This model's context is {context_tokens} tokens and the prompt has {prompt_tokens}{wanted}."
         raise invalid(message, param, "context_length_exceeded")
