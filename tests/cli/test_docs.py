@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from prfaas.cli.__main__ import main
 
 PAGE = Path(__file__).parents[2] / "docs/plan.md"
