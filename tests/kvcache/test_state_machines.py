@@ -172,6 +172,7 @@ class TransferMachine(RuleBasedStateMachine):
         for _ in range(min(count, len(self.answers)) if self.connected else 0):
             self.tell_sender(self.answers.popleft())
 
+    @precondition(lambda self: self.broker.stored)
     @rule(kind=st.sampled_from(["reconnect", "disconnect", "restart with file", "restart with memory", "wait", "lose delivery"]))
     def disturb(self, kind: str) -> None:
         match kind:
@@ -211,6 +212,7 @@ class TransferMachine(RuleBasedStateMachine):
     def replay_old_attempt(self, data: st.DataObject) -> None:
         self.broker.store(data.draw(st.sampled_from(self.old_messages)))
 
+    @precondition(lambda self: self.next_stored() and not self.receiver.finished)
     @rule(count=st.integers(1, 8), fault=FAULTS, data=st.data())
     def receiver_reads(self, count: int, fault: str, data: st.DataObject) -> None:
         for number in range(count):
@@ -228,7 +230,13 @@ class TransferMachine(RuleBasedStateMachine):
             if number == 0 and fault == "cut":
                 message = message[: data.draw(st.integers(0, len(message) - 1))]
             if number == 0 and fault == "flip":
-                bit = data.draw(st.integers(0, 8 * len(message) - 1))
+                in_payload = data.draw(st.booleans())
+                bits = (
+                    st.integers(8 * kv.HEADER_BYTES, 8 * len(message) - 1)
+                    if in_payload
+                    else st.integers(0, 8 * kv.HEADER_BYTES - 1)
+                )
+                bit = data.draw(bits)
                 flipped = bytearray(message)
                 flipped[bit // 8] ^= 1 << bit % 8
                 message = bytes(flipped)
