@@ -4,6 +4,7 @@ from prfaas.capacity import baselines
 from prfaas.capacity.lengths import EmpiricalLengths
 from prfaas.capacity.mean_time import mean_time_rates
 from prfaas.capacity.network import Link, Network, PdSite, PrfaasSite
+from prfaas.capacity.profiles import PrefillPoint, Profile
 from prfaas.capacity.program import solve_network
 from prfaas.capacity.solver import TwoSites, solve_two_sites
 
@@ -48,3 +49,13 @@ def test_without_link_only_the_pd_site_works(paper_case: TwoSites) -> None:
     rates = mean_time_rates(paper_case._replace(egress_bytes_per_s=0))
     assert rates.prfaas == pytest.approx(rates.local_only)
     assert rates.naive == 0
+
+
+def test_prompts_that_cost_nothing_leave_only_decoding(paper_case: TwoSites) -> None:
+    """Wholly cached prompts on a machine without a fixed cost per prefill."""
+    points = tuple(PrefillPoint(tokens=tokens, prefill_s=1e-4 * tokens, kv_bytes=1e4 * tokens) for tokens in (1, 1000))
+    free = Profile(name="free", source="made up", prefill=points, decode=paper_case.pd.decode)
+    case = paper_case._replace(lengths=EmpiricalLengths([0, 0]), prfaas=free, pd=free)
+    rates = mean_time_rates(case)
+    assert rates.prfaas == rates.local_only == pytest.approx(case.decode_req_s(7))
+    assert solve_two_sites(case).throughput_req_s == pytest.approx(rates.prfaas)

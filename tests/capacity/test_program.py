@@ -86,6 +86,8 @@ def test_every_plan_keeps_its_limits(network: Network) -> None:
 def check(plan: NetworkPlan, network: Network) -> None:
     for load in plan.loads:
         assert load.used <= load.capacity * (1 + 1e-5) + 1e-5, load
+    assert plan.throughput_req_s <= plan.bound_req_s * (1 + 1e-6)
+    assert plan.bound_req_s <= plan.throughput_req_s * (1 + 3e-4)
     assert sum(pd.decoded_req_s for pd in plan.pd) == pytest.approx(plan.throughput_req_s, rel=1e-4)
     for site, pd in zip(network.pd, plan.pd, strict=True):
         assert pd.n_prefill >= 1

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from prfaas.capacity import equations
 from prfaas.capacity.lengths import quantile_midpoints
 from prfaas.capacity.solver import TwoSites, prefill_counts
 
@@ -47,7 +48,7 @@ def mean_time_rates(case: TwoSites) -> MeanTimeRates:
 
     def split(n_pd: int, remote_req_s: float) -> float:
         return max(
-            min(remote_req_s + n_prefill / float(local_s[0]), case.decode_req_s(n_pd - n_prefill))
+            min(remote_req_s + equations.pd_prefill_req_s(n_prefill, float(local_s[0])), case.decode_req_s(n_pd - n_prefill))
             for n_prefill in prefill_counts(n_pd)
         )
 

@@ -42,6 +42,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Prefill instances of all pd sites."""
     n_decode: int
     throughput_req_s: float
+    throughput_bound_req_s: float | None = None
+    """Of the network program: no plan can do better. Above the throughput only when the solver's time was up."""
     egress_gbit_s: float
     """Over all links."""
     binds: tuple[str, ...]
@@ -180,6 +182,7 @@ def _report_network(loaded: Loaded) -> Report:
         n_prefill=sum(pd.n_prefill for pd in plan.pd),
         n_decode=sum(pd.n_decode for pd in plan.pd),
         throughput_req_s=plan.throughput_req_s,
+        throughput_bound_req_s=plan.bound_req_s,
         egress_gbit_s=sum(link.egress_gbit_s for link in links),
         binds=plan.binds,
         ttft_mean_s=ttft.mean_s,
