@@ -147,6 +147,11 @@ class NatsServer:
             self._process.kill()
             self._process.wait()
 
+    def drop_store(self) -> None:
+        """Deletes what JetStream stored: a disk that is lost. Only while it does not run."""
+        assert not self.running, "the server still runs"
+        shutil.rmtree(self.directory / "store", ignore_errors=True)
+
     async def restart(self, deadline_s: float = 10.0) -> None:
         """Stops it if it still runs, and starts it on the same ports and the same store."""
         await self.stop(deadline_s)

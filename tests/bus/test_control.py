@@ -170,7 +170,7 @@ async def test_a_full_queue_drops_and_counts(connect: Connect) -> None:
     for _ in range(100):
         await bus.publish("events", REFUSAL)
     await bus.client.flush()
-    await bus.request_bytes("$SYS.REQ.USER.INFO", b"", DEADLINE_S)  # all messages before its reply have been read
+    await bus.request_raw("$SYS.REQ.USER.INFO", b"", DEADLINE_S)  # all messages before its reply have been read
     go_on.set()
     await subscription.drain()
     assert subscription.dropped > 0

@@ -101,7 +101,15 @@ class ControlBus:
         """At most once: lost when nobody listens or a link breaks. The trace context of `parent`, else the current one, goes too.
 
         Raises NotConnectedError, MessageTooLargeError."""
-        await self._publish(subject, encode(message), _trace_headers(parent))
+        await self.publish_raw(subject, encode(message), headers=trace_headers(parent))
+
+    async def publish_raw(self, subject: str, payload: bytes, *, reply: str = "", headers: Headers | None = None) -> None:
+        """For what is not ours, such as JetStream's protocol."""
+        self._check_size(subject, payload, headers)
+        try:
+            await self.client.publish(subject, payload, reply, headers)
+        except nats_errors.Error as error:
+            raise self._not_connected(subject, error) from error
 
     async def request(
         self,
@@ -114,12 +122,12 @@ class ControlBus:
     ) -> Reply:
         """Raises BusTimeoutError, NoRespondersError, RemoteError (the handler's), PermissionDeniedError, NotConnectedError,
         MessageTooLargeError, BadMessageError."""
-        reply = await self.request_bytes(subject, encode(message), timeout_s, _trace_headers(parent))
+        reply = await self.request_raw(subject, encode(message), timeout_s, trace_headers(parent))
         if reply.headers and ERROR_CODE in reply.headers:
             raise RemoteError(reply.headers[ERROR_CODE], reply.headers.get(ERROR_TEXT, ""))
         return decode(reply.data, reply_type)
 
-    async def request_bytes(self, subject: str, payload: bytes, timeout_s: float, headers: Headers | None = None) -> Msg:
+    async def request_raw(self, subject: str, payload: bytes, timeout_s: float, headers: Headers | None = None) -> Msg:
         """The plain request under `request`, also for a publish that JetStream acknowledges, in whatever site."""
         self._check_size(subject, payload, headers)
         reply = asyncio.ensure_future(self.client.request(subject, payload, timeout=timeout_s, headers=headers))
@@ -158,7 +166,7 @@ class ControlBus:
             try:
                 reply = encode(await handler(decode(message.data, request_type)))
                 if message.reply:
-                    await self._publish(message.reply, reply, None)
+                    await self.publish_raw(message.reply, reply)
             except asyncio.CancelledError:
                 await self._answer_error(message, RemoteError("cancelled", f"the handler of {subject} was stopped"))
                 raise
@@ -189,10 +197,19 @@ class ControlBus:
         """Calls `handler`, plain or async, with each message in order. Messages that do not decode and handlers that raise are
         logged and counted; the next message is handled all the same."""
 
+        return await self.subscribe_raw(
+            subject, lambda message: handler(decode(message.data, message_type)), max_pending=max_pending, queue=queue
+        )
+
+    async def subscribe_raw(
+        self, subject: str, handler: Callable[[Msg], Awaitable[None] | None], *, max_pending: int = 8192, queue: str = ""
+    ) -> Subscription:
+        """The same for messages that are not ours, such as the server's advisories."""
+
         async def handle(message: Msg, subscription: Subscription) -> None:
             try:
                 with _trace_of(message):
-                    result = handler(decode(message.data, message_type))
+                    result = handler(message)
                     if inspect.isawaitable(result):
                         await result
             except (Exception, asyncio.CancelledError) as error:
@@ -247,13 +264,6 @@ class ControlBus:
         self._subscriptions[nats_subscription._id] = subscription
         return subscription
 
-    async def _publish(self, subject: str, payload: bytes, headers: Headers | None) -> None:
-        self._check_size(subject, payload, headers)
-        try:
-            await self.client.publish(subject, payload, headers=headers)
-        except nats_errors.Error as error:
-            raise self._not_connected(subject, error) from error
-
     def _check_size(self, subject: str, payload: bytes, headers: Headers | None) -> None:
         # The server counts headers too, nats-py does not.
         in_headers = sum(len(name) + len(value) + 4 for name, value in headers.items()) + _HEADER_ROOM_BYTES if headers else 0
@@ -271,7 +281,7 @@ class ControlBus:
         if not request.reply:
             return
         with contextlib.suppress(BusError):  # the caller's deadline tells it
-            await self._publish(request.reply, b"", {ERROR_CODE: code, ERROR_TEXT: text[:1000]})
+            await self.publish_raw(request.reply, b"", headers={ERROR_CODE: code, ERROR_TEXT: text[:1000]})
 
     def _not_connected(self, subject: str, error: Exception) -> NotConnectedError:
         return NotConnectedError(f"nothing can be sent to {subject}: {str(error).removeprefix('nats: ') or repr(error)}")
@@ -304,10 +314,10 @@ class ControlBus:
         if error.reply:
             text = f"{subscription.subject} has all its handlers busy and its queue full"
             with contextlib.suppress(BusError):
-                await self._publish(error.reply, b"", {ERROR_CODE: "overloaded", ERROR_TEXT: text})
+                await self.publish_raw(error.reply, b"", headers={ERROR_CODE: "overloaded", ERROR_TEXT: text})
 
 
-def _trace_headers(parent: Span | Context | None) -> Headers | None:
+def trace_headers(parent: Span | Context | None) -> Headers | None:
     return inject(trace_context.get_current() if parent is None else parent, {}) or None
 
 

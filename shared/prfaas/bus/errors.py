@@ -44,3 +44,7 @@ class RemoteError(BusError):
         super().__init__(message)
         self.code = code
         self.message = message
+
+
+class StreamError(BusError):
+    """JetStream refused: a full queue, a stream that is not there, a limit of the account."""

@@ -1,0 +1,70 @@
+"""What the job queue and the presence buckets need from JetStream, with errors as sentences."""
+
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from nats import errors as nats_errors
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats.js.api import StreamConfig
+from nats.js.errors import APIError
+
+from prfaas.bus.control import ControlBus, Headers
+from prfaas.bus.errors import BusTimeoutError, NotConnectedError, StreamError
+
+API_TIMEOUT_S = 5.0
+_STREAM_EXISTS_DIFFERENTLY = 10058
+T = TypeVar("T")
+
+
+@contextmanager
+def _as_bus_errors(what: str) -> Iterator[None]:
+    try:
+        yield
+    except APIError as error:
+        raise StreamError(f"{what}: JetStream refused: {error.description} ({error.err_code})") from error
+    except nats_errors.TimeoutError:
+        raise BusTimeoutError(what, API_TIMEOUT_S) from None
+    except nats_errors.NoRespondersError:
+        raise StreamError(f"{what}: JetStream is not enabled for this account, or is still starting") from None
+    except nats_errors.Error as error:
+        raise NotConnectedError(f"{what}: {str(error).removeprefix('nats: ') or repr(error)}") from error
+
+
+async def call(bus: ControlBus, what: str, use: Callable[[JetStreamContext], Awaitable[T]]) -> T:
+    """Raises StreamError, BusTimeoutError, NotConnectedError; `what` begins their sentence."""
+    with _as_bus_errors(what):
+        return await use(bus.jetstream(API_TIMEOUT_S))
+
+
+async def ensure_stream(bus: ControlBus, config: StreamConfig) -> None:
+    """Creates the stream in the own site, or brings it to this configuration. Raises what `call` raises."""
+
+    async def create(jetstream: JetStreamContext) -> None:
+        try:
+            await jetstream.add_stream(config)
+        except APIError as error:
+            if error.err_code != _STREAM_EXISTS_DIFFERENTLY:
+                raise
+            await jetstream.update_stream(config)
+
+    await call(bus, f"the stream {config.name} cannot be made", create)
+
+
+async def publish_acknowledged(
+    bus: ControlBus, subject: str, payload: bytes, timeout_s: float, headers: Headers | None = None
+) -> bool:
+    """Stores a message in the stream of whatever site listens on the subject; the acknowledgement crosses leaf connections like
+    any reply. True when the stream had it already (Nats-Msg-Id).
+
+    Raises StreamError when the stream refused it, and what `ControlBus.request_raw` raises."""
+    reply: Msg = await bus.request_raw(subject, payload, timeout_s, headers)
+    try:
+        answer = json.loads(reply.data)
+    except ValueError:
+        raise StreamError(f"{subject} answered with something that is no acknowledgement: {reply.data[:100]!r}") from None
+    if error := answer.get("error"):
+        raise StreamError(f"the stream of {subject} refused a message: {error.get('description')} ({error.get('err_code')})")
+    return bool(answer.get("duplicate", False))
