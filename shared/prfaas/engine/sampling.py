@@ -48,8 +48,10 @@ def sample(
 
 def _draw(logits: torch.Tensor, sampler: Sampler) -> int:
     """Inverse transform sampling: one uniform number per token, so the stream of a seed does not depend on the nucleus' size."""
-    # Subtracting the maximum first: a temperature near 0 then gives exp(-inf) = 0 and never inf - inf.
-    probabilities = ((logits - logits.max()) / sampler.temperature).softmax(-1)
+    # Subtracting the maximum first: a temperature near 0 then gives exp(-inf) = 0 and never inf - inf. The smallest float32
+    # stands in for temperatures that would round to 0, and 0 / 0 is NaN.
+    temperature = max(sampler.temperature, torch.finfo(torch.float32).tiny)
+    probabilities = ((logits - logits.max()) / temperature).softmax(-1)
     token_ids = None
     if sampler.top_p < 1:
         sorted_probabilities, token_ids = probabilities.topk(min(NUCLEUS_FIRST_TRY, len(probabilities)))

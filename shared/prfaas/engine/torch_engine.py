@@ -11,6 +11,7 @@ from prfaas.engine.attention import ATTENTION, chunk_mask
 from prfaas.engine.decode_cache import DecodeCache
 from prfaas.engine.fingerprint import fingerprint_of
 from prfaas.engine.model_layout import layout_of
+from prfaas.engine.packed_linear import can_pack, pack_linears
 from prfaas.engine.prefill_cache import PrefillCache
 from prfaas.engine.protocol import DecodeRow, EngineDescription, EngineError, PrefillCancelled, SampledToken
 from prfaas.engine.sampling import Sampler, sample
@@ -33,7 +34,9 @@ class TorchEngine:
         self.model = model_class.from_pretrained(
             files.directory, config=config, dtype=self.dtype, attn_implementation=ATTENTION, local_files_only=True
         )
-        self.model.eval().to(device)
+        self.model.to(device)
+        if can_pack(self.dtype, device):
+            pack_linears(self.model)
         self.layout = layout_of(config, dtype)
         self.vocabulary_size: int = config.vocab_size
         # Gemma's classes take one mask per kind of layer, Llama's take the mask itself.

@@ -1,0 +1,117 @@
+"""Sampling on small logits whose answer is known."""
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prfaas.contracts.to_decode import Sampling
+from prfaas.engine.protocol import BadLogitsError, SampledToken
+from prfaas.engine.sampling import Sampler, sample
+
+PROBABILITIES = torch.tensor([0.5, 0.3, 0.15, 0.05])
+LOGITS = PROBABILITIES.log()
+
+
+def sampler(temperature: float = 1.0, top_p: float = 1.0, seed: int | None = 0, top_logprobs: int | None = None) -> Sampler:
+    return Sampler(Sampling(max_tokens=1, temperature=temperature, top_p=top_p, seed=seed, top_logprobs=top_logprobs))
+
+
+def draw(logits: torch.Tensor, one: Sampler, forbid_eos: bool = False) -> SampledToken:
+    return sample(logits[None].clone(), [one], [forbid_eos], {0})[0]
+
+
+def counts(one: Sampler, draws: int) -> Counter[int]:
+    return Counter(draw(LOGITS, one).token_id for _ in range(draws))
+
+
+def test_greedy_takes_the_most_likely_token_of_each_row() -> None:
+    logits = torch.tensor([[0.0, 2.0, 1.0], [5.0, -1.0, 4.9]])
+    tokens = sample(logits, [sampler(temperature=0)] * 2, [False] * 2, {2})
+    assert [token.token_id for token in tokens] == [1, 0]
+    assert tokens[0].logprob is None
+
+
+def test_tokens_come_as_often_as_their_probability_says() -> None:
+    drawn = counts(sampler(seed=1), 4000)
+    for token_id, probability in enumerate(PROBABILITIES.tolist()):
+        # Five standard deviations of a binomial; the seed is fixed, so this cannot flake.
+        assert abs(drawn[token_id] - 4000 * probability) < 5 * math.sqrt(4000 * probability * (1 - probability))
+
+
+def test_temperature_sharpens_and_flattens() -> None:
+    assert counts(sampler(temperature=0.2), 500)[0] > 450
+    assert counts(sampler(temperature=5.0), 500)[0] < 220
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e-30, 1e-300])
+def test_a_temperature_near_zero_is_greedy(temperature: float) -> None:
+    assert counts(sampler(temperature=temperature), 50) == {0: 50}
+
+
+@pytest.mark.parametrize(("top_p", "nucleus"), [(0.0, {0}), (0.4, {0}), (0.6, {0, 1}), (0.9, {0, 1, 2}), (1.0, {0, 1, 2, 3})])
+def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p: float, nucleus: set[int]) -> None:
+    assert set(counts(sampler(top_p=top_p), 400)) == nucleus
+
+
+def test_top_p_beyond_the_first_try_sorts_the_whole_vocabulary() -> None:
+    flat = torch.zeros(5000)
+    assert max(draw(flat, one).token_id for one in [sampler(top_p=0.99, seed=4)] for _ in range(50)) > 1024
+
+
+@given(seed=st.integers(-(2**70), 2**70), others=st.integers(0, 3))
+def test_a_seed_gives_the_same_tokens_in_any_batch(seed: int, others: int) -> None:
+    alone, together = sampler(seed=seed), sampler(seed=seed)
+    for _ in range(5):
+        batch = [*[sampler(seed=None) for _ in range(others)], together]
+        tokens = sample(LOGITS.repeat(len(batch), 1), batch, [False] * len(batch), ())
+        assert tokens[-1] == draw(LOGITS, alone)
+
+
+def test_tokens_of_probability_zero_are_never_drawn() -> None:
+    logits = torch.tensor([-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf])
+    assert {draw(logits, one).token_id for one in [sampler(seed=2)] for _ in range(200)} == {1, 3}
+
+
+def test_forbidden_eos_is_neither_drawn_nor_counted() -> None:
+    greedy = draw(LOGITS, sampler(temperature=0, top_logprobs=3), forbid_eos=True)
+    assert greedy.token_id == 1
+    assert greedy.logprob == pytest.approx(math.log(0.3 / 0.5), abs=1e-6)
+    assert all(draw(LOGITS, one, forbid_eos=True).token_id != 0 for one in [sampler()] for _ in range(100))
+
+
+def test_forbidden_eos_concerns_its_own_row_only() -> None:
+    tokens = sample(LOGITS.repeat(2, 1), [sampler(temperature=0)] * 2, [True, False], {0, 1})
+    assert [token.token_id for token in tokens] == [2, 0]
+
+
+def test_logprobs_are_the_models_whatever_the_temperature() -> None:
+    token = draw(LOGITS, sampler(temperature=0.5, top_logprobs=2))
+    assert token.logprob == pytest.approx(float(LOGITS[token.token_id]), abs=1e-6)
+    assert [token_id for token_id, _ in token.top] == [0, 1]
+    assert [logprob for _, logprob in token.top] == pytest.approx(LOGITS[:2].tolist(), abs=1e-6)
+
+
+def test_zero_top_logprobs_gives_the_chosen_tokens_only() -> None:
+    token = draw(LOGITS, sampler(temperature=0, top_logprobs=0))
+    assert token.top == ()
+    assert token.logprob == pytest.approx(math.log(0.5), abs=1e-6)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_numbers_that_are_not_finite_are_refused_before_anything_moves(bad: float) -> None:
+    one = sampler(seed=5)
+    before = one.random.getstate()
+    with pytest.raises(BadLogitsError) as failed:
+        sample(torch.stack([LOGITS, torch.tensor([0.0, bad, 0.0, 0.0])]), [one, sampler()], [False, False], ())
+    assert failed.value.rows == (1,)
+    assert one.random.getstate() == before
+
+
+def test_bfloat16_logits_work_too() -> None:
+    token = draw(LOGITS.bfloat16(), sampler(top_p=0.5, top_logprobs=1))
+    assert token.token_id == 0
+    assert token.logprob == pytest.approx(math.log(0.5), abs=0.01)
