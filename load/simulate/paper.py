@@ -32,18 +32,32 @@ class Deployment(NamedTuple):
     n_decode: int
     offloads: Callable[[float], float]
     """The share of requests of this length that is offloaded."""
-    policy: Callable[[], Policy]
+    policy: Callable[[float], Policy]
+    """A fresh one, for tokens that stand for so many of the paper's."""
     paper_req_s: float
     """Table 6."""
+
+    def scheduler_keys(self, token_scale: float) -> dict[str, str | int]:
+        """The same policy in a scheduler's configuration."""
+        keys: dict[str, str | int] = {"policy": self.name}
+        if self.name == "threshold":
+            keys["threshold-tokens"] = round(THRESHOLD_TOKENS / token_scale)
+        return keys
 
 
 DEPLOYMENTS = {
     deployment.name: deployment
     for deployment in (
-        Deployment("local_only", 0, 9, 3, lambda tokens: 0.0, LocalOnly, 2.11),
-        Deployment("remote_all", 4, 0, 8, lambda tokens: 1.0, RemoteAll, 2.45),
+        Deployment("local_only", 0, 9, 3, lambda tokens: 0.0, lambda scale: LocalOnly(), 2.11),
+        Deployment("remote_all", 4, 0, 8, lambda tokens: 1.0, lambda scale: RemoteAll(), 2.45),
         Deployment(
-            "threshold", 4, 3, 5, lambda tokens: float(tokens > THRESHOLD_TOKENS), lambda: Threshold(THRESHOLD_TOKENS), 3.24
+            "threshold",
+            4,
+            3,
+            5,
+            lambda tokens: float(tokens > THRESHOLD_TOKENS),
+            lambda scale: Threshold(round(THRESHOLD_TOKENS / scale)),
+            3.24,
         ),
     )
 }
@@ -101,16 +115,24 @@ def scenario(
     link: LinkSpec | None = None,
     policy: Callable[[], Policy] | None = None,
     timing: Timing | None = None,
+    token_scale: float = 1.0,
+    time_scale: float = 1.0,
 ) -> Scenario:
-    """`policy` replaces the deployment's own."""
+    """`policy` replaces the deployment's own. Arrivals, link and timing come scaled already."""
     spec = link or LinkSpec(rates=((0.0, LINK_BYTES_PER_S),))
     prefill = PrefillPool(profile=H20, workers=deployment.n_prefill) if deployment.n_prefill else None
     home = PdSite(
         name="home",
         prefill=prefill,
         decode=DecodePool(profile=H20, workers=deployment.n_decode, slots=SLOTS, waiting=10_000),
-        policy=policy or deployment.policy,
+        policy=policy or (lambda: deployment.policy(token_scale)),
         arrivals=arrivals,
     )
     far = PrfaasSite(name="far", prefill=PrefillPool(profile=H200, workers=deployment.n_prfaas), links={"home": spec})
-    return Scenario(pd=[home], prfaas=[far] if deployment.n_prfaas else [], timing=timing or Timing())
+    return Scenario(
+        pd=[home],
+        prfaas=[far] if deployment.n_prfaas else [],
+        timing=timing or Timing(),
+        token_scale=token_scale,
+        time_scale=time_scale,
+    )

@@ -126,8 +126,7 @@ class _World:
         home.core.handle(event)
 
     def _prefill_beat(self, station: PrefillStation, worker: PrefillWorker) -> Heartbeat:
-        # The queue belongs to the site: each worker announces its share of it beside the job that it runs.
-        running = worker.job.tokens if worker.job else 0
+        # As live workers do: the job in hand, not the site's queue, which is nobody's.
         return Heartbeat(
             site=station.site,
             worker=worker.name,
@@ -135,7 +134,7 @@ class _World:
             model=MODEL,
             fingerprint=FINGERPRINT,
             max_context_tokens=1 << 30,
-            queued_tokens=running + station.queued_tokens // len(station.workers),
+            queued_tokens=worker.job.tokens if worker.job else 0,
             prefill_tokens_per_s=worker.rate.tokens_per_s,
         )
 

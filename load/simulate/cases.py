@@ -1,0 +1,109 @@
+"""What policies are held against each other in: the paper's machines under loads and links that are not steady."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from load.arrivals import of_trace, poisson
+from load.client import Arrival
+from load.simulate.paper import DEPLOYMENTS, H20, H200, LENGTHS, LINK_BYTES_PER_S, OUTPUT_TOKENS
+from load.simulate.scenario import LinkSpec
+from prfaas.capacity.lengths import EmpiricalLengths
+from prfaas.capacity.solver import TwoSites, best_threshold
+from prfaas.capacity.uncached import uncached_tokens
+from prfaas.traces import read_azure, read_mooncake, spread_arrivals
+
+TRACES = Path(__file__).parents[1] / "traces" / "data"
+DURATION_S = 1800.0
+MACHINES = DEPLOYMENTS["threshold"]
+"""4 + 3 + 5 in all cases."""
+STEADY = LinkSpec(rates=((0.0, LINK_BYTES_PER_S),))
+MOONCAKE_BUCKET_S = 3.0
+MAX_PROMPT_TOKENS = 131_072
+
+
+class Case(NamedTuple):
+    name: str
+    what: str
+    arrivals: Sequence[Arrival]
+    """Prompt lengths are uncached tokens."""
+    link: LinkSpec
+    threshold_tokens: int
+    """The paper's solver on these very lengths."""
+    duration_s: float
+
+
+def cases(load: float, seed: int = 1) -> dict[str, Callable[[], Case]]:
+    """By name, each made when it is called. `load`: of what the paper's policy could carry without queues."""
+
+    def paper(name: str, what: str, link: LinkSpec) -> Case:
+        rate = load * carried_req_s([LENGTHS.quantile((i + 0.5) / 4096) for i in range(4096)], OUTPUT_TOKENS)
+        arrivals = poisson(LENGTHS, rate_req_s=rate, duration_s=DURATION_S, output_tokens=OUTPUT_TOKENS, seed=seed)
+        return Case(name, what, arrivals, link, solved_threshold(arrivals), DURATION_S)
+
+    def trace(name: str, what: str, arrivals: Sequence[Arrival]) -> Case:
+        return Case(name, what, arrivals, STEADY, solved_threshold(arrivals), arrivals[-1].arrival_s)
+
+    def drop(full_gbit_s: float) -> LinkSpec:
+        full = full_gbit_s * 1e9 / 8
+        return LinkSpec(rates=((0.0, full), (0.4 * DURATION_S, full / 10), (0.6 * DURATION_S, full)))
+
+    def mooncake(*, raw_stamps: bool, reuse: bool) -> list[Arrival]:
+        requests = list(read_mooncake(TRACES / "mooncake_conversation.jsonl.gz"))
+        uncached = uncached_tokens(requests) if reuse else (request.input_tokens for request in requests)
+        requests = [request._replace(input_tokens=tokens) for request, tokens in zip(requests, uncached, strict=True)]
+        if not raw_stamps:
+            requests = list(spread_arrivals(requests, bucket_s=MOONCAKE_BUCKET_S, seed=seed))
+        return at_load(list(of_trace(requests, max_prompt_tokens=MAX_PROMPT_TOKENS)))
+
+    def azure() -> list[Arrival]:
+        return at_load(list(of_trace(read_azure(TRACES / "azure_2023_conv.csv.gz"), max_prompt_tokens=MAX_PROMPT_TOKENS)))
+
+    def at_load(arrivals: list[Arrival]) -> list[Arrival]:
+        output_tokens = sum(arrival.output_tokens for arrival in arrivals) / len(arrivals)
+        rate = load * carried_req_s([arrival.prompt_tokens for arrival in arrivals], output_tokens)
+        factor = rate * arrivals[-1].arrival_s / len(arrivals)
+        return [arrival._replace(arrival_s=arrival.arrival_s / factor) for arrival in arrivals]
+
+    return {
+        "steady": lambda: paper("steady", "the paper's lengths, a steady link", STEADY),
+        "drop100": lambda: paper("drop100", "100 Gbit/s falls to 10 for a fifth of the run", drop(100)),
+        "drop20": lambda: paper("drop20", "20 Gbit/s falls to 2 for a fifth of the run", drop(20)),
+        "mooncake": lambda: trace("mooncake", "Mooncake, stamps spread", mooncake(raw_stamps=False, reuse=False)),
+        "bursts": lambda: trace("bursts", "Mooncake, raw stamps", mooncake(raw_stamps=True, reuse=False)),
+        "reuse": lambda: trace("reuse", "Mooncake, cached prefixes left out", mooncake(raw_stamps=False, reuse=True)),
+        "azure": lambda: trace("azure", "Azure's short prompts", azure()),
+    }
+
+
+def two_sites(lengths_tokens: Sequence[float], output_tokens: float) -> TwoSites:
+    return TwoSites(
+        lengths=EmpiricalLengths(lengths_tokens),
+        output_tokens=output_tokens,
+        prfaas=H200,
+        n_prfaas=MACHINES.n_prfaas,
+        pd=H20,
+        n_pd=MACHINES.n_prefill + MACHINES.n_decode,
+        egress_bytes_per_s=LINK_BYTES_PER_S,
+    )
+
+
+def solved_threshold(arrivals: Sequence[Arrival]) -> int:
+    """Eq 7 at the paper's split of the pd site."""
+    lengths = [arrival.prompt_tokens for arrival in arrivals]
+    output_tokens = sum(arrival.output_tokens for arrival in arrivals) / len(arrivals)
+    found = best_threshold(two_sites(lengths, output_tokens), MACHINES.n_prefill).threshold_tokens
+    assert found is not None
+    return round(found)
+
+
+def carried_req_s(lengths_tokens: Sequence[float], output_tokens: float) -> float:
+    """With the mean of T(L), as requests bring it, at the solver's threshold; decode by Eq 5."""
+    case = two_sites(lengths_tokens, output_tokens)
+    threshold = best_threshold(case, MACHINES.n_prefill).threshold_tokens or 0.0
+    count = len(lengths_tokens)
+    remote_s = sum(H200.prefill_s(tokens) for tokens in lengths_tokens if tokens > threshold) / count
+    local_s = sum(H20.prefill_s(tokens) for tokens in lengths_tokens if tokens <= threshold) / count
+    limits = [case.decode_req_s(MACHINES.n_decode)]
+    limits += [workers / work_s for workers, work_s in ((case.n_prfaas, remote_s), (MACHINES.n_prefill, local_s)) if work_s]
+    return min(limits)
