@@ -48,7 +48,8 @@ def plain_config(ports: ServerPorts, store: Path, *, name: str = "plain", domain
         f"server_name: {name}\nhost: 127.0.0.1\nport: {ports.client or -1}\n"
         f'http: "127.0.0.1:{ports.monitor or -1}"\n'
         f"max_payload: 2MB\n"
-        f"leafnodes {{ host: 127.0.0.1, port: {ports.leaf or -1} }}\n"
+        # Advertised, a leaf connection that breaks would come back past whatever proxy it was dialled through.
+        f"leafnodes {{ host: 127.0.0.1, port: {ports.leaf or -1}, no_advertise: true }}\n"
         f'jetstream {{ store_dir: "{store}"{in_domain} }}\n'
     )
 

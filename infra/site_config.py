@@ -75,8 +75,9 @@ def render_site(
         )
 
     dials = "".join(remotes(dialled) for dialled in site.dials)
-    # A site that nobody dials has no leaf port at all.
-    listen = f"  host: 127.0.0.1\n  port: {ports.leaf or -1}\n" if diallers else ""
+    # A site that nobody dials has no leaf port at all. Advertised, a leaf connection that breaks would come back directly, past
+    # the address that the description has for it.
+    listen = f"  host: 127.0.0.1\n  port: {ports.leaf or -1}\n  no_advertise: true\n" if diallers else ""
     return (
         f"server_name: {site.name}\n"
         f"host: 127.0.0.1\n"

@@ -151,6 +151,7 @@ async def test_sites_find_each_other_again(sites: RunningSites) -> None:
     await sites.servers["local"].wait_for_leafs(0)
     await link.change(LinkChange(state=LinkState.UP))
     await sites.wait_joined()
+    assert (await link.change(LinkChange())).connections == 4, "both leaf connections are back, and through the link"
     for name in ("local", "remote"):
         await killed(sites.servers[name])
         await sites.wait_joined()
