@@ -25,7 +25,7 @@ _PULL_FRAMES = 16
 _PULL_EXPIRES_S = 30.0
 _HEARTBEAT_S = 2.0
 _SILENT_AFTER_S = 3 * _HEARTBEAT_S
-_CONSUMER_INACTIVE_S = 60.0
+CONSUMER_INACTIVE_S = 20.0
 """The server drops the consumer of a reader that died."""
 _API_TIMEOUT_S = 5.0
 _NANOSECONDS = 1_000_000_000
@@ -99,7 +99,8 @@ class KVReader:
     async def verified(self, deadline_s: float) -> ReaderReport:
         """Returns when everything is installed and verified. Raises TransferError, or what `install` raised."""
         try:
-            return await asyncio.wait_for(asyncio.shield(self._done), deadline_s)
+            async with asyncio.timeout(deadline_s):
+                return await asyncio.shield(self._done)
         except TimeoutError as error:
             raise TransferError(
                 TransferCode.TIMEOUT,
@@ -211,7 +212,7 @@ class KVReader:
             "replay_policy": "instant",
             "mem_storage": True,
             "num_replicas": 1,
-            "inactive_threshold": int(_CONSUMER_INACTIVE_S * _NANOSECONDS),
+            "inactive_threshold": int(CONSUMER_INACTIVE_S * _NANOSECONDS),
         }
         if self._start_sequence:
             config["opt_start_seq"] = self._start_sequence

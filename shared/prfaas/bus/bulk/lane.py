@@ -60,6 +60,7 @@ class BulkLane:
         self._listeners: list[LaneListener] = []
         self._subscriptions: dict[int, tuple[str, Handler]] = {}
         self._inbox_handlers: dict[str, Handler] = {}
+        self._requests: set[asyncio.Future[Message]] = set()
         self._next_id = 0
         self._runner: asyncio.Task[None] | None = None
         self._closed = False
@@ -73,7 +74,8 @@ class BulkLane:
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         lane._runner = asyncio.create_task(lane._run(ready), name=f"bulk lane {name}")
         try:
-            await asyncio.wait_for(ready, deadline_s)
+            async with asyncio.timeout(deadline_s):
+                await ready
         except TimeoutError as error:
             await lane.close()
             raise LaneError(f"no NATS server answered at {endpoint.url} within {deadline_s} s") from error
@@ -163,11 +165,14 @@ class BulkLane:
                 answer.set_result(copy)
 
         inbox = self.open_inbox(on_reply)
+        self._requests.add(answer)
         try:
             block = header_block(headers) if headers else b""
             self.publish(subject, [payload], len(payload), reply=inbox, headers=block)
-            return await asyncio.wait_for(answer, deadline_s)
+            async with asyncio.timeout(deadline_s):
+                return await answer
         finally:
+            self._requests.discard(answer)
             self.close_inbox(inbox)
 
     def _route_inbox(self, message: Message) -> None:
@@ -210,6 +215,9 @@ class BulkLane:
             finally:
                 self._wire = None
                 wire.abort()
+                for answer in self._requests:
+                    if not answer.done():
+                        answer.set_exception(DisconnectedError(f"the connection to {self._endpoint.url} broke: {wire.error}"))
                 for listener in list(self._listeners):
                     listener.disconnected()
 
@@ -287,7 +295,7 @@ class _Wire(asyncio.BufferedProtocol):
         self.lost: asyncio.Future[None] = loop.create_future()
         self.writable = True
         self.received_at = 0.0
-        self._error = ""
+        self.error = ""
         self._transport: asyncio.Transport | None = None
         self._parser = WireParser(lane.pool, lane._on_message, self._on_line)
 
@@ -311,7 +319,7 @@ class _Wire(asyncio.BufferedProtocol):
         try:
             self._parser.buffer_updated(nbytes)
         except LaneError as error:
-            self._error = str(error)
+            self.error = str(error)
             self.abort()
 
     def eof_received(self) -> bool:
@@ -328,7 +336,7 @@ class _Wire(asyncio.BufferedProtocol):
         self._transport = None
         self.writable = False
         self._parser.close()
-        error = LaneError(self._error or f"the server closed the connection: {exc or 'end of stream'}")
+        error = LaneError(self.error or f"the server closed the connection: {exc or 'end of stream'}")
         for future in (self.first_info, self.pong):
             if not future.done():
                 future.set_exception(error)
@@ -351,7 +359,7 @@ class _Wire(asyncio.BufferedProtocol):
                     self.first_info.set_result(info)
             case b"-ERR":
                 text = rest.decode(errors="replace").strip(" '")
-                self._error = f"the server said: {text}"
+                self.error = f"the server said: {text}"
                 self._lane._tell_error(text)
             case b"+OK":
                 pass
