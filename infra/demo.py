@@ -97,25 +97,27 @@ def serial_s(answer: Answer, description: Description) -> float | None:
 
 def summary(answers: list[Answer], description: Description) -> Table:
     table = Table(title="What happened", expand=True)
-    for column in ("request", "prefilled at", "why", "prompt tokens", "KV shipped", "after prefill", "TTFT", "tokens/s", "trace"):
-        table.add_column(column, justify="right" if column in ("prompt tokens", "KV shipped", "TTFT", "tokens/s") else "left")
+    for column in ("request", "prefilled at", "prompt tokens", "KV shipped", "left after prefill", "TTFT", "tokens/s"):
+        table.add_column(column, justify="left" if column in ("request", "prefilled at") else "right")
     for answer in answers:
         residual_s, serial = float(answer.transfer.get("residual_s", 0.0)), serial_s(answer, description)
-        overlap = f"{residual_s * 1e3:.0f} ms"
+        left = f"{residual_s * 1e3:.0f} ms"
         if serial:
-            overlap += f" = {residual_s / serial:.0%} of {serial * 1e3:.0f} ms"
+            left += f", {residual_s / serial:.0%} of {serial * 1e3:.0f} ms"
         table.add_row(
             answer.name,
             answer.prefill_site,
-            f"{answer.outcome}: {answer.reason}",
             f"{answer.prompt_tokens:,}",
             f"{answer.transfer.get('bytes', 0) / 1e6:.1f} MB",
-            overlap,
+            left,
             f"{answer.ttft_s:.2f} s",
             f"{answer.tokens_per_s:.1f}",
-            answer.trace_id[:8],
         )
     return table
+
+
+def reasons(answers: list[Answer]) -> str:
+    return "\n".join(f"{answer.name}: {answer.outcome}: {answer.reason}; trace {answer.trace_id}" for answer in answers)
 
 
 def whole(tree: SpanTree) -> bool:
@@ -155,6 +157,7 @@ async def run(description: Description) -> int:
 
             console.print()
             console.print(summary([near, far, home], description))
+            console.print(reasons([near, far, home]))
             console.print(f"\nTrace of the long request, {far.trace_id}:\n")
             print(waterfall(tree.spans, width=max(console.width, 100), color=console.is_terminal))
             return verdict(near, far, home)

@@ -9,7 +9,7 @@ from hypothesis import given
 from prfaas.contracts.kv import KVTransfer
 from prfaas.contracts.to_prefill import CancelPrefill, PrefillJob
 from prfaas.contracts.wire import pack_tokens
-from prfaas.prefill_worker.core import REMEMBERED_CANCELS, CancelHeard, JobTaken, PrefillCore, PrefillEnded, Refuse, Run
+from prfaas.prefill_worker.core import REMEMBERED_CANCELS, CancelHeard, JobTaken, PrefillCore, Refuse, Run
 
 
 def make_job(transfer_id: str = "t", attempt: int = 1, tokens: int = 3, **changes: Any) -> PrefillJob:
@@ -76,11 +76,3 @@ def test_cancels_are_remembered_boundedly() -> None:
         core.handle(CancelHeard(CancelPrefill(transfer_id=str(number), attempt=1)))
     core.validate()
     assert core.cancelled(make_job(str(REMEMBERED_CANCELS + 9))) and not core.cancelled(make_job("0"))
-
-
-def test_the_rate_follows_what_was_observed() -> None:
-    core = make_core()
-    core.handle(PrefillEnded(1000, 1.0))
-    assert core.tokens_per_s == 1000
-    core.handle(PrefillEnded(2000, 1.0))
-    assert 1000 < core.tokens_per_s < 2000

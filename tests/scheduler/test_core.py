@@ -117,7 +117,7 @@ def test_the_least_loaded_decode_worker_is_chosen_also_between_beats() -> None:
 def test_the_fallback_leaves_the_local_site_time() -> None:
     core = scheduler(RemoteAll())
     assert placed(core).fallback_after_s == 15.0, "nothing is known of the local speed: half"
-    core.handle(HeartbeatHeard(0.0, beat("home", "p0", Role.PREFILL, prefill_tokens_per_s=1000.0)))
+    core.handle(HeartbeatHeard(0.0, beat("home", "p0", Role.PREFILL, prefill_points=((100.0, 0.1), (8000.0, 8.0)))))
     slow = placed(core, 8001).fallback_after_s
     assert slow == 30.0 - 1.5 * 8.0
     assert placed(core, 101).fallback_after_s == 21.0, "never more than 70 %"

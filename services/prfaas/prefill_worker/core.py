@@ -3,14 +3,12 @@
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from prfaas.capacity.observed import ObservedPrefill
 from prfaas.contracts.to_prefill import CancelPrefill, PrefillJob
 from prfaas.contracts.wire import BadMessageError, unpack_tokens
 
 REMEMBERED_CANCELS = 4096
 """A cancel can overtake its job; older ones than this many are forgotten, and their jobs expire by their own deadline."""
-
-RATE_SMOOTHING = 0.3
-"""Weight of the newest job in the observed prefill rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +56,7 @@ class PrefillCore:
         self.model = model
         self.fingerprint = fingerprint
         self.max_context_tokens = max_context_tokens
-        self.tokens_per_s = 0.0
+        self.observed = ObservedPrefill()
         self._cancelled: OrderedDict[str, int] = OrderedDict()
 
     def handle(self, event: Event) -> list[Run | Refuse]:
@@ -71,8 +69,7 @@ class PrefillCore:
                 while len(self._cancelled) > REMEMBERED_CANCELS:
                     self._cancelled.popitem(last=False)
             case PrefillEnded(tokens, prefill_s):
-                rate = tokens / max(prefill_s, 1e-6)
-                self.tokens_per_s += (rate - self.tokens_per_s) * (RATE_SMOOTHING if self.tokens_per_s else 1.0)
+                self.observed.observe(tokens, prefill_s)
         return []
 
     def cancelled(self, job: PrefillJob) -> bool:
@@ -80,7 +77,6 @@ class PrefillCore:
 
     def validate(self) -> None:
         assert len(self._cancelled) <= REMEMBERED_CANCELS
-        assert self.tokens_per_s >= 0
 
     def _vet(self, job: PrefillJob, age_s: float, deliveries: int) -> Run | Refuse:
         transfer = job.transfer

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 from prfaas.bus.bulk import BulkLane
@@ -12,8 +13,9 @@ from prfaas.contracts import subjects
 from prfaas.contracts.to_prefill import CancelPrefill
 from prfaas.contracts.to_scheduler import Heartbeat, Role
 from prfaas.engine.factory import build_engine
+from prfaas.engine.protocol import Engine
 from prfaas.prefill_worker.config import PrefillWorkerConfig
-from prfaas.prefill_worker.core import CancelHeard, JobTaken, PrefillCore, Refuse
+from prfaas.prefill_worker.core import CancelHeard, JobTaken, PrefillCore, PrefillEnded, Refuse
 from prfaas.prefill_worker.shipment import Shipments
 from prfaas.service.runner import ServiceContext
 from prfaas.telemetry.metrics import PrefillMetrics, SendMetrics
@@ -60,6 +62,7 @@ class PrefillWorkerService:
             idle_timeout_s=config.idle_timeout_s,
             tails=config.tails,
         )
+        await self._warm_up(engine)
         await bus.subscribe(subjects.cancel_prefill(config.site), CancelPrefill, self._cancel)
         consumer = await JobConsumer.open(bus, config.site, description.model)
         self._working = context.tasks.spawn("work", self._work(consumer))
@@ -87,6 +90,13 @@ class PrefillWorkerService:
         if self._bus is not None:
             await self._bus.drain()
 
+    async def _warm_up(self, engine: Engine) -> None:
+        """One chunk for nobody: the first request must not pay for cold memory, nor the scheduler plan without a figure."""
+        tokens = min(self._description.chunk_tokens, self._description.max_context_tokens)
+        loop, started_s = asyncio.get_running_loop(), time.monotonic()
+        await loop.run_in_executor(self._thread, engine.prefill, [0] * tokens, lambda piece: None, lambda: False)
+        self._core.handle(PrefillEnded(tokens, time.monotonic() - started_s))
+
     async def _work(self, consumer: JobConsumer) -> None:
         while not self._draining.is_set():
             taken = await consumer.take(TAKE_DEADLINE_S)
@@ -112,6 +122,6 @@ class PrefillWorkerService:
             fingerprint=self._description.fingerprint,
             max_context_tokens=self._description.max_context_tokens,
             queued_tokens=self._tokens_in_hand,
-            prefill_tokens_per_s=self._core.tokens_per_s,
+            prefill_points=self._core.observed.points(),
             draining=self._draining.is_set(),
         )

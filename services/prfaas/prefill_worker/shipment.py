@@ -1,4 +1,4 @@
-"""One job from taken to shipped: prefill on the engine's thread, each layer's KV into the writer, its tail beside the next job."""
+"""One job from taken to shipped: prefill on the engine's thread, its KV into the writer, the tail beside the next job."""
 
 import asyncio
 import time

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+from prfaas.capacity.observed import predicted_prefill_s
 from prfaas.contracts.to_scheduler import Heartbeat, LinkEstimate, Role
 
 HEARTBEAT_TIMEOUT_S = 3.5
@@ -43,18 +44,14 @@ class PrefillSite:
     def queued_tokens(self) -> int:
         return sum(worker.queued_tokens for worker in self.workers)
 
-    @property
-    def tokens_per_s(self) -> float:
-        """Of all workers together, 0 while none has been observed. One without a rate yet counts as the mean of the others."""
-        rates = [worker.beat.prefill_tokens_per_s for worker in self.workers if worker.beat.prefill_tokens_per_s > 0]
-        return sum(rates) / len(rates) * len(self.workers) if rates else 0.0
-
     def prefill_s(self, tokens: int) -> float | None:
-        """Expected wait behind the queue plus one worker's time for `tokens`; None while no rate has been observed."""
-        rate = self.tokens_per_s
-        if not rate:
+        """Expected wait behind the queue plus one worker's time for `tokens`; None while nothing has been observed."""
+        points = next((worker.beat.prefill_points for worker in self.workers if worker.beat.prefill_points), ())
+        own_s = predicted_prefill_s(points, tokens)
+        queue_s = predicted_prefill_s(points, self.queued_tokens) if self.queued_tokens else 0.0
+        if own_s is None or queue_s is None:
             return None
-        return self.queued_tokens / rate + tokens / (rate / len(self.workers))
+        return queue_s / len(self.workers) + own_s
 
 
 @dataclass(slots=True)

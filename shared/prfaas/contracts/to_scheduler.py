@@ -63,8 +63,8 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     max_context_tokens: int
     queued_tokens: int = 0
     """Prefill: prompt tokens accepted and not yet prefilled."""
-    prefill_tokens_per_s: float = 0.0
-    """Prefill: observed rate, 0 until the first job is done."""
+    prefill_points: tuple[tuple[float, float], ...] = ()
+    """Prefill: observed (tokens, seconds) in rising order; read by capacity.observed.predicted_prefill_s."""
     running: int = 0
     """Decode: requests that hold a slot."""
     slots: int = 0

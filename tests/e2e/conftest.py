@@ -1,0 +1,41 @@
+"""Real stacks: two sites, an emulated link, every service a process of its own, a real model."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import pytest_asyncio
+
+from infra.otlp_sink import OtlpSink
+from infra.sites import Description, Role, load_description
+from infra.stack import Stack
+
+
+def describe(model: str, *, threshold_tokens: int = 600, dtype: str = "bfloat16") -> Description:
+    """The demo's sites with a threshold that short test prompts can pass."""
+    description = load_description()
+    changes = {
+        Role.SCHEDULER: {"threshold-tokens": threshold_tokens},
+        Role.DECODE_WORKER: {"engine": {"dtype": dtype}},
+        Role.PREFILL_WORKER: {"engine": {"dtype": dtype}},
+    }
+    services = tuple(
+        msgspec.structs.replace(service, config=service.config | changes.get(service.role, {})) for service in description.services
+    )
+    return msgspec.structs.replace(description, model=model, services=services)
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def sink() -> AsyncIterator[OtlpSink]:
+    async with OtlpSink() as sink:
+        yield sink
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, sink: OtlpSink) -> AsyncIterator[Stack]:
+    """One stack per test module; a module sets DESCRIPTION."""
+    directory: Path = tmp_path_factory.mktemp("stack")
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": sink.url, "OTEL_BSP_SCHEDULE_DELAY": "200"}
+    async with Stack(request.module.DESCRIPTION, directory, environ=environ) as stack:
+        yield stack
