@@ -16,16 +16,15 @@ from prfaas.gateway.errors import ApiError, internal, unknown_model
 from prfaas.gateway.generation import Generation, Generations, Job, failure
 from prfaas.gateway.headers import ApiKeys, header_value, request_id_of, ttft_deadline_of
 from prfaas.gateway.http_io import Body, ClientGoneError, Reply, until_disconnect
-from prfaas.gateway.metrics import GatewayMetrics, ModelMetrics
 from prfaas.gateway.openai_types import ChatRequest, CompletionRequest, GenerationRequest
 from prfaas.gateway.progress import EventGapError, Progress
-from prfaas.gateway.record import CLIENT_GONE_STATUS, CLIENT_REQUEST_ID, RequestRecord
+from prfaas.gateway.record import CLIENT_GONE_STATUS, CLIENT_REQUEST_ID, Observers, RequestRecord
 from prfaas.gateway.served import Admission, ServedModel
 from prfaas.gateway.shapes import Shape
 from prfaas.gateway.validation import sampling_of
 from prfaas.telemetry import names
 from prfaas.telemetry.logs import get_logger, request_logs
-from prfaas.telemetry.tracing import Tracing, extract, trace_id
+from prfaas.telemetry.tracing import extract, trace_id
 
 OPENAI_COMPLETION_TOKENS = 16
 """OpenAI's default `max_tokens` of a plain completion."""
@@ -45,9 +44,7 @@ class Gateway:
     keys: ApiKeys
     admission: Admission
     generations: Generations
-    metrics: GatewayMetrics
-    model_metrics: dict[str, ModelMetrics]
-    tracing: Tracing
+    observers: Observers
 
     def model(self, name: str) -> ServedModel:
         """Raises ApiError 404."""
@@ -70,7 +67,7 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         gateway, config = self._gateway, self._gateway.config
         headers = Headers(scope=scope)
-        record = RequestRecord(self._name, gateway.metrics, gateway.tracing)
+        record = RequestRecord(self._name, gateway.observers)
         reply = Reply(send, config.write_deadline_s)
         body = Body(headers, receive, config.max_body_bytes)
         error_code: str | None = "client_gone"
@@ -86,13 +83,13 @@ class Endpoint:
                 error_code = None
             except ApiError as error:
                 error_code = error.body.code or "invalid_request"
-                await self._tell(error, reply, body)
+                await self._tell(error, reply)
             except ClientGoneError:
                 raise
             except Exception as error:
                 log.exception("request_crashed", endpoint=self._name)
                 error_code = type(error).__name__
-                await self._tell(internal("The gateway failed on this request; its log says why."), reply, body)
+                await self._tell(internal("The gateway failed on this request; its log says why."), reply)
             assert reply.status is not None
             status = reply.status
         except ClientGoneError as gone:
@@ -100,12 +97,11 @@ class Endpoint:
         finally:
             record.ended(status, error_code)
 
-    async def _tell(self, error: ApiError, reply: Reply, body: Body) -> None:
+    async def _tell(self, error: ApiError, reply: Reply) -> None:
         if reply.status is None:
-            await reply.json(error.status, error.encode(), error.headers, before_last=body.drain)
+            await reply.json(error.status, error.encode(), error.headers)
             return
         # The status is out already. A client must not take the end of the stream for the end of the answer.
-        self._gateway.metrics.stream_errors.labels(error.body.code or "none").inc()
         await reply.write(error_event(error.encode()), last=True)
 
 
@@ -130,8 +126,8 @@ class Exchange:
         model = gateway.model(request.model)
         ttft_deadline_s = ttft_deadline_of(self._headers, config.ttft_deadline_s, config.max_ttft_deadline_s)
         deadline = loop_time() + ttft_deadline_s
-        root = self._record.parsed(request, gateway.model_metrics[model.name], extract(self._headers), self._ids())
-        if gateway.tracing.enabled:
+        root = self._record.parsed(request, extract(self._headers), self._ids())
+        if gateway.observers.tracing.enabled:
             self._reply.headers["x-prfaas-trace-id"] = trace_id(root)
         with request_logs(self._request_id, root):
             job = await self._job(request, model, ttft_deadline_s, deadline)

@@ -1,7 +1,7 @@
 """Bodies in and out with limits and deadlines, and clients that leave."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 
 from starlette.datastructures import Headers
@@ -10,9 +10,6 @@ from starlette.types import Receive, Send
 from prfaas.gateway.errors import ApiError, invalid, too_large
 
 Result = TypeVar("Result")
-
-_DRAIN_S = 2.0
-_DRAIN_BYTES = 64 * 2**20
 
 
 class ClientGoneError(Exception):
@@ -50,16 +47,6 @@ class Body:
             raise ApiError(408, f"The request's body did not arrive within {timeout_s:g} s.", code="request_timeout") from error
         return b"".join(parts)
 
-    async def drain(self) -> None:
-        """Reads on and forgets, for a while: a socket that is closed on unread bytes is reset, and takes our answer with it."""
-        drained_bytes = 0
-        try:
-            async with asyncio.timeout(_DRAIN_S):
-                while not self._exhausted and drained_bytes < _DRAIN_BYTES:
-                    drained_bytes += len(await self._next())
-        except (TimeoutError, ClientGoneError):
-            return
-
     async def _next(self) -> bytes:
         message = await self._receive()
         if message["type"] == "http.disconnect":
@@ -94,15 +81,10 @@ class Reply:
         except TimeoutError as error:
             raise ClientGoneError(f"the client read nothing for {self._write_timeout_s:g} s") from error
 
-    async def json(
-        self, status: int, data: bytes, headers: Mapping[str, str], before_last: Callable[[], Awaitable[None]] | None = None
-    ) -> None:
-        """`before_last` runs when all bytes are out but the response is not over yet."""
+    async def json(self, status: int, data: bytes, headers: Mapping[str, str]) -> None:
+        """What is left of a refused request's body, uvicorn reads and drops: else the reset would take our answer with it."""
         await self.start(status, {**headers, "content-type": "application/json", "content-length": str(len(data))})
-        await self.write(data, last=before_last is None)
-        if before_last is not None:
-            await before_last()
-            await self.write(b"", last=True)
+        await self.write(data, last=True)
 
 
 async def until_disconnect(receive: Receive, reply: Reply, work: Coroutine[Any, Any, Result]) -> Result:

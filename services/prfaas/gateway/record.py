@@ -1,6 +1,8 @@
 """What is counted and traced about one request."""
 
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
@@ -8,9 +10,10 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from prfaas.contracts.to_decode import Sampling
 from prfaas.contracts.to_gateway import Finished, GenerateEvent, Started, Tokens
 from prfaas.contracts.to_scheduler import Outcome
-from prfaas.gateway.metrics import GatewayMetrics, ModelMetrics
+from prfaas.gateway.metrics import EdgeMetrics
 from prfaas.gateway.openai_types import ChatRequest, GenerationRequest
 from prfaas.telemetry import names
+from prfaas.telemetry.metrics import GatewayMetrics, ModelRequests
 from prfaas.telemetry.tracing import AttributeValue, Tracing
 
 TOKENIZE = "tokenize"
@@ -20,23 +23,32 @@ CLIENT_GONE_STATUS = 499
 """nginx's: the client closed the connection before its answer was complete."""
 
 
-class RequestRecord:
-    """Times are of the monotonic clock, in s; spans need the wall clock beside it."""
+@dataclass(frozen=True, kw_only=True)
+class Observers:
+    """Where all requests are counted and traced."""
 
-    def __init__(self, endpoint: str, metrics: GatewayMetrics, tracing: Tracing) -> None:
+    shared: GatewayMetrics
+    edge: EdgeMetrics
+    tracing: Tracing
+
+
+class RequestRecord:
+    """Durations are measured by the monotonic clock; spans need the wall clock beside it."""
+
+    def __init__(self, endpoint: str, observers: Observers) -> None:
         self._endpoint = endpoint
-        self._metrics = metrics
-        self._tracing = tracing
-        self._model: ModelMetrics | None = None
+        self._observers = observers
+        self._model_name = ""
+        self._series: ModelRequests | None = None
         self._arrived_s = time.monotonic()
         self._arrived_ns = time.time_ns()
         self._last_token_s: float | None = None
-        self._first_sent_ns = 0
-        self._outcome = "none"
-        self.root: Span | None = None
+        self._first_token_ns = 0
+        self._root: Span | None = None
+        observers.shared.open_requests.inc()
 
-    def parsed(self, request: GenerationRequest, model: ModelMetrics, parent: Context, ids: dict[str, str]) -> Span:
-        """The root span: the request was well-formed, and for a model that is served."""
+    def parsed(self, request: GenerationRequest, parent: Context, ids: Mapping[str, str]) -> Span:
+        """The root span: the request is well-formed, and for a model that is served."""
         operation = names.OPERATION_CHAT if isinstance(request, ChatRequest) else names.OPERATION_TEXT_COMPLETION
         attributes: dict[str, AttributeValue] = {
             names.OPERATION_NAME: operation,
@@ -45,25 +57,24 @@ class RequestRecord:
             names.REQUEST_STREAM: request.stream,
             **ids,
         }
-        self.root = self._tracing.start(
+        self._root = self._observers.tracing.start(
             names.chat_span_name(operation, request.model),
             parent=parent,
             kind=SpanKind.SERVER,
             start_ns=self._arrived_ns,
             attributes=attributes,
         )
-        self._model = model
-        model.waiting.inc()
-        return self.root
+        self._model_name = request.model
+        self._series = self._observers.shared.model(request.model)
+        return self._root
 
     def tokenized(self, prompt_tokens: int, sampling: Sampling, start_ns: int) -> None:
-        assert self.root is not None
-        assert self._model is not None
+        assert self._root is not None
+        assert self._series is not None
         end_ns = time.time_ns()
-        self._metrics.tokenize_s.observe((end_ns - start_ns) / 1e9)
-        self._model.request_prompt_tokens.observe(prompt_tokens)
-        self._model.prompt_tokens.inc(prompt_tokens)
-        self._tracing.record(TOKENIZE, parent=self.root, start_ns=start_ns, end_ns=end_ns)
+        self._observers.edge.tokenize_s.observe((end_ns - start_ns) / 1e9)
+        self._observers.tracing.record(TOKENIZE, parent=self._root, start_ns=start_ns, end_ns=end_ns)
+        self._series.prompt_tokens.inc(prompt_tokens)
         attributes: dict[str, AttributeValue] = {
             names.USAGE_INPUT_TOKENS: prompt_tokens,
             names.REQUEST_MAX_TOKENS: sampling.max_tokens,
@@ -74,62 +85,53 @@ class RequestRecord:
             attributes[names.REQUEST_SEED] = sampling.seed
         if sampling.stop:
             attributes[names.REQUEST_STOP_SEQUENCES] = sampling.stop
-        self.root.set_attributes(attributes)
+        self._root.set_attributes(attributes)
 
     def heard(self, event: GenerateEvent) -> None:
-        assert self.root is not None
-        assert self._model is not None
+        assert self._root is not None
         match event:
             case Started():
-                self._started(event)
+                self._observers.shared.outcome(self._model_name, event.outcome, event.prefill_site)
+                self._root.set_attribute(names.PREFILL_SITE, event.prefill_site)
+                self._root.set_attribute(names.OUTCOME, event.outcome.value)
+                self._root.set_attribute(names.ROUTE_OFFLOADED, event.outcome is Outcome.OFFLOADED)
+                self._root.set_attribute(names.ROUTE_REASON, event.reason)
+                self._root.set_attribute(names.USAGE_CACHE_READ_INPUT_TOKENS, event.cached_tokens)
             case Tokens():
                 self._tokens(len(event.token_ids))
             case Finished():
-                self._model.success.labels(self._model.name, event.finish_reason).inc()
-                self.root.set_attribute(names.RESPONSE_FINISH_REASONS, [event.finish_reason])
-                self.root.set_attribute(names.USAGE_OUTPUT_TOKENS, event.completion_tokens)
-
-    def _started(self, event: Started) -> None:
-        assert self.root is not None
-        self._outcome = event.outcome
-        self.root.set_attributes(
-            {
-                names.PREFILL_SITE: event.prefill_site,
-                names.OUTCOME: event.outcome,
-                names.ROUTE_OFFLOADED: event.outcome is Outcome.OFFLOADED,
-                names.ROUTE_REASON: event.reason,
-                names.USAGE_CACHE_READ_INPUT_TOKENS: event.cached_tokens,
-            }
-        )
+                self._observers.shared.success.labels(self._model_name, event.finish_reason).inc()
+                self._root.set_attribute(names.RESPONSE_FINISH_REASONS, [event.finish_reason])
+                self._root.set_attribute(names.USAGE_OUTPUT_TOKENS, event.completion_tokens)
 
     def _tokens(self, count: int) -> None:
-        assert self.root is not None
-        assert self._model is not None
+        assert self._root is not None
+        assert self._series is not None
         now_s = time.monotonic()
         if self._last_token_s is None:
-            self._first_sent_ns = time.time_ns()
-            self._model.waiting.dec()
-            self._model.running.inc()
-            self._model.ttft_s.observe(now_s - self._arrived_s)
-            self.root.set_attribute(names.RESPONSE_TIME_TO_FIRST_CHUNK, now_s - self._arrived_s)
+            self._first_token_ns = time.time_ns()
+            ttft_s = now_s - self._arrived_s
+            self._series.time_to_first_token.observe(ttft_s)
+            self._root.set_attribute(names.RESPONSE_TIME_TO_FIRST_CHUNK, ttft_s)
         elif count:
-            self._model.inter_token_s.observe((now_s - self._last_token_s) / count)
-        self._model.generation_tokens.inc(count)
+            self._series.inter_token.observe((now_s - self._last_token_s) / count)
+        self._series.generation_tokens.inc(count)
         self._last_token_s = now_s
 
     def ended(self, status: int, error_code: str | None) -> None:
-        """`status` is the HTTP status sent, or CLIENT_GONE_STATUS."""
-        self._metrics.requests.labels(self._endpoint, str(status), self._outcome).inc()
-        if self._model is None or self.root is None:
+        """`status` is the HTTP status sent, or CLIENT_GONE_STATUS. An error may come after a status 200."""
+        observers = self._observers
+        observers.shared.open_requests.dec()
+        observers.edge.response(self._endpoint, status)
+        if error_code is not None:
+            observers.shared.failures.labels(error_code).inc()
+        if self._root is None or self._series is None:
             return
-        if self._last_token_s is None:
-            self._model.waiting.dec()
-        else:
-            self._model.running.dec()
-            self._tracing.record(names.STREAM, parent=self.root, start_ns=self._first_sent_ns, end_ns=time.time_ns())
+        if self._last_token_s is not None:
+            observers.tracing.record(names.STREAM, parent=self._root, start_ns=self._first_token_ns, end_ns=time.time_ns())
         if error_code is None:
-            self._model.request_s.observe(time.monotonic() - self._arrived_s)
+            self._series.e2e.observe(time.monotonic() - self._arrived_s)
         else:
-            self.root.set_attribute(names.ERROR_TYPE, error_code)
-            self.root.set_status(Status(StatusCode.ERROR, error_code))
-        self.root.end()
+            self._root.set_attribute(names.ERROR_TYPE, error_code)
+            self._root.set_status(Status(StatusCode.ERROR, error_code))
+        self._root.end()

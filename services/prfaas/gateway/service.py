@@ -18,10 +18,12 @@ from prfaas.gateway.config import GatewayConfig
 from prfaas.gateway.endpoint import Gateway
 from prfaas.gateway.generation import Generations
 from prfaas.gateway.headers import ApiKeys
-from prfaas.gateway.metrics import GatewayMetrics, ModelMetrics
+from prfaas.gateway.metrics import EdgeMetrics
+from prfaas.gateway.record import Observers
 from prfaas.gateway.served import Admission, ServedModel
 from prfaas.service.runner import ServiceContext
 from prfaas.telemetry.logs import get_logger
+from prfaas.telemetry.metrics import GatewayMetrics
 
 CHECK_INTERVAL_S = 2.0
 STOP_DEADLINE_S = 3.0
@@ -34,7 +36,9 @@ class GatewayService:
         self._config = config
         self._load_files = load_files
         self._context = context
-        self._metrics = GatewayMetrics(context.registry)
+        self._observers = Observers(
+            shared=GatewayMetrics(context.registry), edge=EdgeMetrics(context.registry), tracing=context.tracing
+        )
         self._admission = Admission(config.max_requests)
         self._tokenizing = ThreadPoolExecutor(config.tokenizer_threads, thread_name_prefix="tokenize")
         self._bus: ControlBus | None = None
@@ -56,7 +60,7 @@ class GatewayService:
 
         def hear(event: GenerateEvent) -> None:
             if not generations.in_flight.dispatch(event):
-                self._metrics.stray_events.inc()
+                self._observers.edge.stray_events.inc()
 
         await bus.subscribe(subjects.events(config.site, config.name), GenerateEvent, hear)
         self._gateway = Gateway(
@@ -65,9 +69,7 @@ class GatewayService:
             keys=ApiKeys(config.api_keys),
             admission=self._admission,
             generations=generations,
-            metrics=self._metrics,
-            model_metrics={model.name: ModelMetrics(self._metrics, model.name) for model in models},
-            tracing=context.tracing,
+            observers=self._observers,
         )
         context.tasks.spawn("watch_scheduler", self._watch_scheduler(bus))
 
