@@ -9,6 +9,7 @@ import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from prfaas.bus.control import ERROR_CODE
 from prfaas.contracts import subjects
 from prfaas.contracts.to_decode import CancelGenerate, Generate, GenerateAccepted, GenerateRefused
 from prfaas.contracts.to_gateway import Failed, Finished, Started, TokenDetail, Tokens, TransferReport
@@ -105,11 +106,10 @@ class ScriptedSite:
             return await self.cancelled.get()
 
     async def _place(self, message: Msg) -> None:
-        request = decode(message.data, PlaceRequest)
-        if request.model == "":
-            refusal = Refusal(code="no_decode_worker", message="no worker has announced it", retry_after_s=1)
-            await self.client.publish(message.reply, encode(refusal))
+        if not message.data:  # the bus of a real scheduler answers this too
+            await self.client.publish(message.reply, b"", headers={ERROR_CODE: "bad_message"})
             return
+        request = decode(message.data, PlaceRequest)
         self.placed.append(request)
         if self.answers_place:
             await self.client.publish(message.reply, encode(self.placement))

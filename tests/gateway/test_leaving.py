@@ -3,14 +3,13 @@
 import asyncio
 import json
 import socket
-from collections.abc import Callable
 from typing import Any
 
 import openai
 import pytest
 
 from prfaas.contracts.to_decode import Generate
-from tests.gateway.conftest import Edge, running_edge
+from tests.gateway.conftest import Edge, running_edge, until
 from tests.gateway.scripted_site import DEADLINE_S, Emitter
 
 MESSAGES: Any = [{"role": "user", "content": "hello"}]
@@ -27,12 +26,6 @@ def never_ends(first_tokens: int) -> Any:
         await asyncio.Event().wait()
 
     return script
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():  # noqa: ASYNC110 - counters and process states have no event to wait for
-            await asyncio.sleep(0.005)
 
 
 def left(edge: Edge, endpoint: str) -> float:

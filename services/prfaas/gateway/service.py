@@ -11,7 +11,6 @@ from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError
 from prfaas.contracts import subjects
 from prfaas.contracts.to_gateway import GenerateEvent
-from prfaas.contracts.to_scheduler import Placement, PlaceRequest, Refusal
 from prfaas.engine.weights import ModelFiles, prepare
 from prfaas.gateway.app import make_app
 from prfaas.gateway.config import GatewayConfig
@@ -26,6 +25,7 @@ from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics import GatewayMetrics
 
 CHECK_INTERVAL_S = 2.0
+RETRY_INTERVAL_S = 0.2
 STOP_DEADLINE_S = 3.0
 
 log = get_logger(__name__)
@@ -99,14 +99,12 @@ class GatewayService:
         return ServedModel.load(self._load_files(name), self._tokenizing)
 
     async def _watch_scheduler(self, bus: ControlBus) -> None:
-        """A request for no model is always refused, and costs the scheduler nothing: any answer shows that it lives."""
-        question = PlaceRequest(request_id="ready", model="", prompt_tokens=1, max_tokens=1, ttft_deadline_s=1.0)
+        """An empty message is no PlaceRequest, and the bus at the other end says so: its answer shows that the scheduler lives,
+        and is counted and traced nowhere."""
         while True:
             try:
-                await bus.request(
-                    subjects.place(self._config.site), question, Placement | Refusal, self._config.control_deadline_s
-                )
+                await bus.request_raw(subjects.place(self._config.site), b"", self._config.control_deadline_s)
                 self._scheduler_silent = None
             except BusError as error:
                 self._scheduler_silent = f"the scheduler does not answer: {error}"
-            await asyncio.sleep(CHECK_INTERVAL_S)
+            await asyncio.sleep(CHECK_INTERVAL_S if self._scheduler_silent is None else RETRY_INTERVAL_S)
