@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,13 +16,14 @@ from infra.stack import Stack
 def describe(model: str, *, threshold_tokens: int = 600, dtype: str = "bfloat16") -> Description:
     """The demo's sites with a threshold that short test prompts can pass."""
     description = load_description()
-    changes = {
+    changes: dict[Role, dict[str, Any]] = {
         Role.SCHEDULER: {"threshold-tokens": threshold_tokens},
         Role.DECODE_WORKER: {"engine": {"dtype": dtype}},
         Role.PREFILL_WORKER: {"engine": {"dtype": dtype}},
     }
     services = tuple(
-        msgspec.structs.replace(service, config=service.config | changes.get(service.role, {})) for service in description.services
+        msgspec.structs.replace(service, config=service.config | changes.get(service.role, {}))
+        for service in description.services
     )
     return msgspec.structs.replace(description, model=model, services=services)
 

@@ -121,6 +121,8 @@ def test_the_fallback_leaves_the_local_site_time() -> None:
     slow = placed(core, 8001).fallback_after_s
     assert slow == 30.0 - 1.5 * 8.0
     assert placed(core, 101).fallback_after_s == 21.0, "never more than 70 %"
+    core.handle(HeartbeatHeard(0.0, beat("home", "d0", Role.DECODE)))
+    assert placed(core, 30_000).fallback_after_s == 21.0, "the local site could not save the deadline"
 
 
 def test_two_remote_sites_share_by_queue() -> None:

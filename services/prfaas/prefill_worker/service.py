@@ -91,10 +91,14 @@ class PrefillWorkerService:
             await self._bus.drain()
 
     async def _warm_up(self, engine: Engine) -> None:
-        """One chunk for nobody: the first request must not pay for cold memory, nor the scheduler plan without a figure."""
+        """One chunk for nobody, twice: the first request must not pay for cold memory, nor a scheduler plan without a figure."""
         tokens = min(self._description.chunk_tokens, self._description.max_context_tokens)
-        loop, started_s = asyncio.get_running_loop(), time.monotonic()
-        await loop.run_in_executor(self._thread, engine.prefill, [0] * tokens, lambda piece: None, lambda: False)
+        started_s = 0.0
+        for _ in range(2):
+            started_s = time.monotonic()
+            await asyncio.get_running_loop().run_in_executor(
+                self._thread, engine.prefill, [0] * tokens, lambda piece: None, lambda: False
+            )
         self._core.handle(PrefillEnded(tokens, time.monotonic() - started_s))
 
     async def _work(self, consumer: JobConsumer) -> None:

@@ -10,14 +10,14 @@ from prfaas.contracts.to_scheduler import (
     Refusal,
     Role,
 )
-from prfaas.scheduler.fleet import Fleet, Worker
+from prfaas.scheduler.fleet import Fleet, PrefillSite, Worker
 from prfaas.scheduler.policies import Candidates, Policy
 
 RETRY_AFTER_S = 1.0
-FALLBACK_SHARE = 0.5
+UNKNOWN_SHARE = 0.5
 """Of the TTFT deadline that a remote attempt may use while nothing is known of the local site's speed."""
-MAX_FALLBACK_SHARE = 0.7
-"""Of the TTFT deadline, however fast the local site is: predictions are no promises."""
+MIN_SHARE, MAX_SHARE = 0.3, 0.7
+"""Bounds of that share once something is known: predictions are no promises."""
 LOCAL_SLACK = 1.5
 """A local prefill may take this many times its prediction before the client's deadline breaks."""
 
@@ -118,19 +118,25 @@ class SchedulerCore:
         target = min(chosen.workers, key=lambda worker: (worker.queued_tokens, worker.beat.worker))
         target.placed_tokens += prefill_tokens
 
-        deadline_s = request.ttft_deadline_s
-        fallback_after_s = deadline_s
-        if choice.site != here and local is not None:
-            local_s = local.prefill_s(prefill_tokens)
-            spare_s = deadline_s * FALLBACK_SHARE if local_s is None else deadline_s - LOCAL_SLACK * local_s
-            # Even when the local site would be too slow to save the deadline, the remote attempt gets a fair try.
-            fallback_after_s = min(max(spare_s, deadline_s * (1 - MAX_FALLBACK_SHARE)), deadline_s * MAX_FALLBACK_SHARE)
+        fallback = local if local is not None and choice.site != here else None
         return Placement(
             transfer_id=request.request_id,
             prefill_site=choice.site,
-            fallback_site=here if choice.site != here and local is not None else None,
+            fallback_site=fallback.site if fallback else None,
             decode_worker=decoder.beat.worker,
             outcome=choice.outcome,
             reason=choice.reason,
-            fallback_after_s=fallback_after_s,
+            fallback_after_s=_fallback_after_s(request.ttft_deadline_s, fallback, prefill_tokens),
         )
+
+
+def _fallback_after_s(deadline_s: float, fallback: PrefillSite | None, prefill_tokens: int) -> float:
+    """How long a remote attempt may take, so that the local site can still keep the deadline afterwards. Where it could not keep
+    it anyway, the remote attempt is the better chance."""
+    if fallback is None:
+        return deadline_s
+    local_s = fallback.prefill_s(prefill_tokens)
+    if local_s is None:
+        return deadline_s * UNKNOWN_SHARE
+    spare_s = deadline_s - LOCAL_SLACK * local_s
+    return min(max(spare_s, deadline_s * MIN_SHARE), deadline_s * MAX_SHARE) if spare_s > 0 else deadline_s * MAX_SHARE
