@@ -19,14 +19,14 @@ from prfaas.contracts.kv import KVTransfer
 from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
 from prfaas.contracts.to_prefill import CancelPrefill, PrefillJob
 from prfaas.contracts.wire import pack_tokens
-from prfaas.decode_worker.events import AttemptFailed, AttemptVerified, BeginAttempt, EndAttempt, Event, PrefillTimed
+from prfaas.decode_worker.events import AttemptFailed, AttemptVerified, BeginAttempt, EndAttempt, Event, PrefillTimed, Release
 from prfaas.engine.protocol import Engine, EngineDescription, EngineError
 from prfaas.kvcache.errors import TransferError
 from prfaas.kvcache.reader import KVReader
 from prfaas.service.tasks import Tasks
 from prfaas.telemetry import names
 from prfaas.telemetry.logs import get_logger
-from prfaas.telemetry.metrics import TransferMetrics
+from prfaas.telemetry.metrics import TransferMetrics, overlap_ratio
 from prfaas.telemetry.tracing import Tracing
 
 log = get_logger(__name__)
@@ -42,6 +42,7 @@ class Attempt:
         self.queue_s = 0.0
         self.settled = False
         """The core has been told how it ended, or does not want to know."""
+        self.verified_ns = 0
 
 
 class Attempts:
@@ -107,10 +108,22 @@ class Attempts:
         if attempt.order.token_ids:
             self._tasks.spawn("cancel prefill", self._cancel_prefill(attempt.order))
 
-    def release(self, request_id: str) -> None:
-        """Forgets a request that is over."""
-        self._running.pop(request_id, None)
-        self.sequences.pop(request_id, None)
+    def release(self, release: Release) -> None:
+        """Forgets a request that is over. Only now is it sure that its prefill's times are known, so its span ends here."""
+        self.sequences.pop(release.request_id, None)
+        found = self._running.pop(release.request_id, None)
+        if found is not None and found[0].verified_ns:
+            span, report = found[0].span, release.report
+            span.set_attributes({names.KV_BYTES: report.bytes, names.KV_FRAMES: report.frames})
+            if report.duration_s > 0:
+                span.set_attributes(
+                    {
+                        names.KV_GOODPUT: report.bytes / report.duration_s,
+                        names.KV_RESIDUAL_S: report.residual_s,
+                        names.KV_OVERLAP_RATIO: overlap_ratio(report.duration_s, report.residual_s),
+                    }
+                )
+            span.end(found[0].verified_ns)
 
     def hear(self, progress: PrefillProgress) -> None:
         """Progress is addressed by transfer id, which is the request's own."""
@@ -198,11 +211,8 @@ class Attempts:
         if attempt.settled:
             return
         attempt.settled = True
+        attempt.verified_ns = time.time_ns()
         order = attempt.order
-        attempt.span.set_attributes({names.KV_BYTES: received_bytes, names.KV_FRAMES: frames})
-        if duration_s > 0:
-            attempt.span.set_attribute(names.KV_GOODPUT, received_bytes / duration_s)
-        attempt.span.end()
         self.sequences[order.request_id] = sequence
         self._tell(
             AttemptVerified(time.monotonic(), order.request_id, order.attempt, time.time(), received_bytes, frames, duration_s)

@@ -183,7 +183,7 @@ class DecodeWorkerService:
 
     def _release(self, release: Release) -> None:
         assert self._batch is not None
-        self._attempts.release(release.request_id)
+        self._attempts.release(release)
         self._batch.release(release.request_id)
         self._spans.released(release)
         if release.decode_s:

@@ -78,6 +78,7 @@ class Shipments:
     async def run(self, taken: TakenJob, run: Run) -> None:
         """Returns when the next job may be prefilled."""
         job, transfer = run.job, run.job.transfer
+        log.info("job_taken", request_id=job.request_id, attempt=transfer.attempt, tokens=len(run.token_ids), age_s=taken.age_s)
         now_ns = time.time_ns()
         self._metrics.queue_s.observe(taken.age_s)
         self._tracing.record(names.PREFILL_QUEUE, parent=taken.context, start_ns=now_ns - int(taken.age_s * 1e9), end_ns=now_ns)

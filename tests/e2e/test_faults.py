@@ -1,0 +1,82 @@
+"""Links and workers die in the middle of a transfer: the same answer, and the outcome says what happened."""
+
+import asyncio
+
+import pytest
+
+from infra.sites import Role
+from infra.stack import Stack
+from infra.wan.control import LinkChange
+from infra.wan.proxy import LinkState
+from tests.e2e.asking import Told, complete, policy, tokens_of
+from tests.e2e.conftest import describe
+
+DESCRIPTION = describe("gemma-3-270m")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
+
+PROMPT_TOKENS = 1800
+"""Several chunks: a prefill of seconds, whose transfer can be hit while it runs."""
+
+
+async def at_home(stack: Stack) -> Told:
+    async with policy(stack, "local_only"):
+        return await complete(stack, tokens_of(PROMPT_TOKENS))
+
+
+async def prefill_under_way(stack: Stack) -> None:
+    """Until the remote worker has taken the job."""
+    log = stack.process("remote", Role.PREFILL_WORKER).log_path
+    before = log.stat().st_size
+    while b"job_taken" not in log.read_bytes()[before:]:
+        await asyncio.sleep(0.02)
+
+
+async def ask_until_prefill(stack: Stack) -> asyncio.Task[Told]:
+    asked = asyncio.create_task(complete(stack, tokens_of(PROMPT_TOKENS), headers={"x-prfaas-ttft-deadline-s": "60"}))
+    await asyncio.wait_for(prefill_under_way(stack), 30.0)
+    return asked
+
+
+async def test_a_cut_link_falls_back_and_offloading_comes_back(stack: Stack) -> None:
+    expected = await at_home(stack)
+    (link,) = stack.sites.links.values()
+    asked = await ask_until_prefill(stack)
+    await link.change(LinkChange(state=LinkState.CUT))
+    told = await asked
+    assert told.prefill_site == "local"
+    assert told.outcome.startswith("fallback_"), told.outcome
+    assert told.answer == expected.answer
+    await link.change(LinkChange(state=LinkState.UP))
+    await stack.sites.wait_joined()
+    await stack.wait_introduced()
+    again = await complete(stack, tokens_of(PROMPT_TOKENS))
+    assert (again.outcome, again.answer) == ("offloaded", expected.answer)
+
+
+async def test_a_killed_prefill_worker_falls_back(stack: Stack) -> None:
+    expected = await at_home(stack)
+    worker = stack.process("remote", Role.PREFILL_WORKER)
+    asked = await ask_until_prefill(stack)
+    worker.kill()
+    told = await asked
+    assert told.prefill_site == "local" and told.outcome.startswith("fallback_")
+    assert told.answer == expected.answer
+    await worker.wait()
+    await worker.spawn()
+    await worker.wait_ready(60.0)
+    await stack.wait_introduced()
+
+
+async def test_a_killed_remote_server_falls_back(stack: Stack) -> None:
+    expected = await at_home(stack)
+    server = stack.sites.servers["remote"]
+    asked = await ask_until_prefill(stack)
+    server.kill()
+    told = await asked
+    assert told.prefill_site == "local" and told.outcome.startswith("fallback_")
+    assert told.answer == expected.answer
+    await server.restart()
+    await stack.sites.wait_joined()
+    await stack.wait_introduced()
+    again = await complete(stack, tokens_of(PROMPT_TOKENS))
+    assert (again.outcome, again.answer) == ("offloaded", expected.answer)
