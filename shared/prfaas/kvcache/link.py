@@ -37,12 +37,22 @@ class Sent(NamedTuple):
     delivered_at: float
 
 
+class _Tenant:
+    __slots__ = ("flows", "served", "virtual")
+
+    def __init__(self, virtual: float) -> None:
+        self.virtual = virtual
+        self.served = 0.0
+        """Virtual time of the flow that was served last."""
+        self.flows = 0
+
+
 class _Flow:
     __slots__ = ("head_bytes", "outstanding_bytes", "tenant", "urgent", "virtual")
 
-    def __init__(self, tenant: str, virtual: float) -> None:
+    def __init__(self, tenant: _Tenant) -> None:
         self.tenant = tenant
-        self.virtual = virtual
+        self.virtual = tenant.served
         self.head_bytes = 0
         self.outstanding_bytes = 0
         self.urgent = False
@@ -54,9 +64,9 @@ class LinkCore:
     def __init__(self, config: LinkConfig, *, now: float = 0.0) -> None:
         self._config = config
         self._flows: dict[int, _Flow] = {}
-        self._tenants: dict[str, float] = {}
-        """Virtual time per tenant with flows."""
-        self._virtual = 0.0
+        self._tenants: dict[str, _Tenant] = {}
+        self._served = 0.0
+        """Virtual time of the tenant that was served last."""
         self._outstanding = 0
         self._tokens = float(config.egress_burst_bytes)
         self._refilled_at = now
@@ -68,18 +78,17 @@ class LinkCore:
         """(time, s), increasing."""
 
     def join(self, key: int, tenant: str = "") -> None:
-        start = self._tenants.setdefault(tenant, self._virtual)
-        self._tenants[tenant] = max(start, self._virtual)
-        peers = [flow.virtual for flow in self._flows.values() if flow.tenant == tenant]
-        self._flows[key] = _Flow(tenant, min(peers, default=0.0))
+        owner = self._tenants.setdefault(tenant, _Tenant(self._served))
+        owner.flows += 1
+        self._flows[key] = _Flow(owner)
 
     def leave(self, key: int) -> None:
         flow = self._flows.pop(key, None)
         if flow is None:
             return
         self._outstanding -= flow.outstanding_bytes
-        if all(other.tenant != flow.tenant for other in self._flows.values()):
-            del self._tenants[flow.tenant]
+        flow.tenant.flows -= 1
+        self._tenants = {name: tenant for name, tenant in self._tenants.items() if tenant.flows}
 
     def offer(self, key: int, head_bytes: int, outstanding_bytes: int, urgent: bool) -> None:
         """What the flow would send next (0: nothing), and what it has on the way."""
@@ -87,12 +96,13 @@ class LinkCore:
         self._outstanding += outstanding_bytes - flow.outstanding_bytes
         if head_bytes and not flow.head_bytes:
             # Silence earns no credit: whoever paused goes on at the present.
-            self._tenants[flow.tenant] = max(self._tenants[flow.tenant], self._virtual)
+            flow.tenant.virtual = max(flow.tenant.virtual, self._served)
+            flow.virtual = max(flow.virtual, flow.tenant.served)
         flow.head_bytes, flow.outstanding_bytes, flow.urgent = head_bytes, outstanding_bytes, urgent
 
     def pick(self, now: float) -> int | None:
         """Whose head may go now."""
-        waiting = [(self._tenants[flow.tenant], flow.virtual, key) for key, flow in self._flows.items() if flow.head_bytes]
+        waiting = [(flow.tenant.virtual, flow.virtual, key) for key, flow in self._flows.items() if flow.head_bytes]
         if not waiting or not self._has_budget(now):
             return None
         key = min(waiting)[2]
@@ -110,8 +120,8 @@ class LinkCore:
     def sent(self, key: int, size_bytes: int, now: float) -> Sent:
         flow = self._flows[key]
         cost = size_bytes / (_URGENT_WEIGHT if flow.urgent else 1.0)
-        self._virtual = self._tenants[flow.tenant]
-        self._tenants[flow.tenant] += cost
+        self._served, flow.tenant.served = flow.tenant.virtual, flow.virtual
+        flow.tenant.virtual += cost
         flow.virtual += cost
         if self._config.egress_bytes_per_s is not None:
             self._tokens -= size_bytes
@@ -162,7 +172,7 @@ class LinkCore:
 
     def validate(self) -> None:
         assert self._outstanding == sum(flow.outstanding_bytes for flow in self._flows.values())
-        assert set(self._tenants) == {flow.tenant for flow in self._flows.values()}
+        assert sum(tenant.flows for tenant in self._tenants.values()) == len(self._flows)
 
 
 class LinkUser(Protocol):

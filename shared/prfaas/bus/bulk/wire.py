@@ -23,7 +23,8 @@ class BufferPool:
 
     def __init__(self, max_bytes: int = 32 << 20) -> None:
         self._free: dict[int, list[bytearray]] = {}
-        self._idle_bytes = 0
+        self.idle_bytes = 0
+        """Kept for reuse."""
         self._max_bytes = max_bytes
         self.taken_bytes = 0
         """Out of the pool now."""
@@ -34,14 +35,14 @@ class BufferPool:
         free = self._free.get(size_class)
         self.taken_bytes += size_class
         if free:
-            self._idle_bytes -= size_class
+            self.idle_bytes -= size_class
             return free.pop()
         return bytearray(size_class)
 
     def give(self, buffer: bytearray) -> None:
         self.taken_bytes -= len(buffer)
-        if self._idle_bytes + len(buffer) <= self._max_bytes:
-            self._idle_bytes += len(buffer)
+        if self.idle_bytes + len(buffer) <= self._max_bytes:
+            self.idle_bytes += len(buffer)
             self._free.setdefault(len(buffer), []).append(buffer)
 
 
