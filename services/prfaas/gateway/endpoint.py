@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from prfaas.contracts.to_gateway import Failed, GenerateEvent
+from prfaas.contracts.to_gateway import Started
 from prfaas.gateway.answers import AnswerHead, StreamedAnswer, UsageOptions, WholeAnswer, error_event
 from prfaas.gateway.config import GatewayConfig
 from prfaas.gateway.errors import ApiError, internal, unknown_model
-from prfaas.gateway.generation import Generation, Generations, Job, failure
+from prfaas.gateway.generation import Generation, Generations, Job, too_late
 from prfaas.gateway.headers import ApiKeys, header_value, request_id_of, ttft_deadline_of
 from prfaas.gateway.http_io import Body, ClientGoneError, Reply, until_disconnect
 from prfaas.gateway.openai_types import ChatRequest, CompletionRequest, GenerationRequest
@@ -119,38 +119,31 @@ class Exchange:
 
     async def answer(self, parse: Callable[[bytes], ChatRequest | CompletionRequest], data: bytes) -> None:
         """Raises ApiError, ClientGoneError."""
-        gateway = self._gateway
-        config = gateway.config
-        loop_time = asyncio.get_running_loop().time
+        config, observers = self._gateway.config, self._gateway.observers
+        arrived = asyncio.get_running_loop().time()
         request = parse(data)
-        model = gateway.model(request.model)
+        model = self._gateway.model(request.model)
         ttft_deadline_s = ttft_deadline_of(self._headers, config.ttft_deadline_s, config.max_ttft_deadline_s)
-        deadline = loop_time() + ttft_deadline_s
         root = self._record.parsed(request, extract(self._headers), self._ids())
-        if gateway.observers.tracing.enabled:
+        if observers.tracing.enabled:
             self._reply.headers["x-prfaas-trace-id"] = trace_id(root)
         with request_logs(self._request_id, root):
-            job = await self._job(request, model, ttft_deadline_s, deadline)
-            async with gateway.generations.run(job, root) as generation:
-                started = await generation.next()
-                self._record.heard(started)
-                if isinstance(started, Failed):
-                    raise failure(started)
-                head = AnswerHead(
-                    request_id=self._request_id,
-                    created=int(time.time()),
-                    model=model.name,
-                    system_fingerprint=model.fingerprint,
-                    shape=self._shape,
-                )
-                progress = Progress(prompt_tokens=len(job.token_ids))
+            job = await self._job(request, model, ttft_deadline_s, arrived + ttft_deadline_s)
+            head = AnswerHead(
+                request_id=self._request_id,
+                created=int(time.time()),
+                model=model.name,
+                system_fingerprint=model.fingerprint,
+                shape=self._shape,
+            )
+            progress = Progress(prompt_tokens=len(job.token_ids))
+            async with self._gateway.generations.run(job, root) as generation:
                 try:
                     if request.stream:
                         answer = StreamedAnswer(head=head, progress=progress, options=self._usage_options(request))
-                        await self._stream(answer, started, generation)
+                        await self._stream(answer, generation)
                     else:
-                        whole = WholeAnswer(head=head, progress=progress, report=self._wants_report())
-                        await self._collect(whole, started, generation)
+                        await self._collect(WholeAnswer(head=head, progress=progress, report=self._wants_report()), generation)
                 except EventGapError as error:
                     raise internal(f"Part of the answer was lost on its way: {error}.", "events_lost") from error
 
@@ -158,12 +151,16 @@ class Exchange:
         self, request: ChatRequest | CompletionRequest, model: ServedModel, ttft_deadline_s: float, deadline: float
     ) -> Job:
         start_ns = time.time_ns()
-        if isinstance(request, ChatRequest):
-            token_ids = await model.prompts.of_messages(request.messages)
-            default_max_tokens, extra_stop = self._gateway.config.default_max_tokens, model.chat_stop
-        else:
-            token_ids = await model.prompts.of_prompt(request.prompt)
-            default_max_tokens, extra_stop = OPENAI_COMPLETION_TOKENS, ()
+        default_max_tokens, extra_stop = OPENAI_COMPLETION_TOKENS, tuple[str, ...]()
+        try:
+            async with asyncio.timeout_at(deadline):
+                if isinstance(request, ChatRequest):
+                    token_ids = await model.prompts.of_messages(request.messages)
+                    default_max_tokens, extra_stop = self._gateway.config.default_max_tokens, model.chat_stop
+                else:
+                    token_ids = await model.prompts.of_prompt(request.prompt)
+        except TimeoutError as error:
+            raise too_late(ttft_deadline_s) from error
         sampling = sampling_of(
             request,
             prompt_tokens=len(token_ids),
@@ -181,29 +178,22 @@ class Exchange:
             deadline=deadline,
         )
 
-    async def _stream(self, answer: StreamedAnswer, event: GenerateEvent, generation: Generation) -> None:
-        opening = answer.handle(event)
+    async def _stream(self, answer: StreamedAnswer, generation: Generation) -> None:
         streaming = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
-        await self._reply.start(200, {**_started_headers(answer.progress), **streaming})
-        if opening:
-            await self._reply.write(opening)
-        while not generation.over:
-            event = await generation.next()
+        async for event in generation:
+            data = answer.handle(event)
             self._record.heard(event)
-            if isinstance(event, Failed):
-                raise failure(event)
-            if data := answer.handle(event):
+            if isinstance(event, Started):
+                await self._reply.start(200, {**_started_headers(event), **streaming})
+            if data:
                 await self._reply.write(data, last=generation.over)
 
-    async def _collect(self, answer: WholeAnswer, event: GenerateEvent, generation: Generation) -> None:
-        answer.handle(event)
-        while not generation.over:
-            event = await generation.next()
-            self._record.heard(event)
-            if isinstance(event, Failed):
-                raise failure(event)
+    async def _collect(self, answer: WholeAnswer, generation: Generation) -> None:
+        async for event in generation:
             answer.handle(event)
-        await self._reply.json(200, answer.body(), _started_headers(answer.progress))
+            self._record.heard(event)
+        assert answer.progress.started is not None
+        await self._reply.json(200, answer.body(), _started_headers(answer.progress.started))
 
     def _ids(self) -> dict[str, str]:
         ids = {names.REQUEST_ID: self._request_id, CLIENT_REQUEST_ID: self._reply.headers["x-request-id"]}
@@ -222,9 +212,7 @@ class Exchange:
         return UsageOptions(last=options.include_usage, continuous=options.continuous_usage_stats, report=self._wants_report())
 
 
-def _started_headers(progress: Progress) -> dict[str, str]:
-    started = progress.started
-    assert started is not None
+def _started_headers(started: Started) -> dict[str, str]:
     return {
         "x-prfaas-outcome": started.outcome,
         "x-prfaas-prefill-site": started.prefill_site,

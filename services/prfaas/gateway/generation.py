@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from opentelemetry.trace import Span, SpanKind
 
@@ -12,7 +12,7 @@ from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError, RemoteError
 from prfaas.contracts import subjects
 from prfaas.contracts.to_decode import CancelGenerate, Generate, GenerateAccepted, GenerateRefused, Sampling
-from prfaas.contracts.to_gateway import Failed, Finished, GenerateEvent, Tokens
+from prfaas.contracts.to_gateway import Failed, Finished, Started, Tokens
 from prfaas.contracts.to_scheduler import Placement, PlaceRequest, Refusal
 from prfaas.contracts.wire import BadMessageError, pack_tokens
 from prfaas.gateway.errors import ApiError, internal, invalid, overloaded, unavailable
@@ -29,12 +29,16 @@ Reply = TypeVar("Reply")
 log = get_logger(__name__)
 
 RETRY_AFTER_S = 1.0
+EVENTS_PER_REQUEST = 4096
+"""That may wait while a client reads slowly."""
 WORKER_GRACE_S = 0.5
 """The decode worker keeps the same deadline from a little later on, and its error says more than ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
+    """What a client asked for, in tokens."""
+
     request_id: str
     model: str
     token_ids: list[int]
@@ -59,21 +63,26 @@ class Generation:
         self.over = False
         """No event will follow."""
 
-    async def next(self) -> GenerateEvent:
-        """Raises ApiError when nothing comes in time, or when events were lost because the client reads too slowly."""
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Started | Tokens | Finished:
+        """Raises ApiError when the request fails, when nothing comes in time, and when the client reads too slowly."""
+        if self.over:
+            raise StopAsyncIteration
         try:
             event = await self._queue.get(self._idle_deadline_s if self._has_token else self._job.left_s + WORKER_GRACE_S)
         except TimeoutError as error:
-            if self._has_token:
-                raise internal(
-                    f"No token came for {self._idle_deadline_s:g} s; the answer is cut off.", "idle_deadline"
-                ) from error
-            message = f"No first token within {self._job.ttft_deadline_s:g} s."
-            raise unavailable(message, RETRY_AFTER_S, "deadline") from error
+            if not self._has_token:
+                raise too_late(self._job.ttft_deadline_s) from error
+            message = f"No token came for {self._idle_deadline_s:g} s; the answer is cut off."
+            raise internal(message, "idle_deadline") from error
         except EventOverflowError as error:
             raise internal(f"The answer is cut off: {error}.", "client_too_slow") from error
-        self._has_token = self._has_token or isinstance(event, Tokens)
         self.over = isinstance(event, Finished | Failed)
+        if isinstance(event, Failed):
+            raise failure(event)
+        self._has_token = self._has_token or isinstance(event, Tokens)
         return event
 
 
@@ -87,7 +96,7 @@ class Generations:
         self._tracing = tracing
         self._control_deadline_s = control_deadline_s
         self._idle_deadline_s = idle_deadline_s
-        self.in_flight = InFlight(queue_limit=4096)
+        self.in_flight = InFlight(EVENTS_PER_REQUEST)
 
     @asynccontextmanager
     async def run(self, job: Job, root: Span) -> AsyncIterator[Generation]:
@@ -134,13 +143,17 @@ class Generations:
         self, job: Job, subject: str, message: object, reply_type: "TypeForm[Reply]", parent: Span, whom: str
     ) -> Reply:
         """Raises ApiError when no usable reply comes in time."""
-        timeout_s = max(min(job.left_s, self._control_deadline_s), 0.0)
+        if job.left_s <= 0:
+            raise too_late(job.ttft_deadline_s)
+        timeout_s = min(job.left_s, self._control_deadline_s)
         try:
             return await self._bus.request(subject, message, reply_type, timeout_s, parent=parent)
         except RemoteError as error:
             log.warning("asked_in_vain", whom=whom, subject=subject, code=error.code, error=str(error))
             raise refused(error.code, f"the {whom} says: {error.message}", RETRY_AFTER_S) from error
         except (BusError, BadMessageError) as error:
+            if job.left_s <= 0:
+                raise too_late(job.ttft_deadline_s) from error
             log.warning("asked_in_vain", whom=whom, subject=subject, error=str(error))
             raise unavailable(f"The {whom} of site {self._site} gives no answer.", RETRY_AFTER_S, "no_answer") from error
 
@@ -169,10 +182,14 @@ class Generations:
             log.warning("cancel_lost", request_id=request_id, worker=worker, error=str(error))
 
 
+def too_late(ttft_deadline_s: float) -> ApiError:
+    return unavailable(f"No first token within {ttft_deadline_s:g} s.", RETRY_AFTER_S, "deadline")
+
+
 def refused(code: str, message: str, retry_after_s: float) -> ApiError:
     """A scheduler's or decode worker's refusal, as the client hears it."""
     if code == "overloaded":
-        return overloaded(f"{_sentence(message)}", retry_after_s)
+        return overloaded(_sentence(message), retry_after_s)
     if code in ("context_length_exceeded", "cache_too_small", "bad_request"):
         return invalid(_sentence(message), code=code)
     return unavailable(_sentence(message), retry_after_s, code)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
@@ -13,8 +14,11 @@ from prfaas.contracts.to_scheduler import Outcome
 from prfaas.gateway.metrics import EdgeMetrics
 from prfaas.gateway.openai_types import ChatRequest, GenerationRequest
 from prfaas.telemetry import names
+from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics import GatewayMetrics, ModelRequests
-from prfaas.telemetry.tracing import AttributeValue, Tracing
+from prfaas.telemetry.tracing import AttributeValue, Tracing, trace_id
+
+log = get_logger(__name__)
 
 TOKENIZE = "tokenize"
 CLIENT_REQUEST_ID = "prfaas.client_request_id"
@@ -44,6 +48,7 @@ class RequestRecord:
         self._arrived_ns = time.time_ns()
         self._last_token_s: float | None = None
         self._first_token_ns = 0
+        self._said: dict[str, Any] = {}
         self._root: Span | None = None
         observers.shared.open_requests.inc()
 
@@ -65,6 +70,9 @@ class RequestRecord:
             attributes=attributes,
         )
         self._model_name = request.model
+        self._said = {"model": request.model, **{name.removeprefix("prfaas."): value for name, value in ids.items()}}
+        if self._root.get_span_context().is_valid:
+            self._said["trace_id"] = trace_id(self._root)
         self._series = self._observers.shared.model(request.model)
         return self._root
 
@@ -75,6 +83,7 @@ class RequestRecord:
         self._observers.edge.tokenize_s.observe((end_ns - start_ns) / 1e9)
         self._observers.tracing.record(TOKENIZE, parent=self._root, start_ns=start_ns, end_ns=end_ns)
         self._series.prompt_tokens.inc(prompt_tokens)
+        self._said["prompt_tokens"] = prompt_tokens
         attributes: dict[str, AttributeValue] = {
             names.USAGE_INPUT_TOKENS: prompt_tokens,
             names.REQUEST_MAX_TOKENS: sampling.max_tokens,
@@ -92,6 +101,7 @@ class RequestRecord:
         match event:
             case Started():
                 self._observers.shared.outcome(self._model_name, event.outcome, event.prefill_site)
+                self._said |= {"outcome": event.outcome.value, "prefill_site": event.prefill_site}
                 self._root.set_attribute(names.PREFILL_SITE, event.prefill_site)
                 self._root.set_attribute(names.OUTCOME, event.outcome.value)
                 self._root.set_attribute(names.ROUTE_OFFLOADED, event.outcome is Outcome.OFFLOADED)
@@ -101,6 +111,7 @@ class RequestRecord:
                 self._tokens(len(event.token_ids))
             case Finished():
                 self._observers.shared.success.labels(self._model_name, event.finish_reason).inc()
+                self._said |= {"completion_tokens": event.completion_tokens, "finish_reason": event.finish_reason}
                 self._root.set_attribute(names.RESPONSE_FINISH_REASONS, [event.finish_reason])
                 self._root.set_attribute(names.USAGE_OUTPUT_TOKENS, event.completion_tokens)
 
@@ -112,6 +123,7 @@ class RequestRecord:
             self._first_token_ns = time.time_ns()
             ttft_s = now_s - self._arrived_s
             self._series.time_to_first_token.observe(ttft_s)
+            self._said["ttft_s"] = round(ttft_s, 6)
             self._root.set_attribute(names.RESPONSE_TIME_TO_FIRST_CHUNK, ttft_s)
         elif count:
             self._series.inter_token.observe((now_s - self._last_token_s) / count)
@@ -123,6 +135,9 @@ class RequestRecord:
         observers = self._observers
         observers.shared.open_requests.dec()
         observers.edge.response(self._endpoint, status)
+        duration_s = time.monotonic() - self._arrived_s
+        said = self._said | ({"error": error_code} if error_code else {})
+        log.info("request", endpoint=self._endpoint, status=status, duration_s=round(duration_s, 6), **said)
         if error_code is not None:
             observers.shared.failures.labels(error_code).inc()
         if self._root is None or self._series is None:
@@ -130,7 +145,7 @@ class RequestRecord:
         if self._last_token_s is not None:
             observers.tracing.record(names.STREAM, parent=self._root, start_ns=self._first_token_ns, end_ns=time.time_ns())
         if error_code is None:
-            self._series.e2e.observe(time.monotonic() - self._arrived_s)
+            self._series.e2e.observe(duration_s)
         else:
             self._root.set_attribute(names.ERROR_TYPE, error_code)
             self._root.set_status(Status(StatusCode.ERROR, error_code))
