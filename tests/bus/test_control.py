@@ -7,7 +7,7 @@ from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from infra.nats_server import NatsServer, ServerPorts
-from prfaas.bus.control import ControlBus
+from prfaas.bus.control import ControlBus, in_own_task
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.bus.errors import (
     BusTimeoutError,
@@ -322,3 +322,22 @@ async def test_tls_urls_never_speak_plain_text_first(server: NatsServer) -> None
     assert (await server.monitor("varz"))["total_connections"] >= 1
     connection = await nats.connect(server.client_url)  # and the server is fine
     await connection.close()
+
+
+async def test_a_cancellation_that_comes_with_the_result_is_not_lost() -> None:
+    result = asyncio.get_running_loop().create_future()
+
+    async def wait_as_nats_py_does() -> None:
+        await asyncio.wait_for(result, DEADLINE_S)
+
+    async def work() -> str:
+        await in_own_task(wait_as_nats_py_does())
+        return "went on"
+
+    task = asyncio.create_task(work())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    result.set_result(None)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task

@@ -62,17 +62,21 @@ class Seen:
 async def watching(bus: ControlBus) -> AsyncIterator[Seen]:
     seen = Seen()
     task = asyncio.create_task(watch(bus, BUCKET, Heartbeat, seen, ttl_s=TTL_S))
-    yield seen
-    task.cancel()
-    await asyncio.wait([task])
+    try:
+        yield seen
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 @asynccontextmanager
 async def announcing(announcer: Announcer) -> AsyncIterator[Announcer]:
     task = asyncio.create_task(announcer.run())
-    yield announcer
-    task.cancel()
-    await asyncio.wait([task])
+    try:
+        yield announcer
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import inspect
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from nats import errors as nats_errors
@@ -130,6 +130,7 @@ class ControlBus:
     async def request_raw(self, subject: str, payload: bytes, timeout_s: float, headers: Headers | None = None) -> Msg:
         """The plain request under `request`, also for a publish that JetStream acknowledges, in whatever site."""
         self._check_size(subject, payload, headers)
+        # Its own task: see in_own_task.
         reply = asyncio.ensure_future(self.client.request(subject, payload, timeout=timeout_s, headers=headers))
         try:
             with self._denials(subject) as denied:
@@ -253,7 +254,7 @@ class ControlBus:
                 nats_subscription = await self.client.subscribe(
                     subject, queue, on_message, pending_msgs_limit=max_pending, pending_bytes_limit=_MAX_PENDING_BYTES
                 )
-                await self.client.flush(_FLUSH_DEADLINE_S)  # from here on the server knows
+                await in_own_task(self.client.flush(_FLUSH_DEADLINE_S))  # from here on the server knows
         except nats_errors.TimeoutError:
             raise BusTimeoutError(f"a subscription to {subject}", _FLUSH_DEADLINE_S) from None
         except nats_errors.Error as error:
@@ -315,6 +316,17 @@ class ControlBus:
             text = f"{subscription.subject} has all its handlers busy and its queue full"
             with contextlib.suppress(BusError):
                 await self.publish_raw(error.reply, b"", headers={ERROR_CODE: "overloaded", ERROR_TEXT: text})
+
+
+async def in_own_task(work: Coroutine[Any, Any, Reply]) -> Reply:
+    """Awaits nats-py such that a cancellation is never lost: `asyncio.wait_for` of Python 3.11, on which nats-py waits, returns
+    normally when it is cancelled in the moment in which its result comes, and the caller's loop would go on for ever."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait([task])
+        return task.result()
+    finally:
+        task.cancel()
 
 
 def trace_headers(parent: Span | Context | None) -> Headers | None:

@@ -1,9 +1,9 @@
 """What the job queue and the presence buckets need from JetStream, with errors as sentences."""
 
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from nats import errors as nats_errors
 from nats.aio.msg import Msg
@@ -11,7 +11,7 @@ from nats.js import JetStreamContext
 from nats.js.api import StreamConfig
 from nats.js.errors import APIError
 
-from prfaas.bus.control import ControlBus, Headers
+from prfaas.bus.control import ControlBus, Headers, in_own_task
 from prfaas.bus.errors import BusTimeoutError, NotConnectedError, StreamError
 
 API_TIMEOUT_S = 5.0
@@ -33,10 +33,10 @@ def _as_bus_errors(what: str) -> Iterator[None]:
         raise NotConnectedError(f"{what}: {str(error).removeprefix('nats: ') or repr(error)}") from error
 
 
-async def call(bus: ControlBus, what: str, use: Callable[[JetStreamContext], Awaitable[T]]) -> T:
+async def call(bus: ControlBus, what: str, use: Callable[[JetStreamContext], Coroutine[Any, Any, T]]) -> T:
     """Raises StreamError, BusTimeoutError, NotConnectedError; `what` begins their sentence."""
     with _as_bus_errors(what):
-        return await use(bus.jetstream(API_TIMEOUT_S))
+        return await in_own_task(use(bus.jetstream(API_TIMEOUT_S)))
 
 
 async def ensure_stream(bus: ControlBus, config: StreamConfig) -> None:

@@ -29,6 +29,7 @@ INTERVAL_S = 1.0
 TTL_S = 4.0
 """Three beats may be lost or late."""
 _ENSURE_EVERY_S = 5.0
+_LOOK_EVERY_S = 0.1
 _SNAPSHOT_DEADLINE_S = 5.0
 _MAX_BUCKET_BYTES = 16 << 20
 
@@ -157,31 +158,33 @@ class _Watcher:
 
     async def run(self) -> None:
         subscription = await self._bus.subscribe_raw(f"$KV.{self._bucket}.>", self._on_put)
+        keeping = asyncio.create_task(self._keep_bucket())
         try:
-            next_ensure_s = 0.0
-            known = False
-            while True:
-                now_s = time.monotonic()
-                if not self._bus.connected:
-                    next_ensure_s = 0.0  # the server may come back without its store
-                elif now_s >= next_ensure_s:
-                    next_ensure_s = now_s + _ENSURE_EVERY_S
-                    known = await self._prepare(known)
-                self._expire(now_s)
-                await asyncio.sleep(self._ttl_s / 20)
+            while not keeping.done():
+                await asyncio.wait([keeping], timeout=self._ttl_s / 20)
+                self._expire(time.monotonic())
+            keeping.result()  # it ends by an error only
         finally:
+            keeping.cancel()
+            await asyncio.wait([keeping])
             await subscription.drain()
 
-    async def _prepare(self, known: bool) -> bool:
-        """Makes the bucket when it is missing, and reads once what others put before us."""
-        try:
-            await ensure_bucket(self._bus, self._bucket, self._ttl_s)
-            if not known:
-                await self._read_all()
-            return True
-        except (BusError, TimeoutError) as error:
-            _log.warning("bucket_unreachable", bucket=self._bucket, reason=str(error) or "no answer in time")
-            return known
+    async def _keep_bucket(self) -> None:
+        """Makes the bucket whenever it is missing, and reads once what others put before us."""
+        next_s, known = 0.0, False
+        while True:
+            if not self._bus.connected:
+                next_s = 0.0  # the server may come back without its store
+            elif time.monotonic() >= next_s:
+                next_s = time.monotonic() + _ENSURE_EVERY_S
+                try:
+                    await ensure_bucket(self._bus, self._bucket, self._ttl_s)
+                    if not known:
+                        await self._read_all()
+                        known = True
+                except (BusError, TimeoutError) as error:
+                    _log.warning("bucket_unreachable", bucket=self._bucket, reason=str(error) or "no answer in time")
+            await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _read_all(self) -> None:
         async def read(jetstream: JetStreamContext) -> list[KeyValue.Entry]:
