@@ -3,7 +3,10 @@
 import random
 import secrets
 
+import msgspec
+
 from prfaas.contracts.kv import KVTransfer
+from prfaas.kvcache import frame as kv
 from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange, LayerSpec
 
 LAYOUT = KVLayout(
@@ -43,6 +46,53 @@ def make_pieces(layout: KVLayout, prefill_tokens: int, chunk_tokens: int = 512, 
         end = min(start + chunk_tokens, prefill_tokens)
         pieces += [make_piece(layout, piece, seed) for piece in layout.chunk_ranges(start, end, prefill_tokens)]
     return pieces
+
+
+def encode_transfer(transfer: KVTransfer, layout: KVLayout, pieces: list[KVPiece], max_payload_bytes: int) -> list[bytes]:
+    """All messages of an attempt, as a writer makes them."""
+    frames: list[kv.OutgoingFrame] = []
+
+    def add(kind: kv.FrameKind, piece: LayerRange, offset: int, parts: tuple[memoryview, ...], raw_bytes: int) -> None:
+        stored = sum(len(part) for part in parts)
+        head = kv.FrameHead(
+            kind,
+            kv.Codec.RAW,
+            transfer.attempt,
+            len(frames),
+            piece,
+            offset,
+            stored,
+            raw_bytes,
+            kv.transfer_hash(transfer.transfer_id),
+        )
+        frames.append(kv.encode_frame(head, parts))
+
+    def add_message(kind: kv.FrameKind, message: msgspec.Struct) -> None:
+        add(kind, LayerRange(0, 0, 0), 0, (memoryview(msgspec.msgpack.encode(message)),), 0)
+
+    add_message(
+        kv.FrameKind.OPEN,
+        kv.TransferOpening(
+            transfer_id=transfer.transfer_id,
+            attempt=transfer.attempt,
+            prefill_tokens=transfer.prefill_tokens,
+            fingerprint=transfer.fingerprint,
+            layout=layout,
+        ),
+    )
+    for piece in pieces:
+        for part in kv.cut_piece(layout, piece, max_payload_bytes):
+            add(kv.FrameKind.DATA, part.range, part.offset, part.parts, part.raw_bytes)
+    add_message(
+        kv.FrameKind.MANIFEST,
+        kv.Manifest(
+            frames=len(frames),
+            raw_bytes=sum(frame.raw_bytes for frame in frames),
+            fingerprint=transfer.fingerprint,
+            digest=kv.manifest_digest(frame.digest for frame in frames),
+        ),
+    )
+    return [b"".join(frame.buffers) for frame in frames]
 
 
 class Cache:

@@ -1,7 +1,6 @@
 """Sender, broker and receiver under every fault at once: what is installed is exactly what was sent, or the transfer fails."""
 
 from collections import deque
-from typing import Any
 
 import msgspec
 from hypothesis import HealthCheck, settings
@@ -10,9 +9,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from prfaas.kvcache import frame as kv
 from prfaas.kvcache import receiver, sender
-from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange, LayerSpec
+from prfaas.kvcache.layout import KVLayout, LayerKind, LayerSpec
 from tests.kvcache.broker_model import BrokerModel, Sent
-from tests.kvcache.kv import Cache, make_pieces, make_transfer
+from tests.kvcache.kv import Cache, encode_transfer, make_pieces, make_transfer
 
 LAYOUT = KVLayout(
     dtype="float16",
@@ -26,53 +25,6 @@ MAX_PAYLOAD_BYTES = 16
 DEADLINE_S = 1000.0
 
 
-def encode_transfer(transfer: Any, pieces: list[KVPiece]) -> list[bytes]:
-    """All messages of an attempt, as a writer makes them."""
-    frames: list[kv.OutgoingFrame] = []
-
-    def add(kind: kv.FrameKind, piece: LayerRange, offset: int, parts: tuple[memoryview, ...], raw_bytes: int) -> None:
-        stored = sum(len(part) for part in parts)
-        head = kv.FrameHead(
-            kind,
-            kv.Codec.RAW,
-            transfer.attempt,
-            len(frames),
-            piece,
-            offset,
-            stored,
-            raw_bytes,
-            kv.transfer_hash(transfer.transfer_id),
-        )
-        frames.append(kv.encode_frame(head, parts))
-
-    def add_message(kind: kv.FrameKind, message: msgspec.Struct) -> None:
-        add(kind, LayerRange(0, 0, 0), 0, (memoryview(msgspec.msgpack.encode(message)),), 0)
-
-    add_message(
-        kv.FrameKind.OPEN,
-        kv.TransferOpening(
-            transfer_id=transfer.transfer_id,
-            attempt=transfer.attempt,
-            prefill_tokens=transfer.prefill_tokens,
-            fingerprint=transfer.fingerprint,
-            layout=LAYOUT,
-        ),
-    )
-    for piece in pieces:
-        for part in kv.cut_piece(LAYOUT, piece, MAX_PAYLOAD_BYTES):
-            add(kv.FrameKind.DATA, part.range, part.offset, part.parts, part.raw_bytes)
-    add_message(
-        kv.FrameKind.MANIFEST,
-        kv.Manifest(
-            frames=len(frames),
-            raw_bytes=sum(frame.raw_bytes for frame in frames),
-            fingerprint=transfer.fingerprint,
-            digest=kv.manifest_digest(frame.digest for frame in frames),
-        ),
-    )
-    return [b"".join(frame.buffers) for frame in frames]
-
-
 FAULTS = st.sampled_from(["none", "flip", "cut", "drop", "twice", "late"])
 
 
@@ -82,10 +34,10 @@ class TransferMachine(RuleBasedStateMachine):
         self.now = 0.0
         transfer = make_transfer(tokens, attempt=2)
         pieces = make_pieces(LAYOUT, tokens, chunk)
-        self.messages = encode_transfer(transfer, pieces)
+        self.messages = encode_transfer(transfer, LAYOUT, pieces, MAX_PAYLOAD_BYTES)
         self.positions = {data: position for position, data in enumerate(self.messages)}
         old = msgspec.structs.replace(transfer, attempt=1)
-        self.old_messages = encode_transfer(old, make_pieces(LAYOUT, tokens, chunk, seed=1))
+        self.old_messages = encode_transfer(old, LAYOUT, make_pieces(LAYOUT, tokens, chunk, seed=1), MAX_PAYLOAD_BYTES)
         self.expected = Cache.of(pieces)
         self.cache = Cache()
         self.broker = BrokerModel()

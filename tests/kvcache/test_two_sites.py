@@ -3,15 +3,31 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import pytest
+
 from prfaas.bus.bulk.bucket import api
+from prfaas.kvcache.errors import TransferCode, TransferError
+from prfaas.kvcache.layout import KVPiece
 from prfaas.kvcache.link import Link
 from prfaas.kvcache.reader import KVReader
+from prfaas.kvcache.reclaim import KVBucketKeeper
 from prfaas.kvcache.writer import KVWriter
-from tests.kvcache.conftest import TwoSites
+from tests.kvcache.conftest import SITE, TwoSites
 from tests.kvcache.kv import LAYOUT, Cache, make_pieces, make_transfer
 
 TOKENS = 20_000
 """About 10 MB: most of a second on the link."""
+
+
+def put_all(writer: KVWriter, pieces: list[KVPiece]) -> None:
+    for piece in pieces:
+        writer.put(piece)
+
+
+async def wait_stored(sites: TwoSites, writer: KVWriter) -> None:
+    async with asyncio.timeout(10):
+        while writer.stored_frames < 10:
+            await api(sites.near_lane, "INFO")
 
 
 async def ship_with_fault(sites: TwoSites, fault: Callable[[], Awaitable[None]] | None) -> int:
@@ -20,15 +36,9 @@ async def ship_with_fault(sites: TwoSites, fault: Callable[[], Awaitable[None]] 
     reader = await KVReader.open(sites.near_lane, transfer, LAYOUT, cache.install, deadline_s=30)
     writer = await KVWriter.open(sites.far_lane, transfer, LAYOUT, deadline_s=30, link=Link())
 
-    def put_all() -> None:
-        for piece in pieces:
-            writer.put(piece)
-
-    putting = asyncio.create_task(asyncio.to_thread(put_all))
+    putting = asyncio.create_task(asyncio.to_thread(put_all, writer, pieces))
     if fault is not None:
-        async with asyncio.timeout(10):
-            while writer.stored_frames < 10:
-                await api(sites.near_lane, "INFO")
+        await wait_stored(sites, writer)
         await fault()
     await putting
     sent = await writer.close()
@@ -65,3 +75,30 @@ async def test_the_receivers_server_is_killed_with_file_storage(two_sites: TwoSi
         await two_sites.near.start()
 
     await ship_with_fault(two_sites, restart)
+
+
+async def test_memory_storage_dies_with_its_server_and_a_new_attempt_works(two_sites: TwoSites) -> None:
+    lane = two_sites.near_lane
+    await api(lane, "STREAM.DELETE.OBJ_kv-test")
+    keeper = KVBucketKeeper(lane, SITE, max_bytes=1 << 30, ttl_s=60)
+    await keeper.start()
+    transfer, pieces, cache = make_transfer(TOKENS), make_pieces(LAYOUT, TOKENS), Cache()
+    reader = await KVReader.open(lane, transfer, LAYOUT, cache.install, deadline_s=30)
+    writer = await KVWriter.open(two_sites.far_lane, transfer, LAYOUT, deadline_s=30, link=Link())
+    putting = asyncio.create_task(asyncio.to_thread(put_all, writer, pieces))
+    await wait_stored(two_sites, writer)
+    running = asyncio.create_task(keeper.run())
+    two_sites.near.kill()
+    await two_sites.near.start()
+    with pytest.raises(TransferError) as read:
+        await reader.verified(10)
+    assert read.value.code is TransferCode.BROKER
+    with pytest.raises(TransferError) as written:
+        await putting
+        await writer.close()
+    assert written.value.code is TransferCode.BROKER
+    await writer.abort("its attempt is dead")
+    await reader.close()
+    await ship_with_fault(two_sites, None)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)

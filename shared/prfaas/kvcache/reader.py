@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import msgspec
 
-from prfaas.bus.bulk.bucket import api, chunk_subject, meta_subject, stream_name
+from prfaas.bus.bulk.bucket import STREAM_NOT_FOUND, JetStreamError, api, chunk_subject, meta_subject, stream_name
 from prfaas.bus.bulk.lane import BulkLane
 from prfaas.bus.bulk.wire import LaneError, Message
 from prfaas.contracts.kv import KVTransfer
@@ -195,12 +195,28 @@ class KVReader:
             try:
                 with contextlib.suppress(LaneError, TimeoutError):
                     await self._delete_consumer()
+                await self._check_still_stored()
                 await self._open_consumer()
                 return
+            except TransferError as error:
+                self._fail(error)
             except (LaneError, TimeoutError):
                 # Until the core's deadline: the server may still be starting.
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, 1.0)
+
+    async def _check_still_stored(self) -> None:
+        """A memory store dies with its server: waiting for the rest of an object that has lost its beginning is vain."""
+        if not self._start_sequence:
+            return
+        try:
+            state = (await api(self._lane, f"STREAM.INFO.{self._stream}", deadline_s=_API_TIMEOUT_S))["state"]
+        except JetStreamError as error:
+            if error.code != STREAM_NOT_FOUND:
+                raise
+            state = {"last_seq": 0}
+        if state["last_seq"] < self._start_sequence - 1:
+            raise TransferError(TransferCode.BROKER, f"the server has lost {self._stream} and what was stored of this object")
 
     async def _open_consumer(self) -> None:
         name = f"kvr-{secrets.token_hex(8)}"

@@ -11,12 +11,10 @@ import json
 import time
 from typing import Any, NamedTuple
 
-from prfaas.bus.bulk.bucket import JetStreamError, api, ensure_kv_bucket, stream_name
+from prfaas.bus.bulk.bucket import STREAM_NOT_FOUND, JetStreamError, api, ensure_kv_bucket, stream_name
 from prfaas.bus.bulk.lane import BulkLane
 from prfaas.bus.bulk.wire import LaneError
 from prfaas.contracts import subjects
-
-STREAM_NOT_FOUND = 10059
 
 
 class BucketState(NamedTuple):

@@ -1,0 +1,118 @@
+"""Each thing that a receiver refuses, by itself."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from prfaas.contracts.kv import KVTransfer
+from prfaas.kvcache import frame as kv
+from prfaas.kvcache.errors import TransferCode
+from prfaas.kvcache.layout import LayerRange
+from prfaas.kvcache.receiver import Failed, FrameArrived, Install, ReceiverCore, ReceiverInstruction, Rewind, Tick, Verified
+from tests.kvcache.kv import LAYOUT, encode_transfer, make_pieces, make_transfer
+
+TOKENS = 200
+PAYLOAD_BYTES = 10_000
+
+
+def run(transfer: KVTransfer, messages: list[bytes]) -> list[ReceiverInstruction]:
+    core = ReceiverCore(transfer, LAYOUT, now=0.0, deadline=10.0, idle_timeout_s=None)
+    out: list[ReceiverInstruction] = []
+    for number, message in enumerate(messages):
+        out += core.handle(FrameArrived(kv.decode_frame(memoryview(message)), number + 1, 0.0))
+        core.validate()
+    return out
+
+
+def attempt(transfer: KVTransfer, seed: int = 0) -> list[bytes]:
+    return encode_transfer(transfer, LAYOUT, make_pieces(LAYOUT, TOKENS, 64, seed), PAYLOAD_BYTES)
+
+
+def rewrite(message: bytes, payload: bytes | None = None, **fields: Any) -> bytes:
+    """A frame with other contents and a checksum that is right for them."""
+    frame = kv.decode_frame(memoryview(message))
+    data = bytes(frame.payload) if payload is None else payload
+    head = frame.head._replace(stored_bytes=len(data), **fields)
+    return b"".join(kv.encode_frame(head, (memoryview(data),)).buffers)
+
+
+def failure(out: list[ReceiverInstruction]) -> Failed:
+    assert isinstance(out[-1], Failed)
+    return out[-1]
+
+
+def test_the_whole_is_verified() -> None:
+    transfer = make_transfer(TOKENS)
+    messages = attempt(transfer)
+    assert run(transfer, messages)[-1] == Verified(len(messages), LAYOUT.total_bytes(TOKENS))
+
+
+def test_a_frame_exchanged_for_one_of_other_bytes_fails_the_whole() -> None:
+    """Its own checksum is right; only the manifest's digest over all frames knows."""
+    transfer = make_transfer(TOKENS)
+    messages = attempt(transfer)
+    messages[1] = attempt(transfer, seed=1)[1]
+    assert failure(run(transfer, messages)).code is TransferCode.CORRUPT
+    assert "does not match its manifest" in failure(run(transfer, messages)).message
+
+
+def test_a_manifest_before_the_end_is_refused() -> None:
+    transfer = make_transfer(TOKENS)
+    messages = attempt(transfer)
+    early = [*messages[:-2], rewrite(messages[-1], position=len(messages) - 2)]
+    assert "are not complete" in failure(run(transfer, early)).message
+
+
+def test_a_gap_is_read_again_and_given_up_in_the_end() -> None:
+    transfer = make_transfer(TOKENS)
+    messages = attempt(transfer)
+    out = run(transfer, [messages[0], *messages[2:]])
+    assert out[:3] == [Rewind(2)] * 3
+    assert failure(out).code is TransferCode.CORRUPT
+
+
+@pytest.mark.parametrize(
+    ("position", "fields", "text"),
+    [
+        (1, {"range": LayerRange(99, 0, 1)}, "layer 99"),
+        (1, {"range": LayerRange(0, 0, 4)}, "comes next"),
+        (0, {"kind": kv.FrameKind.DATA}, "kind DATA at position 0"),
+        (1, {"kind": kv.FrameKind.OPEN}, "kind OPEN at position 1"),
+    ],
+)
+def test_a_frame_that_does_not_belong_is_refused(position: int, fields: dict[str, Any], text: str) -> None:
+    transfer = make_transfer(TOKENS)
+    messages = attempt(transfer)
+    messages[position] = rewrite(messages[position], **fields)
+    failed = failure(run(transfer, messages))
+    assert failed.code is TransferCode.CORRUPT
+    assert text in failed.message
+
+
+def test_a_payload_of_the_wrong_size_is_refused() -> None:
+    transfer = make_transfer(TOKENS)
+    messages = attempt(transfer)
+    messages[1] = rewrite(messages[1], payload=bytes(kv.decode_frame(memoryview(messages[1])).payload)[:-2])
+    assert "bytes for" in failure(run(transfer, messages)).message
+
+
+@pytest.mark.parametrize("change", [{"fingerprint": "other"}, {"layout": msgspec.structs.replace(LAYOUT, dtype="float16")}])
+def test_another_model_is_refused_before_any_byte(change: dict[str, object]) -> None:
+    transfer = make_transfer(TOKENS)
+    messages = attempt(transfer)
+    opening = msgspec.msgpack.decode(kv.decode_frame(memoryview(messages[0])).payload, type=kv.TransferOpening)
+    messages[0] = rewrite(messages[0], payload=msgspec.msgpack.encode(msgspec.structs.replace(opening, **change)))
+    out = run(transfer, messages)
+    assert failure(out).code is TransferCode.FINGERPRINT
+    assert not any(isinstance(instruction, Install) for instruction in out)
+
+
+def test_deadlines() -> None:
+    transfer = make_transfer(TOKENS)
+    core = ReceiverCore(transfer, LAYOUT, now=0.0, deadline=10.0, idle_timeout_s=2.0)
+    assert core.handle(Tick(5.0)) == []  # the job may wait in its queue
+    core.handle(FrameArrived(kv.decode_frame(memoryview(attempt(transfer)[0])), 1, 5.0))
+    assert failure(core.handle(Tick(7.0))).code is TransferCode.TIMEOUT
+    late = ReceiverCore(transfer, LAYOUT, now=0.0, deadline=10.0, idle_timeout_s=None)
+    assert failure(late.handle(Tick(10.0))).code is TransferCode.TIMEOUT
