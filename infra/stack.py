@@ -98,7 +98,10 @@ class Stack:
             case Role.PREFILL_WORKER:
                 serves = self.description.served_sites(service.site)
                 config = {"serves": serves} | config | {"engine": {"model": model} | config.get("engine", {})}
-            case _:
+            case Role.BANDWIDTH_PROBE:
+                measured = [site for site in self.description.served_sites(service.site) if site != service.site]
+                config = {"measures": measured} | config
+            case Role.SCHEDULER:
                 pass
         return ServiceProcess(service.role.value, service.name, config, self.directory / service.site, self._environ)
 

@@ -56,6 +56,11 @@ def probe_echo(site: str) -> str:
     return f"prfaas.{site}.probe.echo"
 
 
+def probe_train(site: str) -> str:
+    """Within the bulk account: a probe of another site measures goodput here, with trains of TrainPart -> TrainReport."""
+    return f"prfaas.{site}.probe.train"
+
+
 def kv_bucket(site: str) -> str:
     """Object-store bucket (bulk account) into which KV for the site's decode workers is put."""
     return f"kv-{site}"

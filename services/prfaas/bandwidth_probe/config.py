@@ -1,0 +1,28 @@
+"""What an operator can set."""
+
+from typing import Annotated, ClassVar
+
+from msgspec import Meta
+
+from prfaas.service.config import ServiceConfig, SubjectToken
+
+
+class BandwidthProbeConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """prfaas-bandwidth-probe: answers the probes of other sites, and measures the links from its own."""
+
+    role: ClassVar[str] = "bandwidth-probe"
+
+    measures: tuple[SubjectToken, ...] = ()
+    """The pd sites that KV leaves this one for; each gets an estimate of the link to it. Empty: it only answers."""
+    ping_interval_s: Annotated[float, Meta(gt=0)] = 1.0
+    link_share: Annotated[float, Meta(gt=0, le=0.5)] = 0.01
+    """How much of a link's goodput its measurement may cost."""
+    timeout_s: Annotated[float, Meta(gt=0)] = 3.0
+    """A link that answers no probe for so long has no estimate."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.bulk is None:
+            raise ValueError("a bandwidth probe measures the bulk account: it needs a `bulk` endpoint")
+        if self.site in self.measures:
+            raise ValueError(f"a bandwidth probe measures links to other sites, but `measures` names its own, {self.site!r}")

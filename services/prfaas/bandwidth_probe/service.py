@@ -1,0 +1,180 @@
+"""The probe as a process: answers other sites, and runs one estimator per link to measure."""
+
+import asyncio
+import secrets
+import time
+from collections import OrderedDict
+
+from nats.aio.msg import Msg
+
+from prfaas.bandwidth_probe.config import BandwidthProbeConfig
+from prfaas.bandwidth_probe.estimator import (
+    Announce,
+    Event,
+    LinkEstimator,
+    PongHeard,
+    ProbeFailed,
+    SendPing,
+    SendTrain,
+    Tick,
+    TrainArrived,
+)
+from prfaas.bus.control import ControlBus
+from prfaas.bus.errors import BusError
+from prfaas.bus.presence import put_entry
+from prfaas.contracts import subjects
+from prfaas.contracts.to_probe import Ping, Pong, TrainPart, TrainReport
+from prfaas.contracts.to_scheduler import LinkEstimate
+from prfaas.contracts.wire import BadMessageError, decode, encode
+from prfaas.service.runner import ServiceContext
+from prfaas.telemetry.logs import get_logger
+from prfaas.telemetry.metrics import LinkMetrics
+
+CONNECT_DEADLINE_S = 10.0
+TICK_S = 0.1
+REMEMBERED_TRAINS = 64
+
+log = get_logger(__name__)
+
+
+class BandwidthProbeService:
+    def __init__(self, config: BandwidthProbeConfig, context: ServiceContext) -> None:
+        self._config = config
+        self._context = context
+        self._metrics = LinkMetrics(context.registry)
+        self._control: ControlBus | None = None
+        self._bulk: ControlBus | None = None
+
+    async def start(self) -> None:
+        config = self._config
+        assert config.bulk is not None
+        self._control = control = await ControlBus.connect(config.control, config.name, CONNECT_DEADLINE_S)
+        self._bulk = bulk = await ControlBus.connect(config.bulk, config.name, CONNECT_DEADLINE_S)
+        await control.serve(subjects.probe_echo(config.site), Ping, self._pong)
+        await bulk.subscribe_raw(subjects.probe_train(config.site), TrainSink(bulk).receive)
+        for destination in config.measures:
+            link = MeasuredLink(config, destination, control, bulk, self._metrics)
+            self._context.tasks.spawn(f"measure {destination}", link.run())
+
+    def ready(self) -> str | None:
+        assert self._control is not None and self._bulk is not None
+        if not self._control.connected:
+            return "the control connection to the site's NATS server is down"
+        if not self._bulk.connected:
+            return "the bulk connection to the site's NATS server is down"
+        return None
+
+    async def drain(self, deadline_s: float) -> None:
+        """Nobody waits for a probe: there is nothing to finish."""
+
+    async def stop(self) -> None:
+        for bus in (self._control, self._bulk):
+            if bus is not None:
+                await bus.drain(deadline_s=2.0)
+
+    async def _pong(self, _ping: Ping) -> Pong:
+        return Pong(site=self._config.site)
+
+
+class TrainSink:
+    """Notes when the parts of other sites' trains come, and reports it with the last."""
+
+    def __init__(self, bulk: ControlBus) -> None:
+        self._bulk = bulk
+        self._arrivals_s: OrderedDict[str, list[float]] = OrderedDict()
+
+    async def receive(self, message: Msg) -> None:
+        now_s = time.perf_counter()
+        part = decode(message.data, TrainPart)
+        arrivals_s = self._arrivals_s.setdefault(part.train_id, [])
+        arrivals_s.append(now_s)
+        while len(self._arrivals_s) > REMEMBERED_TRAINS:  # those whose last part was lost
+            self._arrivals_s.popitem(last=False)
+        if message.reply:
+            del self._arrivals_s[part.train_id]
+            report = TrainReport(arrivals_s=tuple(at_s - arrivals_s[0] for at_s in arrivals_s))
+            await self._bulk.publish_raw(message.reply, encode(report))
+
+
+class MeasuredLink:
+    """From the own site to one other."""
+
+    def __init__(
+        self, config: BandwidthProbeConfig, destination: str, control: ControlBus, bulk: ControlBus, metrics: LinkMetrics
+    ) -> None:
+        self._source = config.site
+        self._destination = destination
+        self._control = control
+        self._bulk = bulk
+        self._metrics = metrics
+        self._timeout_s = config.timeout_s
+        self._estimator = LinkEstimator(
+            ping_interval_s=config.ping_interval_s, link_share=config.link_share, timeout_s=config.timeout_s
+        )
+        self._announced = True
+        """Whether the last announcement arrived: its failures are logged once."""
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as probes:
+            while True:
+                self._handle(Tick(time.monotonic()), probes)
+                await asyncio.sleep(TICK_S)
+
+    def _handle(self, event: Event, probes: asyncio.TaskGroup) -> None:
+        for order in self._estimator.handle(event):
+            match order:
+                case SendPing():
+                    probes.create_task(self._ping(probes))
+                case SendTrain(parts, part_bytes):
+                    probes.create_task(self._train(parts, part_bytes, probes))
+                case Announce():
+                    probes.create_task(self._announce(order))
+
+    async def _ping(self, probes: asyncio.TaskGroup) -> None:
+        subject = subjects.probe_echo(self._destination)
+        started_s = time.perf_counter()
+        event: Event
+        try:
+            await self._control.request(subject, Ping(source=self._source), Pong, self._timeout_s)
+            event = PongHeard(time.perf_counter() - started_s)
+        except (BusError, BadMessageError) as error:
+            event = self._failed(error, train=False)
+        self._handle(event, probes)
+
+    async def _train(self, parts: int, part_bytes: int, probes: asyncio.TaskGroup) -> None:
+        subject, train_id = subjects.probe_train(self._destination), secrets.token_hex(8)
+        event: Event
+        try:
+            # Incompressible, should a link compress.
+            messages = [TrainPart(train_id=train_id, number=at, padding=secrets.token_bytes(part_bytes)) for at in range(parts)]
+            for message in messages[:-1]:
+                await self._bulk.publish(subject, message)
+            report = await self._bulk.request(subject, messages[-1], TrainReport, self._timeout_s)
+            event = TrainArrived(time.monotonic(), part_bytes, report.arrivals_s)
+        except (BusError, BadMessageError) as error:
+            event = self._failed(error, train=True)
+        self._handle(event, probes)
+
+    def _failed(self, error: Exception, *, train: bool) -> ProbeFailed:
+        self._metrics.probe_failed(self._source, self._destination)
+        log.debug("probe_failed", destination=self._destination, train=train, reason=str(error))
+        return ProbeFailed(time.monotonic(), train)
+
+    async def _announce(self, announce: Announce) -> None:
+        self._metrics.estimated(
+            self._source, self._destination, rtt_s=announce.rtt_s, goodput_bytes_per_s=announce.goodput_bytes_per_s
+        )
+        estimate = LinkEstimate(
+            source=self._source,
+            destination=self._destination,
+            rtt_s=announce.rtt_s,
+            goodput_bytes_per_s=announce.goodput_bytes_per_s,
+            samples=announce.samples,
+        )
+        try:
+            await put_entry(self._control, self._destination, subjects.links_bucket(self._destination), estimate, self._timeout_s)
+            self._announced = True
+        except BusError as error:
+            if self._announced:
+                log.warning("estimate_not_announced", destination=self._destination, reason=str(error))
+            self._announced = False

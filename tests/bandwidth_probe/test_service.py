@@ -1,0 +1,67 @@
+"""Two probe processes at two sites, over the emulated link."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from infra.running_sites import RunningSites
+from infra.service_process import ServiceProcess
+from infra.sites import Role, load_description
+from infra.wan import LinkChange, LinkState
+from prfaas.bus.control import ControlBus
+from prfaas.bus.presence import watch
+from prfaas.contracts import subjects
+from prfaas.contracts.to_scheduler import LinkEstimate
+
+DEADLINE_S = 40.0
+
+
+@pytest.fixture
+async def sites(tmp_path: Path) -> AsyncIterator[RunningSites]:
+    async with RunningSites(load_description(), tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def probes(sites: RunningSites, tmp_path: Path) -> AsyncIterator[dict[str, ServiceProcess]]:
+    """By site."""
+    processes: dict[str, ServiceProcess] = {}
+    for service in sites.description.services:
+        if service.role is Role.BANDWIDTH_PROBE:
+            config = sites.service_config(service) | {"measures": ["local"] if service.site == "remote" else [], "timeout-s": 1.0}
+            processes[service.site] = ServiceProcess(service.role, service.name, config, tmp_path / service.site, {})
+            await processes[service.site].spawn()
+    for process in processes.values():
+        await process.wait_ready(DEADLINE_S)
+    yield processes
+    for process in processes.values():
+        assert await process.stop(DEADLINE_S) == 0, process.log_end()
+
+
+async def test_the_link_is_estimated_where_it_ends_and_forgotten_when_it_is_cut(
+    sites: RunningSites, probes: dict[str, ServiceProcess]
+) -> None:
+    heard: asyncio.Queue[tuple[str, LinkEstimate | None]] = asyncio.Queue()
+    bus = await ControlBus.connect(sites.endpoint("local", "ctl"), "scheduler")
+    watching = asyncio.create_task(
+        watch(bus, subjects.links_bucket("local"), LinkEstimate, lambda key, value: heard.put_nowait((key, value)), ttl_s=2.0)
+    )
+    async with asyncio.timeout(DEADLINE_S):
+        key, estimate = await heard.get()
+        assert estimate is not None
+        assert (key, estimate.source, estimate.destination) == ("remote.local", "remote", "local")
+        assert estimate.rtt_s >= 0.020, "no reply is faster than the link's delay"
+        assert estimate.goodput_bytes_per_s > 0
+        assert estimate.samples >= 1
+        link = sites.links["remote", "local"]
+        await link.change(LinkChange(state=LinkState.CUT))
+        while (await heard.get())[1] is not None:
+            continue
+        await link.change(LinkChange(state=LinkState.UP))
+        key, estimate = await heard.get()
+        assert estimate is not None
+    watching.cancel()
+    await asyncio.wait([watching])
+    await bus.drain()
