@@ -34,6 +34,7 @@ class Edge:
     port: int
     registry: CollectorRegistry
     nats: NatsServer
+    http: httpx.AsyncClient
 
     @property
     def url(self) -> str:
@@ -47,13 +48,11 @@ class Edge:
     async def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         content = {"content": body} if isinstance(body, bytes) else {"json": body}
-        async with httpx.AsyncClient(base_url=self.url, timeout=DEADLINE_S, trust_env=False) as client:
-            return await client.post(path, headers=named, **content)
+        return await self.http.post(path, headers=named, **content)
 
     async def get(self, path: str, **headers: str) -> httpx.Response:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        async with httpx.AsyncClient(base_url=self.url, timeout=DEADLINE_S, trust_env=False) as client:
-            return await client.get(path, headers=named)
+        return await self.http.get(path, headers=named)
 
     def metric(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(name, labels) or 0.0
@@ -61,7 +60,7 @@ class Edge:
 
 async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(DEADLINE_S):
-        while not condition():  # noqa: ASYNC110 - counters and process states have no event to wait for
+        while not condition():
             await asyncio.sleep(0.005)
 
 
@@ -83,20 +82,22 @@ def model_files(directory: Path) -> ModelFiles:
 
 @asynccontextmanager
 async def running_edge(directory: Path, tracing: Tracing | None = None, **settings: Any) -> AsyncIterator[Edge]:
-    async with NatsServer(directory / "nats") as server, asyncio.timeout(60):
-        site = await ScriptedSite.connect(server.client_url)
+    async with NatsServer(directory / "nats") as nats, asyncio.timeout(60):
+        site = await ScriptedSite.connect(nats.client_url)
         registry = CollectorRegistry()
         tasks = Tasks()
-        config = GatewayConfig(site=SITE, models=("tiny",), control=NatsEndpoint(url=server.client_url), **settings)
+        config = GatewayConfig(site=SITE, models=("tiny",), control=NatsEndpoint(url=nats.client_url), **settings)
         context = ServiceContext(tasks, registry, tracing or Tracing())
         service = GatewayService(config, context, load_files=lambda _name: model_files(directory))
         await service.start()
-        http = HttpServer(service.app(service_routes(service.ready, registry)), "127.0.0.1", 0)
-        serving = asyncio.create_task(http.serve())
+        server = HttpServer(service.app(service_routes(service.ready, registry)), "127.0.0.1", 0)
+        serving = asyncio.create_task(server.serve())
+        url = f"http://127.0.0.1:{server.port}"
         try:
-            yield Edge(site, service, http.port, registry, server)
+            async with httpx.AsyncClient(base_url=url, timeout=DEADLINE_S, trust_env=False) as http:
+                yield Edge(site, service, server.port, registry, nats, http)
         finally:
-            http.stop()
+            server.stop()
             await serving
             await tasks.cancel_all(DEADLINE_S)
             await service.stop()

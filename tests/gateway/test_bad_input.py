@@ -11,7 +11,9 @@ import httpx
 import openai
 import pytest
 import pytest_asyncio
+from hypothesis import given, settings
 
+from tests.gateway.bodies import bodies
 from tests.gateway.conftest import Edge, running_edge
 from tests.gateway.scripted_site import DEADLINE_S
 
@@ -92,6 +94,16 @@ async def test_the_openai_client_hears_it_too(shared: Edge) -> None:
         with pytest.raises(openai.APIStatusError) as raises:
             await client.completions.create(model="tiny", prompt="x" * 10_000_000)
     assert raises.value.status_code == 413
+
+
+@settings(max_examples=60, deadline=None)
+@given(bodies)
+async def test_any_json_is_answered(shared: Edge, body: Any) -> None:
+    for path in ("/v1/completions", "/v1/chat/completions"):
+        answer = await shared.post(path, body)
+        if answer.status_code != 200:
+            assert error_of(answer, answer.status_code)["type"] == "invalid_request_error"
+        assert answer.status_code in (200, 400, 404)
 
 
 async def raw(edge: Edge, request: bytes) -> bytes:

@@ -44,6 +44,7 @@ async def test_metrics(edge: Edge) -> None:
     for stream in (False, True):
         await edge.post("/v1/completions", {**ASK, "stream": stream})
     await edge.post("/v1/completions", {**ASK, "n": 2})
+    await until(lambda: edge.metric("prfaas_gateway_open_requests") == 0)
     page = (await edge.get("/metrics")).text
     for line in (
         'vllm:time_to_first_token_seconds_count{model_name="tiny"} 2.0',
@@ -107,7 +108,7 @@ async def test_one_trace_from_the_client_to_the_decode_worker(tmp_path: Path) ->
         body = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}], "stream": True, "max_tokens": 9, "seed": 4}
         answer = await edge.post("/v1/chat/completions", body, traceparent=CALLER, x_request_id="mine", x_correlation_id="c")
         assert answer.headers["x-prfaas-trace-id"] == "0af7651916cd43dd8448eb211c80319c"
-        await until(lambda: edge.service.requests_running == 0)
+        await until(lambda: edge.metric("prfaas_gateway_open_requests") == 0)
         to_worker = edge.site.headers[0]["traceparent"]
         request_id = edge.site.generated[0].request_id
     root = spans.named("chat tiny")
@@ -154,6 +155,7 @@ async def test_a_failed_request_is_a_failed_span(tmp_path: Path) -> None:
     async with running_edge(tmp_path, spans.tracing) as edge:
         edge.site.script = script
         await edge.post("/v1/completions", {**ASK, "stream": True}, traceparent="nonsense")
+        await until(lambda: edge.metric("prfaas_gateway_open_requests") == 0)
     root = spans.named("text_completion tiny")
     assert root.parent is None
     assert root.status.status_code is StatusCode.ERROR

@@ -10,8 +10,7 @@ from prfaas.contracts.to_decode import Sampling
 from prfaas.gateway.errors import ApiError
 from prfaas.gateway.openai_types import ChatRequest, CompletionRequest
 from prfaas.gateway.validation import INERT, UNSUPPORTED, parse_chat, parse_completion, sampling_of
-
-HELLO = [{"role": "user", "content": "hello"}]
+from tests.gateway.bodies import HELLO, bodies, values
 
 
 def completion(**fields: Any) -> CompletionRequest:
@@ -225,23 +224,6 @@ def test_min_tokens_may_not_exceed_max_tokens() -> None:
     with pytest.raises(ApiError) as raises:
         sampling(completion(max_tokens=3, min_tokens=4))
     assert refused(raises)[:2] == (400, "min_tokens")
-
-
-scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8)
-names = st.sampled_from([
-    "model", "prompt", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "min_tokens", "temperature",
-    "top_p", "seed", "stop", "ignore_eos", "logprobs", "top_logprobs", "role", "content", "type", "text", "include_usage",
-    *UNSUPPORTED, *INERT,
-]) | st.text(max_size=4)  # fmt: skip
-values = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(names, inner, max_size=4), max_leaves=8
-)
-bodies = st.builds(
-    lambda extra, base, wins: {**base, **extra} if wins else {**extra, **base},
-    st.dictionaries(names, values, max_size=6),
-    st.sampled_from([{}, {"model": "m", "prompt": "p"}, {"model": "m", "messages": HELLO}]),
-    st.booleans(),
-)
 
 
 def check_any_body(body: bytes) -> None:

@@ -75,6 +75,7 @@ class Endpoint:
         try:
             try:
                 reply.headers["x-request-id"] = request_id_of(headers)
+                record.identified(reply.headers["x-request-id"])
                 gateway.keys.check(headers)
                 with gateway.admission.enter():
                     data = await body.read(config.read_deadline_s)
@@ -93,7 +94,7 @@ class Endpoint:
             assert reply.status is not None
             status = reply.status
         except ClientGoneError as gone:
-            log.info("client_gone", endpoint=self._name, reason=str(gone))
+            error_code = gone.code
         finally:
             record.ended(status, error_code)
 

@@ -13,7 +13,11 @@ Result = TypeVar("Result")
 
 
 class ClientGoneError(Exception):
-    """The client closed the connection, or does not read."""
+    """The client closed the connection (`client_gone`), or does not read (`client_stalled`)."""
+
+    def __init__(self, code: str = "client_gone") -> None:
+        super().__init__(code)
+        self.code = code
 
 
 class Body:
@@ -50,7 +54,7 @@ class Body:
     async def _next(self) -> bytes:
         message = await self._receive()
         if message["type"] == "http.disconnect":
-            raise ClientGoneError("the client left before its request was complete")
+            raise ClientGoneError
         self._exhausted = not message.get("more_body", False)
         part: bytes = message.get("body", b"")
         return part
@@ -79,7 +83,7 @@ class Reply:
             async with asyncio.timeout(self._write_timeout_s):
                 await self._send({"type": "http.response.body", "body": data, "more_body": not last})
         except TimeoutError as error:
-            raise ClientGoneError(f"the client read nothing for {self._write_timeout_s:g} s") from error
+            raise ClientGoneError("client_stalled") from error
 
     async def json(self, status: int, data: bytes, headers: Mapping[str, str]) -> None:
         """What is left of a refused request's body, uvicorn reads and drops: else the reset would take our answer with it."""
@@ -97,7 +101,7 @@ async def until_disconnect(receive: Receive, reply: Reply, work: Coroutine[Any, 
         if not working.done() and not reply.complete:
             working.cancel()
             await asyncio.wait({working})
-            raise ClientGoneError("the client closed the connection")
+            raise ClientGoneError
         return await working
     finally:
         for task in (working, watching):

@@ -52,6 +52,9 @@ class RequestRecord:
         self._root: Span | None = None
         observers.shared.open_requests.inc()
 
+    def identified(self, client_request_id: str) -> None:
+        self._said["client_request_id"] = client_request_id
+
     def parsed(self, request: GenerationRequest, parent: Context, ids: Mapping[str, str]) -> Span:
         """The root span: the request is well-formed, and for a model that is served."""
         operation = names.OPERATION_CHAT if isinstance(request, ChatRequest) else names.OPERATION_TEXT_COMPLETION
@@ -70,7 +73,7 @@ class RequestRecord:
             attributes=attributes,
         )
         self._model_name = request.model
-        self._said = {"model": request.model, **{name.removeprefix("prfaas."): value for name, value in ids.items()}}
+        self._said |= {"model": request.model, **{name.removeprefix("prfaas."): value for name, value in ids.items()}}
         if self._root.get_span_context().is_valid:
             self._said["trace_id"] = trace_id(self._root)
         self._series = self._observers.shared.model(request.model)
