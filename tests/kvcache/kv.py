@@ -2,8 +2,10 @@
 
 import random
 import secrets
+from collections.abc import Callable
 
 import msgspec
+import numpy as np
 
 from prfaas.contracts.kv import KVTransfer
 from prfaas.kvcache import frame as kv
@@ -39,12 +41,27 @@ def make_piece(layout: KVLayout, piece: LayerRange, seed: int = 0) -> KVPiece:
     return KVPiece(piece, memoryview(data[:half]), memoryview(data[half:]))
 
 
-def make_pieces(layout: KVLayout, prefill_tokens: int, chunk_tokens: int = 512, seed: int = 0) -> list[KVPiece]:
+def gaussian_piece(layout: KVLayout, piece: LayerRange, seed: int = 0) -> KVPiece:
+    """bfloat16 numbers of a kind that a codec can shrink, as real KV."""
+    count = layout.range_bytes(piece) // 2
+    numbers = np.random.default_rng((seed, *piece)).standard_normal(count).astype(np.float32)
+    data = (numbers.view(np.uint32) >> 16).astype(np.uint16).tobytes()
+    half = 0 if layout.layers[piece.layer].kind is LayerKind.RECURRENT else len(data) // 2
+    return KVPiece(piece, memoryview(data[: len(data) - half]), memoryview(data[len(data) - half :]))
+
+
+def make_pieces(
+    layout: KVLayout,
+    prefill_tokens: int,
+    chunk_tokens: int = 512,
+    seed: int = 0,
+    make: Callable[[KVLayout, LayerRange, int], KVPiece] = make_piece,
+) -> list[KVPiece]:
     """In the order in which an engine computes them."""
     pieces = []
     for start in range(0, prefill_tokens, chunk_tokens):
         end = min(start + chunk_tokens, prefill_tokens)
-        pieces += [make_piece(layout, piece, seed) for piece in layout.chunk_ranges(start, end, prefill_tokens)]
+        pieces += [make(layout, piece, seed) for piece in layout.chunk_ranges(start, end, prefill_tokens)]
     return pieces
 
 

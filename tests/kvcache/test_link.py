@@ -137,3 +137,27 @@ def test_frames_are_small_where_the_window_is_small_and_never_above_what_the_ser
     assert core.frame_bytes(100_000) == 100_000
     core.delivered(Sent(FRAME, 0.0, 0, 0.0), 0.02)
     assert core.frame_bytes(1 << 20) == 128 << 10
+
+
+def test_a_new_link_is_filled_within_a_few_round_trips() -> None:
+    rate, rtt_s = 125e6, 0.08
+    link = SimulatedLink(LinkCore(LinkConfig(max_window_bytes=64 << 20)), rate, rtt_s)
+    link.add(1, 1 << 40)
+    link.run(10 * rtt_s)
+    before = link.arrived[1]
+    link.run(10 * rtt_s)
+    assert link.arrived[1] - before >= 0.97 * rate * 10 * rtt_s
+
+
+def test_a_sender_that_is_the_bottleneck_says_nothing_about_the_link() -> None:
+    link = SimulatedLink(LinkCore(LinkConfig()), 1e7, 0.01)
+    link.add(1, 0)
+    for _ in range(200):
+        link.backlog[1] += FRAME
+        link.offer(1)
+        link.run(0.1)
+    assert link.core.bottleneck_bytes_per_s is None
+    link.backlog[1] = 1 << 40
+    link.offer(1)
+    link.run(2)
+    assert link.core.bottleneck_bytes_per_s == pytest.approx(1e7, rel=0.1)

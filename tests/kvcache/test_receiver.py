@@ -94,7 +94,7 @@ def test_a_payload_of_the_wrong_size_is_refused() -> None:
     transfer = make_transfer(TOKENS)
     messages = attempt(transfer)
     messages[1] = rewrite(messages[1], payload=bytes(kv.decode_frame(memoryview(messages[1])).payload)[:-2])
-    assert "bytes for" in failure(run(transfer, messages)).message
+    assert "and says" in failure(run(transfer, messages)).message
 
 
 @pytest.mark.parametrize("change", [{"fingerprint": "other"}, {"layout": msgspec.structs.replace(LAYOUT, dtype="float16")}])

@@ -13,7 +13,7 @@ from prfaas.kvcache.reader import KVReader
 from prfaas.kvcache.reclaim import KVBucketKeeper
 from prfaas.kvcache.writer import KVWriter
 from tests.kvcache.conftest import SITE, TwoSites
-from tests.kvcache.kv import LAYOUT, Cache, make_pieces, make_transfer
+from tests.kvcache.kv import LAYOUT, Cache, gaussian_piece, make_pieces, make_transfer
 
 TOKENS = 20_000
 """About 10 MB: most of a second on the link."""
@@ -102,3 +102,18 @@ async def test_memory_storage_dies_with_its_server_and_a_new_attempt_works(two_s
     await ship_with_fault(two_sites, None)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_slow_link_carries_compressed_frames_and_the_same_cache(two_sites: TwoSites) -> None:
+    two_sites.wan.reshape(rate_mbit=50)
+    transfer, cache = make_transfer(TOKENS), Cache()
+    pieces = make_pieces(LAYOUT, TOKENS, make=gaussian_piece)
+    reader = await KVReader.open(two_sites.near_lane, transfer, LAYOUT, cache.install, deadline_s=30)
+    writer = await KVWriter.open(two_sites.far_lane, transfer, LAYOUT, deadline_s=30, link=Link())
+    await asyncio.to_thread(put_all, writer, pieces)
+    sent = await writer.close()
+    got = await reader.verified(20)
+    await reader.close()
+    assert cache == Cache.of(pieces)
+    assert sent.raw_bytes == got.bytes == LAYOUT.total_bytes(TOKENS)
+    assert sent.bytes < 0.9 * sent.raw_bytes

@@ -34,6 +34,8 @@ class FrameKind(IntEnum):
 
 class Codec(IntEnum):
     RAW = 0
+    PLANES = 1
+    """Lossless, see codec.py."""
 
 
 class FrameError(ValueError):
@@ -158,15 +160,23 @@ class FrameSlice(NamedTuple):
     raw_bytes: int
 
 
+def check_piece(layout: KVLayout, piece: KVPiece) -> None:
+    """Raises ValueError when the piece is not what `layout` says."""
+    layer, start, end = piece.range
+    size = piece.keys.nbytes + piece.values.nbytes
+    if size != layout.range_bytes(piece.range) or (piece.values and piece.keys.nbytes != piece.values.nbytes):
+        raise ValueError(
+            f"layer {layer}, tokens {start} to {end}: {piece.keys.nbytes} + {piece.values.nbytes} bytes came, "
+            f"expected {layout.range_bytes(piece.range)}"
+        )
+
+
 def cut_piece(layout: KVLayout, piece: KVPiece, max_payload_bytes: int) -> Iterator[FrameSlice]:
     """Slices of at most `max_payload_bytes`, in order, without copying. Keys and values of a token stay together.
 
-    Raises ValueError when the piece is not what `layout` says, or not even one token fits."""
+    Raises ValueError when not even one token fits."""
     layer, start, end = piece.range
     keys, values = piece.keys.cast("B"), piece.values.cast("B")
-    expected = layout.range_bytes(piece.range)
-    if len(keys) + len(values) != expected:
-        raise ValueError(f"layer {layer}, tokens {start} to {end}: {len(keys)} + {len(values)} bytes came, expected {expected}")
     if layout.layers[layer].kind is LayerKind.RECURRENT:
         for offset in range(0, len(keys), max_payload_bytes):
             part = keys[offset : offset + max_payload_bytes]

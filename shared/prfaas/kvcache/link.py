@@ -15,6 +15,11 @@ import msgspec
 
 _URGENT_WEIGHT = 8.0
 _ESTIMATE_MEMORY_S = 10.0
+_BOTTLENECK_MEMORY_S = 1.0
+_FIRST_WINDOW_BYTES = 2 << 20
+_STARTUP_GAIN = 2.5
+_GROWTH = 1.2
+_PLATEAU_RTTS = 4
 
 
 class LinkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
@@ -70,8 +75,19 @@ class LinkCore:
         self._outstanding = 0
         self._tokens = float(config.egress_burst_bytes)
         self._refilled_at = now
+        self.rtt_s: float | None = None
+        self.goodput_bytes_per_s: float | None = None
+        self.bottleneck_bytes_per_s: float | None = None
+        """Goodput, when the link itself was the bottleneck in the last second; None when the senders were."""
+        self.window_bytes = min(max(config.min_window_bytes, _FIRST_WINDOW_BYTES), config.max_window_bytes)
         self._delivered = 0
+        self._link_limited_at: float | None = None
+        self._plateau = 0.0
+        """Goodput from which growth is counted."""
+        self._plateau_since = self._estimated_at = now
         self._delivered_at = now
+        self._dry_at = now
+        """When the window was last open and nobody had anything to send."""
         self._rates: deque[tuple[float, float]] = deque()
         """(time, bytes/s), decreasing: the first is the largest of the last seconds."""
         self._rtts: deque[tuple[float, float]] = deque()
@@ -103,12 +119,15 @@ class LinkCore:
     def pick(self, now: float) -> int | None:
         """Whose head may go now."""
         waiting = [(flow.tenant.virtual, flow.virtual, key) for key, flow in self._flows.items() if flow.head_bytes]
-        if not waiting or not self._has_budget(now):
+        if not waiting:
+            if self._outstanding < self.window_bytes:
+                self._dry_at = now
+            return None
+        if not self._has_budget(now):
             return None
         key = min(waiting)[2]
-        if self._outstanding and self._outstanding + self._flows[key].head_bytes > self.window_bytes:
-            return None
-        return key
+        # May pass the window by a part of one frame: rounding it down to whole frames would let small windows run dry.
+        return key if self._outstanding < self.window_bytes else None
 
     def budget_at(self, now: float) -> float | None:
         """When the egress budget allows the next frame; None: it does now."""
@@ -136,27 +155,38 @@ class LinkCore:
         _keep(self._rtts, now, now - sent.at, smallest=True)
         span = now - sent.delivered_at
         if span > 0:
-            _keep(self._rates, now, (self._delivered - sent.delivered_bytes) / span, smallest=False)
+            rate = (self._delivered - sent.delivered_bytes) / span
+            # Then the rate says what the senders made, not what the link takes.
+            source_limited = self._dry_at >= sent.delivered_at
+            stale = not self._rates or self._rates[0][0] < now - _ESTIMATE_MEMORY_S
+            if stale or not source_limited or rate >= self._rates[0][1]:
+                _keep(self._rates, now, rate, smallest=False)
+            if not source_limited:
+                self._link_limited_at = now
+        self._estimate(now)
 
-    @property
-    def rtt_s(self) -> float | None:
-        return self._rtts[0][1] if self._rtts else None
+    def _estimate(self, now: float) -> None:
+        # Plain attributes: the engine's thread reads them.
+        self.rtt_s = self._rtts[0][1]
+        if self._rates:
+            config = self._config
+            self.goodput_bytes_per_s = self._rates[0][1]
+            product = int(self._gain(now) * self._rates[0][1] * self._rtts[0][1])
+            self.window_bytes = min(max(product, config.min_window_bytes), config.max_window_bytes)
+        recent = self._link_limited_at is not None and now - self._link_limited_at < _BOTTLENECK_MEMORY_S
+        self.bottleneck_bytes_per_s = self.goodput_bytes_per_s if recent else None
 
-    @property
-    def goodput_bytes_per_s(self) -> float | None:
-        return self._rates[0][1] if self._rates else None
+    def _gain(self, now: float) -> float:
+        """More until goodput has stopped growing: a link that is new, or was idle for long, may carry far more than it did."""
+        goodput, rtt = self._rates[0][1], self._rtts[0][1]
+        if goodput > _GROWTH * self._plateau or now - self._estimated_at > _ESTIMATE_MEMORY_S:
+            self._plateau, self._plateau_since = goodput, now
+        self._estimated_at = now
+        return _STARTUP_GAIN if now - self._plateau_since < _PLATEAU_RTTS * rtt else self._config.window_gain
 
     @property
     def outstanding_bytes(self) -> int:
         return self._outstanding
-
-    @property
-    def window_bytes(self) -> int:
-        config = self._config
-        if not self._rtts or not self._rates:
-            return min(max(config.min_window_bytes, 2 << 20), config.max_window_bytes)
-        product = config.window_gain * self._rates[0][1] * self._rtts[0][1]
-        return int(min(max(product, config.min_window_bytes), config.max_window_bytes))
 
     def frame_bytes(self, max_payload: int) -> int:
         """Whole frames of at most this size: what the server takes, and at least four to a window."""

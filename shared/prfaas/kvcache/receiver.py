@@ -10,8 +10,18 @@ from typing import NamedTuple
 import msgspec
 
 from prfaas.contracts.kv import KVTransfer
+from prfaas.kvcache.codec import decode_planes
 from prfaas.kvcache.errors import TransferCode
-from prfaas.kvcache.frame import FrameKind, IncomingFrame, Manifest, TransferOpening, manifest_digest, transfer_hash
+from prfaas.kvcache.frame import (
+    Codec,
+    FrameError,
+    FrameKind,
+    IncomingFrame,
+    Manifest,
+    TransferOpening,
+    manifest_digest,
+    transfer_hash,
+)
 from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange
 
 _MAX_REWINDS = 3
@@ -177,24 +187,32 @@ class ReceiverCore:
     def _data(self, frame: IncomingFrame) -> list[ReceiverInstruction]:
         head, payload = frame.head, frame.payload
         layer, start, end = head.range
+        size = head.raw_bytes
         if layer >= len(self._layout.layers):
             return self._fail(TransferCode.CORRUPT, f"frame {head.position} is for layer {layer} of {len(self._layout.layers)}")
         recurrent = self._layout.layers[layer].kind is LayerKind.RECURRENT
-        first, last = (head.offset, head.offset + len(payload)) if recurrent else (start, end)
+        first, last = (head.offset, head.offset + size) if recurrent else (start, end)
         if first != self._covered[layer] or not first < last <= self._needed_end[layer]:
             return self._fail(
                 TransferCode.CORRUPT,
                 f"frame {head.position} covers {first} to {last} of layer {layer}, where {self._covered[layer]} comes next "
                 f"and {self._needed_end[layer]} is the end",
             )
-        if recurrent:
-            return self._state_part(head.range, head.offset, payload)
-        if len(payload) != self._layout.range_bytes(head.range):
+        if not recurrent and size != self._layout.range_bytes(head.range):
             return self._fail(
                 TransferCode.CORRUPT,
-                f"frame {head.position} has {len(payload)} bytes for {end - start} tokens of layer {layer}, "
+                f"frame {head.position} has {size} bytes for {end - start} tokens of layer {layer}, "
                 f"expected {self._layout.range_bytes(head.range)}",
             )
+        if head.codec is Codec.PLANES:
+            try:
+                payload = decode_planes(payload, size, self._layout.dtype_bytes)
+            except FrameError as error:
+                return self._fail(TransferCode.CORRUPT, f"frame {head.position}: {error}")
+        elif len(payload) != size:
+            return self._fail(TransferCode.CORRUPT, f"frame {head.position} has {len(payload)} bytes, and says {size}")
+        if recurrent:
+            return self._state_part(head.range, head.offset, payload)
         self._covered[layer] = end
         self.raw_bytes += len(payload)
         half = len(payload) // 2

@@ -9,6 +9,7 @@ import secrets
 import threading
 import time
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -20,8 +21,9 @@ from prfaas.bus.bulk.wire import DisconnectedError, LaneError, Message, header_b
 from prfaas.contracts.kv import KVTransfer
 from prfaas.kvcache import frame as kv
 from prfaas.kvcache import sender
+from prfaas.kvcache.codec import CodecChooser, encode_planes
 from prfaas.kvcache.errors import TransferCode, TransferError
-from prfaas.kvcache.layout import KVLayout, KVPiece, LayerRange
+from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange
 from prfaas.kvcache.link import Link, Sent
 
 _TICK_S = 0.25
@@ -64,6 +66,7 @@ class KVWriter:
         idle_timeout_s: float = 10.0,
         buffer_bytes: int = 64 << 20,
         object_digest: bool = True,
+        lossless: bool = True,
     ) -> None:
         now = time.monotonic()
         self._lane = lane
@@ -87,6 +90,11 @@ class KVWriter:
         self._wake_pending = False
         self._failure: TransferError | None = None
 
+        self._chooser = CodecChooser() if lossless else None
+        self._framer = ThreadPoolExecutor(1, "kv framer") if lossless else None
+        """Frames pieces beside the engine, one window ahead of the link and no more: so the codec follows the link."""
+        self._ahead_bytes = 0
+        """Framed and never sent; under the lock."""
         self._next_position = 0
         self._frame_digests: list[bytes] = []
         self._raw_bytes = 0
@@ -100,6 +108,8 @@ class KVWriter:
         self._sizes: deque[int] = deque()
         """Of frames that still count against the buffer."""
         self._sent: dict[int, Sent] = {}
+        self._sent_before = 0
+        """Frames that were sent at least once."""
         self._first_sent_at: float | None = None
         self._object_digest = _ObjectDigest(self._on_hashed) if object_digest else None
 
@@ -122,10 +132,12 @@ class KVWriter:
         idle_timeout_s: float = 10.0,
         buffer_bytes: int = 64 << 20,
         object_digest: bool = True,
+        lossless: bool = True,
     ) -> Self:
         """`deadline_s` bounds the whole transfer, `idle_timeout_s` a standstill of the link, `buffer_bytes` what `put` may
         run ahead of it. Without `object_digest` the frames never become an object that other clients can read, and the sender
-        saves a SHA-256 over all bytes. Sends the opening frame at once, so that a mismatch shows before anything is computed."""
+        saves a SHA-256 over all bytes. `lossless` frames are compressed while the link is slow enough for it to pay. Sends the
+        opening frame at once, so that a mismatch shows before anything is computed."""
         writer = cls(
             lane,
             transfer,
@@ -136,6 +148,7 @@ class KVWriter:
             idle_timeout_s=idle_timeout_s,
             buffer_bytes=buffer_bytes,
             object_digest=object_digest,
+            lossless=lossless,
         )
         opening = kv.TransferOpening(
             transfer_id=transfer.transfer_id,
@@ -155,19 +168,27 @@ class KVWriter:
         assert threading.current_thread() is not threading.main_thread() or not _on_loop(self._loop), (
             "put() blocks: not on the loop"
         )
-        limit = self._link.core.frame_bytes(self._lane.max_payload) - 2 * kv.HEADER_BYTES
-        for part in kv.cut_piece(self._layout, piece, limit):
-            self._append(kv.FrameKind.DATA, part.range, part.offset, part.parts, part.raw_bytes)
+        kv.check_piece(self._layout, piece)
+        size = piece.keys.nbytes + piece.values.nbytes
+        with self._room:
+            self._wait_for_room(size)
+            self._held_bytes += size
+        if self._framer is None:
+            self._frame_piece(piece)
+        else:
+            self._framer.submit(self._frame_piece, piece)
 
     async def close(self) -> WriterReport:
         """Sends the manifest and returns when everything is stored. Raises TransferError."""
-        manifest = kv.Manifest(
-            frames=self._next_position,
-            raw_bytes=self._raw_bytes,
-            fingerprint=self._transfer.fingerprint,
-            digest=kv.manifest_digest(self._frame_digests),
-        )
         try:
+            if self._framer is not None:
+                await self._loop.run_in_executor(self._framer, self._raise_failure)
+            manifest = kv.Manifest(
+                frames=self._next_position,
+                raw_bytes=self._raw_bytes,
+                fingerprint=self._transfer.fingerprint,
+                digest=kv.manifest_digest(self._frame_digests),
+            )
             self._closing = True
             self._append_message(kv.FrameKind.MANIFEST, msgspec.msgpack.encode(manifest))
             last_sequence = await asyncio.shield(self._committed)
@@ -223,18 +244,42 @@ class KVWriter:
 
     # From the engine's thread to the loop's.
 
-    def _append_message(self, kind: kv.FrameKind, payload: bytes) -> None:
-        self._append(kind, LayerRange(0, 0, 0), 0, (memoryview(payload),), 0)
+    def _frame_piece(self, piece: KVPiece) -> None:
+        """On the engine's thread, or the framer's."""
+        limit = self._link.core.frame_bytes(self._lane.max_payload) - 2 * kv.HEADER_BYTES
+        compressible = self._layout.layers[piece.range.layer].kind is not LayerKind.RECURRENT
+        for part in kv.cut_piece(self._layout, piece, limit):
+            if self._framer is not None:
+                self._wait_for_turn()
+            codec, parts = kv.Codec.RAW, part.parts
+            if self._chooser is not None and compressible:
+                codec = self._chooser.choose(self._link.core.bottleneck_bytes_per_s)
+            if codec is kv.Codec.PLANES:
+                codec, parts = self._encode(part)
+            self._append(kv.FrameKind.DATA, part.range, part.offset, codec, parts, part.raw_bytes)
 
-    def _append(self, kind: kv.FrameKind, piece: LayerRange, offset: int, parts: tuple[memoryview, ...], raw_bytes: int) -> None:
+    def _encode(self, part: kv.FrameSlice) -> tuple[kv.Codec, tuple[memoryview, ...]]:
+        assert self._chooser is not None
+        since = time.perf_counter()
+        encoded = encode_planes(part.parts, self._layout.dtype_bytes)
+        self._chooser.encoded(part.raw_bytes, len(encoded), time.perf_counter() - since)
+        if len(encoded) >= part.raw_bytes:
+            return kv.Codec.RAW, part.parts
+        return kv.Codec.PLANES, (memoryview(encoded),)
+
+    def _append_message(self, kind: kv.FrameKind, payload: bytes) -> None:
+        self._append(kind, LayerRange(0, 0, 0), 0, kv.Codec.RAW, (memoryview(payload),), 0)
+
+    def _append(
+        self, kind: kv.FrameKind, piece: LayerRange, offset: int, codec: kv.Codec, parts: tuple[memoryview, ...], raw_bytes: int
+    ) -> None:
         stored = sum(len(part) for part in parts)
         head = kv.FrameHead(
-            kind, kv.Codec.RAW, self._transfer.attempt, self._next_position, piece, offset, stored, raw_bytes, self._hash
+            kind, codec, self._transfer.attempt, self._next_position, piece, offset, stored, raw_bytes, self._hash
         )
         frame = kv.encode_frame(head, parts)
         with self._room:
-            self._wait_for_room(frame.total_bytes, block=kind is kv.FrameKind.DATA)
-            self._held_bytes += frame.total_bytes
+            self._ahead_bytes += frame.total_bytes
             self._incoming.append(frame)
             wake = not self._wake_pending
             self._wake_pending = True
@@ -245,14 +290,24 @@ class KVWriter:
         if wake:
             self._loop.call_soon_threadsafe(self._drain)
 
-    def _wait_for_room(self, size: int, *, block: bool) -> None:
-        while block and self._failure is None and self._held_bytes and self._held_bytes + size > self._buffer_bytes:
+    def _wait_for_room(self, size: int) -> None:
+        while self._failure is None and self._held_bytes and self._held_bytes + size > self._buffer_bytes:
             # The ticker fails the transfer at its deadline, which wakes us; the timeout is for a loop that has died.
             since = time.monotonic()
             woken = self._room.wait(max(self._deadline - since, 0.0) + 5.0)
             self._blocked_s += time.monotonic() - since
             if not woken:
                 raise TransferError(TransferCode.TIMEOUT, "the event loop that sends the frames does not run any more")
+        self._raise_failure()
+
+    def _wait_for_turn(self) -> None:
+        with self._room:
+            while self._failure is None and self._ahead_bytes > self._link.core.window_bytes:
+                if not self._room.wait(max(self._deadline - time.monotonic(), 0.0) + 5.0):
+                    return
+            self._raise_failure()
+
+    def _raise_failure(self) -> None:
         if self._failure is not None:
             raise TransferError(self._failure.code, str(self._failure))
 
@@ -262,7 +317,7 @@ class KVWriter:
             self._wake_pending = False
         for frame in frames:
             self._frames.append(frame)
-            self._sizes.append(frame.total_bytes)
+            self._sizes.append(frame.raw_bytes)
             if self._object_digest is not None:
                 self._object_digest.update(frame)
             last = self._closing and self._released + len(self._frames) == self._next_position
@@ -315,6 +370,11 @@ class KVWriter:
         headers = b""
         if expected is not None:
             headers = header_block({"Nats-Expected-Last-Subject-Sequence": str(expected)})
+        if position == self._sent_before:
+            self._sent_before += 1
+            with self._room:
+                self._ahead_bytes -= frame.total_bytes
+                self._room.notify_all()
         if self._first_sent_at is None:
             self._first_sent_at = time.monotonic()
         self._publish(frame.buffers, frame.total_bytes, self._reply(batch, sequence, operation), headers)
@@ -451,6 +511,8 @@ class KVWriter:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._framer is not None:
+            self._framer.shutdown(wait=False, cancel_futures=True)
         if self._object_digest is not None:
             self._object_digest.stop()
         self._frames.clear()
