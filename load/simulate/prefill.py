@@ -14,6 +14,8 @@ from prfaas.prefill_worker.core import PrefillCore, PrefillEnded
 
 PIECES = 8
 """A transfer leaves in this many parts, spread over its prefill."""
+CHUNK_TOKENS = 8192
+"""Of the profile's."""
 WINDOW_PIECES = 2
 """Parts on the way at once: more would be a queue in front of the link; a prefill waits instead."""
 
@@ -41,22 +43,25 @@ class PrefillWorker:
     def __init__(self, name: str) -> None:
         self.name = name
         self.job: Job | None = None
-        self.rate = PrefillCore(MODEL, "", 1)
-        """Only for its observed rate, which is what live workers announce."""
+        self.core = PrefillCore(MODEL, "", 1)
+        """Only for what it observes of T_prefill, which is what live workers announce."""
         self.busy_s = 0.0
 
 
 class PrefillStation:
     def __init__(self, env: simpy.Environment, site: str, pool: PrefillPool, token_scale: float, time_scale: float) -> None:
         self.site = site
-        self.workers = [PrefillWorker(f"p{index}") for index in range(pool.workers)]
         self._env = env
         self._profile = pool.profile
         self._token_scale = token_scale
         self._time_scale = time_scale
         self._queue: deque[Job] = deque()
         self._idle: deque[tuple[PrefillWorker, simpy.Event]] = deque()
+        self.workers = [PrefillWorker(f"p{index}") for index in range(pool.workers)]
         for worker in self.workers:
+            # Live workers warm up with a chunk for nobody, so that the first placement has a figure.
+            chunk_tokens = round(CHUNK_TOKENS / token_scale)
+            worker.core.handle(PrefillEnded(chunk_tokens, self.prefill_s(chunk_tokens)))
             env.process(self._work(worker))
 
     @property
@@ -85,7 +90,7 @@ class PrefillStation:
             started_s = self._env.now
             yield from self._prefill(job)
             if not job.cancelled.triggered:
-                worker.rate.handle(PrefillEnded(job.tokens, self._env.now - started_s))
+                worker.core.handle(PrefillEnded(job.tokens, self._env.now - started_s))
             worker.busy_s += self._env.now - started_s
             worker.job = None
 

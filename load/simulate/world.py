@@ -135,7 +135,7 @@ class _World:
             fingerprint=FINGERPRINT,
             max_context_tokens=1 << 30,
             queued_tokens=worker.job.tokens if worker.job else 0,
-            prefill_points=worker.rate.observed.points(),
+            prefill_points=worker.core.observed.points(),
         )
 
     def _decode_beat(self, home: _Home, decoder: DecodeWorker) -> Heartbeat:

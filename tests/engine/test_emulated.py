@@ -304,3 +304,18 @@ def test_the_engine_is_configured_from_flags() -> None:
     assert (config.engine, config.emulated.time_scale, config.emulated.profile) == ("emulated", 20.0, "paper-1t-h200")
     with pytest.raises(ConfigError, match=r"emulated\.time-scale"):
         load_config(EngineConfig, argv=["--emulated.time-skale", "2"], environ={})
+
+
+def test_a_slow_taker_of_pieces_slows_the_prefill() -> None:
+    """Back-pressure: what holds a piece for longer than a layer takes holds the device."""
+    paced = engine(time_scale=200.0)
+    layer_s = paced.prefill_s(64) / len(paced.layout.layers)
+    started_s = time.monotonic()
+    pieces: list[KVPiece] = []
+
+    def take(piece: KVPiece) -> None:
+        pieces.append(piece)
+        time.sleep(0.02)
+
+    paced.prefill(prompt(64), take, lambda: False)
+    assert time.monotonic() - started_s >= len(pieces) * (0.02 - layer_s)

@@ -110,9 +110,10 @@ class EmulatedEngine:
                 due_s += layer_s
                 _sleep_until(due_s, cancelled)
                 if piece is not None:
+                    given_s = time.monotonic()
                     on_piece(piece)
-                # Blocked for longer than the next layer computes: then the device stood still meanwhile.
-                due_s = max(due_s, time.monotonic() - layer_s)
+                    # Held for longer than the next layer computes, the device stood still. Being woken late is no such stall.
+                    due_s += max(0.0, time.monotonic() - given_s - layer_s)
 
     def reserve(self, prefill_tokens: int, total_tokens: int) -> EmulatedSequence:
         if not 0 <= prefill_tokens < total_tokens:
