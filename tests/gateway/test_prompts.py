@@ -5,7 +5,7 @@ import pytest
 
 from prfaas.gateway.errors import ApiError
 from prfaas.gateway.openai_types import ChatMessage, TextPart
-from prfaas.gateway.prompts import INLINE_CHARS, Prompts
+from prfaas.gateway.prompts import INLINE_CHARS, INLINE_MESSAGES, Prompts
 from tests.gateway.tiny_tokenizer import BOS, WORDS, tiny_tokenizer
 
 TEMPLATE = (
@@ -50,6 +50,11 @@ async def test_a_long_prompt_is_tokenized_off_the_event_loop() -> None:
     text = "hello " * INLINE_CHARS
     with ThreadPoolExecutor(1) as executor:
         assert await Prompts(tiny_tokenizer(), TEMPLATE, executor).of_prompt(text) == await prompts().of_prompt(text)
+
+
+async def test_many_messages_are_rendered_off_the_event_loop() -> None:
+    messages = [message("user", "hello")] * (INLINE_MESSAGES + 1)
+    assert len(await prompts().of_messages(messages)) == 1 + 3 * len(messages) + 2
 
 
 def test_a_template_may_refuse_messages() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from concurrent.futures import Executor
 from datetime import datetime
 from typing import Any, Final
@@ -16,6 +17,8 @@ from prfaas.gateway.openai_types import ChatMessage
 
 INLINE_CHARS: Final = 2000
 """Longer prompts are tokenized off the event loop; a hop to a thread costs about as much as this many characters."""
+INLINE_MESSAGES: Final = 32
+"""The same for the template: it renders about as slowly, message by message."""
 
 
 class Prompts:
@@ -32,15 +35,18 @@ class Prompts:
 
     async def of_messages(self, messages: list[ChatMessage]) -> list[int]:
         """Raises ApiError when the template refuses the messages."""
-        return await self._encode(self.render(messages))
+        if len(messages) <= INLINE_MESSAGES:
+            return await self._encode(self.render(messages))
+        return await self._off_loop(lambda: self._token_ids(self.render(messages)))
 
     async def of_prompt(self, prompt: str | list[int]) -> list[int]:
         """Raises ApiError for a token id that is not in the vocabulary."""
         if isinstance(prompt, str):
             return await self._encode(prompt)
-        for index, token_id in enumerate(prompt):
+        for token_id in (min(prompt, default=0), max(prompt, default=0)):
             if not 0 <= token_id < self._vocabulary_size:
-                message = f"Token id {token_id} at position {index} is not in the vocabulary of {self._vocabulary_size} tokens."
+                at = prompt.index(token_id)
+                message = f"Token id {token_id} at position {at} is not in the vocabulary of {self._vocabulary_size} tokens."
                 raise invalid(message, "prompt", "invalid_value")
         return prompt
 
@@ -54,7 +60,10 @@ class Prompts:
     async def _encode(self, text: str) -> list[int]:
         if len(text) <= INLINE_CHARS:
             return self._token_ids(text)
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._token_ids, text)
+        return await self._off_loop(lambda: self._token_ids(text))
+
+    async def _off_loop(self, work: Callable[[], list[int]]) -> list[int]:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
     def _token_ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text).ids
