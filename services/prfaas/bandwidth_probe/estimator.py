@@ -1,21 +1,23 @@
 """When to probe a link and what the answers say about it. Pure: time comes in with the events.
 
-Goodput is how far a train of messages, sent back to back, is spread out when it arrives (packet dispersion): the time between two
-arrivals is what the bottleneck took for the bytes between them, whatever the delay of the whole. Beside other traffic it is the
-share that a new transfer would get.
+Goodput = bytes of a train of messages / (round trip of the train - round trip of a tiny message on the same connection). Noise (a
+busy process, a burst of other traffic) makes either only longer, so the smallest of the last few counts, as in BBR. A link that
+got slower shows when the older measurements have left the window, within a few seconds. Beside a transfer it is the share that
+another one would get.
 """
 
-from collections.abc import Sequence
+from collections import deque
 from dataclasses import dataclass
 
 TRAIN_PARTS = 16
 _TRAIN_S = 0.010
-"""A train is as long as the link carries in this time: long against the jitter of two processes, short for everyone else."""
+"""A train is as long as the link carries in this time: long against the jitter of processes, short for everyone else."""
 _FIRST_PART_BYTES = 4 << 10
 _PART_LIMITS_BYTES = (2 << 10, 32 << 10)
 _MIN_TRAIN_INTERVAL_S = 0.5
-_WEIGHT = 0.3
-"""Of a new measurement: after a step of the link the estimate is within 10 % of the new value in 7 measurements."""
+_WINDOW = 5
+"""Measurements that count."""
+_LEAST_S = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +31,13 @@ class PongHeard:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainArrived:
+class TrainAnswered:
     now_s: float
-    part_bytes: int
-    arrivals_s: tuple[float, ...]
+    base_s: float
+    """Round trip of a tiny message on the connection that carries the train."""
+    train_bytes: int
+    train_s: float
+    """From the first byte sent to the reply to the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,7 @@ class ProbeFailed:
     train: bool
 
 
-Event = Tick | PongHeard | TrainArrived | ProbeFailed
+Event = Tick | PongHeard | TrainAnswered | ProbeFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +79,26 @@ class LinkEstimator:
         self._ping_interval_s = ping_interval_s
         self._link_share = link_share
         self._timeout_s = timeout_s
-        self._rtt_s: float | None = None
-        self._goodput: float | None = None
+        self._rtts_s: deque[float] = deque(maxlen=_WINDOW)
+        self._bases_s: deque[float] = deque(maxlen=_WINDOW)
+        self._trains: deque[tuple[int, float]] = deque(maxlen=_WINDOW)
+        """(bytes, seconds)"""
         self._samples = 0
         self._pinging = False
         self._training = False
         self._next_ping_s = 0.0
         self._next_train_s = 0.0
+
+    @property
+    def rtt_s(self) -> float | None:
+        return min(self._rtts_s, default=None)
+
+    @property
+    def goodput_bytes_per_s(self) -> float | None:
+        if not self._trains:
+            return None
+        base_s = min(self._bases_s)
+        return max(size_bytes / max(train_s - base_s, _LEAST_S) for size_bytes, train_s in self._trains)
 
     def handle(self, event: Event) -> list[Instruction]:
         match event:
@@ -88,26 +106,29 @@ class LinkEstimator:
                 return self._tick(now_s)
             case PongHeard(rtt_s):
                 self._pinging = False
-                self._rtt_s = rtt_s if self._rtt_s is None else self._rtt_s + _WEIGHT * (rtt_s - self._rtt_s)
+                self._rtts_s.append(rtt_s)
                 return self._announce()
-            case TrainArrived(now_s, part_bytes, arrivals_s):
+            case TrainAnswered(now_s, base_s, train_bytes, train_s):
                 self._training = False
-                self._measured(part_bytes, arrivals_s)
-                self._next_train_s = now_s + self._train_interval_s(part_bytes)
+                self._bases_s.append(base_s)
+                self._trains.append((train_bytes, train_s))
+                self._samples += 1
+                self._next_train_s = now_s + self._train_interval_s(train_bytes)
             # A link that does not answer has no estimate; what comes back after an outage may be another link.
             case ProbeFailed(now_s, train) if train:
                 self._training = False
                 self._next_train_s = now_s + self._timeout_s
-                self._goodput, self._samples = None, 0
+                self._trains.clear()
+                self._bases_s.clear()
+                self._samples = 0
             case ProbeFailed():
                 self._pinging = False
-                self._rtt_s = None
+                self._rtts_s.clear()
         return []
 
     def validate(self) -> None:
-        assert self._rtt_s is None or self._rtt_s >= 0
-        assert self._goodput is None or self._goodput > 0
-        assert (self._goodput is None) == (self._samples == 0)
+        assert len(self._trains) == len(self._bases_s) == min(self._samples, _WINDOW)
+        assert all(rtt_s >= 0 for rtt_s in self._rtts_s)
 
     def _tick(self, now_s: float) -> list[Instruction]:
         orders: list[Instruction] = []
@@ -115,41 +136,23 @@ class LinkEstimator:
             self._pinging = True
             self._next_ping_s = now_s + self._ping_interval_s
             orders.append(SendPing())
-        if not self._training and now_s >= self._next_train_s and self._rtt_s is not None:
+        if not self._training and now_s >= self._next_train_s and self._rtts_s:
             self._training = True
             orders.append(SendTrain(TRAIN_PARTS, self._part_bytes()))
         return orders
 
     def _announce(self) -> list[Instruction]:
-        if self._rtt_s is None or self._goodput is None:
-            return []
-        return [Announce(self._rtt_s, self._goodput, self._samples)]
-
-    def _measured(self, part_bytes: int, arrivals_s: Sequence[float]) -> None:
-        goodput = dispersion_bytes_per_s(part_bytes, arrivals_s)
-        if goodput is None:
-            return
-        self._goodput = goodput if self._goodput is None else self._goodput + _WEIGHT * (goodput - self._goodput)
-        self._samples += 1
+        rtt_s, goodput = self.rtt_s, self.goodput_bytes_per_s
+        return [] if rtt_s is None or goodput is None else [Announce(rtt_s, goodput, self._samples)]
 
     def _part_bytes(self) -> int:
-        if self._goodput is None:
+        goodput = self.goodput_bytes_per_s
+        if goodput is None:
             return _FIRST_PART_BYTES
         low, high = _PART_LIMITS_BYTES
-        return min(max(int(self._goodput * _TRAIN_S / TRAIN_PARTS), low), high)
+        return min(max(int(goodput * _TRAIN_S / TRAIN_PARTS), low), high)
 
-    def _train_interval_s(self, part_bytes: int) -> float:
-        if self._goodput is None:
-            return self._timeout_s
-        return max(_MIN_TRAIN_INTERVAL_S, TRAIN_PARTS * part_bytes / (self._link_share * self._goodput))
-
-
-def dispersion_bytes_per_s(part_bytes: int, arrivals_s: Sequence[float]) -> float | None:
-    """The best rate over any half of the train: a gap in it is a stall (a congestion window that opens, a busy process), not the
-    link's rate. None when parts were lost, or came too close together to tell."""
-    half = TRAIN_PARTS // 2
-    if len(arrivals_s) < TRAIN_PARTS:
-        return None
-    spans_s = [later - earlier for earlier, later in zip(arrivals_s, arrivals_s[half:], strict=False)]
-    shortest_s = min(spans_s)
-    return half * part_bytes / shortest_s if shortest_s > 0 else None
+    def _train_interval_s(self, train_bytes: int) -> float:
+        goodput = self.goodput_bytes_per_s
+        assert goodput is not None, "a train was measured just now"
+        return max(_MIN_TRAIN_INTERVAL_S, train_bytes / (self._link_share * goodput))

@@ -17,7 +17,7 @@ from prfaas.bandwidth_probe.estimator import (
     SendPing,
     SendTrain,
     Tick,
-    TrainArrived,
+    TrainAnswered,
 )
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError
@@ -77,23 +77,20 @@ class BandwidthProbeService:
 
 
 class TrainSink:
-    """Notes when the parts of other sites' trains come, and reports it with the last."""
+    """Counts the parts of other sites' trains, and answers the last."""
 
     def __init__(self, bulk: ControlBus) -> None:
         self._bulk = bulk
-        self._arrivals_s: OrderedDict[str, list[float]] = OrderedDict()
+        self._parts: OrderedDict[str, int] = OrderedDict()
 
     async def receive(self, message: Msg) -> None:
-        now_s = time.perf_counter()
-        part = decode(message.data, TrainPart)
-        arrivals_s = self._arrivals_s.setdefault(part.train_id, [])
-        arrivals_s.append(now_s)
-        while len(self._arrivals_s) > REMEMBERED_TRAINS:  # those whose last part was lost
-            self._arrivals_s.popitem(last=False)
+        train_id = decode(message.data, TrainPart).train_id
+        parts = self._parts[train_id] = self._parts.pop(train_id, 0) + 1
+        while len(self._parts) > REMEMBERED_TRAINS:  # those whose last part was lost
+            self._parts.popitem(last=False)
         if message.reply:
-            del self._arrivals_s[part.train_id]
-            report = TrainReport(arrivals_s=tuple(at_s - arrivals_s[0] for at_s in arrivals_s))
-            await self._bulk.publish_raw(message.reply, encode(report))
+            del self._parts[train_id]
+            await self._bulk.publish_raw(message.reply, encode(TrainReport(parts=parts)))
 
 
 class MeasuredLink:
@@ -142,18 +139,27 @@ class MeasuredLink:
         self._handle(event, probes)
 
     async def _train(self, parts: int, part_bytes: int, probes: asyncio.TaskGroup) -> None:
-        subject, train_id = subjects.probe_train(self._destination), secrets.token_hex(8)
+        padding = secrets.token_bytes(part_bytes)  # incompressible, should a link compress
         event: Event
         try:
-            # Incompressible, should a link compress.
-            messages = [TrainPart(train_id=train_id, number=at, padding=secrets.token_bytes(part_bytes)) for at in range(parts)]
-            for message in messages[:-1]:
-                await self._bulk.publish(subject, message)
-            report = await self._bulk.request(subject, messages[-1], TrainReport, self._timeout_s)
-            event = TrainArrived(time.monotonic(), part_bytes, report.arrivals_s)
+            base_s, _ = await self._send_train(1, b"")
+            train_s, arrived = await self._send_train(parts, padding)
+            if arrived < parts:
+                raise BusError(f"{parts - arrived} of {parts} parts were lost")
+            event = TrainAnswered(time.monotonic(), base_s, parts * part_bytes, train_s)
         except (BusError, BadMessageError) as error:
             event = self._failed(error, train=True)
         self._handle(event, probes)
+
+    async def _send_train(self, parts: int, padding: bytes) -> tuple[float, int]:
+        """Seconds until the reply, and how many parts arrived."""
+        subject = subjects.probe_train(self._destination)
+        part = TrainPart(train_id=secrets.token_hex(8), padding=padding)
+        started_s = time.perf_counter()
+        for _ in range(parts - 1):
+            await self._bulk.publish(subject, part)
+        report = await self._bulk.request(subject, part, TrainReport, self._timeout_s)
+        return time.perf_counter() - started_s, report.parts
 
     def _failed(self, error: Exception, *, train: bool) -> ProbeFailed:
         self._metrics.probe_failed(self._source, self._destination)

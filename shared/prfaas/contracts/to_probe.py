@@ -15,11 +15,9 @@ class TrainPart(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """One of several messages sent back to back. The last one asks for a reply, TrainReport."""
 
     train_id: str
-    number: int
-    """From 0."""
     padding: bytes
 
 
 class TrainReport(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    arrivals_s: tuple[float, ...]
-    """When each part came, after the first; fewer than were sent when some were lost."""
+    parts: int
+    """How many came, the last one included."""
