@@ -57,9 +57,23 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p: float, nucleus: set
     assert set(counts(sampler(top_p=top_p), 400)) == nucleus
 
 
-def test_top_p_beyond_the_first_try_sorts_the_whole_vocabulary() -> None:
-    flat = torch.zeros(5000)
-    assert max(draw(flat, one).token_id for one in [sampler(top_p=0.99, seed=4)] for _ in range(50)) > 1024
+@given(
+    weights=st.lists(st.floats(1e-6, 1), min_size=1, max_size=60),
+    top_p=st.floats(0, 1, exclude_max=True),
+    seed=st.integers(0, 2**32),
+)
+def test_the_nucleus_is_that_of_its_definition(weights: list[float], top_p: float, seed: int) -> None:
+    probabilities = torch.tensor(weights, dtype=torch.float64)
+    probabilities /= probabilities.sum()
+    token_id = draw(probabilities.log().float(), sampler(top_p=top_p, seed=seed)).token_id
+    mass_above = float(probabilities[probabilities > probabilities[token_id] * (1 + 1e-4)].sum())
+    assert mass_above < top_p + 1e-4  # else the set was complete without this token
+
+
+@pytest.mark.parametrize(("top_p", "tokens"), [(0.0, 1), (0.5, 32), (63 / 64, 63)])
+def test_top_p_of_equal_tokens_takes_as_many_as_it_needs(top_p: float, tokens: int) -> None:
+    drawn = {draw(torch.zeros(64), one).token_id for one in [sampler(top_p=top_p, seed=4)] for _ in range(1500)}
+    assert len(drawn) == tokens
 
 
 @given(seed=st.integers(-(2**70), 2**70), others=st.integers(0, 3))

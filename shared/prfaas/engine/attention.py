@@ -27,7 +27,19 @@ def attention(
     if isinstance(key, Ragged) or isinstance(value, Ragged):
         assert isinstance(key, Ragged) and isinstance(value, Ragged)
         return _ragged(query, key, value, scaling), None
-    return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling)
+    if attention_mask is None:
+        return sdpa_attention_forward(module, query, key, value, None, scaling=scaling)
+    return _chunk(query, key, value, attention_mask, scaling), None
+
+
+def _chunk(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scaling: float) -> torch.Tensor:
+    """A chunk that sees earlier ones. The bits are those of transformers' own sdpa function, which repeats keys and values for
+    every query head; here the heads that share a KV head are put one behind the other as if they were tokens."""
+    rows, heads, tokens, head_dim = query.shape
+    grouped = query.reshape(rows, key.shape[1], -1, head_dim)
+    # One copy here is cheaper than the kernel's walk over interleaved heads (a tenth of its time); no copy for a single head.
+    output = scaled_dot_product_attention(grouped, key.contiguous(), value.contiguous(), attn_mask=mask, scale=scaling)
+    return output.view(rows, heads, tokens, head_dim).transpose(1, 2).contiguous()
 
 
 def _ragged(query: torch.Tensor, key: Ragged, value: Ragged, scaling: float) -> torch.Tensor:
@@ -42,8 +54,9 @@ def _ragged(query: torch.Tensor, key: Ragged, value: Ragged, scaling: float) -> 
     return torch.cat(outputs).view(rows, 1, heads, head_dim)
 
 
-def chunk_mask(cache: PrefillCache, kind: LayerKind) -> torch.Tensor | None:
-    """What is added to the scores of the current chunk: 0 or -inf, [1, 1, chunk, visible]; None where plain causal will do.
+def chunk_mask(cache: PrefillCache, kind: LayerKind, heads_per_kv_head: int) -> torch.Tensor | None:
+    """What is added to the scores of the current chunk: 0 or -inf, [1, 1, heads_per_kv_head * chunk, visible]; None where plain
+    causal will do. Made once per chunk, used by every layer of the kind.
 
     Plain causal is chosen exactly where transformers chooses it, so that the same bits come out."""
     layer = next(index for index, spec in enumerate(cache.layout.layers) if spec.kind is kind)
@@ -58,7 +71,7 @@ def chunk_mask(cache: PrefillCache, kind: LayerKind) -> torch.Tensor | None:
     if kind is LayerKind.SLIDING:
         hidden |= keys <= queries - window_tokens
     mask = torch.zeros(hidden.shape, dtype=cache.dtype, device=cache.device).masked_fill_(hidden, -torch.inf)
-    return mask[None, None]
+    return mask.repeat(heads_per_kv_head, 1)[None, None]
 
 
 AttentionInterface.register(ATTENTION, attention)

@@ -39,6 +39,7 @@ class TorchEngine:
             pack_linears(self.model)
         self.layout = layout_of(config, dtype)
         self.vocabulary_size: int = config.vocab_size
+        self._heads_per_kv_head: int = config.num_attention_heads // config.num_key_value_heads
         # Gemma's classes take one mask per kind of layer, Llama's take the mask itself.
         self._mask_per_kind = getattr(config, "layer_types", None) is not None
         self._description = EngineDescription(
@@ -124,9 +125,9 @@ class TorchEngine:
 
     def _chunk_masks(self, cache: PrefillCache) -> Any:
         if not self._mask_per_kind:
-            return chunk_mask(cache, LayerKind.FULL)
+            return chunk_mask(cache, LayerKind.FULL, self._heads_per_kv_head)
         kinds = {spec.kind for spec in self.layout.layers}
-        return {f"{kind}_attention": chunk_mask(cache, kind) for kind in kinds}
+        return {f"{kind}_attention": chunk_mask(cache, kind, self._heads_per_kv_head) for kind in kinds}
 
     def _check_tokens(self, token_ids: Sequence[int]) -> None:
         if token_ids and not 0 <= min(token_ids) <= max(token_ids) < self.vocabulary_size:

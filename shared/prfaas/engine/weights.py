@@ -5,6 +5,7 @@ Importing this module and calling `prepare` pull in neither torch nor transforme
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -201,7 +202,10 @@ def _convert(model: str, directory: Path) -> Manifest:
     """Under the lock. In a child process: transformers' memory and settings stay out of the caller."""
     if manifest := _complete_manifest(directory):
         return manifest
-    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as scratch:
+    prefix = f".{directory.name}."
+    for left_over in directory.parent.glob(f"{prefix}*"):  # of a conversion that was killed; the lock says that none runs
+        shutil.rmtree(left_over, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=prefix) as scratch:
         staging = Path(scratch) / "model"
         command = [sys.executable, "-m", "prfaas.engine.gguf_conversion", model, str(staging)]
         try:
