@@ -13,7 +13,8 @@ from load.simulate.cases import MACHINES, Case, cases
 from load.simulate.paper import scenario
 from load.simulate.scenario import Timing
 from load.simulate.world import simulate
-from prfaas.scheduler.policies import LocalOnly, Policy, RemoteAll, Threshold
+from prfaas.scheduler.policies import Balanced, LocalOnly, Policy, RemoteAll, Threshold
+from prfaas.scheduler.predictive import Predictive
 
 SLO = Slo(ttft_s=10.0, tpot_s=1.1 / 40)
 WARM_UP = 0.1
@@ -22,6 +23,8 @@ TIMING = Timing(ttft_deadline_s=120.0)
 POLICIES: dict[str, Callable[[Case], Policy]] = {
     "local_only": lambda case: LocalOnly(),
     "remote_all": lambda case: RemoteAll(),
+    "balanced": lambda case: Balanced(),
+    "predictive": lambda case: Predictive(),
     "threshold": lambda case: Threshold(case.threshold_tokens),
 }
 

@@ -55,6 +55,7 @@ class PrefillStation:
         self._profile = pool.profile
         self._token_scale = token_scale
         self._time_scale = time_scale
+        self.kv_points = tuple((point.tokens / token_scale, point.kv_bytes) for point in pool.profile.prefill)
         self._queue: deque[Job] = deque()
         self._idle: deque[tuple[PrefillWorker, simpy.Event]] = deque()
         self.workers = [PrefillWorker(f"p{index}") for index in range(pool.workers)]

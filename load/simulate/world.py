@@ -12,8 +12,8 @@ from load.simulate.decode import DecodeWorker
 from load.simulate.link import Link
 from load.simulate.prefill import Job, PrefillStation, PrefillWorker
 from load.simulate.scenario import MODEL, PdSite, Scenario
-from prfaas.contracts.to_scheduler import Heartbeat, LinkEstimate, Outcome, Placement, PlaceRequest, Refusal, Role
-from prfaas.scheduler.core import Event, HeartbeatHeard, LinkMeasured, PlaceAsked, SchedulerCore
+from prfaas.contracts.to_scheduler import AttemptEnded, Heartbeat, LinkEstimate, Outcome, Placement, PlaceRequest, Refusal, Role
+from prfaas.scheduler.core import AttemptOver, Event, HeartbeatHeard, LinkMeasured, PlaceAsked, SchedulerCore
 
 FINGERPRINT = "simulated"
 
@@ -136,6 +136,7 @@ class _World:
             max_context_tokens=1 << 30,
             queued_tokens=worker.job.tokens if worker.job else 0,
             prefill_points=worker.core.observed.points(),
+            kv_points=station.kv_points,
         )
 
     def _decode_beat(self, home: _Home, decoder: DecodeWorker) -> Heartbeat:
@@ -186,7 +187,7 @@ class _World:
             decoder.leave_line(slot)
             record.error = "deadline"
             return
-        verified = yield from self._prefill(home, arrival, record, placement, deadline_s)
+        verified = yield from self._prefill(home, self._request_id(home, index), arrival, record, placement, deadline_s)
         if not verified:
             record.error = "deadline"
             decoder.release()
@@ -199,9 +200,12 @@ class _World:
         record.tokens = arrival.output_tokens
         decoder.release()
 
+    def _request_id(self, home: _Home, index: int) -> str:
+        return f"{home.site.name}-{index}"
+
     def _place(self, home: _Home, index: int, arrival: Arrival) -> Placement | Refusal:
         request = PlaceRequest(
-            request_id=f"{home.site.name}-{index}",
+            request_id=self._request_id(home, index),
             model=MODEL,
             prompt_tokens=arrival.prompt_tokens,
             max_tokens=arrival.output_tokens,
@@ -211,7 +215,7 @@ class _World:
         return answer.answer
 
     def _prefill(
-        self, home: _Home, arrival: Arrival, record: Record, placement: Placement, deadline_s: float
+        self, home: _Home, request_id: str, arrival: Arrival, record: Record, placement: Placement, deadline_s: float
     ) -> Generator[simpy.Event, Any, bool]:
         """As the decode worker does it: an attempt at the placement's site, then one at its fallback, until the deadline."""
         site = placement.prefill_site
@@ -224,6 +228,15 @@ class _World:
             yield self.env.timeout(self.timing.control_s + (link.rtt_s / 2 if link else 0.0))
             self.stations[site].submit(job)
             yield job.verified | timeout
+            failed_over_to = placement.fallback_site if may_fall_back else None
+            ended = AttemptEnded(
+                request_id=request_id,
+                site=site,
+                verified=job.verified.triggered,
+                code="" if job.verified.triggered else "timeout",
+                next_site=None if job.verified.triggered else failed_over_to,
+            )
+            home.core.handle(AttemptOver(self.env.now, ended))
             if job.verified.triggered:
                 return True
             job.cancel()

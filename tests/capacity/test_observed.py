@@ -4,18 +4,18 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from prfaas.capacity.observed import ObservedPrefill, predicted_prefill_s
+from prfaas.capacity.observed import ObservedPrefill, interpolated
 
 
 def test_nothing_is_predicted_from_nothing() -> None:
-    assert predicted_prefill_s(ObservedPrefill().points(), 100) is None
+    assert interpolated(ObservedPrefill().points(), 100) is None
 
 
 def test_between_beyond_and_below() -> None:
     points = ((100.0, 1.0), (200.0, 3.0))
-    assert predicted_prefill_s(points, 150) == 2.0
-    assert predicted_prefill_s(points, 400) == 6.0
-    assert predicted_prefill_s(points, 10) == 1.0
+    assert interpolated(points, 150) == 2.0
+    assert interpolated(points, 400) == 6.0
+    assert interpolated(points, 10) == 1.0
 
 
 @given(st.lists(st.integers(1, 100_000), min_size=1))
@@ -30,7 +30,7 @@ def test_a_curve_with_a_constant_is_found_again(lengths: list[int]) -> None:
     assert [tokens for tokens, _ in points] == sorted(tokens for tokens, _ in points)
     for at_tokens, seconds in points:
         assert seconds == pytest.approx(truth(at_tokens))
-        assert predicted_prefill_s(points, round(at_tokens)) == pytest.approx(truth(at_tokens), rel=0.01, abs=1e-3)
+        assert interpolated(points, round(at_tokens)) == pytest.approx(truth(at_tokens), rel=0.01, abs=1e-3)
 
 
 def test_a_machine_that_slows_down_is_noticed() -> None:
@@ -39,4 +39,4 @@ def test_a_machine_that_slows_down_is_noticed() -> None:
         observed.observe(1000, 1.0)
     for _ in range(20):
         observed.observe(1000, 3.0)
-    assert predicted_prefill_s(observed.points(), 1000) == pytest.approx(3.0, rel=0.01)
+    assert interpolated(observed.points(), 1000) == pytest.approx(3.0, rel=0.01)

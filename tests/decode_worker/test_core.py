@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from prfaas.contracts.to_decode import Generate, GenerateAccepted, GenerateRefused, Sampling
 from prfaas.contracts.to_gateway import Failed, Finished, GenerateEvent, Started, Tokens
-from prfaas.contracts.to_scheduler import Outcome, Placement
+from prfaas.contracts.to_scheduler import AttemptEnded, Outcome, Placement
 from prfaas.contracts.wire import pack_tokens
 from prfaas.decode_worker.core import DecodeCore, Limits
 from prfaas.decode_worker.events import (
@@ -27,6 +27,7 @@ from prfaas.decode_worker.events import (
     Release,
     StepDone,
     StepFailed,
+    TellScheduler,
     Tick,
 )
 from prfaas.engine.protocol import SampledToken
@@ -140,8 +141,9 @@ def test_a_stop_string_ends_the_answer() -> None:
 def test_a_failed_remote_attempt_falls_back_to_the_local_site_and_says_so() -> None:
     core = make_core()
     core.handle(GenerateAsked(0.0, ask()))
-    ended, begin = core.handle(AttemptFailed(4.0, "r1", 1, "timeout", "no frame for 3 s"))
+    ended, told, begin = core.handle(AttemptFailed(4.0, "r1", 1, "timeout", "no frame for 3 s"))
     assert ended == EndAttempt("r1", 1, "far")
+    assert told == TellScheduler(AttemptEnded(request_id="r1", site="far", verified=False, code="timeout", next_site="home"))
     assert isinstance(begin, BeginAttempt)
     assert (begin.prefill_site, begin.attempt, begin.timeout_s) == ("home", 2, DEADLINE_S - 4.0)
     (event,) = events_of(core.handle(AttemptVerified(5.0, "r1", 2, 0.0)))
@@ -171,7 +173,8 @@ def test_no_first_token_in_time_fails_the_request_and_ends_its_attempt() -> None
     core = make_core()
     core.handle(GenerateAsked(0.0, ask()))
     assert core.handle(Tick(DEADLINE_S - 0.1)) == []
-    emit, ended, release = core.handle(Tick(DEADLINE_S))
+    emit, ended, told, release = core.handle(Tick(DEADLINE_S))
+    assert isinstance(told, TellScheduler) and not told.ended.verified
     assert isinstance(emit, Emit) and isinstance(emit.event, Failed) and emit.event.code == "deadline"
     assert ended == EndAttempt("r1", 1, "far")
     assert isinstance(release, Release)

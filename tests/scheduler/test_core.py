@@ -5,8 +5,17 @@ from typing import Any
 import hypothesis.strategies as st
 from hypothesis import given
 
-from prfaas.contracts.to_scheduler import Heartbeat, LinkEstimate, Outcome, Placement, PlaceRequest, Refusal, Role
-from prfaas.scheduler.core import HeartbeatHeard, LinkMeasured, PlaceAsked, SchedulerCore, WorkerGone
+from prfaas.contracts.to_scheduler import (
+    AttemptEnded,
+    Heartbeat,
+    LinkEstimate,
+    Outcome,
+    Placement,
+    PlaceRequest,
+    Refusal,
+    Role,
+)
+from prfaas.scheduler.core import AttemptOver, HeartbeatHeard, LinkMeasured, PlaceAsked, SchedulerCore, WorkerGone
 from prfaas.scheduler.fleet import HEARTBEAT_TIMEOUT_S
 from prfaas.scheduler.policies import LocalOnly, Policy, RemoteAll, Threshold
 
@@ -31,7 +40,11 @@ def scheduler(policy: Policy, *beats: Heartbeat) -> SchedulerCore:
 
 def place(core: SchedulerCore, prompt_tokens: int = 100, now_s: float = 0.0, **changes: Any) -> Placement | Refusal:
     request = PlaceRequest(
-        request_id="r", model=changes.get("model", "m"), prompt_tokens=prompt_tokens, max_tokens=8, ttft_deadline_s=30.0
+        request_id=changes.get("request_id", "r"),
+        model=changes.get("model", "m"),
+        prompt_tokens=prompt_tokens,
+        max_tokens=8,
+        ttft_deadline_s=30.0,
     )
     (answer,) = core.handle(PlaceAsked(now_s, request))
     core.validate()
@@ -125,17 +138,62 @@ def test_the_fallback_leaves_the_local_site_time() -> None:
     assert placed(core, 30_000).fallback_after_s == 21.0, "the local site could not save the deadline"
 
 
+SPEED = {"prefill_points": ((100.0, 0.1), (8000.0, 8.0)), "kv_points": ((1.0, 1e5), (8000.0, 8e8))}
+
+
+def over(core: SchedulerCore, request_id: str, site: str, now_s: float = 0.0, **changes: Any) -> None:
+    ended = AttemptEnded(request_id=request_id, site=site, **({"verified": True} | changes))
+    assert core.handle(AttemptOver(now_s, ended)) == []
+    core.validate()
+
+
 def test_two_remote_sites_share_by_queue() -> None:
     core = scheduler(
         RemoteAll(),
         beat("home", "d0", Role.DECODE, slots=8),
-        beat("home", "p0", Role.PREFILL),
-        beat("far", "p1", Role.PREFILL, queued_tokens=500),
-        beat("farther", "p2", Role.PREFILL),
+        beat("home", "p0", Role.PREFILL, **SPEED),
+        beat("far", "p1", Role.PREFILL, **SPEED),
+        beat("farther", "p2", Role.PREFILL, **SPEED),
     )
-    assert placed(core, 400).prefill_site == "farther"
-    assert placed(core, 400).prefill_site == "farther"
-    assert placed(core, 400).prefill_site == "far", "what was placed since the last beat counts"
+    assert placed(core, 4001, request_id="a").prefill_site == "far"
+    assert placed(core, 401, request_id="b").prefill_site == "farther"
+    assert placed(core, 401, request_id="c").prefill_site == "farther", "its queue is the shorter one"
+    over(core, "a", "far", 1.0)
+    assert placed(core, 401, 1.0, request_id="d").prefill_site == "far"
+
+
+def test_a_placement_that_nobody_reports_expires_with_its_deadline() -> None:
+    core = scheduler(RemoteAll())
+    placed(core, 4001, request_id="a")
+    assert len(core.fleet.remembered("far").backlog) == 1
+    core.handle(HeartbeatHeard(31.0, beat("home", "d0", Role.DECODE)))
+    assert len(core.fleet.remembered("far").backlog) == 0
+    core.validate()
+
+
+def test_a_fallback_moves_the_work_to_the_site_that_does_it_now() -> None:
+    core = scheduler(RemoteAll())
+    placed(core, 4001, request_id="a")
+    over(core, "a", "far", verified=False, code="timeout", next_site="home")
+    assert (len(core.fleet.remembered("far").backlog), len(core.fleet.remembered("home").backlog)) == (0, 1)
+    over(core, "a", "home")
+    assert len(core.fleet.remembered("home").backlog) == 0
+
+
+def test_a_link_that_fails_is_left_alone_and_tried_again_by_one_request_at_a_time() -> None:
+    core = scheduler(RemoteAll(), beat("home", "d0", Role.DECODE, slots=50), beat("home", "p0", Role.PREFILL), FAR)
+    for name in "abc":
+        assert placed(core, request_id=name).prefill_site == "far"
+        over(core, name, "far", verified=False, code="timeout")
+    assert placed(core, request_id="d").outcome is Outcome.LOCAL_NO_REMOTE
+    later = 2.5
+    assert placed(core, now_s=later, request_id="e").prefill_site == "far", "half open: a trial"
+    assert placed(core, now_s=later, request_id="f").prefill_site == "home", "only one trial at a time"
+    over(core, "e", "far", later, verified=True)
+    assert placed(core, now_s=later, request_id="g").prefill_site == "far"
+
+
+FAR = beat("far", "p1", Role.PREFILL)
 
 
 def test_link_estimates_are_kept_by_direction() -> None:

@@ -21,7 +21,7 @@ from prfaas.contracts.to_gateway import (
     Tokens,
     TransferReport,
 )
-from prfaas.contracts.to_scheduler import Outcome
+from prfaas.contracts.to_scheduler import AttemptEnded, Outcome
 from prfaas.contracts.wire import unpack_tokens
 from prfaas.decode_worker.events import (
     Answer,
@@ -39,6 +39,7 @@ from prfaas.decode_worker.events import (
     Release,
     StepDone,
     StepFailed,
+    TellScheduler,
     Tick,
 )
 from prfaas.engine.protocol import SampledToken
@@ -303,7 +304,7 @@ class DecodeCore:
             reason=request.reason,
             cached_tokens=0,
         )
-        return [Emit(request.generate.reply_to, started)]
+        return [Emit(request.generate.reply_to, started), self._attempt_ended(request, verified=True)]
 
     def _timed(self, event: PrefillTimed) -> list[Instruction]:
         request = self.requests.get(event.request_id)
@@ -326,7 +327,8 @@ class DecodeCore:
             return self._fail(request, code, f"prefill at site {site} failed: {message}", 1.0, now_s)
         if request.deadline_s - now_s < MIN_ATTEMPT_S:
             return self._fail(request, "deadline", self._too_late(request, f"prefill at {site} failed: {message}"), 1.0, now_s)
-        return [EndAttempt(request_id, attempt, site), self._begin_attempt(request, now_s)]
+        told = AttemptEnded(request_id=request_id, site=site, verified=False, code=code, next_site=request.prefill_site)
+        return [EndAttempt(request_id, attempt, site), TellScheduler(told), self._begin_attempt(request, now_s)]
 
     def _fenced(self, request_id: str, attempt: int) -> Request | None:
         """None for news of an attempt that is no longer the current one."""
@@ -405,6 +407,8 @@ class DecodeCore:
         out: list[Instruction] = []
         if request.phase is Phase.TRANSFER:
             out.append(EndAttempt(request.request_id, request.attempt, request.prefill_site))
+        if request.phase is not Phase.RUNNING:
+            out.append(self._attempt_ended(request, verified=False, code=ended))
         out.append(
             Release(
                 request_id=request.request_id,
@@ -417,6 +421,9 @@ class DecodeCore:
             )
         )
         return out + self._admit(now_s)
+
+    def _attempt_ended(self, request: Request, *, verified: bool, code: str = "") -> TellScheduler:
+        return TellScheduler(AttemptEnded(request_id=request.request_id, site=request.prefill_site, verified=verified, code=code))
 
     def _sequence(self, request: Request) -> int:
         request.events_sent += 1

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from prfaas.contracts.to_decode import Generate, GenerateAccepted, GenerateRefused
 from prfaas.contracts.to_gateway import GenerateEvent, TransferReport
-from prfaas.contracts.to_scheduler import Outcome
+from prfaas.contracts.to_scheduler import AttemptEnded, Outcome
 from prfaas.engine.protocol import SampledToken
 
 
@@ -134,4 +134,11 @@ class Release:
     """A finish reason, `cancelled`, or the code of its failure."""
 
 
-Instruction = Answer | BeginAttempt | EndAttempt | Emit | Release
+@dataclass(frozen=True, slots=True)
+class TellScheduler:
+    """Best effort: what the scheduler does not hear, its own clock tells it."""
+
+    ended: AttemptEnded
+
+
+Instruction = Answer | BeginAttempt | EndAttempt | Emit | Release | TellScheduler

@@ -36,6 +36,7 @@ from prfaas.decode_worker.events import (
     Event,
     GenerateAsked,
     Release,
+    TellScheduler,
     Tick,
 )
 from prfaas.decode_worker.spans import RequestSpans
@@ -62,7 +63,8 @@ class DecodeWorkerService:
         self._transfer_metrics = TransferMetrics(context.registry)
         self._spans = RequestSpans(context.tracing, config.name)
         self._answers: dict[str, asyncio.Future[GenerateAccepted | GenerateRefused]] = {}
-        self._outbox: asyncio.Queue[Emit] = asyncio.Queue()  # bounded: the batch waits for it to empty between two steps
+        self._outbox: asyncio.Queue[Emit | TellScheduler] = asyncio.Queue()
+        """Bounded all the same: the batch waits between two steps until it is empty."""
         self._idle = asyncio.Event()
         """Set while no request is here."""
         self._bus: ControlBus | None = None
@@ -179,6 +181,8 @@ class DecodeWorkerService:
                         self._batch.wake()
                 case Release():
                     self._release(order)
+                case TellScheduler():
+                    self._outbox.put_nowait(order)
         self._measure()
 
     def _release(self, release: Release) -> None:
@@ -224,9 +228,13 @@ class DecodeWorkerService:
         while True:
             order = await self._outbox.get()
             try:
-                await bus.publish(order.reply_to, order.event)
+                if isinstance(order, Emit):
+                    await bus.publish(order.reply_to, order.event)
+                else:
+                    await bus.publish(subjects.attempts(self._config.site), order.ended)
             except BusError as error:
-                log.error("event_lost", request_id=order.event.request_id, reason=str(error))
+                told = order.event if isinstance(order, Emit) else order.ended
+                log.error("event_lost", request_id=told.request_id, message=type(told).__name__, reason=str(error))
             finally:
                 self._outbox.task_done()
 

@@ -44,6 +44,7 @@ class PrefillWorkerService:
         self._description = description = engine.describe()
         self._bus = bus = await ControlBus.connect(config.control, config.name, CONNECT_DEADLINE_S)
         self._lane = lane = await BulkLane.connect(config.bulk, name=config.name, deadline_s=CONNECT_DEADLINE_S)
+        self._kv_points = description.layout.size_points(description.max_context_tokens)
         self._core = PrefillCore(description.model, description.fingerprint, description.max_context_tokens)
         self._shipments = Shipments(
             site=config.site,
@@ -127,5 +128,6 @@ class PrefillWorkerService:
             max_context_tokens=self._description.max_context_tokens,
             queued_tokens=self._tokens_in_hand,
             prefill_points=self._core.observed.points(),
+            kv_points=self._kv_points,
             draining=self._draining.is_set(),
         )

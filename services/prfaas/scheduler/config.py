@@ -4,7 +4,8 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from prfaas.scheduler.policies import LocalOnly, Policy, RemoteAll, Threshold
+from prfaas.scheduler.policies import Balanced, LocalOnly, Policy, RemoteAll, Threshold
+from prfaas.scheduler.predictive import MIN_SAVING, Predictive
 from prfaas.service.config import ServiceConfig
 
 
@@ -13,9 +14,12 @@ class SchedulerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_f
 
     role: ClassVar[str] = "scheduler"
 
-    policy: Literal["local_only", "remote_all", "threshold"] = "threshold"
+    policy: Literal["local_only", "remote_all", "balanced", "threshold", "predictive"] = "threshold"
     threshold_tokens: Annotated[int, Meta(ge=0)] = 1024
     """Policy `threshold`: prompts with more uncached tokens than this are prefilled remotely."""
+
+    min_saving: Annotated[float, Meta(ge=0, lt=1)] = MIN_SAVING
+    """Policy `predictive`: the share of the local time to first token that offloading must save."""
 
     def make_policy(self) -> Policy:
         match self.policy:
@@ -25,3 +29,7 @@ class SchedulerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_f
                 return RemoteAll()
             case "threshold":
                 return Threshold(self.threshold_tokens)
+            case "balanced":
+                return Balanced()
+            case "predictive":
+                return Predictive(self.min_saving)

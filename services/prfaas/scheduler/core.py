@@ -1,8 +1,9 @@
 """The scheduler's decisions, pure: events in, instructions out, no socket, clock or loop inside."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prfaas.contracts.to_scheduler import (
+    AttemptEnded,
     Heartbeat,
     LinkEstimate,
     Placement,
@@ -10,7 +11,7 @@ from prfaas.contracts.to_scheduler import (
     Refusal,
     Role,
 )
-from prfaas.scheduler.fleet import Fleet, PrefillSite, Worker
+from prfaas.scheduler.fleet import Fleet, PlacedPrefill, PrefillSite, Worker
 from prfaas.scheduler.policies import Candidates, Policy
 
 RETRY_AFTER_S = 1.0
@@ -46,7 +47,13 @@ class PlaceAsked:
     request: PlaceRequest
 
 
-Event = HeartbeatHeard | WorkerGone | LinkMeasured | PlaceAsked
+@dataclass(frozen=True, slots=True)
+class AttemptOver:
+    now_s: float
+    ended: AttemptEnded
+
+
+Event = HeartbeatHeard | WorkerGone | LinkMeasured | PlaceAsked | AttemptOver
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,7 @@ class SchedulerCore:
         self.policy = policy
 
     def handle(self, event: Event) -> list[Answer]:
+        self.fleet.expire(event.now_s)
         match event:
             case HeartbeatHeard(now_s, beat):
                 self.fleet.hear(beat, now_s)
@@ -72,12 +80,27 @@ class SchedulerCore:
                 self.fleet.measure(estimate, now_s)
             case PlaceAsked(now_s, request):
                 return [Answer(request.request_id, self._place(request, now_s))]
+            case AttemptOver(now_s, ended):
+                self._attempt_over(ended, now_s)
         return []
 
     def validate(self) -> None:
-        for key, worker in self.fleet.workers.items():
-            assert key == worker.beat.key
-            assert worker.placed_tokens >= 0 and worker.placed_requests >= 0
+        self.fleet.validate()
+
+    def _attempt_over(self, ended: AttemptEnded, now_s: float) -> None:
+        prefill = self.fleet.take_back(ended.request_id, now_s)
+        if ended.site != self.fleet.site:
+            breaker = self.fleet.remembered(ended.site).breaker
+            if ended.verified:
+                breaker.succeeded()
+            elif ended.code == "cancelled":
+                breaker.forgotten(ended.request_id)
+            else:
+                breaker.failed(ended.request_id, now_s)
+        if prefill is not None and ended.next_site is not None:
+            sites = self.fleet.prefill_sites(prefill.model, prefill.fingerprint, now_s)
+            if ended.next_site in sites:
+                self.fleet.place(ended.request_id, sites[ended.next_site], replace(prefill, site=ended.next_site))
 
     def _place(self, request: PlaceRequest, now_s: float) -> Placement | Refusal:
         decoders = self.fleet.alive(Role.DECODE, request.model, now_s)
@@ -113,15 +136,22 @@ class SchedulerCore:
                 retry_after_s=RETRY_AFTER_S,
             )
         local = sites.pop(here, None)
-        choice = self.policy.choose(prefill_tokens, Candidates(local, list(sites.values())))
-        chosen = local if local is not None and choice.site == here else sites[choice.site]
-        target = min(chosen.workers, key=lambda worker: (worker.queued_tokens, worker.beat.worker))
-        target.placed_tokens += prefill_tokens
+        remotes = [site for site in sites.values() if self.fleet.remembered(site.site).breaker.allows(now_s)]
+        if local is None and not remotes:
+            remotes = list(sites.values())  # better a link that just failed than a refusal
+        choice = self.policy.choose(prefill_tokens, Candidates(local, remotes))
+        chosen = choice.site
+        if chosen is not local:
+            self.fleet.remembered(chosen.site).breaker.placed(request.request_id, now_s)
+        if prefill_tokens and request.request_id not in self.fleet.placed:
+            until_s = now_s + request.ttft_deadline_s
+            prefill = PlacedPrefill(chosen.site, request.model, decoder.beat.fingerprint, prefill_tokens, until_s)
+            self.fleet.place(request.request_id, chosen, prefill)
 
-        fallback = local if local is not None and choice.site != here else None
+        fallback = local if chosen is not local else None
         return Placement(
             transfer_id=request.request_id,
-            prefill_site=choice.site,
+            prefill_site=chosen.site,
             fallback_site=fallback.site if fallback else None,
             decode_worker=decoder.beat.worker,
             outcome=choice.outcome,

@@ -8,9 +8,9 @@ from opentelemetry.trace import SpanKind
 from prfaas.bus.control import ControlBus
 from prfaas.bus.presence import watch
 from prfaas.contracts import subjects
-from prfaas.contracts.to_scheduler import Heartbeat, LinkEstimate, Placement, PlaceRequest, Refusal
+from prfaas.contracts.to_scheduler import AttemptEnded, Heartbeat, LinkEstimate, Placement, PlaceRequest, Refusal
 from prfaas.scheduler.config import SchedulerConfig
-from prfaas.scheduler.core import HeartbeatHeard, LinkMeasured, PlaceAsked, SchedulerCore, WorkerGone
+from prfaas.scheduler.core import AttemptOver, HeartbeatHeard, LinkMeasured, PlaceAsked, SchedulerCore, WorkerGone
 from prfaas.service.runner import ServiceContext
 from prfaas.telemetry import names
 from prfaas.telemetry.logs import get_logger
@@ -35,6 +35,7 @@ class SchedulerService:
         tasks = self._context.tasks
         tasks.spawn("workers", watch(bus, subjects.workers_bucket(config.site), Heartbeat, self._worker))
         tasks.spawn("links", watch(bus, subjects.links_bucket(config.site), LinkEstimate, self._link))
+        await bus.subscribe(subjects.attempts(config.site), AttemptEnded, self._attempt_ended)
         await bus.serve(subjects.place(config.site), PlaceRequest, self._place)
 
     def ready(self) -> str | None:
@@ -61,6 +62,9 @@ class SchedulerService:
     def _link(self, key: str, estimate: LinkEstimate | None) -> None:
         if estimate is not None:
             self._core.handle(LinkMeasured(time.monotonic(), estimate))
+
+    def _attempt_ended(self, ended: AttemptEnded) -> None:
+        self._core.handle(AttemptOver(time.monotonic(), ended))
 
     async def _place(self, request: PlaceRequest) -> Placement | Refusal:
         attributes = {names.REQUEST_ID: request.request_id, names.REQUEST_MODEL: request.model}

@@ -39,16 +39,16 @@ class ObservedPrefill:
         return tuple((point.tokens, point.prefill_s) for _, point in sorted(self._points.items()))
 
 
-def predicted_prefill_s(points: Sequence[tuple[float, float]], tokens: int) -> float | None:
-    """Between two points on the line through them; below the first, as long as the first; above the last, in proportion to it:
-    too short for a curve that bends upward. None without any point."""
+def interpolated(points: Sequence[tuple[float, float]], tokens: float) -> float | None:
+    """Between two points on the line through them; below the first, as much as the first; above the last, in proportion to it:
+    too little for a curve that bends upward. None without any point."""
     if not points:
         return None
     at = bisect_left(points, (tokens, 0.0))
     if at == 0:
         return points[0][1]
-    low_tokens, low_s = points[at - 1]
+    low_tokens, low = points[at - 1]
     if at == len(points):
-        return low_s * tokens / low_tokens
-    high_tokens, high_s = points[at]
-    return low_s + (high_s - low_s) * (tokens - low_tokens) / (high_tokens - low_tokens)
+        return low * tokens / low_tokens
+    high_tokens, high = points[at]
+    return low + (high - low) * (tokens - low_tokens) / (high_tokens - low_tokens)

@@ -6,6 +6,11 @@ def place(site: str) -> str:
     return f"prfaas.{site}.scheduler.place"
 
 
+def attempts(site: str) -> str:
+    """Decode worker -> scheduler, AttemptEnded."""
+    return f"prfaas.{site}.scheduler.attempts"
+
+
 def generate(site: str, worker: str) -> str:
     """Request/reply: gateway -> decode worker, Generate -> GenerateAccepted | GenerateRefused."""
     return f"prfaas.{site}.decode.{worker}.generate"

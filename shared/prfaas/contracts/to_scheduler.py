@@ -47,6 +47,18 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     retry_after_s: float
 
 
+class AttemptEnded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Decode worker -> scheduler: a prefill that was placed is over, so its place in the queue is free again."""
+
+    request_id: str
+    site: str
+    verified: bool
+    """False: it failed or was given up."""
+    code: str = ""
+    next_site: str | None = None
+    """Where the request's next attempt prefills."""
+
+
 class Role(StrEnum):
     PREFILL = "prefill"
     DECODE = "decode"
@@ -64,7 +76,9 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     queued_tokens: int = 0
     """Prefill: prompt tokens accepted and not yet prefilled."""
     prefill_points: tuple[tuple[float, float], ...] = ()
-    """Prefill: observed (tokens, seconds) in rising order; read by capacity.observed.predicted_prefill_s."""
+    """Prefill: observed (tokens, seconds) in rising order; read by capacity.observed.interpolated."""
+    kv_points: tuple[tuple[float, float], ...] = ()
+    """Prefill: (tokens, KV bytes) of the model in rising order; read likewise."""
     running: int = 0
     """Decode: requests that hold a slot."""
     slots: int = 0

@@ -76,6 +76,12 @@ class KVLayout(msgspec.Struct, frozen=True, kw_only=True):
             return 0
         return sum(self.range_bytes(self.needed(layer, prefill_tokens)) for layer in range(len(self.layers)))
 
+    def size_points(self, max_tokens: int) -> tuple[tuple[float, float], ...]:
+        """(tokens, total_bytes) at every power of two, and around the windows, where the line bends."""
+        bends = {spec.window_tokens - 1 for spec in self.layers if spec.kind is LayerKind.SLIDING}
+        lengths = {1 << power for power in range(max_tokens.bit_length())} | {max_tokens} | bends
+        return tuple((float(tokens), float(self.total_bytes(tokens))) for tokens in sorted(lengths) if 0 < tokens <= max_tokens)
+
     def chunk_ranges(self, chunk_start: int, chunk_end: int, prefill_tokens: int) -> Iterator[LayerRange]:
         """What to ship once tokens [chunk_start, chunk_end) are computed, in layer order.
 

@@ -1,0 +1,56 @@
+"""Stops offloading over a link that fails, and finds out by single requests when it works again."""
+
+from enum import StrEnum
+
+FAILURES_TO_OPEN = 3
+"""In a row. One failure is a request's own bad luck; it has fallen back already."""
+FIRST_PAUSE_S = 2.0
+MAX_PAUSE_S = 8.0
+"""Below the 10 s within which offloading should resume after a repair."""
+
+
+class BreakerState(StrEnum):
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+class Breaker:
+    """Of one remote site. Half-open, one request at a time may try."""
+
+    def __init__(self) -> None:
+        self._failures = 0
+        self._pause_s = FIRST_PAUSE_S
+        self._open_until_s: float | None = None
+        self._trial: str | None = None
+
+    def state(self, now_s: float) -> BreakerState:
+        if self._open_until_s is None:
+            return BreakerState.CLOSED
+        return BreakerState.OPEN if now_s < self._open_until_s else BreakerState.HALF_OPEN
+
+    def allows(self, now_s: float) -> bool:
+        state = self.state(now_s)
+        return state is BreakerState.CLOSED or (state is BreakerState.HALF_OPEN and self._trial is None)
+
+    def placed(self, request_id: str, now_s: float) -> None:
+        if self.state(now_s) is BreakerState.HALF_OPEN:
+            self._trial = request_id
+
+    def succeeded(self) -> None:
+        self._failures, self._pause_s = 0, FIRST_PAUSE_S
+        self._open_until_s, self._trial = None, None
+
+    def failed(self, request_id: str, now_s: float) -> None:
+        self._failures += 1
+        if self._trial == request_id:
+            self._trial = None
+            self._pause_s = min(2 * self._pause_s, MAX_PAUSE_S)
+            self._open_until_s = now_s + self._pause_s
+        elif self._failures >= FAILURES_TO_OPEN and self._open_until_s is None:
+            self._open_until_s = now_s + self._pause_s
+
+    def forgotten(self, request_id: str) -> None:
+        """The request ended without saying anything about the link, such as by its client leaving."""
+        if self._trial == request_id:
+            self._trial = None

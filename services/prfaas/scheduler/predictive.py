@@ -1,0 +1,57 @@
+"""Our own policy: the least predicted time to first token, from queues, observed speeds, and what each link carries now.
+
+    local   wait + T(l)
+    remote  max(wait + T(l), (KV bytes that the link owes + S_kv(l)) / goodput) + RTT
+
+Shipping overlaps prefill, so the slower of the two counts. A remote site must save a good part of the local time: below that
+the bytes on the link, which others may need, are not worth it. What the scheduler does not know of a link counts as scarce.
+"""
+
+from typing import NamedTuple
+
+from prfaas.contracts.to_scheduler import Outcome
+from prfaas.scheduler.fleet import PrefillSite
+from prfaas.scheduler.policies import Candidates, Choice, no_remote, only_remote
+
+MIN_SAVING = 0.3
+"""Share of the local time that offloading must save."""
+
+
+class Predicted(NamedTuple):
+    site: PrefillSite
+    ttft_s: float
+    by_link: bool
+    """The link, not the prefill, is the slower of the two."""
+
+
+class Predictive:
+    name = "predictive"
+
+    def __init__(self, min_saving: float = MIN_SAVING) -> None:
+        self.min_saving = min_saving
+
+    def choose(self, prefill_tokens: int, candidates: Candidates) -> Choice:
+        local = candidates.local
+        if local is None:
+            return only_remote(candidates, "policy predictive")
+        if not candidates.remotes:
+            return no_remote(candidates, "policy predictive")
+        local_s = local.prefill_s(prefill_tokens)
+        if local_s is None:
+            return Choice(local, Outcome.LOCAL_POLICY, "nothing is known of the local site's speed yet")
+        remotes = [found for site in candidates.remotes if (found := self._remote(site, prefill_tokens)) is not None]
+        if not remotes:
+            return Choice(local, Outcome.LOCAL_LINK_SCARCE, "no remote site has a link and a speed that are known now")
+        best = min(remotes, key=lambda found: (found.ttft_s, found.site.site))
+        numbers = f"predicted {local_s:.2f} s at home, {best.ttft_s:.2f} s at {best.site.site}"
+        if best.ttft_s <= (1 - self.min_saving) * local_s:
+            return Choice(best.site, Outcome.OFFLOADED, numbers)
+        outcome = Outcome.LOCAL_LINK_SCARCE if best.by_link else Outcome.LOCAL_SHORT
+        return Choice(local, outcome, f"{numbers}: less than {self.min_saving:.0%} saved")
+
+    def _remote(self, site: PrefillSite, tokens: int) -> Predicted | None:
+        prefill_s = site.prefill_s(tokens)
+        if prefill_s is None or site.link is None or not site.link.samples or site.link.goodput_bytes_per_s <= 0:
+            return None
+        ship_s = (site.backlog.kv_bytes + site.kv_bytes(tokens)) / site.link.goodput_bytes_per_s
+        return Predicted(site, max(prefill_s, ship_s) + site.link.rtt_s, ship_s > prefill_s)

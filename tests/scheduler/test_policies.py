@@ -1,0 +1,68 @@
+"""What each policy says to the same candidates."""
+
+from collections import Counter
+
+from prfaas.contracts.to_scheduler import LinkEstimate, Outcome
+from prfaas.scheduler.backlog import Backlog
+from prfaas.scheduler.fleet import PrefillSite
+from prfaas.scheduler.policies import Balanced, Candidates
+from prfaas.scheduler.predictive import Predictive
+
+FAST = ((1000.0, 0.44), (32_000.0, 1.84), (128_000.0, 7.4))
+SLOW = ((1000.0, 0.6), (32_000.0, 5.05), (128_000.0, 22.7))
+KV = ((1000.0, 2e8), (128_000.0, 2.4e9))
+
+
+def site(
+    name: str, points: tuple[tuple[float, float], ...] = FAST, workers: int = 1, goodput_bytes_per_s: float | None = None
+) -> PrefillSite:
+    link = None
+    if goodput_bytes_per_s is not None:
+        link = LinkEstimate(source=name, destination="home", rtt_s=0.02, goodput_bytes_per_s=goodput_bytes_per_s, samples=3)
+    return PrefillSite(name, workers, points, KV, Backlog(), link, 0.0)
+
+
+def busy(candidate: PrefillSite, work_s: float, kv_bytes: float = 0.0) -> PrefillSite:
+    for number in range(candidate.workers):
+        candidate.backlog.add(f"{candidate.site}{number}", work_s, kv_bytes, candidate.workers, 0.0)
+    return candidate
+
+
+def test_balanced_deals_by_capacity_whatever_the_length() -> None:
+    policy = Balanced()
+    candidates = Candidates(site("home", ((1.0, 3.0), (100_000.0, 3.0)), 3), [site("far", ((1.0, 1.0), (100_000.0, 1.0)), 3)])
+    chosen = Counter(policy.choose(length, candidates).site.site for length in (10, 90_000, 500, 7) * 25)
+    assert chosen == {"far": 75, "home": 25}
+
+
+def test_predictive_keeps_short_prompts_and_sends_long_ones() -> None:
+    candidates = Candidates(site("home", SLOW), [site("far", FAST, goodput_bytes_per_s=1e10)])
+    assert Predictive().choose(1000, candidates).outcome is Outcome.LOCAL_SHORT
+    choice = Predictive().choose(60_000, candidates)
+    assert (choice.site.site, choice.outcome) == ("far", Outcome.OFFLOADED)
+    assert "at home" in choice.reason and "at far" in choice.reason
+
+
+def test_predictive_sees_queues_on_either_side() -> None:
+    remote = site("far", FAST, goodput_bytes_per_s=1e10)
+    assert Predictive().choose(1000, Candidates(busy(site("home", SLOW), 3.0), [remote])).site.site == "far"
+    crowded = busy(site("far", FAST, goodput_bytes_per_s=1e10), 30.0)
+    assert Predictive().choose(60_000, Candidates(site("home", SLOW), [crowded])).site.site == "home"
+
+
+def test_predictive_sees_what_the_link_carries_and_owes() -> None:
+    thin = site("far", FAST, goodput_bytes_per_s=1e8)
+    choice = Predictive().choose(60_000, Candidates(site("home", SLOW), [thin]))
+    assert (choice.site.site, choice.outcome) == ("home", Outcome.LOCAL_LINK_SCARCE)
+    owing = busy(site("far", FAST, 2, goodput_bytes_per_s=1e9), 0.0, 2e10)
+    assert Predictive().choose(60_000, Candidates(site("home", SLOW), [owing])).site.site == "home"
+
+
+def test_for_predictive_an_unknown_link_is_a_scarce_one() -> None:
+    choice = Predictive().choose(60_000, Candidates(site("home", SLOW), [site("far")]))
+    assert (choice.site.site, choice.outcome) == ("home", Outcome.LOCAL_LINK_SCARCE)
+
+
+def test_predictive_takes_the_better_of_two_remote_sites() -> None:
+    near, far = site("near", FAST, goodput_bytes_per_s=1e10), site("far", FAST, goodput_bytes_per_s=3e8)
+    assert Predictive().choose(60_000, Candidates(site("home", SLOW), [far, near])).site.site == "near"
