@@ -1,0 +1,48 @@
+"""A small live stack with emulated engines: the answers prove that the right KV was installed, wherever it was made."""
+
+from pathlib import Path
+
+from infra.stack import Stack
+from load.client import Arrival, Target, random_bytes, replay
+from load.paper_stack import FAR, H20_PROFILE, HOME, MODEL, Scales, description
+from load.simulate.paper import DEPLOYMENTS, THRESHOLD_TOKENS
+from prfaas.contracts.to_decode import Sampling
+from prfaas.engine.protocol import DecodeRow
+from prfaas.kvcache.layout import KVPiece
+
+SCALES = Scales(time=50.0)
+
+
+def expected(prompt: list[int], tokens: int) -> str:
+    """What an engine answers that computes all by itself."""
+    engine = SCALES.engine(H20_PROFILE)
+    pieces: list[KVPiece] = []
+    engine.prefill(prompt[:-1], pieces.append, lambda: False)
+    sequence = engine.reserve(len(prompt) - 1, len(prompt) + tokens)
+    for piece in pieces:
+        engine.install(sequence, piece)
+    row = DecodeRow(sequence=sequence, token_id=prompt[-1], sampler=engine.sampler(Sampling(max_tokens=tokens)))
+    answer = bytearray()
+    for _ in range(tokens):
+        (sampled,) = engine.decode([row])
+        row.token_id = sampled.token_id
+        answer.append(sampled.token_id)
+    return answer.decode()
+
+
+async def test_answers_do_not_depend_on_where_the_prefill_ran(tmp_path: Path) -> None:
+    deployment = DEPLOYMENTS["threshold"]._replace(n_prfaas=1, n_prefill=1, n_decode=1)
+    threshold = round(THRESHOLD_TOKENS / SCALES.tokens)
+    lengths = [2, 100, threshold + 1, threshold + 2, 1000, 2500]
+    arrivals = [Arrival(0.05 * index, tokens, 8) for index, tokens in enumerate(lengths)]
+    prompts = random_bytes(7)
+    keys = deployment.scheduler_keys(SCALES.tokens)
+    async with Stack(description(deployment, SCALES, keys), tmp_path) as stack:
+        target = Target(url=stack.gateway_url(HOME), model=MODEL, timeout_s=60.0)
+        records = await replay(target, arrivals, prompts)
+    assert [record.error for record in records] == [""] * len(lengths), [record.message for record in records]
+    assert [record.prefill_site for record in records] == [HOME, HOME, HOME, FAR, FAR, FAR]
+    for index, (arrival, record) in enumerate(zip(arrivals, records, strict=True)):
+        prompt = prompts(index, arrival)
+        assert isinstance(prompt, list)
+        assert (record.tokens, record.text) == (8, expected(prompt, 8))
