@@ -8,7 +8,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from prfaas.bus.control import ControlBus
-from prfaas.bus.errors import BusError
+from prfaas.bus.errors import BusError, NotConnectedError
 from prfaas.contracts import subjects
 from prfaas.contracts.to_gateway import GenerateEvent
 from prfaas.engine.weights import ModelFiles, prepare
@@ -71,6 +71,7 @@ class GatewayService:
             generations=generations,
             observers=self._observers,
         )
+        context.tasks.spawn("watch_bus", _watch_bus(bus))
         context.tasks.spawn("watch_scheduler", self._watch_scheduler(bus))
 
     def app(self, routes: Sequence[Route]) -> ASGIApp:
@@ -108,3 +109,9 @@ class GatewayService:
             except BusError as error:
                 self._scheduler_silent = f"the scheduler does not answer: {error}"
             await asyncio.sleep(CHECK_INTERVAL_S if self._scheduler_silent is None else RETRY_INTERVAL_S)
+
+
+async def _watch_bus(bus: ControlBus) -> None:
+    """Reconnecting is the bus's own affair; when it gives up, so does the process, and whoever supervises it starts it again."""
+    await bus.closed.wait()
+    raise NotConnectedError("the connection to the site's NATS server has ended for good")
