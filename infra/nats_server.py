@@ -113,7 +113,11 @@ class NatsServer:
     def _spawn(self) -> None:
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [server_binary(), "-c", str(self.config_path)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [server_binary(), "-c", str(self.config_path)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C in a terminal is for whoever started us, who stops the server last
             )
 
     async def _wait_ready(self, log_start: int, deadline: float) -> None:

@@ -63,6 +63,7 @@ class ServiceProcess:
                 stderr=log,
                 cwd=_ROOT,
                 env=os.environ | dict(self._environ),
+                start_new_session=True,  # Ctrl-C in a terminal is for whoever started us, who drains one after another
             )
         return self
 

@@ -38,7 +38,10 @@ class WanProcess:
         ]
         host, port = self._connect
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "infra.wan", "--connect", f"{host}:{port}", *shape), stdout=asyncio.subprocess.PIPE, cwd=_ROOT
+            *(sys.executable, "-m", "infra.wan", "--connect", f"{host}:{port}", *shape),
+            stdout=asyncio.subprocess.PIPE,
+            cwd=_ROOT,
+            start_new_session=True,  # Ctrl-C in a terminal is for whoever started us
         )
         assert self._process.stdout is not None
         try:

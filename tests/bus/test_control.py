@@ -1,8 +1,10 @@
 import asyncio
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 import nats
 import pytest
+import uvloop
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
@@ -341,3 +343,21 @@ async def test_a_cancellation_that_comes_with_the_result_is_not_lost() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_drain_does_not_wait_for_a_server_that_is_gone(
+    tmp_path: Path, run: Callable[[Coroutine[None, None, None]], None]
+) -> None:
+    async def lose_the_server() -> None:
+        async with asyncio.timeout(DEADLINE_S), NatsServer(tmp_path) as server:
+            bus = await ControlBus.connect(NatsEndpoint(url=server.client_url), "test")
+            await bus.subscribe("events", Refusal, lambda _message: None)
+            server.kill()
+            with pytest.raises(BusTimeoutError):
+                await bus.request("place", PLACE, Refusal, 0.1)
+            await bus.publish("events", REFUSAL)  # buffered until it reconnects, which it never will
+            await bus.drain()
+            assert bus.closed.is_set()
+
+    run(lose_the_server())

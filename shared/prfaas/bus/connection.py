@@ -89,6 +89,10 @@ class Connection:
                 await self.client.close()
 
     async def close(self) -> None:
+        if not self.client.is_connected:
+            # nats-py would write what it has buffered to the lost connection, which uvloop answers with a RuntimeError.
+            self.client._pending = []
+            self.client._pending_data_size = 0
         if not self.client.is_closed:
             await self.client.close()
         self.closed.set()
