@@ -59,6 +59,7 @@ class FrameHead(NamedTuple):
 
 
 class OutgoingFrame(NamedTuple):
+    kind: FrameKind
     header: bytes
     parts: tuple[memoryview, ...]
     """The payload's pieces; they still are the engine's own memory."""
@@ -125,7 +126,7 @@ def encode_frame(head: FrameHead, parts: tuple[memoryview, ...]) -> OutgoingFram
     checksum = xxhash.xxh3_128(fields)
     for part in parts:
         checksum.update(part)
-    return OutgoingFrame(fields + checksum.digest(), parts, HEADER_BYTES + head.stored_bytes, head.raw_bytes)
+    return OutgoingFrame(head.kind, fields + checksum.digest(), parts, HEADER_BYTES + head.stored_bytes, head.raw_bytes)
 
 
 def decode_frame(message: memoryview) -> IncomingFrame:
@@ -184,9 +185,11 @@ def cut_piece(layout: KVLayout, piece: KVPiece, max_payload_bytes: int) -> Itera
         return
     token_bytes = layout.token_bytes(layer)
     half = token_bytes // 2
-    step = max_payload_bytes // token_bytes
-    if step == 0:
+    most = max_payload_bytes // token_bytes
+    if most == 0:
         raise ValueError(f"one token of layer {layer} has {token_bytes} bytes and a frame takes {max_payload_bytes}")
+    # Even slices: a full frame and a sliver cost more than two halves.
+    step = -(-(end - start) // -(-(end - start) // most))
     for first in range(start, end, step):
         last = min(first + step, end)
         low, high = (first - start) * half, (last - start) * half

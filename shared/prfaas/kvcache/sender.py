@@ -112,6 +112,10 @@ class Release(NamedTuple):
     before: int
 
 
+class Rewound(NamedTuple):
+    """What was on the way is lost; frames from the last Release on are sent again."""
+
+
 class Committed(NamedTuple):
     """Every frame is stored; the last at `stream_sequence`."""
 
@@ -123,7 +127,7 @@ class Failed(NamedTuple):
     message: str
 
 
-SenderInstruction = SendFrame | SendPing | QueryStored | Release | Committed | Failed
+SenderInstruction = SendFrame | SendPing | QueryStored | Release | Rewound | Committed | Failed
 
 
 class SenderState(StrEnum):
@@ -252,7 +256,7 @@ class SenderCore:
         self._expected_last_sequence = stream_sequence
         self._must_query = False
         self.state = SenderState.STREAMING
-        return instructions
+        return [*instructions, Rewound()]
 
     def _refused(self, batch: int, code: int, message: str, now: float) -> list[SenderInstruction]:
         if batch != self.batch:
