@@ -18,7 +18,7 @@ from prfaas.contracts.wire import decode, encode
 
 SITE = "home"
 WORKER = "decode-1"
-DEADLINE_S = 5.0
+DEADLINE_S = 10.0
 """Of every wait in these tests; none comes near it unless something is broken."""
 
 PLACEMENT = Placement(

@@ -22,7 +22,7 @@ GOOD = {"model": "tiny", "prompt": "hello"}
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Edge]:
-    async with running_edge(tmp_path_factory.mktemp("edge"), max_body_bytes=100_000, read_deadline_s=0.3) as edge:
+    async with running_edge(tmp_path_factory.mktemp("edge"), max_body_bytes=100_000, read_deadline_s=1) as edge:
         yield edge
 
 

