@@ -97,8 +97,8 @@ def serial_s(answer: Answer, description: Description) -> float | None:
 
 def summary(answers: list[Answer], description: Description) -> Table:
     table = Table(title="What happened", expand=True)
-    for column in ("request", "prefilled at", "prompt tokens", "KV shipped", "left after prefill", "TTFT", "tokens/s"):
-        table.add_column(column, justify="left" if column in ("request", "prefilled at") else "right")
+    for column in ("request", "prefill", "prompt", "KV shipped", "after prefill", "TTFT", "tokens/s"):
+        table.add_column(column, justify="left" if column in ("request", "prefill") else "right")
     for answer in answers:
         residual_s, serial = float(answer.transfer.get("residual_s", 0.0)), serial_s(answer, description)
         left = f"{residual_s * 1e3:.0f} ms"
@@ -107,7 +107,7 @@ def summary(answers: list[Answer], description: Description) -> Table:
         table.add_row(
             answer.name,
             answer.prefill_site,
-            f"{answer.prompt_tokens:,}",
+            f"{answer.prompt_tokens:,} tok",
             f"{answer.transfer.get('bytes', 0) / 1e6:.1f} MB",
             left,
             f"{answer.ttft_s:.2f} s",
@@ -121,8 +121,9 @@ def reasons(answers: list[Answer]) -> str:
 
 
 def whole(tree: SpanTree) -> bool:
-    """All spans have come when the root has, and the two that end last in each site."""
-    return bool(tree.roots) and all(tree.named(name) for name in ("generate", "decode", "kv_send", "prefill"))
+    """All spans have come when those have that end last in their processes."""
+    names = {span.name.split()[0] for span in tree.spans}
+    return names >= {"text_completion", "generate", "kv_send"}
 
 
 async def keep_local(stack: Stack) -> None:
@@ -152,7 +153,7 @@ async def run(description: Description) -> int:
             tree = await sink.wait_for_trace(far.trace_id, until=whole, deadline_s=TRACE_DEADLINE_S)
             console.rule("the same long prompt, all of it in the local site")
             await keep_local(stack)
-            home = await ask(client, model, "long, kept local", long)
+            home = await ask(client, model, "long at home", long)
             await client.close()
 
             console.print()
