@@ -20,3 +20,11 @@ class KVTransfer(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def object_name(self) -> str:
         return f"{self.transfer_id}.{self.attempt}"
+
+
+class KVStored(msgspec.Struct, frozen=True, kw_only=True):
+    """What the decode site's server holds of an object, when fast ingest has forgotten it."""
+
+    frames: int
+    stream_sequence: int
+    """Of the last frame; 0 without one."""

@@ -66,6 +66,17 @@ def probe_train(site: str) -> str:
     return f"prfaas.{site}.probe.train"
 
 
+def probe_transfers(site: str) -> str:
+    """Prefill workers -> the probe of their own site, TransferMeasured."""
+    return f"prfaas.{site}.probe.transfers"
+
+
 def kv_bucket(site: str) -> str:
     """Object-store bucket (bulk account) into which KV for the site's decode workers is put."""
     return f"kv-{site}"
+
+
+def kv_stored(site: str, nuid: str) -> str:
+    """Request/reply in the bulk account: KV writer -> KV reader of that object, empty -> KVStored. The reader asks its own
+    server, so that no JetStream API has to cross a link."""
+    return f"prfaas.{site}.kv.{nuid}.stored"
