@@ -4,8 +4,10 @@ from typing import NamedTuple
 
 import pytest
 
-from infra.nats_server import NatsServer, ServerPorts, plain_config
-from infra.wan import LinkShape, WanProxy
+from infra.nats_server import NatsServer
+from infra.running_sites import RunningSites
+from infra.sites import Description, Link, Site, SiteKind
+from infra.wan.process import WanProcess
 from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
 from prfaas.bus.endpoint import NatsEndpoint
 
@@ -30,7 +32,8 @@ async def lane(server: NatsServer) -> AsyncIterator[BulkLane]:
 class TwoSites(NamedTuple):
     far: NatsServer
     near: NatsServer
-    wan: WanProxy
+    wan: WanProcess
+    sites: RunningSites
     far_lane: BulkLane
     near_lane: BulkLane
 
@@ -38,25 +41,15 @@ class TwoSites(NamedTuple):
 @pytest.fixture
 async def two_sites(tmp_path: Path) -> AsyncIterator[TwoSites]:
     """Site `far` dials site SITE over an emulated link: 200 Mbit/s, 20 ms. The bucket of SITE is on file storage."""
-
-    def near_config(ports: ServerPorts, store: Path) -> str:
-        return plain_config(ports, store, name="near", domain=SITE)
-
-    async with (
-        NatsServer(tmp_path / "near", near_config) as near,
-        WanProxy(("127.0.0.1", near.ports.leaf), LinkShape(rate_mbit=200, rtt_ms=20)) as wan,
-    ):
-
-        def far_config(ports: ServerPorts, store: Path) -> str:
-            remote = f'remotes: [{{ url: "nats://127.0.0.1:{wan.port}", compression: off }}], reconnect: "100ms"'
-            plain = plain_config(ports, store, name="far", domain="far")
-            return plain.replace("leafnodes {", f"leafnodes {{ {remote},")
-
-        async with NatsServer(tmp_path / "far", far_config) as far:
-            await far.wait_for_leafs(1)
-            near_lane = await BulkLane.connect(NatsEndpoint(url=near.client_url), name="near", deadline_s=5)
-            await ensure_kv_bucket(near_lane, SITE, max_bytes=1 << 30, ttl_s=60, storage="file")
-            far_lane = await BulkLane.connect(NatsEndpoint(url=far.client_url), name="far", deadline_s=5)
-            yield TwoSites(far, near, wan, far_lane, near_lane)
-            await far_lane.close()
-            await near_lane.close()
+    description = Description(
+        model="none",
+        sites=(Site(name=SITE, kind=SiteKind.PD), Site(name="far", kind=SiteKind.PRFAAS, dials=(SITE,))),
+        links=(Link(between=("far", SITE), rate_mbit=200, rtt_ms=20),),
+    )
+    async with RunningSites(description, tmp_path) as sites:
+        near_lane = await BulkLane.connect(sites.endpoint(SITE, "bulk"), name="near", deadline_s=5)
+        await ensure_kv_bucket(near_lane, SITE, max_bytes=1 << 30, ttl_s=60, storage="file")
+        far_lane = await BulkLane.connect(sites.endpoint("far", "bulk"), name="far", deadline_s=5)
+        yield TwoSites(sites.servers["far"], sites.servers[SITE], sites.links["far", SITE], sites, far_lane, near_lane)
+        await far_lane.close()
+        await near_lane.close()

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from infra.wan import LinkChange, LinkState
 from prfaas.bus.bulk.bucket import api
 from prfaas.kvcache.errors import TransferCode, TransferError
 from prfaas.kvcache.layout import KVPiece
@@ -54,9 +55,9 @@ async def test_frames_cross_the_link_once(two_sites: TwoSites) -> None:
 
 async def test_the_link_is_cut_and_comes_back(two_sites: TwoSites) -> None:
     async def cut() -> None:
-        await two_sites.wan.cut()
+        await two_sites.wan.change(LinkChange(state=LinkState.CUT))
         await two_sites.far.wait_for_leafs(0)
-        await two_sites.wan.restore()
+        await two_sites.wan.change(LinkChange(state=LinkState.UP))
 
     await ship_with_fault(two_sites, cut)
 
@@ -105,7 +106,7 @@ async def test_memory_storage_dies_with_its_server_and_a_new_attempt_works(two_s
 
 
 async def test_a_slow_link_carries_compressed_frames_and_the_same_cache(two_sites: TwoSites) -> None:
-    two_sites.wan.reshape(rate_mbit=50)
+    await two_sites.wan.change(LinkChange(rate_mbit=50))
     transfer, cache = make_transfer(TOKENS), Cache()
     pieces = make_pieces(LAYOUT, TOKENS, make=gaussian_piece)
     reader = await KVReader.open(two_sites.near_lane, transfer, LAYOUT, cache.install, deadline_s=30)

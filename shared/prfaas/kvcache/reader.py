@@ -10,10 +10,19 @@ from typing import Any, Self
 
 import msgspec
 
-from prfaas.bus.bulk.bucket import STREAM_NOT_FOUND, JetStreamError, api, chunk_subject, meta_subject, stream_name
+from prfaas.bus.bulk.bucket import (
+    STREAM_NOT_FOUND,
+    JetStreamError,
+    api,
+    chunk_subject,
+    direct_get_last,
+    meta_subject,
+    stream_name,
+)
 from prfaas.bus.bulk.lane import BulkLane
 from prfaas.bus.bulk.wire import LaneError, Message
-from prfaas.contracts.kv import KVTransfer
+from prfaas.contracts import subjects, wire
+from prfaas.contracts.kv import KVStored, KVTransfer
 from prfaas.kvcache import receiver
 from prfaas.kvcache.errors import TransferCode, TransferError
 from prfaas.kvcache.frame import FrameError, decode_frame
@@ -70,6 +79,8 @@ class KVReader:
         self._credit = 0
         self._heard_at = now
         self._opening: asyncio.Task[None] | None = None
+        self._answering: asyncio.Task[None] | None = None
+        self._asked_sid = 0
         self._ticker: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -92,6 +103,8 @@ class KVReader:
         except (LaneError, TimeoutError) as error:
             await reader.close()
             raise TransferError(TransferCode.BROKER, f"cannot read from {reader._stream}: {error or 'no answer'}") from error
+        site = transfer.bucket.removeprefix("kv-")
+        reader._asked_sid = lane.subscribe(subjects.kv_stored(site, transfer.nuid), reader._on_asked)
         lane.add_listener(reader)
         reader._ticker = asyncio.create_task(reader._tick(), name=f"kv reader {transfer.object_name}")
         return reader
@@ -113,7 +126,7 @@ class KVReader:
             return
         self._closed = True
         self._lane.remove_listener(self)
-        tasks = [task for task in (self._ticker, self._opening) if task is not None]
+        tasks = [task for task in (self._ticker, self._opening, self._answering) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -121,6 +134,7 @@ class KVReader:
             self._done.set_exception(TransferError(TransferCode.ABORTED, "the reader was closed"))
         self._done.exception()
         self._lane.unsubscribe(self._sid)
+        self._lane.unsubscribe(self._asked_sid)
         with contextlib.suppress(LaneError, TimeoutError):
             await self._delete_consumer()
         with contextlib.suppress(LaneError, TimeoutError):
@@ -179,6 +193,22 @@ class KVReader:
                 # The consumer is gone: a server that was restarted forgets it.
                 self._heard_at = now
                 self._handle(receiver.DeliveryLost(now))
+
+    def _on_asked(self, message: Message) -> None:
+        reply = message.reply
+        message.release()
+        if self._answering is None or self._answering.done():
+            self._answering = asyncio.create_task(self._answer(reply))
+
+    async def _answer(self, reply: str) -> None:
+        """What is stored, from the last frame itself. Without an answer the writer asks again."""
+        with contextlib.suppress(LaneError, TimeoutError, FrameError):
+            found = await direct_get_last(self._lane, self._transfer.bucket, self._subject, deadline_s=_API_TIMEOUT_S)
+            stored = KVStored(frames=0, stream_sequence=0)
+            if found is not None:
+                stored = KVStored(frames=decode_frame(found[1]).head.position + 1, stream_sequence=found[0])
+            payload = wire.encode(stored)
+            self._lane.publish(reply, [payload], len(payload))
 
     # The pull consumer.
 

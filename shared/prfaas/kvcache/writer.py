@@ -9,10 +9,11 @@ from typing import Self
 
 import msgspec
 
-from prfaas.bus.bulk.bucket import chunk_subject, direct_get_last
+from prfaas.bus.bulk.bucket import chunk_subject
 from prfaas.bus.bulk.lane import Buffer, BulkLane
 from prfaas.bus.bulk.wire import DisconnectedError, LaneError, Message, header_block
-from prfaas.contracts.kv import KVTransfer
+from prfaas.contracts import subjects, wire
+from prfaas.contracts.kv import KVStored, KVTransfer
 from prfaas.kvcache import frame as kv
 from prfaas.kvcache import sender
 from prfaas.kvcache.errors import TransferError
@@ -318,15 +319,15 @@ class KVWriter:
             self._committed.exception()
 
     async def _ask_what_is_stored(self) -> None:
+        subject = subjects.kv_stored(self._transfer.bucket.removeprefix("kv-"), self._transfer.nuid)
         try:
-            found = await direct_get_last(self._lane, self._transfer.bucket, self._subject, deadline_s=_QUERY_TIMEOUT_S)
-            stored, sequence = 0, 0
-            if found is not None:
-                sequence, payload = found
-                stored = kv.decode_frame(payload).head.position + 1
-        except (LaneError, TimeoutError, kv.FrameError):
-            return  # The next tick asks again, until the deadline.
-        self._handle(sender.StoredIs(stored, sequence, time.monotonic()))
+            answer = await self._lane.request(subject, deadline_s=_QUERY_TIMEOUT_S)
+            if answer.status:
+                return  # No reader, or no link: the next tick asks again, until the deadline.
+            stored = wire.decode(bytes(answer.payload), KVStored)
+        except (LaneError, TimeoutError, wire.BadMessageError):
+            return
+        self._handle(sender.StoredIs(stored.frames, stored.stream_sequence, time.monotonic()))
 
     async def _tick(self) -> None:
         while not self._core.finished:

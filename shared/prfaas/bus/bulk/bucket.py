@@ -77,15 +77,13 @@ async def ensure_kv_bucket(lane: BulkLane, site: str, *, max_bytes: int, ttl_s: 
 
 
 async def direct_get_last(lane: BulkLane, bucket: str, subject: str, *, deadline_s: float) -> tuple[int, memoryview] | None:
-    """Stream sequence and payload of the last message on `subject`; None when there is none. Works from another site too.
+    """Stream sequence and payload of the last message on `subject` in the site's own server; None when there is none.
 
-    Raises JetStreamError when no server answers for the bucket, DisconnectedError, TimeoutError."""
-    site = bucket.removeprefix("kv-")
-    for prefix in (f"$JS.{site}.API", "$JS.API"):
-        message = await lane.request(f"{prefix}.DIRECT.GET.{stream_name(bucket)}.{subject}", deadline_s=deadline_s)
-        if message.status == 404:
-            return None
-        sequence = message.header("Nats-Sequence")
-        if sequence is not None:
-            return int(sequence), message.payload
-    raise JetStreamError(503, f"no server answers for the stream {stream_name(bucket)}")
+    Raises JetStreamError when the server has no such bucket, DisconnectedError, TimeoutError."""
+    message = await lane.request(f"$JS.API.DIRECT.GET.{stream_name(bucket)}.{subject}", deadline_s=deadline_s)
+    if message.status == 404:
+        return None
+    sequence = message.header("Nats-Sequence")
+    if sequence is None:
+        raise JetStreamError(STREAM_NOT_FOUND, f"the server has no stream {stream_name(bucket)} (status {message.status})")
+    return int(sequence), message.payload
