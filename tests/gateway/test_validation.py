@@ -2,9 +2,12 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from openai.types import completion_create_params as completion_params
+from openai.types.chat import completion_create_params as chat_params
 
 from prfaas.contracts.to_decode import Sampling
 from prfaas.gateway.errors import ApiError
@@ -181,8 +184,17 @@ def test_what_only_looks_neutral_is_refused(name: str, value: Any) -> None:
     assert refused(raises)[1] == name
 
 
+@pytest.mark.parametrize(("struct", "params"), [
+    (ChatRequest, chat_params.CompletionCreateParamsBase),
+    (CompletionRequest, completion_params.CompletionCreateParamsBase),
+])  # fmt: skip
+def test_nothing_that_the_openai_client_can_send_is_unknown_to_us(struct: type[msgspec.Struct], params: type) -> None:
+    known = {field.name for field in msgspec.structs.fields(struct)} | set(UNSUPPORTED) | set(INERT)
+    assert set(params.__annotations__) <= known
+
+
 def test_inert_fields_are_accepted() -> None:
-    values = {str: "x", bool: True, dict[str, str]: {"a": "b"}}
+    values = {str: "x", bool: True, dict[str, str]: {"a": "b"}, dict: {"a": 1}}
     assert chat(**{name: values[kind] for name, kind in INERT.items()}) == chat()
 
 

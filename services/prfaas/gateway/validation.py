@@ -53,6 +53,7 @@ INERT: Final[dict[str, Any]] = {
     "safety_identifier": str,
     "prompt_cache_key": str,
     "prompt_cache_retention": str,
+    "prompt_cache_options": dict,
     "service_tier": str,
 }
 
