@@ -13,6 +13,7 @@ from prfaas.bandwidth_probe.estimator import (
     SendTrain,
     Tick,
     TrainAnswered,
+    TransferReported,
 )
 
 LINK_SHARE = 0.01
@@ -83,6 +84,17 @@ def test_a_link_that_changes_is_followed_within_seconds(after: float) -> None:
     assert announced[-1].goodput_bytes_per_s == pytest.approx(after, rel=1e-6)
 
 
+def test_what_transfers_delivered_counts_for_a_while() -> None:
+    estimator = make_estimator()
+    run(estimator, 5e6, 0.02, 5)  # the share of a train beside them
+    estimator.handle(TransferReported(5.0, 25e6))
+    estimator.handle(TransferReported(5.0, 1e6))
+    assert estimator.goodput_bytes_per_s == 25e6
+    announced = announcements(run(estimator, 5e6, 0.02, 10, start_s=5.0))
+    assert announced[0].goodput_bytes_per_s == 25e6
+    assert announced[-1].goodput_bytes_per_s == pytest.approx(5e6, rel=1e-6)
+
+
 def test_a_lost_train_ends_the_goodput_and_the_next_one_begins_anew() -> None:
     estimator = make_estimator()
     run(estimator, 25e6, 0.02, 3)
@@ -144,6 +156,10 @@ class Estimating(RuleBasedStateMachine):
         assert self.train is not None
         train_bytes, self.train = self.train.parts * self.train.part_bytes, None
         self.obey(self.estimator.handle(TrainAnswered(self.now_s, base_s, train_bytes, train_s)))
+
+    @rule(goodput=st.floats(1, 1e10))
+    def transferred(self, goodput: float) -> None:
+        self.obey(self.estimator.handle(TransferReported(self.now_s, goodput)))
 
     @rule(train=st.booleans())
     def fail(self, train: bool) -> None:

@@ -13,6 +13,7 @@ from infra.wan import LinkChange, LinkState
 from prfaas.bus.control import ControlBus
 from prfaas.bus.presence import watch
 from prfaas.contracts import subjects
+from prfaas.contracts.to_probe import TransferMeasured
 from prfaas.contracts.to_scheduler import LinkEstimate
 
 DEADLINE_S = 40.0
@@ -55,6 +56,11 @@ async def test_the_link_is_estimated_where_it_ends_and_forgotten_when_it_is_cut(
         assert estimate.rtt_s >= 0.020, "no reply is faster than the link's delay"
         assert estimate.goodput_bytes_per_s > 0
         assert estimate.samples >= 1
+        remote = await ControlBus.connect(sites.endpoint("remote", "ctl"), "prefill-worker")
+        await remote.publish(subjects.probe_transfers("remote"), TransferMeasured(destination="local", goodput_bytes_per_s=1e15))
+        while estimate is None or estimate.goodput_bytes_per_s < 1e15:
+            _, estimate = await heard.get()
+        await remote.drain()
         link = sites.links["remote", "local"]
         await link.change(LinkChange(state=LinkState.CUT))
         while (await heard.get())[1] is not None:

@@ -18,6 +18,8 @@ _MIN_TRAIN_INTERVAL_S = 0.5
 _WINDOW = 5
 """Measurements that count."""
 _LEAST_S = 1e-5
+_TRANSFER_COUNTS_S = 5.0
+_TRANSFERS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,12 @@ class TrainAnswered:
 
 
 @dataclass(frozen=True, slots=True)
+class TransferReported:
+    now_s: float
+    goodput_bytes_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeFailed:
     """No answer in time, or nobody there: of the ping, or of the train."""
 
@@ -48,7 +56,7 @@ class ProbeFailed:
     train: bool
 
 
-Event = Tick | PongHeard | TrainAnswered | ProbeFailed
+Event = Tick | PongHeard | TrainAnswered | TransferReported | ProbeFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +91,8 @@ class LinkEstimator:
         self._bases_s: deque[float] = deque(maxlen=_WINDOW)
         self._trains: deque[tuple[int, float]] = deque(maxlen=_WINDOW)
         """(bytes, seconds)"""
+        self._transfers: deque[tuple[float, float]] = deque(maxlen=_TRANSFERS)
+        """(when reported, bytes/s)"""
         self._samples = 0
         self._pinging = False
         self._training = False
@@ -98,7 +108,8 @@ class LinkEstimator:
         if not self._trains:
             return None
         base_s = min(self._bases_s)
-        return max(size_bytes / max(train_s - base_s, _LEAST_S) for size_bytes, train_s in self._trains)
+        by_trains = max(size_bytes / max(train_s - base_s, _LEAST_S) for size_bytes, train_s in self._trains)
+        return max(by_trains, *(goodput for _, goodput in self._transfers), 0.0)
 
     def handle(self, event: Event) -> list[Instruction]:
         match event:
@@ -114,12 +125,15 @@ class LinkEstimator:
                 self._trains.append((train_bytes, train_s))
                 self._samples += 1
                 self._next_train_s = now_s + self._train_interval_s(train_bytes)
+            case TransferReported(now_s, goodput):
+                self._transfers.append((now_s, goodput))
             # A link that does not answer has no estimate; what comes back after an outage may be another link.
             case ProbeFailed(now_s, train) if train:
                 self._training = False
                 self._next_train_s = now_s + self._timeout_s
                 self._trains.clear()
                 self._bases_s.clear()
+                self._transfers.clear()
                 self._samples = 0
             case ProbeFailed():
                 self._pinging = False
@@ -131,6 +145,8 @@ class LinkEstimator:
         assert all(rtt_s >= 0 for rtt_s in self._rtts_s)
 
     def _tick(self, now_s: float) -> list[Instruction]:
+        while self._transfers and now_s - self._transfers[0][0] > _TRANSFER_COUNTS_S:
+            self._transfers.popleft()
         orders: list[Instruction] = []
         if not self._pinging and now_s >= self._next_ping_s:
             self._pinging = True

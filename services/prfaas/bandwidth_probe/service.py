@@ -18,12 +18,13 @@ from prfaas.bandwidth_probe.estimator import (
     SendTrain,
     Tick,
     TrainAnswered,
+    TransferReported,
 )
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError
 from prfaas.bus.presence import put_entry
 from prfaas.contracts import subjects
-from prfaas.contracts.to_probe import Ping, Pong, TrainPart, TrainReport
+from prfaas.contracts.to_probe import Ping, Pong, TrainPart, TrainReport, TransferMeasured
 from prfaas.contracts.to_scheduler import LinkEstimate
 from prfaas.contracts.wire import BadMessageError, decode, encode
 from prfaas.service.runner import ServiceContext
@@ -44,6 +45,7 @@ class BandwidthProbeService:
         self._metrics = LinkMetrics(context.registry)
         self._control: ControlBus | None = None
         self._bulk: ControlBus | None = None
+        self._links: dict[str, MeasuredLink] = {}
 
     async def start(self) -> None:
         config = self._config
@@ -52,8 +54,9 @@ class BandwidthProbeService:
         self._bulk = bulk = await ControlBus.connect(config.bulk, config.name, CONNECT_DEADLINE_S)
         await control.serve(subjects.probe_echo(config.site), Ping, self._pong)
         await bulk.subscribe_raw(subjects.probe_train(config.site), TrainSink(bulk).receive)
+        await control.subscribe(subjects.probe_transfers(config.site), TransferMeasured, self._transfer)
         for destination in config.measures:
-            link = MeasuredLink(config, destination, control, bulk, self._metrics)
+            self._links[destination] = link = MeasuredLink(config, destination, control, bulk, self._metrics)
             self._context.tasks.spawn(f"measure {destination}", link.run())
 
     def ready(self) -> str | None:
@@ -74,6 +77,10 @@ class BandwidthProbeService:
 
     async def _pong(self, _ping: Ping) -> Pong:
         return Pong(site=self._config.site)
+
+    def _transfer(self, transfer: TransferMeasured) -> None:
+        if (link := self._links.get(transfer.destination)) is not None:
+            link.transferred(transfer.goodput_bytes_per_s)
 
 
 class TrainSink:
@@ -116,6 +123,9 @@ class MeasuredLink:
             while True:
                 self._handle(Tick(time.monotonic()), probes)
                 await asyncio.sleep(TICK_S)
+
+    def transferred(self, goodput_bytes_per_s: float) -> None:
+        self._estimator.handle(TransferReported(time.monotonic(), goodput_bytes_per_s))
 
     def _handle(self, event: Event, probes: asyncio.TaskGroup) -> None:
         for order in self._estimator.handle(event):

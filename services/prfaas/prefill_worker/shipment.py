@@ -1,6 +1,7 @@
 """One job from taken to shipped: prefill on the engine's thread, its KV into the writer, the tail beside the next job."""
 
 import asyncio
+import contextlib
 import time
 from concurrent.futures import Executor
 
@@ -11,7 +12,9 @@ from prfaas.bus.bulk import BulkLane
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError
 from prfaas.bus.jobs import TakenJob
+from prfaas.contracts import subjects
 from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
+from prfaas.contracts.to_probe import TransferMeasured
 from prfaas.engine.protocol import Engine, EngineError, PrefillCancelled
 from prfaas.kvcache.errors import TransferError
 from prfaas.kvcache.link import Link, LinkConfig
@@ -161,6 +164,7 @@ class Shipments:
             span.set_attributes({names.KV_BYTES: report.bytes, names.KV_FRAMES: report.frames})
             span.set_attribute(names.KV_GOODPUT, report.goodput_bytes_per_s)
             self._metrics.job("done")
+            await self._report(job.decode_site)
         except TransferError as error:
             span.set_attribute(names.ERROR_TYPE, error.code.value)
             span.set_status(StatusCode.ERROR, str(error))
@@ -192,6 +196,14 @@ class Shipments:
             await self._bus.publish(taken.job.reply_to, progress, parent=taken.context)
         except BusError as error:
             log.warning("progress_not_sent", request_id=taken.job.request_id, reason=str(error))
+
+    async def _report(self, decode_site: str) -> None:
+        """To the site's bandwidth probe, if there is one: what the link delivered lately, of all its transfers."""
+        goodput = self._links[decode_site].core.goodput_bytes_per_s
+        if decode_site != self._site and goodput:
+            with contextlib.suppress(BusError):
+                measured = TransferMeasured(destination=decode_site, goodput_bytes_per_s=goodput)
+                await self._bus.publish(subjects.probe_transfers(self._site), measured)
 
     def _link_to(self, decode_site: str) -> Link:
         if decode_site not in self._links:

@@ -1,4 +1,4 @@
-"""What bandwidth probes hear from those of other sites: pings in the control account, trains in the bulk account."""
+"""What a bandwidth probe hears: pings and trains of other sites' probes, and what its own site's transfers measured."""
 
 import msgspec
 
@@ -21,3 +21,11 @@ class TrainPart(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 class TrainReport(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     parts: int
     """How many came, the last one included."""
+
+
+class TransferMeasured(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Prefill worker -> the probe of its own site."""
+
+    destination: str
+    goodput_bytes_per_s: float
+    """What the link delivered while it had something to deliver."""
