@@ -1,5 +1,6 @@
-"""One deployment of the paper's case, live: its stack, loads of a given rate, and whether anything but the model was measured."""
+"""Loads on a live stack of the paper's machines, and whether anything but the model was measured."""
 
+import asyncio
 import contextlib
 import tempfile
 from collections.abc import AsyncIterator, Sequence
@@ -11,27 +12,29 @@ import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from infra.sites import Role
-from infra.stack import Stack
-from load.arrivals import poisson, scaled_tokens
+from infra.stack import READY_DEADLINE_S, STOP_DEADLINE_S, Stack
+from infra.wan.control import LinkChange
 from load.client import Arrival, Record, Target, random_bytes, replay
 from load.machine import CpuMeter, CpuUse
-from load.paper_stack import FAR, H20_PROFILE, H200_PROFILE, HOME, MODEL, Scales, description
+from load.paper_stack import MODEL, Scales, description
 from load.report import Report, Slo, summarize
-from load.simulate.paper import LENGTHS, LINK_BYTES_PER_S, OUTPUT_TOKENS, Deployment, scenario
+from load.simulate.paper import FAR, H20_NAME, H200_NAME, HOME, STEADY, Deployment, scenario
 from load.simulate.scenario import LinkSpec, Timing
 from load.simulate.world import simulate
 
 WARM_UP = 0.2
 """Share of a run that is not looked at: batches fill up."""
 TTFT_DEADLINE_S = 120.0
-"""Of the paper's seconds: far above the SLO, so that requests are late and not refused."""
-
+"""Far above the SLO, so that requests are late and not refused."""
 PREFILL_TIMER = "vllm:request_prefill_time_seconds"
 STEP_TIMER = "prfaas_decode_step_seconds"
 
+Timers = dict[tuple[str, str], tuple[float, float]]
+"""(site, timer) -> (sum in s, count) over the site's workers."""
+
 
 class Pacing(msgspec.Struct, frozen=True, kw_only=True):
-    """How the emulated engines' times came out, as measured over nominal, minus 1. Prefill includes waiting for the link."""
+    """How the emulated engines' times came out: measured over nominal, minus 1. Prefill includes waiting for the link."""
 
     prefill: dict[str, float]
     """By site."""
@@ -40,9 +43,6 @@ class Pacing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LiveRun(msgspec.Struct, frozen=True, kw_only=True):
-    """All rates and times in the paper's seconds."""
-
-    rate_req_s: float
     report: Report
     simulated: Report
     """The same arrivals through the simulation."""
@@ -50,80 +50,90 @@ class LiveRun(msgspec.Struct, frozen=True, kw_only=True):
     pacing: Pacing
 
 
-class LiveDeployment:
-    def __init__(self, stack: Stack, deployment: Deployment, scales: Scales, slo: Slo, *, seconds: float, seed: int) -> None:
+class LiveStack:
+    """Arrivals, links, durations and reports are in the paper's seconds, bytes and tokens."""
+
+    def __init__(self, stack: Stack, deployment: Deployment, scales: Scales) -> None:
         self._stack = stack
         self._deployment = deployment
         self._scales = scales
-        self._slo = slo
-        self._seconds = seconds
-        self._seed = seed
-        self._engines = {HOME: scales.engine(H20_PROFILE), FAR: scales.engine(H200_PROFILE)}
+        self._keys = deployment.keys
+        self._engines = {HOME: scales.engine(H20_NAME), FAR: scales.engine(H200_NAME)}
 
-    async def run(self, rate_req_s: float) -> LiveRun:
-        """`rate_req_s` in the paper's seconds; `seconds` of this machine."""
-        arrivals = scaled_tokens(
-            poisson(
-                LENGTHS,
-                rate_req_s=rate_req_s,
-                duration_s=self._seconds * self._scales.time,
-                output_tokens=OUTPUT_TOKENS,
-                seed=self._seed,
-            ),
-            self._scales.tokens,
-            self._scales.time,
-        )
+    async def use(self, keys: dict[str, Any]) -> None:
+        """Another policy: the scheduler starts again with these keys."""
+        scheduler = self._stack.process(HOME, Role.SCHEDULER)
+        await scheduler.stop(STOP_DEADLINE_S)
+        await scheduler.configure(self._scales.keys(keys)).spawn()
+        await scheduler.wait_ready(READY_DEADLINE_S)
+        await self._stack.wait_introduced()
+        self._keys = keys
+
+    async def run(self, arrivals: Sequence[Arrival], duration_s: float, slo: Slo, link: LinkSpec = STEADY) -> LiveRun:
+        """Returns when all is answered."""
+        scales = self._scales
+        scaled = scales.arrivals(arrivals)
         target = Target(
             url=self._stack.gateway_url(HOME),
             model=MODEL,
-            timeout_s=10 * TTFT_DEADLINE_S / self._scales.time,
-            ttft_deadline_s=TTFT_DEADLINE_S / self._scales.time,
+            timeout_s=10 * TTFT_DEADLINE_S / scales.time,
+            ttft_deadline_s=TTFT_DEADLINE_S / scales.time,
         )
         before = await self._timers()
         meter = CpuMeter(process.pid for process in self._stack.services.values()).start()
-        records = await replay(target, arrivals, random_bytes(self._seed))
+        shaping = asyncio.create_task(self._shape(link))
+        try:
+            records = await replay(target, scaled, random_bytes(seed=1))
+        finally:
+            shaping.cancel()
+            await asyncio.gather(shaping, return_exceptions=True)
         cpu = meter.stop()
+        await self._set_rate(STEADY.rates[0][1])
+        simulated = scenario(
+            self._deployment,
+            scaled,
+            keys=scales.keys(self._keys),
+            link=scales.link(link),
+            timing=Timing(ttft_deadline_s=TTFT_DEADLINE_S / scales.time),
+            token_scale=scales.tokens,
+            time_scale=scales.time,
+        )
         return LiveRun(
-            rate_req_s=rate_req_s,
-            report=self._report(records),
-            simulated=self._report(self._simulated(arrivals)),
+            report=self._report(records, duration_s, slo),
+            simulated=self._report(simulate(simulated).records[HOME], duration_s, slo),
             cpu=cpu,
             pacing=self._pacing(records, before, await self._timers()),
         )
 
-    def _report(self, records: Sequence[Record]) -> Report:
-        """In the paper's seconds and tokens."""
-        time, tokens = self._scales.time, self._scales.tokens
+    # ---- the link
+
+    async def _shape(self, link: LinkSpec) -> None:
+        started_s = asyncio.get_running_loop().time()
+        for start_s, bytes_per_s in link.rates:
+            await asyncio.sleep(started_s + start_s / self._scales.time - asyncio.get_running_loop().time())
+            await self._set_rate(bytes_per_s)
+
+    async def _set_rate(self, bytes_per_s: float) -> None:
+        if (wan := self._stack.sites.links.get((FAR, HOME))) is not None:
+            await wan.change(LinkChange(rate_mbit=self._scales.rate_mbit(bytes_per_s)))
+
+    # ---- reports
+
+    def _report(self, records: Sequence[Record], duration_s: float, slo: Slo) -> Report:
+        time = self._scales.time
         full = []
         for record in records:
             arrival = record.arrival._replace(arrival_s=record.arrival.arrival_s * time)
-            changes: dict[str, Any] = {"arrival": arrival, "tokens": round(record.tokens * tokens)}
+            changes: dict[str, Any] = {"arrival": arrival, "tokens": round(record.tokens * self._scales.tokens)}
             for field in ("sent_s", "first_s", "last_s"):
                 if (value := getattr(record, field)) is not None:
                     changes[field] = value * time
             changes["gaps_s"] = [gap * time for gap in record.gaps_s]
             full.append(msgspec.structs.replace(record, **changes))
-        duration_s = self._seconds * time
-        return summarize(full, self._slo, WARM_UP * duration_s, duration_s)
+        return summarize(full, slo, WARM_UP * duration_s, duration_s)
 
-    def _simulated(self, arrivals: Sequence[Arrival]) -> list[Record]:
-        time = self._scales.time
-        scaled = scenario(
-            self._deployment,
-            arrivals,
-            link=LinkSpec(rates=((0.0, LINK_BYTES_PER_S * time),), rtt_s=self._scales.rtt_ms / 1e3),
-            timing=Timing(ttft_deadline_s=TTFT_DEADLINE_S / time),
-            token_scale=self._scales.tokens,
-            time_scale=time,
-        )
-        (records,) = simulate(scaled).records.values()
-        return records
-
-    # ---- pacing
-
-    async def _timers(self) -> dict[tuple[str, str], tuple[float, float]]:
-        """(site, timer) -> (sum in s, count) over the site's workers."""
-        found: dict[tuple[str, str], tuple[float, float]] = {}
+    async def _timers(self) -> Timers:
+        found: Timers = {}
         async with httpx.AsyncClient(timeout=10.0) as client:
             for (site, _), process in self._stack.services.items():
                 if process.role not in (Role.PREFILL_WORKER, Role.DECODE_WORKER):
@@ -136,12 +146,7 @@ class LiveDeployment:
                         found[site, family.name] = total_s + values["_sum"], count + values["_count"]
         return found
 
-    def _pacing(
-        self,
-        records: Sequence[Record],
-        before: dict[tuple[str, str], tuple[float, float]],
-        after: dict[tuple[str, str], tuple[float, float]],
-    ) -> Pacing:
+    def _pacing(self, records: Sequence[Record], before: Timers, after: Timers) -> Pacing:
         def mean_s(site: str, timer: str) -> float | None:
             total_s, count = (now - then for now, then in zip(after[site, timer], before[site, timer], strict=True))
             return total_s / count if count else None
@@ -156,9 +161,8 @@ class LiveDeployment:
 
 
 @contextlib.asynccontextmanager
-async def live(deployment: Deployment, scales: Scales, slo: Slo, *, seconds: float, seed: int) -> AsyncIterator[LiveDeployment]:
+async def live(deployment: Deployment, scales: Scales) -> AsyncIterator[LiveStack]:
     """Starts the stack and stops it. Raises what Stack.start raises."""
     with tempfile.TemporaryDirectory(prefix=f"prfaas-{deployment.name}-") as directory:
-        keys = deployment.scheduler_keys(scales.tokens)
-        async with Stack(description(deployment, scales, keys), Path(directory)) as stack:
-            yield LiveDeployment(stack, deployment, scales, slo, seconds=seconds, seed=seed)
+        async with Stack(description(deployment, scales), Path(directory)) as stack:
+            yield LiveStack(stack, deployment, scales)

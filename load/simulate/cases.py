@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from load.arrivals import of_trace, poisson
 from load.client import Arrival
-from load.simulate.paper import DEPLOYMENTS, H20, H200, LENGTHS, LINK_BYTES_PER_S, OUTPUT_TOKENS
+from load.simulate.paper import DEPLOYMENTS, H20, H200, LENGTHS, LINK_BYTES_PER_S, OUTPUT_TOKENS, STEADY
 from load.simulate.scenario import LinkSpec
 from prfaas.capacity.lengths import EmpiricalLengths
 from prfaas.capacity.solver import TwoSites, best_threshold
@@ -14,10 +14,8 @@ from prfaas.capacity.uncached import uncached_tokens
 from prfaas.traces import read_azure, read_mooncake, spread_arrivals
 
 TRACES = Path(__file__).parents[1] / "traces" / "data"
-DURATION_S = 1800.0
 MACHINES = DEPLOYMENTS["threshold"]
 """4 + 3 + 5 in all cases."""
-STEADY = LinkSpec(rates=((0.0, LINK_BYTES_PER_S),))
 MOONCAKE_BUCKET_S = 3.0
 MAX_PROMPT_TOKENS = 131_072
 
@@ -33,20 +31,20 @@ class Case(NamedTuple):
     duration_s: float
 
 
-def cases(load: float, seed: int = 1) -> dict[str, Callable[[], Case]]:
+def cases(load: float, *, duration_s: float = 1800.0, seed: int = 1) -> dict[str, Callable[[], Case]]:
     """By name, each made when it is called. `load`: of what the paper's policy could carry without queues."""
 
     def paper(name: str, what: str, link: LinkSpec) -> Case:
         rate = load * carried_req_s([LENGTHS.quantile((i + 0.5) / 4096) for i in range(4096)], OUTPUT_TOKENS)
-        arrivals = poisson(LENGTHS, rate_req_s=rate, duration_s=DURATION_S, output_tokens=OUTPUT_TOKENS, seed=seed)
-        return Case(name, what, arrivals, link, solved_threshold(arrivals), DURATION_S)
+        arrivals = poisson(LENGTHS, rate_req_s=rate, duration_s=duration_s, output_tokens=OUTPUT_TOKENS, seed=seed)
+        return Case(name, what, arrivals, link, solved_threshold(arrivals), duration_s)
 
     def trace(name: str, what: str, arrivals: Sequence[Arrival]) -> Case:
-        return Case(name, what, arrivals, STEADY, solved_threshold(arrivals), arrivals[-1].arrival_s)
+        return Case(name, what, arrivals, STEADY, solved_threshold(arrivals), duration_s)
 
     def drop(full_gbit_s: float) -> LinkSpec:
         full = full_gbit_s * 1e9 / 8
-        return LinkSpec(rates=((0.0, full), (0.4 * DURATION_S, full / 10), (0.6 * DURATION_S, full)))
+        return LinkSpec(rates=((0.0, full), (0.4 * duration_s, full / 10), (0.6 * duration_s, full)))
 
     def mooncake(*, raw_stamps: bool, reuse: bool) -> list[Arrival]:
         requests = list(read_mooncake(TRACES / "mooncake_conversation.jsonl.gz"))
@@ -60,10 +58,12 @@ def cases(load: float, seed: int = 1) -> dict[str, Callable[[], Case]]:
         return at_load(list(of_trace(read_azure(TRACES / "azure_2023_conv.csv.gz"), max_prompt_tokens=MAX_PROMPT_TOKENS)))
 
     def at_load(arrivals: list[Arrival]) -> list[Arrival]:
+        """The first part of a trace, as fast as it takes."""
         output_tokens = sum(arrival.output_tokens for arrival in arrivals) / len(arrivals)
         rate = load * carried_req_s([arrival.prompt_tokens for arrival in arrivals], output_tokens)
         factor = rate * arrivals[-1].arrival_s / len(arrivals)
-        return [arrival._replace(arrival_s=arrival.arrival_s / factor) for arrival in arrivals]
+        faster = [arrival._replace(arrival_s=arrival.arrival_s / factor) for arrival in arrivals]
+        return [arrival for arrival in faster if arrival.arrival_s < duration_s]
 
     return {
         "steady": lambda: paper("steady", "the paper's lengths, a steady link", STEADY),

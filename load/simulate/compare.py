@@ -1,7 +1,6 @@
-"""`python -m load.simulate.compare [--case NAME ...] [--load SHARE] [--json FILE]`: policies against one another, simulated."""
+"""`python -m load.simulate.compare [--case NAME ...] [--load SHARE] [--seconds S] [--json FILE]`: policies side by side."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -11,22 +10,13 @@ from rich.table import Table
 from load.report import Report, Slo, summarize
 from load.simulate.cases import MACHINES, Case, cases
 from load.simulate.paper import scenario
+from load.simulate.policies import POLICIES, scheduler_keys
 from load.simulate.scenario import Timing
 from load.simulate.world import simulate
-from prfaas.scheduler.policies import Balanced, LocalOnly, Policy, RemoteAll, Threshold
-from prfaas.scheduler.predictive import Predictive
 
 SLO = Slo(ttft_s=10.0, tpot_s=1.1 / 40)
 WARM_UP = 0.1
 TIMING = Timing(ttft_deadline_s=120.0)
-
-POLICIES: dict[str, Callable[[Case], Policy]] = {
-    "local_only": lambda case: LocalOnly(),
-    "remote_all": lambda case: RemoteAll(),
-    "balanced": lambda case: Balanced(),
-    "predictive": lambda case: Predictive(),
-    "threshold": lambda case: Threshold(case.threshold_tokens),
-}
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,8 +29,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run(case: Case, name: str) -> Outcome:
-    policy = POLICIES[name]
-    result = simulate(scenario(MACHINES, case.arrivals, link=case.link, policy=lambda: policy(case), timing=TIMING))
+    keys = scheduler_keys(name, case.threshold_tokens)
+    result = simulate(scenario(MACHINES, case.arrivals, keys=keys, link=case.link, timing=TIMING))
     (records,) = result.records.values()
     peaks = [max(seconds.values(), default=0.0) for seconds in result.egress_bytes.values()]
     return Outcome(
@@ -56,12 +46,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m load.simulate.compare", description=__doc__)
     parser.add_argument("--case", action="append", choices=sorted(cases(1.0)), help="may be given several times; all by default")
     parser.add_argument("--load", type=float, default=0.9, help="of what the paper's policy could carry without queues")
+    parser.add_argument("--seconds", type=float, default=1800.0, help="of each run")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     say = Console(width=140)
     outcomes: list[Outcome] = []
-    for name, make in cases(arguments.load, arguments.seed).items():
+    for name, make in cases(arguments.load, duration_s=arguments.seconds, seed=arguments.seed).items():
         if arguments.case and name not in arguments.case:
             continue
         case = make()

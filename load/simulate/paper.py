@@ -5,21 +5,23 @@ upward that is more, and so the capacity is less, before any queue.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from load.client import Arrival
+from load.simulate.policies import make_policy, scheduler_keys
 from load.simulate.scenario import DecodePool, LinkSpec, PdSite, PrefillPool, PrfaasSite, Scenario, Timing
 from prfaas.capacity.builtin import builtin_profile
 from prfaas.capacity.lengths import Lengths, TruncatedLogNormal, quantile_midpoints
 from prfaas.capacity.profiles import Profile
-from prfaas.scheduler.policies import LocalOnly, Policy, RemoteAll, Threshold
 
+HOME, FAR = "home", "far"
 LENGTHS = TruncatedLogNormal(mu=9.90, sigma=1.00, low_tokens=128, high_tokens=131_072)
 OUTPUT_TOKENS = 1024
 THRESHOLD_TOKENS = 19_400
 LINK_BYTES_PER_S = 100e9 / 8
-H200 = builtin_profile("paper-1t-h200-anchored")
-H20 = builtin_profile("paper-1t-h20")
+STEADY = LinkSpec(rates=((0.0, LINK_BYTES_PER_S),))
+H200_NAME, H20_NAME = "paper-1t-h200-anchored", "paper-1t-h20"
+H200, H20 = builtin_profile(H200_NAME), builtin_profile(H20_NAME)
 SLOTS = 64
 """Of a decode worker: the batch of 20, and requests that wait for their KV."""
 BINS = 4096
@@ -27,38 +29,31 @@ BINS = 4096
 
 class Deployment(NamedTuple):
     name: str
+    """Also of its policy."""
     n_prfaas: int
     n_prefill: int
     n_decode: int
     offloads: Callable[[float], float]
     """The share of requests of this length that is offloaded."""
-    policy: Callable[[float], Policy]
-    """A fresh one, for tokens that stand for so many of the paper's."""
     paper_req_s: float
     """Table 6."""
 
-    def scheduler_keys(self, token_scale: float) -> dict[str, str | int]:
-        """The same policy in a scheduler's configuration."""
-        keys: dict[str, str | int] = {"policy": self.name}
-        if self.name == "threshold":
-            keys["threshold-tokens"] = round(THRESHOLD_TOKENS / token_scale)
-        return keys
+    @property
+    def keys(self) -> dict[str, Any]:
+        """Of its scheduler, for tokens that are the paper's."""
+        return scheduler_keys(self.name, THRESHOLD_TOKENS)
+
+    @property
+    def counts(self) -> str:
+        return " + ".join(str(count) for count in (self.n_prfaas, self.n_prefill, self.n_decode) if count)
 
 
 DEPLOYMENTS = {
     deployment.name: deployment
     for deployment in (
-        Deployment("local_only", 0, 9, 3, lambda tokens: 0.0, lambda scale: LocalOnly(), 2.11),
-        Deployment("remote_all", 4, 0, 8, lambda tokens: 1.0, lambda scale: RemoteAll(), 2.45),
-        Deployment(
-            "threshold",
-            4,
-            3,
-            5,
-            lambda tokens: float(tokens > THRESHOLD_TOKENS),
-            lambda scale: Threshold(round(THRESHOLD_TOKENS / scale)),
-            3.24,
-        ),
+        Deployment("local_only", 0, 9, 3, lambda tokens: 0.0, 2.11),
+        Deployment("remote_all", 4, 0, 8, lambda tokens: 1.0, 2.45),
+        Deployment("threshold", 4, 3, 5, lambda tokens: float(tokens > THRESHOLD_TOKENS), 3.24),
     )
 }
 
@@ -112,23 +107,22 @@ def scenario(
     deployment: Deployment,
     arrivals: Sequence[Arrival],
     *,
-    link: LinkSpec | None = None,
-    policy: Callable[[], Policy] | None = None,
+    keys: dict[str, Any] | None = None,
+    link: LinkSpec = STEADY,
     timing: Timing | None = None,
     token_scale: float = 1.0,
     time_scale: float = 1.0,
 ) -> Scenario:
-    """`policy` replaces the deployment's own. Arrivals, link and timing come scaled already."""
-    spec = link or LinkSpec(rates=((0.0, LINK_BYTES_PER_S),))
-    prefill = PrefillPool(profile=H20, workers=deployment.n_prefill) if deployment.n_prefill else None
+    """`keys`: of the scheduler, instead of the deployment's own. Keys, arrivals, link and timing come scaled already."""
+    used = keys or deployment.keys
     home = PdSite(
-        name="home",
-        prefill=prefill,
+        name=HOME,
+        prefill=PrefillPool(profile=H20, workers=deployment.n_prefill) if deployment.n_prefill else None,
         decode=DecodePool(profile=H20, workers=deployment.n_decode, slots=SLOTS, waiting=10_000),
-        policy=policy or (lambda: deployment.policy(token_scale)),
+        policy=lambda: make_policy(used),
         arrivals=arrivals,
     )
-    far = PrfaasSite(name="far", prefill=PrefillPool(profile=H200, workers=deployment.n_prfaas), links={"home": spec})
+    far = PrfaasSite(name=FAR, prefill=PrefillPool(profile=H200, workers=deployment.n_prfaas), links={HOME: link})
     return Scenario(
         pd=[home],
         prfaas=[far] if deployment.n_prfaas else [],

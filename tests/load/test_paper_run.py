@@ -4,8 +4,8 @@ from pathlib import Path
 
 from infra.stack import Stack
 from load.client import Arrival, Target, random_bytes, replay
-from load.paper_stack import FAR, H20_PROFILE, HOME, MODEL, Scales, description
-from load.simulate.paper import DEPLOYMENTS, THRESHOLD_TOKENS
+from load.paper_stack import MODEL, Scales, description
+from load.simulate.paper import DEPLOYMENTS, FAR, H20_NAME, HOME, THRESHOLD_TOKENS
 from prfaas.contracts.to_decode import Sampling
 from prfaas.engine.protocol import DecodeRow
 from prfaas.kvcache.layout import KVPiece
@@ -15,7 +15,7 @@ SCALES = Scales(time=50.0)
 
 def expected(prompt: list[int], tokens: int) -> str:
     """What an engine answers that computes all by itself."""
-    engine = SCALES.engine(H20_PROFILE)
+    engine = SCALES.engine(H20_NAME)
     pieces: list[KVPiece] = []
     engine.prefill(prompt[:-1], pieces.append, lambda: False)
     sequence = engine.reserve(len(prompt) - 1, len(prompt) + tokens)
@@ -36,8 +36,7 @@ async def test_answers_do_not_depend_on_where_the_prefill_ran(tmp_path: Path) ->
     lengths = [2, 100, threshold + 1, threshold + 2, 1000, 2500]
     arrivals = [Arrival(0.05 * index, tokens, 8) for index, tokens in enumerate(lengths)]
     prompts = random_bytes(7)
-    keys = deployment.scheduler_keys(SCALES.tokens)
-    async with Stack(description(deployment, SCALES, keys), tmp_path) as stack:
+    async with Stack(description(deployment, SCALES), tmp_path) as stack:
         target = Target(url=stack.gateway_url(HOME), model=MODEL, timeout_s=60.0)
         records = await replay(target, arrivals, prompts)
     assert [record.error for record in records] == [""] * len(lengths), [record.message for record in records]

@@ -142,8 +142,12 @@ class EmulatedEngine:
             step_s = self.step_s(len(rows))
         except ProfileError as error:
             raise EngineError(str(error)) from error
-        follows = called_s - self._step_due_s < HIDDEN_SHARE * step_s
-        self._step_due_s = (self._step_due_s if follows else called_s) + step_s
+        late_s = called_s - self._step_due_s
+        if late_s < step_s:
+            # Right after the last step: what the host did meanwhile is hidden, what it did beyond that is not.
+            self._step_due_s += max(0.0, late_s - HIDDEN_SHARE * step_s) + step_s
+        else:
+            self._step_due_s = called_s + step_s
         time.sleep(max(0.0, self._step_due_s - time.monotonic()))
         tokens = []
         for row, state in zip(rows, states, strict=True):

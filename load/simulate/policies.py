@@ -1,0 +1,21 @@
+"""Policies by name, made from a scheduler's configuration: what is simulated is what a live scheduler with these keys runs."""
+
+from typing import Any, get_args
+
+import msgspec
+
+from prfaas.scheduler.config import SchedulerConfig
+from prfaas.scheduler.policies import Policy
+
+POLICIES: tuple[str, ...] = get_args(SchedulerConfig.__annotations__["policy"])
+
+
+def scheduler_keys(policy: str, threshold_tokens: float) -> dict[str, Any]:
+    """Of a scheduler's configuration file."""
+    return {"policy": policy, "threshold-tokens": round(threshold_tokens)}
+
+
+def make_policy(keys: dict[str, Any]) -> Policy:
+    """A fresh one. Raises msgspec.ValidationError."""
+    # The site and its server have no say in the policy, but a configuration needs them.
+    return msgspec.convert({"site": "home", "control": {"url": ""}} | keys, SchedulerConfig).make_policy()
