@@ -16,7 +16,13 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode
 
 from infra.nats_server import NatsServer
+from prfaas.bus.control import ControlBus
+from prfaas.bus.endpoint import NatsEndpoint
+from prfaas.bus.errors import NotConnectedError
 from prfaas.contracts.to_decode import Generate
+from prfaas.gateway.config import GatewayConfig
+from prfaas.gateway.service import watch_bus
+from prfaas.service.config import ConfigError, load_config
 from prfaas.telemetry import names
 from prfaas.telemetry.tracing import Tracing
 from tests.gateway.conftest import Edge, running_edge, until
@@ -78,6 +84,21 @@ async def test_late_events_of_a_cancelled_request_are_counted(edge: Edge) -> Non
     await edge.site.cancellation()
     await go_on.wait()
     await until(lambda: edge.metric("prfaas_gateway_stray_events_total") == 1)
+
+
+async def test_the_process_ends_when_the_bus_has_ended(tmp_path: Path) -> None:
+    async with NatsServer(tmp_path) as nats, asyncio.timeout(DEADLINE_S):
+        bus = await ControlBus.connect(NatsEndpoint(url=nats.client_url), "test")
+        watching = asyncio.create_task(watch_bus(bus))
+        await bus.drain()
+        with pytest.raises(NotConnectedError):
+            await watching
+
+
+def test_contradicting_deadlines_are_refused() -> None:
+    flags = ("--site", SITE, "--models", "tiny", "--control.url", "nats://x", "--ttft-deadline-s", "700")
+    with pytest.raises(ConfigError, match="`ttft-deadline-s` is 700, more than `max-ttft-deadline-s`"):
+        load_config(GatewayConfig, argv=flags, environ={})
 
 
 class Spans:

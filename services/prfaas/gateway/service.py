@@ -71,7 +71,7 @@ class GatewayService:
             generations=generations,
             observers=self._observers,
         )
-        context.tasks.spawn("watch_bus", _watch_bus(bus))
+        context.tasks.spawn("watch_bus", watch_bus(bus))
         context.tasks.spawn("watch_scheduler", self._watch_scheduler(bus))
 
     def app(self, routes: Sequence[Route]) -> ASGIApp:
@@ -111,7 +111,7 @@ class GatewayService:
             await asyncio.sleep(CHECK_INTERVAL_S if self._scheduler_silent is None else RETRY_INTERVAL_S)
 
 
-async def _watch_bus(bus: ControlBus) -> None:
+async def watch_bus(bus: ControlBus) -> None:
     """Reconnecting is the bus's own affair; when it gives up, so does the process, and whoever supervises it starts it again."""
     await bus.closed.wait()
     raise NotConnectedError("the connection to the site's NATS server has ended for good")
