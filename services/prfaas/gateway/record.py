@@ -20,7 +20,6 @@ from prfaas.telemetry.tracing import AttributeValue, Tracing, trace_id
 
 log = get_logger(__name__)
 
-TOKENIZE = "tokenize"
 CLIENT_REQUEST_ID = "prfaas.client_request_id"
 
 CLIENT_GONE_STATUS = 499
@@ -84,7 +83,7 @@ class RequestRecord:
         assert self._series is not None
         end_ns = time.time_ns()
         self._observers.edge.tokenize_s.observe((end_ns - start_ns) / 1e9)
-        self._observers.tracing.record(TOKENIZE, parent=self._root, start_ns=start_ns, end_ns=end_ns)
+        self._observers.tracing.record(names.TOKENIZE, parent=self._root, start_ns=start_ns, end_ns=end_ns)
         self._series.prompt_tokens.inc(prompt_tokens)
         self._said["prompt_tokens"] = prompt_tokens
         attributes: dict[str, AttributeValue] = {

@@ -5,6 +5,8 @@ error.*); prfaas.* is ours.
 """
 
 # Spans. The root is named by chat_span_name; a request has about ten, and none per token or frame.
+TOKENIZE = "tokenize"
+"""Gateway: chat template and tokenizer."""
 PLACE = "place"
 """Gateway's request to the scheduler, and the scheduler's answer within."""
 GENERATE = "generate"
