@@ -60,6 +60,7 @@ def plain_tokens(model: Any, prompt: Sequence[int], count: int) -> list[int]:
 PROMPT_TOKENS = (1, 2, 17, 40, 75, 130, 506, 514)
 
 
+@pytest.mark.timeout(300)  # most of it is transformers' work
 def test_a_mixed_batch_gives_the_tokens_of_plain_transformers(
     fp32_engine: TorchEngine, plain_fp32: Any, text_ids: list[int]
 ) -> None:

@@ -83,6 +83,7 @@ def lowest_layers(files: ModelFiles, count: int, directory: Path) -> ModelFiles:
     return msgspec.structs.replace(files, directory=directory)
 
 
+@pytest.mark.timeout(300)  # half of it is transformers' work
 @pytest.mark.parametrize("prefill_tokens", [3000, 8000])
 def test_kv_of_long_prompts_equals_that_of_transformers_bit_for_bit(
     files: ModelFiles, text_ids: list[int], tmp_path: Path, prefill_tokens: int
