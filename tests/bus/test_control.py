@@ -9,7 +9,8 @@ from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from infra.nats_server import NatsServer, ServerPorts
-from prfaas.bus.control import ControlBus, in_own_task
+from prfaas.bus.connection import in_own_task
+from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.bus.errors import (
     BusTimeoutError,

@@ -3,9 +3,9 @@
 import asyncio
 import re
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nats import errors as nats_errors
 from nats.aio.client import Client
@@ -23,7 +23,7 @@ _PENDING_BYTES = 4 << 20
 _FATAL = ("authorization", "nkey", "maximum connections", "user authentication")
 _DENIED = re.compile(r'permissions violation for (?:publish to|subscription to) "([^"]+)"')
 
-Closed = Callable[[], None]
+Result = TypeVar("Result")
 Denied = Callable[[str, BusError], None]
 Slow = Callable[[nats_errors.SlowConsumerError], Awaitable[None]]
 
@@ -131,3 +131,14 @@ def _read_seed(path: str) -> str:
         return Path(path).read_text().strip()
     except OSError as error:
         raise NotConnectedError(f"the nkey seed file {path} cannot be read: {error.strerror}") from error
+
+
+async def in_own_task(work: Coroutine[Any, Any, Result]) -> Result:
+    """Awaits nats-py such that a cancellation is never lost: `asyncio.wait_for` of Python 3.11, on which nats-py waits, returns
+    normally when it is cancelled in the moment in which its result comes, and the caller's loop would go on for ever."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait([task])
+        return task.result()
+    finally:
+        task.cancel()

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from nats import errors as nats_errors
@@ -11,11 +11,10 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 from nats.js import JetStreamContext
-from opentelemetry import context as trace_context
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
-from prfaas.bus.connection import Connection
+from prfaas.bus.connection import Connection, in_own_task
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.bus.errors import (
     BusError,
@@ -25,17 +24,15 @@ from prfaas.bus.errors import (
     NotConnectedError,
     RemoteError,
 )
+from prfaas.bus.trace_context import Headers, trace_headers, trace_of
 from prfaas.contracts.wire import BadMessageError, decode, encode
 from prfaas.telemetry.logs import get_logger
-from prfaas.telemetry.tracing import extract, inject
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
 Message = TypeVar("Message")
 Reply = TypeVar("Reply")
-Headers = dict[str, str]
-
 _log = get_logger(__name__)
 # How NATS services report errors (ADR-32), so that other tools read ours.
 ERROR_CODE = "Nats-Service-Error-Code"
@@ -179,7 +176,7 @@ class ControlBus:
 
         async def start(message: Msg, subscription: Subscription) -> None:
             await room.acquire()
-            with _trace_of(message):  # a task copies the context that it is created in
+            with trace_of(message):  # a task copies the context that it is created in
                 task = asyncio.get_running_loop().create_task(answer(message, subscription))
             self._handlers.add(task)
             task.add_done_callback(self._handlers.discard)
@@ -209,7 +206,7 @@ class ControlBus:
 
         async def handle(message: Msg, subscription: Subscription) -> None:
             try:
-                with _trace_of(message):
+                with trace_of(message):
                     result = handler(message)
                     if inspect.isawaitable(result):
                         await result
@@ -316,27 +313,3 @@ class ControlBus:
             text = f"{subscription.subject} has all its handlers busy and its queue full"
             with contextlib.suppress(BusError):
                 await self.publish_raw(error.reply, b"", headers={ERROR_CODE: "overloaded", ERROR_TEXT: text})
-
-
-async def in_own_task(work: Coroutine[Any, Any, Reply]) -> Reply:
-    """Awaits nats-py such that a cancellation is never lost: `asyncio.wait_for` of Python 3.11, on which nats-py waits, returns
-    normally when it is cancelled in the moment in which its result comes, and the caller's loop would go on for ever."""
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.wait([task])
-        return task.result()
-    finally:
-        task.cancel()
-
-
-def trace_headers(parent: Span | Context | None) -> Headers | None:
-    return inject(trace_context.get_current() if parent is None else parent, {}) or None
-
-
-@contextlib.contextmanager
-def _trace_of(message: Msg) -> Iterator[None]:
-    token = trace_context.attach(extract(message.headers))
-    try:
-        yield
-    finally:
-        trace_context.detach(token)

@@ -11,8 +11,10 @@ from nats.js import JetStreamContext
 from nats.js.api import StreamConfig
 from nats.js.errors import APIError
 
-from prfaas.bus.control import ControlBus, Headers, in_own_task
+from prfaas.bus.connection import in_own_task
+from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusTimeoutError, NotConnectedError, StreamError
+from prfaas.bus.trace_context import Headers
 
 API_TIMEOUT_S = 5.0
 _STREAM_EXISTS_DIFFERENTLY = 10058

@@ -15,9 +15,10 @@ from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, RetentionPolic
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
-from prfaas.bus.control import ControlBus, trace_headers
+from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError, BusTimeoutError, NotConnectedError, StreamError
 from prfaas.bus.jetstream import call, ensure_stream, publish_acknowledged
+from prfaas.bus.trace_context import trace_headers
 from prfaas.contracts import subjects
 from prfaas.contracts.to_decode import PrefillFailed
 from prfaas.contracts.to_prefill import PrefillJob

@@ -190,12 +190,14 @@ class _Watcher:
         async def read(jetstream: JetStreamContext) -> list[KeyValue.Entry]:
             watcher = await (await jetstream.key_value(self._bucket)).watchall()
             entries: list[KeyValue.Entry] = []
-            async with asyncio.timeout(_SNAPSHOT_DEADLINE_S):
-                async for entry in watcher:
-                    if entry is None:  # all that was there
-                        break
-                    entries.append(entry)
-            await watcher.stop()  # type: ignore[no-untyped-call]
+            try:
+                async with asyncio.timeout(_SNAPSHOT_DEADLINE_S):
+                    async for entry in watcher:
+                        if entry is None:  # all that was there
+                            break
+                        entries.append(entry)
+            finally:
+                await watcher.stop()  # type: ignore[no-untyped-call]
             return entries
 
         for entry in await call(self._bus, f"the bucket {self._bucket} cannot be read", read):
