@@ -3,6 +3,7 @@
 import multiprocessing
 import secrets
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -19,6 +20,8 @@ _TIMEOUT_S = 180.0
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     """From the sender's first put (paced: its last) to the receiver's last verified byte."""
+    started_at: float
+    """time.monotonic()"""
     first_byte_s: float
     mib_per_s: float
     cpu_s: tuple[float, float, float]
@@ -51,7 +54,7 @@ def _peak_rss_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def measure(method: str, job: Job, server_pids: list[int] = []) -> Measured:
+def measure(method: str, job: Job, server_pids: Sequence[int] = ()) -> Measured:
     job = msgspec.structs.replace(job, run=secrets.token_hex(11))
     parents, processes = [], []
 
@@ -66,8 +69,8 @@ def measure(method: str, job: Job, server_pids: list[int] = []) -> Measured:
 
     try:
         port = spawn(1, job)
-        if port is not None and "tcp" not in job.options:
-            job = msgspec.structs.replace(job, options={**job.options, "tcp": ("127.0.0.1", port)})
+        if port is not None and job.tcp_address is None:
+            job = msgspec.structs.replace(job, tcp_address=("127.0.0.1", port))
         spawn(0, job)
         before = _server_cpu_s(server_pids)
         parents[1].send("go")
@@ -82,6 +85,7 @@ def measure(method: str, job: Job, server_pids: list[int] = []) -> Measured:
                 process.kill()
     return Measured(
         seconds=end - start,
+        started_at=start,
         first_byte_s=first - start,
         mib_per_s=job.total_bytes / 2**20 / (end - start),
         cpu_s=(sender_cpu, receiver_cpu, server_cpu),
@@ -95,5 +99,5 @@ def _receive(pipe: Connection) -> Any:
     return pipe.recv()
 
 
-def _server_cpu_s(pids: list[int]) -> float:
+def _server_cpu_s(pids: Sequence[int]) -> float:
     return sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in pids)

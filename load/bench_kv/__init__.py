@@ -1,0 +1,1 @@
+"""`make bench-kv`: the KV lane beside plain TCP and nats-py."""
