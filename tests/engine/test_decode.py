@@ -57,7 +57,7 @@ def plain_tokens(model: Any, prompt: Sequence[int], count: int) -> list[int]:
 
 
 # 1: nothing is prefilled. 506: a sliding window of 512 fills up while decoding. 514: the last chunk is one token.
-PROMPT_TOKENS = (1, 2, 17, 40, 75, 130, 506, 514)
+PROMPT_TOKENS = (1, 2, 9, 17, 40, 130, 506, 514)
 
 
 @pytest.mark.timeout(300)  # most of it is transformers' work
@@ -65,12 +65,12 @@ def test_a_mixed_batch_gives_the_tokens_of_plain_transformers(
     fp32_engine: TorchEngine, plain_fp32: Any, text_ids: list[int]
 ) -> None:
     prompts = [text_ids[100 * index : 100 * index + count] for index, count in enumerate(PROMPT_TOKENS)]
-    expected = [plain_tokens(plain_fp32, prompt, 10) for prompt in prompts]
+    expected = [plain_tokens(plain_fp32, prompt, 8) for prompt in prompts]
     # min_new_tokens forbids the end of sequence in plain transformers; the same here.
-    rows = [row_of(fp32_engine, prompt, 10) for prompt in prompts]
+    rows = [row_of(fp32_engine, prompt, 8) for prompt in prompts]
     for row in rows:
         row.forbid_eos = True
-    assert decode(fp32_engine, rows, 10) == expected
+    assert decode(fp32_engine, rows, 8) == expected
 
 
 def test_requests_join_and_leave_between_steps(fp32_engine: TorchEngine, text_ids: list[int]) -> None:
@@ -101,12 +101,13 @@ def test_lost_kv_changes_the_tokens(bf16_engine: TorchEngine, text_ids: list[int
         return KVPiece(piece.range, memoryview(bytes(len(piece.keys))), memoryview(bytes(len(piece.values))))
 
     def tokens(change: Callable[[KVPiece], KVPiece]) -> list[int]:
-        sequence = sequence_of(bf16_engine, [change(piece) for piece in pieces], len(prompt) - 1, len(prompt) + 12)
+        sequence = sequence_of(bf16_engine, [change(piece) for piece in pieces], len(prompt) - 1, len(prompt) + 8)
         row = DecodeRow(sequence=sequence, token_id=prompt[-1], sampler=bf16_engine.sampler(GREEDY))
-        return decode(bf16_engine, [row], 12)[0]
+        return decode(bf16_engine, [row], 8)[0]
 
-    assert tokens(lambda piece: piece) == tokens(lambda piece: piece)
-    assert tokens(lambda piece: piece) != tokens(zeroed)
+    intact = tokens(lambda piece: piece)
+    assert tokens(lambda piece: piece) == intact
+    assert tokens(zeroed) != intact
 
 
 def test_a_bad_row_is_named_and_the_step_can_be_done_without_it(bf16_engine: TorchEngine, text_ids: list[int]) -> None:
