@@ -3,7 +3,8 @@
 Plain transformers is its own forward with its own DynamicCache and sdpa attention. Prefill: ours (in chunks, handing out every
 piece of KV) against plain in the same chunks and plain in one forward; the ratio is to the faster of the two. Neither computes
 logits. Decode: one step for the whole batch, all rows at the same length (plain's best case, since it need not pad), greedy.
-All variants take turns within one process, in alternating order; every number is a median.
+All variants take turns within one process, in alternating order; every number is a median. Beside the ratio of wall-clock times
+stands the ratio of CPU times, which other work on the machine disturbs less.
 """
 
 import argparse
@@ -47,8 +48,11 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int
     """Computed per run."""
     medians_s: dict[str, float]
+    cpu_medians_s: dict[str, float]
+    """CPU time of the process, all threads together."""
     ratio: float
     """Our time over plain transformers' (the faster variant): below 1 we are faster."""
+    cpu_ratio: float
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,9 +124,10 @@ def our_decode_loop(engine: Engine, prompt: list[int], batch: int) -> Variant:
     return step
 
 
-def take_turns(variants: dict[str, Variant], turns: int, runs_per_turn: int = 1) -> dict[str, float]:
-    """Median seconds of one run of each variant."""
+def take_turns(variants: dict[str, Variant], turns: int, runs_per_turn: int = 1) -> tuple[dict[str, float], dict[str, float]]:
+    """Median seconds of one run of each variant: wall clock, and CPU."""
     durations_s: dict[str, list[float]] = {name: [] for name in variants}
+    cpu_s: dict[str, list[float]] = {name: [] for name in variants}
     for turn in range(turns):
         slowest_s = CLEARLY_SLOWER * min(
             (min(values) for name, values in durations_s.items() if values and name != "ours"), default=0
@@ -130,10 +135,19 @@ def take_turns(variants: dict[str, Variant], turns: int, runs_per_turn: int = 1)
         names = [name for name, values in durations_s.items() if name == "ours" or not values or values[0] < slowest_s]
         for name in names if turn % 2 == 0 else reversed(names):
             for _ in range(runs_per_turn):
-                started_s = time.perf_counter()
+                started_s, started_cpu_s = time.perf_counter(), time.process_time()
                 variants[name]()
                 durations_s[name].append(time.perf_counter() - started_s)
-    return {name: statistics.median(values) for name, values in durations_s.items()}
+                cpu_s[name].append(time.process_time() - started_cpu_s)
+    return medians(durations_s), medians(cpu_s)
+
+
+def ratio(medians_s: dict[str, float]) -> float:
+    return medians_s["ours"] / min(value_s for name, value_s in medians_s.items() if name != "ours")
+
+
+def medians(samples: dict[str, list[float]]) -> dict[str, float]:
+    return {name: statistics.median(values) for name, values in samples.items()}
 
 
 def measure(model: str, dtype: str, threads: int, chunk_tokens: int) -> list[Result]:
@@ -142,10 +156,19 @@ def measure(model: str, dtype: str, threads: int, chunk_tokens: int) -> list[Res
     text = list(chain.from_iterable(range(1000, 1000 + 997) for _ in range(9)))  # what tokens they are does not change the work
     results = []
 
-    def record(work: str, tokens: int, medians_s: dict[str, float]) -> None:
-        ratio = medians_s["ours"] / min(duration_s for name, duration_s in medians_s.items() if name != "ours")
-        results.append(Result(model=model, work=work, tokens=tokens, medians_s=medians_s, ratio=ratio))
-        print(line(results[-1]), flush=True)
+    def record(work: str, tokens: int, measured: tuple[dict[str, float], dict[str, float]]) -> None:
+        medians_s, cpu_medians_s = measured
+        result = Result(
+            model=model,
+            work=work,
+            tokens=tokens,
+            medians_s=medians_s,
+            cpu_medians_s=cpu_medians_s,
+            ratio=ratio(medians_s),
+            cpu_ratio=ratio(cpu_medians_s),
+        )
+        results.append(result)
+        print(line(result), flush=True)
 
     our_prefill(engine, text[:256])
     plain.prefill(text[:256], chunk_tokens)
@@ -171,7 +194,9 @@ def line(result: Result) -> str:
     plain = ", ".join(f"{name} {value * 1e3:8.1f}" for name, value in result.medians_s.items() if name != "ours")
     ours_s = result.medians_s["ours"]
     ours = f"{ours_s * 1e3:9.1f} ms {result.tokens / ours_s:7.0f} tok/s"
-    return f"{result.model:13} {result.work:13} {ours}   x {result.ratio:4.2f} of plain ({plain} ms)"
+    return (
+        f"{result.model:13} {result.work:13} {ours}   x {result.ratio:4.2f} of plain, CPU x {result.cpu_ratio:4.2f} ({plain} ms)"
+    )
 
 
 def machine_name() -> str:
