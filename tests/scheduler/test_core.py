@@ -16,8 +16,8 @@ from prfaas.contracts.to_scheduler import (
     Role,
 )
 from prfaas.scheduler.core import AttemptOver, HeartbeatHeard, LinkMeasured, PlaceAsked, SchedulerCore, WorkerGone
-from prfaas.scheduler.fleet import HEARTBEAT_TIMEOUT_S
 from prfaas.scheduler.policies import LocalOnly, Policy, RemoteAll, Threshold
+from prfaas.scheduler.pools import HEARTBEAT_TIMEOUT_S
 
 
 def beat(site: str, worker: str, role: Role, **load: Any) -> Heartbeat:
@@ -199,5 +199,5 @@ FAR = beat("far", "p1", Role.PREFILL)
 def test_link_estimates_are_kept_by_direction() -> None:
     core = scheduler(RemoteAll())
     core.handle(LinkMeasured(0.0, LinkEstimate(source="far", destination="home", rtt_s=0.02, goodput_bytes_per_s=1e6, samples=1)))
-    assert core.fleet.prefill_sites("m", "f", 0.0)["far"].link is not None
-    assert core.fleet.prefill_sites("m", "f", 3.0)["home"].link is None
+    assert core.fleet.prefill_sites("m", "f")["far"].link is not None
+    assert core.fleet.prefill_sites("m", "f")["home"].link is None

@@ -9,10 +9,10 @@ from prfaas.contracts.to_scheduler import (
     Placement,
     PlaceRequest,
     Refusal,
-    Role,
 )
-from prfaas.scheduler.fleet import Fleet, PlacedPrefill, PrefillSite, Worker
+from prfaas.scheduler.fleet import Fleet, PlacedPrefill, PrefillSite
 from prfaas.scheduler.policies import Candidates, Policy
+from prfaas.scheduler.pools import Worker
 
 RETRY_AFTER_S = 1.0
 UNKNOWN_SHARE = 0.5
@@ -70,14 +70,14 @@ class SchedulerCore:
         self.policy = policy
 
     def handle(self, event: Event) -> list[Answer]:
-        self.fleet.expire(event.now_s)
+        self.fleet.advance(event.now_s)
         match event:
-            case HeartbeatHeard(now_s, beat):
-                self.fleet.hear(beat, now_s)
+            case HeartbeatHeard(_, beat):
+                self.fleet.hear(beat)
             case WorkerGone(_, key):
                 self.fleet.forget(key)
-            case LinkMeasured(now_s, estimate):
-                self.fleet.measure(estimate, now_s)
+            case LinkMeasured(_, estimate):
+                self.fleet.measure(estimate)
             case PlaceAsked(now_s, request):
                 return [Answer(request.request_id, self._place(request, now_s))]
             case AttemptOver(now_s, ended):
@@ -88,7 +88,7 @@ class SchedulerCore:
         self.fleet.validate()
 
     def _attempt_over(self, ended: AttemptEnded, now_s: float) -> None:
-        prefill = self.fleet.take_back(ended.request_id, now_s)
+        prefill = self.fleet.take_back(ended.request_id)
         if ended.site != self.fleet.site:
             breaker = self.fleet.remembered(ended.site).breaker
             if ended.verified:
@@ -98,20 +98,20 @@ class SchedulerCore:
             else:
                 breaker.failed(ended.request_id, now_s)
         if prefill is not None and ended.next_site is not None:
-            sites = self.fleet.prefill_sites(prefill.model, prefill.fingerprint, now_s)
+            sites = self.fleet.prefill_sites(prefill.model, prefill.fingerprint)
             if ended.next_site in sites:
                 self.fleet.place(ended.request_id, sites[ended.next_site], replace(prefill, site=ended.next_site))
 
     def _place(self, request: PlaceRequest, now_s: float) -> Placement | Refusal:
-        decoders = self.fleet.alive(Role.DECODE, request.model, now_s)
-        if not decoders:
+        decoders = self.fleet.decoders(request.model)
+        if decoders is None:
             known = "none of its decode workers is alive" if self.fleet.serves(request.model) else "no worker has announced it"
             return Refusal(
                 code="no_decode_worker",
                 message=f"model {request.model!r} cannot be served now: {known}",
                 retry_after_s=RETRY_AFTER_S,
             )
-        decoder = min(decoders, key=lambda worker: (worker.load - worker.beat.slots, worker.beat.worker))
+        decoder = decoders.least_loaded()
         if decoder.load >= decoder.beat.slots + decoder.beat.waiting_limit:
             return Refusal(
                 code="overloaded",
@@ -122,12 +122,13 @@ class SchedulerCore:
         placement = self._prefill_for(request, decoder, now_s)
         if isinstance(placement, Placement):
             decoder.placed_requests += 1
+            decoders.put(decoder)
         return placement
 
     def _prefill_for(self, request: PlaceRequest, decoder: Worker, now_s: float) -> Placement | Refusal:
         here = self.fleet.site
         prefill_tokens = request.prompt_tokens - 1
-        sites = self.fleet.prefill_sites(request.model, decoder.beat.fingerprint, now_s)
+        sites = self.fleet.prefill_sites(request.model, decoder.beat.fingerprint)
         if not sites:
             return Refusal(
                 code="no_prefill_worker",

@@ -3,33 +3,16 @@
 import heapq
 from collections import Counter
 from dataclasses import dataclass, field
+from math import inf
 
 from prfaas.capacity.observed import interpolated
 from prfaas.contracts.to_scheduler import Heartbeat, LinkEstimate, Role
 from prfaas.scheduler.backlog import Backlog
 from prfaas.scheduler.breaker import Breaker
-
-HEARTBEAT_TIMEOUT_S = 3.5
-"""Three missed beats and some slack: then a worker counts as dead, whatever its bucket still says."""
+from prfaas.scheduler.pools import DecodePool, Points, PrefillPool, Worker
 
 LINK_TIMEOUT_S = 15.0
 """An estimate older than this says nothing about the link now."""
-
-
-@dataclass(slots=True)
-class Worker:
-    beat: Heartbeat
-    heard_s: float
-    placed_requests: int = 0
-    """Decode: placed here since the last beat, which therefore does not show them yet."""
-
-    @property
-    def load(self) -> int:
-        """Decode requests held or on their way."""
-        return self.beat.running + self.beat.waiting + self.placed_requests
-
-    def alive(self, now_s: float) -> bool:
-        return not self.beat.draining and now_s - self.heard_s <= HEARTBEAT_TIMEOUT_S
 
 
 @dataclass(slots=True)
@@ -38,8 +21,8 @@ class PrefillSite:
 
     site: str
     workers: int
-    prefill_points: tuple[tuple[float, float], ...]
-    kv_points: tuple[tuple[float, float], ...]
+    prefill_points: Points
+    kv_points: Points
     backlog: Backlog
     link: LinkEstimate | None
     """From that site to the decode site; None within a site, or while nothing is known."""
@@ -83,97 +66,159 @@ class Site:
     breaker: Breaker = field(default_factory=Breaker)
 
 
-@dataclass(slots=True)
 class Fleet:
-    site: str
-    """The pd site whose scheduler this is."""
-    workers: dict[str, Worker] = field(default_factory=dict)
-    links: dict[str, tuple[LinkEstimate, float]] = field(default_factory=dict)
-    sites: dict[str, Site] = field(default_factory=dict)
-    placed: dict[str, PlacedPrefill] = field(default_factory=dict)
-    """By request: what a backlog holds."""
-    _expiries: list[tuple[float, str]] = field(default_factory=list)
-    """Heap: when a placement is over, whether somebody says so or not."""
+    """Time moves by `advance` and never back; what is asked afterwards is answered as of then."""
 
-    def hear(self, beat: Heartbeat, now_s: float) -> None:
-        self.workers[beat.key] = Worker(beat, now_s)
+    def __init__(self, site: str) -> None:
+        self.site = site
+        """The pd site whose scheduler this is."""
+        self.workers: dict[str, Worker] = {}
+        """All that are known, the silent and draining ones too."""
+        self.links: dict[str, tuple[LinkEstimate, float]] = {}
+        self.sites: dict[str, Site] = {}
+        self.placed: dict[str, PlacedPrefill] = {}
+        """By request: what a backlog holds."""
+        self.alive: Counter[tuple[str, Role]] = Counter()
+        """Live workers by site and role; 0 where there only were some."""
+        self._now_s = -inf
+        self._heard: dict[str, Worker] = {}
+        """Those that are not silent, the one that was heard longest ago first."""
+        self._decoders: dict[str, DecodePool] = {}
+        """Live ones by model."""
+        self._prefillers: dict[tuple[str, str], dict[str, PrefillPool]] = {}
+        """Live ones by model and fingerprint, then by site."""
+        self._expiries: list[tuple[float, str]] = []
+        """Heap: when a placement is over, whether somebody says so or not."""
+
+    def advance(self, now_s: float) -> None:
+        """Notices silent workers, and placements that nobody reported: after its deadline nobody works on a request any more."""
+        assert now_s >= self._now_s, "time does not go back"
+        self._now_s = now_s
+        while self._heard:
+            key, worker = next(iter(self._heard.items()))
+            if not worker.silent(now_s):
+                break
+            self._leave(key)
+        while self._expiries and self._expiries[0][0] <= now_s:
+            _, request_id = heapq.heappop(self._expiries)
+            self.take_back(request_id)
+
+    # ---- workers and links
+
+    def hear(self, beat: Heartbeat) -> None:
+        self._leave(beat.key)
+        self.workers[beat.key] = self._heard[beat.key] = worker = Worker(beat, self._now_s)
+        self.alive[beat.site, beat.role] += not beat.draining
+        if beat.draining:
+            return
+        if beat.role is Role.DECODE:
+            self._decoders.setdefault(beat.model, DecodePool()).put(worker)
+        else:
+            sites = self._prefillers.setdefault((beat.model, beat.fingerprint), {})
+            sites.setdefault(beat.site, PrefillPool()).add(worker)
 
     def forget(self, key: str) -> None:
+        self._leave(key)
         self.workers.pop(key, None)
 
-    def measure(self, estimate: LinkEstimate, now_s: float) -> None:
-        self.links[estimate.key] = (estimate, now_s)
-
-    def alive(self, role: Role, model: str, now_s: float) -> list[Worker]:
-        return [
-            worker
-            for worker in self.workers.values()
-            if worker.beat.role is role and worker.beat.model == model and worker.alive(now_s)
-        ]
-
-    def count(self, now_s: float) -> Counter[tuple[str, Role]]:
-        """Known workers by site and role, of which the silent and draining ones count 0."""
-        found: Counter[tuple[str, Role]] = Counter()
-        for worker in self.workers.values():
-            found[worker.beat.site, worker.beat.role] += int(worker.alive(now_s))
-        return found
+    def measure(self, estimate: LinkEstimate) -> None:
+        self.links[estimate.key] = (estimate, self._now_s)
 
     def serves(self, model: str) -> bool:
         """Whether any worker, alive or not, has announced the model."""
         return any(worker.beat.model == model for worker in self.workers.values())
 
-    def prefill_sites(self, model: str, fingerprint: str, now_s: float) -> dict[str, PrefillSite]:
+    def decoders(self, model: str) -> DecodePool | None:
+        """None while there is no live one."""
+        return self._decoders.get(model)
+
+    def prefill_sites(self, model: str, fingerprint: str) -> dict[str, PrefillSite]:
         """Sites with live prefill workers whose KV a decode worker with `fingerprint` can install."""
-        sites: dict[str, PrefillSite] = {}
-        for worker in self.alive(Role.PREFILL, model, now_s):
-            beat = worker.beat
-            if beat.fingerprint != fingerprint:
-                continue
-            found = sites.get(beat.site)
-            if found is None:
-                backlog = self.remembered(beat.site).backlog
-                link = self._link_from(beat.site, now_s)
-                sites[beat.site] = PrefillSite(beat.site, 1, beat.prefill_points, beat.kv_points, backlog, link, now_s)
-            else:
-                found.workers += 1
-                found.prefill_points = found.prefill_points or beat.prefill_points
-        return sites
+        return {
+            site: PrefillSite(
+                site,
+                len(pool),
+                pool.prefill_points,
+                pool.kv_points,
+                self.remembered(site).backlog,
+                self._link_from(site),
+                self._now_s,
+            )
+            for site, pool in self._prefillers.get((model, fingerprint), {}).items()
+        }
 
     def remembered(self, site: str) -> Site:
-        return self.sites.setdefault(site, Site())
+        found = self.sites.get(site)
+        if found is None:
+            found = self.sites[site] = Site()
+        return found
+
+    def _leave(self, key: str) -> None:
+        """Silent, forgotten, or about to be put in again by its next beat. Of one that is not there: nothing."""
+        worker = self._heard.pop(key, None)
+        if worker is None or worker.beat.draining:
+            return
+        beat = worker.beat
+        self.alive[beat.site, beat.role] -= 1
+        if beat.role is Role.DECODE:
+            decoders = self._decoders[beat.model]
+            decoders.drop(key)
+            if not decoders:
+                del self._decoders[beat.model]
+            return
+        sites = self._prefillers[beat.model, beat.fingerprint]
+        sites[beat.site].drop(key)
+        if not sites[beat.site]:
+            del sites[beat.site]
+        if not sites:
+            del self._prefillers[beat.model, beat.fingerprint]
+
+    def _link_from(self, source: str) -> LinkEstimate | None:
+        known = self.links.get(f"{source}.{self.site}")
+        return known[0] if known and self._now_s - known[1] <= LINK_TIMEOUT_S else None
 
     # ---- placements
 
     def place(self, request_id: str, site: PrefillSite, prefill: PlacedPrefill) -> None:
-        site.backlog.add(request_id, site.work_s(prefill.tokens) or 0.0, site.kv_bytes(prefill.tokens), site.workers, site.now_s)
+        site.backlog.add(request_id, site.work_s(prefill.tokens) or 0.0, site.kv_bytes(prefill.tokens), site.workers, self._now_s)
         self.placed[request_id] = prefill
         heapq.heappush(self._expiries, (prefill.until_s, request_id))
 
-    def take_back(self, request_id: str, now_s: float) -> PlacedPrefill | None:
+    def take_back(self, request_id: str) -> PlacedPrefill | None:
         """The request's prefill is over, one way or another. None of an unknown one."""
         prefill = self.placed.pop(request_id, None)
         if prefill is not None:
-            self.sites[prefill.site].backlog.remove(request_id, self._prefill_workers(prefill.site, now_s), now_s)
+            self.sites[prefill.site].backlog.remove(request_id, self.alive[prefill.site, Role.PREFILL], self._now_s)
         return prefill
 
-    def expire(self, now_s: float) -> None:
-        """Takes back what nobody reported: its deadline is over, so nobody works on it any more."""
-        while self._expiries and self._expiries[0][0] <= now_s:
-            _, request_id = heapq.heappop(self._expiries)
-            self.take_back(request_id, now_s)
-
     def validate(self) -> None:
-        for key, worker in self.workers.items():
-            assert key == worker.beat.key and worker.placed_requests >= 0
         for name, site in self.sites.items():
             site.backlog.validate()
             assert len(site.backlog) == sum(prefill.site == name for prefill in self.placed.values())
         assert len(self.placed) <= len(self._expiries), "a placement that nothing will ever take back"
+        self._validate_pools()
 
-    def _prefill_workers(self, site: str, now_s: float) -> int:
-        here = [worker for worker in self.workers.values() if worker.beat.site == site and worker.beat.role is Role.PREFILL]
-        return sum(worker.alive(now_s) for worker in here)
-
-    def _link_from(self, source: str, now_s: float) -> LinkEstimate | None:
-        known = self.links.get(f"{source}.{self.site}")
-        return known[0] if known and now_s - known[1] <= LINK_TIMEOUT_S else None
+    def _validate_pools(self) -> None:
+        """The indexes against what they stand for: the workers that are neither silent nor draining, by kind."""
+        decoders: dict[str, dict[str, Worker]] = {}
+        prefillers: dict[tuple[str, str], dict[str, dict[str, Worker]]] = {}
+        alive: Counter[tuple[str, Role]] = Counter()
+        for key, worker in self.workers.items():
+            beat = worker.beat
+            assert key == beat.key and worker.placed_requests >= 0
+            assert (key in self._heard) is not worker.silent(self._now_s)
+            if beat.draining or worker.silent(self._now_s):
+                continue
+            alive[beat.site, beat.role] += 1
+            if beat.role is Role.DECODE:
+                decoders.setdefault(beat.model, {})[key] = worker
+            else:
+                prefillers.setdefault((beat.model, beat.fingerprint), {}).setdefault(beat.site, {})[key] = worker
+        assert self.alive == alive  # Counters are equal when they differ by zeros only
+        assert self._decoders.keys() == decoders.keys() and self._prefillers.keys() == prefillers.keys()
+        for model, pool in self._decoders.items():
+            pool.validate(decoders[model])
+        for kind, sites in self._prefillers.items():
+            assert sites.keys() == prefillers[kind].keys()
+            for name, prefill_pool in sites.items():
+                prefill_pool.validate(prefillers[kind][name])

@@ -56,7 +56,7 @@ class SchedulerService:
         elif key not in self._core.fleet.workers:
             log.info("worker_found", worker=key, model=beat.model, fingerprint=beat.fingerprint)
         self._core.handle(WorkerGone(now_s, key) if beat is None else HeartbeatHeard(now_s, beat))
-        for (site, role), count in self._core.fleet.count(now_s).items():
+        for (site, role), count in self._core.fleet.alive.items():
             self._metrics.workers.labels(site, role.value).set(count)
 
     def _link(self, key: str, estimate: LinkEstimate | None) -> None:

@@ -1,0 +1,104 @@
+"""Live workers of one kind, indexed by heartbeats, so that a decision need not walk the fleet."""
+
+import heapq
+from dataclasses import dataclass
+
+from prfaas.contracts.to_scheduler import Heartbeat
+
+Points = tuple[tuple[float, float], ...]
+HEARTBEAT_TIMEOUT_S = 3.5
+"""Three missed beats and some slack: then a worker counts as dead, whatever its bucket still says."""
+
+
+@dataclass(slots=True)
+class Worker:
+    beat: Heartbeat
+    heard_s: float
+    placed_requests: int = 0
+    """Decode: placed here since the last beat, which therefore does not show them yet."""
+
+    @property
+    def load(self) -> int:
+        """Decode requests held or on their way."""
+        return self.beat.running + self.beat.waiting + self.placed_requests
+
+    def silent(self, now_s: float) -> bool:
+        return now_s - self.heard_s > HEARTBEAT_TIMEOUT_S
+
+    @property
+    def rank(self) -> tuple[int, str, str]:
+        """Of two decode workers the one with the lower rank is asked: the one with more free slots, then the first by name."""
+        return self.load - self.beat.slots, self.beat.worker, self.beat.key
+
+
+class DecodePool:
+    """The decode workers of one model, the least loaded one at hand."""
+
+    def __init__(self) -> None:
+        self._workers: dict[str, Worker] = {}
+        self._ranks: list[tuple[int, str, str]] = []
+        """Heap with an entry for each worker's present rank, and outdated ones that are thrown away when they come up."""
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    def put(self, worker: Worker) -> None:
+        """A new worker, or one whose beat or load has changed."""
+        self._workers[worker.beat.key] = worker
+        heapq.heappush(self._ranks, worker.rank)
+        if len(self._ranks) > 4 * len(self._workers) + 16:
+            self._ranks = [each.rank for each in self._workers.values()]
+            heapq.heapify(self._ranks)
+
+    def drop(self, key: str) -> None:
+        del self._workers[key]
+
+    def least_loaded(self) -> Worker:
+        """Of a pool that is not empty."""
+        while True:
+            rank = self._ranks[0]
+            worker = self._workers.get(rank[2])
+            if worker is not None and worker.rank == rank:
+                return worker
+            heapq.heappop(self._ranks)
+
+    def validate(self, expected: dict[str, Worker]) -> None:
+        assert self._workers == expected and expected, "the pool holds exactly its live workers, and is gone without any"
+        assert self.least_loaded().rank == min(worker.rank for worker in expected.values())
+        assert len(self._ranks) <= 4 * max(len(self._workers), 1) + 16, "the heap is bounded"
+
+
+class PrefillPool:
+    """The prefill workers of one site and fingerprint: they share the site's queue."""
+
+    def __init__(self) -> None:
+        self._workers: dict[str, Worker] = {}
+        self._observers: dict[str, Worker] = {}
+        """Those of them that have observed how long a prefill takes, in the order in which they came."""
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    def add(self, worker: Worker) -> None:
+        key = worker.beat.key
+        self._workers[key] = worker
+        if worker.beat.prefill_points:
+            self._observers[key] = worker
+
+    def drop(self, key: str) -> None:
+        del self._workers[key]
+        self._observers.pop(key, None)
+
+    @property
+    def prefill_points(self) -> Points:
+        """Of one worker, the same one as long as it lives; the others of a site are machines of the same kind."""
+        return next(iter(self._observers.values())).beat.prefill_points if self._observers else ()
+
+    @property
+    def kv_points(self) -> Points:
+        """The same for all: equal fingerprints have equal layouts."""
+        return next(iter(self._workers.values())).beat.kv_points
+
+    def validate(self, expected: dict[str, Worker]) -> None:
+        assert self._workers == expected and expected, "the pool holds exactly its live workers, and is gone without any"
+        assert self._observers == {key: worker for key, worker in expected.items() if worker.beat.prefill_points}

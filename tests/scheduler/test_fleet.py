@@ -1,0 +1,147 @@
+"""The core under events in any order: its indexes always say what a walk over all workers would."""
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from prfaas.contracts.to_scheduler import AttemptEnded, Heartbeat, LinkEstimate, Placement, PlaceRequest, Refusal, Role
+from prfaas.scheduler.core import AttemptOver, HeartbeatHeard, LinkMeasured, PlaceAsked, SchedulerCore, WorkerGone
+from prfaas.scheduler.policies import Balanced, Policy, RemoteAll, Threshold
+from prfaas.scheduler.pools import HEARTBEAT_TIMEOUT_S, DecodePool, Worker
+from prfaas.scheduler.predictive import Predictive
+
+SITES = st.sampled_from(["home", "far"])
+NAMES = st.sampled_from(["w0", "w1", "w2"])
+# Mostly alike, so that pools hold several workers.
+MODELS = st.sampled_from(["m", "m", "m", "n"])
+FINGERPRINTS = st.sampled_from(["f", "f", "f", "g"])
+DRAINING = st.sampled_from([False, False, False, True])
+REQUESTS = st.integers(0, 40).map(str)
+POINTS = st.sampled_from([(), ((100.0, 0.1), (8000.0, 8.0)), ((50.0, 0.3),)])
+POLICIES: dict[str, Policy] = {
+    "remote_all": RemoteAll(),
+    "threshold": Threshold(500),
+    "balanced": Balanced(),
+    "predictive": Predictive(),
+}
+
+
+class AnyOrder(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.core, self.now_s = SchedulerCore("home", RemoteAll()), 0.0
+
+    @rule(name=st.sampled_from(sorted(POLICIES)))
+    def change_policy(self, name: str) -> None:
+        self.core.policy = POLICIES[name]
+
+    @rule(seconds=st.sampled_from([0.0, 0.5, 1.0, HEARTBEAT_TIMEOUT_S, 20.0, 40.0]))
+    def wait(self, seconds: float) -> None:
+        self.now_s += seconds
+
+    @rule(site=SITES, name=NAMES, model=MODELS, fingerprint=FINGERPRINTS, points=POINTS, draining=DRAINING)
+    def prefill_worker_beats(
+        self, site: str, name: str, model: str, fingerprint: str, points: tuple[tuple[float, float], ...], draining: bool
+    ) -> None:
+        self.beat(
+            Heartbeat(
+                site=site,
+                worker=name,
+                role=Role.PREFILL,
+                model=model,
+                fingerprint=fingerprint,
+                max_context_tokens=9000,
+                prefill_points=points,
+                kv_points=((1.0, 1e6), (9000.0, 9e8)),
+                draining=draining,
+            )
+        )
+
+    @rule(name=NAMES, model=MODELS, fingerprint=FINGERPRINTS, running=st.integers(0, 3), draining=DRAINING)
+    def decode_worker_beats(self, name: str, model: str, fingerprint: str, running: int, draining: bool) -> None:
+        self.beat(
+            Heartbeat(
+                site="home",
+                worker=name,
+                role=Role.DECODE,
+                model=model,
+                fingerprint=fingerprint,
+                max_context_tokens=9000,
+                running=running,
+                slots=2,
+                waiting_limit=2,
+                draining=draining,
+            )
+        )
+
+    def beat(self, beat: Heartbeat) -> None:
+        self.core.handle(HeartbeatHeard(self.now_s, beat))
+
+    @rule(site=SITES, role=st.sampled_from(list(Role)), name=NAMES)
+    def worker_leaves(self, site: str, role: Role, name: str) -> None:
+        self.core.handle(WorkerGone(self.now_s, f"{site}.{role}.{name}"))
+
+    @rule(site=SITES, goodput_bytes_per_s=st.sampled_from([0.0, 1e6, 1e10]))
+    def link_is_measured(self, site: str, goodput_bytes_per_s: float) -> None:
+        estimate = LinkEstimate(source=site, destination="home", rtt_s=0.02, goodput_bytes_per_s=goodput_bytes_per_s, samples=1)
+        self.core.handle(LinkMeasured(self.now_s, estimate))
+
+    @rule(request_id=REQUESTS, model=MODELS, prompt_tokens=st.integers(1, 9000))
+    def request_comes(self, request_id: str, model: str, prompt_tokens: int) -> None:
+        request = PlaceRequest(
+            request_id=request_id, model=model, prompt_tokens=prompt_tokens, max_tokens=8, ttft_deadline_s=30.0
+        )
+        live = [
+            worker.beat
+            for worker in self.core.fleet.workers.values()
+            if worker.beat.model == model and not worker.beat.draining and not worker.silent(self.now_s)
+        ]
+        (answered,) = self.core.handle(PlaceAsked(self.now_s, request))
+        answer = answered.answer
+        decoders = {beat.worker: beat for beat in live if beat.role is Role.DECODE}
+        if isinstance(answer, Placement):
+            fingerprint = decoders[answer.decode_worker].fingerprint
+            able = {beat.site for beat in live if beat.role is Role.PREFILL and beat.fingerprint == fingerprint}
+            assert {answer.prefill_site, answer.fallback_site or answer.prefill_site} <= able
+        else:
+            assert isinstance(answer, Refusal)
+            assert (answer.code == "no_decode_worker") is (not decoders)
+
+    @rule(request_id=REQUESTS, site=SITES, verified=st.booleans(), next_site=st.none() | SITES)
+    def attempt_ends(self, request_id: str, site: str, verified: bool, next_site: str | None) -> None:
+        code = "" if verified else "timeout"
+        ended = AttemptEnded(request_id=request_id, site=site, verified=verified, code=code, next_site=next_site)
+        self.core.handle(AttemptOver(self.now_s, ended))
+
+    @invariant()
+    def indexes_are_right(self) -> None:
+        self.core.validate()
+
+    def teardown(self) -> None:
+        """Silence alone empties everything."""
+        self.core.handle(WorkerGone(self.now_s + 100.0, "nobody"))
+        self.core.validate()
+        assert not self.core.fleet.placed and not +self.core.fleet.alive
+
+
+TestAnyOrder = AnyOrder.TestCase
+TestAnyOrder.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
+
+
+def test_a_busy_pool_stays_small_and_ordered() -> None:
+    pool = DecodePool()
+    workers = {}
+    for name in ("d0", "d1", "d2"):
+        beat = Heartbeat(
+            site="home", worker=name, role=Role.DECODE, model="m", fingerprint="f", max_context_tokens=9000, slots=1000
+        )
+        workers[beat.key] = Worker(beat, 0.0)
+        pool.put(workers[beat.key])
+    taken: list[str] = []
+    for _ in range(300):
+        worker = pool.least_loaded()
+        worker.placed_requests += 1
+        pool.put(worker)
+        pool.validate(workers)
+        taken.append(worker.beat.worker)
+    assert taken == ["d0", "d1", "d2"] * 100
