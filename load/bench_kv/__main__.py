@@ -180,6 +180,7 @@ async def link(bench: Bench, rate_mbit: float, rtt_ms: float) -> tuple[float, fl
                     receive_endpoint=sites.endpoint(SITE, "bulk"),
                     tcp_address=("127.0.0.1", wan.port),
                     tcp_port=port,
+                    warm_bytes=int(rate_mbit * 1e6 / 8 * 0.5) // MIB * MIB,
                 )
                 pids = [server.pid for server in sites.servers.values()]
                 name = f"{rate_mbit:g} Mbit/s, {rtt_ms:g} ms RTT"

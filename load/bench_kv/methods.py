@@ -53,6 +53,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """At once; together they have `total_bytes`."""
     object_digest: bool = False
     lossless: bool = False
+    warm_bytes: int = 0
+    """Sent before, by the same process: a worker that has shipped before knows its link."""
     like_kv: bool = False
     """Numbers as in a real cache, which a codec can shrink, instead of a pattern."""
     pace_s: float = 0.0
@@ -63,9 +65,13 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         """Of each transfer."""
         return self.total_bytes // (self.transfers * LAYERS * _TOKEN_BYTES)
 
-    def transfer(self, number: int) -> KVTransfer:
-        name = f"{self.run}{number}"
-        return KVTransfer(transfer_id=name, attempt=1, bucket=BUCKET, nuid=name, prefill_tokens=self.tokens, fingerprint="bench")
+    @property
+    def warm_tokens(self) -> int:
+        return self.warm_bytes // (LAYERS * _TOKEN_BYTES)
+
+    def transfer(self, name: str, tokens: int) -> KVTransfer:
+        name = f"{self.run}{name}"
+        return KVTransfer(transfer_id=name, attempt=1, bucket=BUCKET, nuid=name, prefill_tokens=tokens, fingerprint="bench")
 
 
 class Signals(NamedTuple):
@@ -76,13 +82,13 @@ class Signals(NamedTuple):
 Times = tuple[float, float]
 
 
-def _pieces(job: Job) -> list[KVPiece]:
+def _pieces(job: Job, tokens: int) -> list[KVPiece]:
     """Each has memory of its own, as an engine's chunks have."""
     pieces = []
     noise = np.random.default_rng(0)
-    for start in range(0, job.tokens, CHUNK_TOKENS):
+    for start in range(0, tokens, CHUNK_TOKENS):
         for layer in range(LAYERS):
-            end = min(start + CHUNK_TOKENS, job.tokens)
+            end = min(start + CHUNK_TOKENS, tokens)
             half = (end - start) * _TOKEN_BYTES // 2
             if job.like_kv:
                 numbers = noise.standard_normal(half, np.float32).view(np.uint32) >> 16
@@ -97,21 +103,24 @@ def _pieces(job: Job) -> list[KVPiece]:
 
 async def lane_send(job: Job, signals: Signals) -> Times:
     lane = await BulkLane.connect(job.send_endpoint, name="bench", deadline_s=_CONNECT_S)
-    pieces = _pieces(job)
+    pieces = _pieces(job, job.tokens)
     link = Link()
+    if job.warm_bytes:
+        await _lane_send_one(job, lane, link, _pieces(job, job.warm_tokens), job.transfer("warm", job.warm_tokens))
     signals.ready(None)
     signals.go()
     start = time.monotonic()
-    times = await asyncio.gather(*(_lane_send_one(job, lane, link, pieces, number) for number in range(job.transfers)))
+    transfers = [job.transfer(str(number), job.tokens) for number in range(job.transfers)]
+    times = await asyncio.gather(*(_lane_send_one(job, lane, link, pieces, transfer) for transfer in transfers))
     await lane.close()
     return (min(times) if job.pace_s else start), time.monotonic()
 
 
-async def _lane_send_one(job: Job, lane: BulkLane, link: Link, pieces: list[KVPiece], number: int) -> float:
+async def _lane_send_one(job: Job, lane: BulkLane, link: Link, pieces: list[KVPiece], transfer: KVTransfer) -> float:
     """Returns when the last piece was put."""
     writer = await KVWriter.open(
         lane,
-        job.transfer(number),
+        transfer,
         LAYOUT,
         deadline_s=_DEADLINE_S,
         link=link,
@@ -135,8 +144,12 @@ async def _lane_send_one(job: Job, lane: BulkLane, link: Link, pieces: list[KVPi
 
 async def lane_receive(job: Job, signals: Signals) -> Times:
     lane = await BulkLane.connect(job.receive_endpoint, name="bench", deadline_s=_CONNECT_S)
-    readers = [await _lane_open_reader(job, lane, number) for number in range(job.transfers)]
+    warm = await _lane_open_reader(lane, job.transfer("warm", job.warm_tokens)) if job.warm_bytes else None
+    readers = [await _lane_open_reader(lane, job.transfer(str(number), job.tokens)) for number in range(job.transfers)]
     signals.ready(None)
+    if warm is not None:
+        await warm.verified(_DEADLINE_S)
+        await warm.close()
     reports = await asyncio.gather(*(reader.verified(_DEADLINE_S) for reader in readers))
     for reader in readers:
         await reader.close()
@@ -144,8 +157,8 @@ async def lane_receive(job: Job, signals: Signals) -> Times:
     return min(report.first_frame_at for report in reports), max(report.last_frame_at for report in reports)
 
 
-async def _lane_open_reader(job: Job, lane: BulkLane, number: int) -> KVReader:
-    half = job.tokens * _TOKEN_BYTES // 2
+async def _lane_open_reader(lane: BulkLane, transfer: KVTransfer) -> KVReader:
+    half = transfer.prefill_tokens * _TOKEN_BYTES // 2
     keys = [memoryview(bytearray(b"\1" * half)) for _ in range(LAYERS)]
     values = [memoryview(bytearray(b"\1" * half)) for _ in range(LAYERS)]
 
@@ -155,7 +168,7 @@ async def _lane_open_reader(job: Job, lane: BulkLane, number: int) -> KVReader:
         keys[layer][low:high] = piece.keys
         values[layer][low:high] = piece.values
 
-    return await KVReader.open(lane, job.transfer(number), LAYOUT, install, deadline_s=_DEADLINE_S)
+    return await KVReader.open(lane, transfer, LAYOUT, install, deadline_s=_DEADLINE_S)
 
 
 class _Sink(asyncio.BufferedProtocol):
@@ -204,7 +217,7 @@ class _Source(asyncio.Protocol):
 async def tcp_send(job: Job, signals: Signals) -> Times:
     assert job.tcp_address is not None
     _, source = await asyncio.get_running_loop().create_connection(_Source, *job.tcp_address)
-    pieces = _pieces(job)
+    pieces = _pieces(job, job.tokens)
     signals.ready(None)
     signals.go()
     start = last_at = time.monotonic()
@@ -231,7 +244,7 @@ async def tcp_receive(job: Job, signals: Signals) -> Times:
 async def streams_send(job: Job, signals: Signals) -> Times:
     assert job.tcp_address is not None
     _, writer = await asyncio.open_connection(*job.tcp_address)
-    pieces = _pieces(job)
+    pieces = _pieces(job, job.tokens)
     signals.ready(None)
     signals.go()
     start = time.monotonic()
@@ -274,7 +287,7 @@ async def _nats(endpoint: NatsEndpoint) -> Any:
 async def object_store_send(job: Job, signals: Signals) -> Times:
     client = await _nats(job.send_endpoint)
     store = await client.jetstream().object_store(BUCKET)
-    data = b"".join(part for piece in _pieces(job) for part in (piece.keys, piece.values))
+    data = b"".join(part for piece in _pieces(job, job.tokens) for part in (piece.keys, piece.values))
     signals.ready(None)
     signals.go()
     start = time.monotonic()
@@ -309,7 +322,7 @@ _ASYNC_CHUNK_BYTES = 512 << 10
 async def nats_async_send(job: Job, signals: Signals) -> Times:
     client = await _nats(job.send_endpoint)
     stream = client.jetstream(publish_async_max_pending=16)
-    data = memoryview(b"".join(part for piece in _pieces(job) for part in (piece.keys, piece.values)))
+    data = memoryview(b"".join(part for piece in _pieces(job, job.tokens) for part in (piece.keys, piece.values)))
     signals.ready(None)
     signals.go()
     start = time.monotonic()

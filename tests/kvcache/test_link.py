@@ -54,7 +54,7 @@ class SimulatedLink:
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.floats(1e6, 1e8), st.floats(0.001, 0.1))
+@given(st.floats(1e6, 1e8), st.floats(0.005, 0.1))
 def test_the_window_fills_the_link_without_a_long_queue(rate: float, rtt_s: float) -> None:
     core = LinkCore(LinkConfig(min_window_bytes=2 * FRAME, max_window_bytes=1 << 30))
     link = SimulatedLink(core, rate, rtt_s)
@@ -137,6 +137,15 @@ def test_frames_are_small_where_the_window_is_small_and_never_above_what_the_ser
     assert core.frame_bytes(100_000) == 100_000
     core.delivered(Sent(FRAME, 0.0, 0, 0.0), 0.02)
     assert core.frame_bytes(1 << 20) == 128 << 10
+
+
+def test_a_probed_link_is_filled_at_once() -> None:
+    core = LinkCore(LinkConfig(max_window_bytes=64 << 20))
+    core.expect(125e6, 0.08)
+    assert core.window_bytes == int(1.25 * 125e6 * 0.08)
+    core.delivered(Sent(FRAME, 0.0, 0, 0.0), 0.02)
+    core.expect(1e9, 1.0)
+    assert core.window_bytes < 2e6
 
 
 def test_a_new_link_is_filled_within_a_few_round_trips() -> None:

@@ -2,6 +2,7 @@
 
 Window = clamp(gain x goodput x RTT): a little more than the bandwidth-delay product, so the link never runs dry and no queue
 grows in front of it. Goodput is the largest delivery rate of the last seconds, RTT the smallest acknowledgement time (as in BBR).
+An RTT below a few milliseconds counts as that: there the processes' own pauses are what the window must cover.
 Turns are start-time fair queueing on two levels, tenants and then the transfers of a tenant: who joins starts at the virtual time
 of the one that is served now. A transfer whose decode waits on it weighs more, and nobody starves.
 """
@@ -18,6 +19,7 @@ _ESTIMATE_MEMORY_S = 10.0
 _BOTTLENECK_MEMORY_S = 1.0
 _FIRST_WINDOW_BYTES = 2 << 20
 _STARTUP_GAIN = 2.5
+_LEAST_RTT_S = 0.005
 _GROWTH = 1.2
 _PLATEAU_RTTS = 4
 
@@ -165,13 +167,19 @@ class LinkCore:
                 self._link_limited_at = now
         self._estimate(now)
 
+    def expect(self, goodput_bytes_per_s: float, rtt_s: float) -> None:
+        """What a probe has measured, until the first frames say it themselves."""
+        if self.goodput_bytes_per_s is None:
+            product = int(self._config.window_gain * goodput_bytes_per_s * max(rtt_s, _LEAST_RTT_S))
+            self.window_bytes = min(max(product, self._config.min_window_bytes), self._config.max_window_bytes)
+
     def _estimate(self, now: float) -> None:
         # Plain attributes: the engine's thread reads them.
         self.rtt_s = self._rtts[0][1]
         if self._rates:
             config = self._config
             self.goodput_bytes_per_s = self._rates[0][1]
-            product = int(self._gain(now) * self._rates[0][1] * self._rtts[0][1])
+            product = int(self._gain(now) * self._rates[0][1] * max(self._rtts[0][1], _LEAST_RTT_S))
             self.window_bytes = min(max(product, config.min_window_bytes), config.max_window_bytes)
         recent = self._link_limited_at is not None and now - self._link_limited_at < _BOTTLENECK_MEMORY_S
         self.bottleneck_bytes_per_s = self.goodput_bytes_per_s if recent else None
