@@ -31,13 +31,13 @@ class Told(NamedTuple):
 @contextlib.asynccontextmanager
 async def client_of(stack: Stack) -> AsyncIterator[AsyncOpenAI]:
     url = f"{stack.gateway_url('local')}/v1"
-    async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=120.0) as client:
+    async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=520.0) as client:
         yield client
 
 
 async def complete(stack: Stack, prompt: str | list[int], max_tokens: int = 12, **more: Any) -> Told:
     async with client_of(stack) as client:
-        headers = {"x-prfaas-report": "1", "x-prfaas-ttft-deadline-s": "110"} | more.pop("headers", {})
+        headers = {"x-prfaas-report": "1", "x-prfaas-ttft-deadline-s": "500"} | more.pop("headers", {})
         raw = await client.completions.with_raw_response.create(
             model=stack.description.model,
             prompt=prompt,
