@@ -86,6 +86,7 @@ async def test_eight_requests_share_the_batch(stack: Stack) -> None:
     assert {answer.prefill_site for answer in answers} == {"local", "remote"}
     assert all(len(answer.tokens) == 16 or answer.finish_reason == "stop" for answer in answers)
     await until_slots_are_free(stack, 5.0)
+    assert await metric(stack, Role.DECODE_WORKER, "prfaas_kv_leaked_bytes") == 0
 
 
 async def test_a_client_that_leaves_frees_its_slot(stack: Stack) -> None:

@@ -7,7 +7,7 @@ import time
 from opentelemetry import context as trace_context
 from tokenizers import Tokenizer
 
-from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
+from prfaas.bus.bulk import BulkLane
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError
 from prfaas.bus.jobs import JobQueue
@@ -43,9 +43,10 @@ from prfaas.decode_worker.spans import RequestSpans
 from prfaas.decode_worker.text import TokenizerVocabulary
 from prfaas.engine.factory import build_engine
 from prfaas.engine.weights import prepare
+from prfaas.kvcache.reclaim import KVBucketKeeper
 from prfaas.service.runner import ServiceContext
 from prfaas.telemetry.logs import get_logger
-from prfaas.telemetry.metrics import DecodeMetrics, TransferMetrics
+from prfaas.telemetry.metrics import DecodeMetrics, TransferMetrics, watch_bucket
 
 TICK_S = 0.1
 CONNECT_DEADLINE_S = 10.0
@@ -80,7 +81,16 @@ class DecodeWorkerService:
         self._description = self._engine.describe()
         self._bus = bus = await ControlBus.connect(config.control, config.name, CONNECT_DEADLINE_S)
         self._lane = lane = await BulkLane.connect(config.bulk, name=config.name, deadline_s=CONNECT_DEADLINE_S)
-        await ensure_kv_bucket(lane, config.site, max_bytes=config.bucket_mib << 20, ttl_s=config.bucket_ttl_s)
+        keeper = KVBucketKeeper(lane, config.site, max_bytes=config.bucket_mib << 20, ttl_s=config.bucket_ttl_s)
+        await keeper.start()
+        context.tasks.spawn("keep bucket", keeper.run())
+        watch_bucket(
+            context.registry,
+            config.site,
+            stored_bytes=lambda: keeper.stored_bytes,
+            leaked_bytes=lambda: keeper.leaked_bytes,
+            reclaimed_messages=lambda: keeper.reclaimed_messages,
+        )
         self._core = DecodeCore(
             config.name,
             config.engine.model,

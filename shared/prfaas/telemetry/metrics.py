@@ -5,6 +5,7 @@ batches and received KV, the prefill worker jobs and sent KV, the scheduler plac
 name hold bound children: `observe` and `inc` on them cost well under a microsecond and may be called per token.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -155,6 +156,23 @@ class TransferMetrics:
         self._attempts.labels(source, destination, result).inc()
         self._bytes.labels(source, destination, result).inc(received_bytes)
         self._frames.labels(source, destination, result).inc(frames)
+
+
+def watch_bucket(
+    registry: CollectorRegistry,
+    site: str,
+    *,
+    stored_bytes: Callable[[], float],
+    leaked_bytes: Callable[[], float],
+    reclaimed_messages: Callable[[], float],
+) -> None:
+    """The site's KV bucket as one of its decode workers last saw it. Leaked must read 0: objects that outlived their request."""
+    for name, text, read in (
+        ("prfaas_kv_stored_bytes", "KV under way in the site's bucket.", stored_bytes),
+        ("prfaas_kv_leaked_bytes", "KV whose reader is gone and that a sweep failed to remove.", leaked_bytes),
+        ("prfaas_kv_reclaimed_messages", "Messages that sweeps removed since the start.", reclaimed_messages),
+    ):
+        Gauge(name, text, ["site"], registry=registry).labels(site).set_function(read)
 
 
 class SendMetrics:
