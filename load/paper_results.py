@@ -18,7 +18,8 @@ MIN_IDLE = 0.15
 MAX_PACING_ERROR = 0.03
 REFERENCE = "threshold"
 CASES = ("drop100", "bursts", "reuse")
-CASE_LOAD = 0.9
+CASE_LOAD = 1.0
+"""Of what the paper's policy carries without queues: where policies differ in more than milliseconds."""
 POLICIES = ("threshold", "predictive")
 
 

@@ -18,7 +18,7 @@ MODEL = "emulated-1t"
 class Scales(msgspec.Struct, frozen=True, kw_only=True):
     """One second, byte or token here stands for so many of the paper's machines."""
 
-    time: float = 5.0
+    time: float = 4.0
     bytes: float = 6000.0
     tokens: float = 32.0
     chunk_tokens: int = 256
