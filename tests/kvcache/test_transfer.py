@@ -94,3 +94,55 @@ async def test_a_second_writer_of_the_same_attempt_is_refused(lane: BulkLane) ->
     with pytest.raises(TransferError, match="another writer") as caught:
         await send(lane, transfer, make_pieces(LAYOUT, 600))
     assert caught.value.code is TransferCode.BROKER
+
+
+async def test_an_engine_that_cannot_install_fails_the_transfer_with_its_own_error(lane: BulkLane) -> None:
+    installed = []
+
+    def install(piece: KVPiece) -> None:
+        installed.append(piece.range)
+        raise MemoryError("no room")
+
+    transfer = make_transfer(600)
+    reader = await KVReader.open(lane, transfer, LAYOUT, install, deadline_s=20)
+    await send(lane, transfer, make_pieces(LAYOUT, 600))
+    with pytest.raises(MemoryError, match="no room"):
+        await reader.verified(10)
+    await reader.close()
+    assert len(installed) == 1
+    assert lane.pool.taken_bytes == 0
+
+
+async def test_a_piece_that_is_not_what_the_layout_says_is_refused(lane: BulkLane) -> None:
+    writer = await KVWriter.open(lane, make_transfer(600), LAYOUT, deadline_s=20, link=Link())
+    piece = make_pieces(LAYOUT, 600)[0]
+    with pytest.raises(ValueError, match="bytes came, expected"):
+        await asyncio.to_thread(writer.put, piece._replace(keys=piece.keys[:-2]))
+    await writer.abort("bad piece")
+
+
+async def test_put_blocks_at_the_buffers_limit_and_fails_with_the_transfer(lane: BulkLane) -> None:
+    """Nobody stores the frames: the bucket of this transfer does not exist."""
+    transfer = make_transfer(8000, site="nowhere")
+    writer = await KVWriter.open(lane, transfer, LAYOUT, deadline_s=20, link=Link(), buffer_bytes=200_000, idle_timeout_s=0.5)
+    with pytest.raises(TransferError) as caught:
+        await asyncio.to_thread(put_all, writer, make_pieces(LAYOUT, 8000))
+    assert caught.value.code is TransferCode.TIMEOUT
+    await writer.abort("dead")
+
+
+async def test_four_transfers_at_once_share_one_lane_and_link(lane: BulkLane) -> None:
+    link = Link()
+    transfers = [make_transfer(3000) for _ in range(4)]
+    pieces = [make_pieces(LAYOUT, 3000, seed=seed) for seed in range(4)]
+    caches = [Cache() for _ in range(4)]
+    readers = [
+        await KVReader.open(lane, transfer, LAYOUT, cache.install, deadline_s=20)
+        for transfer, cache in zip(transfers, caches, strict=True)
+    ]
+    await asyncio.gather(*(send(lane, transfer, own, link) for transfer, own in zip(transfers, pieces, strict=True)))
+    for reader in readers:
+        await reader.verified(10)
+        await reader.close()
+    assert caches == [Cache.of(own) for own in pieces]
+    assert await bucket_messages(lane) == 0

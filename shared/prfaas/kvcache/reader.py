@@ -303,6 +303,9 @@ class KVReader:
         if message.status:
             self._on_status(message, now)
             return
+        if self._done.done():
+            message.release()
+            return
         self._credit -= 1
         self._first_frame_at = self._first_frame_at or now
         try:
