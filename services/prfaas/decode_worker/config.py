@@ -24,7 +24,7 @@ class DecodeWorkerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknow
     """Memory of the site's NATS server for KV under way, shared by the site's decode workers."""
     bucket_ttl_s: Annotated[float, Meta(ge=1)] = 120.0
     """After this the server drops what nobody deleted."""
-    idle_timeout_s: Annotated[float, Meta(gt=0)] = 5.0
+    idle_timeout_s: Annotated[float, Meta(gt=0)] = 10.0
     """A transfer that has begun and then brings nothing for so long is given up; slow chunks must fit in."""
 
     def __post_init__(self) -> None:

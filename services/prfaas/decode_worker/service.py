@@ -142,6 +142,7 @@ class DecodeWorkerService:
         await self._announcer.beat()
         await self._idle.wait()
         await self._outbox.join()
+        await self._announcer.withdraw()
 
     async def stop(self) -> None:
         if self._batch is not None:

@@ -83,6 +83,7 @@ class PrefillWorkerService:
         await self._announcer.beat()
         await self._working
         await self._shipments.settled()
+        await self._announcer.withdraw()
 
     async def stop(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)

@@ -69,10 +69,11 @@ class Announcer:
         self._interval_s = interval_s
         self._bucket = bucket
         self._missed: dict[str, int] = {}
+        self._withdrawn = False
 
     async def run(self) -> None:
-        """Until it is cancelled. A put that fails is logged, once until it works again, and tried at the next beat."""
-        while True:
+        """Until it is withdrawn or cancelled. A put that fails is logged, once until it works again, and tried at the next beat."""
+        while not self._withdrawn:
             started_s = time.monotonic()
             await self.beat()
             await asyncio.sleep(max(0.0, started_s + self._interval_s - time.monotonic()))
@@ -83,7 +84,8 @@ class Announcer:
         await asyncio.gather(*(self._put(site, entry) for site in self._sites))
 
     async def withdraw(self) -> None:
-        """Says at once that this process is gone, instead of by its silence."""
+        """Says at once that this process is gone, instead of by its silence. It is not announced again."""
+        self._withdrawn = True
         key = self._make_entry().key
         for site in self._sites:
             subject = _put_subject(site, self._bucket(site), key)
