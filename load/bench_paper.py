@@ -132,7 +132,7 @@ class Bench:
         for name in CASES:
             case = made[name]()
             for policy in POLICIES:
-                await stack.use(scheduler_keys(policy, case.threshold_tokens))
+                await stack.use(scheduler_keys(policy, case.threshold_tokens, CASE_SLO.ttft_s))
                 run = await stack.run(case.arrivals, case.duration_s, CASE_SLO, case.link)
                 self._tell(f"{name}, {policy}", run)
                 out.append(CaseRun(case=name, what=case.what, policy=policy, run=run))

@@ -38,7 +38,11 @@ class Scales(msgspec.Struct, frozen=True, kw_only=True):
 
     def keys(self, keys: dict[str, Any]) -> dict[str, Any]:
         """A scheduler's."""
-        return keys | {"threshold-tokens": round(keys["threshold-tokens"] / self.tokens)}
+        scaled = {
+            "threshold-tokens": round(keys["threshold-tokens"] / self.tokens),
+            "ttft-objective-s": keys["ttft-objective-s"] / self.time,
+        }
+        return keys | scaled
 
     def engine(self, profile: str) -> EmulatedEngine:
         """As a worker with this profile builds it."""

@@ -33,7 +33,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run(case: Case, name: str) -> Outcome:
-    keys = scheduler_keys(name, case.threshold_tokens)
+    keys = scheduler_keys(name, case.threshold_tokens, SLO.ttft_s)
     result = simulate(scenario(MACHINES, case.arrivals, keys=keys, link=case.link, timing=TIMING))
     (records,) = result.records.values()
     peaks = [max(seconds.values(), default=0.0) for seconds in result.egress_bytes.values()]

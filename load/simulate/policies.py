@@ -6,13 +6,14 @@ import msgspec
 
 from prfaas.scheduler.config import SchedulerConfig
 from prfaas.scheduler.policies import Policy
+from prfaas.scheduler.predictive import TTFT_OBJECTIVE_S
 
 POLICIES: tuple[str, ...] = get_args(SchedulerConfig.__annotations__["policy"])
 
 
-def scheduler_keys(policy: str, threshold_tokens: float) -> dict[str, Any]:
+def scheduler_keys(policy: str, threshold_tokens: float, ttft_objective_s: float = TTFT_OBJECTIVE_S) -> dict[str, Any]:
     """Of a scheduler's configuration file."""
-    return {"policy": policy, "threshold-tokens": round(threshold_tokens)}
+    return {"policy": policy, "threshold-tokens": round(threshold_tokens), "ttft-objective-s": ttft_objective_s}
 
 
 def make_policy(keys: dict[str, Any]) -> Policy:

@@ -64,7 +64,7 @@ def fleet_scenario(fleet: Fleet, policy: str, *, load: float, duration_s: float,
     """`load`: of what the threshold carries without queues. Each link has its site's share of the paper's 100 Gbit/s per unit."""
     per_pd = fleet.units // fleet.pd_sites
     rate_req_s = load * mean_work_capacity(UNIT).req_s * per_pd
-    keys = scheduler_keys(policy, THRESHOLD_TOKENS)
+    keys = scheduler_keys(policy, THRESHOLD_TOKENS, SLO.ttft_s)
     pd = [
         PdSite(
             name=f"pd{index}",
