@@ -72,7 +72,7 @@ class Announcer:
         self._withdrawn = False
 
     async def run(self) -> None:
-        """Until it is withdrawn or cancelled. A put that fails is logged, once until it works again, and tried at the next beat."""
+        """Until withdrawn or cancelled. A put that fails is logged, once until it works again, and tried at the next beat."""
         while not self._withdrawn:
             started_s = time.monotonic()
             await self.beat()
