@@ -214,7 +214,7 @@ def main() -> None:
     parser.add_argument("--chunk-tokens", type=int, default=512)
     options = parser.parse_args()
     started_s = time.monotonic()
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__, "python": platform.python_version()}
+    versions = {"torch": str(torch.__version__), "transformers": transformers.__version__, "python": platform.python_version()}
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     load_average = os.getloadavg()[0]
     print(

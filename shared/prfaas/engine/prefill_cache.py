@@ -10,7 +10,8 @@ from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange
 
 
 class PrefillCache(Cache):
-    """Keys and values are kept as [tokens, kv_heads, head_dim], which is the canonical order: pieces are views, not copies.
+    """Keys and values are kept as [kv_heads, tokens, head_dim], which attention reads fastest. Pieces leave in the canonical
+    order [tokens, kv_heads, head_dim]: with one KV head that is a view, with several a copy of the chunk's own tokens.
 
     A full layer owns one buffer for the whole prompt and only ever appends to it. A sliding layer gets a new buffer per chunk
     (the last window - 1 tokens and the chunk), so that what was handed out never changes.
@@ -51,26 +52,25 @@ class PrefillCache(Cache):
         if piece := self._ranges.get(layer_idx):
             # May block: the link's back-pressure.
             within = slice(piece.start - first, piece.end - first)
-            self.on_piece(KVPiece(piece, canonical_bytes(keys[within]), canonical_bytes(values[within])))
-        return keys.transpose(0, 1).unsqueeze(0), values.transpose(0, 1).unsqueeze(0)
+            self.on_piece(KVPiece(piece, canonical_bytes(keys[:, within]), canonical_bytes(values[:, within])))
+        return keys.unsqueeze(0), values.unsqueeze(0)
 
     def _grown(self, buffers: dict[int, torch.Tensor], layer: int, first: int, new: torch.Tensor) -> torch.Tensor:
         spec = self.layout.layers[layer]
         if spec.kind is LayerKind.SLIDING:
-            buffer = torch.empty(self.end - first, spec.kv_heads, spec.head_dim, dtype=self.dtype, device=self.device)
+            buffer = torch.empty(spec.kv_heads, self.end - first, spec.head_dim, dtype=self.dtype, device=self.device)
             if self.start > first:
-                buffer[: self.start - first] = buffers[layer][-(self.start - first) :]
+                buffer[:, : self.start - first] = buffers[layer][:, -(self.start - first) :]
             buffers[layer] = buffer
         elif layer in buffers:
             buffer = buffers[layer]
         else:
-            buffer = torch.empty(self.prefill_tokens, spec.kv_heads, spec.head_dim, dtype=self.dtype, device=self.device)
+            buffer = torch.empty(spec.kv_heads, self.prefill_tokens, spec.head_dim, dtype=self.dtype, device=self.device)
             buffers[layer] = buffer
-        buffer[self.start - first : self.end - first] = new[0].transpose(0, 1)
-        return buffer[: self.end - first]
+        buffer[:, self.start - first : self.end - first] = new[0]
+        return buffer[:, : self.end - first]
 
 
 def canonical_bytes(tensor: torch.Tensor) -> memoryview:
-    """Of [tokens, kv_heads, head_dim], contiguous. Zero copy on a CPU; the view keeps the tensor's memory alive."""
-    assert tensor.is_contiguous()
-    return tensor.view(torch.uint8).cpu().reshape(-1).numpy().data
+    """Of [kv_heads, tokens, head_dim], in the order tokens, heads. A view keeps the tensor's memory alive."""
+    return tensor.transpose(0, 1).contiguous().view(torch.uint8).cpu().reshape(-1).numpy().data
