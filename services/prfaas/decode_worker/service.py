@@ -7,11 +7,11 @@ import time
 from opentelemetry import context as trace_context
 from tokenizers import Tokenizer
 
-from prfaas.bus.bulk import BulkLane
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError
 from prfaas.bus.jobs import JobQueue
 from prfaas.bus.presence import Announcer
+from prfaas.bus.site_connections import SiteConnections
 from prfaas.contracts import subjects
 from prfaas.contracts.to_decode import (
     CancelGenerate,
@@ -49,7 +49,6 @@ from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics import DecodeMetrics, TransferMetrics, watch_bucket
 
 TICK_S = 0.1
-CONNECT_DEADLINE_S = 10.0
 SWITCH_INTERVAL_S = 0.0005
 """How soon the event loop gets the interpreter back from the engine's thread; Python's 5 ms would delay every frame."""
 
@@ -68,8 +67,7 @@ class DecodeWorkerService:
         """Bounded all the same: the batch waits between two steps until it is empty."""
         self._idle = asyncio.Event()
         """Set while no request is here."""
-        self._bus: ControlBus | None = None
-        self._lane: BulkLane | None = None
+        self._site: SiteConnections | None = None
         self._batch: Batch | None = None
 
     async def start(self) -> None:
@@ -79,8 +77,8 @@ class DecodeWorkerService:
         files = await asyncio.to_thread(prepare, config.engine.model)
         self._engine = await asyncio.to_thread(build_engine, config.engine)
         self._description = self._engine.describe()
-        self._bus = bus = await ControlBus.connect(config.control, config.name, CONNECT_DEADLINE_S)
-        self._lane = lane = await BulkLane.connect(config.bulk, name=config.name, deadline_s=CONNECT_DEADLINE_S)
+        self._site = await SiteConnections.open(config.control, config.bulk, config.name)
+        bus, lane = self._site
         keeper = KVBucketKeeper(lane, config.site, max_bytes=config.bucket_mib << 20, ttl_s=config.bucket_ttl_s)
         await keeper.start()
         context.tasks.spawn("keep bucket", keeper.run())
@@ -130,12 +128,8 @@ class DecodeWorkerService:
         context.tasks.spawn("announce", self._announcer.run())
 
     def ready(self) -> str | None:
-        assert self._bus is not None and self._lane is not None
-        if not self._bus.connected:
-            return "the control connection to the site's NATS server is down"
-        if not self._lane.is_connected:
-            return "the bulk connection to the site's NATS server is down"
-        return None
+        assert self._site is not None
+        return self._site.down()
 
     async def drain(self, deadline_s: float) -> None:
         self._handle(DrainAsked(time.monotonic()))
@@ -147,10 +141,8 @@ class DecodeWorkerService:
     async def stop(self) -> None:
         if self._batch is not None:
             self._batch.shut_down()
-        if self._lane is not None:
-            await self._lane.close()
-        if self._bus is not None:
-            await self._bus.drain()
+        if self._site is not None:
+            await self._site.close()
 
     # ---- events in
 

@@ -5,10 +5,9 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from prfaas.bus.bulk import BulkLane
-from prfaas.bus.control import ControlBus
 from prfaas.bus.jobs import JobConsumer
 from prfaas.bus.presence import Announcer
+from prfaas.bus.site_connections import SiteConnections
 from prfaas.contracts import subjects
 from prfaas.contracts.to_prefill import CancelPrefill
 from prfaas.contracts.to_scheduler import Heartbeat, Role
@@ -20,7 +19,6 @@ from prfaas.prefill_worker.shipment import Shipments
 from prfaas.service.runner import ServiceContext
 from prfaas.telemetry.metrics import PrefillMetrics, SendMetrics
 
-CONNECT_DEADLINE_S = 10.0
 TAKE_DEADLINE_S = 1.0
 SWITCH_INTERVAL_S = 0.0005
 """How soon the event loop gets the interpreter back from the engine's thread; Python's 5 ms would delay every frame."""
@@ -31,8 +29,7 @@ class PrefillWorkerService:
         self._config = config
         self._context = context
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        self._bus: ControlBus | None = None
-        self._lane: BulkLane | None = None
+        self._site: SiteConnections | None = None
         self._draining = asyncio.Event()
         self._tokens_in_hand = 0
 
@@ -42,8 +39,8 @@ class PrefillWorkerService:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         engine = await asyncio.get_running_loop().run_in_executor(self._thread, build_engine, config.engine)
         self._description = description = engine.describe()
-        self._bus = bus = await ControlBus.connect(config.control, config.name, CONNECT_DEADLINE_S)
-        self._lane = lane = await BulkLane.connect(config.bulk, name=config.name, deadline_s=CONNECT_DEADLINE_S)
+        self._site = await SiteConnections.open(config.control, config.bulk, config.name)
+        bus, lane = self._site
         self._kv_points = description.layout.size_points(description.max_context_tokens)
         self._core = PrefillCore(description.model, description.fingerprint, description.max_context_tokens)
         self._shipments = Shipments(
@@ -71,12 +68,8 @@ class PrefillWorkerService:
         context.tasks.spawn("announce", self._announcer.run())
 
     def ready(self) -> str | None:
-        assert self._bus is not None and self._lane is not None
-        if not self._bus.connected:
-            return "the control connection to the site's NATS server is down"
-        if not self._lane.is_connected:
-            return "the bulk connection to the site's NATS server is down"
-        return None
+        assert self._site is not None
+        return self._site.down()
 
     async def drain(self, deadline_s: float) -> None:
         self._draining.set()
@@ -87,10 +80,8 @@ class PrefillWorkerService:
 
     async def stop(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
-        if self._lane is not None:
-            await self._lane.close()
-        if self._bus is not None:
-            await self._bus.drain()
+        if self._site is not None:
+            await self._site.close()
 
     async def _warm_up(self, engine: Engine) -> None:
         """One chunk for nobody, twice: the first request must not pay for cold memory, nor a scheduler plan without a figure."""
