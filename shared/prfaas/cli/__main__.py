@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from prfaas.cli import UsageError
 
-COMMANDS = ("plan",)
+COMMANDS = ("plan", "profile")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
