@@ -1,6 +1,7 @@
 """One decode worker: slots with a waiting line, and a batch that gives all its requests one token per step."""
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Generator
 from itertools import count
@@ -10,9 +11,13 @@ import simpy
 
 from load.simulate.scenario import DecodePool
 
+STEP_ROUNDING = 1e-6
+"""So far above a whole step the sum of its parts may come to lie."""
+
 
 class DecodeWorker:
-    """The batch is fluid: it steps 1 / T_decode(batch) times a second, and whoever joins gets its tokens from then on."""
+    """The batch steps 1 / T_decode(batch) times a second, for the batch as it is at each moment; who joins during a step waits for
+    its end."""
 
     def __init__(self, env: simpy.Environment, name: str, pool: DecodePool, token_scale: float, time_scale: float) -> None:
         self.name = name
@@ -63,8 +68,11 @@ class DecodeWorker:
         """(first token, last token) of a request that has its KV."""
         self._advance()
         first, last = self._env.event(), self._env.event()
-        heapq.heappush(self._due, (self._steps + 1, next(self._order), False, first))
-        heapq.heappush(self._due, (self._steps + tokens, next(self._order), True, last))
+        begins = math.ceil(self._steps - STEP_ROUNDING)
+        if not self._batch:
+            self._steps = float(begins)
+        heapq.heappush(self._due, (begins + 1.0, next(self._order), False, first))
+        heapq.heappush(self._due, (float(begins + tokens), next(self._order), True, last))
         self._batch += 1
         self._wake()
         return first, last

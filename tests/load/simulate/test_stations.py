@@ -77,6 +77,18 @@ def test_a_batch_above_the_limit_makes_no_more_tokens_per_second() -> None:
     assert env.now == pytest.approx(10 * 0.05 + 90 * 0.025 * 39 / 20)
 
 
+def test_who_joins_during_a_step_waits_for_its_end() -> None:
+    env = simpy.Environment()
+    worker = decoder(env)
+    worker.join(100)
+    env.run(until=0.03)
+    first, last = worker.join(10)
+    env.run(until=first)
+    assert env.now == pytest.approx(3 * 0.025)
+    env.run(until=last)
+    assert env.now == pytest.approx(12 * 0.025)
+
+
 def test_slots_are_given_in_order_and_the_line_is_bounded() -> None:
     env = simpy.Environment()
     worker = decoder(env, slots=1)
