@@ -16,8 +16,9 @@ STEP_ROUNDING = 1e-6
 
 
 class DecodeWorker:
-    """The batch steps 1 / T_decode(batch) times a second, for the batch as it is at each moment; who joins during a step waits for
-    its end."""
+    """The batch steps 1 / T_decode(batch) times a second, for the batch as it is at each moment.
+
+    Who joins during a step waits for its end."""
 
     def __init__(self, env: simpy.Environment, name: str, pool: DecodePool, token_scale: float, time_scale: float) -> None:
         self.name = name
