@@ -67,6 +67,18 @@ def test_the_window_fills_the_link_without_a_long_queue(rate: float, rtt_s: floa
     assert link.max_queue_s <= 0.75 * rtt_s + 3 * FRAME / rate
 
 
+def test_the_queue_does_not_grow_over_minutes() -> None:
+    """Without draining it would pass for RTT, and the window would follow it upwards."""
+    link = SimulatedLink(LinkCore(LinkConfig()), 12.5e6, 0.02)
+    link.add(1, 1 << 40)
+    link.run(60)
+    before, link.max_queue_s = link.arrived[1], 0.0
+    link.run(60)
+    assert link.arrived[1] - before >= 0.99 * 12.5e6 * 60
+    assert link.max_queue_s <= ((1 << 20) + FRAME) / 12.5e6
+    assert link.core.rtt_s == pytest.approx(0.02 + FRAME / 12.5e6, rel=0.5)
+
+
 def test_two_transfers_share_evenly_and_a_late_one_gets_its_half_at_once() -> None:
     link = SimulatedLink(LinkCore(LinkConfig(min_window_bytes=4 * FRAME)), 1e7, 0.01)
     link.add(1, 1 << 40)
@@ -115,6 +127,21 @@ def test_the_egress_budget_holds(budget: float) -> None:
     link.run(20)
     sent = (1 << 40) - link.backlog[1]
     assert 20 * budget - FRAME <= sent <= 20 * budget + 3 * FRAME
+
+
+def test_acknowledgements_in_bunches_do_not_inflate_goodput() -> None:
+    core = LinkCore(LinkConfig(min_window_bytes=32 * FRAME))
+    core.join(1)
+    rate, on_the_way = 1e7, []
+    for number in range(800):
+        at = number * FRAME / rate
+        core.offer(1, FRAME, 10 * FRAME, False)
+        on_the_way.append(core.sent(1, FRAME, at))
+        if number % 8 == 7:
+            for sent in on_the_way:
+                core.delivered(sent, at + 0.02)
+            on_the_way = []
+    assert core.goodput_bytes_per_s == pytest.approx(rate, rel=0.1)
 
 
 def test_who_leaves_gives_its_window_back() -> None:

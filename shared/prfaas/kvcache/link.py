@@ -1,7 +1,7 @@
 """What may go onto a link now: one window, one egress budget and fair turns for all transfers that share it.
 
-Window = clamp(gain x goodput x RTT): a little more than the bandwidth-delay product, so the link never runs dry and no queue
-grows in front of it. Goodput is the largest delivery rate of the last seconds, RTT the smallest acknowledgement time (as in BBR).
+Window = clamp(gain x rate x RTT): a little more than the bandwidth-delay product, so the link never runs dry and no queue grows
+in front of it. Rate is the largest delivery rate of the last seconds, RTT the smallest acknowledgement time (as in BBR).
 An RTT below a few milliseconds counts as that: there the processes' own pauses are what the window must cover.
 Turns are start-time fair queueing on two levels, tenants and then the transfers of a tenant: who joins starts at the virtual time
 of the one that is served now. A transfer whose decode waits on it weighs more, and nobody starves.
@@ -17,11 +17,15 @@ import msgspec
 _URGENT_WEIGHT = 8.0
 _ESTIMATE_MEMORY_S = 10.0
 _BOTTLENECK_MEMORY_S = 1.0
+_STRETCH_S = 0.1
+_STRETCH_RTTS = 4
 _FIRST_WINDOW_BYTES = 2 << 20
 _STARTUP_GAIN = 2.5
 _LEAST_RTT_S = 0.005
 _GROWTH = 1.2
 _PLATEAU_RTTS = 4
+_DRAIN_EVERY_S = 5.0
+_DRAIN_GAIN = 0.75
 
 
 class LinkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
@@ -79,6 +83,7 @@ class LinkCore:
         self._refilled_at = now
         self.rtt_s: float | None = None
         self.goodput_bytes_per_s: float | None = None
+        """Bytes on the wire per second while the link was busy; until it was for long enough, the best rate seen."""
         self.bottleneck_bytes_per_s: float | None = None
         """Goodput, when the link itself was the bottleneck in the last second; None when the senders were."""
         self.window_bytes = min(max(config.min_window_bytes, _FIRST_WINDOW_BYTES), config.max_window_bytes)
@@ -88,6 +93,8 @@ class LinkCore:
         """Goodput from which growth is counted."""
         self._plateau_since = self._estimated_at = now
         self._delivered_at = now
+        self._busy_since, self._busy_from, self._measured = now, 0, False
+        self._drained_at, self._drain_until = now, now
         self._dry_at = now
         """When the window was last open and nobody had anything to send."""
         self._rates: deque[tuple[float, float]] = deque()
@@ -147,7 +154,7 @@ class LinkCore:
         if self._config.egress_bytes_per_s is not None:
             self._tokens -= size_bytes
         if self._outstanding == 0:
-            self._delivered_at = now
+            self._delivered_at = self._drained_at = now
         return Sent(size_bytes, now, self._delivered, self._delivered_at)
 
     def delivered(self, sent: Sent, now: float) -> None:
@@ -165,7 +172,23 @@ class LinkCore:
                 _keep(self._rates, now, rate, smallest=False)
             if not source_limited:
                 self._link_limited_at = now
+        self._measure_goodput(now)
         self._estimate(now)
+
+    def _measure_goodput(self, now: float) -> None:
+        """Over whole stretches in which the link was busy: acknowledgements come in bunches, so the rates of single frames, and
+        the largest of them, are too large by a third and more."""
+        if self._dry_at >= self._busy_since:
+            self._busy_since, self._busy_from = now, self._delivered
+        span = now - self._busy_since
+        if span >= max(_STRETCH_S, _STRETCH_RTTS * self._rtts[0][1]):
+            rate = (self._delivered - self._busy_from) / span
+            known = self.goodput_bytes_per_s if self._measured else rate
+            self.goodput_bytes_per_s = ((known or rate) + rate) / 2
+            self._measured = True
+            self._busy_since, self._busy_from = now, self._delivered
+        elif not self._measured and self._rates:
+            self.goodput_bytes_per_s = self._rates[0][1]
 
     def expect(self, goodput_bytes_per_s: float, rtt_s: float) -> None:
         """What a probe has measured, until the first frames say it themselves."""
@@ -178,9 +201,15 @@ class LinkCore:
         self.rtt_s = self._rtts[0][1]
         if self._rates:
             config = self._config
-            self.goodput_bytes_per_s = self._rates[0][1]
-            product = int(self._gain(now) * self._rates[0][1] * max(self._rtts[0][1], _LEAST_RTT_S))
+            rate, rtt = self._rates[0][1], max(self._rtts[0][1], _LEAST_RTT_S)
+            product = int(self._gain(now) * rate * rtt)
             self.window_bytes = min(max(product, config.min_window_bytes), config.max_window_bytes)
+            if now - self._drained_at >= _DRAIN_EVERY_S:
+                # Our own queue must not pass for the link's RTT: now and then it is let run empty.
+                self._drained_at = now
+                self._drain_until = now + self._outstanding / rate + rtt
+            if now < self._drain_until:
+                self.window_bytes = min(self.window_bytes, int(_DRAIN_GAIN * rate * rtt))
         recent = self._link_limited_at is not None and now - self._link_limited_at < _BOTTLENECK_MEMORY_S
         self.bottleneck_bytes_per_s = self.goodput_bytes_per_s if recent else None
 
