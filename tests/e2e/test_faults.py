@@ -2,6 +2,7 @@
 
 import asyncio
 
+import openai
 import pytest
 
 from infra.sites import Role
@@ -31,8 +32,9 @@ async def prefill_under_way(stack: Stack) -> None:
         await asyncio.sleep(0.02)
 
 
-async def ask_until_prefill(stack: Stack) -> asyncio.Task[Told]:
-    asked = asyncio.create_task(complete(stack, tokens_of(PROMPT_TOKENS), headers={"x-prfaas-ttft-deadline-s": "60"}))
+async def ask_until_prefill(stack: Stack, deadline_s: int = 60) -> asyncio.Task[Told]:
+    headers = {"x-prfaas-ttft-deadline-s": str(deadline_s)}
+    asked = asyncio.create_task(complete(stack, tokens_of(PROMPT_TOKENS), headers=headers))
     await asyncio.wait_for(prefill_under_way(stack), 30.0)
     return asked
 
@@ -80,3 +82,33 @@ async def test_a_killed_remote_server_falls_back(stack: Stack) -> None:
     await stack.wait_introduced()
     again = await complete(stack, tokens_of(PROMPT_TOKENS))
     assert (again.outcome, again.answer) == ("offloaded", expected.answer)
+
+
+async def test_a_killed_local_server_is_a_clear_error_and_then_all_goes_on(stack: Stack) -> None:
+    """Everything of a request goes through it: the request is lost, and says so."""
+    expected = await at_home(stack)
+    server = stack.sites.servers["local"]
+    asked = await ask_until_prefill(stack, 12)
+    server.kill()
+    with pytest.raises(openai.InternalServerError) as failed:
+        await asked
+    assert failed.value.status_code == 503 and failed.value.body
+    await server.restart()
+    await stack.sites.wait_joined()
+    await stack.wait_introduced()
+    again = await complete(stack, tokens_of(PROMPT_TOKENS))
+    assert again.answer == expected.answer
+
+
+async def test_a_killed_decode_worker_is_a_clear_error_and_a_new_one_serves(stack: Stack) -> None:
+    worker = stack.process("local", Role.DECODE_WORKER)
+    asked = await ask_until_prefill(stack, 12)
+    worker.kill()
+    with pytest.raises(openai.APIStatusError) as failed:
+        await asked
+    assert failed.value.status_code in (500, 503)
+    await worker.wait()
+    await worker.spawn()
+    await worker.wait_ready(60.0)
+    await stack.wait_introduced()
+    assert (await complete(stack, tokens_of(50))).tokens
