@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 OUT ?=
 MODEL ?= gemma-3-270m
 
-.PHONY: help demo test up lint bench bench-engine bench-kv clean
+.PHONY: help demo test up lint bench bench-engine bench-kv bench-scheduler bench-paper bench-policies clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -33,6 +33,15 @@ bench-engine: $(VENV)/installed ## our engine and plain transformers, side by si
 
 bench-kv: $(VENV)/installed ## the KV lane, plain TCP and nats-py, side by side
 	$(BIN)/python -m load.bench_kv $(if $(OUT),--json $(OUT))
+
+bench-scheduler: $(VENV)/installed ## decisions per second, in process and over the bus
+	$(BIN)/python -m load.bench_scheduler $(if $(OUT),--json $(OUT))
+
+bench-paper: $(VENV)/installed ## the paper's case end to end on emulated engines, and our policy against the paper's
+	$(BIN)/python -m load.bench_paper $(if $(OUT),--json $(OUT))
+
+bench-policies: $(VENV)/installed ## all policies against one another, simulated at the paper's scale
+	$(BIN)/python -m load.simulate.compare $(if $(OUT),--json $(OUT))
 
 clean: ## remove the venv and run directories; the model cache stays
 	rm -rf $(VENV) .run

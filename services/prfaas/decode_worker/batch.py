@@ -3,12 +3,12 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from prfaas.decode_worker.core import DecodeCore
 from prfaas.decode_worker.events import Event, StepDone, StepFailed
 from prfaas.engine.protocol import BadLogitsError, DecodeRow, Engine, EngineError
+from prfaas.engine.thread import engine_thread
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics import DecodeMetrics
 
@@ -34,7 +34,7 @@ class Batch:
         self._tell = tell
         self._flushed = flushed
         self._samplers: dict[str, Any] = {}
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._thread = engine_thread()
         self._work = asyncio.Event()
 
     def wake(self) -> None:

@@ -1,7 +1,6 @@
 """The decode worker as a process: the core's events come in from the bus, its instructions go out to engine, lane and bus."""
 
 import asyncio
-import sys
 import time
 
 from opentelemetry import context as trace_context
@@ -49,8 +48,6 @@ from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics import DecodeMetrics, TransferMetrics, watch_bucket
 
 TICK_S = 0.1
-SWITCH_INTERVAL_S = 0.0005
-"""How soon the event loop gets the interpreter back from the engine's thread; Python's 5 ms would delay every frame."""
 
 log = get_logger(__name__)
 
@@ -73,7 +70,6 @@ class DecodeWorkerService:
     async def start(self) -> None:
         config, context = self._config, self._context
         assert config.bulk is not None
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
         files = await asyncio.to_thread(prepare, config.engine.model)
         self._engine = await asyncio.to_thread(build_engine, config.engine)
         self._description = self._engine.describe()

@@ -1,9 +1,7 @@
 """The prefill worker as a process: takes jobs from the queue one after another, and announces itself."""
 
 import asyncio
-import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 from prfaas.bus.jobs import JobConsumer
 from prfaas.bus.presence import Announcer
@@ -13,6 +11,7 @@ from prfaas.contracts.to_prefill import CancelPrefill
 from prfaas.contracts.to_scheduler import Heartbeat, Role
 from prfaas.engine.factory import build_engine
 from prfaas.engine.protocol import Engine
+from prfaas.engine.thread import engine_thread
 from prfaas.prefill_worker.config import PrefillWorkerConfig
 from prfaas.prefill_worker.core import CancelHeard, JobTaken, PrefillCore, PrefillEnded, Refuse
 from prfaas.prefill_worker.shipment import Shipments
@@ -20,15 +19,13 @@ from prfaas.service.runner import ServiceContext
 from prfaas.telemetry.metrics import PrefillMetrics, SendMetrics
 
 TAKE_DEADLINE_S = 1.0
-SWITCH_INTERVAL_S = 0.0005
-"""How soon the event loop gets the interpreter back from the engine's thread; Python's 5 ms would delay every frame."""
 
 
 class PrefillWorkerService:
     def __init__(self, config: PrefillWorkerConfig, context: ServiceContext) -> None:
         self._config = config
         self._context = context
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._thread = engine_thread()
         self._site: SiteConnections | None = None
         self._draining = asyncio.Event()
         self._tokens_in_hand = 0
@@ -36,7 +33,6 @@ class PrefillWorkerService:
     async def start(self) -> None:
         config, context = self._config, self._context
         assert config.bulk is not None
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
         engine = await asyncio.get_running_loop().run_in_executor(self._thread, build_engine, config.engine)
         self._description = description = engine.describe()
         self._site = await SiteConnections.open(config.control, config.bulk, config.name)
