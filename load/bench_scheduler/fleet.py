@@ -1,5 +1,6 @@
 """Fleets of any size in the proportions of the paper's case, 4 prfaas, 3 pd prefill and 5 decode instances, and their traffic."""
 
+from collections import Counter
 from typing import NamedTuple
 
 from prfaas.capacity.builtin import builtin_profile
@@ -22,7 +23,8 @@ RATE_REQ_S_PER_WORKER = 0.7 * 3.24 / 12
 """Seven tenths of what the paper's twelve instances carry: small fleets miss its proportions, and none is to be overloaded."""
 PRFAAS, PD = builtin_profile("paper-1t-h200-anchored"), builtin_profile("paper-1t-h20")
 _SLOTS, _WAITING_LIMIT = 40, 64
-_GOODPUT_BYTES_PER_S = 10e9
+_GOODPUT_BYTES_PER_S = 100e9 / 8 / 4
+"""Per prfaas worker: four of them share 100 Gbit/s."""
 
 
 def make_policy(name: str) -> Policy:
@@ -53,8 +55,15 @@ def make_fleet(workers: int) -> Fleet:
         )
         for index in range(workers - n_prfaas - n_prefill)
     ]
+    workers_of = Counter(beat.site for beat in beats)
     links = [
-        LinkEstimate(source=site, destination=HOME, rtt_s=0.02, goodput_bytes_per_s=_GOODPUT_BYTES_PER_S, samples=9)
+        LinkEstimate(
+            source=site,
+            destination=HOME,
+            rtt_s=0.02,
+            goodput_bytes_per_s=_GOODPUT_BYTES_PER_S * workers_of[site],
+            samples=9,
+        )
         for site in sites
     ]
     return Fleet(beats, links)

@@ -6,6 +6,7 @@ from msgspec import Meta
 
 from prfaas.scheduler.policies import Balanced, LocalOnly, Policy, RemoteAll, Threshold
 from prfaas.scheduler.predictive import MIN_SAVING, TTFT_OBJECTIVE_S, Predictive
+from prfaas.scheduler.resolved import ResolvedThreshold
 from prfaas.service.config import ServiceConfig
 
 
@@ -17,6 +18,8 @@ class SchedulerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_f
     policy: Literal["local_only", "remote_all", "balanced", "threshold", "predictive"] = "threshold"
     threshold_tokens: Annotated[int, Meta(ge=0)] = 1024
     """Policy `threshold`: prompts with more uncached tokens than this are prefilled remotely."""
+    resolve_every_s: Annotated[float, Meta(ge=0)] = 0.0
+    """Policy `threshold`: how often the threshold is solved again from observed lengths, prefill times and links; 0: never."""
 
     min_saving: Annotated[float, Meta(ge=0, lt=1)] = MIN_SAVING
     """Policy `predictive`: the share of the local time to first token that offloading must save."""
@@ -31,6 +34,8 @@ class SchedulerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_f
             case "remote_all":
                 return RemoteAll()
             case "threshold":
+                if self.resolve_every_s:
+                    return ResolvedThreshold(self.threshold_tokens, self.resolve_every_s)
                 return Threshold(self.threshold_tokens)
             case "balanced":
                 return Balanced()

@@ -1,0 +1,83 @@
+"""Policy `threshold` with t re-solved from what is observed (paper, section 3.4.3).
+
+Every so often Eq 7 is solved again: for the uncached lengths of the last requests, the prefill times and cache sizes that the
+workers announce, and what the links carry now. So t rises within one interval when a link gets slow, and falls when it recovers.
+
+The paper's two routing rules differ only in how they count cached prefixes: per cluster while bandwidth is scarce, the longer of
+both while it is abundant. The scheduler knows of no cached prefix yet, so that both come to l > t. What remains of the difference
+is said: while the links bind (Eq 3), what stays only because of them is `local_link_scarce`, not `local_short`.
+"""
+
+from collections import deque
+from math import inf, sqrt
+
+from prfaas.capacity.crossing import PrefillStage, prefill_limit_req_s, solve_threshold
+from prfaas.capacity.lengths import EmpiricalLengths
+from prfaas.contracts.to_scheduler import Outcome
+from prfaas.scheduler.fleet import PrefillSite
+from prfaas.scheduler.policies import Candidates, Choice, Threshold
+
+WINDOW_REQUESTS = 2048
+MIN_REQUESTS = 64
+MIN_GAIN = 0.05
+"""t moves only where the new one carries so much more: moving costs a swing of both queues."""
+
+
+def _worthwhile_gain(requests: int) -> float:
+    """The two sides of Eq 7 hold p and 1 - p, which so many requests tell apart to about 2 / sqrt(n): less is noise."""
+    return max(MIN_GAIN, 2 / sqrt(requests))
+
+
+class ResolvedThreshold(Threshold):
+    """Starts with the configured t, and goes on with the last one while something that Eq 7 needs is not known."""
+
+    def __init__(self, threshold_tokens: int, resolve_every_s: float) -> None:
+        super().__init__(threshold_tokens)
+        self.resolve_every_s = resolve_every_s
+        self._lengths: deque[int] = deque(maxlen=WINDOW_REQUESTS)
+        self._next_s = -inf
+        self._why = "as configured"
+        self._abundant_tokens: int | None = None
+        """While the links bind: t if they did not."""
+
+    def choose(self, prefill_tokens: int, candidates: Candidates) -> Choice:
+        self._lengths.append(prefill_tokens)
+        local = candidates.local
+        if local is not None and local.now_s >= self._next_s and len(self._lengths) >= MIN_REQUESTS:
+            self._next_s = local.now_s + self.resolve_every_s
+            self._resolve(local, candidates.remotes)
+        choice = super().choose(prefill_tokens, candidates)
+        reason = f"{choice.reason}, {self._why}"
+        abundant = self._abundant_tokens
+        if choice.outcome is Outcome.LOCAL_SHORT and abundant is not None and prefill_tokens > abundant:
+            return Choice(choice.site, Outcome.LOCAL_LINK_SCARCE, f"{reason}; if the links were faster, t = {abundant}")
+        return choice._replace(reason=reason)
+
+    def _resolve(self, local_site: PrefillSite, remote_sites: list[PrefillSite]) -> None:
+        local = _stage(local_site, inf)
+        remotes = [stage for site in remote_sites if (stage := _stage(site, _egress_bytes_per_s(site))) is not None]
+        if local is None or not remotes:
+            return
+        lengths = EmpiricalLengths(self._lengths)
+        best = solve_threshold(lengths, local, remotes)
+        best_req_s = prefill_limit_req_s(lengths, best, local, remotes)
+        gain = _worthwhile_gain(len(self._lengths))
+        if best_req_s > (1 + gain) * prefill_limit_req_s(lengths, self.threshold_tokens, local, remotes):
+            self.threshold_tokens = best
+            self._why = f"solved at {local_site.now_s:.0f} s from {len(self._lengths)} requests for {best_req_s:.2f} req/s"
+        unbounded = [stage._replace(egress_bytes_per_s=inf) for stage in remotes]
+        abundant = solve_threshold(lengths, local, unbounded)
+        scarce = prefill_limit_req_s(lengths, abundant, local, unbounded) > (1 + gain) * best_req_s
+        self._abundant_tokens = abundant if scarce else None
+
+
+def _egress_bytes_per_s(site: PrefillSite) -> float:
+    """0 while nothing is known: what is not known counts as scarce."""
+    return site.link.goodput_bytes_per_s if site.link is not None and site.link.samples else 0.0
+
+
+def _stage(site: PrefillSite, egress_bytes_per_s: float) -> PrefillStage | None:
+    """None while the site's speed is not known, or nothing can leave it."""
+    if not site.prefill_points or egress_bytes_per_s <= 0:
+        return None
+    return PrefillStage(site.workers, lambda tokens: site.work_s(tokens) or 0.0, site.kv_bytes, egress_bytes_per_s)
