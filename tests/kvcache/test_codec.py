@@ -54,7 +54,7 @@ def test_the_choice_follows_the_link() -> None:
     assert chooser.choose(None) is Codec.RAW
     assert chooser.choose(12e6) is Codec.PLANES
     assert chooser.choose(1e9) is Codec.RAW
-    break_even = 0.31 * 400e6
+    break_even = (0.9 - 0.69) * 400e6
     assert chooser.choose(0.95 * break_even) is Codec.PLANES
     assert chooser.choose(1.05 * break_even) is Codec.RAW
 

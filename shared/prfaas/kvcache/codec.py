@@ -15,6 +15,7 @@ from prfaas.kvcache.frame import Codec, FrameError
 
 _LEVEL = 1
 _SMOOTHING = 0.2
+_WORTH = 0.9
 _TRY_AGAIN_FRAMES = 64
 """While PLANES does not pay, every so many frames are encoded all the same: what it would give is known, not remembered."""
 _LENGTH_BYTES = 4
@@ -55,8 +56,8 @@ def decode_planes(payload: memoryview, raw_bytes: int, element_bytes: int) -> me
 
 
 class CodecChooser:
-    """PLANES while the codec and the smaller payload together take less time than the payload as it is:
-    1 / encoding rate + ratio / goodput < 1 / goodput. What the codec does is measured on the frames themselves."""
+    """PLANES while the codec and the smaller payload together save a tenth of the time that the payload takes as it is:
+    1 / encoding rate + ratio / goodput < 0.9 / goodput. What the codec does is measured on the frames themselves."""
 
     def __init__(self) -> None:
         self._encode_bytes_per_s = 400e6
@@ -67,7 +68,7 @@ class CodecChooser:
         """`goodput_bytes_per_s`: None when the link has not been the bottleneck yet; then nothing is to be gained."""
         if goodput_bytes_per_s is None or goodput_bytes_per_s <= 0:
             return Codec.RAW
-        if 1 / self._encode_bytes_per_s + self._ratio / goodput_bytes_per_s < 1 / goodput_bytes_per_s:
+        if 1 / self._encode_bytes_per_s + self._ratio / goodput_bytes_per_s < _WORTH / goodput_bytes_per_s:
             self._raw_in_a_row = 0
             return Codec.PLANES
         self._raw_in_a_row += 1
