@@ -60,7 +60,7 @@ def main() -> None:
     arguments = parser.parse_args()
     load_average = os.getloadavg()[0]
     in_process = [measure(policy, workers, arguments.decisions) for workers in IN_PROCESS_WORKERS for policy in POLICIES]
-    console = Console(width=170)
+    console = Console(width=180)
     console.print(_in_process_table(in_process))
     live: list[Live] = []
     if not arguments.in_process:
@@ -90,7 +90,7 @@ def _in_process_table(results: Sequence[InProcess]) -> Table:
     table = Table(title=f"SchedulerCore in process, {results[0].decisions} decisions each")
     for column in ("workers", "policy", "decisions/s", "p50 us", "p99 us", "max us", "p99 CPU us", "max CPU us", "beat us"):
         table.add_column(column, justify="left" if column == "policy" else "right")
-    for column in ("of a core", "outstanding", "offloaded", "refused"):
+    for column in ("preempted", "of a core", "outstanding", "offloaded", "refused"):
         table.add_column(column, justify="right")
     for each in results:
         figures = (each.decisions_per_s, each.p50_us, each.p99_us, each.max_us, each.p99_cpu_us, each.max_cpu_us)
@@ -99,6 +99,7 @@ def _in_process_table(results: Sequence[InProcess]) -> Table:
             each.policy,
             *(f"{figure:,.0f}" for figure in figures),
             f"{each.heartbeat_us:.1f}",
+            f"{each.preempted_share:.2%}",
             f"{each.core_share:.2%}",
             f"{each.outstanding:.1f}",
             f"{each.offloaded_share:.0%}",

@@ -27,6 +27,7 @@ from prfaas.bus.presence import INTERVAL_S
 from prfaas.contracts.to_scheduler import AttemptEnded, Heartbeat, LinkEstimate, Placement, PlaceRequest, Role
 from prfaas.scheduler.core import AttemptOver, HeartbeatHeard, LinkMeasured, PlaceAsked, SchedulerCore
 
+PREEMPTED_US = 100.0
 WARM_UP_S = 40.0
 """Virtual: longer than a request lives."""
 TTFT_DEADLINE_S = 30.0
@@ -44,6 +45,8 @@ class InProcess(msgspec.Struct, frozen=True, kw_only=True):
     p99_cpu_us: float
     """Without the time in which the machine ran something else."""
     max_cpu_us: float
+    preempted_share: float
+    """Of the decisions: those that waited more than PREEMPTED_US for a core. Above 1 % the p99 is the machine's, not ours."""
     heartbeat_us: float
     """Mean time to take in one."""
     core_share: float
@@ -173,6 +176,7 @@ def measure(policy: str, workers: int, decisions: int, seed: int = 1) -> InProce
         max_us=max(wall_ns) / 1e3,
         p99_cpu_us=percentile(cpu_ns, 0.99) / 1e3,
         max_cpu_us=max(cpu_ns) / 1e3,
+        preempted_share=sum(wall - cpu > PREEMPTED_US * 1e3 for wall, cpu in zip(wall_ns, cpu_ns, strict=True)) / decisions,
         heartbeat_us=world.heartbeat_ns / world.heartbeats / 1e3,
         core_share=busy_ns / 1e9 / (now_s - warm_at_s),
         outstanding=outstanding / decisions,

@@ -2,6 +2,7 @@
 
 Every so often Eq 7 is solved again: for the uncached lengths of the last requests, the prefill times and cache sizes that the
 workers announce, and what the links carry now. So t rises within one interval when a link gets slow, and falls when it recovers.
+The decision that solves takes a few milliseconds instead of some microseconds.
 
 The paper's two routing rules differ only in how they count cached prefixes: per cluster while bandwidth is scarce, the longer of
 both while it is abundant. The scheduler knows of no cached prefix yet, so that both come to l > t. What remains of the difference
@@ -65,10 +66,19 @@ class ResolvedThreshold(Threshold):
         if best_req_s > (1 + gain) * prefill_limit_req_s(lengths, self.threshold_tokens, local, remotes):
             self.threshold_tokens = best
             self._why = f"solved at {local_site.now_s:.0f} s from {len(self._lengths)} requests for {best_req_s:.2f} req/s"
-        unbounded = [stage._replace(egress_bytes_per_s=inf) for stage in remotes]
-        abundant = solve_threshold(lengths, local, unbounded)
-        scarce = prefill_limit_req_s(lengths, abundant, local, unbounded) > (1 + gain) * best_req_s
-        self._abundant_tokens = abundant if scarce else None
+        self._abundant_tokens = _without_links(lengths, local, remotes, best, (1 + gain) * best_req_s)
+
+
+def _without_links(
+    lengths: EmpiricalLengths, local: PrefillStage, remotes: list[PrefillStage], best: int, worthwhile_req_s: float
+) -> int | None:
+    """The best t if links carried anything, where that would be worth something."""
+    unbounded = [stage._replace(egress_bytes_per_s=inf) for stage in remotes]
+    long_tokens = lengths.mean_above(best)
+    if all(stage.req_s(long_tokens) == free.req_s(long_tokens) for stage, free in zip(remotes, unbounded, strict=True)):
+        return None
+    abundant = solve_threshold(lengths, local, unbounded)
+    return abundant if prefill_limit_req_s(lengths, abundant, local, unbounded) > worthwhile_req_s else None
 
 
 def _egress_bytes_per_s(site: PrefillSite) -> float:
