@@ -112,7 +112,7 @@ def _live_table(results: Sequence[Live]) -> Table:
     table = Table(title="prfaas-scheduler behind nats-server: request to reply; the decision in it as the process counts it")
     for column in ("workers", "policy", "asked/s", "p50 ms", "p99 ms", "decision mean us", "p99 <= us", "saturated req/s"):
         table.add_column(column, justify="left" if column == "policy" else "right")
-    for column in ("scheduler CPU", "outstanding", "failed"):
+    for column in ("scheduler CPU", "machine idle", "outstanding", "failed"):
         table.add_column(column, justify="right")
     for each in results:
         table.add_row(
@@ -125,6 +125,7 @@ def _live_table(results: Sequence[Live]) -> Table:
             f"{each.decision_p99_at_most_us:g}",
             f"{each.saturated_req_s:,.0f}",
             f"{each.scheduler_cpu:.0%}",
+            f"{each.machine_idle:.0%}",
             f"{each.outstanding:.0f}",
             str(each.failed),
         )

@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from infra.nats_server import NatsServer, plain_config
 from infra.service_process import ServiceProcess
 from load.bench_scheduler.fleet import HOME, LENGTHS, MODEL, THRESHOLD_TOKENS, make_fleet
+from load.machine import CpuMeter
 from load.report import percentile
 from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
@@ -61,6 +62,8 @@ class Live(msgspec.Struct, frozen=True, kw_only=True):
     """Answers with 64 requests in flight all the time."""
     scheduler_cpu: float
     """Of one core, while asked at `asked_req_s`."""
+    machine_idle: float
+    """What all cores had left meanwhile: without any, latencies are those of waiting for a core."""
     outstanding: float
     failed: int
     """Refused or not answered."""
@@ -92,11 +95,13 @@ async def _ask(policy: str, workers: int, url: str, process: ServiceProcess) -> 
     client = _Client(bus)
     try:
         before = await _decisions(process.http_port)
+        meter = CpuMeter([process.pid]).start()
         used_s = _cpu_s(process.pid)
         begun_s = time.monotonic()
         await client.open_loop()
         took_s = time.monotonic() - begun_s
         used_s = _cpu_s(process.pid) - used_s
+        idle = meter.stop().idle
         after = await _decisions(process.http_port)
         latencies_s, failed = client.latencies_s, client.failed
         saturated_req_s = await client.closed_loop()
@@ -114,6 +119,7 @@ async def _ask(policy: str, workers: int, url: str, process: ServiceProcess) -> 
         decision_p99_at_most_us=min(edge for edge, count in counts.items() if count >= 0.99 * total) * 1e6,
         saturated_req_s=saturated_req_s,
         scheduler_cpu=used_s / took_s,
+        machine_idle=idle,
         outstanding=OPEN_LOOP_REQ_S * HOLD_S,
         failed=failed + client.failed,
     )
