@@ -266,6 +266,7 @@ class KVWriter:
 
     def _reply(self, batch: int, sequence: int, operation: int) -> str:
         # <inbox>.<batch id>.<acknowledge every n messages>.<gap mode>.<sequence>.<operation>.$FI
+        # Every message: a ping only repeats the last acknowledgement, so with a coarser rhythm a small window would stall.
         return f"{self._inbox}.{self._batch_salt}{batch}.1.fail.{sequence}.{operation}.$FI"
 
     def _on_reply(self, message: Message) -> None:
