@@ -54,7 +54,7 @@ class SimulatedLink:
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.floats(1e6, 1e8), st.floats(0.005, 0.1))
+@given(st.floats(1e6, 1e8), st.floats(0.01, 0.1))
 def test_the_window_fills_the_link_without_a_long_queue(rate: float, rtt_s: float) -> None:
     core = LinkCore(LinkConfig(min_window_bytes=2 * FRAME, max_window_bytes=1 << 30))
     link = SimulatedLink(core, rate, rtt_s)

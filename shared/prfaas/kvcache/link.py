@@ -2,7 +2,7 @@
 
 Window = clamp(gain x rate x RTT): a little more than the bandwidth-delay product, so the link never runs dry and no queue grows
 in front of it. Rate is the largest delivery rate of the last seconds, RTT the smallest acknowledgement time (as in BBR).
-An RTT below a few milliseconds counts as that: there the processes' own pauses are what the window must cover.
+An RTT below ten milliseconds counts as ten: there the processes' own pauses are what the window must cover.
 Turns are start-time fair queueing on two levels, tenants and then the transfers of a tenant: who joins starts at the virtual time
 of the one that is served now. A transfer whose decode waits on it weighs more, and nobody starves.
 """
@@ -21,7 +21,7 @@ _STRETCH_S = 0.1
 _STRETCH_RTTS = 4
 _FIRST_WINDOW_BYTES = 2 << 20
 _STARTUP_GAIN = 2.5
-_LEAST_RTT_S = 0.005
+_LEAST_RTT_S = 0.01
 _GROWTH = 1.2
 _PLATEAU_RTTS = 4
 _DRAIN_EVERY_S = 5.0
@@ -32,7 +32,7 @@ class LinkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     window_gain: float = 1.25
     min_window_bytes: int = 1 << 20
     max_window_bytes: int = 16 << 20
-    frame_bytes: int = 512 << 10
+    frame_bytes: int = 1 << 20
     """Largest frame; smaller ones are cut when the window is small."""
     egress_bytes_per_s: float | None = None
     """Budget of this process on this link; None: what the link takes."""
