@@ -41,12 +41,9 @@ def fp32_engine(files: ModelFiles) -> Iterator[TorchEngine]:
 
 def plain_model(files: ModelFiles, dtype: torch.dtype) -> Any:
     """transformers as it is, for comparison."""
-    return transformers.AutoModelForCausalLM.from_pretrained(files.directory, dtype=dtype, attn_implementation="sdpa")
-
-
-@pytest.fixture(scope="session")
-def plain_bf16(files: ModelFiles) -> Iterator[Any]:
-    yield plain_model(files, torch.bfloat16)
+    return transformers.AutoModelForCausalLM.from_pretrained(
+        files.directory, dtype=dtype, attn_implementation="sdpa", local_files_only=True
+    )
 
 
 @pytest.fixture(scope="session")

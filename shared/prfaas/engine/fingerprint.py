@@ -7,6 +7,9 @@ import xxhash
 
 from prfaas.kvcache.layout import KVLayout
 
+COMPUTATION = 2
+"""Raise it with every change of our own code that changes the last bits of the KV."""
+
 
 def fingerprint_of(model: str, weights_xxh3_128: str, layout: KVLayout, chunk_tokens: int) -> str:
     """A hash of all that decides the bits of the KV, but for the hardware.
@@ -19,6 +22,7 @@ def fingerprint_of(model: str, weights_xxh3_128: str, layout: KVLayout, chunk_to
         "weights": weights_xxh3_128,
         "layout": layout,
         "chunk_tokens": chunk_tokens,
+        "computation": COMPUTATION,
         "torch": importlib.metadata.version("torch").partition("+")[0],
         "transformers": importlib.metadata.version("transformers"),
     }

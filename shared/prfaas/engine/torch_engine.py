@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from prfaas.contracts.to_decode import Sampling
-from prfaas.engine.attention import ATTENTION, chunk_mask
+from prfaas.engine.attention import ATTENTION, sliding_mask
 from prfaas.engine.decode_cache import DecodeCache
 from prfaas.engine.fingerprint import fingerprint_of
 from prfaas.engine.model_layout import layout_of
@@ -125,9 +125,10 @@ class TorchEngine:
 
     def _chunk_masks(self, cache: PrefillCache) -> Any:
         if not self._mask_per_kind:
-            return chunk_mask(cache, LayerKind.FULL, self._heads_per_kv_head)
-        kinds = {spec.kind for spec in self.layout.layers}
-        return {f"{kind}_attention": chunk_mask(cache, kind, self._heads_per_kv_head) for kind in kinds}
+            return None
+        has_sliding = any(spec.kind is LayerKind.SLIDING for spec in self.layout.layers)
+        sliding = sliding_mask(cache, self._heads_per_kv_head) if has_sliding else None
+        return {"full_attention": None, "sliding_attention": sliding}
 
     def _check_tokens(self, token_ids: Sequence[int]) -> None:
         if token_ids and not 0 <= min(token_ids) <= max(token_ids) < self.vocabulary_size:
