@@ -27,6 +27,7 @@ class Job:
         """`link` is None within a site."""
         self.tokens = tokens
         self.link = link
+        self.submitted_s = env.now
         self.verified: simpy.Event = env.event()
         self.cancelled: simpy.Event = env.event()
 
@@ -46,6 +47,7 @@ class PrefillWorker:
         self.core = PrefillCore(MODEL, "", 1)
         """Only for what it observes of T_prefill, which is what live workers announce."""
         self.busy_s = 0.0
+        self.queue_s = 0.0
 
 
 class PrefillStation:
@@ -82,16 +84,19 @@ class PrefillStation:
         while True:
             while not self._queue:
                 wake = self._env.event()
+                worker.queue_s = 0.0
                 self._idle.append((worker, wake))
                 yield wake
             job = self._queue.popleft()
             if job.cancelled.triggered:
                 continue
             worker.job = job
+            worker.queue_s = self._env.now - job.submitted_s
             started_s = self._env.now
             yield from self._prefill(job)
             if not job.cancelled.triggered:
-                worker.core.handle(PrefillEnded(job.tokens, self._env.now - started_s))
+                # As live workers do: what the link made them wait for is no part of T_prefill.
+                worker.core.handle(PrefillEnded(job.tokens, self.prefill_s(job.tokens)))
             worker.busy_s += self._env.now - started_s
             worker.job = None
 

@@ -135,9 +135,14 @@ class _World:
             fingerprint=FINGERPRINT,
             max_context_tokens=1 << 30,
             queued_tokens=worker.job.tokens if worker.job else 0,
+            queue_s=worker.queue_s if self._is_shared(station.site) else 0.0,
             prefill_points=worker.core.observed.points(),
             kv_points=station.kv_points,
         )
+
+    def _is_shared(self, site: str) -> bool:
+        """Whether several pd sites place prompts there."""
+        return len(self.homes) > 1 and all(home.site.name != site for home in self.homes)
 
     def _decode_beat(self, home: _Home, decoder: DecodeWorker) -> Heartbeat:
         return Heartbeat(

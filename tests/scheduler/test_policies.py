@@ -13,7 +13,7 @@ SLOW = ((1000.0, 0.6), (32_000.0, 5.05), (128_000.0, 22.7))
 KV = ((1000.0, 2e8), (128_000.0, 2.4e9))
 
 
-PATIENT = Predictive(ttft_objective_s=60.0)
+PATIENT = Predictive(ttft_objective_s=60.0, comfort_share=0.02)
 
 
 def site(
@@ -22,7 +22,7 @@ def site(
     link = None
     if goodput_bytes_per_s is not None:
         link = LinkEstimate(source=name, destination="home", rtt_s=0.02, goodput_bytes_per_s=goodput_bytes_per_s, samples=3)
-    return PrefillSite(name, workers, points, KV, Backlog(), link, 0.0)
+    return PrefillSite(name, workers, points, KV, 0.0, Backlog(), link, 0.0)
 
 
 def busy(candidate: PrefillSite, work_s: float, kv_bytes: float = 0.0) -> PrefillSite:

@@ -29,6 +29,7 @@ class PrefillWorkerService:
         self._site: SiteConnections | None = None
         self._draining = asyncio.Event()
         self._tokens_in_hand = 0
+        self._queue_s = 0.0
 
     async def start(self) -> None:
         config, context = self._config, self._context
@@ -93,6 +94,7 @@ class PrefillWorkerService:
     async def _work(self, consumer: JobConsumer) -> None:
         while not self._draining.is_set():
             taken = await consumer.take(TAKE_DEADLINE_S)
+            self._queue_s = 0.0 if taken is None else taken.age_s
             if taken is None:
                 continue
             self._tokens_in_hand = taken.job.transfer.prefill_tokens
@@ -115,6 +117,7 @@ class PrefillWorkerService:
             fingerprint=self._description.fingerprint,
             max_context_tokens=self._description.max_context_tokens,
             queued_tokens=self._tokens_in_hand,
+            queue_s=self._queue_s if len(self._config.serves) > 1 else 0.0,  # a sole scheduler knows better
             prefill_points=self._core.observed.points(),
             kv_points=self._kv_points,
             draining=self._draining.is_set(),

@@ -132,7 +132,8 @@ class Shipments:
             await self._give_up(taken, writer, code, str(error))
         else:
             prefill_s = time.monotonic() - started_s
-            self._core.handle(PrefillEnded(len(run.token_ids), prefill_s))
+            # What the link made it wait for is no part of T_prefill: a policy would take a slow link for a slow machine.
+            self._core.handle(PrefillEnded(len(run.token_ids), prefill_s - writer.blocked_s))
             self._metrics.prefill_s.observe(prefill_s)
             self._metrics.tokens.inc(len(run.token_ids))
             done = PrefillDone(

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta
 
 from prfaas.scheduler.policies import Balanced, LocalOnly, Policy, RemoteAll, Threshold
-from prfaas.scheduler.predictive import MIN_SAVING, TTFT_OBJECTIVE_S, Predictive
+from prfaas.scheduler.predictive import COMFORT_SHARE, TTFT_OBJECTIVE_S, Predictive
 from prfaas.scheduler.resolved import ResolvedThreshold
 from prfaas.service.config import ServiceConfig
 
@@ -21,8 +21,8 @@ class SchedulerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_f
     resolve_every_s: Annotated[float, Meta(ge=0)] = 0.0
     """Policy `threshold`: how often the threshold is solved again from observed lengths, prefill times and links; 0: never."""
 
-    min_saving: Annotated[float, Meta(ge=0, lt=1)] = MIN_SAVING
-    """Policy `predictive`: the share of the local time to first token that offloading must save."""
+    comfort_share: Annotated[float, Meta(ge=0, le=1)] = COMFORT_SHARE
+    """Policy `predictive`: prompts that the local site serves within this share of the objective stay there."""
 
     ttft_objective_s: Annotated[float, Meta(gt=0)] = TTFT_OBJECTIVE_S
     """Policy `predictive`: the time to first token that requests should have."""
@@ -40,4 +40,4 @@ class SchedulerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_f
             case "balanced":
                 return Balanced()
             case "predictive":
-                return Predictive(ttft_objective_s=self.ttft_objective_s, min_saving=self.min_saving)
+                return Predictive(ttft_objective_s=self.ttft_objective_s, comfort_share=self.comfort_share)

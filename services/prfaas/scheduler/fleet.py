@@ -23,6 +23,8 @@ class PrefillSite:
     workers: int
     prefill_points: Points
     kv_points: Points
+    queue_s: float
+    """How long jobs have waited there, as its workers announce it where several pd sites share them."""
     backlog: Backlog
     link: LinkEstimate | None
     """From that site to the decode site; None within a site, or while nothing is known."""
@@ -31,7 +33,7 @@ class PrefillSite:
     @property
     def wait_s(self) -> float:
         """Until a worker is free for the next prompt."""
-        return self.backlog.wait_s(self.workers, self.now_s)
+        return max(self.backlog.wait_s(self.workers, self.now_s), self.queue_s)
 
     def work_s(self, tokens: float) -> float | None:
         """T_prefill(l) on one of the workers; None while nothing has been observed."""
@@ -140,6 +142,7 @@ class Fleet:
                 len(pool),
                 pool.prefill_points,
                 pool.kv_points,
+                pool.queue_s,
                 self.remembered(site).backlog,
                 self._link_from(site),
                 self._now_s,

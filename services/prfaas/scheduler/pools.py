@@ -90,6 +90,11 @@ class PrefillPool:
         self._observers.pop(key, None)
 
     @property
+    def queue_s(self) -> float:
+        """The longest that a worker has seen a job wait."""
+        return max(worker.beat.queue_s for worker in self._workers.values())
+
+    @property
     def prefill_points(self) -> Points:
         """Of one worker, the same one as long as it lives; the others of a site are machines of the same kind."""
         return next(iter(self._observers.values())).beat.prefill_points if self._observers else ()

@@ -3,8 +3,8 @@
     local   wait + T(l)
     remote  max(wait + T(l), (KV bytes that the link owes + S_kv(l)) / goodput) + RTT
 
-Shipping overlaps prefill, so the slower of the two counts. A remote site must save a good part of the local time: below that
-the bytes on the link, which others may need, are not worth it. What the scheduler does not know of a link counts as scarce.
+Shipping overlaps prefill, so the slower of the two counts. What the local site serves comfortably within the objective stays:
+it costs no bytes on a link that others may need. What the scheduler does not know of a link counts as scarce.
 
 Where no site can keep the objective any more, the prompt goes where the others are latest already: spread evenly, a surplus would
 make every request late; in one queue it leaves the other to those that can still be served in time.
@@ -16,9 +16,10 @@ from prfaas.contracts.to_scheduler import Outcome
 from prfaas.scheduler.fleet import PrefillSite
 from prfaas.scheduler.policies import Candidates, Choice, no_remote, only_remote
 
-MIN_SAVING = 0.3
-"""Share of the local time that offloading must save."""
 TTFT_OBJECTIVE_S = 10.0
+COMFORT_SHARE = 0.2
+"""Of the objective: what the local site serves in less stays there. A fixed saving to ask for instead would let the local queue
+grow up to the objective before the remote site, which is faster, takes over."""
 SURE_SHARE = 0.9
 """Of the objective: a prediction above this does not count on keeping it."""
 
@@ -35,9 +36,9 @@ class Predicted(NamedTuple):
 class Predictive:
     name = "predictive"
 
-    def __init__(self, *, ttft_objective_s: float = TTFT_OBJECTIVE_S, min_saving: float = MIN_SAVING) -> None:
+    def __init__(self, *, ttft_objective_s: float = TTFT_OBJECTIVE_S, comfort_share: float = COMFORT_SHARE) -> None:
         self.ttft_objective_s = ttft_objective_s
-        self.min_saving = min_saving
+        self.comfort_s = comfort_share * ttft_objective_s
 
     def choose(self, prefill_tokens: int, candidates: Candidates) -> Choice:
         if candidates.local is None:
@@ -55,10 +56,11 @@ class Predictive:
         numbers = f"predicted {local.ttft_s:.2f} s at home, {best.ttft_s:.2f} s at {best.site.site}"
         if min(local.ttft_s, best.ttft_s) > SURE_SHARE * self.ttft_objective_s:
             return self._surplus(local, best, numbers)
-        if best.ttft_s <= (1 - self.min_saving) * local.ttft_s:
+        if local.ttft_s <= self.comfort_s:
+            return Choice(local.site, Outcome.LOCAL_SHORT, f"{numbers}: within {self.comfort_s:g} s at home")
+        if best.ttft_s < local.ttft_s:
             return Choice(best.site, Outcome.OFFLOADED, numbers)
-        outcome = Outcome.LOCAL_LINK_SCARCE if best.by_link else Outcome.LOCAL_SHORT
-        return Choice(local.site, outcome, f"{numbers}: less than {self.min_saving:.0%} saved")
+        return Choice(local.site, Outcome.LOCAL_LINK_SCARCE if best.by_link else Outcome.LOCAL_SHORT, numbers)
 
     def _surplus(self, local: Predicted, remote: Predicted, numbers: str) -> Choice:
         reason = f"{numbers}: neither keeps {self.ttft_objective_s:g} s, so it goes where others are late already"

@@ -75,6 +75,9 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     max_context_tokens: int
     queued_tokens: int = 0
     """Prefill: prompt tokens accepted and not yet prefilled."""
+    queue_s: float = 0.0
+    """Prefill, where several pd sites share the worker: how long the job that was taken last had waited, 0 when the queue was
+    empty since. Their schedulers do not hear of one another's placements, but they see the queue."""
     prefill_points: tuple[tuple[float, float], ...] = ()
     """Prefill: observed (tokens, seconds) in rising order; read by capacity.observed.interpolated."""
     kv_points: tuple[tuple[float, float], ...] = ()

@@ -165,7 +165,7 @@ class KVWriter:
             frames=self._framer.frames,
             resent_frames=self._core.resent_frames,
             seconds=committed_at - (self._first_sent_at or committed_at),
-            blocked_s=self._framer.blocked_s,
+            blocked_s=self.blocked_s,
             object_complete=complete,
         )
 
@@ -173,6 +173,11 @@ class KVWriter:
         """Ends the attempt from our side and tells the reader, as far as the link allows."""
         self._handle(sender.AbortAsked(reason))
         await self._shut()
+
+    @property
+    def blocked_s(self) -> float:
+        """How long `put` has made the engine wait for the link so far."""
+        return self._framer.blocked_s
 
     @property
     def stored_frames(self) -> int:
