@@ -21,13 +21,13 @@ class ControlPings:
     """Two processes: one at the near site answers, one at the far site asks every 10 ms, and notes when and how long."""
 
     def __init__(self, near: NatsEndpoint, far: NatsEndpoint, site: str) -> None:
-        self._stop = _CONTEXT.Event()
+        self._stop = [_CONTEXT.Event(), _CONTEXT.Event()]
         self._ready = [_CONTEXT.Event(), _CONTEXT.Event()]
         self._times: multiprocessing.Queue[list[tuple[float, float]]] = _CONTEXT.Queue()
         subject = subjects.probe_echo(site)
         self._processes = [
-            _CONTEXT.Process(target=_answer, args=(near, subject, self._ready[0], self._stop), daemon=True),
-            _CONTEXT.Process(target=_ask, args=(far, subject, self._ready[1], self._stop, self._times), daemon=True),
+            _CONTEXT.Process(target=_answer, args=(near, subject, self._ready[0], self._stop[0]), daemon=True),
+            _CONTEXT.Process(target=_ask, args=(far, subject, self._ready[1], self._stop[1], self._times), daemon=True),
         ]
 
     def start(self) -> None:
@@ -38,8 +38,9 @@ class ControlPings:
 
     def stop(self) -> list[tuple[float, float]]:
         """(time.monotonic() of the request, round trip in seconds)"""
-        self._stop.set()
-        times = self._times.get(timeout=_TIMEOUT_S)
+        self._stop[1].set()  # the one that asks first: its last request still gets its answer
+        times = self._times.get(timeout=2 * _TIMEOUT_S)
+        self._stop[0].set()
         for process in self._processes:
             process.join(_TIMEOUT_S)
             if process.is_alive():
