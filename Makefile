@@ -15,6 +15,7 @@ demo: $(VENV)/installed ## two sites on this machine, a short and a long prompt,
 	$(BIN)/python -m infra.demo --model $(MODEL)
 
 test: $(VENV)/installed lint ## ruff, strict mypy and the whole test suite
+	$(BIN)/python -m prfaas.engine.weights gemma-3-270m smollm2-135m
 	$(BIN)/python -m pytest
 
 up: $(VENV)/installed ## the same two sites in the foreground, until Ctrl-C
