@@ -1,0 +1,78 @@
+"""The KV that arrives over the link is, bit for bit, the KV that a local prefill makes: a real model, two joined sites."""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from infra.running_sites import RunningSites
+from infra.sites import load_description
+from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
+from prfaas.contracts import subjects
+from prfaas.contracts.kv import KVTransfer
+from prfaas.engine.factory import EngineConfig, build_engine
+from prfaas.engine.protocol import Engine
+from prfaas.kvcache.layout import KVPiece
+from prfaas.kvcache.link import Link
+from prfaas.kvcache.reader import KVReader
+from prfaas.kvcache.writer import KVWriter
+from tests.e2e.asking import tokens_of
+
+LENGTHS = (1, 511, 512, 513, 3000)
+DEADLINE_S = 200.0
+
+Cache = dict[int, list[tuple[int, int, bytes, bytes]]]
+"""By layer: start, end, keys, values."""
+
+
+def keep(cache: Cache, piece: KVPiece) -> None:
+    """Joined with the piece before it: where a transfer is cut into frames must not matter."""
+    pieces = cache.setdefault(piece.range.layer, [])
+    if pieces and pieces[-1][1] == piece.range.start:
+        start, _, keys, values = pieces.pop()
+        pieces.append((start, piece.range.end, keys + bytes(piece.keys), values + bytes(piece.values)))
+    else:
+        pieces.append((piece.range.start, piece.range.end, bytes(piece.keys), bytes(piece.values)))
+
+
+def prefill(engine: Engine, tokens: list[int], on_piece: Callable[[KVPiece], None]) -> None:
+    engine.prefill(tokens, on_piece, lambda: False)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("model", ["gemma-3-270m", "smollm2-135m"])
+async def test_kv_over_the_link_is_local_kv(model: str, tmp_path: Path) -> None:
+    engine = build_engine(EngineConfig(model=model))
+    description = engine.describe()
+    async with RunningSites(load_description(), tmp_path) as sites:
+        far = await BulkLane.connect(sites.endpoint("remote", "bulk"), name="writer", deadline_s=10)
+        near = await BulkLane.connect(sites.endpoint("local", "bulk"), name="reader", deadline_s=10)
+        await ensure_kv_bucket(near, "local", max_bytes=1 << 30, ttl_s=300)
+        link = Link()
+        for length in LENGTHS:
+            tokens = tokens_of(length)
+            transfer = KVTransfer(
+                transfer_id=f"t{length}",
+                attempt=1,
+                bucket=subjects.kv_bucket("local"),
+                nuid=secrets.token_hex(11),
+                prefill_tokens=length,
+                fingerprint=description.fingerprint,
+            )
+            arrived: Cache = {}
+            local: Cache = {}
+            reader = await KVReader.open(near, transfer, description.layout, partial(keep, arrived), deadline_s=DEADLINE_S)
+            writer = await KVWriter.open(far, transfer, description.layout, deadline_s=DEADLINE_S, link=link)
+            await asyncio.to_thread(prefill, engine, tokens, writer.put)
+            closing = asyncio.create_task(writer.close())
+            report = await reader.verified(DEADLINE_S)
+            await closing
+            await reader.close()
+            await asyncio.to_thread(prefill, engine, tokens, partial(keep, local))
+            assert report.bytes == description.layout.total_bytes(length)
+            assert arrived == local, f"{length} tokens"
+        await far.close()
+        await near.close()
