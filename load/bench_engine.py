@@ -3,8 +3,9 @@
 Plain transformers is its own forward with its own DynamicCache and sdpa attention. Prefill: ours (in chunks, handing out every
 piece of KV) against plain in the same chunks and plain in one forward; the ratio is to the faster of the two. Neither computes
 logits. Decode: one step for the whole batch, all rows at the same length (plain's best case, since it need not pad), greedy.
-All variants take turns within one process, in alternating order; every number is a median (at 8,192 tokens of one round: a second would take the whole past ten minutes). Beside the ratio of wall-clock times
-stands the ratio of CPU times, which other work on the machine disturbs less.
+All variants take turns within one process, in alternating order; every number is a median (at 8,192 tokens of one round: a
+second would take the whole past ten minutes). Beside the ratio of wall-clock times stands the ratio of CPU times, which other
+work on the machine disturbs less.
 """
 
 import argparse
