@@ -31,9 +31,14 @@ class PrefillSite:
     now_s: float
 
     @property
+    def own_wait_s(self) -> float:
+        """Behind what this scheduler placed there itself."""
+        return self.backlog.wait_s(self.workers, self.now_s)
+
+    @property
     def wait_s(self) -> float:
         """Until a worker is free for the next prompt."""
-        return max(self.backlog.wait_s(self.workers, self.now_s), self.queue_s)
+        return max(self.own_wait_s, self.queue_s)
 
     def work_s(self, tokens: float) -> float | None:
         """T_prefill(l) on one of the workers; None while nothing has been observed."""

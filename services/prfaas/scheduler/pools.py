@@ -91,8 +91,8 @@ class PrefillPool:
 
     @property
     def queue_s(self) -> float:
-        """The longest that a worker has seen a job wait."""
-        return max(worker.beat.queue_s for worker in self._workers.values())
+        """The shortest that a worker has lately seen a job wait. The longest would be old news: that worker has been busy since."""
+        return min(worker.beat.queue_s for worker in self._workers.values())
 
     @property
     def prefill_points(self) -> Points:
