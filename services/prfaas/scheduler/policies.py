@@ -20,8 +20,8 @@ class Candidates(NamedTuple):
 
     @property
     def best_remote(self) -> PrefillSite | None:
-        """The remote site with the shortest wait behind own placements, then with the fewest of them per worker; among equals, the
-        first by name. By the announced queues, schedulers that share these sites would all run to the same one."""
+        """The remote site with the shortest wait behind own placements, then with the fewest of them per worker; among equals,
+        the first by name. By the announced queues, schedulers that share these sites would all run to the same one."""
         return min(self.remotes, key=lambda site: (site.own_wait_s, len(site.backlog) / site.workers, site.site), default=None)
 
 

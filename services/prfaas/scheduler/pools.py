@@ -91,7 +91,7 @@ class PrefillPool:
 
     @property
     def queue_s(self) -> float:
-        """The shortest that a worker has lately seen a job wait. The longest would be old news: that worker has been busy since."""
+        """The shortest that a worker has lately seen a job wait. The longest is old news: that worker has been busy since."""
         return min(worker.beat.queue_s for worker in self._workers.values())
 
     @property
