@@ -21,7 +21,7 @@ from prfaas.kvcache.reader import KVReader
 from prfaas.kvcache.writer import KVWriter
 from tests.e2e.asking import tokens_of
 
-LENGTHS = (1, 511, 512, 513, 3000)
+LENGTHS = (1, 511, 512, 513, 3000, 8000)
 DEADLINE_S = 200.0
 
 Cache = dict[int, list[tuple[int, int, bytes, bytes]]]
