@@ -134,7 +134,6 @@ class _World:
             model=MODEL,
             fingerprint=FINGERPRINT,
             max_context_tokens=1 << 30,
-            queued_tokens=worker.job.tokens if worker.job else 0,
             queue_s=worker.queue_s if self._is_shared(station.site) else 0.0,
             prefill_points=worker.core.observed.points(),
             kv_points=station.kv_points,

@@ -22,7 +22,7 @@ BUCKET = subjects.workers_bucket("local")
 TTL_S = 1.0
 
 
-def make_beat(worker: str = "w1", site: str = "local", queued_tokens: int = 0) -> Heartbeat:
+def make_beat(worker: str = "w1", site: str = "local", running: int = 0) -> Heartbeat:
     return Heartbeat(
         site=site,
         worker=worker,
@@ -30,7 +30,7 @@ def make_beat(worker: str = "w1", site: str = "local", queued_tokens: int = 0) -
         model="m",
         fingerprint="f",
         max_context_tokens=1,
-        queued_tokens=queued_tokens,
+        running=running,
     )
 
 
@@ -48,13 +48,13 @@ class Seen:
     def __call__(self, key: str, beat: Heartbeat | None) -> None:
         self.changes.put_nowait(Change(key, beat))
 
-    async def until(self, key: str, *, gone: bool = False, queued_tokens: int | None = None) -> Heartbeat | None:
+    async def until(self, key: str, *, gone: bool = False, running: int | None = None) -> Heartbeat | None:
         async with asyncio.timeout(DEADLINE_S):
             while True:
                 change = await self.changes.get()
                 if change.key != key or (change.beat is None) is not gone:
                     continue
-                if queued_tokens is None or (change.beat is not None and change.beat.queued_tokens == queued_tokens):
+                if running is None or (change.beat is not None and change.beat.running == running):
                     return change.beat
 
 
@@ -94,25 +94,25 @@ async def bus(server: NatsServer) -> AsyncIterator[ControlBus]:
 
 
 async def test_beats_are_heard_with_their_changes_until_silence(bus: ControlBus) -> None:
-    queued_tokens = 0
+    running = 0
     async with watching(bus) as seen:
-        async with announcing(Announcer(bus, ["local"], lambda: make_beat(queued_tokens=queued_tokens), 0.1)) as announcer:
+        async with announcing(Announcer(bus, ["local"], lambda: make_beat(running=running), 0.1)) as announcer:
             assert await seen.until("local.prefill.w1") == make_beat()
-            queued_tokens = 7
+            running = 7
             await announcer.beat()
-            await seen.until("local.prefill.w1", queued_tokens=7)
+            await seen.until("local.prefill.w1", running=7)
         await seen.until("local.prefill.w1", gone=True)
 
 
 async def test_who_comes_later_learns_who_is_there(bus: ControlBus) -> None:
     await ensure_bucket(bus, BUCKET, 60.0)
     await put_entry(bus, "local", BUCKET, make_beat("w1"))
-    await put_entry(bus, "local", BUCKET, make_beat("w2", queued_tokens=1))
-    await put_entry(bus, "local", BUCKET, make_beat("w2", queued_tokens=2))
+    await put_entry(bus, "local", BUCKET, make_beat("w2", running=1))
+    await put_entry(bus, "local", BUCKET, make_beat("w2", running=2))
     seen = Seen()
     task = asyncio.create_task(watch(bus, BUCKET, Heartbeat, seen, ttl_s=60.0))
     await seen.until("local.prefill.w1")
-    await seen.until("local.prefill.w2", queued_tokens=2)
+    await seen.until("local.prefill.w2", running=2)
     task.cancel()
     await asyncio.wait([task])
     assert sorted(await (await bus.jetstream().key_value(BUCKET)).keys()) == ["local.prefill.w1", "local.prefill.w2"]

@@ -28,7 +28,6 @@ class PrefillWorkerService:
         self._thread = engine_thread()
         self._site: SiteConnections | None = None
         self._draining = asyncio.Event()
-        self._tokens_in_hand = 0
         self._queue_s = 0.0
 
     async def start(self) -> None:
@@ -97,13 +96,11 @@ class PrefillWorkerService:
             self._queue_s = 0.0 if taken is None else taken.age_s
             if taken is None:
                 continue
-            self._tokens_in_hand = taken.job.transfer.prefill_tokens
             (verdict,) = self._core.handle(JobTaken(taken.job, taken.age_s, taken.deliveries))
             if isinstance(verdict, Refuse):
                 await self._shipments.refuse(taken, verdict)
             else:
                 await self._shipments.run(taken, verdict)
-            self._tokens_in_hand = 0
 
     def _cancel(self, cancel: CancelPrefill) -> None:
         self._core.handle(CancelHeard(cancel))
@@ -116,7 +113,6 @@ class PrefillWorkerService:
             model=self._description.model,
             fingerprint=self._description.fingerprint,
             max_context_tokens=self._description.max_context_tokens,
-            queued_tokens=self._tokens_in_hand,
             queue_s=self._queue_s if len(self._config.serves) > 1 else 0.0,  # a sole scheduler knows better
             prefill_points=self._core.observed.points(),
             kv_points=self._kv_points,

@@ -73,8 +73,6 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     model: str
     fingerprint: str
     max_context_tokens: int
-    queued_tokens: int = 0
-    """Prefill: prompt tokens accepted and not yet prefilled."""
     queue_s: float = 0.0
     """Prefill, where several pd sites share the worker: how long the job that was taken last had waited, 0 when the queue was
     empty since. Their schedulers do not hear of one another's placements, but they see the queue."""
