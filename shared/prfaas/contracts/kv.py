@@ -13,7 +13,10 @@ class KVTransfer(msgspec.Struct, frozen=True, kw_only=True):
     nuid: str
     """Names the chunk subject `$O.<bucket>.C.<nuid>`."""
     prefill_tokens: int
-    """Tokens whose KV is shipped: all prompt tokens but the last, which the decode worker computes itself."""
+    """Tokens that are prefilled: all prompt tokens but the last, which the decode worker computes itself."""
+    from_token: int = 0
+    """Full layers ship tokens from here on: the decode worker has those before it from an earlier prompt. A multiple of the
+    block size. Sliding and recurrent layers always ship all that is needed."""
     fingerprint: str
     """Of model, weights, dtype and KV layout; a mismatch is refused before any byte is installed."""
 

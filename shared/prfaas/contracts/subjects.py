@@ -11,6 +11,16 @@ def attempts(site: str) -> str:
     return f"prfaas.{site}.scheduler.attempts"
 
 
+def blocks(site: str) -> str:
+    """Workers -> scheduler, BlocksChanged."""
+    return f"prfaas.{site}.scheduler.blocks"
+
+
+def held_blocks(site: str, role: str, worker: str) -> str:
+    """Request/reply: scheduler -> worker, empty -> BlocksHeld."""
+    return f"prfaas.{site}.{role}.{worker}.blocks"
+
+
 def generate(site: str, worker: str) -> str:
     """Request/reply: gateway -> decode worker, Generate -> GenerateAccepted | GenerateRefused."""
     return f"prfaas.{site}.decode.{worker}.generate"
@@ -42,8 +52,13 @@ def jobs_stream(site: str) -> str:
 
 
 def jobs(site: str, model: str) -> str:
-    """One subject per model; a model's name may hold dots, a subject's token may not."""
+    """One subject per model, for whoever is free; a model's name may hold dots, a subject's token may not."""
     return f"jobs.{site}.prefill.{model.replace('.', '_')}"
+
+
+def worker_jobs(site: str, worker: str) -> str:
+    """For the one worker whose cache holds the prompt's prefix."""
+    return f"jobs.{site}.worker.{worker}"
 
 
 def workers_bucket(site: str) -> str:

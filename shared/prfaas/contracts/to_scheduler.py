@@ -12,6 +12,8 @@ class PlaceRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     prompt_tokens: int
     max_tokens: int
     ttft_deadline_s: float
+    block_hashes: bytes = b""
+    """Of the prompt's whole blocks, by kvcache.blocks.block_hashes: what the scheduler finds cached prefixes by."""
 
 
 class Outcome(StrEnum):
@@ -31,6 +33,8 @@ class Outcome(StrEnum):
 class Placement(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     transfer_id: str
     prefill_site: str
+    prefill_worker: str | None = None
+    """The one that holds the prompt's prefix, for the first attempt; None: whoever of the site is free first."""
     decode_worker: str
     outcome: Outcome
     reason: str
@@ -93,6 +97,30 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     @property
     def key(self) -> str:
         return f"{self.site}.{self.role}.{self.worker}"
+
+
+class BlocksChanged(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """What a worker's prefix cache took in and gave up. A lost one costs a hit or a vain hope of one, never a wrong token:
+    workers compare tokens, and the scheduler asks for BlocksHeld when the numbers have a gap."""
+
+    site: str
+    worker: str
+    role: Role
+    incarnation: str
+    """Of the process: a new one holds nothing."""
+    sequence: int
+    """From 1, without gaps within an incarnation."""
+    stored: bytes = b""
+    """Block hashes, packed like PlaceRequest.block_hashes."""
+    removed: bytes = b""
+
+
+class BlocksHeld(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """All that a worker's prefix cache holds, as of `sequence` (0: nothing has changed yet)."""
+
+    incarnation: str
+    sequence: int
+    hashes: bytes
 
 
 class LinkEstimate(msgspec.Struct, frozen=True, kw_only=True, tag=True):

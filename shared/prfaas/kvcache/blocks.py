@@ -1,0 +1,31 @@
+"""Names of prompt prefixes: a block is `block_tokens` tokens, and its hash covers all tokens up to its end.
+
+Hashes find a cached prefix; they do not prove it. Whoever installs cached KV compares the tokens themselves.
+"""
+
+from array import array
+from collections.abc import Sequence
+
+import xxhash
+
+HASH_BYTES = 8
+
+
+def block_hashes(token_ids: Sequence[int], block_tokens: int) -> "array[int]":
+    """One 64-bit hash per whole block, each chained to the one before it, so that equal hashes mean equal prefixes. `bytes` of it
+    is how messages carry it (little-endian uint64)."""
+    packed = memoryview(array("I", token_ids)).cast("B")
+    block_bytes = 4 * block_tokens
+    hashes = array("Q")
+    parent = block_tokens  # other block sizes never meet
+    for end in range(block_bytes, len(packed) + 1, block_bytes):
+        parent = xxhash.xxh3_64_intdigest(packed[end - block_bytes : end], parent)
+        hashes.append(parent)
+    return hashes
+
+
+def unpack_hashes(packed: bytes) -> "array[int]":
+    """Raises ValueError when the bytes are not whole hashes."""
+    if len(packed) % HASH_BYTES:
+        raise ValueError(f"packed block hashes are {HASH_BYTES} bytes each, but {len(packed)} bytes came")
+    return array("Q", packed)

@@ -1,0 +1,29 @@
+"""Block hashes: equal exactly where whole prefixes are equal."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prfaas.kvcache.blocks import block_hashes, unpack_hashes
+
+TOKENS = st.lists(st.integers(0, 3), max_size=40)
+
+
+@given(TOKENS, TOKENS, st.integers(1, 8))
+def test_equal_hashes_are_equal_prefixes(one: list[int], other: list[int], block_tokens: int) -> None:
+    pairs = zip(block_hashes(one, block_tokens), block_hashes(other, block_tokens), strict=False)
+    for index, (first, second) in enumerate(pairs, start=1):
+        end = index * block_tokens
+        assert (first == second) == (one[:end] == other[:end])
+
+
+def test_only_whole_blocks_have_one_and_sizes_never_meet() -> None:
+    assert len(block_hashes(range(1023), 512)) == 1
+    assert len(block_hashes(range(1024), 512)) == 2
+    assert not set(block_hashes([7] * 64, 16)) & set(block_hashes([7] * 64, 32))
+
+
+def test_hashes_travel_packed() -> None:
+    hashes = block_hashes(range(2048), 512)
+    assert unpack_hashes(bytes(hashes)) == hashes
+    with pytest.raises(ValueError, match="8 bytes each, but 9 bytes came"):
+        unpack_hashes(bytes(9))
