@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from prfaas.kvcache.blocks import block_hashes, unpack_hashes
 
 TOKENS = st.lists(st.integers(0, 3), max_size=40)
