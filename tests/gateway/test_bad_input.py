@@ -186,6 +186,9 @@ async def test_api_keys(tmp_path: Path) -> None:
             async with edge.openai(api_key=key) as client:
                 assert (await client.completions.create(model="tiny", prompt="x")).choices[0].text == "hello world"
                 assert len((await client.models.list()).data) == 1
+        tenants = [generate.tenant for generate in edge.site.generated]
+        assert all(tenants) and len(set(tenants)) == 2, "each key has a tenant of its own, as whom its KV crosses the link"
+        assert not any(key in tenant for key in ("first", "second") for tenant in tenants)
         # Nobody who may not ask gets to send a large body.
         assert error_of(await edge.post("/v1/completions", b"x" * 1_000_000), 401)["code"] == "invalid_api_key"
         for path in ("/health", "/ready", "/metrics"):

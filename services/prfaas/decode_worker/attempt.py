@@ -188,6 +188,7 @@ class Attempts:
             token_ids=pack_tokens(order.token_ids),
             reply_to=subjects.prefill_progress(self._site, self._worker),
             decode_site=self._site,
+            tenant=order.tenant,
             timeout_s=order.timeout_s,
         )
         await self._jobs.submit(order.prefill_site, job, timeout_s=order.timeout_s, parent=attempt.span)

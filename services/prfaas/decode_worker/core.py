@@ -283,6 +283,7 @@ class DecodeCore:
             prefill_site=request.prefill_site,
             token_ids=tuple(request.prompt[:-1]),
             total_tokens=len(request.prompt) + request.generate.sampling.max_tokens,
+            tenant=request.generate.tenant,
             timeout_s=min(left_s, placement.fallback_after_s) if may_fall_back else left_s,
         )
 

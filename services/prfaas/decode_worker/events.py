@@ -101,6 +101,7 @@ class BeginAttempt:
     token_ids: tuple[int, ...]
     """All that is to be prefilled; empty for a prompt of one token, which needs no transfer."""
     total_tokens: int
+    tenant: str
     timeout_s: float
 
 

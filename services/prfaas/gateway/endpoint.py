@@ -76,10 +76,10 @@ class Endpoint:
             try:
                 reply.headers["x-request-id"] = request_id_of(headers)
                 record.identified(reply.headers["x-request-id"])
-                gateway.keys.check(headers)
+                tenant = gateway.keys.check(headers)
                 with gateway.admission.enter():
                     data = await body.read(config.read_deadline_s)
-                    exchange = Exchange(gateway, headers, reply, record, self._shape)
+                    exchange = Exchange(gateway, headers, reply, record, self._shape, tenant)
                     await until_disconnect(receive, reply, exchange.answer(self._parse, data))
                 error_code = None
             except ApiError as error:
@@ -109,12 +109,13 @@ class Endpoint:
 class Exchange:
     """One request whose body is there."""
 
-    def __init__(self, gateway: Gateway, headers: Headers, reply: Reply, record: RequestRecord, shape: Shape) -> None:
+    def __init__(self, gateway: Gateway, headers: Headers, reply: Reply, record: RequestRecord, shape: Shape, tenant: str) -> None:
         self._gateway = gateway
         self._headers = headers
         self._reply = reply
         self._record = record
         self._shape = shape
+        self._tenant = tenant
         # The client's own id may repeat; ours names the request inside.
         self._request_id = uuid.uuid4().hex
 
@@ -173,6 +174,7 @@ class Exchange:
         return Job(
             request_id=self._request_id,
             model=model.name,
+            tenant=self._tenant,
             token_ids=token_ids,
             sampling=sampling,
             ttft_deadline_s=ttft_deadline_s,

@@ -41,6 +41,7 @@ class Job:
 
     request_id: str
     model: str
+    tenant: str
     token_ids: list[int]
     sampling: Sampling
     ttft_deadline_s: float
@@ -165,6 +166,7 @@ class Generations:
             token_ids=pack_tokens(job.token_ids),
             sampling=job.sampling,
             reply_to=subjects.events(self._site, self._gateway),
+            tenant=job.tenant,
             ttft_deadline_s=job.left_s,
         )
         subject = subjects.generate(self._site, placement.decode_worker)

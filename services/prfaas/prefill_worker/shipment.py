@@ -105,6 +105,7 @@ class Shipments:
             self._layout,
             deadline_s=run.timeout_s,
             link=self._link_to(job.decode_site),
+            tenant=job.tenant,
             idle_timeout_s=self._idle_timeout_s,
             buffer_bytes=self._unsent_bytes,
         )

@@ -17,6 +17,8 @@ class KVTransfer(msgspec.Struct, frozen=True, kw_only=True):
     from_token: int = 0
     """Full layers ship tokens from here on: the decode worker has those before it from an earlier prompt. A multiple of the
     block size. Sliding and recurrent layers always ship all that is needed."""
+    lossy: bool = False
+    """The decode worker installs frames of a lossy codec too."""
     fingerprint: str
     """Of model, weights, dtype and KV layout; a mismatch is refused before any byte is installed."""
 

@@ -27,6 +27,8 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     sampling: Sampling
     reply_to: str
     """Subject of the gateway's events."""
+    tenant: str = ""
+    """Whom the request belongs to; empty without API keys."""
     ttft_deadline_s: float
     """From the moment the worker hears this: without a first token by then the request fails."""
 

@@ -45,6 +45,8 @@ class TransferReport(msgspec.Struct, frozen=True, kw_only=True):
 
     bytes: int = 0
     frames: int = 0
+    lossy_frames: int = 0
+    """Of `frames`: came in 8 bits, so that the answer may differ a little from one without."""
     attempts: int = 0
     duration_s: float = 0.0
     """From the first frame's arrival to the whole verified."""

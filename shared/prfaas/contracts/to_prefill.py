@@ -14,6 +14,8 @@ class PrefillJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     reply_to: str
     """Subject for PrefillProgress."""
     decode_site: str
+    tenant: str = ""
+    """Links are shared fairly between tenants. Empty: all who have no name of their own."""
     timeout_s: float
     """From the moment the queue stored the job: later it is of no use to anyone."""
 
