@@ -81,6 +81,9 @@ class Distance(msgspec.Struct, frozen=True, kw_only=True):
     """xxh3-128 over all bytes at both ends; part of the sender's and the receiver's."""
     lane_at_most_mib_per_s: float
     """If all cores did nothing else and never waited for one another."""
+    any_broker_at_most_vs_tcp: float
+    """Share of plain TCP's speed that a broker could reach which costs nothing itself: every byte crosses TCP twice, and is summed
+    at both ends. On few cores this is CPU time, whatever the broker does."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -196,18 +199,23 @@ def distance(local: dict[str, Measured]) -> Distance:
     xxhash.xxh3_128(data).digest()
     checksum_s = 2 * (time.process_time() - since)
     sender, receiver, server = lane.cpu_s
+    cores = os.cpu_count() or 1
+    two_hops_s = max((2 * sum(tcp.cpu_s) + checksum_s) / cores, tcp.seconds)
     found = Distance(
         tcp_cpu_s=sum(tcp.cpu_s),
         lane_sender_cpu_s=sender,
         lane_receiver_cpu_s=receiver,
         lane_server_cpu_s=server,
         checksum_cpu_s=checksum_s,
-        lane_at_most_mib_per_s=LOOPBACK_BYTES / MIB / (sum(lane.cpu_s) / (os.cpu_count() or 1)),
+        lane_at_most_mib_per_s=LOOPBACK_BYTES / MIB / (sum(lane.cpu_s) / cores),
+        any_broker_at_most_vs_tcp=tcp.seconds / two_hops_s,
     )
     parts = f"sender {sender:.3f} + receiver {receiver:.3f} (checksums: {checksum_s:.3f} of both) + server {server:.3f}"
     print(f"\nCPU time: plain TCP {found.tcp_cpu_s:.3f} s; lane {sum(lane.cpu_s):.3f} s = {parts}")
     print(
-        f"With {os.cpu_count()} cores that never wait the lane would reach {found.lane_at_most_mib_per_s:.0f} MiB/s.", flush=True
+        f"With {cores} cores that never wait the lane would reach {found.lane_at_most_mib_per_s:.0f} MiB/s; two TCP hops and the "
+        f"checksums alone, with no broker's work at all, {found.any_broker_at_most_vs_tcp:.2f} of plain TCP.",
+        flush=True,
     )
     return found
 
