@@ -82,7 +82,7 @@ class Distance(msgspec.Struct, frozen=True, kw_only=True):
     lane_at_most_mib_per_s: float
     """If all cores did nothing else and never waited for one another."""
     any_broker_at_most_vs_tcp: float
-    """Share of plain TCP's speed that a broker could reach which costs nothing itself: every byte crosses TCP twice, and is summed
+    """Share of plain TCP's speed that a broker which costs nothing could reach: every byte crosses TCP twice, and is summed
     at both ends. On few cores this is CPU time, whatever the broker does."""
 
 
