@@ -4,9 +4,9 @@ from collections import Counter
 
 from prfaas.contracts.to_scheduler import LinkEstimate, Outcome
 from prfaas.scheduler.backlog import Backlog
-from prfaas.scheduler.fleet import PrefillSite
 from prfaas.scheduler.policies import Balanced, Candidates
 from prfaas.scheduler.predictive import Predictive
+from prfaas.scheduler.prefill_site import PrefillSite
 
 FAST = ((1000.0, 0.44), (32_000.0, 1.84), (128_000.0, 7.4))
 SLOW = ((1000.0, 0.6), (32_000.0, 5.05), (128_000.0, 22.7))

@@ -25,6 +25,12 @@ class Backlog:
         self._ends_s = 0.0
         """Sum over the running: when each should end."""
         self.kv_bytes = 0.0
+        self._worker_of: dict[str, str] = {}
+        """By request: the one worker that it waits for."""
+        self._bound: dict[str, Backlog] = {}
+        """By worker: what waits for it alone."""
+        self._stacked = 0
+        """Bound requests behind another one of their worker: no other worker is kept busy by them."""
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._running)
@@ -32,8 +38,11 @@ class Backlog:
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._waiting or request_id in self._running
 
-    def add(self, request_id: str, work_s: float, kv_bytes: float, workers: int, now_s: float) -> None:
+    def add(self, request_id: str, work_s: float, kv_bytes: float, workers: int, now_s: float, worker: str | None = None) -> None:
+        """`worker`: the only one that may take it."""
         assert request_id not in self, "one request has one attempt at a time"
+        if worker is not None:
+            self._bind(request_id, work_s, worker, workers, now_s)
         self._waiting[request_id] = _Placed(work_s, kv_bytes, None)
         self._waiting_s += work_s
         self.kv_bytes += kv_bytes
@@ -49,16 +58,41 @@ class Backlog:
         else:
             return
         self.kv_bytes -= placed.kv_bytes
+        if request_id in self._worker_of:
+            self._unbind(request_id, now_s)
         self._start(workers, now_s)
         if not len(self):
             self._waiting_s = self._ends_s = self.kv_bytes = 0.0  # no rounding error outlives an empty queue
 
     def wait_s(self, workers: int, now_s: float) -> float:
         """Until one of `workers` is free for the next request: the work in front of it, spread evenly over them."""
-        if len(self._running) < workers:
+        if len(self._running) < workers or len(self) - self._stacked < workers:
             return 0.0
-        running_s = max(0.0, self._ends_s - now_s * len(self._running))
-        return (running_s + max(0.0, self._waiting_s)) / max(1, workers)
+        return self._in_hand_s(workers, now_s) + max(0.0, self._waiting_s) / max(1, workers)
+
+    def worker_wait_s(self, worker: str, workers: int, now_s: float) -> float:
+        """Until this one of `workers` is free, which takes what is bound to it first."""
+        own = self._bound.get(worker)
+        return own.wait_s(1, now_s) if own is not None else self._in_hand_s(workers, now_s)
+
+    def _in_hand_s(self, workers: int, now_s: float) -> float:
+        """What a worker still has of the prompt that it is busy with, in the mean: nobody says who has taken which."""
+        return max(0.0, self._ends_s - now_s * len(self._running)) / max(1, workers)
+
+    def _bind(self, request_id: str, work_s: float, worker: str, workers: int, now_s: float) -> None:
+        first_s = self.worker_wait_s(worker, workers, now_s) if worker not in self._bound else 0.0
+        own = self._bound.setdefault(worker, Backlog())
+        own.add(request_id, first_s + work_s, 0.0, 1, now_s)
+        self._worker_of[request_id] = worker
+        self._stacked += len(own) > 1
+
+    def _unbind(self, request_id: str, now_s: float) -> None:
+        worker = self._worker_of.pop(request_id)
+        own = self._bound[worker]
+        own.remove(request_id, 1, now_s)
+        self._stacked -= len(own) > 0
+        if not len(own):
+            del self._bound[worker]
 
     def _start(self, workers: int, now_s: float) -> None:
         while self._waiting and len(self._running) < workers:
@@ -71,5 +105,10 @@ class Backlog:
     def validate(self) -> None:
         assert all(placed.started_s is None for placed in self._waiting.values())
         assert abs(self._waiting_s - sum(placed.work_s for placed in self._waiting.values())) < 1e-3
+        for worker, own in self._bound.items():
+            own.validate()
+            assert len(own) and len(own) == sum(bound_to == worker for bound_to in self._worker_of.values())
+        assert all(request_id in self and request_id in self._bound[worker] for request_id, worker in self._worker_of.items())
+        assert self._stacked == sum(len(own) - 1 for own in self._bound.values())
         placed = [*self._waiting.values(), *self._running.values()]
         assert abs(self.kv_bytes - sum(each.kv_bytes for each in placed)) < 1.0 + 1e-9 * self.kv_bytes

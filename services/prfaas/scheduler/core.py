@@ -1,18 +1,25 @@
 """The scheduler's decisions, pure: events in, instructions out, no socket, clock or loop inside."""
 
 from dataclasses import dataclass, replace
+from typing import overload
 
 from prfaas.contracts.to_scheduler import (
     AttemptEnded,
+    BlocksChanged,
+    BlocksHeld,
     Heartbeat,
     LinkEstimate,
     Placement,
     PlaceRequest,
     Refusal,
+    Role,
 )
-from prfaas.scheduler.fleet import Fleet, PlacedPrefill, PrefillSite
+from prfaas.kvcache.blocks import unpack_hashes
+from prfaas.scheduler.blocks import MAX_BLOCKS, Level
+from prfaas.scheduler.fleet import Fleet, PlacedPrefill
 from prfaas.scheduler.policies import Candidates, Policy
-from prfaas.scheduler.pools import Worker
+from prfaas.scheduler.pools import DecodePool
+from prfaas.scheduler.prefill_site import PrefillSite, Route
 
 RETRY_AFTER_S = 1.0
 UNKNOWN_SHARE = 0.5
@@ -53,33 +60,77 @@ class AttemptOver:
     ended: AttemptEnded
 
 
-Event = HeartbeatHeard | WorkerGone | LinkMeasured | PlaceAsked | AttemptOver
+@dataclass(frozen=True, slots=True)
+class CacheChanged:
+    now_s: float
+    changed: BlocksChanged
+
+
+@dataclass(frozen=True, slots=True)
+class CacheTold:
+    """The answer to AskBlocks, if there was one."""
+
+    now_s: float
+    key: str
+    held: BlocksHeld
+
+
+Event = HeartbeatHeard | WorkerGone | LinkMeasured | PlaceAsked | AttemptOver | CacheChanged | CacheTold
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     request_id: str
     answer: Placement | Refusal
+    cached_tokens: int = 0
+    """Of the prompt: what the worker that is to prefill it has cached, as far as is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskBlocks:
+    """A worker is to say what its cache holds. Nobody has to answer: it is asked again, more and more rarely."""
+
+    site: str
+    role: Role
+    worker: str
+    key: str
 
 
 class SchedulerCore:
     """One pd site's scheduler."""
 
-    def __init__(self, site: str, policy: Policy) -> None:
-        self.fleet = Fleet(site)
+    def __init__(self, site: str, policy: Policy, max_blocks: int = MAX_BLOCKS) -> None:
+        self.fleet = Fleet(site, max_blocks)
         self.policy = policy
 
-    def handle(self, event: Event) -> list[Answer]:
+    @overload
+    def handle(self, event: PlaceAsked) -> list[Answer]: ...
+
+    @overload
+    def handle(self, event: HeartbeatHeard | CacheChanged) -> list[AskBlocks]: ...
+
+    @overload
+    def handle(self, event: Event) -> list[Answer | AskBlocks]: ...
+
+    def handle(self, event: Event) -> list[Answer] | list[AskBlocks] | list[Answer | AskBlocks]:
         self.fleet.advance(event.now_s)
         match event:
-            case HeartbeatHeard(_, beat):
+            case HeartbeatHeard(now_s, beat):
                 self.fleet.hear(beat)
+                if self.fleet.directory.doubtful(beat.key, now_s):
+                    return [AskBlocks(beat.site, beat.role, beat.worker, beat.key)]
+            case CacheChanged(now_s, changed):
+                key = f"{changed.site}.{changed.role}.{changed.worker}"
+                if self.fleet.directory.change(key, changed, now_s):
+                    return [AskBlocks(changed.site, changed.role, changed.worker, key)]
+            case CacheTold(_, key, held):
+                self.fleet.directory.hold(key, held)
             case WorkerGone(_, key):
                 self.fleet.forget(key)
             case LinkMeasured(_, estimate):
                 self.fleet.measure(estimate)
             case PlaceAsked(now_s, request):
-                return [Answer(request.request_id, self._place(request, now_s))]
+                return [self._place(request, now_s)]
             case AttemptOver(now_s, ended):
                 self._attempt_over(ended, now_s)
         return []
@@ -102,8 +153,61 @@ class SchedulerCore:
             if ended.next_site in sites:
                 self.fleet.place(ended.request_id, sites[ended.next_site], replace(prefill, site=ended.next_site))
 
-    def _place(self, request: PlaceRequest, now_s: float) -> Placement | Refusal:
+    def _place(self, request: PlaceRequest, now_s: float) -> Answer:
+        found = self._find(request)
         decoders = self.fleet.decoders(request.model)
+        refusal = self._full(request, decoders)
+        if refusal is not None or decoders is None:
+            assert refusal is not None
+            return Answer(request.request_id, refusal)
+        decoder, decode_tokens = self.fleet.decoder(decoders, found, request.block_tokens)
+        prefill_tokens = request.prompt_tokens - 1
+        fingerprint = decoder.beat.fingerprint
+        sites = self.fleet.prefill_sites(request.model, fingerprint, found, request.block_tokens, decode_tokens)
+        if not sites:
+            refusal = Refusal(
+                code="no_prefill_worker",
+                message=f"no live prefill worker makes KV that decode worker {decoder.beat.worker!r} can install "
+                f"(fingerprint {fingerprint})",
+                retry_after_s=RETRY_AFTER_S,
+            )
+            return Answer(request.request_id, refusal)
+        local = sites.pop(self.fleet.site, None)
+        remotes = [site for site in sites.values() if self.fleet.remembered(site.site).breaker.allows(now_s)]
+        if local is None and not remotes:
+            remotes = list(sites.values())  # better a link that just failed than a refusal
+        choice = self.policy.choose(prefill_tokens, Candidates(local, remotes))
+        chosen = choice.site
+        route = chosen.route(prefill_tokens)
+        if chosen is not local:
+            self.fleet.remembered(chosen.site).breaker.placed(request.request_id, now_s)
+        if prefill_tokens and request.request_id not in self.fleet.placed:
+            until_s = now_s + request.ttft_deadline_s
+            prefill = PlacedPrefill(chosen.site, request.model, fingerprint, prefill_tokens, until_s)
+            self.fleet.place(request.request_id, chosen, prefill)
+        decoder.placed_requests += 1
+        decoders.put(decoder)
+        fallback = local if chosen is not local else None
+        placement = Placement(
+            transfer_id=request.request_id,
+            prefill_site=chosen.site,
+            prefill_worker=route.worker,
+            fallback_site=fallback.site if fallback else None,
+            decode_worker=decoder.beat.worker,
+            outcome=choice.outcome,
+            reason=choice.reason + _cached(route, prefill_tokens, decoder.beat.worker, decode_tokens),
+            fallback_after_s=_fallback_after_s(request.ttft_deadline_s, fallback, prefill_tokens),
+        )
+        return Answer(request.request_id, placement, route.cached_tokens)
+
+    def _find(self, request: PlaceRequest) -> list[Level]:
+        """Who has how many whole blocks of what is to be prefilled: all tokens but the last."""
+        if not request.block_hashes or not request.block_tokens:
+            return []
+        hashes = unpack_hashes(request.block_hashes)
+        return self.fleet.directory.find(hashes[: (request.prompt_tokens - 1) // request.block_tokens])
+
+    def _full(self, request: PlaceRequest, decoders: DecodePool | None) -> Refusal | None:
         if decoders is None:
             known = "none of its decode workers is alive" if self.fleet.serves(request.model) else "no worker has announced it"
             return Refusal(
@@ -111,54 +215,23 @@ class SchedulerCore:
                 message=f"model {request.model!r} cannot be served now: {known}",
                 retry_after_s=RETRY_AFTER_S,
             )
-        decoder = decoders.least_loaded()
-        if decoder.load >= decoder.beat.slots + decoder.beat.waiting_limit:
-            return Refusal(
-                code="overloaded",
-                message=f"all {len(decoders)} decode workers are full: the least loaded has {decoder.load} requests "
-                f"for {decoder.beat.slots} slots and {decoder.beat.waiting_limit} places to wait",
-                retry_after_s=RETRY_AFTER_S,
-            )
-        placement = self._prefill_for(request, decoder, now_s)
-        if isinstance(placement, Placement):
-            decoder.placed_requests += 1
-            decoders.put(decoder)
-        return placement
-
-    def _prefill_for(self, request: PlaceRequest, decoder: Worker, now_s: float) -> Placement | Refusal:
-        here = self.fleet.site
-        prefill_tokens = request.prompt_tokens - 1
-        sites = self.fleet.prefill_sites(request.model, decoder.beat.fingerprint)
-        if not sites:
-            return Refusal(
-                code="no_prefill_worker",
-                message=f"no live prefill worker makes KV that decode worker {decoder.beat.worker!r} can install "
-                f"(fingerprint {decoder.beat.fingerprint})",
-                retry_after_s=RETRY_AFTER_S,
-            )
-        local = sites.pop(here, None)
-        remotes = [site for site in sites.values() if self.fleet.remembered(site.site).breaker.allows(now_s)]
-        if local is None and not remotes:
-            remotes = list(sites.values())  # better a link that just failed than a refusal
-        choice = self.policy.choose(prefill_tokens, Candidates(local, remotes))
-        chosen = choice.site
-        if chosen is not local:
-            self.fleet.remembered(chosen.site).breaker.placed(request.request_id, now_s)
-        if prefill_tokens and request.request_id not in self.fleet.placed:
-            until_s = now_s + request.ttft_deadline_s
-            prefill = PlacedPrefill(chosen.site, request.model, decoder.beat.fingerprint, prefill_tokens, until_s)
-            self.fleet.place(request.request_id, chosen, prefill)
-
-        fallback = local if chosen is not local else None
-        return Placement(
-            transfer_id=request.request_id,
-            prefill_site=chosen.site,
-            fallback_site=fallback.site if fallback else None,
-            decode_worker=decoder.beat.worker,
-            outcome=choice.outcome,
-            reason=choice.reason,
-            fallback_after_s=_fallback_after_s(request.ttft_deadline_s, fallback, prefill_tokens),
+        least = decoders.least_loaded()
+        if least.load < least.beat.slots + least.beat.waiting_limit:
+            return None
+        return Refusal(
+            code="overloaded",
+            message=f"all {len(decoders)} decode workers are full: the least loaded has {least.load} requests "
+            f"for {least.beat.slots} slots and {least.beat.waiting_limit} places to wait",
+            retry_after_s=RETRY_AFTER_S,
         )
+
+
+def _cached(route: Route, prefill_tokens: int, decode_worker: str, decode_tokens: int) -> str:
+    """For the reason: what caches have of the prompt, if anything."""
+    said = ""
+    if route.cached_tokens:
+        said = f"; {route.cached_tokens} of {prefill_tokens} tokens cached at {route.worker or 'every prefill worker there'}"
+    return said + (f"; {decode_tokens} at decode worker {decode_worker}" if decode_tokens else "")
 
 
 def _fallback_after_s(deadline_s: float, fallback: PrefillSite | None, prefill_tokens: int) -> float:
@@ -166,8 +239,8 @@ def _fallback_after_s(deadline_s: float, fallback: PrefillSite | None, prefill_t
     it anyway, the remote attempt is the better chance."""
     if fallback is None:
         return deadline_s
-    local_s = fallback.prefill_s(prefill_tokens)
-    if local_s is None:
+    work_s = fallback.work_s(prefill_tokens)
+    if work_s is None:
         return deadline_s * UNKNOWN_SHARE
-    spare_s = deadline_s - LOCAL_SLACK * local_s
+    spare_s = deadline_s - LOCAL_SLACK * (fallback.wait_s + work_s)
     return min(max(spare_s, deadline_s * MIN_SHARE), deadline_s * MAX_SHARE) if spare_s > 0 else deadline_s * MAX_SHARE

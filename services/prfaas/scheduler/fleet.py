@@ -5,53 +5,19 @@ from collections import Counter
 from dataclasses import dataclass, field
 from math import inf
 
-from prfaas.capacity.observed import interpolated
 from prfaas.contracts.to_scheduler import Heartbeat, LinkEstimate, Role
 from prfaas.scheduler.backlog import Backlog
+from prfaas.scheduler.blocks import MAX_BLOCKS, BlockDirectory, Level
 from prfaas.scheduler.breaker import Breaker
-from prfaas.scheduler.pools import DecodePool, Points, PrefillPool, Worker
+from prfaas.scheduler.pools import DecodePool, PrefillPool, Worker
+from prfaas.scheduler.prefill_site import Holder, PrefillSite
 
 LINK_TIMEOUT_S = 15.0
 """An estimate older than this says nothing about the link now."""
-
-
-@dataclass(slots=True)
-class PrefillSite:
-    """All prefill workers of one site that can serve one decode worker, as one queue: they share the site's work queue."""
-
-    site: str
-    workers: int
-    prefill_points: Points
-    kv_points: Points
-    queue_s: float
-    """How long jobs have waited there, as its workers announce it where several pd sites share them."""
-    backlog: Backlog
-    link: LinkEstimate | None
-    """From that site to the decode site; None within a site, or while nothing is known."""
-    now_s: float
-
-    @property
-    def own_wait_s(self) -> float:
-        """Behind what this scheduler placed there itself."""
-        return self.backlog.wait_s(self.workers, self.now_s)
-
-    @property
-    def wait_s(self) -> float:
-        """Until a worker is free for the next prompt."""
-        return max(self.own_wait_s, self.queue_s)
-
-    def work_s(self, tokens: float) -> float | None:
-        """T_prefill(l) on one of the workers; None while nothing has been observed."""
-        return interpolated(self.prefill_points, tokens)
-
-    def kv_bytes(self, tokens: float) -> float:
-        """S_kv(l)."""
-        return interpolated(self.kv_points, tokens) or 0.0
-
-    def prefill_s(self, tokens: float) -> float | None:
-        """Wait and prefill of the next prompt; None while nothing has been observed."""
-        work_s = self.work_s(tokens)
-        return None if work_s is None else self.wait_s + work_s
+HOLDERS = 16
+"""Of the workers that have equally much of a prompt, so many are looked at: the walk over all would take longer than it saves."""
+DECODE_SLACK = 1 / 8
+"""Of its slots, so much fuller than the least loaded decode worker may be one that has more of the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +42,10 @@ class Site:
 class Fleet:
     """Time moves by `advance` and never back; what is asked afterwards is answered as of then."""
 
-    def __init__(self, site: str) -> None:
+    def __init__(self, site: str, max_blocks: int = MAX_BLOCKS) -> None:
         self.site = site
         """The pd site whose scheduler this is."""
+        self.directory = BlockDirectory(max_blocks)
         self.workers: dict[str, Worker] = {}
         """All that are known, the silent and draining ones too."""
         self.links: dict[str, tuple[LinkEstimate, float]] = {}
@@ -114,7 +81,8 @@ class Fleet:
 
     def hear(self, beat: Heartbeat) -> None:
         self._leave(beat.key)
-        self.workers[beat.key] = self._heard[beat.key] = worker = Worker(beat, self._now_s)
+        bit = self.directory.join(beat.key)
+        self.workers[beat.key] = self._heard[beat.key] = worker = Worker(beat, self._now_s, bit)
         self.alive[beat.site, beat.role] += not beat.draining
         if beat.draining:
             return
@@ -127,6 +95,7 @@ class Fleet:
     def forget(self, key: str) -> None:
         self._leave(key)
         self.workers.pop(key, None)
+        self.directory.leave(key)
 
     def measure(self, estimate: LinkEstimate) -> None:
         self.links[estimate.key] = (estimate, self._now_s)
@@ -139,21 +108,61 @@ class Fleet:
         """None while there is no live one."""
         return self._decoders.get(model)
 
-    def prefill_sites(self, model: str, fingerprint: str) -> dict[str, PrefillSite]:
-        """Sites with live prefill workers whose KV a decode worker with `fingerprint` can install."""
-        return {
-            site: PrefillSite(
+    def decoder(self, pool: DecodePool, found: list[Level], block_tokens: int) -> tuple[Worker, int]:
+        """Of a pool: the least loaded worker, or one that is not much more loaded and has more of the prompt; and how many of its
+        tokens that worker has."""
+        least = pool.least_loaded()
+        for level in found:
+            if level.workers & least.bit:
+                return least, level.blocks * block_tokens
+            for key in self.directory.keys(level.workers & pool.bits, HOLDERS):
+                worker = self.workers[key]
+                slack = int(worker.beat.slots * DECODE_SLACK)
+                if worker.load < worker.beat.slots and worker.rank[0] <= least.rank[0] + slack:
+                    return worker, level.blocks * block_tokens
+        return least, 0
+
+    def prefill_sites(
+        self, model: str, fingerprint: str, found: list[Level] | None = None, block_tokens: int = 0, decode_tokens: int = 0
+    ) -> dict[str, PrefillSite]:
+        """Sites with live prefill workers whose KV a decode worker with `fingerprint` can install. `found`: who has how many
+        blocks of the prompt; `decode_tokens`: what its decode worker has of it."""
+        sites = {}
+        for site, pool in self._prefillers.get((model, fingerprint), {}).items():
+            backlog = self.remembered(site).backlog
+            common_tokens, holder = self._cached(pool, backlog, found, block_tokens) if found else (0, None)
+            sites[site] = PrefillSite(
                 site,
                 len(pool),
                 pool.prefill_points,
                 pool.kv_points,
                 pool.queue_s,
-                self.remembered(site).backlog,
+                backlog,
                 self._link_from(site),
                 self._now_s,
+                holder,
+                common_tokens,
+                decode_tokens,
             )
-            for site, pool in self._prefillers.get((model, fingerprint), {}).items()
-        }
+        return sites
+
+    def _cached(self, pool: PrefillPool, backlog: Backlog, found: list[Level], block_tokens: int) -> tuple[int, Holder | None]:
+        """What all workers of a site have of a prompt, and the one of those with the most that is free first."""
+        bits, seen = pool.bits, 0
+        holder: Holder | None = None
+        for level in found:
+            here = level.workers & bits
+            if not here:
+                continue
+            seen |= here
+            if seen == bits:
+                return level.blocks * block_tokens, holder
+            if holder is None:
+                names = [self.workers[key].beat.worker for key in self.directory.keys(here, HOLDERS)]
+                waits_s = [backlog.worker_wait_s(name, len(pool), self._now_s) for name in names]
+                wait_s = min(waits_s)
+                holder = Holder(names[waits_s.index(wait_s)], level.blocks * block_tokens, wait_s)
+        return 0, holder
 
     def remembered(self, site: str) -> Site:
         found = self.sites.get(site)
@@ -188,7 +197,9 @@ class Fleet:
     # ---- placements
 
     def place(self, request_id: str, site: PrefillSite, prefill: PlacedPrefill) -> None:
-        site.backlog.add(request_id, site.work_s(prefill.tokens) or 0.0, site.kv_bytes(prefill.tokens), site.workers, self._now_s)
+        route = site.route(prefill.tokens)
+        ship_bytes = site.ship_bytes(prefill.tokens)
+        site.backlog.add(request_id, route.work_s or 0.0, ship_bytes, site.workers, self._now_s, route.worker)
         self.placed[request_id] = prefill
         heapq.heappush(self._expiries, (prefill.until_s, request_id))
 

@@ -3,7 +3,7 @@
 from typing import NamedTuple, Protocol
 
 from prfaas.contracts.to_scheduler import Outcome
-from prfaas.scheduler.fleet import PrefillSite
+from prfaas.scheduler.prefill_site import PrefillSite
 
 
 class Choice(NamedTuple):

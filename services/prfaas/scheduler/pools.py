@@ -1,6 +1,7 @@
 """Live workers of one kind, indexed by heartbeats, so that a decision need not walk the fleet."""
 
 import heapq
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from prfaas.contracts.to_scheduler import Heartbeat
@@ -14,6 +15,8 @@ HEARTBEAT_TIMEOUT_S = 3.5
 class Worker:
     beat: Heartbeat
     heard_s: float
+    bit: int = 0
+    """In the directory of cached blocks."""
     placed_requests: int = 0
     """Decode: placed here since the last beat, which therefore does not show them yet."""
 
@@ -36,6 +39,8 @@ class DecodePool:
 
     def __init__(self) -> None:
         self._workers: dict[str, Worker] = {}
+        self.bits = 0
+        """Of its workers, in the directory of cached blocks."""
         self._ranks: list[tuple[int, str, str]] = []
         """Heap with an entry for each worker's present rank, and outdated ones that are thrown away when they come up."""
 
@@ -45,13 +50,19 @@ class DecodePool:
     def put(self, worker: Worker) -> None:
         """A new worker, or one whose beat or load has changed."""
         self._workers[worker.beat.key] = worker
+        self.bits |= worker.bit
         heapq.heappush(self._ranks, worker.rank)
         if len(self._ranks) > 4 * len(self._workers) + 16:
             self._ranks = [each.rank for each in self._workers.values()]
             heapq.heapify(self._ranks)
 
     def drop(self, key: str) -> None:
-        del self._workers[key]
+        self.bits ^= self._workers.pop(key).bit
+
+    def least_loaded_but(self, refused_by: Collection[str]) -> Worker | None:
+        """None when all of them are in `refused_by`, names of workers. Walks the pool: this is for the rare second placement."""
+        others = (worker for worker in self._workers.values() if worker.beat.worker not in refused_by)
+        return min(others, key=lambda worker: worker.rank, default=None)
 
     def least_loaded(self) -> Worker:
         """Of a pool that is not empty."""
@@ -64,6 +75,7 @@ class DecodePool:
 
     def validate(self, expected: dict[str, Worker]) -> None:
         assert self._workers == expected and expected, "the pool holds exactly its live workers, and is gone without any"
+        assert self.bits == sum(worker.bit for worker in expected.values())
         assert self.least_loaded().rank == min(worker.rank for worker in expected.values())
         assert len(self._ranks) <= 4 * max(len(self._workers), 1) + 16, "the heap is bounded"
 
@@ -73,6 +85,8 @@ class PrefillPool:
 
     def __init__(self) -> None:
         self._workers: dict[str, Worker] = {}
+        self.bits = 0
+        """Of its workers, in the directory of cached blocks."""
         self._observers: dict[str, Worker] = {}
         """Those of them that have observed how long a prefill takes, in the order in which they came."""
 
@@ -82,11 +96,12 @@ class PrefillPool:
     def add(self, worker: Worker) -> None:
         key = worker.beat.key
         self._workers[key] = worker
+        self.bits |= worker.bit
         if worker.beat.prefill_points:
             self._observers[key] = worker
 
     def drop(self, key: str) -> None:
-        del self._workers[key]
+        self.bits ^= self._workers.pop(key).bit
         self._observers.pop(key, None)
 
     @property
@@ -106,4 +121,5 @@ class PrefillPool:
 
     def validate(self, expected: dict[str, Worker]) -> None:
         assert self._workers == expected and expected, "the pool holds exactly its live workers, and is gone without any"
+        assert self.bits == sum(worker.bit for worker in expected.values())
         assert self._observers == {key: worker for key, worker in expected.items() if worker.beat.prefill_points}

@@ -13,8 +13,8 @@ make every request late; in one queue it leaves the other to those that can stil
 from typing import NamedTuple
 
 from prfaas.contracts.to_scheduler import Outcome
-from prfaas.scheduler.fleet import PrefillSite
 from prfaas.scheduler.policies import Candidates, Choice, no_remote, only_remote
+from prfaas.scheduler.prefill_site import PrefillSite
 
 TTFT_OBJECTIVE_S = 10.0
 COMFORT_SHARE = 0.2
@@ -74,5 +74,5 @@ def _remote(site: PrefillSite, tokens: int) -> Predicted | None:
     if prefill_s is None or site.link is None or not site.link.samples or site.link.goodput_bytes_per_s <= 0:
         return None
     owed_s = site.backlog.kv_bytes / site.link.goodput_bytes_per_s
-    ship_s = owed_s + site.kv_bytes(tokens) / site.link.goodput_bytes_per_s
+    ship_s = owed_s + site.ship_bytes(tokens) / site.link.goodput_bytes_per_s
     return Predicted(site, max(prefill_s, ship_s) + site.link.rtt_s, max(site.wait_s, owed_s), ship_s > prefill_s)

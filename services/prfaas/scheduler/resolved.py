@@ -15,8 +15,8 @@ from math import inf, sqrt
 from prfaas.capacity.crossing import PrefillStage, prefill_limit_req_s, solve_threshold
 from prfaas.capacity.lengths import EmpiricalLengths
 from prfaas.contracts.to_scheduler import Outcome
-from prfaas.scheduler.fleet import PrefillSite
 from prfaas.scheduler.policies import Candidates, Choice, Threshold
+from prfaas.scheduler.prefill_site import PrefillSite
 
 WINDOW_REQUESTS = 2048
 MIN_REQUESTS = 64

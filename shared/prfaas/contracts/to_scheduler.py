@@ -12,8 +12,12 @@ class PlaceRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     prompt_tokens: int
     max_tokens: int
     ttft_deadline_s: float
+    refused_by: tuple[str, ...] = ()
+    """Decode workers that did not take this request a moment ago: it is placed again, on none of them."""
     block_hashes: bytes = b""
     """Of the prompt's whole blocks, by kvcache.blocks.block_hashes: what the scheduler finds cached prefixes by."""
+    block_tokens: int = 0
+    """Of a block; 0 without block_hashes."""
 
 
 class Outcome(StrEnum):
