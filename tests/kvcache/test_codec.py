@@ -48,9 +48,9 @@ def test_kv_shrinks_to_about_two_thirds() -> None:
 
 
 def test_the_choice_follows_the_link() -> None:
-    chooser = CodecChooser()
+    chooser = CodecChooser([Codec.PLANES])
     for _ in range(50):
-        chooser.encoded(1000, 690, 1000 / 400e6)
+        chooser.encoded(Codec.PLANES, 1000, 690, 1000 / 400e6)
     assert chooser.choose(None) is Codec.RAW
     assert chooser.choose(12e6) is Codec.PLANES
     assert chooser.choose(1e9) is Codec.RAW
@@ -60,11 +60,30 @@ def test_the_choice_follows_the_link() -> None:
 
 
 def test_data_that_does_not_shrink_is_soon_sent_as_it_is_but_tried_now_and_then() -> None:
-    chooser = CodecChooser()
+    chooser = CodecChooser([Codec.PLANES])
     choices = []
     for _ in range(300):
         choices.append(chooser.choose(12e6))
         if choices[-1] is Codec.PLANES:
-            chooser.encoded(1000, 1004, 1000 / 400e6)
+            chooser.encoded(Codec.PLANES, 1000, 1004, 1000 / 400e6)
     assert choices[0] is Codec.PLANES
     assert 0 < choices[100:].count(Codec.PLANES) < 10
+
+
+def test_eight_bits_must_save_a_tenth_more_than_the_lossless_codec() -> None:
+    chooser = CodecChooser([Codec.INT8, Codec.PLANES])
+    for _ in range(50):
+        chooser.encoded(Codec.PLANES, 1000, 690, 1000 / 400e6)
+        chooser.encoded(Codec.INT8, 1000, 515, 1000 / 1500e6)
+    assert chooser.choose(None) is Codec.RAW
+    assert chooser.choose(12e6) is Codec.INT8
+    assert chooser.choose(400e6) is Codec.INT8, "it is the faster one too"
+    assert chooser.choose(2e9) is Codec.RAW
+    for _ in range(50):
+        chooser.encoded(Codec.PLANES, 1000, 550, 1000 / 400e6)
+    assert chooser.choose(12e6) is Codec.PLANES
+
+
+def test_without_permission_there_are_never_eight_bits() -> None:
+    chooser = CodecChooser([Codec.PLANES])
+    assert Codec.INT8 not in {chooser.choose(goodput) for goodput in (1e3, 1e6, 12e6, 1e9) for _ in range(100)}

@@ -45,7 +45,7 @@ def failure(out: list[ReceiverInstruction]) -> Failed:
 def test_the_whole_is_verified() -> None:
     transfer = make_transfer(TOKENS)
     messages = attempt(transfer)
-    assert run(transfer, messages)[-1] == Verified(len(messages), LAYOUT.total_bytes(TOKENS))
+    assert run(transfer, messages)[-1] == Verified(len(messages), LAYOUT.total_bytes(TOKENS), 0)
 
 
 def test_a_frame_exchanged_for_one_of_other_bytes_fails_the_whole() -> None:

@@ -62,7 +62,7 @@ def test_all_of_them_fit_into_one_registry_under_the_names_that_vllm_users_know(
 def test_transfers_are_counted_by_link_and_result() -> None:
     registry = CollectorRegistry()
     transfers = TransferMetrics(registry)
-    transfers.verified("west", "east", received_bytes=1000, frames=4, duration_s=2.0, residual_s=0.1)
+    transfers.verified("west", "east", received_bytes=1000, frames=4, lossy_frames=1, duration_s=2.0, residual_s=0.1)
     transfers.failed("west", "east", result="corrupt", received_bytes=500, frames=2)
 
     def value(name: str, **labels: str) -> float | None:

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,7 +23,7 @@ from prfaas.contracts.wire import pack_tokens
 from prfaas.decode_worker.events import AttemptFailed, AttemptVerified, BeginAttempt, EndAttempt, Event, PrefillTimed, Release
 from prfaas.engine.protocol import Engine, EngineDescription, EngineError
 from prfaas.kvcache.errors import TransferError
-from prfaas.kvcache.reader import KVReader
+from prfaas.kvcache.reader import KVReader, ReaderReport
 from prfaas.service.tasks import Tasks
 from prfaas.telemetry import names
 from prfaas.telemetry.logs import get_logger
@@ -61,6 +62,7 @@ class Attempts:
         tracing: Tracing,
         metrics: TransferMetrics,
         idle_timeout_s: float,
+        lossy_kv: bool,
         tell: Callable[[Event], None],
     ) -> None:
         self._site = site
@@ -74,6 +76,7 @@ class Attempts:
         self._tracing = tracing
         self._metrics = metrics
         self._idle_timeout_s = idle_timeout_s
+        self._lossy_kv = lossy_kv
         self._tell = tell
         self._running: dict[str, tuple[Attempt, asyncio.Task[None]]] = {}
         """By request: the current attempt."""
@@ -115,6 +118,7 @@ class Attempts:
         if found is not None and found[0].verified_ns:
             span, report = found[0].span, release.report
             span.set_attributes({names.KV_BYTES: report.bytes, names.KV_FRAMES: report.frames})
+            span.set_attribute(names.KV_LOSSY_FRAMES, report.lossy_frames)
             if report.duration_s > 0:
                 span.set_attributes(
                     {
@@ -148,7 +152,7 @@ class Attempts:
         try:
             sequence = self._engine.reserve(len(order.token_ids), order.total_tokens)
             if not order.token_ids:
-                self._verified(attempt, sequence, 0, 0, 0.0)
+                self._verified(attempt, sequence, None)
                 return
             transfer = KVTransfer(
                 transfer_id=order.transfer_id,
@@ -156,6 +160,7 @@ class Attempts:
                 bucket=subjects.kv_bucket(self._site),
                 nuid=secrets.token_hex(11),
                 prefill_tokens=len(order.token_ids),
+                lossy=self._lossy_kv,
                 fingerprint=self._description.fingerprint,
             )
             install = partial(self._engine.install, sequence)
@@ -206,18 +211,25 @@ class Attempts:
             report = verified.result()
         finally:
             verified.cancel()
-        self._verified(attempt, sequence, report.bytes, report.frames, report.last_frame_at - report.first_frame_at)
+        self._verified(attempt, sequence, report)
 
-    def _verified(self, attempt: Attempt, sequence: Any, received_bytes: int, frames: int, duration_s: float) -> None:
+    def _verified(self, attempt: Attempt, sequence: Any, report: ReaderReport | None) -> None:
         if attempt.settled:
             return
         attempt.settled = True
         attempt.verified_ns = time.time_ns()
         order = attempt.order
         self.sequences[order.request_id] = sequence
-        self._tell(
-            AttemptVerified(time.monotonic(), order.request_id, order.attempt, time.time(), received_bytes, frames, duration_s)
-        )
+        verified = AttemptVerified(time.monotonic(), order.request_id, order.attempt, time.time())
+        if report is not None:
+            verified = replace(
+                verified,
+                bytes=report.bytes,
+                frames=report.frames,
+                lossy_frames=report.lossy_frames,
+                duration_s=report.last_frame_at - report.first_frame_at,
+            )
+        self._tell(verified)
 
     def _failed(self, attempt: Attempt, code: str, message: str) -> None:
         if attempt.settled:

@@ -295,7 +295,12 @@ class DecodeCore:
         request.joined_s = event.now_s
         request.verified_unix_s = event.verified_unix_s
         request.report = replace(
-            request.report, bytes=event.bytes, frames=event.frames, attempts=event.attempt, duration_s=event.duration_s
+            request.report,
+            bytes=event.bytes,
+            frames=event.frames,
+            lossy_frames=event.lossy_frames,
+            attempts=event.attempt,
+            duration_s=event.duration_s,
         )
         started = Started(
             request_id=request.request_id,

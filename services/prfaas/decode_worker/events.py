@@ -30,6 +30,7 @@ class AttemptVerified:
     verified_unix_s: float
     bytes: int = 0
     frames: int = 0
+    lossy_frames: int = 0
     duration_s: float = 0.0
 
 

@@ -104,6 +104,7 @@ class DecodeWorkerService:
             tracing=context.tracing,
             metrics=self._transfer_metrics,
             idle_timeout_s=config.idle_timeout_s,
+            lossy_kv=config.engine.lossy_kv,
             tell=self._handle,
         )
         self._batch = Batch(
@@ -198,6 +199,7 @@ class DecodeWorkerService:
                 self._config.site,
                 received_bytes=report.bytes,
                 frames=report.frames,
+                lossy_frames=report.lossy_frames,
                 duration_s=report.duration_s,
                 residual_s=report.residual_s,
             )

@@ -54,6 +54,7 @@ class PrefillWorkerService:
             link=config.link,
             unsent_bytes=config.unsent_mib << 20,
             idle_timeout_s=config.idle_timeout_s,
+            lossy_kv=config.engine.lossy_kv,
             tails=config.tails,
         )
         await self._warm_up(engine)

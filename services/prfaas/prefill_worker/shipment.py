@@ -49,6 +49,7 @@ class Shipments:
         link: LinkConfig,
         unsent_bytes: int,
         idle_timeout_s: float,
+        lossy_kv: bool,
         tails: int,
     ) -> None:
         self._site = site
@@ -68,6 +69,7 @@ class Shipments:
         """By decode site: all transfers of a link share one window and one budget."""
         self._unsent_bytes = unsent_bytes
         self._idle_timeout_s = idle_timeout_s
+        self._lossy_kv = lossy_kv
         self._room = asyncio.Semaphore(tails)
         self._tails: set[asyncio.Task[None]] = set()
 
@@ -108,6 +110,7 @@ class Shipments:
             tenant=job.tenant,
             idle_timeout_s=self._idle_timeout_s,
             buffer_bytes=self._unsent_bytes,
+            lossy=self._lossy_kv,
         )
         started = PrefillStarted(
             transfer_id=transfer.transfer_id, attempt=transfer.attempt, worker=self._worker, queue_s=taken.age_s
@@ -164,6 +167,7 @@ class Shipments:
             report = await writer.close()
             self._send_metrics.sent(self._site, job.decode_site, sent_bytes=report.bytes, blocked_s=report.blocked_s)
             span.set_attributes({names.KV_BYTES: report.bytes, names.KV_FRAMES: report.frames})
+            span.set_attribute(names.KV_LOSSY_FRAMES, report.lossy_frames)
             span.set_attribute(names.KV_GOODPUT, report.goodput_bytes_per_s)
             self._metrics.job("done")
             await self._report(job.decode_site)

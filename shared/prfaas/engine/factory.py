@@ -18,6 +18,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """CPU threads of the whole process: two spinning pools on the same cores are 5 to 10 times slower than one."""
     device: str = "auto"
     """`auto` takes the first GPU, else the CPU; else a torch device such as `cpu` or `cuda:1`."""
+    lossy_kv: bool = False
+    """This model's KV may cross slow links in 8 bits: answers then depend a little on where the prefill ran. A prefill worker
+    sends it and a decode worker installs it only where this is set."""
     emulated: EmulatedConfig = EmulatedConfig()
     """For the engine `emulated`; it reads `model`, `chunk-tokens` and this."""
 

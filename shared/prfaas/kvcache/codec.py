@@ -1,12 +1,13 @@
-"""Codecs of a frame's payload, and which one a link deserves now.
+"""The lossless codec of a frame's payload, and which codec a link deserves now.
 
-PLANES is lossless: of every element the top byte (sign and exponent) goes through zstd, which takes bf16 KV to about 69 %; the
+PLANES: of every element the top byte (sign and exponent) goes through zstd, which takes bf16 KV to about 69 %; the
 mantissa bytes are noise and stay as they are (measured on real KV: two compressed planes gain half a percent and cost twice the
 decoding time).
 """
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import zstandard
@@ -17,8 +18,10 @@ _LEVEL = 1
 _SMOOTHING = 0.2
 _WORTH = 0.9
 _TRY_AGAIN_FRAMES = 64
-"""While PLANES does not pay, every so many frames are encoded all the same: what it would give is known, not remembered."""
+"""While no codec pays, one of so many frames is encoded all the same: what it would give is known, not remembered."""
 _LENGTH_BYTES = 4
+_EXPECTED = {Codec.PLANES: (400e6, 0.7), Codec.INT8: (800e6, 0.53)}
+"""Encoding bytes/s and stored / raw, until frames have been measured."""
 
 _local = threading.local()
 
@@ -55,31 +58,43 @@ def decode_planes(payload: memoryview, raw_bytes: int, element_bytes: int) -> me
     return raw.reshape(-1).data
 
 
-class CodecChooser:
-    """PLANES while the codec and the smaller payload together save a tenth of the time that the payload takes as it is:
-    1 / encoding rate + ratio / goodput < 0.9 / goodput. What the codec does is measured on the frames themselves."""
+@dataclass(slots=True)
+class _Measure:
+    bytes_per_s: float
+    ratio: float
 
-    def __init__(self) -> None:
-        self._encode_bytes_per_s = 400e6
-        self._ratio = 0.7
+
+class CodecChooser:
+    """The codec that takes the least time with its payload on the link, 1 / encoding rate + ratio / goodput; a codec that gives up
+    more must save a tenth of the time of the one before it. What a codec does is measured on the frames themselves."""
+
+    def __init__(self, codecs: Sequence[Codec]) -> None:
+        """`codecs`: beside RAW, which is always there."""
+        self._measures = {codec: _Measure(*_EXPECTED[codec]) for codec in sorted(codecs)}
         self._raw_in_a_row = 0
+        self._trials = 0
 
     def choose(self, goodput_bytes_per_s: float | None) -> Codec:
         """`goodput_bytes_per_s`: None when the link has not been the bottleneck yet; then nothing is to be gained."""
         if goodput_bytes_per_s is None or goodput_bytes_per_s <= 0:
             return Codec.RAW
-        if 1 / self._encode_bytes_per_s + self._ratio / goodput_bytes_per_s < _WORTH / goodput_bytes_per_s:
-            self._raw_in_a_row = 0
-            return Codec.PLANES
-        self._raw_in_a_row += 1
+        best, best_s = Codec.RAW, 1 / goodput_bytes_per_s
+        for codec, measure in self._measures.items():
+            time_s = 1 / measure.bytes_per_s + measure.ratio / goodput_bytes_per_s
+            if time_s < _WORTH * best_s:
+                best, best_s = codec, time_s
+        self._raw_in_a_row = self._raw_in_a_row + 1 if best is Codec.RAW else 0
         # On a link faster than the codec itself no ratio makes it pay.
-        if self._raw_in_a_row >= _TRY_AGAIN_FRAMES and goodput_bytes_per_s < self._encode_bytes_per_s:
+        possible = [codec for codec, measure in self._measures.items() if goodput_bytes_per_s < measure.bytes_per_s]
+        if self._raw_in_a_row >= _TRY_AGAIN_FRAMES and possible:
             self._raw_in_a_row = 0
-            return Codec.PLANES
-        return Codec.RAW
+            self._trials += 1
+            return possible[self._trials % len(possible)]
+        return best
 
-    def encoded(self, raw_bytes: int, stored_bytes: int, seconds: float) -> None:
+    def encoded(self, codec: Codec, raw_bytes: int, stored_bytes: int, seconds: float) -> None:
         """The measure of one encoded frame."""
+        measure = self._measures[codec]
         rate = raw_bytes / max(seconds, 1e-9)
-        self._encode_bytes_per_s += _SMOOTHING * (rate - self._encode_bytes_per_s)
-        self._ratio += _SMOOTHING * (stored_bytes / raw_bytes - self._ratio)
+        measure.bytes_per_s += _SMOOTHING * (rate - measure.bytes_per_s)
+        measure.ratio += _SMOOTHING * (stored_bytes / raw_bytes - measure.ratio)

@@ -11,6 +11,8 @@ class TransferCode(StrEnum):
     """The other side gave up and said so."""
     BROKER = "broker"
     """NATS refused, lost or cannot take the frames."""
+    LOSSY = "lossy"
+    """A frame came in 8 bits, which this decode worker's configuration does not allow. It was not installed."""
     FINGERPRINT = "fingerprint"
     """The two sides differ in model, weights, dtype or layout."""
 

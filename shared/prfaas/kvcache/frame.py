@@ -36,6 +36,8 @@ class Codec(IntEnum):
     RAW = 0
     PLANES = 1
     """Lossless, see codec.py."""
+    INT8 = 2
+    """Lossy, see quantize.py: only in transfers that allow it."""
 
 
 class FrameError(ValueError):

@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -15,6 +15,7 @@ from prfaas.kvcache.codec import CodecChooser, encode_planes
 from prfaas.kvcache.errors import TransferCode, TransferError
 from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange
 from prfaas.kvcache.link import LinkCore
+from prfaas.kvcache.quantize import encode_int8
 
 _LOOP_IS_DEAD_S = 5.0
 """Past the deadline, by which the loop would have failed the transfer if it still ran."""
@@ -31,7 +32,7 @@ class Framer:
         *,
         max_payload: Callable[[], int],
         ready: Callable[[], None],
-        lossless: bool,
+        codecs: Sequence[kv.Codec],
         buffer_bytes: int,
         deadline: float,
     ) -> None:
@@ -44,12 +45,13 @@ class Framer:
         self._deadline = deadline
         self._loop = asyncio.get_running_loop()
         self._hash = kv.transfer_hash(transfer.transfer_id)
-        self._chooser = CodecChooser() if lossless else None
-        self._thread = ThreadPoolExecutor(1, "kv framer") if lossless else None
+        self._chooser = CodecChooser(codecs) if codecs else None
+        self._thread = ThreadPoolExecutor(1, "kv framer") if codecs else None
         """Frames beside the engine, one window ahead of the link and no more: so the codec follows the link."""
         self._digests: list[bytes] = []
         self.raw_bytes = 0
         self.total_bytes = 0
+        self.lossy_frames = 0
         self.blocked_s = 0.0
 
         # Shared, under the lock of `_room`.
@@ -158,17 +160,26 @@ class Framer:
             if self._chooser is not None:
                 with self._room:
                     self._wait(lambda: self._ahead_bytes <= self._link.window_bytes)
-                if compressible and self._chooser.choose(self._link.bottleneck_bytes_per_s) is kv.Codec.PLANES:
-                    codec, parts = self._planes(self._chooser, part)
+                if compressible:
+                    codec, parts = self._coded(self._chooser, part)
             self._append(kv.FrameKind.DATA, part.range, part.offset, codec, parts, part.raw_bytes)
 
-    def _planes(self, chooser: CodecChooser, part: kv.FrameSlice) -> tuple[kv.Codec, tuple[memoryview, ...]]:
+    def _coded(self, chooser: CodecChooser, part: kv.FrameSlice) -> tuple[kv.Codec, tuple[memoryview, ...]]:
+        codec = chooser.choose(self._link.bottleneck_bytes_per_s)
         since = time.perf_counter()
-        encoded = encode_planes(part.parts, self._layout.dtype_bytes)
-        chooser.encoded(part.raw_bytes, len(encoded), time.perf_counter() - since)
+        encoded: bytes | None = None
+        match codec:
+            case kv.Codec.PLANES:
+                encoded = encode_planes(part.parts, self._layout.dtype_bytes)
+            case kv.Codec.INT8:
+                encoded = encode_int8(part.parts, self._layout.dtype, self._layout.layers[part.range.layer].head_dim)
+        if encoded is None:
+            return kv.Codec.RAW, part.parts
+        chooser.encoded(codec, part.raw_bytes, len(encoded), time.perf_counter() - since)
         if len(encoded) >= part.raw_bytes:
             return kv.Codec.RAW, part.parts
-        return kv.Codec.PLANES, (memoryview(encoded),)
+        self.lossy_frames += codec is kv.Codec.INT8
+        return codec, (memoryview(encoded),)
 
     def _append_message(self, kind: kv.FrameKind, payload: bytes) -> None:
         self._append(kind, LayerRange(0, 0, 0), 0, kv.Codec.RAW, (memoryview(payload),), 0)

@@ -44,6 +44,8 @@ class ReaderReport(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     """Canonical KV bytes, without headers."""
     frames: int
+    lossy_frames: int
+    """Of `frames`: installed from 8 bits."""
     first_frame_at: float
     """time.monotonic() of the opening frame."""
     last_frame_at: float
@@ -167,15 +169,19 @@ class KVReader:
                         self._fail(error)
                 case receiver.Rewind(stream_sequence):
                     self._reopen(stream_sequence)
-                case receiver.Verified(frames, raw_bytes):
-                    self._finish(frames, raw_bytes)
+                case receiver.Verified():
+                    self._finish(instruction)
                 case receiver.Failed(code, message):
                     self._fail(TransferError(code, message))
 
-    def _finish(self, frames: int, raw_bytes: int) -> None:
+    def _finish(self, verified: receiver.Verified) -> None:
         if not self._done.done():
             report = ReaderReport(
-                bytes=raw_bytes, frames=frames, first_frame_at=self._first_frame_at, last_frame_at=time.monotonic()
+                bytes=verified.raw_bytes,
+                frames=verified.frames,
+                lossy_frames=verified.lossy_frames,
+                first_frame_at=self._first_frame_at,
+                last_frame_at=time.monotonic(),
             )
             self._done.set_result(report)
 

@@ -23,6 +23,7 @@ from prfaas.kvcache.frame import (
     transfer_hash,
 )
 from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange
+from prfaas.kvcache.quantize import decode_int8
 
 _MAX_REWINDS = 3
 
@@ -69,6 +70,7 @@ class Rewind(NamedTuple):
 class Verified(NamedTuple):
     frames: int
     raw_bytes: int
+    lossy_frames: int
 
 
 class Failed(NamedTuple):
@@ -96,6 +98,7 @@ class ReceiverCore:
         self.frames = 0
         """Accepted so far: also the next expected position."""
         self.raw_bytes = 0
+        self.lossy_frames = 0
         self.dropped_frames = 0
         self._transfer = transfer
         self._layout = layout
@@ -185,7 +188,7 @@ class ReceiverCore:
         return []
 
     def _data(self, frame: IncomingFrame) -> list[ReceiverInstruction]:
-        head, payload = frame.head, frame.payload
+        head = frame.head
         layer, start, end = head.range
         size = head.raw_bytes
         if layer >= len(self._layout.layers):
@@ -204,19 +207,35 @@ class ReceiverCore:
                 f"frame {head.position} has {size} bytes for {end - start} tokens of layer {layer}, "
                 f"expected {self._layout.range_bytes(head.range)}",
             )
-        if head.codec is Codec.PLANES:
-            try:
-                payload = decode_planes(payload, size, self._layout.dtype_bytes)
-            except FrameError as error:
-                return self._fail(TransferCode.CORRUPT, f"frame {head.position}: {error}")
-        elif len(payload) != size:
-            return self._fail(TransferCode.CORRUPT, f"frame {head.position} has {len(payload)} bytes, and says {size}")
+        if head.codec is Codec.INT8 and not self._transfer.lossy:
+            return self._fail(
+                TransferCode.LOSSY,
+                f"frame {head.position} came in 8 bits, which this worker does not install without `engine.lossy-kv`",
+            )
+        try:
+            payload = self._decoded(frame)
+        except FrameError as error:
+            return self._fail(TransferCode.CORRUPT, f"frame {head.position}: {error}")
+        self.lossy_frames += head.codec is Codec.INT8
         if recurrent:
             return self._state_part(head.range, head.offset, payload)
         self._covered[layer] = end
         self.raw_bytes += len(payload)
         half = len(payload) // 2
         return [Install(KVPiece(head.range, payload[:half], payload[half:]))]
+
+    def _decoded(self, frame: IncomingFrame) -> memoryview:
+        """Raises FrameError."""
+        head, payload = frame.head, frame.payload
+        spec = self._layout.layers[head.range.layer]
+        match head.codec:
+            case Codec.PLANES:
+                return decode_planes(payload, head.raw_bytes, self._layout.dtype_bytes)
+            case Codec.INT8 if spec.kind is not LayerKind.RECURRENT:
+                return decode_int8(payload, head.raw_bytes, self._layout.dtype, spec.head_dim)
+            case Codec.RAW if len(payload) == head.raw_bytes:
+                return payload
+        raise FrameError(f"it has {len(payload)} bytes in codec {head.codec.name}, and says {head.raw_bytes}")
 
     def _state_part(self, piece: LayerRange, offset: int, payload: memoryview) -> list[ReceiverInstruction]:
         if (piece.start, piece.end) != (0, self._transfer.prefill_tokens):
@@ -251,7 +270,7 @@ class ReceiverCore:
                 f"{manifest.frames} frames, {manifest.raw_bytes} bytes were sent",
             )
         self.state = ReceiverState.VERIFIED
-        return [Verified(self.frames + 1, self.raw_bytes)]
+        return [Verified(self.frames + 1, self.raw_bytes, self.lossy_frames)]
 
     def _rewind(self, why: str) -> list[ReceiverInstruction]:
         """The stream is right and the delivery was not, or the stream is wrong: reading again tells."""

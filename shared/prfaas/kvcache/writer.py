@@ -35,6 +35,8 @@ class WriterReport(msgspec.Struct, frozen=True, kw_only=True):
     """Canonical KV bytes."""
     frames: int
     resent_frames: int
+    lossy_frames: int
+    """Of `frames`: sent in 8 bits."""
     seconds: float
     """From the first frame on the wire to the last acknowledgement."""
     blocked_s: float
@@ -63,6 +65,7 @@ class KVWriter:
         buffer_bytes: int = 64 << 20,
         object_digest: bool = True,
         lossless: bool = True,
+        lossy: bool = False,
     ) -> None:
         now = time.monotonic()
         self._lane = lane
@@ -75,7 +78,7 @@ class KVWriter:
             link.core,
             max_payload=lambda: lane.max_payload,
             ready=self._drain,
-            lossless=lossless,
+            codecs=[kv.Codec.PLANES] * lossless + [kv.Codec.INT8] * (lossy and transfer.lossy),
             buffer_bytes=buffer_bytes,
             deadline=now + deadline_s,
         )
@@ -113,11 +116,13 @@ class KVWriter:
         buffer_bytes: int = 64 << 20,
         object_digest: bool = True,
         lossless: bool = True,
+        lossy: bool = False,
     ) -> Self:
         """`deadline_s` bounds the whole transfer, `idle_timeout_s` a standstill of the link, `buffer_bytes` what `put` may
         run ahead of it. Without `object_digest` the frames never become an object that other clients can read, and the sender
-        saves a SHA-256 over all bytes. `lossless` frames are compressed while the link is slow enough for it to pay. Sends the
-        opening frame at once, so that a mismatch shows before anything is computed."""
+        saves a SHA-256 over all bytes. `lossless` frames are compressed while the link is slow enough for it to pay; `lossy` ones
+        are cut to 8 bits then, if the transfer allows it too. Sends the opening frame at once, so that a mismatch shows before
+        anything is computed."""
         writer = cls(
             lane,
             transfer,
@@ -129,6 +134,7 @@ class KVWriter:
             buffer_bytes=buffer_bytes,
             object_digest=object_digest,
             lossless=lossless,
+            lossy=lossy,
         )
         writer._framer.put_opening()
         return writer
@@ -164,6 +170,7 @@ class KVWriter:
             raw_bytes=self._framer.raw_bytes,
             frames=self._framer.frames,
             resent_frames=self._core.resent_frames,
+            lossy_frames=self._framer.lossy_frames,
             seconds=committed_at - (self._first_sent_at or committed_at),
             blocked_s=self.blocked_s,
             object_complete=complete,

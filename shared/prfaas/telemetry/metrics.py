@@ -124,6 +124,9 @@ class TransferMetrics:
             registry=registry,
         )
         self._frames = Counter("prfaas_kv_transfer_frames", "Frames received.", [*link, "result"], registry=registry)
+        self._lossy = Counter(
+            "prfaas_kv_lossy_transfers", "Verified transfers with frames in 8 bits: answers that may differ.", link, registry=registry
+        )
         self._size = Histogram(
             "prfaas_kv_transfer_size_bytes", "Size of a verified transfer.", link, registry=registry, buckets=SIZE_BUCKETS_BYTES
         )
@@ -140,9 +143,19 @@ class TransferMetrics:
         )
 
     def verified(
-        self, source: str, destination: str, *, received_bytes: int, frames: int, duration_s: float, residual_s: float
+        self,
+        source: str,
+        destination: str,
+        *,
+        received_bytes: int,
+        frames: int,
+        lossy_frames: int,
+        duration_s: float,
+        residual_s: float,
     ) -> None:
         self._count(source, destination, "verified", received_bytes, frames)
+        if lossy_frames:
+            self._lossy.labels(source, destination).inc()
         self._size.labels(source, destination).observe(received_bytes)
         self._duration.labels(source, destination).observe(duration_s)
         self._residual.labels(source, destination).observe(residual_s)
