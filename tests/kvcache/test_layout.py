@@ -5,7 +5,7 @@ import itertools
 import hypothesis.strategies as st
 from hypothesis import given
 
-from prfaas.kvcache.layout import KVLayout, LayerKind, LayerSpec
+from prfaas.kvcache.layout import KVLayout, LayerKind, LayerRange, LayerSpec
 
 HYBRID = KVLayout(
     dtype="bfloat16",
@@ -17,18 +17,24 @@ HYBRID = KVLayout(
 )
 
 
-@given(st.integers(1, 200), st.integers(1, 64))
-def test_chunks_cover_what_is_needed_exactly_once(prefill_tokens: int, chunk_tokens: int) -> None:
+@given(st.integers(1, 200), st.integers(1, 64), st.data())
+def test_chunks_cover_what_is_needed_exactly_once(prefill_tokens: int, chunk_tokens: int, data: st.DataObject) -> None:
+    from_token = data.draw(st.integers(0, prefill_tokens - 1))
     shipped: dict[int, list[tuple[int, int]]] = {0: [], 1: [], 2: []}
     for start in range(0, prefill_tokens, chunk_tokens):
         end = min(start + chunk_tokens, prefill_tokens)
-        for piece in HYBRID.chunk_ranges(start, end, prefill_tokens):
+        for piece in HYBRID.chunk_ranges(start, end, prefill_tokens, from_token):
             shipped[piece.layer].append((piece.start, piece.end))
     for layer, ranges in shipped.items():
-        needed = HYBRID.needed(layer, prefill_tokens)
+        needed = HYBRID.needed(layer, prefill_tokens, from_token)
         covered = sorted(ranges)
         assert covered[0][0] == needed.start and covered[-1][1] == needed.end
         assert all(a[1] == b[0] for a, b in itertools.pairwise(covered))
+
+
+def test_a_block_keeps_its_tokens_what_the_window_sees_of_it_and_the_state() -> None:
+    assert list(HYBRID.block_ranges(32, 64)) == [LayerRange(0, 49, 64), LayerRange(1, 32, 64), LayerRange(2, 0, 64)]
+    assert list(HYBRID.block_ranges(8, 16)) == [LayerRange(0, 8, 16), LayerRange(1, 8, 16), LayerRange(2, 0, 16)]
 
 
 def test_sizes_of_gemma_3_270m() -> None:

@@ -42,6 +42,18 @@ class KVPiece(NamedTuple):
     keys: memoryview
     values: memoryview
 
+    @property
+    def size_bytes(self) -> int:
+        return self.keys.nbytes + self.values.nbytes
+
+    def part(self, start: int, end: int) -> "KVPiece":
+        """Tokens [start, end) of it, without a copy. Not of a recurrent state, which has no parts."""
+        layer, first, last = self.range
+        assert first <= start < end <= last and self.values.nbytes, f"{self.range} has no part {start} to {end}"
+        row = self.keys.nbytes // (last - first)
+        within = slice((start - first) * row, (end - first) * row)
+        return KVPiece(LayerRange(layer, start, end), self.keys[within], self.values[within])
+
 
 class KVLayout(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str
@@ -57,12 +69,13 @@ class KVLayout(msgspec.Struct, frozen=True, kw_only=True):
         spec = self.layers[layer]
         return 2 * spec.kv_heads * spec.head_dim * self.dtype_bytes
 
-    def needed(self, layer: int, prefill_tokens: int) -> LayerRange:
-        """The tokens of `layer` that decoding after `prefill_tokens` can still see."""
+    def needed(self, layer: int, prefill_tokens: int, from_token: int = 0) -> LayerRange:
+        """The tokens of `layer` that decoding after `prefill_tokens` can still see, less those before `from_token` in full
+        layers: who has these already has the whole prefix, while a window or a state is of this length only."""
         spec = self.layers[layer]
         if spec.kind is LayerKind.SLIDING:
             return LayerRange(layer, max(0, prefill_tokens - (spec.window_tokens - 1)), prefill_tokens)
-        return LayerRange(layer, 0, prefill_tokens)
+        return LayerRange(layer, from_token if spec.kind is LayerKind.FULL else 0, prefill_tokens)
 
     def range_bytes(self, piece: LayerRange) -> int:
         spec = self.layers[piece.layer]
@@ -70,11 +83,11 @@ class KVLayout(msgspec.Struct, frozen=True, kw_only=True):
             return spec.state_bytes
         return (piece.end - piece.start) * self.token_bytes(piece.layer)
 
-    def total_bytes(self, prefill_tokens: int) -> int:
+    def total_bytes(self, prefill_tokens: int, from_token: int = 0) -> int:
         """S_kv(l) of Eq 1: what a transfer of `prefill_tokens` tokens carries, without headers."""
         if prefill_tokens == 0:
             return 0
-        return sum(self.range_bytes(self.needed(layer, prefill_tokens)) for layer in range(len(self.layers)))
+        return sum(self.range_bytes(self.needed(layer, prefill_tokens, from_token)) for layer in range(len(self.layers)))
 
     def size_points(self, max_tokens: int) -> tuple[tuple[float, float], ...]:
         """(tokens, total_bytes) at every power of two, and around the windows, where the line bends."""
@@ -82,7 +95,7 @@ class KVLayout(msgspec.Struct, frozen=True, kw_only=True):
         lengths = {1 << power for power in range(max_tokens.bit_length())} | {max_tokens} | bends
         return tuple((float(tokens), float(self.total_bytes(tokens))) for tokens in sorted(lengths) if 0 < tokens <= max_tokens)
 
-    def chunk_ranges(self, chunk_start: int, chunk_end: int, prefill_tokens: int) -> Iterator[LayerRange]:
+    def chunk_ranges(self, chunk_start: int, chunk_end: int, prefill_tokens: int, from_token: int = 0) -> Iterator[LayerRange]:
         """What to ship once tokens [chunk_start, chunk_end) are computed, in layer order.
 
         Over all chunks this covers `needed` exactly once."""
@@ -91,6 +104,14 @@ class KVLayout(msgspec.Struct, frozen=True, kw_only=True):
                 if chunk_end == prefill_tokens:
                     yield LayerRange(layer, 0, prefill_tokens)
                 continue
-            start = max(chunk_start, self.needed(layer, prefill_tokens).start)
+            start = max(chunk_start, self.needed(layer, prefill_tokens, from_token).start)
             if start < chunk_end:
                 yield LayerRange(layer, start, chunk_end)
+
+    def block_ranges(self, block_start: int, block_end: int) -> Iterator[LayerRange]:
+        """What must be kept of a prompt's block so that a prefill can go on after it: full layers' tokens, what a window still
+        sees of the block, the state at its end."""
+        for layer in range(len(self.layers)):
+            needed = self.needed(layer, block_end, block_start)
+            recurrent = self.layers[layer].kind is LayerKind.RECURRENT
+            yield needed if recurrent else LayerRange(layer, max(block_start, needed.start), block_end)

@@ -1,0 +1,175 @@
+"""KV of prompt prefixes, by blocks: a bounded index, pure and for one thread.
+
+A hash finds a block and its tokens prove it: equal hashes of other tokens are a miss, never wrong KV. A block is of use only
+behind those before it, so whoever uses a prefix pins all of it, and eviction takes the last block of a chain first.
+"""
+
+from array import array
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import NamedTuple, Self
+
+from prfaas.kvcache.blocks import block_hashes
+from prfaas.kvcache.layout import KVPiece
+
+
+class Block:
+    def __init__(self, hash: int, parent: "Block | None", token_ids: bytes, pieces: tuple[KVPiece, ...], size_bytes: int) -> None:
+        self.hash = hash
+        self.parent = parent
+        self.token_ids = token_ids
+        """Of this block alone, packed."""
+        self.pieces = pieces
+        """Never changed; what refers to them may outlive the block's place in the cache."""
+        self.size_bytes = size_bytes
+        self.children = 0
+        self.pins = 0
+
+
+class Changes(NamedTuple):
+    """Block hashes."""
+
+    stored: list[int]
+    removed: list[int]
+
+
+class PrefixCache:
+    """`block_tokens` is the engine's chunk: a prefill that begins at a block's end runs the same chunks as one from the start."""
+
+    def __init__(self, block_tokens: int, capacity_bytes: int) -> None:
+        self.block_tokens = block_tokens
+        self.capacity_bytes = capacity_bytes
+        self.size_bytes = 0
+        self._blocks: OrderedDict[int, Block] = OrderedDict()
+        """Least recently used first; a block is never used without its parent, which stands behind it."""
+        self._changed: dict[int, bool] = {}
+        """Whether it is held now, of all hashes for which that has changed since `take_changes`."""
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def pin(self, token_ids: Sequence[int], max_tokens: int | None = None) -> "PinnedPrefix":
+        """The longest cached prefix of `token_ids`, of at most `max_tokens` tokens, kept until it is released."""
+        return PinnedPrefix(self, token_ids, len(token_ids) if max_tokens is None else max_tokens)
+
+    def take_changes(self) -> Changes:
+        """What differs from the last time, at most what was held then and what is held now."""
+        changed, self._changed = self._changed, {}
+        return Changes([block for block, held in changed.items() if held], [block for block, held in changed.items() if not held])
+
+    def validate(self) -> None:
+        assert self.size_bytes == sum(block.size_bytes for block in self._blocks.values()) <= self.capacity_bytes
+        assert all(self._changed[block] == (block in self._blocks) for block in self._changed)
+        children: dict[int, int] = {}
+        for block in self._blocks.values():
+            assert block.pins >= 0
+            if (parent := block.parent) is not None:
+                assert self._blocks.get(parent.hash) is parent, "a block whose parent is gone"
+                assert parent.pins >= block.pins, "a pinned block whose parent is not"
+                children[parent.hash] = children.get(parent.hash, 0) + 1
+        assert all(block.children == children.get(block.hash, 0) for block in self._blocks.values())
+
+    @property
+    def pinned(self) -> int:
+        """Blocks that somebody uses now."""
+        return sum(1 for block in self._blocks.values() if block.pins)
+
+    # For PinnedPrefix.
+
+    def find(self, hash: int, parent: Block | None, token_ids: bytes) -> Block | None:
+        block = self._blocks.get(hash)
+        return block if block is not None and block.parent is parent and block.token_ids == token_ids else None
+
+    def store(self, block: Block) -> bool:
+        """False when its hash is taken by other tokens, or when what is pinned leaves no room."""
+        if block.hash in self._blocks or not self._make_room(block.size_bytes):
+            return False
+        self._blocks[block.hash] = block
+        self.size_bytes += block.size_bytes
+        if block.parent is not None:
+            block.parent.children += 1
+        self._note(block, True)
+        return True
+
+    def release(self, chain: Sequence[Block]) -> None:
+        for block in reversed(chain):
+            block.pins -= 1
+            self._blocks.move_to_end(block.hash)
+
+    def _make_room(self, size_bytes: int) -> bool:
+        if size_bytes > self.capacity_bytes:
+            return False
+        while self.size_bytes + size_bytes > self.capacity_bytes:
+            victim = next((block for block in self._blocks.values() if not block.pins and not block.children), None)
+            if victim is None:
+                return False
+            del self._blocks[victim.hash]
+            self.size_bytes -= victim.size_bytes
+            if victim.parent is not None:
+                victim.parent.children -= 1
+            self._note(victim, False)
+        return True
+
+    def _note(self, block: Block, held: bool) -> None:
+        if self._changed.pop(block.hash, held) == held:
+            self._changed[block.hash] = held
+
+
+class PinnedPrefix:
+    """A prompt's cached prefix, in use: nothing of it is evicted before the `with` block ends. It grows by what is computed."""
+
+    def __init__(self, cache: PrefixCache, token_ids: Sequence[int], max_tokens: int) -> None:
+        self._cache = cache
+        self._packed = memoryview(array("I", token_ids)).cast("B")
+        self._hashes = block_hashes(token_ids, cache.block_tokens)
+        self._refused = False
+        self.blocks: list[Block] = []
+        for index in range(min(len(self._hashes), max_tokens // cache.block_tokens)):
+            block = cache.find(self._hashes[index], self._last, self._tokens_of(index))
+            if block is None:
+                break
+            self._pin(block)
+        self.cached_tokens = self.tokens
+        """What was there from the start."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._refused = True
+        chain, self.blocks = self.blocks, []
+        self._cache.release(chain)
+
+    @property
+    def tokens(self) -> int:
+        return len(self.blocks) * self._cache.block_tokens
+
+    def wants(self, start: int, end: int) -> bool:
+        """Whether `append` would take the block of tokens [start, end), as far as one can tell before it is made."""
+        return not self._refused and start == self.tokens and end == start + self._cache.block_tokens
+
+    def append(self, pieces: tuple[KVPiece, ...], size_bytes: int) -> bool:
+        """Stores the prompt's next block. `pieces` must own their memory. Once one is refused, all that follow are."""
+        index = len(self.blocks)
+        if self._refused or index >= len(self._hashes):
+            return False
+        token_ids = self._tokens_of(index)
+        block = self._cache.find(self._hashes[index], self._last, token_ids)  # another one's, stored meanwhile
+        if block is None:
+            block = Block(self._hashes[index], self._last, token_ids, pieces, size_bytes)
+            self._refused = not self._cache.store(block)
+        if not self._refused:
+            self._pin(block)
+        return not self._refused
+
+    @property
+    def _last(self) -> Block | None:
+        return self.blocks[-1] if self.blocks else None
+
+    def _pin(self, block: Block) -> None:
+        block.pins += 1
+        self.blocks.append(block)
+
+    def _tokens_of(self, index: int) -> bytes:
+        size = 4 * self._cache.block_tokens
+        return bytes(self._packed[index * size : (index + 1) * size])
