@@ -72,6 +72,8 @@ async def say_hello(_generate: Generate, emit: Emitter) -> None:
 class ScriptedSite:
     client: Client
     placement: Placement | Refusal = PLACEMENT
+    placement_again: Placement | Refusal = PLACEMENT
+    """For a request that a decode worker refused."""
     refusal: GenerateRefused | None = None
     script: Script = say_hello
     answers_place: bool = True
@@ -112,7 +114,7 @@ class ScriptedSite:
         request = decode(message.data, PlaceRequest)
         self.placed.append(request)
         if self.answers_place:
-            await self.client.publish(message.reply, encode(self.placement))
+            await self.client.publish(message.reply, encode(self.placement_again if request.refused_by else self.placement))
 
     async def _generate(self, message: Msg) -> None:
         generate = decode(message.data, Generate)

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import msgspec
 import openai
 import pytest
 
@@ -10,8 +11,9 @@ from prfaas.contracts.to_decode import Generate, GenerateRefused
 from prfaas.contracts.to_gateway import TokenDetail, TokenLogprob
 from prfaas.contracts.to_scheduler import Refusal
 from prfaas.contracts.wire import unpack_tokens
+from prfaas.gateway.generation import MAX_PLACEMENTS
 from tests.gateway.conftest import Edge
-from tests.gateway.scripted_site import Emitter
+from tests.gateway.scripted_site import PLACEMENT, Emitter
 from tests.gateway.tiny_tokenizer import BOS, WORDS
 
 MESSAGES: Any = [{"role": "user", "content": "hello world"}]
@@ -156,6 +158,36 @@ async def test_a_refusing_worker(edge: Edge, code: str, status: int) -> None:
     answer = await edge.post("/v1/completions", {"model": "tiny", "prompt": "x"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert ("retry-after" in answer.headers) == (status != 400)
+
+
+async def test_a_worker_that_is_gone_or_refuses_is_no_concern_of_the_client(edge: Edge) -> None:
+    edge.site.placement = msgspec.structs.replace(PLACEMENT, decode_worker="gone")
+    answer = await edge.post("/v1/completions", {"model": "tiny", "prompt": "x"})
+    assert (answer.status_code, answer.json()["choices"][0]["text"]) == (200, "hello world")
+    assert [request.refused_by for request in edge.site.placed] == [(), ("gone",)]
+    assert len({request.request_id for request in edge.site.placed}) == 1
+
+
+async def test_a_request_is_placed_a_bounded_number_of_times(edge: Edge) -> None:
+    edge.site.refusal = GenerateRefused(request_id="r", code="draining", message="it drains", retry_after_s=1)
+    answer = await edge.post("/v1/completions", {"model": "tiny", "prompt": "x"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "draining")
+    assert len(edge.site.placed) == len(edge.site.generated) == MAX_PLACEMENTS
+
+
+async def test_the_second_placement_may_be_refused(edge: Edge) -> None:
+    edge.site.placement = msgspec.structs.replace(PLACEMENT, decode_worker="gone")
+    edge.site.placement_again = Refusal(code="overloaded", message="all others are full", retry_after_s=2)
+    answer = await edge.post("/v1/completions", {"model": "tiny", "prompt": "x"})
+    assert (answer.status_code, answer.json()["error"]["message"]) == (429, "All others are full.")
+    assert edge.site.generated == []
+
+
+async def test_a_request_that_no_worker_could_take_is_refused_at_once(edge: Edge) -> None:
+    edge.site.refusal = GenerateRefused(request_id="r", code="cache_too_small", message="it never fits", retry_after_s=1)
+    answer = await edge.post("/v1/completions", {"model": "tiny", "prompt": "x"})
+    assert answer.status_code == 400
+    assert len(edge.site.generated) == 1
 
 
 @pytest.mark.parametrize(("retry_after_s", "status"), [(1.0, 503), (None, 500)])

@@ -1,7 +1,7 @@
 """One request's way through the site: placed by the scheduler, accepted by a decode worker, then its events, each in time."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from opentelemetry.trace import Span, SpanKind
 
 from prfaas.bus.control import ControlBus
-from prfaas.bus.errors import BusError, RemoteError
+from prfaas.bus.errors import BusError, NoRespondersError, RemoteError
 from prfaas.contracts import subjects
 from prfaas.contracts.to_decode import CancelGenerate, Generate, GenerateAccepted, GenerateRefused, Sampling
 from prfaas.contracts.to_gateway import Failed, Finished, Started, Tokens
@@ -31,6 +31,11 @@ log = get_logger(__name__)
 RETRY_AFTER_S = 1.0
 EVENTS_PER_REQUEST = 4096
 """That may wait while a client reads slowly."""
+MAX_PLACEMENTS = 3
+"""Of one request: a decode worker that begins to drain, fills up or dies between its last heartbeat and the request is not the
+client's concern while another one can answer."""
+_REQUESTS_FAULT = ("context_length_exceeded", "cache_too_small", "bad_request")
+"""Codes of a refusal that every worker would repeat."""
 WORKER_GRACE_S = 0.5
 """The decode worker keeps the same deadline from a little later on, and its error says more than ours."""
 
@@ -103,11 +108,19 @@ class Generations:
     async def run(self, job: Job, root: Span) -> AsyncIterator[Generation]:
         """Left early, for whatever reason, it tells the decode worker to stop. Raises ApiError."""
         with self.in_flight.open(job.request_id) as queue:
-            placement = await self._place(job, root)
+            placement = await self._place(job, root, refused_by=())
             generation = Generation(job, queue, self._idle_deadline_s)
             why = "the gateway gave up"
+            refused_by: list[str] = []
             try:
-                await self._hand_over(job, placement, root, generation)
+                while refusal := await self._hand_over(job, placement, root):
+                    generation.over = True  # nobody works on it
+                    refused_by.append(placement.decode_worker)
+                    if refusal.code in _REQUESTS_FAULT or len(refused_by) == MAX_PLACEMENTS:
+                        raise refused(refusal.code, refusal.message, refusal.retry_after_s)
+                    log.info("placed_again", request_id=job.request_id, refused_by=refused_by, code=refusal.code)
+                    placement = await self._place(job, root, refused_by)
+                    generation.over = False
                 yield generation
             except asyncio.CancelledError:
                 why = "the client left"
@@ -119,7 +132,7 @@ class Generations:
                 if not generation.over:
                     await self._cancel(job.request_id, placement.decode_worker, why)
 
-    async def _place(self, job: Job, root: Span) -> Placement:
+    async def _place(self, job: Job, root: Span, refused_by: Sequence[str]) -> Placement:
         span = self._tracing.start(names.PLACE, parent=root, kind=SpanKind.CLIENT)
         try:
             request = PlaceRequest(
@@ -128,8 +141,12 @@ class Generations:
                 prompt_tokens=len(job.token_ids),
                 max_tokens=job.sampling.max_tokens,
                 ttft_deadline_s=job.left_s,
+                refused_by=tuple(refused_by),
             )
-            answer = await self._ask(job, subjects.place(self._site), request, Placement | Refusal, span, "scheduler")
+            try:
+                answer = await self._ask(job, subjects.place(self._site), request, Placement | Refusal, span, "scheduler")
+            except NoRespondersError as error:
+                raise no_answer(f"The scheduler of site {self._site}") from error
             if isinstance(answer, Refusal):
                 raise refused(answer.code, answer.message, answer.retry_after_s)
             span.set_attributes({
@@ -143,12 +160,14 @@ class Generations:
     async def _ask(
         self, job: Job, subject: str, message: object, reply_type: "TypeForm[Reply]", parent: Span, whom: str
     ) -> Reply:
-        """Raises ApiError when no usable reply comes in time."""
+        """Raises ApiError when no usable reply comes in time, NoRespondersError when nobody heard it."""
         if job.left_s <= 0:
             raise too_late(job.ttft_deadline_s)
         timeout_s = min(job.left_s, self._control_deadline_s)
         try:
             return await self._bus.request(subject, message, reply_type, timeout_s, parent=parent)
+        except NoRespondersError:
+            raise
         except RemoteError as error:
             log.warning("asked_in_vain", whom=whom, subject=subject, code=error.code, error=str(error))
             raise refused(error.code, f"the {whom} says: {error.message}", RETRY_AFTER_S) from error
@@ -156,9 +175,11 @@ class Generations:
             if job.left_s <= 0:
                 raise too_late(job.ttft_deadline_s) from error
             log.warning("asked_in_vain", whom=whom, subject=subject, error=str(error))
-            raise unavailable(f"The {whom} of site {self._site} gives no answer.", RETRY_AFTER_S, "no_answer") from error
+            raise no_answer(f"The {whom} of site {self._site}") from error
 
-    async def _hand_over(self, job: Job, placement: Placement, root: Span, generation: Generation) -> None:
+    async def _hand_over(self, job: Job, placement: Placement, root: Span) -> GenerateRefused | None:
+        """None once the worker has accepted. A worker that is not there counts as one that refuses; one that does not answer may
+        have begun, so nobody else may."""
         request = Generate(
             request_id=job.request_id,
             model=job.model,
@@ -170,10 +191,11 @@ class Generations:
             ttft_deadline_s=job.left_s,
         )
         subject = subjects.generate(self._site, placement.decode_worker)
-        answer = await self._ask(job, subject, request, GenerateAccepted | GenerateRefused, root, "decode worker")
-        if isinstance(answer, GenerateRefused):
-            generation.over = True
-            raise refused(answer.code, answer.message, answer.retry_after_s)
+        try:
+            answer = await self._ask(job, subject, request, GenerateAccepted | GenerateRefused, root, "decode worker")
+        except NoRespondersError as error:
+            return GenerateRefused(request_id=job.request_id, code="no_answer", message=str(error), retry_after_s=RETRY_AFTER_S)
+        return answer if isinstance(answer, GenerateRefused) else None
 
     async def _cancel(self, request_id: str, worker: str, why: str) -> None:
         message = CancelGenerate(request_id=request_id, reason=why)
@@ -188,11 +210,15 @@ def too_late(ttft_deadline_s: float) -> ApiError:
     return unavailable(f"No first token within {ttft_deadline_s:g} s.", RETRY_AFTER_S, "deadline")
 
 
+def no_answer(who: str) -> ApiError:
+    return unavailable(f"{who} gives no answer.", RETRY_AFTER_S, "no_answer")
+
+
 def refused(code: str, message: str, retry_after_s: float) -> ApiError:
     """A scheduler's or decode worker's refusal, as the client hears it."""
     if code == "overloaded":
         return overloaded(_sentence(message), retry_after_s)
-    if code in ("context_length_exceeded", "cache_too_small", "bad_request"):
+    if code in _REQUESTS_FAULT:
         return invalid(_sentence(message), code=code)
     return unavailable(_sentence(message), retry_after_s, code)
 
