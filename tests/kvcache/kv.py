@@ -22,13 +22,16 @@ LAYOUT = KVLayout(
 )
 
 
-def make_transfer(prefill_tokens: int, *, attempt: int = 1, site: str = "test", fingerprint: str = "f") -> KVTransfer:
+def make_transfer(
+    prefill_tokens: int, *, attempt: int = 1, from_token: int = 0, site: str = "test", fingerprint: str = "f"
+) -> KVTransfer:
     return KVTransfer(
         transfer_id=secrets.token_hex(8),
         attempt=attempt,
         bucket=f"kv-{site}",
         nuid=secrets.token_hex(11),
         prefill_tokens=prefill_tokens,
+        from_token=from_token,
         fingerprint=fingerprint,
     )
 
@@ -56,12 +59,13 @@ def make_pieces(
     chunk_tokens: int = 512,
     seed: int = 0,
     make: Callable[[KVLayout, LayerRange, int], KVPiece] = make_piece,
+    from_token: int = 0,
 ) -> list[KVPiece]:
     """In the order in which an engine computes them."""
     pieces = []
     for start in range(0, prefill_tokens, chunk_tokens):
         end = min(start + chunk_tokens, prefill_tokens)
-        pieces += [make(layout, piece, seed) for piece in layout.chunk_ranges(start, end, prefill_tokens)]
+        pieces += [make(layout, piece, seed) for piece in layout.chunk_ranges(start, end, prefill_tokens, from_token)]
     return pieces
 
 
@@ -93,6 +97,7 @@ def encode_transfer(transfer: KVTransfer, layout: KVLayout, pieces: list[KVPiece
             transfer_id=transfer.transfer_id,
             attempt=transfer.attempt,
             prefill_tokens=transfer.prefill_tokens,
+            from_token=transfer.from_token,
             fingerprint=transfer.fingerprint,
             layout=layout,
         ),

@@ -45,7 +45,7 @@ def failure(out: list[ReceiverInstruction]) -> Failed:
 def test_the_whole_is_verified() -> None:
     transfer = make_transfer(TOKENS)
     messages = attempt(transfer)
-    assert run(transfer, messages)[-1] == Verified(len(messages), LAYOUT.total_bytes(TOKENS), 0)
+    assert run(transfer, messages)[-1] == Verified(len(messages), LAYOUT.total_bytes(TOKENS), 0, 0)
 
 
 def test_a_frame_exchanged_for_one_of_other_bytes_fails_the_whole() -> None:
@@ -106,6 +106,33 @@ def test_another_model_is_refused_before_any_byte(change: dict[str, object]) -> 
     out = run(transfer, messages)
     assert failure(out).code is TransferCode.FINGERPRINT
     assert not any(isinstance(instruction, Install) for instruction in out)
+
+
+def test_a_transfer_may_begin_after_a_prefix() -> None:
+    """The window and the state come whole, the full layers from there on."""
+    transfer = make_transfer(TOKENS, from_token=128)
+    pieces = make_pieces(LAYOUT, TOKENS, 64, from_token=128)
+    out = run(transfer, encode_transfer(transfer, LAYOUT, pieces, PAYLOAD_BYTES))
+    assert isinstance(out[-1], Verified) and out[-1].raw_bytes == LAYOUT.total_bytes(TOKENS, 128) < LAYOUT.total_bytes(TOKENS)
+    firsts: dict[int, int] = {}
+    for order in out:
+        if isinstance(order, Install):
+            firsts.setdefault(order.piece.range.layer, order.piece.range.start)
+    assert firsts == {0: TOKENS - 63, 1: 128, 2: 0, 3: 128}
+
+
+def test_frames_from_outside_of_what_was_asked_are_refused() -> None:
+    transfer = make_transfer(TOKENS, from_token=128)
+    for pieces in (make_pieces(LAYOUT, TOKENS, 64), make_pieces(LAYOUT, TOKENS, 64, from_token=192)):
+        messages = encode_transfer(transfer, LAYOUT, pieces, PAYLOAD_BYTES)
+        assert "where 128 comes next" in failure(run(transfer, messages)).message
+
+
+def test_both_sides_agree_on_where_it_begins() -> None:
+    transfer = make_transfer(TOKENS, from_token=128)
+    other = msgspec.structs.replace(transfer, from_token=0)
+    failed = failure(run(transfer, encode_transfer(other, LAYOUT, make_pieces(LAYOUT, TOKENS, 64), PAYLOAD_BYTES)))
+    assert "of tokens 0 to 200 came" in failed.message and "of 128 to 200" in failed.message
 
 
 def test_deadlines() -> None:

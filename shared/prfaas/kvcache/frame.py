@@ -90,6 +90,7 @@ class TransferOpening(msgspec.Struct, frozen=True, kw_only=True):
     transfer_id: str
     attempt: int
     prefill_tokens: int
+    from_token: int = 0
     fingerprint: str
     layout: KVLayout
 
@@ -100,6 +101,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     frames: int
     """Before this one."""
     raw_bytes: int
+    cached_tokens: int = 0
+    """Of the prompt's prefix, that the prefill worker took from its cache instead of computing them."""
     fingerprint: str
     digest: bytes
     """xxh3-128 over the checksums of all frames before this one, in order: one value that depends on every byte and its place."""

@@ -66,13 +66,21 @@ class Framer:
         self._failure: TransferError | None = None
 
     @property
+    def held_bytes(self) -> int:
+        """Of pieces that are not stored and hashed yet."""
+        return self._held_bytes
+
+    @property
     def frames(self) -> int:
         return len(self._digests)
 
     def put(self, piece: KVPiece) -> None:
         """On the engine's thread. Blocks while more than `buffer_bytes` are not stored yet. Raises TransferError, ValueError."""
         kv.check_piece(self._layout, piece)
-        size = piece.keys.nbytes + piece.values.nbytes
+        needed = self._layout.needed(piece.range.layer, self._transfer.prefill_tokens, self._transfer.from_token)
+        if not needed.start <= piece.range.start < piece.range.end <= needed.end:
+            raise ValueError(f"the transfer carries {needed}, but {piece.range} came")
+        size = piece.size_bytes
         with self._room:
             since = time.monotonic()
             self._wait(lambda: not self._held_bytes or self._held_bytes + size <= self._buffer_bytes)
@@ -89,18 +97,20 @@ class Framer:
             transfer_id=transfer.transfer_id,
             attempt=transfer.attempt,
             prefill_tokens=transfer.prefill_tokens,
+            from_token=transfer.from_token,
             fingerprint=transfer.fingerprint,
             layout=self._layout,
         )
         self._append_message(kv.FrameKind.OPEN, msgspec.msgpack.encode(opening))
 
-    async def put_manifest(self) -> None:
+    async def put_manifest(self, cached_tokens: int) -> None:
         """After the last piece. Raises TransferError."""
         if self._thread is not None:
             await self._loop.run_in_executor(self._thread, self._raise_failure)
         manifest = kv.Manifest(
             frames=self.frames,
             raw_bytes=self.raw_bytes,
+            cached_tokens=cached_tokens,
             fingerprint=self._transfer.fingerprint,
             digest=kv.manifest_digest(self._digests),
         )

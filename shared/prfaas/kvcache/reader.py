@@ -46,6 +46,8 @@ class ReaderReport(msgspec.Struct, frozen=True, kw_only=True):
     frames: int
     lossy_frames: int
     """Of `frames`: installed from 8 bits."""
+    cached_tokens: int
+    """Of the prompt's prefix, that the prefill worker did not compute."""
     first_frame_at: float
     """time.monotonic() of the opening frame."""
     last_frame_at: float
@@ -180,6 +182,7 @@ class KVReader:
                 bytes=verified.raw_bytes,
                 frames=verified.frames,
                 lossy_frames=verified.lossy_frames,
+                cached_tokens=verified.cached_tokens,
                 first_frame_at=self._first_frame_at,
                 last_frame_at=time.monotonic(),
             )

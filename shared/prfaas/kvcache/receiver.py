@@ -71,6 +71,7 @@ class Verified(NamedTuple):
     frames: int
     raw_bytes: int
     lossy_frames: int
+    cached_tokens: int
 
 
 class Failed(NamedTuple):
@@ -109,7 +110,7 @@ class ReceiverCore:
         self._last_sequence = 0
         self._rewinds_left = _MAX_REWINDS
         self._digests: list[bytes] = []
-        needed = [layout.needed(layer, transfer.prefill_tokens) for layer in range(len(layout.layers))]
+        needed = [layout.needed(layer, transfer.prefill_tokens, transfer.from_token) for layer in range(len(layout.layers))]
         self._needed_end = [piece.end for piece in needed]
         self._covered = [piece.start for piece in needed]
         """Per layer: the token (recurrent: the byte of the state) that must come next."""
@@ -178,11 +179,12 @@ class ReceiverCore:
                 f"the sender's model, weights, dtype or layout differ from ours: {opening.fingerprint!r} came, "
                 f"expected {ours.fingerprint!r}",
             )
-        if (opening.transfer_id, opening.prefill_tokens) != (ours.transfer_id, ours.prefill_tokens):
+        theirs = opening.transfer_id, opening.from_token, opening.prefill_tokens
+        if theirs != (ours.transfer_id, ours.from_token, ours.prefill_tokens):
             return self._fail(
                 TransferCode.CORRUPT,
-                f"transfer {opening.transfer_id} of {opening.prefill_tokens} tokens came, "
-                f"expected {ours.transfer_id} of {ours.prefill_tokens}",
+                "transfer {} of tokens {} to {} came, ".format(*theirs)
+                + f"expected {ours.transfer_id} of {ours.from_token} to {ours.prefill_tokens}",
             )
         self.state = ReceiverState.RECEIVING
         return []
@@ -270,7 +272,7 @@ class ReceiverCore:
                 f"{manifest.frames} frames, {manifest.raw_bytes} bytes were sent",
             )
         self.state = ReceiverState.VERIFIED
-        return [Verified(self.frames + 1, self.raw_bytes, self.lossy_frames)]
+        return [Verified(self.frames + 1, self.raw_bytes, self.lossy_frames, manifest.cached_tokens)]
 
     def _rewind(self, why: str) -> list[ReceiverInstruction]:
         """The stream is right and the delivery was not, or the stream is wrong: reading again tells."""

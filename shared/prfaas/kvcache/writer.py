@@ -147,10 +147,11 @@ class KVWriter:
         assert threading.get_ident() != self._loop_thread, "put() blocks: not on the loop's thread"
         self._framer.put(piece)
 
-    async def close(self) -> WriterReport:
-        """Sends the manifest and returns when everything is stored. Raises TransferError."""
+    async def close(self, *, cached_tokens: int = 0) -> WriterReport:
+        """Sends the manifest, which tells how many tokens the prefill took from its cache, and returns when everything is
+        stored. Raises TransferError."""
         try:
-            await self._framer.put_manifest()
+            await self._framer.put_manifest(cached_tokens)
             self._closing = True
             last_sequence = await asyncio.shield(self._committed)
             committed_at = time.monotonic()
@@ -196,6 +197,10 @@ class KVWriter:
     @property
     def can_write(self) -> bool:
         return self._lane.is_writable
+
+    @property
+    def waiting_bytes(self) -> int:
+        return max(0, self._framer.held_bytes - self._core.outstanding_bytes)
 
     def send_next(self, now: float) -> None:
         self._sent.append(self._link.core.sent(self._key, self._core.next_bytes, now))
