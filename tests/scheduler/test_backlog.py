@@ -34,11 +34,16 @@ class AnyOrder(RuleBasedStateMachine):
         self.backlog, self.now_s, self.count = Backlog(), 0.0, 0
         self.here: set[str] = set()
 
-    @rule(work_s=st.floats(0, 100), kv_bytes=st.floats(0, 1e9), workers=st.integers(0, 4))
-    def add(self, work_s: float, kv_bytes: float, workers: int) -> None:
+    @rule(
+        work_s=st.floats(0, 100),
+        kv_bytes=st.floats(0, 1e9),
+        workers=st.integers(0, 4),
+        worker=st.sampled_from([None, None, "p0", "p1"]),
+    )
+    def add(self, work_s: float, kv_bytes: float, workers: int, worker: str | None) -> None:
         self.count += 1
         self.here.add(str(self.count))
-        self.backlog.add(str(self.count), work_s, kv_bytes, workers, self.now_s)
+        self.backlog.add(str(self.count), work_s, kv_bytes, workers, self.now_s, worker)
 
     @rule(number=st.integers(0, 30), workers=st.integers(0, 4))
     def remove(self, number: int, workers: int) -> None:
@@ -54,6 +59,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.backlog.validate()
         assert len(self.backlog) == len(self.here)
         assert self.backlog.wait_s(2, self.now_s) >= 0
+        assert self.backlog.worker_wait_s("p0", 2, self.now_s) >= 0
 
 
 TestAnyOrder = AnyOrder.TestCase

@@ -4,9 +4,9 @@ from collections import Counter
 
 from prfaas.contracts.to_scheduler import LinkEstimate, Outcome
 from prfaas.scheduler.backlog import Backlog
-from prfaas.scheduler.policies import Balanced, Candidates
+from prfaas.scheduler.policies import Balanced, Candidates, RemoteAll, Threshold
 from prfaas.scheduler.predictive import Predictive
-from prfaas.scheduler.prefill_site import PrefillSite
+from prfaas.scheduler.prefill_site import Holder, PrefillSite
 
 FAST = ((1000.0, 0.44), (32_000.0, 1.84), (128_000.0, 7.4))
 SLOW = ((1000.0, 0.6), (32_000.0, 5.05), (128_000.0, 22.7))
@@ -80,3 +80,50 @@ def test_a_prompt_that_nobody_can_serve_in_time_joins_the_longer_queue() -> None
     assert policy.choose(1000, Candidates(home, [far])).site.site == "home"
     in_time = busy(site("home", SLOW), 3.0)
     assert policy.choose(1000, Candidates(in_time, [far])).site.site == "home"
+
+
+def caching(candidate: PrefillSite, cached_tokens: int, wait_s: float = 0.0) -> PrefillSite:
+    candidate.holder = Holder("p0", cached_tokens, wait_s)
+    return candidate
+
+
+def test_threshold_goes_by_uncached_length() -> None:
+    candidates = Candidates(caching(site("home", SLOW), 50_000), [site("far")])
+    assert Threshold(19_400).choose(60_000, candidates).outcome is Outcome.LOCAL_SHORT
+    assert Threshold(9_000).choose(60_000, candidates).outcome is Outcome.OFFLOADED
+
+
+def test_whose_cache_counts_depends_on_the_bandwidth() -> None:
+    """The paper's rule by an example: 20,000 tokens are uncached here, 5,000 there, and t lies between or above."""
+    candidates = Candidates(caching(site("home", SLOW), 10_000), [caching(site("far"), 25_000)])
+    policy = Threshold(21_000)
+    assert policy.choose(30_000, candidates).site.site == "home", "scarce: only the own cache counts"
+    policy.bandwidth_scarce = False
+    choice = policy.choose(30_000, candidates)
+    assert (choice.site.site, choice.outcome) == ("far", Outcome.OFFLOADED)
+    assert "5000 uncached tokens at far, 20000 here" in choice.reason
+    policy.threshold_tokens = 4000
+    assert "20000 uncached tokens > t = 4000" in policy.choose(30_000, candidates).reason
+
+
+def test_of_equal_remote_sites_the_one_with_the_longer_cache_is_taken() -> None:
+    policy = RemoteAll()
+    near, far = site("near"), caching(site("far"), 20_000)
+    assert policy.choose(30_000, Candidates(None, [near, far])).site is far
+    assert policy.choose(30_000, Candidates(None, [near, busy(caching(site("far"), 20_000, 30.0), 30.0)])).site is near
+
+
+def test_predictive_weighs_caches_against_queues() -> None:
+    home = caching(site("home", SLOW), 55_000)
+    assert PATIENT.choose(60_000, Candidates(home, [site("far", FAST, goodput_bytes_per_s=1e10)])).site is home
+    home = caching(site("home", SLOW), 55_000, wait_s=20.0)
+    assert PATIENT.choose(60_000, Candidates(home, [site("far", FAST, goodput_bytes_per_s=1e10)])).site.site == "far"
+
+
+def test_predictive_ships_less_to_a_decode_worker_that_has_the_prefix() -> None:
+    thin = site("far", FAST, goodput_bytes_per_s=2.5e8)
+    assert PATIENT.choose(60_000, Candidates(site("home", SLOW), [thin])).site.site == "far"
+    thin = site("far", FAST, goodput_bytes_per_s=1e8)
+    assert PATIENT.choose(60_000, Candidates(site("home", SLOW), [thin])).site.site == "home"
+    thin.decode_tokens = 50_000
+    assert PATIENT.choose(60_000, Candidates(site("home", SLOW), [thin])).site.site == "far"

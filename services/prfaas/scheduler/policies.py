@@ -1,4 +1,6 @@
-"""Where to prefill one prompt. A policy sees the candidate sites and answers with one of them and a sentence that says why."""
+"""Where to prefill one prompt. A policy sees the candidate sites and answers with one of them and a sentence that says why.
+
+`prefill_tokens` is the whole prompt but its last token; each site knows what it would not have to compute of it."""
 
 from typing import NamedTuple, Protocol
 
@@ -18,11 +20,15 @@ class Candidates(NamedTuple):
     local: PrefillSite | None
     remotes: list[PrefillSite]
 
-    @property
-    def best_remote(self) -> PrefillSite | None:
-        """The remote site with the shortest wait behind own placements, then with the fewest of them per worker; among equals,
-        the first by name. By the announced queues, schedulers that share these sites would all run to the same one."""
-        return min(self.remotes, key=lambda site: (site.own_wait_s, len(site.backlog) / site.workers, site.site), default=None)
+    def best_remote(self, prefill_tokens: int) -> PrefillSite | None:
+        """The remote site with the shortest wait behind own placements, less what its cache saves, then with the fewest of them
+        per worker; among equals, the first by name. By the announced queues, schedulers that share these sites would all run to
+        the same one."""
+
+        def rank(site: PrefillSite) -> tuple[float, float, str]:
+            return site.own_wait_s - site.saved_s(prefill_tokens), len(site.backlog) / site.workers, site.site
+
+        return min(self.remotes, key=rank, default=None)
 
 
 class Policy(Protocol):
@@ -39,7 +45,7 @@ class LocalOnly:
 
     def choose(self, prefill_tokens: int, candidates: Candidates) -> Choice:
         if candidates.local is None:
-            return only_remote(candidates, "policy local_only wants the local site")
+            return only_remote(prefill_tokens, candidates, "policy local_only wants the local site")
         return Choice(candidates.local, Outcome.LOCAL_POLICY, "policy local_only")
 
 
@@ -49,30 +55,42 @@ class RemoteAll:
     name = "remote_all"
 
     def choose(self, prefill_tokens: int, candidates: Candidates) -> Choice:
-        remote = candidates.best_remote
+        remote = candidates.best_remote(prefill_tokens)
         if remote is not None:
             return Choice(remote, Outcome.OFFLOADED, "policy remote_all")
         return no_remote(candidates, "policy remote_all")
 
 
 class Threshold:
-    """Selective offload by a fixed threshold t: uncached length above t goes remote, the rest stays (paper, section 3.3)."""
+    """Selective offload by a fixed threshold t: uncached length above t goes remote, the rest stays (paper, section 3.3).
+
+    While bandwidth is scarce, what the pd site has cached counts alone; while it is abundant, the longest cache of all does
+    (paper, section 3.4.3). The paper then ships that cache to the pd site; here the prompt goes to where it is."""
 
     name = "threshold"
 
     def __init__(self, threshold_tokens: int) -> None:
         self.threshold_tokens = threshold_tokens
+        self.bandwidth_scarce = True
 
     def choose(self, prefill_tokens: int, candidates: Candidates) -> Choice:
         t = self.threshold_tokens
-        if candidates.local is None:
-            return only_remote(candidates, f"{prefill_tokens} uncached tokens, t = {t}")
-        if prefill_tokens <= t:
-            return Choice(candidates.local, Outcome.LOCAL_SHORT, f"{prefill_tokens} uncached tokens <= t = {t}")
-        remote = candidates.best_remote
+        local, remote = candidates.local, candidates.best_remote(prefill_tokens)
+        if local is None:
+            return only_remote(prefill_tokens, candidates, f"{prefill_tokens} tokens, t = {t}")
+        uncached_tokens = local.uncached_tokens(prefill_tokens)
+        if not self.bandwidth_scarce and remote is not None:
+            there_tokens = remote.uncached_tokens(prefill_tokens)
+            if there_tokens < uncached_tokens and there_tokens <= t:
+                reason = (
+                    f"{there_tokens} uncached tokens at {remote.site}, {uncached_tokens} here, t = {t}, and the links carry more"
+                )
+                return Choice(remote, Outcome.OFFLOADED, reason)
+        if uncached_tokens <= t:
+            return Choice(local, Outcome.LOCAL_SHORT, f"{uncached_tokens} uncached tokens <= t = {t}")
         if remote is None:
-            return no_remote(candidates, f"{prefill_tokens} uncached tokens > t = {t}")
-        return Choice(remote, Outcome.OFFLOADED, f"{prefill_tokens} uncached tokens > t = {t}")
+            return no_remote(candidates, f"{uncached_tokens} uncached tokens > t = {t}")
+        return Choice(remote, Outcome.OFFLOADED, f"{uncached_tokens} uncached tokens > t = {t}")
 
 
 class Balanced:
@@ -103,8 +121,8 @@ class Balanced:
         return Choice(chosen, outcome, f"policy balanced, shares {shares}")
 
 
-def only_remote(candidates: Candidates, why: str) -> Choice:
-    remote = candidates.best_remote
+def only_remote(prefill_tokens: int, candidates: Candidates, why: str) -> Choice:
+    remote = candidates.best_remote(prefill_tokens)
     assert remote is not None, "a policy is asked only when there is a candidate"
     return Choice(remote, Outcome.OFFLOADED, f"{why}, and the local site has no live prefill worker")
 

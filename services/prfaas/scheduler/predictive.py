@@ -42,7 +42,7 @@ class Predictive:
 
     def choose(self, prefill_tokens: int, candidates: Candidates) -> Choice:
         if candidates.local is None:
-            return only_remote(candidates, "policy predictive")
+            return only_remote(prefill_tokens, candidates, "policy predictive")
         if not candidates.remotes:
             return no_remote(candidates, "policy predictive")
         local_s = candidates.local.prefill_s(prefill_tokens)

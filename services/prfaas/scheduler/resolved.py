@@ -4,9 +4,9 @@ Every so often Eq 7 is solved again: for the uncached lengths of the last reques
 workers announce, and what the links carry now. So t rises within one interval when a link gets slow, and falls when it recovers.
 The decision that solves takes a few milliseconds instead of some microseconds.
 
-The paper's two routing rules differ only in how they count cached prefixes: per cluster while bandwidth is scarce, the longer of
-both while it is abundant. The scheduler knows of no cached prefix yet, so that both come to l > t. What remains of the difference
-is said: while the links bind (Eq 3), what stays only because of them is `local_link_scarce`, not `local_short`.
+The paper's two routing rules differ in how they count cached prefixes: the pd site's own while bandwidth is scarce, the longest
+of all while it is abundant. It is scarce while the links bind (Eq 3), and while nothing is known of them. What stays only because
+of links that bind is `local_link_scarce`, not `local_short`.
 """
 
 from collections import deque
@@ -42,15 +42,15 @@ class ResolvedThreshold(Threshold):
         """While the links bind: t if they did not."""
 
     def choose(self, prefill_tokens: int, candidates: Candidates) -> Choice:
-        self._lengths.append(prefill_tokens)
         local = candidates.local
+        self._lengths.append(prefill_tokens if local is None else local.uncached_tokens(prefill_tokens))
         if local is not None and local.now_s >= self._next_s and len(self._lengths) >= MIN_REQUESTS:
             self._next_s = local.now_s + self.resolve_every_s
             self._resolve(local, candidates.remotes)
         choice = super().choose(prefill_tokens, candidates)
         reason = f"{choice.reason}, {self._why}"
         abundant = self._abundant_tokens
-        if choice.outcome is Outcome.LOCAL_SHORT and abundant is not None and prefill_tokens > abundant:
+        if choice.outcome is Outcome.LOCAL_SHORT and abundant is not None and self._lengths[-1] > abundant:
             return Choice(choice.site, Outcome.LOCAL_LINK_SCARCE, f"{reason}; if the links were faster, t = {abundant}")
         return choice._replace(reason=reason)
 
@@ -58,6 +58,7 @@ class ResolvedThreshold(Threshold):
         local = _stage(local_site, inf)
         remotes = [stage for site in remote_sites if (stage := _stage(site, _egress_bytes_per_s(site))) is not None]
         if local is None or not remotes:
+            self.bandwidth_scarce = True
             return
         lengths = EmpiricalLengths(self._lengths)
         best = solve_threshold(lengths, local, remotes)
@@ -67,6 +68,7 @@ class ResolvedThreshold(Threshold):
             self.threshold_tokens = best
             self._why = f"solved at {local_site.now_s:.0f} s from {len(self._lengths)} requests for {best_req_s:.2f} req/s"
         self._abundant_tokens = _without_links(lengths, local, remotes, best, (1 + gain) * best_req_s)
+        self.bandwidth_scarce = self._abundant_tokens is not None
 
 
 def _without_links(
