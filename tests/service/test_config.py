@@ -164,6 +164,42 @@ def test_a_wrong_file_is_named(tmp_path: Path, text: str, message: str) -> None:
     assert message in str(caught.value)
 
 
+class WorkerConfig(ServiceConfig, frozen=True, kw_only=True):
+    role: ClassVar[str] = "decode-worker"
+    slots: int = 1
+    limits: Limits = Limits()
+
+
+def test_roles_share_a_file_and_each_reads_its_own_keys(tmp_path: Path) -> None:
+    file = tmp_path / "worker.toml"
+    text = """
+        site = "east"
+        [limits]
+        timeout-s = 2.0
+        [control]
+        url = "nats://127.0.0.1:4222"
+        [prefill-worker]
+        serves = ["east"]
+        [decode-worker]
+        slots = 7
+        [decode-worker.limits]
+        queue-length = 3
+    """
+    file.write_text(text)
+    argv = ["--config", str(file)]
+    config = load_config(WorkerConfig, argv=argv, environ={"PRFAAS_GATEWAY__MODELS": "m"})
+    assert (config.slots, config.limits.queue_length, config.limits.timeout_s) == (7, 3, 2.0)
+    environ = {"PRFAAS_SLOTS": "9", "PRFAAS_DECODE_WORKER__SLOTS": "8"}
+    assert load_config(WorkerConfig, argv=argv, environ=environ).slots == 8, "its own key wins over the plain one of a source"
+    assert load_config(WorkerConfig, argv=[*argv, "--slots", "9"], environ=environ).slots == 9, "and a later source over both"
+    file.write_text(text.replace("slots = 7", "slot = 7"))
+    with pytest.raises(ConfigError, match=r"unknown key `slot`; did you mean `slots`\?"):
+        load_config(WorkerConfig, argv=argv, environ={})
+    file.write_text("prefill-worker = 1")
+    with pytest.raises(ConfigError, match="`prefill-worker` is the table of a role's own keys, not a value"):
+        load_config(WorkerConfig, argv=argv, environ={})
+
+
 def test_what_is_required_and_missing_is_named() -> None:
     with pytest.raises(ConfigError, match=r"^key `site` is not set"):
         load_config(ExampleConfig, argv=[], environ={})

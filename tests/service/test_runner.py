@@ -26,6 +26,11 @@ class Process:
         self.lines: list[dict[str, Any]] = []
         self.port = 0
 
+    @property
+    def pid(self) -> int:
+        pid: int = self._process.pid
+        return pid
+
     async def event(self, name: str) -> dict[str, Any]:
         """Reads the log up to this event."""
         async with asyncio.timeout(DEADLINE_S):
@@ -175,6 +180,39 @@ async def test_a_collector_that_is_gone_does_not_keep_it(monkeypatch: pytest.Mon
         process.send(signal.SIGTERM)
         assert await process.exit() == 0
         assert process.seen("spans_lost") == ["spans_lost"]
+
+
+async def test_a_program_of_another_role_takes_over_the_process_its_command_line_and_its_port() -> None:
+    process = Process(await start("--name", "t0"))
+    ready = await process.event("ready")
+    assert (await process.post("/become?role=scheduler")).text == "as you wish"
+    listening = await process.event("http_listening")
+    assert (listening["service"], listening["instance"]) == ("prfaas-scheduler", "t0")
+    assert listening["http_port"] == ready["http_port"]
+    assert (await process.get("/ready")).status_code == 503, "it starts"
+    assert process.seen("stop_called", "drain_begun", "crashed") == ["stop_called"], "the service drained before it asked"
+    assert process.pid == ready["pid"]
+    process.send(signal.SIGTERM)
+    assert await process.exit() == 0
+
+
+async def test_a_signal_wins_over_a_change_of_role() -> None:
+    async with toy("slow_drain", "--drain-s", "1") as process:
+        await process.event("ready")
+        process.send(signal.SIGTERM)
+        await process.event("drain_begun")
+        await process.post("/become?role=scheduler")
+        assert await process.exit() == 0
+        assert process.seen("stopped", "role_changing", "http_listening") == ["http_listening", "stopped"]
+
+
+async def test_check_only_reads_the_configuration() -> None:
+    for words, code in ((("--check",), 0), (("--check", "--behavior", "good"), 2)):
+        process = await start(*words)
+        async with asyncio.timeout(DEADLINE_S):
+            _, text = await process.communicate()
+        assert process.returncode == code
+        assert (b"did you mean" in text) is (code == 2)
 
 
 async def test_bad_configuration_exits_with_2_and_one_sentence() -> None:

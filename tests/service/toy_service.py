@@ -44,7 +44,11 @@ class Toy:
             self._context.tasks.spawn("stubborn", self._ignore_cancellation())
 
     def app(self, routes: Sequence[Route]) -> ASGIApp:
-        return Starlette(routes=[*routes, Route("/crash", self._tell_to_crash, methods=["POST"])])
+        own = [
+            Route("/crash", self._tell_to_crash, methods=["POST"]),
+            Route("/become", self._become, methods=["POST"]),
+        ]
+        return Starlette(routes=[*routes, *own])
 
     def ready(self) -> str | None:
         return None
@@ -72,6 +76,11 @@ class Toy:
 
     async def _tell_to_crash(self, _request: Request) -> PlainTextResponse:
         self._crash.set()
+        return PlainTextResponse("as you wish")
+
+    async def _become(self, request: Request) -> PlainTextResponse:
+        assert self._context.program is not None
+        self._context.program.become(request.query_params["role"])
         return PlainTextResponse("as you wish")
 
 

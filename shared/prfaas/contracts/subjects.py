@@ -21,6 +21,11 @@ def held_blocks(site: str, role: str, worker: str) -> str:
     return f"prfaas.{site}.{role}.{worker}.blocks"
 
 
+def change_role(site: str, role: str, worker: str) -> str:
+    """Request/reply: scheduler -> worker, ChangeRole -> RoleChanging | RoleKept."""
+    return f"prfaas.{site}.{role}.{worker}.role"
+
+
 def generate(site: str, worker: str) -> str:
     """Request/reply: gateway -> decode worker, Generate -> GenerateAccepted | GenerateRefused."""
     return f"prfaas.{site}.decode.{worker}.generate"
@@ -84,6 +89,11 @@ def probe_train(site: str) -> str:
 def probe_transfers(site: str) -> str:
     """Prefill workers -> the probe of their own site, TransferMeasured."""
     return f"prfaas.{site}.probe.transfers"
+
+
+def probe_egress(site: str) -> str:
+    """Request/reply: prefill worker -> the probe of its own site, EgressAsked -> EgressLease."""
+    return f"prfaas.{site}.probe.egress"
 
 
 def kv_bucket(site: str) -> str:

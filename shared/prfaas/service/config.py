@@ -1,13 +1,15 @@
 """Typed configuration: a TOML file, then the environment, then flags; a later source wins key by key.
 
 Keys are kebab-case and nested by dots: `control.url` is `[control] url = ...` in the file, `PRFAAS_CONTROL__URL` in the
-environment and `--control.url` on the command line.
+environment and `--control.url` on the command line. A key may begin with a role, as in `decode-worker.slots` or the table
+`[decode-worker]`: then only processes of that role read it, and to them it counts more than the plain one of the same source. So
+several roles can share a file.
 """
 
 import secrets
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
@@ -20,6 +22,9 @@ __all__ = ["ConfigError", "ServiceConfig", "SubjectToken", "load_config"]
 
 PLAIN_VARIABLES = frozenset({"CACHE_DIR"})
 """Variables with our prefix that are no configuration keys: read elsewhere, the same for every process of a host."""
+
+ROLES = frozenset({"gateway", "scheduler", "prefill-worker", "decode-worker", "bandwidth-probe"})
+"""Whose keys a source may hold; each service's own `role` is one of them."""
 
 SubjectToken = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)]
 """Goes into NATS subjects and bucket names as one token: no dots, spaces or wildcards."""
@@ -64,6 +69,7 @@ Config = TypeVar("Config", bound=msgspec.Struct)
 def load_config(cls: type[Config], *, argv: Sequence[str], environ: Mapping[str, str], prefix: str = "PRFAAS") -> Config:
     """Raises ConfigError, one sentence that names the key and where it was set. `--help` prints all keys and exits 0."""
     schema = Schema(cls)
+    role = cls.role if issubclass(cls, ServiceConfig) else ""
     if any(word in ("--help", "-h") for word in argv):
         print(schema.help(prefix))
         sys.exit(0)
@@ -71,9 +77,9 @@ def load_config(cls: type[Config], *, argv: Sequence[str], environ: Mapping[str,
     files = [setting.value for setting in flags if setting.key == "config"]
     settings: list[Setting] = []
     for file in files[-1:]:
-        settings += _file(Path(file), schema)
-    settings += _environment(environ, prefix)
-    settings += [setting for setting in flags if setting.key != "config"]
+        settings += _for_role(_file(Path(file), schema, role), role)
+    settings += _for_role(_environment(environ, prefix), role)
+    settings += _for_role([setting for setting in flags if setting.key != "config"], role)
 
     tree: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -89,6 +95,18 @@ def load_config(cls: type[Config], *, argv: Sequence[str], environ: Mapping[str,
         return msgspec.convert(tree, cls, strict=False)
     except msgspec.ValidationError as error:
         raise schema.explain(error, origins) from error
+
+
+def _for_role(settings: Iterable[Setting], role: str) -> list[Setting]:
+    """Without the keys of other roles; this role's own ones come last."""
+    plain, own = [], []
+    for setting in settings:
+        owner = setting.key.partition(".")[0]
+        if owner not in ROLES:
+            plain.append(setting)
+        elif owner == role:
+            own.append(setting._replace(key=setting.key.removeprefix(f"{role}.")))
+    return plain + own
 
 
 def _flags(argv: Sequence[str]) -> Iterator[Setting]:
@@ -114,14 +132,21 @@ def _environment(environ: Mapping[str, str], prefix: str) -> Iterator[Setting]:
         yield Setting(key, value, f"environment variable {variable}")
 
 
-def _file(path: Path, schema: Schema) -> Iterator[Setting]:
+def _file(path: Path, schema: Schema, role: str) -> Iterator[Setting]:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"command line: --config {path} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"file {path} is no TOML: {error}.") from error
-    yield from _leaves(table, "", schema, f"file {path}")
+    origin = f"file {path}"
+    for owner in ROLES & table.keys():
+        of_role = table.pop(owner)
+        if not isinstance(of_role, dict):
+            raise ConfigError(f"{origin}: `{owner}` is the table of a role's own keys, not a value.")
+        if owner == role:
+            yield from (setting._replace(key=f"{role}.{setting.key}") for setting in _leaves(of_role, "", schema, origin))
+    yield from _leaves(table, "", schema, origin)
 
 
 def _leaves(table: Mapping[str, Any], prefix: str, schema: Schema, origin: str) -> Iterator[Setting]:

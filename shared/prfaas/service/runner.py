@@ -1,12 +1,16 @@
-"""The life of a process: configure, start, be ready, drain on SIGTERM, stop. Exit code 0: drained, 1: crashed, 2: bad config."""
+"""The life of a process: configure, start, be ready, drain on SIGTERM, stop. Exit code 0: drained, 1: crashed, 2: bad config.
+
+Instead of ending, a service may ask to be replaced by a program of another role: same process, same command line.
+"""
 
 import asyncio
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar, runtime_checkable
 
 import uvloop
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, disable_created_metrics
@@ -17,11 +21,12 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from prfaas.service.config import ConfigError, ServiceConfig, load_config
-from prfaas.service.http import HttpServer, service_routes
+from prfaas.service.http import HttpServer, pass_on, service_routes
 from prfaas.service.tasks import Tasks
 from prfaas.telemetry.logs import get_logger, set_up_logs
 from prfaas.telemetry.tracing import Tracing, set_up_tracing
 
+CHECK = "--check"
 STOP_DEADLINE_S = 5.0
 """For each step after draining: cancelling background tasks, closing connections, sending the last spans."""
 
@@ -34,6 +39,8 @@ class ServiceContext(NamedTuple):
     tasks: Tasks
     registry: CollectorRegistry
     tracing: Tracing
+    program: "Program | None" = None
+    """What runs the service; None where something else than `run_service` does, such as a test."""
 
 
 class Service(Protocol):
@@ -70,16 +77,50 @@ def run_service(
     config_cls: type[Config], make_service: Callable[[Config, ServiceContext], Service], argv: Sequence[str] | None = None
 ) -> int:
     """Runs until a signal or a crash and returns the exit code: `sys.exit(run_service(...))`, and nothing after it, since a
-    watchdog ends the process should its threads not."""
+    watchdog ends the process should its threads not. With the word `--check` it only reads the configuration."""
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        config = load_config(config_cls, argv=sys.argv[1:] if argv is None else argv, environ=os.environ)
+        config = load_config(config_cls, argv=[word for word in words if word != CHECK], environ=os.environ)
     except ConfigError as error:
         print(f"prfaas-{config_cls.role}: {error}", file=sys.stderr)
         return 2
+    if CHECK in words:
+        return 0
     service = f"prfaas-{config.role}"
     set_up_logs(level=config.log_level, format=config.log_format, service=service, site=config.site, instance=config.name)
+    if (named := ["--name", config.name]) != words[-2:]:
+        words += named
+    process = _Process(Program(words))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_Process().run(config, make_service))
+        code = runner.run(process.run(config, make_service))
+    if code == 0 and process.listening is not None and not process.stop_asked:
+        process.program.replace(process.listening)
+    return code
+
+
+class Program:
+    """The running program and the one that may take its place. Roles are named as in `prfaas-<role>`."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.words = list(words)
+        """The command line that any role of this process is started with."""
+        self.next_role = ""
+        self.asked = asyncio.Event()
+
+    def command(self, role: str) -> list[str]:
+        return [sys.executable, "-m", f"prfaas.{role.replace('-', '_')}", *self.words]
+
+    def become(self, role: str) -> None:
+        """The service is stopped, without a drain, and this process goes on in that role. A signal to stop still ends it."""
+        self.next_role = role
+        self.asked.set()
+
+    def replace(self, listening: socket.socket) -> NoReturn:
+        """Ends this program. Its process, standard files, environment and `listening` are the next one's."""
+        command = self.command(self.next_role)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execve(command[0], command, {**os.environ, **pass_on(listening)})
 
 
 class _StopAsked(Exception):
@@ -87,12 +128,19 @@ class _StopAsked(Exception):
 
 
 class _Process:
-    def __init__(self) -> None:
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.listening: socket.socket | None = None
+        """For the program that takes this one's place."""
         self._phase = "starting"
         self._service: Service | None = None
         self._app: ASGIApp | None = None
         self._serving: asyncio.Task[None] | None = None
         self._stop_asked = asyncio.Event()
+
+    @property
+    def stop_asked(self) -> bool:
+        return self._stop_asked.is_set()
 
     async def run(self, config: Config, make_service: Callable[[Config, ServiceContext], Service]) -> int:
         loop = asyncio.get_running_loop()
@@ -112,13 +160,17 @@ class _Process:
             self._app = Starlette(routes=[*routes, Route("/{path:path}", _starting, methods=["GET", "POST"])])
             self._serving = tasks.spawn("http", http.serve())
 
-            self._service = service = make_service(config, ServiceContext(tasks, registry, tracing))
+            self._service = service = make_service(config, ServiceContext(tasks, registry, tracing, self.program))
             await self._until_done(service.start(), tasks, stoppable=True)
             self._app = service.app(routes) if isinstance(service, HttpService) else Starlette(routes=routes)
             self._phase = "ready"
             log.info("ready", http_host=config.http_host, http_port=http.port, pid=os.getpid())
-            await self._until_done(self._stop_asked.wait(), tasks)
-            await self._drain(service, config.drain_s, tasks)
+            await self._until_done(self._stopped_or_replaced(), tasks)
+            if self.stop_asked:
+                await self._drain(service, config.drain_s, tasks)
+            else:
+                log.info("role_changing", to_role=self.program.next_role)
+                self.listening = http.duplicate()
             code = 0
         except _StopAsked:
             code = 0
@@ -157,6 +209,14 @@ class _Process:
             await asyncio.wait([main], timeout=STOP_DEADLINE_S)
             if main.done() and not main.cancelled():
                 main.exception()  # marks it as seen: after a crash elsewhere, nobody asks for this one
+
+    async def _stopped_or_replaced(self) -> None:
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._stop_asked, self.program.asked)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     async def _drain(self, service: Service, drain_s: float, tasks: Tasks) -> None:
         self._phase = "draining"
