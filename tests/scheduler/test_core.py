@@ -45,6 +45,7 @@ def place(core: SchedulerCore, prompt_tokens: int = 100, now_s: float = 0.0, **c
         prompt_tokens=prompt_tokens,
         max_tokens=8,
         ttft_deadline_s=30.0,
+        refused_by=changes.get("refused_by", ()),
     )
     (answer,) = core.handle(PlaceAsked(now_s, request))
     core.validate()
@@ -125,6 +126,22 @@ def test_the_least_loaded_decode_worker_is_chosen_also_between_beats() -> None:
         beat("home", "p0", Role.PREFILL),
     )
     assert {placed(core).decode_worker for _ in range(2)} == {"d0", "d1"}
+
+
+def test_a_request_that_a_decode_worker_refused_goes_to_another_one_and_is_counted_once() -> None:
+    core = scheduler(
+        RemoteAll(),
+        beat("home", "d0", Role.DECODE),
+        beat("home", "d1", Role.DECODE, running=1),
+        beat("home", "p0", Role.PREFILL),
+        beat("far", "p1", Role.PREFILL),
+    )
+    assert placed(core).decode_worker == "d0"
+    assert placed(core, refused_by=("d0",)).decode_worker == "d1"
+    assert len(core.fleet.remembered("far").backlog) == 1
+    assert placed(core, request_id="next").decode_worker == "d0", "the others' loads are still in order"
+    answer = refused(core, refused_by=("d0", "d1"))
+    assert (answer.code, answer.message) == ("overloaded", "all decode workers of model 'm' refused the request: d0, d1")
 
 
 def test_the_fallback_leaves_the_local_site_time() -> None:

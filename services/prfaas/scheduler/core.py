@@ -156,11 +156,12 @@ class SchedulerCore:
     def _place(self, request: PlaceRequest, now_s: float) -> Answer:
         found = self._find(request)
         decoders = self.fleet.decoders(request.model)
-        refusal = self._full(request, decoders)
-        if refusal is not None or decoders is None:
+        pool = decoders.without(request.refused_by) if decoders and request.refused_by else decoders
+        refusal = self._full(request, pool)
+        if refusal is not None or pool is None or decoders is None:
             assert refusal is not None
             return Answer(request.request_id, refusal)
-        decoder, decode_tokens = self.fleet.decoder(decoders, found, request.block_tokens)
+        decoder, decode_tokens = self.fleet.decoder(pool, found, request.block_tokens)
         prefill_tokens = request.prompt_tokens - 1
         fingerprint = decoder.beat.fingerprint
         sites = self.fleet.prefill_sites(request.model, fingerprint, found, request.block_tokens, decode_tokens)
@@ -181,7 +182,8 @@ class SchedulerCore:
         route = chosen.route(prefill_tokens)
         if chosen is not local:
             self.fleet.remembered(chosen.site).breaker.placed(request.request_id, now_s)
-        if prefill_tokens and request.request_id not in self.fleet.placed:
+        self.fleet.take_back(request.request_id)  # placed before, with a decode worker that refused it
+        if prefill_tokens:
             until_s = now_s + request.ttft_deadline_s
             prefill = PlacedPrefill(chosen.site, request.model, fingerprint, prefill_tokens, until_s)
             self.fleet.place(request.request_id, chosen, prefill)
@@ -215,6 +217,9 @@ class SchedulerCore:
                 message=f"model {request.model!r} cannot be served now: {known}",
                 retry_after_s=RETRY_AFTER_S,
             )
+        if not decoders:
+            refused = f"all decode workers of model {request.model!r} refused the request: {', '.join(request.refused_by)}"
+            return Refusal(code="overloaded", message=refused, retry_after_s=RETRY_AFTER_S)
         least = decoders.least_loaded()
         if least.load < least.beat.slots + least.beat.waiting_limit:
             return None

@@ -59,10 +59,13 @@ class DecodePool:
     def drop(self, key: str) -> None:
         self.bits ^= self._workers.pop(key).bit
 
-    def least_loaded_but(self, refused_by: Collection[str]) -> Worker | None:
-        """None when all of them are in `refused_by`, names of workers. Walks the pool: this is for the rare second placement."""
-        others = (worker for worker in self._workers.values() if worker.beat.worker not in refused_by)
-        return min(others, key=lambda worker: worker.rank, default=None)
+    def without(self, names: Collection[str]) -> "DecodePool":
+        """The other workers, perhaps none. Walks the pool: this is for the rare second placement."""
+        others = DecodePool()
+        for worker in self._workers.values():
+            if worker.beat.worker not in names:
+                others.put(worker)
+        return others
 
     def least_loaded(self) -> Worker:
         """Of a pool that is not empty."""
