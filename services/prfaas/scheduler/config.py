@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
+from prfaas.scheduler.blocks import MAX_BLOCKS
 from prfaas.scheduler.policies import Balanced, LocalOnly, Policy, RemoteAll, Threshold
 from prfaas.scheduler.predictive import COMFORT_SHARE, TTFT_OBJECTIVE_S, Predictive
 from prfaas.scheduler.resolved import ResolvedThreshold
@@ -26,6 +27,9 @@ class SchedulerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_f
 
     ttft_objective_s: Annotated[float, Meta(gt=0)] = TTFT_OBJECTIVE_S
     """Policy `predictive`: the time to first token that requests should have."""
+
+    max_cached_blocks: Annotated[int, Meta(ge=1)] = MAX_BLOCKS
+    """Pairs of worker and cached block to remember, about 130 bytes each; beyond it the oldest are forgotten."""
 
     def make_policy(self) -> Policy:
         match self.policy:

@@ -150,10 +150,13 @@ class SchedulerCore:
                 breaker.failed(ended.request_id, now_s)
         if prefill is not None and ended.next_site is not None:
             sites = self.fleet.prefill_sites(prefill.model, prefill.fingerprint)
-            if ended.next_site in sites:
-                self.fleet.place(ended.request_id, sites[ended.next_site], replace(prefill, site=ended.next_site))
+            next_site = sites.get(ended.next_site)
+            if next_site is not None:
+                prefill = replace(prefill, site=next_site.site)
+                self.fleet.place(ended.request_id, next_site, prefill, next_site.route(prefill.tokens))
 
     def _place(self, request: PlaceRequest, now_s: float) -> Answer:
+        self.fleet.take_back(request.request_id)  # placed before, with a decode worker that refused it
         found = self._find(request)
         decoders = self.fleet.decoders(request.model)
         pool = decoders.without(request.refused_by) if decoders and request.refused_by else decoders
@@ -182,11 +185,10 @@ class SchedulerCore:
         route = chosen.route(prefill_tokens)
         if chosen is not local:
             self.fleet.remembered(chosen.site).breaker.placed(request.request_id, now_s)
-        self.fleet.take_back(request.request_id)  # placed before, with a decode worker that refused it
         if prefill_tokens:
             until_s = now_s + request.ttft_deadline_s
             prefill = PlacedPrefill(chosen.site, request.model, fingerprint, prefill_tokens, until_s)
-            self.fleet.place(request.request_id, chosen, prefill)
+            self.fleet.place(request.request_id, chosen, prefill, route)
         decoder.placed_requests += 1
         decoders.put(decoder)
         fallback = local if chosen is not local else None

@@ -10,7 +10,7 @@ from prfaas.scheduler.backlog import Backlog
 from prfaas.scheduler.blocks import MAX_BLOCKS, BlockDirectory, Level
 from prfaas.scheduler.breaker import Breaker
 from prfaas.scheduler.pools import DecodePool, PrefillPool, Worker
-from prfaas.scheduler.prefill_site import Holder, PrefillSite
+from prfaas.scheduler.prefill_site import Holder, PrefillSite, Route
 
 LINK_TIMEOUT_S = 15.0
 """An estimate older than this says nothing about the link now."""
@@ -196,8 +196,7 @@ class Fleet:
 
     # ---- placements
 
-    def place(self, request_id: str, site: PrefillSite, prefill: PlacedPrefill) -> None:
-        route = site.route(prefill.tokens)
+    def place(self, request_id: str, site: PrefillSite, prefill: PlacedPrefill, route: Route) -> None:
         ship_bytes = site.ship_bytes(prefill.tokens)
         site.backlog.add(request_id, route.work_s or 0.0, ship_bytes, site.workers, self._now_s, route.worker)
         self.placed[request_id] = prefill

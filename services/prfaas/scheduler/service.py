@@ -1,22 +1,48 @@
 """The scheduler as a process: heartbeats and link estimates in, placements out."""
 
+import asyncio
 import time
 
 from opentelemetry import context as trace_context
 from opentelemetry.trace import SpanKind
 
 from prfaas.bus.control import ControlBus
+from prfaas.bus.errors import BusError
 from prfaas.bus.presence import watch
 from prfaas.contracts import subjects
-from prfaas.contracts.to_scheduler import AttemptEnded, Heartbeat, LinkEstimate, Placement, PlaceRequest, Refusal
+from prfaas.contracts.to_scheduler import (
+    AttemptEnded,
+    BlocksChanged,
+    BlocksHeld,
+    Heartbeat,
+    LinkEstimate,
+    Placement,
+    PlaceRequest,
+    Refusal,
+)
+from prfaas.contracts.wire import BadMessageError
 from prfaas.scheduler.config import SchedulerConfig
-from prfaas.scheduler.core import AttemptOver, HeartbeatHeard, LinkMeasured, PlaceAsked, SchedulerCore, WorkerGone
+from prfaas.scheduler.core import (
+    AskBlocks,
+    AttemptOver,
+    CacheChanged,
+    CacheTold,
+    HeartbeatHeard,
+    LinkMeasured,
+    PlaceAsked,
+    SchedulerCore,
+    WorkerGone,
+)
 from prfaas.service.runner import ServiceContext
 from prfaas.telemetry import names
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics import SchedulerMetrics
 
 CONNECT_DEADLINE_S = 10.0
+BLOCKS_DEADLINE_S = 2.0
+"""For a worker to say what its cache holds."""
+ASKING = 16
+"""So many workers at once: their answers have hundreds of kilobytes."""
 
 log = get_logger(__name__)
 
@@ -26,8 +52,15 @@ class SchedulerService:
         self._config = config
         self._context = context
         self._metrics = SchedulerMetrics(context.registry)
-        self._core = SchedulerCore(config.site, config.make_policy())
+        self._core = SchedulerCore(config.site, config.make_policy(), config.max_cached_blocks)
+        directory = self._core.fleet.directory
+        self._metrics.watch_directory(
+            blocks=lambda: directory.blocks, dropped=lambda: directory.dropped, registry=context.registry
+        )
         self._bus: ControlBus | None = None
+        self._asked: set[str] = set()
+        """Workers whose answer is awaited."""
+        self._may_ask = asyncio.Semaphore(ASKING)
 
     async def start(self) -> None:
         config = self._config
@@ -36,6 +69,7 @@ class SchedulerService:
         tasks.spawn("workers", watch(bus, subjects.workers_bucket(config.site), Heartbeat, self._worker))
         tasks.spawn("links", watch(bus, subjects.links_bucket(config.site), LinkEstimate, self._link))
         await bus.subscribe(subjects.attempts(config.site), AttemptEnded, self._attempt_ended)
+        await bus.subscribe(subjects.blocks(config.site), BlocksChanged, self._cache_changed)
         await bus.serve(subjects.place(config.site), PlaceRequest, self._place)
 
     def ready(self) -> str | None:
@@ -55,7 +89,10 @@ class SchedulerService:
             log.info("worker_gone", worker=key)
         elif key not in self._core.fleet.workers:
             log.info("worker_found", worker=key, model=beat.model, fingerprint=beat.fingerprint)
-        self._core.handle(WorkerGone(now_s, key) if beat is None else HeartbeatHeard(now_s, beat))
+        if beat is None:
+            self._core.handle(WorkerGone(now_s, key))
+        else:
+            self._ask_for_blocks(self._core.handle(HeartbeatHeard(now_s, beat)))
         for (site, role), count in self._core.fleet.alive.items():
             self._metrics.workers.labels(site, role.value).set(count)
 
@@ -65,6 +102,30 @@ class SchedulerService:
 
     def _attempt_ended(self, ended: AttemptEnded) -> None:
         self._core.handle(AttemptOver(time.monotonic(), ended))
+
+    def _cache_changed(self, changed: BlocksChanged) -> None:
+        self._ask_for_blocks(self._core.handle(CacheChanged(time.monotonic(), changed)))
+
+    def _ask_for_blocks(self, instructions: list[AskBlocks]) -> None:
+        for ask in instructions:
+            if ask.key not in self._asked:
+                self._asked.add(ask.key)
+                self._context.tasks.spawn(f"blocks of {ask.key}", self._hear_blocks(ask))
+
+    async def _hear_blocks(self, ask: AskBlocks) -> None:
+        """Who does not answer is asked again at a later sign of life: the core says when."""
+        assert self._bus is not None
+        subject = subjects.held_blocks(ask.site, ask.role.value, ask.worker)
+        try:
+            async with self._may_ask:
+                held = await self._bus.request(subject, None, BlocksHeld, BLOCKS_DEADLINE_S)
+            self._core.handle(CacheTold(time.monotonic(), ask.key, held))
+            self._metrics.snapshot("told")
+        except (BusError, BadMessageError, ValueError) as error:
+            self._metrics.snapshot("failed")
+            log.debug("blocks_not_told", worker=ask.key, error=str(error))
+        finally:
+            self._asked.discard(ask.key)
 
     async def _place(self, request: PlaceRequest) -> Placement | Refusal:
         attributes = {names.REQUEST_ID: request.request_id, names.REQUEST_MODEL: request.model}
@@ -76,6 +137,7 @@ class SchedulerService:
         self._metrics.decision_s.observe(time.monotonic() - started_s)
         if isinstance(answer, Placement):
             self._metrics.placed(answer.outcome, answer.prefill_site)
+            self._metrics.hit_tokens.inc(answered.cached_tokens)
             offloaded = answer.prefill_site != self._config.site
             span.set_attributes({names.ROUTE_OFFLOADED: offloaded, names.ROUTE_REASON: answer.reason})
             span.set_attributes({names.PREFILL_SITE: answer.prefill_site, names.OUTCOME: answer.outcome.value})

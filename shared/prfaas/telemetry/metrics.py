@@ -125,7 +125,10 @@ class TransferMetrics:
         )
         self._frames = Counter("prfaas_kv_transfer_frames", "Frames received.", [*link, "result"], registry=registry)
         self._lossy = Counter(
-            "prfaas_kv_lossy_transfers", "Verified transfers with frames in 8 bits: answers that may differ.", link, registry=registry
+            "prfaas_kv_lossy_transfers",
+            "Verified transfers with frames in 8 bits: answers that may differ.",
+            link,
+            registry=registry,
         )
         self._size = Histogram(
             "prfaas_kv_transfer_size_bytes", "Size of a verified transfer.", link, registry=registry, buckets=SIZE_BUCKETS_BYTES
@@ -215,6 +218,23 @@ class SchedulerMetrics:
             buckets=(1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 1e-1),
         )  # fmt: skip
         self.workers = Gauge("prfaas_workers", "Workers with a fresh heartbeat.", ["site", "role"], registry=registry)
+        self.hit_tokens = Counter(
+            "prfaas_predicted_hit_tokens", "Prompt tokens that placements expect in a prefill worker's cache.", registry=registry
+        )
+        self._snapshots = Counter(
+            "prfaas_cache_snapshots", "Workers asked for all that their cache holds, by result.", ["result"], registry=registry
+        )
+
+    def watch_directory(self, *, blocks: Callable[[], float], dropped: Callable[[], float], registry: CollectorRegistry) -> None:
+        for name, text, read in (
+            ("prfaas_known_cached_blocks", "Pairs of worker and cached block that the scheduler knows.", blocks),
+            ("prfaas_forgotten_cached_blocks", "Such pairs that it gave up to stay within its maximum.", dropped),
+        ):
+            Gauge(name, text, registry=registry).set_function(read)
+
+    def snapshot(self, result: str) -> None:
+        """`result`: told, failed."""
+        self._snapshots.labels(result).inc()
 
     def placed(self, outcome: Outcome, prefill_site: str) -> None:
         self._placements.labels(outcome.value, prefill_site).inc()
