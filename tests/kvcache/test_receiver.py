@@ -8,9 +8,10 @@ import pytest
 from prfaas.contracts.kv import KVTransfer
 from prfaas.kvcache import frame as kv
 from prfaas.kvcache.errors import TransferCode
-from prfaas.kvcache.layout import LayerRange
+from prfaas.kvcache.layout import LayerKind, LayerRange
+from prfaas.kvcache.quantize import encode_int8
 from prfaas.kvcache.receiver import Failed, FrameArrived, Install, ReceiverCore, ReceiverInstruction, Rewind, Tick, Verified
-from tests.kvcache.kv import LAYOUT, encode_transfer, make_pieces, make_transfer
+from tests.kvcache.kv import LAYOUT, Cache, encode_transfer, gaussian_piece, make_pieces, make_transfer
 
 TOKENS = 200
 PAYLOAD_BYTES = 10_000
@@ -143,3 +144,59 @@ def test_deadlines() -> None:
     assert failure(core.handle(Tick(7.0))).code is TransferCode.TIMEOUT
     late = ReceiverCore(transfer, LAYOUT, now=0.0, deadline=10.0, idle_timeout_s=None)
     assert failure(late.handle(Tick(10.0))).code is TransferCode.TIMEOUT
+
+
+def in_8_bits(message: bytes) -> bytes:
+    frame = kv.decode_frame(memoryview(message))
+    spec = LAYOUT.layers[frame.head.range.layer]
+    encoded = encode_int8([frame.payload], LAYOUT.dtype, spec.head_dim or 1)
+    assert encoded is not None
+    return rewrite(message, encoded, codec=kv.Codec.INT8)
+
+
+def lossy_attempt(transfer: KVTransfer) -> list[bytes]:
+    """All frames but the states, which stay as they are, in 8 bits, and a manifest that is right for them."""
+    pieces = make_pieces(LAYOUT, TOKENS, 64, make=gaussian_piece)
+    *messages, manifest = encode_transfer(transfer, LAYOUT, pieces, PAYLOAD_BYTES)
+    for number, message in enumerate(messages[1:], 1):
+        if LAYOUT.layers[kv.decode_frame(memoryview(message)).head.range.layer].kind is not LayerKind.RECURRENT:
+            messages[number] = in_8_bits(message)
+    closing = msgspec.msgpack.decode(kv.decode_frame(memoryview(manifest)).payload, type=kv.Manifest)
+    digest = kv.manifest_digest(kv.decode_frame(memoryview(message)).digest for message in messages)
+    return [*messages, rewrite(manifest, msgspec.msgpack.encode(msgspec.structs.replace(closing, digest=digest)))]
+
+
+def test_eight_bits_are_refused_where_the_transfer_does_not_allow_them_and_nothing_is_installed() -> None:
+    transfer = make_transfer(TOKENS)
+    out = run(transfer, lossy_attempt(transfer))
+    assert failure(out).code is TransferCode.LOSSY
+    assert "`engine.lossy-kv`" in failure(out).message
+    assert not any(isinstance(instruction, Install) for instruction in out)
+
+
+def test_eight_bits_are_installed_where_allowed_always_as_the_same_bytes_and_counted() -> None:
+    transfer = msgspec.structs.replace(make_transfer(TOKENS), lossy=True)
+    messages = lossy_attempt(transfer)
+    caches = []
+    for _ in range(2):
+        out = run(transfer, messages)
+        verified = out[-1]
+        assert isinstance(verified, Verified)
+        assert 0 < verified.lossy_frames < verified.frames
+        assert verified.raw_bytes == LAYOUT.total_bytes(TOKENS)
+        caches.append(Cache.of([instruction.piece for instruction in out if isinstance(instruction, Install)]))
+    assert caches[0] == caches[1]
+    exact = Cache.of(make_pieces(LAYOUT, TOKENS, 64, make=gaussian_piece))
+    assert caches[0].ends == exact.ends
+    assert caches[0].keys[2] == exact.keys[2], "a recurrent state is exact"
+    assert caches[0].keys[1] != exact.keys[1]
+
+
+def test_a_recurrent_state_in_eight_bits_is_refused() -> None:
+    transfer = msgspec.structs.replace(make_transfer(TOKENS), lossy=True)
+    messages = attempt(transfer)
+    for number, message in enumerate(messages[1:-1], 1):
+        if LAYOUT.layers[kv.decode_frame(memoryview(message)).head.range.layer].kind is LayerKind.RECURRENT:
+            messages[number] = rewrite(message, codec=kv.Codec.INT8)
+    assert failure(run(transfer, messages)).code is TransferCode.CORRUPT
+    assert "codec INT8" in failure(run(transfer, messages)).message

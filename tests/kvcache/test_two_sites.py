@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import pytest
 
 from infra.wan import LinkChange, LinkState
@@ -118,3 +119,26 @@ async def test_a_slow_link_carries_compressed_frames_and_the_same_cache(two_site
     assert cache == Cache.of(pieces)
     assert sent.raw_bytes == got.bytes == LAYOUT.total_bytes(TOKENS)
     assert sent.bytes < 0.9 * sent.raw_bytes
+
+
+@pytest.mark.parametrize(("sender_may", "receiver_may"), [(True, True), (True, False), (False, True)])
+async def test_a_slow_link_carries_8_bits_only_where_both_ends_allow_it(
+    two_sites: TwoSites, sender_may: bool, receiver_may: bool
+) -> None:
+    await two_sites.wan.change(LinkChange(rate_mbit=50))
+    transfer = msgspec.structs.replace(make_transfer(TOKENS), lossy=receiver_may)
+    cache, pieces = Cache(), make_pieces(LAYOUT, TOKENS, make=gaussian_piece)
+    reader = await KVReader.open(two_sites.near_lane, transfer, LAYOUT, cache.install, deadline_s=30)
+    writer = await KVWriter.open(two_sites.far_lane, transfer, LAYOUT, deadline_s=30, link=Link(), lossy=sender_may)
+    await asyncio.to_thread(put_all, writer, pieces)
+    sent = await writer.close()
+    got = await reader.verified(20)
+    await reader.close()
+    assert sent.lossy_frames == got.lossy_frames
+    assert got.bytes == LAYOUT.total_bytes(TOKENS)
+    if sender_may and receiver_may:
+        assert 0 < got.lossy_frames < got.frames
+        assert cache.ends == Cache.of(pieces).ends
+    else:
+        assert got.lossy_frames == 0
+        assert cache == Cache.of(pieces)

@@ -109,7 +109,9 @@ class Endpoint:
 class Exchange:
     """One request whose body is there."""
 
-    def __init__(self, gateway: Gateway, headers: Headers, reply: Reply, record: RequestRecord, shape: Shape, tenant: str) -> None:
+    def __init__(
+        self, gateway: Gateway, headers: Headers, reply: Reply, record: RequestRecord, shape: Shape, tenant: str
+    ) -> None:
         self._gateway = gateway
         self._headers = headers
         self._reply = reply

@@ -65,8 +65,8 @@ class _Measure:
 
 
 class CodecChooser:
-    """The codec that takes the least time with its payload on the link, 1 / encoding rate + ratio / goodput; a codec that gives up
-    more must save a tenth of the time of the one before it. What a codec does is measured on the frames themselves."""
+    """The codec that takes the least time together with its payload on the link: 1 / encoding rate + ratio / goodput. Each must save
+    a tenth of the time of the one before it, which changes less. What a codec does is measured on the frames themselves."""
 
     def __init__(self, codecs: Sequence[Codec]) -> None:
         """`codecs`: beside RAW, which is always there."""

@@ -1,8 +1,8 @@
 """KV in 8 bits: the one lossy codec, off unless both workers' configuration allows it.
 
-Each vector (one token's key or value of one head) becomes `head_dim` int8 and one float32 scale, its largest magnitude / 127. That
-takes bfloat16 to 53 % at head_dim 64, 51 % at 256. The same coded bytes decode to the same bytes on every machine: one float32
-product per number, rounded to the model's dtype to nearest, ties to even.
+Each vector (one token's key or value of one head) becomes `head_dim` int8 and one float32 scale, its largest magnitude / 127.
+That takes bfloat16 to 53 % at head_dim 64, 51 % at 256. The same coded bytes decode to the same bytes on every machine: one
+float32 product per number, rounded to the model's dtype to nearest, ties to even.
 """
 
 from collections.abc import Sequence
