@@ -1,5 +1,7 @@
 """Placements: who is asked, what is said, and what happens when nobody is there."""
 
+from array import array
+from collections import Counter
 from typing import Any
 
 import hypothesis.strategies as st
@@ -7,6 +9,8 @@ from hypothesis import given
 
 from prfaas.contracts.to_scheduler import (
     AttemptEnded,
+    BlocksChanged,
+    BlocksHeld,
     Heartbeat,
     LinkEstimate,
     Outcome,
@@ -15,7 +19,17 @@ from prfaas.contracts.to_scheduler import (
     Refusal,
     Role,
 )
-from prfaas.scheduler.core import AttemptOver, HeartbeatHeard, LinkMeasured, PlaceAsked, SchedulerCore, WorkerGone
+from prfaas.scheduler.core import (
+    AskBlocks,
+    AttemptOver,
+    CacheChanged,
+    CacheTold,
+    HeartbeatHeard,
+    LinkMeasured,
+    PlaceAsked,
+    SchedulerCore,
+    WorkerGone,
+)
 from prfaas.scheduler.policies import LocalOnly, Policy, RemoteAll, Threshold
 from prfaas.scheduler.pools import HEARTBEAT_TIMEOUT_S
 
@@ -218,3 +232,96 @@ def test_link_estimates_are_kept_by_direction() -> None:
     core.handle(LinkMeasured(0.0, LinkEstimate(source="far", destination="home", rtt_s=0.02, goodput_bytes_per_s=1e6, samples=1)))
     assert core.fleet.prefill_sites("m", "f")["far"].link is not None
     assert core.fleet.prefill_sites("m", "f")["home"].link is None
+
+
+# ---- cached prefixes
+
+
+def hashes(count: int, first: int = 1) -> bytes:
+    return bytes(array("Q", range(first, first + count)))
+
+
+def stores(core: SchedulerCore, site: str, worker: str, role: Role, stored: bytes, now_s: float = 0.0) -> list[AskBlocks]:
+    changed = BlocksChanged(site=site, worker=worker, role=role, incarnation="i", sequence=1, stored=stored)
+    return core.handle(CacheChanged(now_s, changed))
+
+
+def ask(core: SchedulerCore, prompt_tokens: int, request_id: str, now_s: float = 0.0) -> Placement:
+    request = PlaceRequest(
+        request_id=request_id,
+        model="m",
+        prompt_tokens=prompt_tokens,
+        max_tokens=8,
+        ttft_deadline_s=30.0,
+        block_hashes=hashes(prompt_tokens // 512),
+        block_tokens=512,
+    )
+    (answered,) = core.handle(PlaceAsked(now_s, request))
+    core.validate()
+    assert isinstance(answered.answer, Placement), answered.answer
+    return answered.answer
+
+
+def caching_fleet(policy: Policy) -> SchedulerCore:
+    beats = [beat("home", name, Role.DECODE, slots=16) for name in ("d0", "d1")]
+    beats += [beat("home", name, Role.PREFILL, **SPEED) for name in ("p0", "p1", "p2")]
+    return scheduler(policy, *beats, beat("far", "p0", Role.PREFILL, **SPEED))
+
+
+def test_the_worker_with_the_prefix_is_asked_until_its_queue_is_longer_than_what_it_saves() -> None:
+    core = caching_fleet(LocalOnly())
+    stores(core, "home", "p1", Role.PREFILL, hashes(10))
+    first = ask(core, 6001, "a")
+    assert first.prefill_worker == "p1" and "5120 of 6000 tokens cached at p1" in first.reason
+    chosen = [ask(core, 6001, f"b{number}").prefill_worker for number in range(12)]
+    assert "p1" in chosen and None in chosen
+    for name in ["a", *(f"b{number}" for number in range(12))]:
+        over(core, name, "home", 1.0)
+    assert ask(core, 6001, "c", 1.0).prefill_worker == "p1"
+
+
+def test_the_last_token_is_never_prefilled_so_a_block_that_ends_with_it_is_of_no_use() -> None:
+    core = caching_fleet(LocalOnly())
+    stores(core, "home", "p1", Role.PREFILL, hashes(4))
+    assert "1536 of 2047 tokens cached" in ask(core, 2048, "a").reason
+    assert "2048 of 2048 tokens cached" in ask(core, 2049, "b").reason
+
+
+def test_routes_by_uncached_length() -> None:
+    core = caching_fleet(Threshold(1000))
+    assert ask(core, 6001, "a").prefill_site == "far"
+    stores(core, "home", "p2", Role.PREFILL, hashes(10))
+    answer = ask(core, 6001, "b")
+    assert (answer.prefill_site, answer.prefill_worker, answer.outcome) == ("home", "p2", Outcome.LOCAL_SHORT)
+    assert "880 uncached tokens <= t = 1000" in answer.reason
+
+
+def test_the_decode_worker_with_the_prefix_is_taken_unless_it_is_much_more_loaded() -> None:
+    core = caching_fleet(RemoteAll())
+    stores(core, "home", "d1", Role.DECODE, hashes(10))
+    answers = [ask(core, 6001, str(number)) for number in range(8)]
+    assert answers[0].decode_worker == "d1" and "5120 at decode worker d1" in answers[0].reason
+    loads = Counter(answer.decode_worker for answer in answers)
+    assert loads["d1"] > loads["d0"] > 0, "it may be a little more loaded"
+    owed = {placed.site: core.fleet.remembered(placed.site).backlog.kv_bytes for placed in core.fleet.placed.values()}
+    assert owed["far"] < 8 * core.fleet.prefill_sites("m", "f")["far"].kv_bytes(6000)
+
+
+def test_what_a_worker_had_cached_goes_with_it() -> None:
+    core = caching_fleet(LocalOnly())
+    stores(core, "home", "p1", Role.PREFILL, hashes(10))
+    core.handle(WorkerGone(1.0, "home.prefill.p1"))
+    assert ask(core, 6001, "a", 1.0).prefill_worker is None
+    assert core.fleet.directory.blocks == 0
+
+
+def test_a_worker_is_asked_what_it_holds_when_it_is_found_and_when_something_was_missed() -> None:
+    core = SchedulerCore("home", LocalOnly())
+    found = beat("home", "p1", Role.PREFILL)
+    (asked,) = core.handle(HeartbeatHeard(0.0, found))
+    assert (asked.site, asked.role, asked.worker, asked.key) == ("home", Role.PREFILL, "p1", found.key)
+    core.handle(CacheTold(0.1, found.key, BlocksHeld(incarnation="i", sequence=7, hashes=hashes(3))))
+    assert core.handle(HeartbeatHeard(1.0, found)) == []
+    missed = BlocksChanged(site="home", worker="p1", role=Role.PREFILL, incarnation="i", sequence=9)
+    assert [asked.worker for asked in core.handle(CacheChanged(2.0, missed))] == ["p1"]
+    assert core.fleet.directory.blocks == 3

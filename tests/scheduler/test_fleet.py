@@ -1,11 +1,30 @@
 """The core under events in any order: its indexes always say what a walk over all workers would."""
 
+from array import array
+
 import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from prfaas.contracts.to_scheduler import AttemptEnded, Heartbeat, LinkEstimate, Placement, PlaceRequest, Refusal, Role
-from prfaas.scheduler.core import AttemptOver, HeartbeatHeard, LinkMeasured, PlaceAsked, SchedulerCore, WorkerGone
+from prfaas.contracts.to_scheduler import (
+    AttemptEnded,
+    BlocksChanged,
+    Heartbeat,
+    LinkEstimate,
+    Placement,
+    PlaceRequest,
+    Refusal,
+    Role,
+)
+from prfaas.scheduler.core import (
+    AttemptOver,
+    CacheChanged,
+    HeartbeatHeard,
+    LinkMeasured,
+    PlaceAsked,
+    SchedulerCore,
+    WorkerGone,
+)
 from prfaas.scheduler.policies import Balanced, Policy, RemoteAll, Threshold
 from prfaas.scheduler.pools import HEARTBEAT_TIMEOUT_S, DecodePool, Worker
 from prfaas.scheduler.predictive import Predictive
@@ -30,6 +49,7 @@ class AnyOrder(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.core, self.now_s = SchedulerCore("home", RemoteAll()), 0.0
+        self.count = 0
 
     @rule(name=st.sampled_from(sorted(POLICIES)))
     def change_policy(self, name: str) -> None:
@@ -81,6 +101,20 @@ class AnyOrder(RuleBasedStateMachine):
     def worker_leaves(self, site: str, role: Role, name: str) -> None:
         self.core.handle(WorkerGone(self.now_s, f"{site}.{role}.{name}"))
 
+    @rule(site=SITES, role=st.sampled_from(list(Role)), name=NAMES, first=st.integers(1, 3), count=st.integers(0, 9))
+    def worker_caches(self, site: str, role: Role, name: str, first: int, count: int) -> None:
+        self.count += 1
+        changed = BlocksChanged(
+            site=site,
+            worker=name,
+            role=role,
+            incarnation="i",
+            sequence=self.count,
+            stored=bytes(array("Q", range(first, first + count))),
+            removed=bytes(array("Q", range(1, first))),
+        )
+        self.core.handle(CacheChanged(self.now_s, changed))
+
     @rule(site=SITES, goodput_bytes_per_s=st.sampled_from([0.0, 1e6, 1e10]))
     def link_is_measured(self, site: str, goodput_bytes_per_s: float) -> None:
         estimate = LinkEstimate(source=site, destination="home", rtt_s=0.02, goodput_bytes_per_s=goodput_bytes_per_s, samples=1)
@@ -89,7 +123,13 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(request_id=REQUESTS, model=MODELS, prompt_tokens=st.integers(1, 9000))
     def request_comes(self, request_id: str, model: str, prompt_tokens: int) -> None:
         request = PlaceRequest(
-            request_id=request_id, model=model, prompt_tokens=prompt_tokens, max_tokens=8, ttft_deadline_s=30.0
+            request_id=request_id,
+            model=model,
+            prompt_tokens=prompt_tokens,
+            max_tokens=8,
+            ttft_deadline_s=30.0,
+            block_hashes=bytes(array("Q", range(1, 1 + prompt_tokens // 1000))),
+            block_tokens=1000,
         )
         live = [
             worker.beat
@@ -103,6 +143,8 @@ class AnyOrder(RuleBasedStateMachine):
             fingerprint = decoders[answer.decode_worker].fingerprint
             able = {beat.site for beat in live if beat.role is Role.PREFILL and beat.fingerprint == fingerprint}
             assert {answer.prefill_site, answer.fallback_site or answer.prefill_site} <= able
+            if answer.prefill_worker is not None:
+                assert (answer.prefill_site, answer.prefill_worker) in {(beat.site, beat.worker) for beat in live}
         else:
             assert isinstance(answer, Refusal)
             assert (answer.code == "no_decode_worker") is (not decoders)

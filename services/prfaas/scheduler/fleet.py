@@ -213,6 +213,7 @@ class Fleet:
         for name, site in self.sites.items():
             site.backlog.validate()
             assert len(site.backlog) == sum(prefill.site == name for prefill in self.placed.values())
+        self.directory.validate()
         assert len(self.placed) <= len(self._expiries), "a placement that nothing will ever take back"
         self._validate_pools()
 
