@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from prfaas.contracts.to_gateway import Tokens
-from prfaas.gateway.in_flight import EventOverflowError, InFlight
+from prfaas.gateway.in_flight import EventOverflowError, InFlight, WorkerLostError
 
 
 def event(request_id: str, sequence: int) -> Tokens:
@@ -53,3 +53,18 @@ def test_events_of_ended_requests_are_reported_as_strays() -> None:
     with table.open("a"):
         pass
     assert not table.dispatch(event("a", 0))
+
+
+async def test_a_lost_worker_ends_its_requests_after_what_it_had_sent() -> None:
+    table = InFlight(queue_limit=8)
+    with table.open("a") as queue, table.open("b") as other, table.open("c") as unplaced:
+        queue.worker, other.worker = "gone", "alive"
+        table.dispatch(event("a", 0))
+        assert table.lose("gone") == 1
+        assert await queue.get(1) == event("a", 0)
+        for _ in range(2):
+            with pytest.raises(WorkerLostError, match="'gone' is gone"):
+                await queue.get(1)
+        for living in (other, unplaced):
+            with pytest.raises(TimeoutError):
+                await living.get(0)

@@ -8,9 +8,12 @@ from typing import Any
 import openai
 import pytest
 
+from prfaas.contracts import subjects
 from prfaas.contracts.to_decode import Generate
+from prfaas.contracts.to_scheduler import Heartbeat, Role
+from prfaas.contracts.wire import encode
 from tests.gateway.conftest import Edge, running_edge, until
-from tests.gateway.scripted_site import DEADLINE_S, Emitter
+from tests.gateway.scripted_site import DEADLINE_S, SITE, WORKER, Emitter, say_hello
 
 MESSAGES: Any = [{"role": "user", "content": "hello"}]
 
@@ -174,6 +177,49 @@ async def test_a_client_that_does_not_read_is_dropped(tmp_path: Any) -> None:
             client.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
             await edge.site.cancellation()
             await until(lambda: edge.service.requests_running == 0)
+
+
+async def announce(edge: Edge, worker: str, *, gone: bool = False) -> None:
+    """As a put or a delete in the workers' bucket arrives."""
+    beat = Heartbeat(site=SITE, worker=worker, role=Role.DECODE, model="tiny", fingerprint="f", max_context_tokens=100)
+    headers = {"KV-Operation": "DEL"} if gone else None
+    await edge.site.client.publish(f"$KV.{subjects.workers_bucket(SITE)}.{beat.key}", encode(beat), headers=headers)
+    await edge.site.client.flush()
+
+
+@pytest.mark.parametrize("first_tokens", [0, 1])
+async def test_a_decode_worker_that_is_gone_ends_its_requests(tmp_path: Any, first_tokens: int) -> None:
+    async with running_edge(tmp_path, worker_grace_s=0.05) as edge:
+        edge.site.script = never_ends(first_tokens)
+        async with edge.openai() as client:
+            asking = asyncio.create_task(client.completions.create(model="tiny", prompt="x"))
+            await until(lambda: edge.site.running)
+            await announce(edge, WORKER)
+            await announce(edge, "another")
+            await announce(edge, "another", gone=True)
+            await announce(edge, WORKER, gone=True)
+            with pytest.raises(openai.APIStatusError, match="The answer is lost: decode worker 'decode-1' is gone") as raised:
+                await asking
+        assert raised.value.status_code == 503
+        assert edge.site.cancelled.empty(), "there is nobody to tell"
+
+
+async def test_a_decode_worker_that_comes_back_in_time_keeps_its_requests(tmp_path: Any) -> None:
+    go_on = asyncio.Event()
+
+    async def script(generate: Generate, emit: Emitter) -> None:
+        await go_on.wait()
+        await say_hello(generate, emit)
+
+    async with running_edge(tmp_path, worker_grace_s=1.0) as edge:
+        edge.site.script = script
+        asking = asyncio.create_task(edge.post("/v1/completions", {"model": "tiny", "prompt": "x"}))
+        await until(lambda: edge.site.running)
+        for gone in (False, True, False):
+            await announce(edge, WORKER, gone=gone)
+        await asyncio.sleep(1.2)  # that nothing happens shows only by waiting
+        go_on.set()
+        assert (await asking).status_code == 200
 
 
 async def test_losing_the_bus_in_the_middle_of_an_answer_is_an_error(tmp_path: Any) -> None:

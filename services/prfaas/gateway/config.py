@@ -30,6 +30,8 @@ class GatewayConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_fie
     """The longest that a request may ask for."""
     idle_deadline_s: Seconds = 30.0
     """Between two events of a running answer; later it fails."""
+    worker_grace_s: Seconds = 5.0
+    """How long a decode worker may be away after its heartbeat has expired, before its requests are given up."""
     read_deadline_s: Seconds = 30.0
     """For a request's body to arrive."""
     write_deadline_s: Seconds = 30.0

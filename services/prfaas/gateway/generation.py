@@ -16,7 +16,7 @@ from prfaas.contracts.to_gateway import Failed, Finished, Started, Tokens
 from prfaas.contracts.to_scheduler import Placement, PlaceRequest, Refusal
 from prfaas.contracts.wire import BadMessageError, pack_tokens
 from prfaas.gateway.errors import ApiError, internal, invalid, overloaded, unavailable
-from prfaas.gateway.in_flight import EventOverflowError, EventQueue, InFlight
+from prfaas.gateway.in_flight import EventOverflowError, EventQueue, InFlight, WorkerLostError
 from prfaas.telemetry import names
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.tracing import Tracing
@@ -83,6 +83,9 @@ class Generation:
                 raise too_late(self._job.ttft_deadline_s) from error
             message = f"No token came for {self._idle_deadline_s:g} s; the answer is cut off."
             raise internal(message, "idle_deadline") from error
+        except WorkerLostError as error:
+            self.over = True
+            raise unavailable(f"The answer is lost: {error}.", RETRY_AFTER_S, "decode_worker_lost") from error
         except EventOverflowError as error:
             raise internal(f"The answer is cut off: {error}.", "client_too_slow") from error
         self.over = isinstance(event, Finished | Failed)
@@ -113,7 +116,7 @@ class Generations:
             why = "the gateway gave up"
             refused_by: list[str] = []
             try:
-                while refusal := await self._hand_over(job, placement, root):
+                while refusal := await self._hand_over(job, placement, root, queue):
                     generation.over = True  # nobody works on it
                     refused_by.append(placement.decode_worker)
                     if refusal.code in _REQUESTS_FAULT or len(refused_by) == MAX_PLACEMENTS:
@@ -177,7 +180,7 @@ class Generations:
             log.warning("asked_in_vain", whom=whom, subject=subject, error=str(error))
             raise no_answer(f"The {whom} of site {self._site}") from error
 
-    async def _hand_over(self, job: Job, placement: Placement, root: Span) -> GenerateRefused | None:
+    async def _hand_over(self, job: Job, placement: Placement, root: Span, queue: EventQueue) -> GenerateRefused | None:
         """None once the worker has accepted. A worker that is not there counts as one that refuses; one that does not answer may
         have begun, so nobody else may."""
         request = Generate(
@@ -195,7 +198,10 @@ class Generations:
             answer = await self._ask(job, subject, request, GenerateAccepted | GenerateRefused, root, "decode worker")
         except NoRespondersError as error:
             return GenerateRefused(request_id=job.request_id, code="no_answer", message=str(error), retry_after_s=RETRY_AFTER_S)
-        return answer if isinstance(answer, GenerateRefused) else None
+        if isinstance(answer, GenerateRefused):
+            return answer
+        queue.worker = placement.decode_worker
+        return None
 
     async def _cancel(self, request_id: str, worker: str, why: str) -> None:
         message = CancelGenerate(request_id=request_id, reason=why)

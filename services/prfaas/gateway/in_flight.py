@@ -12,31 +12,43 @@ class EventOverflowError(Exception):
     """A client took its tokens too slowly, and its queue is full."""
 
 
+class WorkerLostError(Exception):
+    """The decode worker of a request is gone: it left, or has not been heard of."""
+
+
 class EventQueue:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._events: deque[GenerateEvent] = deque()
         self._arrived = asyncio.Event()
-        self._overflow = False
+        self._broken: Exception | None = None
+        self.worker: str | None = None
+        """The decode worker that works on the request."""
 
     def put(self, event: GenerateEvent) -> None:
         if len(self._events) >= self._limit:
             # Dropping one would be a gap; what is queued is of no use any more either.
-            self._overflow = True
             self._events.clear()
-        if not self._overflow:
+            self.end(EventOverflowError(f"the client left more than {self._limit} events of its answer unread"))
+        if self._broken is None:
             self._events.append(event)
         self._arrived.set()
 
+    def end(self, error: Exception) -> None:
+        """No event will come any more: what is queued is still handed out, then the error is raised."""
+        self._broken = self._broken or error
+        self._arrived.set()
+
     async def get(self, timeout_s: float) -> GenerateEvent:
-        """Raises TimeoutError, EventOverflowError."""
-        if not self._events and not self._overflow:
+        """Raises TimeoutError, EventOverflowError, WorkerLostError."""
+        if not self._events and self._broken is None:
             self._arrived.clear()
             async with asyncio.timeout(max(timeout_s, 0)):
                 await self._arrived.wait()
-        if self._overflow:
-            raise EventOverflowError(f"the client left more than {self._limit} events of its answer unread")
-        return self._events.popleft()
+        if self._events:
+            return self._events.popleft()
+        assert self._broken is not None, "woken by an event or by the end"
+        raise self._broken
 
 
 class InFlight:
@@ -64,3 +76,10 @@ class InFlight:
             return False
         queue.put(event)
         return True
+
+    def lose(self, worker: str) -> int:
+        """Ends all requests of a decode worker that is gone; says how many."""
+        queues = [queue for queue in self._queues.values() if queue.worker == worker]
+        for queue in queues:
+            queue.end(WorkerLostError(f"decode worker {worker!r} is gone"))
+        return len(queues)

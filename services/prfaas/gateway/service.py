@@ -3,20 +3,24 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError, NotConnectedError
+from prfaas.bus.presence import watch
 from prfaas.contracts import subjects
 from prfaas.contracts.to_gateway import GenerateEvent
+from prfaas.contracts.to_scheduler import Heartbeat, Role
 from prfaas.engine.weights import ModelFiles, prepare
 from prfaas.gateway.app import make_app
 from prfaas.gateway.config import GatewayConfig
 from prfaas.gateway.endpoint import Gateway
 from prfaas.gateway.generation import Generations
 from prfaas.gateway.headers import ApiKeys
+from prfaas.gateway.in_flight import InFlight
 from prfaas.gateway.metrics import EdgeMetrics
 from prfaas.gateway.record import Observers
 from prfaas.gateway.served import Admission, ServedModel
@@ -43,6 +47,8 @@ class GatewayService:
         self._tokenizing = ThreadPoolExecutor(config.tokenizer_threads, thread_name_prefix="tokenize")
         self._bus: ControlBus | None = None
         self._gateway: Gateway | None = None
+        self._silent: dict[str, asyncio.TimerHandle] = {}
+        """Decode workers whose heartbeat has stopped, and what will give up their requests."""
         self._scheduler_silent: str | None = "the scheduler has not been asked yet"
 
     async def start(self) -> None:
@@ -72,6 +78,8 @@ class GatewayService:
             observers=self._observers,
         )
         context.tasks.spawn("watch_bus", watch_bus(bus))
+        changed = partial(self._worker, generations.in_flight)
+        context.tasks.spawn("watch_workers", watch(bus, subjects.workers_bucket(config.site), Heartbeat, changed))
         context.tasks.spawn("watch_scheduler", self._watch_scheduler(bus))
 
     def app(self, routes: Sequence[Route]) -> ASGIApp:
@@ -93,8 +101,27 @@ class GatewayService:
 
     async def stop(self) -> None:
         self._tokenizing.shutdown(wait=False, cancel_futures=True)
+        for timer in self._silent.values():
+            timer.cancel()
         if self._bus is not None:
             await self._bus.drain(STOP_DEADLINE_S)
+
+    def _worker(self, in_flight: InFlight, key: str, beat: Heartbeat | None) -> None:
+        """A decode worker that is gone sends no more events: its requests need not wait for their deadlines to see it."""
+        site, _, worker = key.partition(f".{Role.DECODE}.")
+        if site != self._config.site or not worker:
+            return
+        if beat is not None:
+            if timer := self._silent.pop(worker, None):
+                timer.cancel()
+        elif worker not in self._silent:
+            later = asyncio.get_running_loop().call_later
+            self._silent[worker] = later(self._config.worker_grace_s, self._lose, in_flight, worker)
+
+    def _lose(self, in_flight: InFlight, worker: str) -> None:
+        del self._silent[worker]
+        if lost := in_flight.lose(worker):
+            log.warning("decode_worker_lost", worker=worker, requests=lost)
 
     def _load(self, name: str) -> ServedModel:
         return ServedModel.load(self._load_files(name), self._tokenizing)
