@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import httpx
 
@@ -84,6 +84,11 @@ class Stack:
         (found,) = [process for (at, _), process in self.services.items() if at == site and process.role == role]
         return found
 
+    async def metrics(self, site: str, name: str) -> str:
+        """The page that Prometheus reads."""
+        async with httpx.AsyncClient(timeout=5.0) as client:
+            return (await client.get(f"http://127.0.0.1:{self.services[site, name].http_port}/metrics")).text
+
     def gateway_url(self, site: str) -> str:
         return f"http://127.0.0.1:{self.process(site, Role.GATEWAY).http_port}"
 
@@ -93,11 +98,13 @@ class Stack:
         match service.role:
             case Role.GATEWAY:
                 config = {"models": [model]} | config
-            case Role.DECODE_WORKER:
-                config = config | {"engine": {"model": model} | config.get("engine", {})}
-            case Role.PREFILL_WORKER:
-                serves = self.description.served_sites(service.site)
-                config = {"serves": serves} | config | {"engine": {"model": model} | config.get("engine", {})}
+            case Role.DECODE_WORKER | Role.PREFILL_WORKER:
+                # A decode worker may become a prefill worker, which needs to know whom it serves.
+                of_prefill: dict[str, Any] = {} if "serves" in config else {"serves": self.description.served_sites(service.site)}
+                config = config | {
+                    "engine": {"model": model} | config.get("engine", {}),
+                    Role.PREFILL_WORKER.value: of_prefill | config.get(Role.PREFILL_WORKER, {}),
+                }
             case Role.BANDWIDTH_PROBE:
                 measured = [site for site in self.description.served_sites(service.site) if site != service.site]
                 config = {"measures": measured} | config

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from prfaas.capacity.builtin import builtin_profile
 from prfaas.capacity.lengths import TruncatedLogNormal
-from prfaas.capacity.observed import ObservedPrefill
+from prfaas.capacity.observed import ObservedTimes
 from prfaas.capacity.profiles import Profile
 from prfaas.contracts.to_scheduler import Heartbeat, LinkEstimate, Role
 from prfaas.scheduler.policies import Policy, Threshold
@@ -71,7 +71,7 @@ def make_fleet(workers: int) -> Fleet:
 
 def _prefill(site: str, index: int, profile: Profile) -> Heartbeat:
     """Of a worker that has seen prompts of all lengths: about twenty points."""
-    seen = ObservedPrefill()
+    seen = ObservedTimes()
     for half_octave in range(14, 35):
         tokens = round(2 ** (half_octave / 2))
         seen.observe(tokens, profile.prefill_s(tokens))

@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from prfaas.capacity.observed import ObservedTimes
 from prfaas.decode_worker.core import DecodeCore
 from prfaas.decode_worker.events import Event, StepDone, StepFailed
 from prfaas.engine.protocol import BadLogitsError, DecodeRow, Engine, EngineError
@@ -27,6 +28,8 @@ class Batch:
         flushed: Callable[[], Awaitable[None]],
     ) -> None:
         """`flushed` returns when what the last step produced is on the bus: a slow bus slows the batch, not memory."""
+        self.observed = ObservedTimes()
+        """Of the steps, by batch."""
         self._engine = engine
         self._core = core
         self._sequences = sequences
@@ -82,6 +85,7 @@ class Batch:
             return True
         ended_s = time.monotonic()
         self._metrics.step_s.observe(ended_s - started_s)
+        self.observed.observe(len(rows), ended_s - started_s)
         self._metrics.tokens.inc(len(tokens))
         self._tell(StepDone(ended_s, tuple(zip(request_ids, tokens, strict=True))))
         return True

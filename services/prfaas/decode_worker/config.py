@@ -14,6 +14,8 @@ class DecodeWorkerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknow
     role: ClassVar[str] = "decode-worker"
 
     engine: EngineConfig = field(default_factory=EngineConfig)
+    movable: bool = False
+    """The scheduler may make it a prefill worker: then the configuration must suit both roles."""
     slots: Annotated[int, Meta(ge=1)] = 32
     """Requests in the batch, those that wait for their KV included."""
     waiting: Annotated[int, Meta(ge=0)] = 64

@@ -30,6 +30,7 @@ from prfaas.decode_worker.events import (
     BeginAttempt,
     CancelAsked,
     DrainAsked,
+    DrainGivenUp,
     Emit,
     EndAttempt,
     Event,
@@ -192,6 +193,9 @@ class DecodeCore:
                 return self._tick(now_s)
             case DrainAsked():
                 self.draining = True
+                return []
+            case DrainGivenUp():
+                self.draining = False
                 return []
 
     def validate(self) -> None:

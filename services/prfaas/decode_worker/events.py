@@ -80,7 +80,25 @@ class DrainAsked:
     now_s: float
 
 
-Event = GenerateAsked | CancelAsked | AttemptVerified | AttemptFailed | PrefillTimed | StepDone | StepFailed | Tick | DrainAsked
+@dataclass(frozen=True, slots=True)
+class DrainGivenUp:
+    """New requests are welcome again."""
+
+    now_s: float
+
+
+Event = (
+    GenerateAsked
+    | CancelAsked
+    | AttemptVerified
+    | AttemptFailed
+    | PrefillTimed
+    | StepDone
+    | StepFailed
+    | Tick
+    | DrainAsked
+    | DrainGivenUp
+)
 
 # What the shell is told to do:
 

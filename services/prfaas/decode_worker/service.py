@@ -30,6 +30,7 @@ from prfaas.decode_worker.events import (
     BeginAttempt,
     CancelAsked,
     DrainAsked,
+    DrainGivenUp,
     Emit,
     EndAttempt,
     Event,
@@ -43,11 +44,14 @@ from prfaas.decode_worker.text import TokenizerVocabulary
 from prfaas.engine.factory import build_engine
 from prfaas.engine.weights import prepare
 from prfaas.kvcache.reclaim import KVBucketKeeper
+from prfaas.service.role_change import RoleChange
 from prfaas.service.runner import ServiceContext
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics import DecodeMetrics, TransferMetrics, watch_bucket
 
 TICK_S = 0.1
+REMEMBERED_ANSWERS = 256
+"""That the announced mean length looks back on."""
 
 log = get_logger(__name__)
 
@@ -66,6 +70,10 @@ class DecodeWorkerService:
         """Set while no request is here."""
         self._site: SiteConnections | None = None
         self._batch: Batch | None = None
+        self._leaving = False
+        self._output_tokens = 0.0
+        self._answered = 0
+        self._role_change = RoleChange(config.site, config.name, Role.DECODE, config.movable, context, self)
 
     async def start(self) -> None:
         config, context = self._config, self._context
@@ -122,6 +130,7 @@ class DecodeWorkerService:
         await bus.subscribe(subjects.cancel_generate(config.site, config.name), CancelGenerate, self._cancel)
         await bus.serve(subjects.generate(config.site, config.name), Generate, self._generate)
         self._announcer = Announcer(bus, [config.site], self._heartbeat)
+        await self._role_change.start(bus)
         context.tasks.spawn("announce", self._announcer.run())
 
     def ready(self) -> str | None:
@@ -129,10 +138,24 @@ class DecodeWorkerService:
         return self._site.down()
 
     async def drain(self, deadline_s: float) -> None:
-        self._handle(DrainAsked(time.monotonic()))
+        self._role_change.give_up()
+        await self.finish()
+        await self.withdraw()
+
+    async def finish(self) -> None:
+        # Announced first: who is refused then and asks the scheduler again is not sent here once more.
+        self._leaving = True
         await self._announcer.beat()
+        self._handle(DrainAsked(time.monotonic()))
         await self._idle.wait()
         await self._outbox.join()
+
+    async def resume(self) -> None:
+        self._leaving = False
+        self._handle(DrainGivenUp(time.monotonic()))
+        await self._announcer.beat()
+
+    async def withdraw(self) -> None:
         await self._announcer.withdraw()
 
     async def stop(self) -> None:
@@ -190,6 +213,10 @@ class DecodeWorkerService:
         self._attempts.release(release)
         self._batch.release(release.request_id)
         self._spans.released(release)
+        if release.ended in ("stop", "length"):
+            self._answered += 1
+            weight = 1 / min(self._answered, REMEMBERED_ANSWERS)
+            self._output_tokens += (release.completion_tokens - self._output_tokens) * weight
         if release.decode_s:
             self._metrics.decode_s.observe(release.decode_s)
         report = release.report
@@ -240,6 +267,7 @@ class DecodeWorkerService:
                 self._outbox.task_done()
 
     def _heartbeat(self) -> Heartbeat:
+        assert self._batch is not None
         core = self._core
         return Heartbeat(
             site=self._config.site,
@@ -252,5 +280,8 @@ class DecodeWorkerService:
             slots=core.limits.slots,
             waiting=len(core.waiting),
             waiting_limit=core.limits.waiting,
-            draining=core.draining,
+            step_points=self._batch.observed.points(),
+            output_tokens=self._output_tokens,
+            movable=self._config.movable,
+            draining=self._leaving,
         )

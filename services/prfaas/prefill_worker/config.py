@@ -15,6 +15,8 @@ class PrefillWorkerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unkno
     role: ClassVar[str] = "prefill-worker"
 
     engine: EngineConfig = field(default_factory=EngineConfig)
+    movable: bool = False
+    """The scheduler may make it a decode worker: then the configuration must suit both roles."""
     link: LinkConfig = field(default_factory=LinkConfig)
     """For the way to each decode site."""
     serves: Annotated[tuple[SubjectToken, ...], Meta(min_length=1)]

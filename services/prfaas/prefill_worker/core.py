@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from prfaas.capacity.observed import ObservedPrefill
+from prfaas.capacity.observed import ObservedTimes
 from prfaas.contracts.to_prefill import CancelPrefill, PrefillJob
 from prfaas.contracts.wire import BadMessageError, unpack_tokens
 
@@ -56,7 +56,7 @@ class PrefillCore:
         self.model = model
         self.fingerprint = fingerprint
         self.max_context_tokens = max_context_tokens
-        self.observed = ObservedPrefill()
+        self.observed = ObservedTimes()
         self._cancelled: OrderedDict[str, int] = OrderedDict()
 
     def handle(self, event: Event) -> list[Run | Refuse]:

@@ -15,6 +15,7 @@ from prfaas.engine.thread import engine_thread
 from prfaas.prefill_worker.config import PrefillWorkerConfig
 from prfaas.prefill_worker.core import CancelHeard, JobTaken, PrefillCore, PrefillEnded, Refuse
 from prfaas.prefill_worker.shipment import Shipments
+from prfaas.service.role_change import RoleChange
 from prfaas.service.runner import ServiceContext
 from prfaas.telemetry.metrics import PrefillMetrics, SendMetrics
 
@@ -29,6 +30,7 @@ class PrefillWorkerService:
         self._site: SiteConnections | None = None
         self._draining = asyncio.Event()
         self._queue_s = 0.0
+        self._role_change = RoleChange(config.site, config.name, Role.PREFILL, config.movable, context, self)
 
     async def start(self) -> None:
         config, context = self._config, self._context
@@ -59,9 +61,10 @@ class PrefillWorkerService:
         )
         await self._warm_up(engine)
         await bus.subscribe(subjects.cancel_prefill(config.site), CancelPrefill, self._cancel)
-        consumer = await JobConsumer.open(bus, config.site, description.model)
-        self._working = context.tasks.spawn("work", self._work(consumer))
+        self._consumer = await JobConsumer.open(bus, config.site, description.model)
+        self._working = context.tasks.spawn("work", self._work())
         self._announcer = Announcer(bus, config.serves, self._heartbeat)
+        await self._role_change.start(bus)
         context.tasks.spawn("announce", self._announcer.run())
 
     def ready(self) -> str | None:
@@ -69,10 +72,23 @@ class PrefillWorkerService:
         return self._site.down()
 
     async def drain(self, deadline_s: float) -> None:
+        self._role_change.give_up()
+        await self.finish()
+        await self.withdraw()
+
+    async def finish(self) -> None:
         self._draining.set()
         await self._announcer.beat()
-        await self._working
+        await asyncio.wait([self._working])  # which a cancelled drain must not cancel
         await self._shipments.settled()
+
+    async def resume(self) -> None:
+        self._draining.clear()
+        if self._working.done():
+            self._working = self._context.tasks.spawn("work", self._work())
+        await self._announcer.beat()
+
+    async def withdraw(self) -> None:
         await self._announcer.withdraw()
 
     async def stop(self) -> None:
@@ -91,9 +107,9 @@ class PrefillWorkerService:
             )
         self._core.handle(PrefillEnded(tokens, time.monotonic() - started_s))
 
-    async def _work(self, consumer: JobConsumer) -> None:
+    async def _work(self) -> None:
         while not self._draining.is_set():
-            taken = await consumer.take(TAKE_DEADLINE_S)
+            taken = await self._consumer.take(TAKE_DEADLINE_S)
             self._queue_s = 0.0 if taken is None else taken.age_s
             if taken is None:
                 continue
@@ -117,5 +133,6 @@ class PrefillWorkerService:
             queue_s=self._queue_s if len(self._config.serves) > 1 else 0.0,  # a sole scheduler knows better
             prefill_points=self._core.observed.points(),
             kv_points=self._kv_points,
+            movable=self._config.movable,
             draining=self._draining.is_set(),
         )

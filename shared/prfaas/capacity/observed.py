@@ -1,6 +1,7 @@
-"""T_prefill(l) as a worker observes it: a few points that every finished prefill moves, and what lies between them.
+"""How long something takes by its size, as a worker observes it: T_prefill(l) and T_decode(batch), in a few points that every new
+observation moves, and what lies between them.
 
-Time is not tokens divided by a rate: it has a constant and it bends upward. So points are kept per length, two to an octave.
+Time is not size divided by a rate: it has a constant and it bends upward. So points are kept per size, two to an octave.
 """
 
 import math
@@ -9,34 +10,34 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 SMOOTHING = 0.3
-"""Weight of the newest prefill in its point."""
+"""Weight of the newest observation in its point."""
 POINTS_PER_OCTAVE = 2
 
 
 class ObservedPoint(NamedTuple):
-    tokens: float
-    prefill_s: float
+    size: float
+    seconds: float
 
 
-class ObservedPrefill:
-    """A worker's own record."""
+class ObservedTimes:
+    """A worker's own record. Sizes are tokens of a prefill, or requests in a batch."""
 
     def __init__(self) -> None:
         self._points: dict[int, ObservedPoint] = {}
 
-    def observe(self, tokens: int, prefill_s: float) -> None:
-        bucket = round(math.log2(tokens) * POINTS_PER_OCTAVE)
+    def observe(self, size: int, seconds: float) -> None:
+        bucket = round(math.log2(size) * POINTS_PER_OCTAVE)
         old = self._points.get(bucket)
         if old is None:
-            self._points[bucket] = ObservedPoint(tokens, prefill_s)
+            self._points[bucket] = ObservedPoint(size, seconds)
         else:
             self._points[bucket] = ObservedPoint(
-                old.tokens + (tokens - old.tokens) * SMOOTHING, old.prefill_s + (prefill_s - old.prefill_s) * SMOOTHING
+                old.size + (size - old.size) * SMOOTHING, old.seconds + (seconds - old.seconds) * SMOOTHING
             )
 
     def points(self) -> tuple[tuple[float, float], ...]:
-        """(tokens, seconds) in rising order of tokens, for a heartbeat."""
-        return tuple((point.tokens, point.prefill_s) for _, point in sorted(self._points.items()))
+        """(size, seconds) in rising order of size, for a heartbeat."""
+        return tuple((point.size, point.seconds) for _, point in sorted(self._points.items()))
 
 
 def interpolated(points: Sequence[tuple[float, float]], tokens: float) -> float | None:
@@ -52,3 +53,13 @@ def interpolated(points: Sequence[tuple[float, float]], tokens: float) -> float 
         return low * tokens / low_tokens
     high_tokens, high = points[at]
     return low + (high - low) * (tokens - low_tokens) / (high_tokens - low_tokens)
+
+
+def extrapolated(points: Sequence[tuple[float, float]], size: float) -> float | None:
+    """The same, but above the last point along the line from the first to the last one: a decode step has a large constant part,
+    and one in proportion would make a full batch look far too slow. Never falling, never steeper than in proportion."""
+    if not points or size <= points[-1][0]:
+        return interpolated(points, size)
+    (first_size, first_s), (last_size, last_s) = points[0], points[-1]
+    slope = (last_s - first_s) / (last_size - first_size) if last_size > first_size else 0.0
+    return last_s + (size - last_size) * min(max(slope, 0.0), last_s / last_size)

@@ -96,6 +96,12 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Decode: accepted requests without a slot."""
     waiting_limit: int = 0
     """Decode: more than this many are refused."""
+    step_points: tuple[tuple[float, float], ...] = ()
+    """Decode: observed (requests in the batch, seconds of a step) in rising order."""
+    output_tokens: float = 0.0
+    """Decode: mean length of the last answers; 0 while there is none."""
+    movable: bool = False
+    """It can become a worker of the other role when it is told to."""
     draining: bool = False
 
     @property

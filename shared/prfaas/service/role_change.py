@@ -5,7 +5,6 @@ finished; what would take longer than the drain may is finished too, in the old 
 """
 
 import asyncio
-import os
 import time
 from typing import Protocol
 
@@ -13,7 +12,7 @@ from prfaas.bus.control import ControlBus
 from prfaas.contracts import subjects
 from prfaas.contracts.to_scheduler import Role
 from prfaas.contracts.to_worker import ChangeRole, ChangeRoleReply, RoleChanging, RoleKept
-from prfaas.service.runner import CHECK, ServiceContext
+from prfaas.service.runner import CHECK, Program, ServiceContext
 from prfaas.telemetry.logs import get_logger
 
 CHECK_DEADLINE_S = 60.0
@@ -51,9 +50,9 @@ class RoleChange:
         self._stopping = False
 
     async def start(self, bus: ControlBus) -> None:
-        """Raises RoleConfigError, BusError."""
+        """Raises BusError."""
         if self._program is not None:
-            await self._check()
+            self._checking = self._tasks.spawn("check the configuration for the other role", self._check(self._program))
         await bus.serve(subjects.change_role(self._site, self._role, self._worker), ChangeRole, self._asked)
 
     def give_up(self) -> None:
@@ -62,17 +61,15 @@ class RoleChange:
         if self._leaving is not None:
             self._leaving.cancel()
 
-    async def _check(self) -> None:
-        """Now, not when it is told to move: then it would be a worker less."""
-        assert self._program is not None
+    async def _check(self, program: Program) -> None:
+        """At the start, and not when it is told to move: then the site would be a worker less. Raises RoleConfigError."""
         other = Role.DECODE if self._role is Role.PREFILL else Role.PREFILL
         process = await asyncio.create_subprocess_exec(
-            *self._program.command(_program_of(other)),
+            *program.command(_program_of(other)),
             CHECK,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
-            env=os.environ,
         )
         try:
             async with asyncio.timeout(CHECK_DEADLINE_S):
@@ -91,6 +88,7 @@ class RoleChange:
             return RoleKept(reason=f"{self._role} worker {self._worker!r} is not movable")
         if change.role is self._role:
             return RoleKept(reason=f"worker {self._worker!r} is a {self._role} worker already")
+        await asyncio.wait([self._checking])  # if it fails, the process ends
         if self._stopping or self._leaving is not None:
             return RoleKept(reason=f"{self._role} worker {self._worker!r} is draining already")
         self._leaving = self._tasks.spawn("change role", self._leave(change))
