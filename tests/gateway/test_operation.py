@@ -22,6 +22,7 @@ from prfaas.bus.errors import NotConnectedError
 from prfaas.contracts.to_decode import Generate
 from prfaas.gateway.config import GatewayConfig
 from prfaas.gateway.service import watch_bus
+from prfaas.kvcache.blocks import block_hashes, unpack_hashes
 from prfaas.service.config import ConfigError, load_config
 from prfaas.telemetry import names
 from prfaas.telemetry.tracing import Tracing
@@ -267,3 +268,13 @@ async def test_the_process(tmp_path: Path) -> None:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
+
+
+async def test_the_scheduler_is_told_the_prompts_whole_blocks(tmp_path: Path) -> None:
+    async with running_edge(tmp_path, block_tokens=3) as edge:
+        for prompt in ([5, 6, 7, 8, 9, 10, 11], [5, 6, 7, 8, 9, 4], [5, 6]):
+            assert (await edge.post("/v1/completions", {"model": "tiny", "prompt": prompt})).status_code == 200
+        longer, other, short = (unpack_hashes(placed.block_hashes) for placed in edge.site.placed)
+        assert longer == block_hashes([5, 6, 7, 8, 9, 10, 11], 3) and len(longer) == 2
+        assert longer[0] == other[0] and longer[1] != other[1] and not short
+        assert {placed.block_tokens for placed in edge.site.placed} == {3}

@@ -41,6 +41,9 @@ class GatewayConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_fie
     tokenizer_threads: Annotated[int, Meta(ge=1)] = 1
     """For prompts that are too long to be tokenized on the event loop."""
 
+    block_tokens: Annotated[int, Meta(ge=1)] = 512
+    """Of the blocks that cached prefixes are found by: the workers' `engine.chunk-tokens`. With another one none is found."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.ttft_deadline_s > self.max_ttft_deadline_s:

@@ -17,6 +17,7 @@ from prfaas.contracts.to_scheduler import Placement, PlaceRequest, Refusal
 from prfaas.contracts.wire import BadMessageError, pack_tokens
 from prfaas.gateway.errors import ApiError, internal, invalid, overloaded, unavailable
 from prfaas.gateway.in_flight import EventOverflowError, EventQueue, InFlight, WorkerLostError
+from prfaas.kvcache.blocks import block_hashes
 from prfaas.telemetry import names
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.tracing import Tracing
@@ -97,9 +98,18 @@ class Generation:
 
 class Generations:
     def __init__(
-        self, bus: ControlBus, *, site: str, gateway: str, tracing: Tracing, control_deadline_s: float, idle_deadline_s: float
+        self,
+        bus: ControlBus,
+        *,
+        site: str,
+        gateway: str,
+        tracing: Tracing,
+        control_deadline_s: float,
+        idle_deadline_s: float,
+        block_tokens: int,
     ) -> None:
         self._bus = bus
+        self._block_tokens = block_tokens
         self._site = site
         self._gateway = gateway
         self._tracing = tracing
@@ -145,6 +155,8 @@ class Generations:
                 max_tokens=job.sampling.max_tokens,
                 ttft_deadline_s=job.left_s,
                 refused_by=tuple(refused_by),
+                block_hashes=bytes(block_hashes(job.token_ids, self._block_tokens)),
+                block_tokens=self._block_tokens,
             )
             try:
                 answer = await self._ask(job, subjects.place(self._site), request, Placement | Refusal, span, "scheduler")

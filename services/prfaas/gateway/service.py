@@ -62,6 +62,7 @@ class GatewayService:
             tracing=context.tracing,
             control_deadline_s=config.control_deadline_s,
             idle_deadline_s=config.idle_deadline_s,
+            block_tokens=config.block_tokens,
         )
 
         def hear(event: GenerateEvent) -> None:
