@@ -35,6 +35,8 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     client_port: Port = 0
     leaf_port: Port = 0
     monitor_port: Port = 0
+    egress_mbit: dict[Name, Annotated[float, msgspec.Meta(gt=0)]] = {}
+    """By pd site: 10^6 bits a second of KV that may leave this one for it. Needs a bandwidth probe here, which shares it out."""
     max_payload_bytes: Annotated[int, msgspec.Meta(ge=1 << 16, le=8 << 20)] = (1 << 20) + (64 << 10)
     """Largest message: a frame of 1 MiB and its headers."""
     max_memory_bytes: Annotated[int, msgspec.Meta(ge=1 << 20)] = 2 << 30
@@ -118,6 +120,13 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             for dialled in site.dials:
                 if self.site(dialled).name == site.name:
                     raise DescriptionError(f"site {site.name} dials itself")
+            for destination in site.egress_mbit:
+                if destination not in self.served_sites(site.name) or destination == site.name:
+                    raise DescriptionError(
+                        f"site {site.name} has an egress budget for {destination}, which is no pd site beside it"
+                    )
+                if (site.name, Role.BANDWIDTH_PROBE) not in {(service.site, service.role) for service in self.services}:
+                    raise DescriptionError(f"site {site.name} has an egress budget and no bandwidth probe to share it out")
         self.in_dial_order()
         for link in self.links:
             dialler, dialled = link.between

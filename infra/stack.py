@@ -101,16 +101,25 @@ class Stack:
             case Role.DECODE_WORKER | Role.PREFILL_WORKER:
                 # A decode worker may become a prefill worker, which needs to know whom it serves.
                 of_prefill: dict[str, Any] = {} if "serves" in config else {"serves": self.description.served_sites(service.site)}
+                if (alone := self._alone_bytes_per_s(service.site)) is not None:
+                    of_prefill["link"] = {"egress-bytes-per-s": alone} | config.get("link", {})
                 config = config | {
                     "engine": {"model": model} | config.get("engine", {}),
                     Role.PREFILL_WORKER.value: of_prefill | config.get(Role.PREFILL_WORKER, {}),
                 }
             case Role.BANDWIDTH_PROBE:
                 measured = [site for site in self.description.served_sites(service.site) if site != service.site]
-                config = {"measures": measured} | config
+                budgets = self.description.site(service.site).egress_mbit
+                config = {"measures": measured, "egress-mbit": dict(budgets)} | config
             case Role.SCHEDULER:
                 pass
         return ServiceProcess(service.role.value, service.name, config, self.directory / service.site, self._environ)
+
+    def _alone_bytes_per_s(self, site: str) -> float | None:
+        """What each prefill worker of a site may send where nobody shares the budget out: then all of them still keep it."""
+        budgets = self.description.site(site).egress_mbit
+        workers = sum(service.site == site and service.role is Role.PREFILL_WORKER for service in self.description.services)
+        return min(budgets.values()) * 1e6 / 8 / workers if budgets else None
 
     async def _ready(self, process: ServiceProcess) -> None:
         started = time.monotonic()

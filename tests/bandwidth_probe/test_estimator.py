@@ -42,7 +42,7 @@ def run(
             order = todo.pop(0)
             told.append((now_s, order))
             if isinstance(order, SendPing):
-                todo += estimator.handle(PongHeard(rtt_s))
+                todo += estimator.handle(PongHeard(now_s, rtt_s))
             elif isinstance(order, SendTrain):
                 trains += 1
                 todo += estimator.handle(answered(now_s, order, goodput, noise_s=noise_s if trains % 4 else 0.0))
@@ -68,6 +68,40 @@ def test_probing_costs_no_more_than_its_share(goodput: float) -> None:
     sent_bytes = sum(order.parts * order.part_bytes for _, order in trains)
     assert sent_bytes <= LINK_SHARE * goodput * seconds * 1.05
     assert len(trains) >= 30
+
+
+@given(st.floats(1e5, 1e9), st.floats(1e5, 1e8))
+def test_under_a_budget_no_second_sees_more_than_a_few_percent_of_it_and_kv_gets_no_more(goodput: float, budget: float) -> None:
+    estimator = LinkEstimator(
+        ping_interval_s=1.0, link_share=LINK_SHARE, timeout_s=TIMEOUT_S, budget_bytes_per_s=budget
+    )  # fmt: skip
+    told = run(estimator, goodput, 0.02, 60)
+    trains = [(at_s, order.parts * order.part_bytes) for at_s, order in told if isinstance(order, SendTrain)]
+    assert all(size_bytes <= max(0.02 * budget, 16 * 512) for _, size_bytes in trains)
+    first_bytes = trains[0][1]
+    assert (
+        sum(size_bytes for _, size_bytes in trains) - first_bytes <= LINK_SHARE * min(goodput, budget) * 60 * 1.05 + first_bytes
+    )
+    assert announcements(told)[-1].goodput_bytes_per_s == pytest.approx(min(goodput, budget), rel=1e-6)
+
+
+def test_jitter_confidence_and_age_say_how_much_the_figures_are_worth() -> None:
+    estimator = make_estimator()
+    run(estimator, 25e6, 0.02, 20)
+    (steady,) = announcements(estimator_says(estimator, 20.0, 0.02))
+    assert steady.jitter_s == pytest.approx(0.0) and steady.confidence == 1.0 and steady.age_s <= 2.0
+    for step, rtt_s in enumerate((0.03, 0.02, 0.03, 0.02)):
+        (shaky,) = announcements(estimator_says(estimator, 30.0 + step, rtt_s))
+    assert shaky.jitter_s == pytest.approx(0.01) and shaky.rtt_s == 0.02
+    assert shaky.age_s >= 10.0
+    estimator.handle(ProbeFailed(34.0, train=True))
+    estimator.handle(answered(35.0, SendTrain(16, 4096), 25e6))
+    (anew,) = announcements(estimator_says(estimator, 35.0, 0.02))
+    assert anew.confidence == pytest.approx(0.2)
+
+
+def estimator_says(estimator: LinkEstimator, now_s: float, rtt_s: float) -> list[tuple[float, Instruction]]:
+    return [(now_s, order) for order in estimator.handle(PongHeard(now_s, rtt_s))]
 
 
 @given(st.floats(0, 0.1))
@@ -99,9 +133,9 @@ def test_a_lost_train_ends_the_goodput_and_the_next_one_begins_anew() -> None:
     estimator = make_estimator()
     run(estimator, 25e6, 0.02, 3)
     estimator.handle(ProbeFailed(3.0, train=True))
-    assert estimator.handle(PongHeard(0.02)) == []
+    assert estimator.handle(PongHeard(4.0, 0.02)) == []
     estimator.handle(answered(4.0, SendTrain(16, 4096), 1e6))
-    (announced,) = estimator.handle(PongHeard(0.02))
+    (announced,) = estimator.handle(PongHeard(4.0, 0.02))
     assert isinstance(announced, Announce)
     assert announced.samples == 1
     assert announced.goodput_bytes_per_s == pytest.approx(1e6)
@@ -112,7 +146,7 @@ def test_a_lost_ping_ends_the_rtt_and_the_next_one_begins_anew() -> None:
     run(estimator, 25e6, 0.02, 3)
     assert estimator.handle(ProbeFailed(3.0, train=False)) == []
     assert estimator.handle(answered(3.5, SendTrain(16, 4096), 25e6)) == []
-    (announced,) = estimator.handle(PongHeard(0.08))
+    (announced,) = estimator.handle(PongHeard(4.0, 0.08))
     assert isinstance(announced, Announce)
     assert announced.rtt_s == 0.08
 
@@ -136,8 +170,9 @@ class Estimating(RuleBasedStateMachine):
                 case SendTrain():
                     assert self.train is None
                     self.train = order
-                case Announce(rtt_s, goodput_bytes_per_s, samples):
+                case Announce(rtt_s, jitter_s, goodput_bytes_per_s, samples, confidence, age_s):
                     assert rtt_s >= 0 and goodput_bytes_per_s > 0 and samples > 0
+                    assert jitter_s >= 0 and 0 < confidence <= 1 and age_s >= 0
 
     @rule(seconds=st.floats(0, 5))
     def tick(self, seconds: float) -> None:
@@ -148,7 +183,7 @@ class Estimating(RuleBasedStateMachine):
     @rule(rtt_s=st.floats(0, 2))
     def pong(self, rtt_s: float) -> None:
         self.ping = False
-        self.obey(self.estimator.handle(PongHeard(rtt_s)))
+        self.obey(self.estimator.handle(PongHeard(self.now_s, rtt_s)))
 
     @precondition(lambda self: self.train is not None)
     @rule(base_s=st.floats(0, 1), train_s=st.floats(0, 3))

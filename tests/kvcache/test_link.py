@@ -1,7 +1,9 @@
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prfaas.contracts.to_probe import EgressLease
 from prfaas.kvcache.link import LinkConfig, LinkCore, Sent
 
 FRAME = 100_000
@@ -121,7 +123,7 @@ def test_a_pause_earns_no_credit() -> None:
 @settings(max_examples=20, deadline=None)
 @given(st.floats(1e5, 1e7))
 def test_the_egress_budget_holds(budget: float) -> None:
-    config = LinkConfig(egress_bytes_per_s=budget, egress_burst_bytes=2 * FRAME)
+    config = LinkConfig(egress_bytes_per_s=budget)
     link = SimulatedLink(LinkCore(config), 1e8, 0.01)
     link.add(1, 1 << 40)
     link.run(20)
@@ -166,13 +168,31 @@ def test_frames_are_small_where_the_window_is_small_and_never_above_what_the_ser
     assert core.frame_bytes(1 << 20) == 128 << 10
 
 
+def lease(**changes: float) -> EgressLease:
+    return msgspec.structs.replace(
+        EgressLease(bytes_per_s=None, alone_bytes_per_s=None, share=1.0, ask_again_s=0.1), **changes
+    )  # fmt: skip
+
+
 def test_a_probed_link_is_filled_at_once() -> None:
-    core = LinkCore(LinkConfig(max_window_bytes=64 << 20))
-    core.expect(125e6, 0.08)
+    core = LinkCore(LinkConfig(max_window_bytes=64 << 20), leased=True)
+    core.take(lease(goodput_bytes_per_s=125e6, rtt_s=0.08), 0.0)
     assert core.window_bytes == int(1.25 * 125e6 * 0.08)
     core.delivered(Sent(FRAME, 0.0, 0, 0.0), 0.02)
-    core.expect(1e9, 1.0)
+    core.take(lease(goodput_bytes_per_s=1e9, rtt_s=1.0), 0.0)
     assert core.window_bytes < 2e6
+
+
+def test_the_window_is_shared_with_the_other_processes_of_the_link() -> None:
+    core = LinkCore(LinkConfig(max_window_bytes=64 << 20), leased=True)
+    core.take(lease(share=0.25, goodput_bytes_per_s=125e6, rtt_s=0.08), 0.0)
+    assert core.window_bytes == int(1.25 * 125e6 * 0.08 / 4)
+    core.delivered(Sent(FRAME, 0.0, 0, 0.0), 0.02)
+    core.take(lease(share=0.25), 0.0)
+    assert core.window_bytes <= (64 << 20) // 4
+    narrow = LinkCore(LinkConfig(), leased=True)
+    narrow.take(lease(share=0.125, goodput_bytes_per_s=1e6, rtt_s=0.02), 0.0)
+    assert narrow.window_bytes == 128 << 10, "eight of them have the least window together, not eight of it"
 
 
 def test_a_new_link_is_filled_within_a_few_round_trips() -> None:

@@ -3,17 +3,22 @@
 Goodput = bytes of a train of messages / (round trip of the train - round trip of a tiny message on the same connection). Noise (a
 busy process, a burst of other traffic) makes either only longer, so the smallest of the last few counts, as in BBR. A link that
 got slower shows when the older measurements have left the window, within a few seconds. Beside a transfer it is the share that
-another one would get.
+another one would get. Under an egress budget, trains are small against the budget too, and KV never gets more than it.
 """
 
 from collections import deque
 from dataclasses import dataclass
+from itertools import pairwise
+from math import inf
 
 TRAIN_PARTS = 16
 _TRAIN_S = 0.010
 """A train is as long as the link carries in this time: long against the jitter of processes, short for everyone else."""
 _FIRST_PART_BYTES = 4 << 10
 _PART_LIMITS_BYTES = (2 << 10, 32 << 10)
+_LEAST_PART_BYTES = 512
+_BUDGET_SHARE = 0.02
+"""Of a second's budget, that one train may take."""
 _MIN_TRAIN_INTERVAL_S = 0.5
 _WINDOW = 5
 """Measurements that count."""
@@ -29,6 +34,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class PongHeard:
+    now_s: float
     rtt_s: float
 
 
@@ -72,9 +78,14 @@ class SendTrain:
 
 @dataclass(frozen=True, slots=True)
 class Announce:
+    """As LinkEstimate."""
+
     rtt_s: float
+    jitter_s: float
     goodput_bytes_per_s: float
     samples: int
+    confidence: float
+    age_s: float
 
 
 Instruction = SendPing | SendTrain | Announce
@@ -83,16 +94,22 @@ Instruction = SendPing | SendTrain | Announce
 class LinkEstimator:
     """One directed link. At most one ping and one train are under way."""
 
-    def __init__(self, *, ping_interval_s: float, link_share: float, timeout_s: float) -> None:
+    def __init__(
+        self, *, ping_interval_s: float, link_share: float, timeout_s: float, budget_bytes_per_s: float | None = None
+    ) -> None:
+        """A train costs at most `link_share` of the link, or of the budget where that is less."""
         self._ping_interval_s = ping_interval_s
         self._link_share = link_share
         self._timeout_s = timeout_s
+        self._budget_bytes_per_s = inf if budget_bytes_per_s is None else budget_bytes_per_s
         self._rtts_s: deque[float] = deque(maxlen=_WINDOW)
         self._bases_s: deque[float] = deque(maxlen=_WINDOW)
         self._trains: deque[tuple[int, float]] = deque(maxlen=_WINDOW)
         """(bytes, seconds)"""
         self._transfers: deque[tuple[float, float]] = deque(maxlen=_TRANSFERS)
         """(when reported, bytes/s)"""
+        self._measured_s = 0.0
+        """When goodput was measured last."""
         self._samples = 0
         self._pinging = False
         self._training = False
@@ -104,29 +121,45 @@ class LinkEstimator:
         return min(self._rtts_s, default=None)
 
     @property
+    def jitter_s(self) -> float:
+        """Mean difference between two round trips in a row."""
+        steps_s = [abs(later - earlier) for earlier, later in pairwise(self._rtts_s)]
+        return sum(steps_s) / len(steps_s) if steps_s else 0.0
+
+    @property
     def goodput_bytes_per_s(self) -> float | None:
         if not self._trains:
             return None
+        return max(*self._by_trains(), *(goodput for _, goodput in self._transfers), 0.0)
+
+    @property
+    def confidence(self) -> float:
+        """Share of the trains that count, which came through and say at least half of what the fastest says."""
+        found = self._by_trains() if self._trains else []
+        return sum(2 * goodput >= max(found) for goodput in found) / _WINDOW
+
+    def _by_trains(self) -> list[float]:
         base_s = min(self._bases_s)
-        by_trains = max(size_bytes / max(train_s - base_s, _LEAST_S) for size_bytes, train_s in self._trains)
-        return max(by_trains, *(goodput for _, goodput in self._transfers), 0.0)
+        return [size_bytes / max(train_s - base_s, _LEAST_S) for size_bytes, train_s in self._trains]
 
     def handle(self, event: Event) -> list[Instruction]:
         match event:
             case Tick(now_s):
                 return self._tick(now_s)
-            case PongHeard(rtt_s):
+            case PongHeard(now_s, rtt_s):
                 self._pinging = False
                 self._rtts_s.append(rtt_s)
-                return self._announce()
+                return self._announce(now_s)
             case TrainAnswered(now_s, base_s, train_bytes, train_s):
                 self._training = False
                 self._bases_s.append(base_s)
                 self._trains.append((train_bytes, train_s))
                 self._samples += 1
+                self._measured_s = now_s
                 self._next_train_s = now_s + self._train_interval_s(train_bytes)
             case TransferReported(now_s, goodput):
                 self._transfers.append((now_s, goodput))
+                self._measured_s = now_s
             # A link that does not answer has no estimate; what comes back after an outage may be another link.
             case ProbeFailed(now_s, train) if train:
                 self._training = False
@@ -157,18 +190,21 @@ class LinkEstimator:
             orders.append(SendTrain(TRAIN_PARTS, self._part_bytes()))
         return orders
 
-    def _announce(self) -> list[Instruction]:
+    def _announce(self, now_s: float) -> list[Instruction]:
         rtt_s, goodput = self.rtt_s, self.goodput_bytes_per_s
-        return [] if rtt_s is None or goodput is None else [Announce(rtt_s, goodput, self._samples)]
+        if rtt_s is None or goodput is None:
+            return []
+        kv_bytes_per_s = min(goodput, self._budget_bytes_per_s)
+        age_s = max(0.0, now_s - self._measured_s)
+        return [Announce(rtt_s, self.jitter_s, kv_bytes_per_s, self._samples, self.confidence, age_s)]
 
     def _part_bytes(self) -> int:
         goodput = self.goodput_bytes_per_s
-        if goodput is None:
-            return _FIRST_PART_BYTES
         low, high = _PART_LIMITS_BYTES
-        return min(max(int(goodput * _TRAIN_S / TRAIN_PARTS), low), high)
+        size_bytes = _FIRST_PART_BYTES if goodput is None else min(max(int(goodput * _TRAIN_S / TRAIN_PARTS), low), high)
+        return int(min(size_bytes, max(_BUDGET_SHARE * self._budget_bytes_per_s / TRAIN_PARTS, _LEAST_PART_BYTES)))
 
     def _train_interval_s(self, train_bytes: int) -> float:
         goodput = self.goodput_bytes_per_s
         assert goodput is not None, "a train was measured just now"
-        return max(_MIN_TRAIN_INTERVAL_S, train_bytes / (self._link_share * goodput))
+        return max(_MIN_TRAIN_INTERVAL_S, train_bytes / (self._link_share * min(goodput, self._budget_bytes_per_s)))

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from nats.aio.msg import Msg
 
 from prfaas.bandwidth_probe.config import BandwidthProbeConfig
+from prfaas.bandwidth_probe.egress import EgressAllocator
 from prfaas.bandwidth_probe.estimator import (
     Announce,
     Event,
@@ -21,10 +22,10 @@ from prfaas.bandwidth_probe.estimator import (
     TransferReported,
 )
 from prfaas.bus.control import ControlBus
-from prfaas.bus.errors import BusError
+from prfaas.bus.errors import BusError, RemoteError
 from prfaas.bus.presence import put_entry
 from prfaas.contracts import subjects
-from prfaas.contracts.to_probe import Ping, Pong, TrainPart, TrainReport, TransferMeasured
+from prfaas.contracts.to_probe import EgressAsked, EgressLease, Ping, Pong, TrainPart, TrainReport, TransferMeasured
 from prfaas.contracts.to_scheduler import LinkEstimate
 from prfaas.contracts.wire import BadMessageError, decode, encode
 from prfaas.service.runner import ServiceContext
@@ -54,10 +55,11 @@ class BandwidthProbeService:
         self._bulk = bulk = await ControlBus.connect(config.bulk, config.name, CONNECT_DEADLINE_S)
         await control.serve(subjects.probe_echo(config.site), Ping, self._pong)
         await bulk.subscribe_raw(subjects.probe_train(config.site), TrainSink(bulk).receive)
-        await control.subscribe(subjects.probe_transfers(config.site), TransferMeasured, self._transfer)
         for destination in config.measures:
             self._links[destination] = link = MeasuredLink(config, destination, control, bulk, self._metrics)
             self._context.tasks.spawn(f"measure {destination}", link.run())
+        await control.subscribe(subjects.probe_transfers(config.site), TransferMeasured, self._transfer)
+        await control.serve(subjects.probe_egress(config.site), EgressAsked, self._lease)
 
     def ready(self) -> str | None:
         assert self._control is not None and self._bulk is not None
@@ -81,6 +83,15 @@ class BandwidthProbeService:
     def _transfer(self, transfer: TransferMeasured) -> None:
         if (link := self._links.get(transfer.destination)) is not None:
             link.transferred(transfer.goodput_bytes_per_s)
+
+    async def _lease(self, asked: EgressAsked) -> EgressLease:
+        link = self._links.get(asked.destination)
+        if link is None:
+            raise RemoteError("not_measured", f"the probe of {self._config.site} does not measure a link to {asked.destination}")
+        lease = link.lease(asked)
+        if lease is None:
+            raise RemoteError("starting", "the probe has just started and waits to hear of all workers")
+        return lease
 
 
 class TrainSink:
@@ -113,8 +124,12 @@ class MeasuredLink:
         self._metrics = metrics
         self._timeout_s = config.timeout_s
         self._estimator = LinkEstimator(
-            ping_interval_s=config.ping_interval_s, link_share=config.link_share, timeout_s=config.timeout_s
+            ping_interval_s=config.ping_interval_s,
+            link_share=config.link_share,
+            timeout_s=config.timeout_s,
+            budget_bytes_per_s=config.egress_bytes_per_s(destination),
         )
+        self._allocator = EgressAllocator(config.egress_bytes_per_s(destination), time.monotonic())
         self._announced = True
         """Whether the last announcement arrived: its failures are logged once."""
 
@@ -126,6 +141,10 @@ class MeasuredLink:
 
     def transferred(self, goodput_bytes_per_s: float) -> None:
         self._estimator.handle(TransferReported(time.monotonic(), goodput_bytes_per_s))
+
+    def lease(self, asked: EgressAsked) -> EgressLease | None:
+        estimator = self._estimator
+        return self._allocator.ask(asked, time.monotonic(), estimator.goodput_bytes_per_s, estimator.rtt_s)
 
     def _handle(self, event: Event, probes: asyncio.TaskGroup) -> None:
         for order in self._estimator.handle(event):
@@ -143,7 +162,7 @@ class MeasuredLink:
         event: Event
         try:
             await self._control.request(subject, Ping(source=self._source), Pong, self._timeout_s)
-            event = PongHeard(time.perf_counter() - started_s)
+            event = PongHeard(time.monotonic(), time.perf_counter() - started_s)
         except (BusError, BadMessageError) as error:
             event = self._failed(error, train=False)
         self._handle(event, probes)
@@ -184,8 +203,11 @@ class MeasuredLink:
             source=self._source,
             destination=self._destination,
             rtt_s=announce.rtt_s,
+            jitter_s=announce.jitter_s,
             goodput_bytes_per_s=announce.goodput_bytes_per_s,
             samples=announce.samples,
+            confidence=announce.confidence,
+            age_s=announce.age_s,
         )
         try:
             await put_entry(self._control, self._destination, subjects.links_bucket(self._destination), estimate, self._timeout_s)

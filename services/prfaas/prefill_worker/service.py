@@ -59,6 +59,7 @@ class PrefillWorkerService:
             lossy_kv=config.engine.lossy_kv,
             tails=config.tails,
         )
+        self._shipments.open_links(config.serves)
         await self._warm_up(engine)
         await bus.subscribe(subjects.cancel_prefill(config.site), CancelPrefill, self._cancel)
         self._consumer = await JobConsumer.open(bus, config.site, description.model)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from collections.abc import Iterable
 from concurrent.futures import Executor
 
 from opentelemetry.trace import SpanKind
@@ -20,6 +21,7 @@ from prfaas.kvcache.errors import TransferError
 from prfaas.kvcache.link import Link, LinkConfig
 from prfaas.kvcache.writer import KVWriter
 from prfaas.prefill_worker.core import PrefillCore, PrefillEnded, Refuse, Run
+from prfaas.prefill_worker.leases import keep_leased
 from prfaas.service.tasks import Tasks
 from prfaas.telemetry import names
 from prfaas.telemetry.logs import get_logger
@@ -72,6 +74,11 @@ class Shipments:
         self._lossy_kv = lossy_kv
         self._room = asyncio.Semaphore(tails)
         self._tails: set[asyncio.Task[None]] = set()
+
+    def open_links(self, decode_sites: Iterable[str]) -> None:
+        """Before there is something to send: the first transfer finds its lease."""
+        for decode_site in decode_sites:
+            self._link_to(decode_site)
 
     async def refuse(self, taken: TakenJob, refuse: Refuse) -> None:
         log.info("job_refused", request_id=refuse.job.request_id, code=refuse.code, reason=refuse.message)
@@ -212,6 +219,11 @@ class Shipments:
                 await self._bus.publish(subjects.probe_transfers(self._site), measured)
 
     def _link_to(self, decode_site: str) -> Link:
+        """Within the site nobody shares it out."""
         if decode_site not in self._links:
-            self._links[decode_site] = Link(self._link_config)
+            remote = decode_site != self._site
+            self._links[decode_site] = link = Link(self._link_config, leased=remote)
+            if remote:
+                leasing = keep_leased(link, self._bus, site=self._site, worker=self._worker, destination=decode_site)
+                self._tasks.spawn(f"leases to {decode_site}", leasing)
         return self._links[decode_site]

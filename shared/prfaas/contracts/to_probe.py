@@ -1,6 +1,10 @@
-"""What a bandwidth probe hears: pings and trains of other sites' probes, and what its own site's transfers measured."""
+"""What a bandwidth probe hears: pings and trains of other sites' probes, what its own site's transfers measured, and who wants to
+send. The probe of a site shares out the links that leave it."""
 
 import msgspec
+
+LEASE_S = 1.0
+"""How long a lease holds, from when it was asked for."""
 
 
 class Ping(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -29,3 +33,30 @@ class TransferMeasured(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     destination: str
     goodput_bytes_per_s: float
     """What the link delivered while it had something to deliver."""
+
+
+class EgressAsked(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Prefill worker -> the probe of its own site: what it would send to one pd site. Answered by an EgressLease."""
+
+    worker: str
+    destination: str
+    transfers: int
+    """Under way; 0: it only wants to be known."""
+    wanted_bytes_per_s: float
+    held_bytes_per_s: float | None
+    """What it may send at this moment, by its last lease or without one; None: anything."""
+
+
+class EgressLease(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """What one process may send on one link for the next LEASE_S seconds."""
+
+    bytes_per_s: float | None
+    """None: the link has no budget."""
+    alone_bytes_per_s: float | None
+    """What it may send without a lease, once nobody has answered for LEASE_S: its equal part of the budget. None: anything."""
+    share: float
+    """Of the link's window, above 0 to 1."""
+    ask_again_s: float
+    goodput_bytes_per_s: float | None = None
+    """Of the whole link, as the probe knows it."""
+    rtt_s: float | None = None

@@ -134,14 +134,23 @@ class BlocksHeld(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class LinkEstimate(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A directed link as last measured."""
+    """A directed link as last measured. Put again every second; silence means that nothing is known of it any more."""
 
     source: str
     destination: str
     rtt_s: float
+    """The smallest of the last ones: without what queued."""
+    jitter_s: float = 0.0
     goodput_bytes_per_s: float
+    """What KV may count on: at most the link's egress budget."""
     samples: int
     """How many measurements stand behind the figures; 0 means none yet."""
+    confidence: float = 1.0
+    """0 to 1: how many of the last measurements of goodput there are, and agree."""
+    age_s: float = 0.0
+    """Of the last measurement of goodput."""
+    retransmit_share: float | None = None
+    """Of the segments that left on the site's leaf connections to the destination lately; None: the kernel was not asked."""
 
     @property
     def key(self) -> str:

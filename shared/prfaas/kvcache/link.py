@@ -14,6 +14,9 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from prfaas.contracts.to_probe import EgressLease
+from prfaas.kvcache.pace import Pace
+
 _URGENT_WEIGHT = 8.0
 _ESTIMATE_MEMORY_S = 10.0
 _BOTTLENECK_MEMORY_S = 1.0
@@ -22,6 +25,7 @@ _STRETCH_RTTS = 4
 _FIRST_WINDOW_BYTES = 2 << 20
 _STARTUP_GAIN = 2.5
 _LEAST_RTT_S = 0.01
+_LEAST_WINDOW_BYTES = 128 << 10
 _GROWTH = 1.2
 _PLATEAU_RTTS = 4
 _DRAIN_EVERY_S = 5.0
@@ -35,8 +39,8 @@ class LinkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     frame_bytes: int = 1 << 20
     """Largest frame; smaller ones are cut when the window is small."""
     egress_bytes_per_s: float | None = None
-    """Budget of this process on this link; None: what the link takes."""
-    egress_burst_bytes: int = 1 << 20
+    """What this process may send while nobody shares the link out; None: what the link takes. The budget of a link, for all
+    processes of a site together, is `egress-mbit` of the site's bandwidth probe."""
 
 
 class Sent(NamedTuple):
@@ -69,18 +73,26 @@ class _Flow:
         self.urgent = False
 
 
-class LinkCore:
-    """Pure: time comes in. Keys are the caller's."""
+class EgressDemand(NamedTuple):
+    """What a lease is asked for with: see EgressAsked."""
 
-    def __init__(self, config: LinkConfig, *, now: float = 0.0) -> None:
+    transfers: int
+    wanted_bytes_per_s: float
+    held_bytes_per_s: float | None
+
+
+class LinkCore:
+    """Pure: time comes in. Keys are the caller's. `leased`: several processes send on the link, and somebody shares it out."""
+
+    def __init__(self, config: LinkConfig, *, leased: bool = False, now: float = 0.0) -> None:
         self._config = config
+        self._pace = Pace(config.egress_bytes_per_s, leased=leased, now=now)
+        self._least_window_bytes, self._most_window_bytes = config.min_window_bytes, config.max_window_bytes
         self._flows: dict[int, _Flow] = {}
         self._tenants: dict[str, _Tenant] = {}
         self._served = 0.0
         """Virtual time of the tenant that was served last."""
         self._outstanding = 0
-        self._tokens = float(config.egress_burst_bytes)
-        self._refilled_at = now
         self.rtt_s: float | None = None
         self.goodput_bytes_per_s: float | None = None
         """Bytes on the wire per second while the link was busy; until it was for long enough, the best rate seen."""
@@ -132,7 +144,7 @@ class LinkCore:
             if self._outstanding < self.window_bytes:
                 self._dry_at = now
             return None
-        if not self._has_budget(now):
+        if not self._pace.allows(now):
             return None
         key = min(waiting)[2]
         # May pass the window by a part of one frame: rounding it down to whole frames would let small windows run dry.
@@ -140,10 +152,7 @@ class LinkCore:
 
     def budget_at(self, now: float) -> float | None:
         """When the egress budget allows the next frame; None: it does now."""
-        if self._has_budget(now):
-            return None
-        assert self._config.egress_bytes_per_s is not None
-        return now + (1.0 - self._tokens) / self._config.egress_bytes_per_s
+        return self._pace.allows_at(now)
 
     def sent(self, key: int, size_bytes: int, now: float) -> Sent:
         flow = self._flows[key]
@@ -151,8 +160,7 @@ class LinkCore:
         self._served, flow.tenant.served = flow.tenant.virtual, flow.virtual
         flow.tenant.virtual += cost
         flow.virtual += cost
-        if self._config.egress_bytes_per_s is not None:
-            self._tokens -= size_bytes
+        self._pace.spend(size_bytes)
         if self._outstanding == 0:
             self._delivered_at = self._drained_at = now
         return Sent(size_bytes, now, self._delivered, self._delivered_at)
@@ -190,20 +198,33 @@ class LinkCore:
         elif not self._measured and self._rates:
             self.goodput_bytes_per_s = self._rates[0][1]
 
-    def expect(self, goodput_bytes_per_s: float, rtt_s: float) -> None:
-        """What a probe has measured, until the first frames say it themselves."""
-        if self.goodput_bytes_per_s is None:
-            product = int(self._config.window_gain * goodput_bytes_per_s * max(rtt_s, _LEAST_RTT_S))
-            self.window_bytes = min(max(product, self._config.min_window_bytes), self._config.max_window_bytes)
+    def demand(self, waiting_bytes: int, now: float) -> EgressDemand:
+        """A lease is asked for now."""
+        wanted = self._pace.asking(now, waiting_bytes)
+        return EgressDemand(len(self._flows), wanted, self._pace.bytes_per_s(now))
+
+    def take(self, lease: EgressLease, asked_at: float) -> None:
+        """The other processes have their part of the window, so that all of them together fill the link and no more. Until the
+        first frames say it themselves, the link is what a probe has measured."""
+        self._pace.take(lease, asked_at)
+        config = self._config
+        self._least_window_bytes = max(int(lease.share * config.min_window_bytes), _LEAST_WINDOW_BYTES)
+        self._most_window_bytes = max(int(lease.share * config.max_window_bytes), _LEAST_WINDOW_BYTES)
+        if self.goodput_bytes_per_s is not None:
+            self.window_bytes = self._bounded(self.window_bytes)
+        elif lease.goodput_bytes_per_s is not None and lease.rtt_s is not None:
+            rate = lease.share * lease.goodput_bytes_per_s
+            self.window_bytes = self._bounded(int(config.window_gain * rate * max(lease.rtt_s, _LEAST_RTT_S)))
+
+    def _bounded(self, window_bytes: int) -> int:
+        return min(max(window_bytes, self._least_window_bytes), self._most_window_bytes)
 
     def _estimate(self, now: float) -> None:
         # Plain attributes: the engine's thread reads them.
         self.rtt_s = self._rtts[0][1]
         if self._rates:
-            config = self._config
             rate, rtt = self._rates[0][1], max(self._rtts[0][1], _LEAST_RTT_S)
-            product = int(self._gain(now) * rate * rtt)
-            self.window_bytes = min(max(product, config.min_window_bytes), config.max_window_bytes)
+            self.window_bytes = self._bounded(int(self._gain(now) * rate * rtt))
             if now - self._drained_at >= _DRAIN_EVERY_S:
                 # Our own queue must not pass for the link's RTT: now and then it is let run empty.
                 self._drained_at = now
@@ -226,16 +247,10 @@ class LinkCore:
         return self._outstanding
 
     def frame_bytes(self, max_payload: int) -> int:
-        """Whole frames of at most this size: what the server takes, and at least four to a window."""
-        return min(max_payload, self._config.frame_bytes, max(self.window_bytes // 4, 64 << 10))
-
-    def _has_budget(self, now: float) -> bool:
-        rate = self._config.egress_bytes_per_s
-        if rate is None:
-            return True
-        self._tokens = min(self._tokens + (now - self._refilled_at) * rate, float(self._config.egress_burst_bytes))
-        self._refilled_at = now
-        return self._tokens > 0
+        """Whole frames of at most this size: what the server takes, at least four to a window, and small against the budget."""
+        paced = self._pace.frame_bytes()
+        size = min(max_payload, self._config.frame_bytes, max(self.window_bytes // 4, 64 << 10))
+        return size if paced is None else min(size, paced)
 
     def validate(self) -> None:
         assert self._outstanding == sum(flow.outstanding_bytes for flow in self._flows.values())
@@ -248,14 +263,21 @@ class LinkUser(Protocol):
         """Whether the connection below takes more now."""
         ...
 
+    @property
+    def waiting_bytes(self) -> int:
+        """What it would send by and by, about."""
+        ...
+
     def send_next(self, now: float) -> None: ...
 
 
 class Link:
     """A LinkCore on the event loop: all writers of one link share one. Belongs to the loop's thread."""
 
-    def __init__(self, config: LinkConfig | None = None) -> None:
-        self.core = LinkCore(config or LinkConfig(), now=time.monotonic())
+    def __init__(self, config: LinkConfig | None = None, *, leased: bool = False) -> None:
+        self.core = LinkCore(config or LinkConfig(), leased=leased, now=time.monotonic())
+        self.started_or_ended = asyncio.Event()
+        """Set when the first transfer joins and when the last one leaves; for whoever asks for leases."""
         self._users: dict[int, LinkUser] = {}
         self._next_key = 0
         self._pumping = False
@@ -263,6 +285,8 @@ class Link:
 
     def join(self, user: LinkUser, tenant: str = "") -> int:
         self._next_key += 1
+        if not self._users:
+            self.started_or_ended.set()
         self._users[self._next_key] = user
         self.core.join(self._next_key, tenant)
         return self._next_key
@@ -270,6 +294,16 @@ class Link:
     def leave(self, key: int) -> None:
         self._users.pop(key, None)
         self.core.leave(key)
+        if not self._users:
+            self.started_or_ended.set()
+        self.pump()
+
+    def demand(self, now: float) -> EgressDemand:
+        """A lease is asked for now."""
+        return self.core.demand(sum(user.waiting_bytes for user in self._users.values()), now)
+
+    def take(self, lease: EgressLease, asked_at: float) -> None:
+        self.core.take(lease, asked_at)
         self.pump()
 
     def pump(self) -> None:
@@ -290,8 +324,9 @@ class Link:
 
     def _wake_with_budget(self, now: float) -> None:
         at = self.core.budget_at(now) if self._users else None
-        if at is not None and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(at - now, self._on_budget)
+        if self._timer is not None:
+            self._timer.cancel()  # it may be of another lease
+        self._timer = None if at is None else asyncio.get_running_loop().call_later(at - now, self._on_budget)
 
     def _on_budget(self) -> None:
         self._timer = None

@@ -1,0 +1,126 @@
+"""Shares one link's egress out to the workers of a site, as leases that never exceed its budget together. Pure: time comes in.
+
+Max-min fair: who wants less than its part gets that, the others share the rest by their transfers. A worker may use what it held
+until it has told that it took less, so another one gets what is freed a moment later and not before. A silent worker may be alive
+and go on by itself: its equal part is kept for a while.
+"""
+
+from dataclasses import dataclass
+from math import inf
+
+from prfaas.contracts.to_probe import LEASE_S, EgressAsked, EgressLease
+
+HEADROOM = 0.04
+"""Of the budget, for what is no KV: the probe's own trains, and what NATS puts around each frame."""
+REMEMBER_S = 10.0
+"""How long the part of a worker that went silent is kept."""
+BUSY_S, IDLE_S = 0.1, 0.5
+"""How often a worker asks while it has transfers, and while it has none."""
+HURRY_S = 0.02
+"""When to ask again for what another worker is about to give back, or to tell that less was taken."""
+_FLOOR = 0.05
+"""Of its fair part, that a worker with transfers is not left without, so that it can begin."""
+
+
+@dataclass(slots=True)
+class _Worker:
+    asked: EgressAsked
+    asked_s: float
+    granted_bytes_per_s: float = 0.0
+    """By the last answer."""
+
+
+class EgressAllocator:
+    def __init__(self, budget_bytes_per_s: float | None, now_s: float) -> None:
+        self._capacity = None if budget_bytes_per_s is None else (1 - HEADROOM) * budget_bytes_per_s
+        self._settled_s = now_s + LEASE_S
+        """Before, there may be workers with leases of a probe that ran earlier, which have not asked yet."""
+        self._workers: dict[str, _Worker] = {}
+
+    def ask(self, asked: EgressAsked, now_s: float, goodput_bytes_per_s: float | None, rtt_s: float | None) -> EgressLease | None:
+        """None: not yet, the worker is to go on as it does."""
+        for name in [name for name, worker in self._workers.items() if now_s - worker.asked_s > REMEMBER_S]:
+            del self._workers[name]
+        self._workers[asked.worker] = worker = _Worker(asked, now_s)
+        if now_s < self._settled_s:
+            return None
+        target = self._targets(now_s, goodput_bytes_per_s)
+        share = self._share(target, asked.worker)
+        if self._capacity is None:
+            return EgressLease(
+                bytes_per_s=None,
+                alone_bytes_per_s=None,
+                share=share,
+                ask_again_s=BUSY_S if asked.transfers else IDLE_S,
+                goodput_bytes_per_s=goodput_bytes_per_s,
+                rtt_s=rtt_s,
+            )
+        free = self._capacity - sum(self._held(name, now_s) for name in self._workers if name != asked.worker)
+        wanted = target.get(asked.worker, 0.0)
+        worker.granted_bytes_per_s = granted = min(wanted, max(free, 0.0))
+        held = inf if asked.held_bytes_per_s is None else asked.held_bytes_per_s
+        unfinished = granted < 0.99 * wanted or granted < held
+        return EgressLease(
+            bytes_per_s=granted,
+            alone_bytes_per_s=self._alone(),
+            share=share,
+            ask_again_s=HURRY_S if unfinished else BUSY_S if asked.transfers else IDLE_S,
+            goodput_bytes_per_s=self._capacity if goodput_bytes_per_s is None else min(goodput_bytes_per_s, self._capacity),
+            rtt_s=rtt_s,
+        )
+
+    def granted_bytes_per_s(self, now_s: float) -> float:
+        """All that the workers may send now, as far as it is known here."""
+        return sum(self._held(name, now_s) for name in self._workers)
+
+    def validate(self, now_s: float) -> None:
+        """What the last answers gave is within the budget; what somebody brought along may not be, and then ends by itself."""
+        if self._capacity is not None:
+            fresh = [worker for worker in self._workers.values() if now_s - worker.asked_s <= LEASE_S]
+            assert sum(worker.granted_bytes_per_s for worker in fresh) <= self._capacity * (1 + 1e-9)
+
+    def _held(self, name: str, now_s: float) -> float:
+        worker = self._workers[name]
+        if now_s - worker.asked_s > LEASE_S:
+            return self._alone()
+        held = worker.asked.held_bytes_per_s
+        return max(worker.granted_bytes_per_s, inf if held is None else held)
+
+    def _alone(self) -> float:
+        assert self._capacity is not None
+        return self._capacity / len(self._workers)
+
+    def _share(self, target: dict[str, float], name: str) -> float:
+        """Of the window: as the rates are shared. One that has nothing to send yet may come to be one more."""
+        whole = sum(target.values())
+        return target[name] / whole if target.get(name) and whole > 0 else 1 / (len(target) + 1)
+
+    def _targets(self, now_s: float, goodput_bytes_per_s: float | None) -> dict[str, float]:
+        """What each worker with transfers should have in the end."""
+        active = {
+            name: worker.asked
+            for name, worker in self._workers.items()
+            if worker.asked.transfers and now_s - worker.asked_s <= LEASE_S
+        }
+        whole = self._capacity
+        if whole is None:
+            whole = goodput_bytes_per_s or 1.0
+        else:
+            whole -= self._alone() * sum(now_s - worker.asked_s > LEASE_S for worker in self._workers.values())
+        weights = sum(asked.transfers for asked in active.values())
+        wanted = {
+            name: max(asked.wanted_bytes_per_s, _FLOOR * whole * asked.transfers / weights) for name, asked in active.items()
+        }
+        return _max_min_fair(whole, wanted, {name: float(asked.transfers) for name, asked in active.items()})
+
+
+def _max_min_fair(whole: float, wanted: dict[str, float], weights: dict[str, float]) -> dict[str, float]:
+    """What nobody wants is dealt out by weight too: it is there at once for who comes to want it."""
+    given: dict[str, float] = {}
+    left, weight = whole, sum(weights.values())
+    for name in sorted(wanted, key=lambda name: wanted[name] / weights[name]):
+        given[name] = min(wanted[name], left * weights[name] / weight)
+        left -= given[name]
+        weight -= weights[name]
+    spare = max(0.0, left) / sum(weights.values()) if weights else 0.0
+    return {name: part + spare * weights[name] for name, part in given.items()}
