@@ -18,7 +18,8 @@ from prfaas.engine.emulated_kv import PrefixHashes
 from prfaas.engine.emulated_model import EMULATED_MODELS, EOS_TOKEN_ID, MAX_CONTEXT_TOKENS
 from prfaas.engine.emulated_sequence import EmulatedSequence
 from prfaas.engine.protocol import DecodeRow, EngineDescription, EngineError, PrefillCancelled, SampledToken
-from prfaas.kvcache.layout import KVLayout, KVPiece
+from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange
+from prfaas.kvcache.prefix_cache import PinnedPrefix
 
 SLICE_S = 0.05
 """How long a prefill sleeps between two looks at `cancelled()`."""
@@ -89,24 +90,41 @@ class EmulatedEngine:
         device_s = self.profile.step_s(min(batch, full)) * max(1.0, batch / full)
         return device_s * self.config.token_scale / self.config.time_scale
 
-    def prefill(self, token_ids: Sequence[int], on_piece: Callable[[KVPiece], None], cancelled: Callable[[], bool]) -> None:
+    def prefill(
+        self,
+        token_ids: Sequence[int],
+        on_piece: Callable[[KVPiece], None],
+        cancelled: Callable[[], bool],
+        *,
+        prefix: PinnedPrefix | None = None,
+        from_token: int = 0,
+    ) -> None:
+        """Takes T_prefill of the tokens that are not cached."""
         due_s = time.monotonic()
         _check_tokens(token_ids)
         total_tokens = len(token_ids)
         if total_tokens > MAX_CONTEXT_TOKENS:
             raise EngineError(f"a prefill of {total_tokens} tokens exceeds the model's context of {MAX_CONTEXT_TOKENS}")
         hashes = PrefixHashes(token_ids)
+        cached_tokens = self._load(prefix, hashes, total_tokens, from_token, on_piece) if prefix is not None else 0
+        if cached_tokens:
+            due_s = time.monotonic()  # the link may have held up what is cached
         layers = len(self.layout.layers)
         begun_s = 0.0
-        for start in range(0, total_tokens, self._description.chunk_tokens):
+        for start in range(cached_tokens, total_tokens, self._description.chunk_tokens):
             end = min(start + self._description.chunk_tokens, total_tokens)
             # The curve's constant part falls into the first chunk.
-            ended_s = max(begun_s, self.prefill_s(end))
+            ended_s = max(begun_s, self.prefill_s(end - cached_tokens))
             layer_s = (ended_s - begun_s) / layers
             begun_s = ended_s
-            parts = {part.layer: part for part in self.layout.chunk_ranges(start, end, total_tokens)}
+            parts = {part.layer: part for part in self.layout.chunk_ranges(start, end, total_tokens, from_token)}
+            block = self._block(hashes, start, end) if prefix is not None and prefix.wants(start, end) else {}
             for layer in range(layers):
-                piece = hashes.piece(self.layout, parts[layer]) if layer in parts else None
+                piece = None
+                if layer in parts:
+                    part = parts[layer]
+                    whole = block.get(layer)
+                    piece = hashes.piece(self.layout, part) if whole is None else whole.part(part.start, part.end)
                 due_s += layer_s
                 _sleep_until(due_s, cancelled)
                 if piece is not None:
@@ -114,6 +132,37 @@ class EmulatedEngine:
                     on_piece(piece)
                     # Held for longer than the next layer computes, the device stood still. Being woken late is no such stall.
                     due_s += max(0.0, time.monotonic() - given_s - layer_s)
+            if prefix is not None and block:
+                prefix.append(tuple(block.values()), self._block_bytes(start, end))
+
+    def _load(
+        self,
+        prefix: PinnedPrefix,
+        hashes: PrefixHashes,
+        total_tokens: int,
+        from_token: int,
+        on_piece: Callable[[KVPiece], None],
+    ) -> int:
+        """Hands out what is cached; returns how many tokens are."""
+        tokens = prefix.tokens
+        for piece in prefix.needed(self.layout, total_tokens, from_token):
+            on_piece(piece)
+        if tokens:
+            for state in self.layout.chunk_ranges(tokens, tokens, total_tokens, from_token):
+                on_piece(hashes.piece(self.layout, state))
+        return tokens
+
+    def _block(self, hashes: PrefixHashes, start: int, end: int) -> dict[int, KVPiece]:
+        """Full layers only: the state at a block's end is made when it is asked for, which takes no time worth emulating."""
+        return {
+            part.layer: hashes.piece(self.layout, part)
+            for part in self.layout.block_ranges(start, end)
+            if self.layout.layers[part.layer].kind is LayerKind.FULL
+        }
+
+    def _block_bytes(self, start: int, end: int) -> int:
+        """With the states, which the emulated machine would have to keep."""
+        return sum(self.layout.range_bytes(part) for part in self.layout.block_ranges(start, end))
 
     def reserve(self, prefill_tokens: int, total_tokens: int) -> EmulatedSequence:
         if not 0 <= prefill_tokens < total_tokens:
@@ -127,6 +176,9 @@ class EmulatedEngine:
 
     def install(self, sequence: EmulatedSequence, piece: KVPiece) -> None:
         sequence.install(piece)
+
+    def read(self, sequence: EmulatedSequence, piece: LayerRange) -> KVPiece:
+        return sequence.read(piece)
 
     def sampler(self, sampling: Sampling) -> Sampling:
         """Only whether log-probabilities are wanted: the next token is certain."""

@@ -3,7 +3,7 @@
 import xxhash
 
 from prfaas.engine.protocol import EngineError
-from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind
+from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange
 
 
 class EmulatedSequence:
@@ -59,6 +59,14 @@ class EmulatedSequence:
             self._keys[layer][at] = piece.keys
             self._values[layer][at] = piece.values
         self._installed[layer] = end
+
+    def read(self, piece: LayerRange) -> KVPiece:
+        """A copy of installed tokens of a full layer."""
+        layer, start, end = piece
+        assert self.layout.layers[layer].kind is LayerKind.FULL and end <= self._installed[layer]
+        row_bytes = self.layout.token_bytes(layer) // 2
+        at = slice(start * row_bytes, end * row_bytes)
+        return KVPiece(piece, memoryview(self._keys[layer][at]), memoryview(self._values[layer][at]))
 
     def next_state(self, row: int, token_id: int) -> int:
         """What the hash becomes with one more token; nothing has moved yet. Raises EngineError."""

@@ -1,24 +1,33 @@
 """The cache of one chunked prefill. KV leaves from here: a layer's piece is handed out before its attention is even computed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from transformers.cache_utils import Cache
 
 from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange
+from prfaas.kvcache.prefix_cache import Block
 
 
 class PrefillCache(Cache):
     """Keys and values are kept as [kv_heads, tokens, head_dim], which attention reads fastest. Pieces leave in the canonical
-    order [tokens, kv_heads, head_dim]: with one KV head that is a view, with several a copy of the chunk's own tokens.
+    order [tokens, kv_heads, head_dim]: with one KV head that is a view, with several a copy of the chunk's own tokens. Of a
+    chunk that is kept as a block it always is a copy: a view would hold the whole prompt's buffers in memory.
 
     A full layer owns one buffer for the whole prompt and only ever appends to it. A sliding layer gets a new buffer per chunk
     (the last window - 1 tokens and the chunk), so that what was handed out never changes.
     """
 
     def __init__(
-        self, layout: KVLayout, prefill_tokens: int, dtype: torch.dtype, device: torch.device, on_piece: Callable[[KVPiece], None]
+        self,
+        layout: KVLayout,
+        prefill_tokens: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        on_piece: Callable[[KVPiece], None],
+        *,
+        from_token: int = 0,
     ) -> None:
         super().__init__(layers=[])
         self.layout = layout
@@ -26,21 +35,51 @@ class PrefillCache(Cache):
         self.dtype = dtype
         self.device = device
         self.on_piece = on_piece
+        self.from_token = from_token
         self.start = 0
         self.end = 0
         self._ranges: dict[int, LayerRange] = {}
+        self._kept_ranges: dict[int, LayerRange] = {}
+        self._kept: list[KVPiece] = []
         self._keys: dict[int, torch.Tensor] = {}
         self._values: dict[int, torch.Tensor] = {}
 
-    def begin_chunk(self, start: int, end: int) -> None:
+    def load(self, blocks: Sequence[Block], tokens: int) -> None:
+        """The prompt's first `tokens` tokens, as if they had just been computed, but nothing is handed out."""
+        assert self.end == 0, "cached blocks come first"
+        self.end = tokens
+        for layer, spec in enumerate(self.layout.layers):
+            first = self._first_before(layer, tokens)
+            end = tokens if spec.kind is LayerKind.SLIDING else self.prefill_tokens
+            shape = (spec.kv_heads, end - first, spec.head_dim)
+            keys = torch.empty(shape, dtype=self.dtype, device=self.device)
+            values = torch.empty(shape, dtype=self.dtype, device=self.device)
+            for block in blocks:
+                piece = block.pieces[layer]
+                if piece.range.end > first:
+                    piece = piece.part(max(first, piece.range.start), piece.range.end)
+                    within = slice(piece.range.start - first, piece.range.end - first)
+                    keys[:, within] = self._tensor(piece.keys, layer)
+                    values[:, within] = self._tensor(piece.values, layer)
+            self._keys[layer], self._values[layer] = keys, values
+
+    def begin_chunk(self, start: int, end: int, *, keep: bool = False) -> None:
+        """`keep`: its KV is to be taken as a block afterwards."""
         assert start == self.end, f"chunks follow one another: {start} after {self.end}"
         self.start, self.end = start, end
-        self._ranges = {piece.layer: piece for piece in self.layout.chunk_ranges(start, end, self.prefill_tokens)}
+        ranges = self.layout.chunk_ranges(start, end, self.prefill_tokens, self.from_token)
+        self._ranges = {piece.layer: piece for piece in ranges}
+        self._kept_ranges = {piece.layer: piece for piece in self.layout.block_ranges(start, end)} if keep else {}
+        self._kept = []
+
+    def take_block(self) -> tuple[KVPiece, ...]:
+        """The chunk that was just computed, one piece per layer, in memory of its own; nothing when it was not to be kept."""
+        kept, self._kept = self._kept, []
+        return tuple(kept)
 
     def first_position(self, layer: int) -> int:
         """Of the tokens that `update` returns in this chunk."""
-        spec = self.layout.layers[layer]
-        return max(0, self.start - (spec.window_tokens - 1)) if spec.kind is LayerKind.SLIDING else 0
+        return self._first_before(layer, self.start)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -49,11 +88,22 @@ class PrefillCache(Cache):
         first = self.first_position(layer_idx)
         keys = self._grown(self._keys, layer_idx, first, key_states)
         values = self._grown(self._values, layer_idx, first, value_states)
-        if piece := self._ranges.get(layer_idx):
-            # May block: the link's back-pressure.
-            within = slice(piece.start - first, piece.end - first)
-            self.on_piece(KVPiece(piece, canonical_bytes(keys[:, within]), canonical_bytes(values[:, within])))
+        shipped, kept = self._ranges.get(layer_idx), self._kept_ranges.get(layer_idx)
+        if wanted := kept or shipped:
+            within = slice(wanted.start - first, wanted.end - first)
+            bytes_of = own_bytes if kept else canonical_bytes
+            piece = KVPiece(wanted, bytes_of(keys[:, within]), bytes_of(values[:, within]))
+            if kept:
+                self._kept.append(piece)
+            if shipped:
+                # May block: the link's back-pressure.
+                self.on_piece(piece.part(shipped.start, shipped.end))
         return keys.unsqueeze(0), values.unsqueeze(0)
+
+    def _first_before(self, layer: int, position: int) -> int:
+        """The first token that the one at `position` sees in this layer."""
+        spec = self.layout.layers[layer]
+        return max(0, position - (spec.window_tokens - 1)) if spec.kind is LayerKind.SLIDING else 0
 
     def _grown(self, buffers: dict[int, torch.Tensor], layer: int, first: int, new: torch.Tensor) -> torch.Tensor:
         spec = self.layout.layers[layer]
@@ -70,7 +120,18 @@ class PrefillCache(Cache):
         buffer[:, self.start - first : self.end - first] = new[0]
         return buffer[:, : self.end - first]
 
+    def _tensor(self, data: memoryview, layer: int) -> torch.Tensor:
+        """Canonical bytes as [kv_heads, tokens, head_dim]."""
+        spec = self.layout.layers[layer]
+        return torch.frombuffer(data, dtype=self.dtype).view(-1, spec.kv_heads, spec.head_dim).transpose(0, 1)
+
 
 def canonical_bytes(tensor: torch.Tensor) -> memoryview:
     """Of [kv_heads, tokens, head_dim], in the order tokens, heads. A view keeps the tensor's memory alive."""
     return tensor.transpose(0, 1).contiguous().view(torch.uint8).cpu().reshape(-1).numpy().data
+
+
+def own_bytes(tensor: torch.Tensor) -> memoryview:
+    """The same, always in memory that nothing else is in."""
+    tokens_first = tensor.transpose(0, 1)
+    return canonical_bytes(torch.empty(tokens_first.shape, dtype=tensor.dtype).copy_(tokens_first).transpose(0, 1))

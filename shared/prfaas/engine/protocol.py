@@ -6,7 +6,8 @@ from typing import Any, Protocol
 import msgspec
 
 from prfaas.contracts.to_decode import Sampling
-from prfaas.kvcache.layout import KVLayout, KVPiece
+from prfaas.kvcache.layout import KVLayout, KVPiece, LayerRange
+from prfaas.kvcache.prefix_cache import PinnedPrefix
 
 
 class EngineDescription(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,12 +58,21 @@ class DecodeRow(msgspec.Struct, kw_only=True):
 class Engine(Protocol):
     def describe(self) -> EngineDescription: ...
 
-    def prefill(self, token_ids: Sequence[int], on_piece: Callable[[KVPiece], None], cancelled: Callable[[], bool]) -> None:
-        """Prefills all of `token_ids` from an empty cache, in chunks of `chunk_tokens` from position 0.
+    def prefill(
+        self,
+        token_ids: Sequence[int],
+        on_piece: Callable[[KVPiece], None],
+        cancelled: Callable[[], bool],
+        *,
+        prefix: PinnedPrefix | None = None,
+        from_token: int = 0,
+    ) -> None:
+        """Prefills all of `token_ids` in chunks of `chunk_tokens` from position 0. Blocks of `prefix` are loaded instead of
+        computed, and every whole chunk that it has room for is added to it: the KV is the same bits with and without it.
 
-        Hands out every range of KVLayout.chunk_ranges as soon as its layer is computed, on the calling thread. `on_piece`
-        may block: that is the back-pressure of the link. A piece's buffers stay valid and unchanged for as long as someone
-        refers to them. No logits are computed.
+        Hands out every range of KVLayout.chunk_ranges as soon as its layer is computed, on the calling thread, those of
+        cached blocks first. `on_piece` may block: that is the back-pressure of the link. A piece's buffers stay valid and
+        unchanged for as long as someone refers to them. No logits are computed.
 
         Raises PrefillCancelled, EngineError."""
         ...
@@ -79,6 +89,10 @@ class Engine(Protocol):
 
     def install(self, sequence: Any, piece: KVPiece) -> None:
         """Copies verified canonical bytes into a sequence that is in no batch yet. Safe beside a running decode."""
+        ...
+
+    def read(self, sequence: Any, piece: LayerRange) -> KVPiece:
+        """A copy of what was installed of a full layer. Safe beside a running decode."""
         ...
 
     def sampler(self, sampling: Sampling) -> Any:

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from prfaas.engine.protocol import EngineError
-from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind
+from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange
 
 
 def slots_of(layout: KVLayout, layer: int, total_tokens: int) -> int:
@@ -59,6 +59,12 @@ class SequenceCache:
         _write(self.values[layer], start, end, piece.values)
         self._installed[layer] = end
 
+    def read(self, piece: LayerRange) -> KVPiece:
+        """A copy of installed tokens of a full layer, in canonical bytes."""
+        layer, start, end = piece
+        assert self.layout.layers[layer].kind is LayerKind.FULL and end <= self._installed[layer]
+        return KVPiece(piece, _read(self.keys[layer][start:end]), _read(self.values[layer][start:end]))
+
     def missing(self) -> list[int]:
         """Layers whose KV is not installed completely."""
         return [needed.layer for needed, end in zip(self._needed, self._installed, strict=True) if end != needed.end]
@@ -75,6 +81,10 @@ class SequenceCache:
         if self.tokens + 1 < slots:
             layer_keys, layer_values = layer_keys[: self.tokens + 1], layer_values[: self.tokens + 1]
         return layer_keys.transpose(0, 1).unsqueeze(0), layer_values.transpose(0, 1).unsqueeze(0)
+
+
+def _read(slots: torch.Tensor) -> memoryview:
+    return slots.to("cpu", copy=True).view(torch.uint8).reshape(-1).numpy().data
 
 
 def _write(slots: torch.Tensor, start: int, end: int, data: memoryview) -> None:

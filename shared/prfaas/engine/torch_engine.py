@@ -17,7 +17,8 @@ from prfaas.engine.protocol import DecodeRow, EngineDescription, EngineError, Pr
 from prfaas.engine.sampling import Sampler, sample
 from prfaas.engine.sequence_cache import SequenceCache, slots_of
 from prfaas.engine.weights import ModelFiles, verify_weights
-from prfaas.kvcache.layout import KVPiece, LayerKind
+from prfaas.kvcache.layout import KVPiece, LayerKind, LayerRange
+from prfaas.kvcache.prefix_cache import PinnedPrefix
 
 
 class TorchEngine:
@@ -55,19 +56,33 @@ class TorchEngine:
         return self._description
 
     @torch.inference_mode()
-    def prefill(self, token_ids: Sequence[int], on_piece: Callable[[KVPiece], None], cancelled: Callable[[], bool]) -> None:
+    def prefill(
+        self,
+        token_ids: Sequence[int],
+        on_piece: Callable[[KVPiece], None],
+        cancelled: Callable[[], bool],
+        *,
+        prefix: PinnedPrefix | None = None,
+        from_token: int = 0,
+    ) -> None:
         self._check_tokens(token_ids)
         if len(token_ids) > self._description.max_context_tokens:
             raise EngineError(
                 f"a prefill of {len(token_ids)} tokens exceeds the model's context of {self._description.max_context_tokens}"
             )
-        cache = PrefillCache(self.layout, len(token_ids), self.dtype, self.device, on_piece)
-        for start in range(0, len(token_ids), self._description.chunk_tokens):
+        cache = PrefillCache(self.layout, len(token_ids), self.dtype, self.device, on_piece, from_token=from_token)
+        if prefix is not None and prefix.blocks:
+            cache.load(prefix.blocks, prefix.tokens)
+            for piece in prefix.needed(self.layout, len(token_ids), from_token):
+                on_piece(piece)
+        for start in range(cache.end, len(token_ids), self._description.chunk_tokens):
             if cancelled():
                 raise PrefillCancelled
             end = min(start + self._description.chunk_tokens, len(token_ids))
-            cache.begin_chunk(start, end)
+            cache.begin_chunk(start, end, keep=prefix is not None and prefix.wants(start, end))
             self._forward([token_ids[start:end]], [range(start, end)], self._chunk_masks(cache), cache)
+            if prefix is not None and (block := cache.take_block()):
+                prefix.append(block, sum(piece.size_bytes for piece in block))
 
     def reserve(self, prefill_tokens: int, total_tokens: int) -> SequenceCache:
         if not 0 <= prefill_tokens < total_tokens:
@@ -82,6 +97,9 @@ class TorchEngine:
 
     def install(self, sequence: SequenceCache, piece: KVPiece) -> None:
         sequence.install(piece)
+
+    def read(self, sequence: SequenceCache, piece: LayerRange) -> KVPiece:
+        return sequence.read(piece)
 
     def sampler(self, sampling: Sampling) -> Sampler:
         return Sampler(sampling)

@@ -6,11 +6,11 @@ behind those before it, so whoever uses a prefix pins all of it, and eviction ta
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Self
 
 from prfaas.kvcache.blocks import block_hashes
-from prfaas.kvcache.layout import KVPiece
+from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind
 
 
 class Block:
@@ -142,6 +142,7 @@ class PinnedPrefix:
 
     @property
     def tokens(self) -> int:
+        """What is there now."""
         return len(self.blocks) * self._cache.block_tokens
 
     def wants(self, start: int, end: int) -> bool:
@@ -161,6 +162,19 @@ class PinnedPrefix:
         if not self._refused:
             self._pin(block)
         return not self._refused
+
+    def needed(self, layout: KVLayout, prefill_tokens: int, from_token: int) -> Iterator[KVPiece]:
+        """What a transfer carries of the cached blocks, in the order in which they were computed."""
+        for block in self.blocks:
+            for piece in block.pieces:
+                layer, start, end = piece.range
+                if layout.layers[layer].kind is LayerKind.RECURRENT:
+                    if end == prefill_tokens:
+                        yield piece
+                    continue
+                start = max(start, layout.needed(layer, prefill_tokens, from_token).start)
+                if start < end:
+                    yield piece.part(start, end)
 
     @property
     def _last(self) -> Block | None:
