@@ -65,7 +65,7 @@ class _Measure:
 
 
 class CodecChooser:
-    """The codec that takes the least time together with its payload on the link: 1 / encoding rate + ratio / goodput. Each must save
+    """The codec that takes the least time with its payload on the link: 1 / encoding rate + ratio / goodput. Each must save
     a tenth of the time of the one before it, which changes less. What a codec does is measured on the frames themselves."""
 
     def __init__(self, codecs: Sequence[Codec]) -> None:
