@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from load.bench_scheduler.caches import BLOCK_TOKENS, Caches
 from load.bench_scheduler.fleet import (
     HOME,
     LENGTHS,
@@ -25,7 +26,7 @@ from load.bench_scheduler.fleet import (
 from load.report import percentile
 from prfaas.bus.presence import INTERVAL_S
 from prfaas.contracts.to_scheduler import AttemptEnded, Heartbeat, LinkEstimate, Placement, PlaceRequest, Role
-from prfaas.scheduler.core import AttemptOver, HeartbeatHeard, LinkMeasured, PlaceAsked, SchedulerCore
+from prfaas.scheduler.core import AttemptOver, CacheChanged, HeartbeatHeard, LinkMeasured, PlaceAsked, SchedulerCore
 
 PREEMPTED_US = 100.0
 IDLE_S = 1e-4
@@ -38,6 +39,8 @@ TTFT_DEADLINE_S = 30.0
 class InProcess(msgspec.Struct, frozen=True, kw_only=True):
     policy: str
     workers: int
+    cached_blocks: int
+    """Pairs of worker and block that the scheduler knows."""
     decisions: int
     decisions_per_s: float
     """Of one core that does nothing else: 1 over the mean latency."""
@@ -51,19 +54,27 @@ class InProcess(msgspec.Struct, frozen=True, kw_only=True):
     """Of the decisions: those that waited more than PREEMPTED_US for a core. Above 1 % the p99 is the machine's, not ours."""
     heartbeat_us: float
     """Mean time to take in one."""
+    change_us: float
+    """Mean time to take in a worker's announcement of a new conversation's blocks in the place of an old one's."""
     core_share: float
     """Of one core, for decisions, heartbeats and all else at the fleet's real rates."""
     outstanding: float
     """Placed prefills that are not over, in the mean."""
     offloaded_share: float
+    hit_share: float
+    """Decisions that expect more than the common system prompt in the prefill worker's cache."""
     refused: int
 
 
 class _World:
     """A clock, the events that are due, and just enough of workers to say when a prefill ends and how many decode."""
 
-    def __init__(self, fleet: Fleet, core: SchedulerCore, seed: int) -> None:
-        self.fleet, self.core = fleet, core
+    def __init__(self, fleet: Fleet, core: SchedulerCore, caches: Caches, seed: int) -> None:
+        self.fleet, self.core, self.caches = fleet, core, caches
+        self.at_site = {
+            (site, role): [beat for beat in fleet.beats if (beat.site, beat.role) == (site, role)]
+            for site, role in {(beat.site, beat.role) for beat in fleet.beats}
+        }
         self.now_s = 0.0
         self.random = random.Random(seed)
         self.running: Counter[str] = Counter()
@@ -71,13 +82,16 @@ class _World:
         """By site: heap of when each prefill worker is free."""
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
-        self.heartbeat_ns = self.heartbeats = self.other_ns = 0
+        self.forget_times()
         for beat in fleet.beats:
             if beat.role is Role.PREFILL:
                 self.free_s.setdefault(beat.site, []).append(0.0)
             self._repeat(self.random.uniform(0, INTERVAL_S), lambda beat=beat: self._beat(beat))  # type: ignore[misc]
         for link in fleet.links:
             self._repeat(self.random.uniform(0, INTERVAL_S), lambda link=link: self._measure(link))  # type: ignore[misc]
+
+    def forget_times(self) -> None:
+        self.heartbeat_ns = self.heartbeats = self.change_ns = self.changes = self.other_ns = 0
 
     def advance(self, until_s: float) -> None:
         while self._due[0][0] <= until_s:
@@ -118,6 +132,16 @@ class _World:
 
     def _over(self, ended: AttemptEnded) -> None:
         self._timed(AttemptOver(self.now_s, ended))
+        if self.caches.blocks:
+            for site, role in ((ended.site, Role.PREFILL), (HOME, Role.DECODE)):
+                self._change(self.random.choice(self.at_site[site, role]))
+
+    def _change(self, worker: Heartbeat) -> None:
+        event = CacheChanged(self.now_s, self.caches.stored(worker))
+        begun_ns = time.perf_counter_ns()
+        self.core.handle(event)
+        self.change_ns += time.perf_counter_ns() - begun_ns
+        self.changes += 1
 
     def _timed(self, event: LinkMeasured | AttemptOver) -> None:
         begun_ns = time.perf_counter_ns()
@@ -128,27 +152,33 @@ class _World:
         self.running[worker] -= 1
 
 
-def measure(policy: str, workers: int, decisions: int, seed: int = 1) -> InProcess:
+def measure(policy: str, workers: int, decisions: int, cached_blocks: int = 0, seed: int = 1) -> InProcess:
     core = SchedulerCore(HOME, make_policy(policy))
-    world = _World(make_fleet(workers), core, seed)
+    fleet = make_fleet(workers)
+    caches = Caches(fleet, cached_blocks, seed)
+    world = _World(fleet, core, caches, seed)
+    world.advance(INTERVAL_S)
+    _fill(core, caches)
     rate_req_s = workers * RATE_REQ_S_PER_WORKER
     wall_ns: list[int] = []
     cpu_ns: list[int] = []
-    offloaded = refused = outstanding = 0
+    offloaded = refused = outstanding = hits = 0
     now_s, warm_at_s = INTERVAL_S, INTERVAL_S + WARM_UP_S
     for number in itertools.count():
         now_s += world.random.expovariate(rate_req_s)
         world.advance(now_s)
         if not wall_ns and now_s >= warm_at_s:
-            world.heartbeat_ns = world.heartbeats = world.other_ns = 0
+            world.forget_times()
             warm_at_s = now_s
-        tokens = round(LENGTHS.quantile(world.random.random()))
+        tokens, hashes = caches.prompt() if cached_blocks else (round(LENGTHS.quantile(world.random.random())), b"")
         request = PlaceRequest(
             request_id=f"r{number}",
             model=MODEL,
             prompt_tokens=tokens + 1,
             max_tokens=OUTPUT_TOKENS,
             ttft_deadline_s=TTFT_DEADLINE_S,
+            block_hashes=bytes(hashes),
+            block_tokens=BLOCK_TOKENS,
         )
         event = PlaceAsked(now_s, request)
         # The live process is mostly idle: it comes to a decision from sleep, with cold caches and a fresh time slice.
@@ -159,21 +189,24 @@ def measure(policy: str, workers: int, decisions: int, seed: int = 1) -> InProce
         ended_ns, ended_cpu_ns = time.perf_counter_ns(), time.thread_time_ns()
         answer = answered.answer
         if isinstance(answer, Placement):
-            world.placed(request.request_id, tokens, answer)
+            # A worker that holds the prompt's prefix computes the rest.
+            world.placed(request.request_id, tokens - answered.cached_tokens, answer)
         if now_s < warm_at_s:
             continue
         wall_ns.append(ended_ns - begun_ns)
         cpu_ns.append(ended_cpu_ns - begun_cpu_ns)
         refused += not isinstance(answer, Placement)
         offloaded += isinstance(answer, Placement) and answer.prefill_site != HOME
+        hits += isinstance(answer, Placement) and answer.prefill_worker is not None
         outstanding += len(core.fleet.placed)
         if len(wall_ns) == decisions:
             break
     core.validate()
-    busy_ns = sum(wall_ns) + world.heartbeat_ns + world.other_ns
+    busy_ns = sum(wall_ns) + world.heartbeat_ns + world.change_ns + world.other_ns
     return InProcess(
         policy=policy,
         workers=workers,
+        cached_blocks=core.fleet.directory.blocks,
         decisions=decisions,
         decisions_per_s=decisions / (sum(wall_ns) / 1e9),
         p50_us=percentile(wall_ns, 0.5) / 1e3,
@@ -183,8 +216,17 @@ def measure(policy: str, workers: int, decisions: int, seed: int = 1) -> InProce
         max_cpu_us=max(cpu_ns) / 1e3,
         preempted_share=sum(wall - cpu > PREEMPTED_US * 1e3 for wall, cpu in zip(wall_ns, cpu_ns, strict=True)) / decisions,
         heartbeat_us=world.heartbeat_ns / world.heartbeats / 1e3,
+        change_us=world.change_ns / world.changes / 1e3 if world.changes else 0.0,
         core_share=busy_ns / 1e9 / (now_s - warm_at_s),
         outstanding=outstanding / decisions,
         offloaded_share=offloaded / decisions,
+        hit_share=hits / decisions,
         refused=refused,
     )
+
+
+def _fill(core: SchedulerCore, caches: Caches) -> None:
+    """The workers announce what they hold."""
+    for changed in caches.announced():
+        core.handle(CacheChanged(INTERVAL_S, changed))
+    assert core.fleet.directory.blocks == caches.blocks, "all of it is known"

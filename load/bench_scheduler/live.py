@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from infra.nats_server import NatsServer, plain_config
 from infra.service_process import ServiceProcess
+from load.bench_scheduler.caches import BLOCK_TOKENS, Caches
 from load.bench_scheduler.fleet import HOME, LENGTHS, MODEL, THRESHOLD_TOKENS, make_fleet
 from load.machine import CpuMeter
 from load.report import percentile
@@ -50,6 +51,8 @@ READY_DEADLINE_S = 30.0
 class Live(msgspec.Struct, frozen=True, kw_only=True):
     policy: str
     workers: int
+    cached_blocks: int
+    """Pairs of worker and block that the scheduler knows."""
     asked_req_s: float
     p50_ms: float
     """From the request to its reply, through the server and both Python clients."""
@@ -69,7 +72,8 @@ class Live(msgspec.Struct, frozen=True, kw_only=True):
     """Refused or not answered."""
 
 
-async def measure_live(policy: str, workers: int) -> Live:
+async def measure_live(policy: str, workers: int, cached_blocks: int = 0, seed: int = 1) -> Live:
+    caches = Caches(make_fleet(workers), cached_blocks, seed)
     with tempfile.TemporaryDirectory(prefix="bench-scheduler-") as name:
         directory = Path(name)
         async with NatsServer(directory / "nats", partial(plain_config, domain=HOME)) as server:
@@ -84,16 +88,19 @@ async def measure_live(policy: str, workers: int) -> Live:
             try:
                 await process.wait_ready(READY_DEADLINE_S)
                 async with _announced(server.client_url, workers):
-                    await _wait_for_workers(process.http_port, workers)
-                    return await _ask(policy, workers, server.client_url, process)
+                    await _wait_for(process.http_port, "prfaas_workers", workers)
+                    return await _ask(policy, workers, caches, server.client_url, process)
             finally:
                 await process.stop(5.0)
 
 
-async def _ask(policy: str, workers: int, url: str, process: ServiceProcess) -> Live:
+async def _ask(policy: str, workers: int, caches: Caches, url: str, process: ServiceProcess) -> Live:
     bus = await ControlBus.connect(NatsEndpoint(url=url), "bench")
-    client = _Client(bus)
+    client = _Client(bus, caches)
     try:
+        for changed in caches.announced():
+            await bus.publish(subjects.blocks(HOME), changed)
+        await _wait_for(process.http_port, "prfaas_known_cached_blocks", caches.blocks)
         before = await _decisions(process.http_port)
         meter = CpuMeter([process.pid]).start()
         used_s = _cpu_s(process.pid)
@@ -112,6 +119,7 @@ async def _ask(policy: str, workers: int, url: str, process: ServiceProcess) -> 
     return Live(
         policy=policy,
         workers=workers,
+        cached_blocks=caches.blocks,
         asked_req_s=(len(latencies_s) + failed) / took_s,
         p50_ms=percentile(latencies_s, 0.5) * 1e3,
         p99_ms=percentile(latencies_s, 0.99) * 1e3,
@@ -126,8 +134,9 @@ async def _ask(policy: str, workers: int, url: str, process: ServiceProcess) -> 
 
 
 class _Client:
-    def __init__(self, bus: ControlBus) -> None:
+    def __init__(self, bus: ControlBus, caches: Caches) -> None:
         self._bus = bus
+        self._caches = caches
         self._random = random.Random(1)
         self._number = 0
         self._ending: set[asyncio.Task[None]] = set()
@@ -160,12 +169,15 @@ class _Client:
 
     async def _ask(self) -> None:
         self._number += 1
+        tokens, hashes = self._caches.prompt() if self._caches.blocks else (round(LENGTHS.quantile(self._random.random())), b"")
         request = PlaceRequest(
             request_id=f"r{self._number}",
             model=MODEL,
-            prompt_tokens=round(LENGTHS.quantile(self._random.random())),
+            prompt_tokens=tokens + 1,
             max_tokens=1024,
             ttft_deadline_s=30.0,
+            block_hashes=bytes(hashes),
+            block_tokens=BLOCK_TOKENS,
         )
         begun_s = time.monotonic()
         try:
@@ -214,12 +226,11 @@ async def _decisions(port: int) -> _Decisions:
     return _Decisions(buckets, of["_sum"], of["_count"])
 
 
-async def _wait_for_workers(port: int, workers: int) -> None:
+async def _wait_for(port: int, name: str, value: float) -> None:
     async with asyncio.timeout(ALL_KNOWN_DEADLINE_S):
         while True:
             families = text_string_to_metric_families(await _metrics(port))
-            known = sum(sample.value for family in families for sample in family.samples if sample.name == "prfaas_workers")
-            if known == workers:
+            if sum(sample.value for family in families for sample in family.samples if sample.name == name) == value:
                 return
             await asyncio.sleep(0.2)
 

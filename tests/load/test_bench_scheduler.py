@@ -20,6 +20,12 @@ def test_a_fleet_has_the_papers_proportions() -> None:
     assert {link.source for link in fleet.links} == {beat.site for beat in fleet.beats} - {HOME}
 
 
+def test_caches_hold_as_many_blocks_as_asked_and_are_hit() -> None:
+    found = measure("threshold", 60, 300, 20_000)
+    assert found.cached_blocks == pytest.approx(20_000, rel=0.1)
+    assert 0.1 < found.hit_share < 1
+
+
 @pytest.mark.parametrize("policy", ["threshold", "predictive"])
 def test_decisions_are_made_with_work_under_way(policy: str) -> None:
     found = measure(policy, 60, 300)
