@@ -49,7 +49,7 @@ async def submit(sites: TwoSites, transfer_id: str = "t1") -> None:
 
 
 async def test_a_job_goes_to_the_other_sites_queue_and_its_progress_comes_back(sites: TwoSites) -> None:
-    consumer = await JobConsumer.open(sites.remote, "remote", MODEL)
+    consumer = await JobConsumer.open(sites.remote, "remote", MODEL, "w")
     heard: asyncio.Queue[PrefillDone] = asyncio.Queue()
     await sites.local.subscribe(make_job().reply_to, PrefillDone, heard.put_nowait)
     await submit(sites)
@@ -64,7 +64,7 @@ async def test_a_job_goes_to_the_other_sites_queue_and_its_progress_comes_back(s
 
 
 async def test_a_job_sent_into_a_stall_is_stored_once(sites: TwoSites) -> None:
-    await JobConsumer.open(sites.remote, "remote", MODEL)
+    await JobConsumer.open(sites.remote, "remote", MODEL, "w")
     await submit(sites, "before")
     await sites.link.change(LinkChange(stall_s=3.0))  # longer than a try: the job is sent twice, and both arrive
     await submit(sites, "during")
@@ -72,7 +72,7 @@ async def test_a_job_sent_into_a_stall_is_stored_once(sites: TwoSites) -> None:
 
 
 async def test_a_cut_link_is_said_at_once_and_heals(sites: TwoSites) -> None:
-    await JobConsumer.open(sites.remote, "remote", MODEL)
+    await JobConsumer.open(sites.remote, "remote", MODEL, "w")
     await submit(sites, "before")
     await sites.link.change(LinkChange(state=LinkState.CUT))
     await sites.running.servers["local"].wait_for_leafs(0)
@@ -85,7 +85,7 @@ async def test_a_cut_link_is_said_at_once_and_heals(sites: TwoSites) -> None:
 
 
 async def test_a_half_open_link_is_a_timeout(sites: TwoSites) -> None:
-    await JobConsumer.open(sites.remote, "remote", MODEL)
+    await JobConsumer.open(sites.remote, "remote", MODEL, "w")
     await submit(sites)
     await sites.link.change(LinkChange(state=LinkState.HALF_OPEN))
     with pytest.raises(BusTimeoutError, match=r"the job queue of site remote got no answer within 0\.3 s"):

@@ -1,6 +1,7 @@
 import asyncio
 
 import pytest
+from nats.aio.msg import Msg
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
@@ -8,7 +9,8 @@ from infra.nats_server import NatsServer
 from prfaas.bus import jobs
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import MessageTooLargeError, NoRespondersError, NotConnectedError, StreamError
-from prfaas.bus.jobs import JobConsumer, JobQueue, TakenJob
+from prfaas.bus.jobs import JobConsumer, JobQueue
+from prfaas.bus.taken_jobs import TakenJob
 from prfaas.contracts import subjects
 from prfaas.contracts.kv import KVTransfer
 from prfaas.contracts.to_decode import PrefillFailed
@@ -47,7 +49,7 @@ async def stored(bus: ControlBus) -> int:
 
 async def test_a_job_is_taken_once_and_gone_after_its_ack(connect: Connect) -> None:
     bus = await connect()
-    consumer, queue = await JobConsumer.open(bus, SITE, MODEL), JobQueue(bus)
+    consumer, queue = await JobConsumer.open(bus, SITE, MODEL, "one"), JobQueue(bus)
     await queue.submit(SITE, make_job(), timeout_s=DEADLINE_S)
     taken = await take(consumer)
     assert taken.job == make_job()
@@ -61,7 +63,7 @@ async def test_a_job_is_taken_once_and_gone_after_its_ack(connect: Connect) -> N
 
 async def test_the_same_attempt_is_stored_once_another_attempt_anew(connect: Connect) -> None:
     bus = await connect()
-    consumer, queue = await JobConsumer.open(bus, SITE, MODEL), JobQueue(bus)
+    consumer, queue = await JobConsumer.open(bus, SITE, MODEL, "one"), JobQueue(bus)
     for attempt in (1, 1, 2):
         await queue.submit(SITE, make_job(attempt=attempt), timeout_s=DEADLINE_S)
     assert await stored(bus) == 2
@@ -75,7 +77,7 @@ async def test_the_same_attempt_is_stored_once_another_attempt_anew(connect: Con
 
 async def test_two_consumers_share_the_queue(connect: Connect) -> None:
     bus, other = await connect("one"), await connect("two")
-    consumers = [await JobConsumer.open(each, SITE, MODEL) for each in (bus, other)]
+    consumers = [await JobConsumer.open(each, SITE, MODEL, worker) for each, worker in ((bus, "one"), (other, "two"))]
     for number in range(10):
         await JobQueue(bus).submit(SITE, make_job(str(number)), timeout_s=DEADLINE_S)
     taken = [await take(consumers[number % 2]) for number in range(10)]
@@ -86,7 +88,7 @@ async def test_two_consumers_share_the_queue(connect: Connect) -> None:
 
 async def test_a_waiting_take_gets_the_job_at_once(connect: Connect) -> None:
     bus = await connect()
-    consumer = await JobConsumer.open(bus, SITE, MODEL)
+    consumer = await JobConsumer.open(bus, SITE, MODEL, "one")
     taking = asyncio.create_task(take(consumer))
     await JobQueue(bus).submit(SITE, make_job(), timeout_s=DEADLINE_S)
     await (await taking).ack()
@@ -97,7 +99,7 @@ async def test_without_a_queue_or_room_in_it_submit_says_so(connect: Connect, mo
     with pytest.raises(NoRespondersError, match=r"jobs\.remote\.prefill\.tiny_model"):
         await JobQueue(bus).submit(SITE, make_job(), timeout_s=DEADLINE_S)
     monkeypatch.setattr(jobs, "MAX_JOBS", 1)
-    await JobConsumer.open(bus, SITE, MODEL)
+    await JobConsumer.open(bus, SITE, MODEL, "one")
     await JobQueue(bus).submit(SITE, make_job("t1"), timeout_s=DEADLINE_S)
     with pytest.raises(StreamError, match="maximum messages exceeded"):
         await JobQueue(bus).submit(SITE, make_job("t2"), timeout_s=DEADLINE_S)
@@ -107,7 +109,9 @@ async def test_without_a_queue_or_room_in_it_submit_says_so(connect: Connect, mo
 
 async def test_a_job_in_progress_is_kept_and_a_lost_one_is_delivered_again(connect: Connect) -> None:
     bus, other = await connect("one"), await connect("two")
-    first, second = [await JobConsumer.open(each, SITE, MODEL, ack_wait_s=0.5) for each in (bus, other)]
+    first, second = [
+        await JobConsumer.open(each, SITE, MODEL, worker, ack_wait_s=0.5) for each, worker in ((bus, "one"), (other, "two"))
+    ]
     await JobQueue(bus).submit(SITE, make_job(), timeout_s=DEADLINE_S)
     taken = await take(first)
     assert await second.take(1.5) is None  # three times the wait for its acknowledgement
@@ -120,7 +124,7 @@ async def test_a_job_in_progress_is_kept_and_a_lost_one_is_delivered_again(conne
 
 async def test_nak_and_term(connect: Connect) -> None:
     bus = await connect()
-    consumer = await JobConsumer.open(bus, SITE, MODEL)
+    consumer = await JobConsumer.open(bus, SITE, MODEL, "one")
     await JobQueue(bus).submit(SITE, make_job(), timeout_s=DEADLINE_S)
     await (await take(consumer)).nak(0.05)
     taken = await take(consumer)
@@ -131,7 +135,7 @@ async def test_nak_and_term(connect: Connect) -> None:
 
 async def test_after_the_last_delivery_the_decode_worker_hears_of_it(connect: Connect) -> None:
     bus = await connect()
-    consumer = await JobConsumer.open(bus, SITE, MODEL, ack_wait_s=0.3)
+    consumer = await JobConsumer.open(bus, SITE, MODEL, "one", ack_wait_s=0.3)
     heard: asyncio.Queue[PrefillFailed] = asyncio.Queue()
     await bus.subscribe(make_job().reply_to, PrefillFailed, heard.put_nowait)
     await JobQueue(bus).submit(SITE, make_job(), timeout_s=DEADLINE_S)
@@ -150,7 +154,7 @@ async def test_after_the_last_delivery_the_decode_worker_hears_of_it(connect: Co
 
 async def test_a_job_that_nobody_takes_expires(connect: Connect) -> None:
     bus = await connect()
-    await JobConsumer.open(bus, SITE, MODEL)
+    await JobConsumer.open(bus, SITE, MODEL, "one")
     await JobQueue(bus).submit(SITE, make_job(timeout_s=0.5), timeout_s=DEADLINE_S)
     async with asyncio.timeout(DEADLINE_S):
         while await stored(bus):
@@ -159,7 +163,7 @@ async def test_a_job_that_nobody_takes_expires(connect: Connect) -> None:
 
 async def test_a_message_that_is_no_job_is_removed(connect: Connect) -> None:
     bus = await connect()
-    consumer = await JobConsumer.open(bus, SITE, MODEL)
+    consumer = await JobConsumer.open(bus, SITE, MODEL, "one")
     await bus.jetstream().publish(subjects.jobs(SITE, MODEL), b"garbage")
     await JobQueue(bus).submit(SITE, make_job(), timeout_s=DEADLINE_S)
     taken = await take(consumer)
@@ -170,7 +174,7 @@ async def test_a_message_that_is_no_job_is_removed(connect: Connect) -> None:
 
 async def test_the_trace_context_goes_with_the_job(connect: Connect) -> None:
     bus = await connect()
-    consumer = await JobConsumer.open(bus, SITE, MODEL)
+    consumer = await JobConsumer.open(bus, SITE, MODEL, "one")
     span = NonRecordingSpan(SpanContext(0xABC, 0xDEF, is_remote=False, trace_flags=TraceFlags(1)))
     await JobQueue(bus).submit(SITE, make_job(), timeout_s=DEADLINE_S, parent=span)
     taken = await take(consumer)
@@ -183,7 +187,7 @@ async def test_a_killed_server_loses_no_job_and_a_lost_store_is_made_again(
     server: NatsServer, connect: Connect, lose_store: bool
 ) -> None:
     bus = await connect()
-    consumer = await JobConsumer.open(bus, SITE, MODEL)
+    consumer = await JobConsumer.open(bus, SITE, MODEL, "one")
     await JobQueue(bus).submit(SITE, make_job("before"), timeout_s=DEADLINE_S)
     server.kill()
     if lose_store:
@@ -204,7 +208,123 @@ async def test_a_killed_server_loses_no_job_and_a_lost_store_is_made_again(
 
 async def test_a_closed_connection_ends_the_taking(connect: Connect) -> None:
     bus = await connect()
-    consumer = await JobConsumer.open(bus, SITE, MODEL)
+    consumer = await JobConsumer.open(bus, SITE, MODEL, "one")
     await bus.drain()
     with pytest.raises(NotConnectedError, match="connection is closed"):
         await consumer.take(DEADLINE_S)
+
+
+# ---- jobs for one worker
+
+
+async def two_workers(connect: Connect) -> tuple[JobQueue, JobConsumer, JobConsumer]:
+    buses = [await connect("one"), await connect("two")]
+    one, two = [await JobConsumer.open(bus, SITE, MODEL, worker) for bus, worker in zip(buses, ("one", "two"), strict=True)]
+    return JobQueue(buses[0]), one, two
+
+
+def ids(jobs: list[TakenJob]) -> list[str]:
+    return [taken.job.transfer.transfer_id for taken in jobs]
+
+
+async def test_a_job_for_one_worker_waits_for_it_and_comes_before_shared_ones(connect: Connect) -> None:
+    queue, one, two = await two_workers(connect)
+    for name in ("s1", "s2"):
+        await queue.submit(SITE, make_job(name), timeout_s=DEADLINE_S)
+    for name in ("o1", "o2"):
+        await queue.submit(SITE, make_job(name), timeout_s=DEADLINE_S, worker="one")
+    taken = [await take(one), await take(one), await take(two), await take(two)]
+    assert ids(taken) == ["o1", "o2", "s1", "s2"]
+    assert await two.take(0.1) is None
+    for each in taken:
+        await each.ack()
+    assert await stored(one._bus) == 0
+
+
+async def test_a_waiting_worker_gets_its_own_job_at_once(connect: Connect) -> None:
+    queue, one, two = await two_workers(connect)
+    taking = [asyncio.create_task(take(each)) for each in (one, two)]
+    await queue.submit(SITE, make_job("o1"), timeout_s=DEADLINE_S, worker="two")
+    done, _ = await asyncio.wait(taking, return_when=asyncio.FIRST_COMPLETED, timeout=DEADLINE_S)
+    assert done == {taking[1]}
+    await queue.submit(SITE, make_job("s1"), timeout_s=DEADLINE_S)
+    assert ids([await taking[0], await taking[1]]) == ["s1", "o1"]
+    for each in taking:
+        await each.result().ack()
+
+
+async def test_of_two_jobs_that_come_at_once_the_second_is_kept_in_progress(connect: Connect) -> None:
+    """An idle worker waits for both kinds."""
+    bus, other = await connect("one"), await connect("two")
+    consumer = await JobConsumer.open(bus, SITE, MODEL, "one", ack_wait_s=0.5)
+    queue = JobQueue(other)
+    taking = asyncio.create_task(take(consumer))
+    while not (consumer._own.pulling() and consumer._shared.pulling()):
+        await asyncio.sleep(0)
+    await asyncio.gather(
+        queue.submit(SITE, make_job("s1"), timeout_s=DEADLINE_S),
+        queue.submit(SITE, make_job("o1"), timeout_s=DEADLINE_S, worker="one"),
+    )
+    first = await taking
+    rival = await JobConsumer.open(other, SITE, MODEL, "two", ack_wait_s=0.5)
+    assert await rival.take(1.5) is None  # three times the wait for an acknowledgement
+    second = await take(consumer)
+    assert sorted(ids([first, second])) == ["o1", "s1"] and second.deliveries == 1
+    assert second.age_s >= 1.5
+    await first.ack()
+    await second.ack()
+
+
+async def test_a_worker_that_leaves_takes_what_is_its_own_and_nothing_else(connect: Connect) -> None:
+    queue, one, two = await two_workers(connect)
+    assert await one.take(0.2) is None
+    for name, worker in (("s1", None), ("o1", "one"), ("o2", "one")):
+        await queue.submit(SITE, make_job(name), timeout_s=DEADLINE_S, worker=worker)
+    last = [await one.take_last(DEADLINE_S), await one.take_last(DEADLINE_S)]
+    assert ids([each for each in last if each]) == ["o1", "o2"]
+    assert await one.take_last(DEADLINE_S) is None
+    assert ids([await take(two)]) == ["s1"]
+    await two._bus.request_raw(subjects.worker_alive(SITE, "one"), b"", DEADLINE_S)  # it still answers
+
+
+async def test_a_job_for_a_worker_that_is_gone_leaves_the_queue_with_its_time(connect: Connect) -> None:
+    queue, _, _ = await two_workers(connect)
+    bus = await connect("watching")
+    await queue.submit(SITE, make_job(timeout_s=0.5), timeout_s=DEADLINE_S, worker="nobody")
+    async with asyncio.timeout(DEADLINE_S):
+        assert await JobQueue(bus).until_gone(SITE, "nobody") == "there is no prefill worker 'nobody' in site remote"
+        while await stored(bus):
+            continue
+
+
+async def test_the_death_of_a_worker_is_noticed_and_a_short_silence_is_not(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_ALIVE_EVERY_S", 0.05)
+    watching = await connect("watching")
+    asked: asyncio.Queue[None] = asyncio.Queue()
+
+    async def worker() -> ControlBus:
+        bus = await connect("worker")
+
+        async def answer(question: Msg) -> None:
+            asked.put_nowait(None)
+            await bus.publish_raw(question.reply, b"")
+
+        await bus.subscribe_raw(subjects.worker_alive(SITE, "one"), answer)
+        return bus
+
+    async def heard(times: int) -> None:
+        for _ in range(times):
+            await asyncio.wait_for(asked.get(), DEADLINE_S)
+
+    first = await worker()
+    gone = asyncio.create_task(JobQueue(watching).until_gone(SITE, "one"))
+    await heard(3)
+    await first.drain()
+    second = await worker()
+    await heard(asked.qsize() + 3)
+    assert not gone.done()
+    monkeypatch.setattr(jobs, "ACK_WAIT_S", 0.2)
+    await second.drain()
+    assert "'one' of site remote has not answered for" in await asyncio.wait_for(gone, DEADLINE_S)

@@ -3,13 +3,14 @@
 from typing import Any
 
 import hypothesis.strategies as st
+import msgspec
 import pytest
 from hypothesis import given
 
 from prfaas.contracts.kv import KVTransfer
 from prfaas.contracts.to_prefill import CancelPrefill, PrefillJob
 from prfaas.contracts.wire import pack_tokens
-from prfaas.prefill_worker.core import REMEMBERED_CANCELS, CancelHeard, JobTaken, PrefillCore, Refuse, Run
+from prfaas.prefill_worker.core import REMEMBERED_CANCELS, CancelHeard, JobTaken, PrefillCore, PrefillEnded, Refuse, Run
 
 
 def make_job(transfer_id: str = "t", attempt: int = 1, tokens: int = 3, **changes: Any) -> PrefillJob:
@@ -76,3 +77,19 @@ def test_cancels_are_remembered_boundedly() -> None:
         core.handle(CancelHeard(CancelPrefill(transfer_id=str(number), attempt=1)))
     core.validate()
     assert core.cancelled(make_job(str(REMEMBERED_CANCELS + 9))) and not core.cancelled(make_job("0"))
+
+
+@pytest.mark.parametrize(("from_token", "runs"), [(0, True), (2, True), (3, False), (-1, False)])
+def test_a_transfer_begins_within_the_prompt(from_token: int, runs: bool) -> None:
+    job = make_job()
+    job = msgspec.structs.replace(job, transfer=msgspec.structs.replace(job.transfer, from_token=from_token))
+    out = verdict(make_core(), job)
+    assert isinstance(out, Run) if runs else isinstance(out, Refuse) and out.code == "bad_job"
+
+
+def test_only_computed_tokens_take_time() -> None:
+    core = make_core()
+    core.handle(PrefillEnded(0, 0.5))
+    assert core.observed.points() == ()
+    core.handle(PrefillEnded(512, 0.5))
+    assert core.observed.points() == ((512, 0.5),)

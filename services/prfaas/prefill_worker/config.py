@@ -21,6 +21,8 @@ class PrefillWorkerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unkno
     """For the way to each decode site."""
     serves: Annotated[tuple[SubjectToken, ...], Meta(min_length=1)]
     """The pd sites whose schedulers may place prompts here; the worker announces itself to each."""
+    prefix_cache_mib: Annotated[int, Meta(ge=0)] = 512
+    """Memory for the KV of earlier prompts' blocks, of `engine.chunk-tokens` each; 0 keeps none."""
     unsent_mib: Annotated[int, Meta(ge=1)] = 64
     """How far prefill may run ahead of the link; then it waits."""
     idle_timeout_s: Annotated[float, Meta(gt=0)] = 5.0

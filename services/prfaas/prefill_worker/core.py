@@ -27,6 +27,7 @@ class CancelHeard:
 @dataclass(frozen=True, slots=True)
 class PrefillEnded:
     tokens: int
+    """That were computed; not those of a cached prefix."""
     prefill_s: float
 
 
@@ -68,7 +69,7 @@ class PrefillCore:
                 self._cancelled[cancel.transfer_id] = attempt
                 while len(self._cancelled) > REMEMBERED_CANCELS:
                     self._cancelled.popitem(last=False)
-            case PrefillEnded(tokens, prefill_s):
+            case PrefillEnded(tokens, prefill_s) if tokens:
                 self.observed.observe(tokens, prefill_s)
         return []
 
@@ -103,4 +104,6 @@ class PrefillCore:
                 "bad_job",
                 f"{len(token_ids)} tokens came for a transfer of {transfer.prefill_tokens}, at most {self.max_context_tokens}",
             )
+        if not 0 <= transfer.from_token < len(token_ids):
+            return Refuse(job, "bad_job", f"the transfer begins at token {transfer.from_token} of {len(token_ids)}")
         return Run(job, token_ids, job.timeout_s - age_s)

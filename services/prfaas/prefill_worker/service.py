@@ -3,6 +3,7 @@
 import asyncio
 import time
 
+from prfaas.bus.block_announcer import BlockAnnouncer
 from prfaas.bus.jobs import JobConsumer
 from prfaas.bus.presence import Announcer
 from prfaas.bus.site_connections import SiteConnections
@@ -12,6 +13,7 @@ from prfaas.contracts.to_scheduler import Heartbeat, Role
 from prfaas.engine.factory import build_engine
 from prfaas.engine.protocol import Engine
 from prfaas.engine.thread import engine_thread
+from prfaas.kvcache.prefix_cache import PrefixCache
 from prfaas.prefill_worker.config import PrefillWorkerConfig
 from prfaas.prefill_worker.core import CancelHeard, JobTaken, PrefillCore, PrefillEnded, Refuse
 from prfaas.prefill_worker.shipment import Shipments
@@ -41,6 +43,7 @@ class PrefillWorkerService:
         bus, lane = self._site
         self._kv_points = description.layout.size_points(description.max_context_tokens)
         self._core = PrefillCore(description.model, description.fingerprint, description.max_context_tokens)
+        blocks = BlockAnnouncer(bus, site=config.site, worker=config.name, role=Role.PREFILL, sites=config.serves)
         self._shipments = Shipments(
             site=config.site,
             worker=config.name,
@@ -48,6 +51,8 @@ class PrefillWorkerService:
             lane=lane,
             engine=engine,
             thread=self._thread,
+            prefix_cache=PrefixCache(description.chunk_tokens, config.prefix_cache_mib << 20),
+            cache_changed=blocks.changed,
             core=self._core,
             tasks=context.tasks,
             tracing=context.tracing,
@@ -62,8 +67,10 @@ class PrefillWorkerService:
         self._shipments.open_links(config.serves)
         await self._warm_up(engine)
         await bus.subscribe(subjects.cancel_prefill(config.site), CancelPrefill, self._cancel)
-        self._consumer = await JobConsumer.open(bus, config.site, description.model)
+        self._consumer = await JobConsumer.open(bus, config.site, description.model, config.name)
         self._working = context.tasks.spawn("work", self._work())
+        await blocks.start()
+        context.tasks.spawn("announce blocks", blocks.run())
         self._announcer = Announcer(bus, config.serves, self._heartbeat)
         await self._role_change.start(bus)
         context.tasks.spawn("announce", self._announcer.run())
@@ -109,10 +116,13 @@ class PrefillWorkerService:
         self._core.handle(PrefillEnded(tokens, time.monotonic() - started_s))
 
     async def _work(self) -> None:
-        while not self._draining.is_set():
-            taken = await self._consumer.take(TAKE_DEADLINE_S)
+        while True:
+            draining = self._draining.is_set()
+            taken = await (self._consumer.take_last if draining else self._consumer.take)(TAKE_DEADLINE_S)
             self._queue_s = 0.0 if taken is None else taken.age_s
             if taken is None:
+                if draining and self._draining.is_set():
+                    return
                 continue
             (verdict,) = self._core.handle(JobTaken(taken.job, taken.age_s, taken.deliveries))
             if isinstance(verdict, Refuse):

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 
 from opentelemetry.trace import SpanKind
@@ -12,13 +12,15 @@ from opentelemetry.trace.status import StatusCode
 from prfaas.bus.bulk import BulkLane
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError
-from prfaas.bus.jobs import TakenJob
+from prfaas.bus.taken_jobs import TakenJob
 from prfaas.contracts import subjects
 from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
 from prfaas.contracts.to_probe import TransferMeasured
 from prfaas.engine.protocol import Engine, EngineError, PrefillCancelled
 from prfaas.kvcache.errors import TransferError
+from prfaas.kvcache.layout import KVPiece
 from prfaas.kvcache.link import Link, LinkConfig
+from prfaas.kvcache.prefix_cache import Changes, PrefixCache
 from prfaas.kvcache.writer import KVWriter
 from prfaas.prefill_worker.core import PrefillCore, PrefillEnded, Refuse, Run
 from prfaas.prefill_worker.leases import keep_leased
@@ -43,6 +45,8 @@ class Shipments:
         lane: BulkLane,
         engine: Engine,
         thread: Executor,
+        prefix_cache: PrefixCache,
+        cache_changed: Callable[[Changes], None],
         core: PrefillCore,
         tasks: Tasks,
         tracing: Tracing,
@@ -61,6 +65,9 @@ class Shipments:
         self._engine = engine
         self._layout = engine.describe().layout
         self._thread = thread
+        self._prefix_cache = prefix_cache
+        """Of the engine's thread."""
+        self._cache_changed = cache_changed
         self._core = core
         self._tasks = tasks
         self._tracing = tracing
@@ -124,11 +131,13 @@ class Shipments:
         )
         await self._tell(taken, started)
         started_s = time.monotonic()
+        loop = asyncio.get_running_loop()
         try:
-            await asyncio.get_running_loop().run_in_executor(
+            cached_tokens = await loop.run_in_executor(
                 self._thread,
-                self._engine.prefill,
-                run.token_ids,
+                self._prefill,
+                loop,
+                run,
                 writer.put,
                 lambda: self._core.cancelled(job) or time.monotonic() >= deadline_s,
             )
@@ -144,9 +153,13 @@ class Shipments:
         else:
             prefill_s = time.monotonic() - started_s
             # What the link made it wait for is no part of T_prefill: a policy would take a slow link for a slow machine.
-            self._core.handle(PrefillEnded(len(run.token_ids), prefill_s - writer.blocked_s))
+            computed_tokens = len(run.token_ids) - cached_tokens
+            self._core.handle(PrefillEnded(computed_tokens, prefill_s - writer.blocked_s))
             self._metrics.prefill_s.observe(prefill_s)
-            self._metrics.tokens.inc(len(run.token_ids))
+            self._metrics.tokens.inc(computed_tokens)
+            self._metrics.prefix_queries.inc(len(run.token_ids))
+            self._metrics.prefix_hits.inc(cached_tokens)
+            span.set_attribute(names.PREFILL_CACHED_TOKENS, cached_tokens)
             done = PrefillDone(
                 transfer_id=transfer.transfer_id,
                 attempt=transfer.attempt,
@@ -156,7 +169,7 @@ class Shipments:
             )
             await self._tell(taken, done)
             await self._room.acquire()
-            tail = self._tasks.spawn(f"tail {transfer.object_name}", self._finish(taken, writer, now_ns))
+            tail = self._tasks.spawn(f"tail {transfer.object_name}", self._finish(taken, writer, cached_tokens, now_ns))
             self._tails.add(tail)
             tail.add_done_callback(self._tails.discard)
         finally:
@@ -167,11 +180,23 @@ class Shipments:
         while self._tails:
             await asyncio.wait(self._tails)
 
-    async def _finish(self, taken: TakenJob, writer: KVWriter, started_ns: int) -> None:
+    def _prefill(
+        self, loop: asyncio.AbstractEventLoop, run: Run, on_piece: Callable[[KVPiece], None], cancelled: Callable[[], bool]
+    ) -> int:
+        """On the engine's thread. Returns how many tokens were cached."""
+        try:
+            with self._prefix_cache.pin(run.token_ids) as prefix:
+                from_token = run.job.transfer.from_token
+                self._engine.prefill(run.token_ids, on_piece, cancelled, prefix=prefix, from_token=from_token)
+                return prefix.cached_tokens
+        finally:
+            loop.call_soon_threadsafe(self._cache_changed, self._prefix_cache.take_changes())
+
+    async def _finish(self, taken: TakenJob, writer: KVWriter, cached_tokens: int, started_ns: int) -> None:
         job = taken.job
         span = self._tracing.start(names.KV_SEND, parent=taken.context, kind=SpanKind.PRODUCER, start_ns=started_ns)
         try:
-            report = await writer.close()
+            report = await writer.close(cached_tokens=cached_tokens)
             self._send_metrics.sent(self._site, job.decode_site, sent_bytes=report.bytes, blocked_s=report.blocked_s)
             span.set_attributes({names.KV_BYTES: report.bytes, names.KV_FRAMES: report.frames})
             span.set_attribute(names.KV_LOSSY_FRAMES, report.lossy_frames)

@@ -1,14 +1,17 @@
-"""The prefill job queue: one JetStream work-queue stream per site, one durable consumer per model.
+"""The prefill job queue: one JetStream work-queue stream per site; one durable consumer per model, which its workers share, and
+one per worker, for jobs whose prompt's prefix it has cached.
 
-A job is delivered at least once. A worker that dies loses its job after ACK_WAIT_S, and another takes it with `deliveries` 2.
-After MAX_DELIVERIES the job is removed and its decode worker hears PrefillFailed with code `max_deliveries`. A job that nobody
-takes expires with its own timeout; the decode worker's deadline, which is the same, tells it.
+A job is delivered at least once. A worker that dies loses its job after ACK_WAIT_S, and another takes it with `deliveries` 2; a
+job of its own nobody else takes, so whoever named the worker watches it. After MAX_DELIVERIES the job is removed and its decode
+worker hears PrefillFailed with code `max_deliveries`. A job that nobody takes expires with its own timeout; the decode worker's
+deadline, which is the same, tells it.
 """
 
 import asyncio
 import json
 import math
 import time
+from collections.abc import Awaitable, Callable
 
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
@@ -16,13 +19,14 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
 from prfaas.bus.control import ControlBus
-from prfaas.bus.errors import BusError, BusTimeoutError, NotConnectedError, StreamError
+from prfaas.bus.errors import BusError, BusTimeoutError, NoRespondersError, NotConnectedError
 from prfaas.bus.jetstream import call, ensure_stream, publish_acknowledged
+from prfaas.bus.taken_jobs import JobSource, TakenJob
 from prfaas.bus.trace_context import trace_headers
 from prfaas.contracts import subjects
 from prfaas.contracts.to_decode import PrefillFailed
 from prfaas.contracts.to_prefill import PrefillJob
-from prfaas.contracts.wire import BadMessageError, decode, encode
+from prfaas.contracts.wire import decode, encode
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.tracing import extract
 
@@ -31,10 +35,12 @@ ACK_WAIT_S = 5.0
 MAX_DELIVERIES = 3
 MAX_JOBS = 1024
 MAX_JOBS_BYTES = 256 << 20
+OWN_CONSUMER_INACTIVE_S = 3600.0
+"""Then the server forgets a worker that is gone for good. No living one is busy with one job for so long."""
 _TRY_S = 2.0
 _RETRY_WAIT_S = 0.2
-_ACK_TIMEOUT_S = 2.0
-_PULL_GRACE_S = 1.0
+_ALIVE_EVERY_S = 1.0
+_ALIVE_TIMEOUT_S = 2.0
 
 
 class JobQueue:
@@ -43,9 +49,17 @@ class JobQueue:
     def __init__(self, bus: ControlBus) -> None:
         self._bus = bus
 
-    async def submit(self, site: str, job: PrefillJob, *, timeout_s: float, parent: Span | Context | None = None) -> None:
-        """Returns when the site's stream has stored the job. Tries again until `timeout_s` is over; a job that was stored by an
-        earlier try, whose acknowledgement was lost, is stored once.
+    async def submit(
+        self,
+        site: str,
+        job: PrefillJob,
+        *,
+        timeout_s: float,
+        worker: str | None = None,
+        parent: Span | Context | None = None,
+    ) -> None:
+        """For `worker`, or for whoever of the site is free first. Returns when the site's stream has stored the job. Tries again
+        until `timeout_s` is over; a job that was stored by an earlier try, whose acknowledgement was lost, is stored once.
 
         Raises NoRespondersError (no prefill worker was ever there, or the site is not joined), StreamError (the queue is full),
         BusTimeoutError (it may still be stored), NotConnectedError, MessageTooLargeError."""
@@ -53,7 +67,8 @@ class JobQueue:
             "Nats-Msg-Id": job.transfer.object_name,
             "Nats-TTL": f"{max(1, math.ceil(job.timeout_s))}s",
         } | (trace_headers(parent) or {})
-        subject, payload = subjects.jobs(site, job.model), encode(job)
+        subject = subjects.jobs(site, job.model) if worker is None else subjects.worker_jobs(site, worker)
+        payload = encode(job)
         deadline_s = time.monotonic() + timeout_s
         while True:
             left_s = deadline_s - time.monotonic()
@@ -64,136 +79,132 @@ class JobQueue:
                 if deadline_s - time.monotonic() <= 0:
                     raise BusTimeoutError(f"the job queue of site {site}", timeout_s) from None
 
-
-class TakenJob:
-    """A job that this process owns until `ack`, `nak` or `term`; meanwhile the queue is told that it is in progress."""
-
-    def __init__(self, bus: ControlBus, message: Msg, job: PrefillJob, ack_wait_s: float) -> None:
-        metadata = message.metadata
-        self.job = job
-        self.deliveries = metadata.num_delivered
-        """1 for the first; more when a worker before lost it or gave it back."""
-        self.age_s = max(0.0, time.time() - metadata.timestamp.timestamp())
-        """Since the site's server stored it."""
-        self.context = extract(message.headers)
-        """The submitter's trace context."""
-        self._bus = bus
-        self._message = message
-        self._heartbeat = asyncio.get_running_loop().create_task(self._keep(job.timeout_s - self.age_s, ack_wait_s / 5))
-
-    async def ack(self) -> None:
-        """The job is done with, whether it worked or not: it leaves the queue."""
-        await self._settle(b"+ACK")
-
-    async def nak(self, delay_s: float = 0.0) -> None:
-        """Gives it back, for another delivery after `delay_s`."""
-        await self._settle(b"-NAK " + json.dumps({"delay": int(delay_s * 1e9)}).encode())
-
-    async def term(self, reason: str) -> None:
-        """Removes it unfinished; the server logs the reason as an advisory."""
-        await self._settle(b"+TERM " + reason.encode())
-
-    async def _settle(self, word: bytes) -> None:
-        self._heartbeat.cancel()
-        try:
-            await self._bus.request_raw(self._message.reply, word, _ACK_TIMEOUT_S)
-        except BusError as error:  # the job will be delivered again; its attempt is over and whoever gets it will see that
-            _log.warning("job_not_settled", transfer=self.job.transfer.object_name, word=word.decode(), reason=str(error))
-
-    async def _keep(self, useful_s: float, interval_s: float) -> None:
-        """Ends with the job's own time: a job that is held for longer is of no use to anyone."""
-        until_s = time.monotonic() + useful_s
-        while time.monotonic() < until_s:
-            await asyncio.sleep(interval_s)
+    async def until_gone(self, site: str, worker: str) -> str:
+        """Returns, with the reason, when a worker that a job was named for is not there, or not any more. An interruption of
+        less than ACK_WAIT_S is none, once it has answered."""
+        began_s = time.monotonic()
+        heard_s: float | None = None
+        while True:
             try:
-                await self._bus.publish_raw(self._message.reply, b"+WPI")
+                await self._bus.request_raw(subjects.worker_alive(site, worker), b"", _ALIVE_TIMEOUT_S)
+                heard_s = time.monotonic()
             except BusError as error:
-                _log.warning("job_heartbeat_failed", transfer=self.job.transfer.object_name, reason=str(error))
+                if heard_s is None and isinstance(error, NoRespondersError):
+                    return f"there is no prefill worker {worker!r} in site {site}"
+                silent_s = time.monotonic() - (heard_s or began_s)
+                if silent_s >= ACK_WAIT_S:
+                    return f"prefill worker {worker!r} of site {site} has not answered for {silent_s:.1f} s ({error})"
+            await asyncio.sleep(_ALIVE_EVERY_S)
 
 
 class JobConsumer:
-    """Takes the jobs of one model from the own site's queue; several processes share the queue."""
+    """Takes the jobs of one worker from its site's queue: those that are named for it first, then those that its model's workers
+    share."""
 
-    def __init__(self, bus: ControlBus, site: str, model: str, ack_wait_s: float) -> None:
+    def __init__(self, bus: ControlBus, site: str, model: str, worker: str, ack_wait_s: float) -> None:
         self._bus = bus
         self._site = site
+        self._worker = worker
         self._stream = subjects.jobs_stream(site)
-        self._subject = subjects.jobs(site, model)
         self._ack_wait_s = ack_wait_s
-        self._inbox: str = bus.client.new_inbox()
-        self._pulls = 0
-        self._arrived: asyncio.Queue[Msg] = asyncio.Queue()  # bounded by the pulls, of one job each
-        self._consumer = "prefill_" + self._subject.rpartition(".")[2]
+        self._changed = asyncio.Event()
+        self._filters = {
+            f"worker_{worker}": subjects.worker_jobs(site, worker),
+            "prefill_" + subjects.jobs(site, model).rpartition(".")[2]: subjects.jobs(site, model),
+        }
+        self._own, self._shared = (JobSource(bus, self._stream, name, ack_wait_s, self._changed.set) for name in self._filters)
 
     @classmethod
-    async def open(cls, bus: ControlBus, site: str, model: str, ack_wait_s: float = ACK_WAIT_S) -> "JobConsumer":
-        """Makes the stream and the consumer where they are missing. Raises StreamError, BusTimeoutError, NotConnectedError."""
-        consumer = cls(bus, site, model, ack_wait_s)
+    async def open(cls, bus: ControlBus, site: str, model: str, worker: str, ack_wait_s: float = ACK_WAIT_S) -> "JobConsumer":
+        """Makes the stream and the consumers where they are missing. Raises StreamError, BusTimeoutError, NotConnectedError."""
+        consumer = cls(bus, site, model, worker, ack_wait_s)
         await consumer._ensure()
-        await bus.subscribe_raw(f"{consumer._inbox}.*", consumer._arrived.put_nowait)
-        advisory = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{consumer._stream}.{consumer._consumer}"
-        await bus.subscribe_raw(advisory, consumer._give_up, queue="jobs")
+        for source in (consumer._own, consumer._shared):
+            await source.open()
+            advisory = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{consumer._stream}.{source.consumer}"
+            await bus.subscribe_raw(advisory, consumer._give_up, queue="jobs")
+        await bus.subscribe_raw(subjects.worker_alive(site, worker), consumer._say_alive)
         return consumer
 
     async def take(self, deadline_s: float) -> TakenJob | None:
         """The oldest waiting job; None when none came within `deadline_s`, or the queue could not be reached (which is logged).
 
         Raises NotConnectedError when the connection is closed for good."""
-        until_s = time.monotonic() + deadline_s
-        while (left_s := until_s - time.monotonic()) > 0:
+        return await self._take(time.monotonic() + deadline_s, self._next)
+
+    async def take_last(self, deadline_s: float) -> TakenJob | None:
+        """The next job that already is this worker's, named for it or on the way to it, for one that takes no others any more."""
+        return await self._take(time.monotonic() + deadline_s, self._next_own)
+
+    async def _take(self, until_s: float, look: Callable[[float], Awaitable[bool]]) -> TakenJob | None:
+        while True:
+            for source in (self._own, self._shared):
+                if source.jobs:
+                    return source.jobs.popleft()
             if self._bus.closed.is_set():
                 raise NotConnectedError(f"jobs of site {self._site} cannot be taken: the connection is closed")
+            left_s = until_s - time.monotonic()
+            if left_s <= 0:
+                return None
             try:
-                message = await self._next(left_s)
-                if message is None:
+                if not await look(left_s):
                     return None
-                try:
-                    job = decode(message.data, PrefillJob)
-                except BadMessageError as error:
-                    _log.error("job_unreadable", stream=self._stream, reason=str(error))
-                    await self._bus.request_raw(message.reply, b"+TERM unreadable", _ACK_TIMEOUT_S)
-                    continue
-                return TakenJob(self._bus, message, job, self._ack_wait_s)
             except (BusError, TimeoutError) as error:
                 _log.warning("jobs_unreachable", stream=self._stream, reason=str(error) or "no answer to a pull")
                 await asyncio.sleep(min(_RETRY_WAIT_S, max(0.0, until_s - time.monotonic())))
                 await self._restore()
-        return None
 
-    async def _next(self, wait_s: float) -> Msg | None:
-        """One pull. The server ends it before we stop waiting; a job that comes late all the same is for the next call."""
-        if self._arrived.empty():
-            self._pulls += 1
-            pull = {"batch": 1, "expires": int(wait_s * 1e9)}
-            subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}"
-            await self._bus.publish_raw(subject, json.dumps(pull).encode(), reply=f"{self._inbox}.{self._pulls}")
-        async with asyncio.timeout(wait_s + _PULL_GRACE_S):
-            while True:
-                message = await self._arrived.get()
-                headers = message.headers or {}
-                status = headers.get("Status")
-                if status is None:
-                    return message
-                if message.subject != f"{self._inbox}.{self._pulls}":
-                    continue  # the end of an earlier pull
-                if status in ("404", "408"):
-                    return None
-                raise StreamError(f"{self._stream} gave no job: status {status} {headers.get('Description', '')}")
+    async def _next(self, wait_s: float) -> bool:
+        """Returns when a job may have arrived. Own jobs are looked for before the shared queue is asked: what it gives is taken
+        from the other workers. While idle both are waited for; then two may come at once, and the second waits here."""
+        if not self._own.pulling():
+            await self._own.pull(0.0)
+            await self._wait(lambda: not self._own.pulling())
+            if self._own.jobs:
+                return True
+            await self._own.pull(wait_s)
+        if not self._shared.pulling():
+            await self._shared.pull(wait_s)
+        await self._wait(
+            lambda: bool(self._own.jobs or self._shared.jobs) or not (self._own.pulling() and self._shared.pulling())
+        )
+        return True
+
+    async def _next_own(self, _: float) -> bool:
+        """False when there is no job any more."""
+        await self._wait(lambda: bool(self._own.jobs or self._shared.jobs) or not (self._own.pulling() or self._shared.pulling()))
+        if not (self._own.jobs or self._shared.jobs):
+            await self._own.pull(0.0)
+            await self._wait(lambda: not self._own.pulling())
+        return bool(self._own.jobs or self._shared.jobs)
+
+    async def _wait(self, done: Callable[[], bool]) -> None:
+        """The server ends every pull in time, and `pulling` raises when it did not."""
+        while not done():
+            self._changed.clear()
+            try:
+                async with asyncio.timeout(_RETRY_WAIT_S):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
 
     async def _restore(self) -> None:
-        """After a server lost its store: the owner makes stream and consumer again."""
+        """After a server lost its store: the owner makes stream and consumers again."""
         if self._bus.connected:
             try:
                 await self._ensure()
             except BusError as error:
                 _log.warning("jobs_unreachable", stream=self._stream, reason=str(error))
 
+    async def _say_alive(self, asked: Msg) -> None:
+        await self._bus.publish_raw(asked.reply, b"")
+
     async def _ensure(self) -> None:
         await ensure_stream(
             self._bus,
             StreamConfig(
                 name=self._stream,
-                subjects=[f"jobs.{self._site}.prefill.*"],
+                subjects=[f"jobs.{self._site}.prefill.*", f"jobs.{self._site}.worker.*"],
                 retention=RetentionPolicy.WORK_QUEUE,
                 storage=StorageType.FILE,
                 max_msgs=MAX_JOBS,
@@ -204,19 +215,21 @@ class JobConsumer:
                 duplicate_window=120,
             ),
         )
-        config = ConsumerConfig(
-            durable_name=self._consumer,
-            filter_subject=self._subject,
-            ack_policy=AckPolicy.EXPLICIT,
-            ack_wait=self._ack_wait_s,
-            max_deliver=MAX_DELIVERIES,
-            max_ack_pending=MAX_JOBS,
-        )
-        await call(
-            self._bus,
-            f"the consumer {self._consumer} cannot be made",
-            lambda jetstream: jetstream.add_consumer(self._stream, config),
-        )
+        for name, subject in self._filters.items():
+            config = ConsumerConfig(
+                durable_name=name,
+                filter_subject=subject,
+                ack_policy=AckPolicy.EXPLICIT,
+                ack_wait=self._ack_wait_s,
+                max_deliver=MAX_DELIVERIES,
+                max_ack_pending=MAX_JOBS,
+                inactive_threshold=OWN_CONSUMER_INACTIVE_S if name == self._own.consumer else None,
+            )
+            await call(
+                self._bus,
+                f"the consumer {name} cannot be made",
+                lambda jetstream, config=config: jetstream.add_consumer(self._stream, config),  # type: ignore[misc]
+            )
 
     async def _give_up(self, advisory: Msg) -> None:
         """The queue will not deliver this job again: whoever waits for it must not wait for its deadline."""
@@ -229,7 +242,7 @@ class JobConsumer:
         failed = PrefillFailed(
             transfer_id=job.transfer.transfer_id,
             attempt=job.transfer.attempt,
-            worker=self._consumer,
+            worker=self._worker,
             code="max_deliveries",
             message=f"{MAX_DELIVERIES} workers took the job and none finished it",
         )

@@ -66,6 +66,11 @@ def worker_jobs(site: str, worker: str) -> str:
     return f"jobs.{site}.worker.{worker}"
 
 
+def worker_alive(site: str, worker: str) -> str:
+    """Request/reply: decode worker -> the prefill worker that has its job, empty -> empty. Nobody answers once it is gone."""
+    return f"prfaas.{site}.prefill.{worker}.alive"
+
+
 def workers_bucket(site: str) -> str:
     """KV bucket at a `pd` site: heartbeats of every worker that this site may place work on."""
     return f"workers-{site}"

@@ -61,8 +61,6 @@ class PrefillDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     attempt: int
     worker: str
     prefill_s: float
-    cached_tokens: int = 0
-    """Of the prompt's prefix, loaded from the worker's cache instead of computed."""
     ended_unix_s: float
     """When the last layer was computed, by the prefill site's clock."""
 

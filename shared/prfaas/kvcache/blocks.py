@@ -4,7 +4,7 @@ Hashes find a cached prefix; they do not prove it. Whoever installs cached KV co
 """
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import xxhash
 
@@ -22,6 +22,10 @@ def block_hashes(token_ids: Sequence[int], block_tokens: int) -> "array[int]":
         parent = xxhash.xxh3_64_intdigest(packed[end - block_bytes : end], parent)
         hashes.append(parent)
     return hashes
+
+
+def pack_hashes(hashes: Iterable[int]) -> bytes:
+    return array("Q", hashes).tobytes()
 
 
 def unpack_hashes(packed: bytes) -> "array[int]":

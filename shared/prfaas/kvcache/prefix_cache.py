@@ -34,7 +34,8 @@ class Changes(NamedTuple):
 
 
 class PrefixCache:
-    """`block_tokens` is the engine's chunk: a prefill that begins at a block's end runs the same chunks as one from the start."""
+    """`block_tokens` is the engine's chunk: a prefill that begins at a block's end runs the same chunks as one from the start.
+    One of capacity 0 holds nothing."""
 
     def __init__(self, block_tokens: int, capacity_bytes: int) -> None:
         self.block_tokens = block_tokens
@@ -122,7 +123,7 @@ class PinnedPrefix:
         self._cache = cache
         self._packed = memoryview(array("I", token_ids)).cast("B")
         self._hashes = block_hashes(token_ids, cache.block_tokens)
-        self._refused = False
+        self._refused = cache.capacity_bytes == 0
         self.blocks: list[Block] = []
         for index in range(min(len(self._hashes), max_tokens // cache.block_tokens)):
             block = cache.find(self._hashes[index], self._last, self._tokens_of(index))

@@ -103,6 +103,12 @@ class PrefillMetrics:
         self.tokens = Counter(
             "prfaas_prefilled_tokens", "Prompt tokens computed by this worker.", ["model_name"], registry=registry
         ).labels(model_name)  # fmt: skip
+        self.prefix_queries = Counter(
+            "vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", ["model_name"], registry=registry
+        ).labels(model_name)  # fmt: skip
+        self.prefix_hits = Counter(
+            "vllm:prefix_cache_hits", "Prompt tokens found there, and not computed.", ["model_name"], registry=registry
+        ).labels(model_name)  # fmt: skip
         self._jobs = Counter("prfaas_prefill_jobs", "Jobs taken, by how they ended.", ["model_name", "result"], registry=registry)
         self._model_name = model_name
 
@@ -221,6 +227,10 @@ class SchedulerMetrics:
         self.hit_tokens = Counter(
             "prfaas_predicted_hit_tokens", "Prompt tokens that placements expect in a prefill worker's cache.", registry=registry
         )
+        self._moves = Counter(
+            "prfaas_role_changes", "Workers told to change their role, by what became of it.", ["to_role", "result"],
+            registry=registry,
+        )  # fmt: skip
         self._snapshots = Counter(
             "prfaas_cache_snapshots", "Workers asked for all that their cache holds, by result.", ["result"], registry=registry
         )
@@ -231,6 +241,10 @@ class SchedulerMetrics:
             ("prfaas_forgotten_cached_blocks", "Such pairs that it gave up to stay within its maximum.", dropped),
         ):
             Gauge(name, text, registry=registry).set_function(read)
+
+    def move(self, to_role: str, result: str) -> None:
+        """`result`: begun, then one of done, refused, kept, lost."""
+        self._moves.labels(to_role, result).inc()
 
     def snapshot(self, result: str) -> None:
         """`result`: told, failed."""
@@ -250,11 +264,20 @@ class LinkMetrics:
         link = ["source", "destination"]
         self._rtt = Gauge("prfaas_link_rtt_seconds", "Round trip in the control account.", link, registry=registry)
         self._goodput = Gauge("prfaas_link_goodput_bytes_per_second", "KV bytes the link carries.", link, registry=registry)
+        self._jitter = Gauge("prfaas_link_jitter_seconds", "Mean step between two round trips.", link, registry=registry)
+        self._leased = Gauge(
+            "prfaas_link_leased_bytes_per_second", "Egress that workers hold leases for, of a link with a budget.",
+            link, registry=registry,
+        )  # fmt: skip
         self._failures = Counter("prfaas_link_probe_failures", "Probes without an answer in time.", link, registry=registry)
 
-    def estimated(self, source: str, destination: str, *, rtt_s: float, goodput_bytes_per_s: float) -> None:
+    def estimated(self, source: str, destination: str, *, rtt_s: float, jitter_s: float, goodput_bytes_per_s: float) -> None:
         self._rtt.labels(source, destination).set(rtt_s)
+        self._jitter.labels(source, destination).set(jitter_s)
         self._goodput.labels(source, destination).set(goodput_bytes_per_s)
+
+    def leased(self, source: str, destination: str, bytes_per_s: float) -> None:
+        self._leased.labels(source, destination).set(bytes_per_s)
 
     def probe_failed(self, source: str, destination: str) -> None:
         self._failures.labels(source, destination).inc()

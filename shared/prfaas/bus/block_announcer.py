@@ -1,0 +1,96 @@
+"""What a worker's prefix cache holds, told to schedulers: changes in batches, and all of it to whoever missed some."""
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from itertools import islice
+
+from nats.aio.msg import Msg
+
+from prfaas.bus.control import ControlBus
+from prfaas.bus.errors import BusError
+from prfaas.contracts import subjects
+from prfaas.contracts.to_scheduler import BlocksChanged, BlocksHeld, Role
+from prfaas.contracts.wire import encode
+from prfaas.kvcache.blocks import pack_hashes
+from prfaas.kvcache.prefix_cache import Changes
+from prfaas.telemetry.logs import get_logger
+
+INTERVAL_S = 0.1
+"""Between two messages at least: what changes meanwhile goes together."""
+MAX_HASHES = 65_536
+"""In one message: 512 KiB, half of what a server takes by default."""
+
+_log = get_logger(__name__)
+
+
+class BlockAnnouncer:
+    def __init__(self, bus: ControlBus, *, site: str, worker: str, role: Role, sites: Sequence[str]) -> None:
+        """`sites`: whose schedulers hear it."""
+        self._bus = bus
+        self._site = site
+        self._worker = worker
+        self._role = role
+        self._sites = tuple(sites)
+        self._incarnation = secrets.token_hex(8)
+        self._sequence = 0
+        self._held: dict[int, None] = {}
+        """In the order in which they were stored, so that the first ones are whole beginnings of prompts."""
+        self._news: dict[int, bool] = {}
+        """Not told yet: whether it is held now."""
+        self._woken = asyncio.Event()
+
+    async def start(self) -> None:
+        """Raises BusError."""
+        await self._bus.subscribe_raw(subjects.held_blocks(self._site, self._role.value, self._worker), self._tell_all)
+
+    def changed(self, changes: Changes) -> None:
+        for block in changes.removed:
+            self._held.pop(block, None)
+            self._note(block, False)
+        for block in changes.stored:
+            self._held[block] = None
+            self._note(block, True)
+        if self._news:
+            self._woken.set()
+
+    async def run(self) -> None:
+        while True:
+            await self._woken.wait()
+            await self._tell(self._take())
+            if not self._news:
+                self._woken.clear()
+            await asyncio.sleep(INTERVAL_S)
+
+    def _note(self, block: int, held: bool) -> None:
+        if self._news.pop(block, held) == held:
+            self._news[block] = held
+
+    def _take(self) -> BlocksChanged:
+        news = list(islice(self._news.items(), MAX_HASHES))
+        for block, _ in news:
+            del self._news[block]
+        self._sequence += 1
+        return BlocksChanged(
+            site=self._site,
+            worker=self._worker,
+            role=self._role,
+            incarnation=self._incarnation,
+            sequence=self._sequence,
+            stored=pack_hashes(block for block, held in news if held),
+            removed=pack_hashes(block for block, held in news if not held),
+        )
+
+    async def _tell(self, changed: BlocksChanged) -> None:
+        """A lost one leaves a gap in the numbers, and the scheduler asks."""
+        for site in self._sites:
+            try:
+                await self._bus.publish(subjects.blocks(site), changed)
+            except BusError as error:
+                _log.warning("blocks_not_announced", to_site=site, reason=str(error))
+
+    async def _tell_all(self, asked: Msg) -> None:
+        held = BlocksHeld(
+            incarnation=self._incarnation, sequence=self._sequence, hashes=pack_hashes(islice(self._held, MAX_HASHES))
+        )
+        await self._bus.publish_raw(asked.reply, encode(held))
