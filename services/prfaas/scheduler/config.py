@@ -1,13 +1,16 @@
 """What an operator can set."""
 
+from math import inf
 from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
 from prfaas.scheduler.blocks import MAX_BLOCKS
+from prfaas.scheduler.fleet import Fleet
 from prfaas.scheduler.policies import Balanced, LocalOnly, Policy, RemoteAll, Threshold
 from prfaas.scheduler.predictive import COMFORT_SHARE, TTFT_OBJECTIVE_S, Predictive
 from prfaas.scheduler.resolved import ResolvedThreshold
+from prfaas.scheduler.roles import RoleController
 from prfaas.service.config import ServiceConfig
 
 
@@ -28,8 +31,30 @@ class SchedulerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_f
     ttft_objective_s: Annotated[float, Meta(gt=0)] = TTFT_OBJECTIVE_S
     """Policy `predictive`: the time to first token that requests should have."""
 
+    roles_every_s: Annotated[float, Meta(ge=0)] = 60.0
+    """How often it is asked whether one of the site's movable workers should change its role; 0: never."""
+    roles_drain_s: Annotated[float, Meta(gt=0)] = 120.0
+    """What a worker runs may take so long to finish; else it keeps its role."""
+    roles_min_gain: Annotated[float, Meta(ge=0)] = 0.05
+    """A worker moves only where the throughput grows by more than this share."""
+
     max_cached_blocks: Annotated[int, Meta(ge=1)] = MAX_BLOCKS
     """Pairs of worker and cached block to remember, about 130 bytes each; beyond it the oldest are forgotten."""
+
+    def make_roles(self, fleet: Fleet) -> RoleController | None:
+        """None where no worker is ever moved."""
+        if not self.roles_every_s:
+            return None
+        fixed: dict[str, float] = {"local_only": inf, "remote_all": -1.0}
+        if not self.resolve_every_s:
+            fixed["threshold"] = self.threshold_tokens
+        return RoleController(
+            fleet,
+            every_s=self.roles_every_s,
+            drain_s=self.roles_drain_s,
+            min_gain=self.roles_min_gain,
+            threshold_tokens=fixed.get(self.policy),
+        )
 
     def make_policy(self) -> Policy:
         match self.policy:

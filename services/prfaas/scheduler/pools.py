@@ -52,12 +52,16 @@ class DecodePool:
         self._workers[worker.beat.key] = worker
         self.bits |= worker.bit
         heapq.heappush(self._ranks, worker.rank)
-        if len(self._ranks) > 4 * len(self._workers) + 16:
-            self._ranks = [each.rank for each in self._workers.values()]
-            heapq.heapify(self._ranks)
+        self._bound_ranks()
 
     def drop(self, key: str) -> None:
         self.bits ^= self._workers.pop(key).bit
+        self._bound_ranks()
+
+    def _bound_ranks(self) -> None:
+        if len(self._ranks) > 4 * len(self._workers) + 16:
+            self._ranks = [each.rank for each in self._workers.values()]
+            heapq.heapify(self._ranks)
 
     def without(self, names: Collection[str]) -> "DecodePool":
         """The other workers, perhaps none. Walks the pool: this is for the rare second placement."""

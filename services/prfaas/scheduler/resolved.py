@@ -55,8 +55,8 @@ class ResolvedThreshold(Threshold):
         return choice._replace(reason=reason)
 
     def _resolve(self, local_site: PrefillSite, remote_sites: list[PrefillSite]) -> None:
-        local = _stage(local_site, inf)
-        remotes = [stage for site in remote_sites if (stage := _stage(site, _egress_bytes_per_s(site))) is not None]
+        local = prefill_stage(local_site, inf)
+        remotes = [stage for site in remote_sites if (stage := prefill_stage(site, egress_bytes_per_s(site))) is not None]
         if local is None or not remotes:
             self.bandwidth_scarce = True
             return
@@ -83,12 +83,12 @@ def _without_links(
     return abundant if prefill_limit_req_s(lengths, abundant, local, unbounded) > worthwhile_req_s else None
 
 
-def _egress_bytes_per_s(site: PrefillSite) -> float:
+def egress_bytes_per_s(site: PrefillSite) -> float:
     """0 while nothing is known: what is not known counts as scarce."""
     return site.link.goodput_bytes_per_s if site.link is not None and site.link.samples else 0.0
 
 
-def _stage(site: PrefillSite, egress_bytes_per_s: float) -> PrefillStage | None:
+def prefill_stage(site: PrefillSite, egress_bytes_per_s: float) -> PrefillStage | None:
     """None while the site's speed is not known, or nothing can leave it."""
     if not site.prefill_points or egress_bytes_per_s <= 0:
         return None

@@ -20,6 +20,7 @@ from prfaas.contracts.to_scheduler import (
     PlaceRequest,
     Refusal,
 )
+from prfaas.contracts.to_worker import ChangeRole, RoleChanging, RoleKept
 from prfaas.contracts.wire import BadMessageError
 from prfaas.scheduler.config import SchedulerConfig
 from prfaas.scheduler.core import (
@@ -33,6 +34,7 @@ from prfaas.scheduler.core import (
     SchedulerCore,
     WorkerGone,
 )
+from prfaas.scheduler.roles import BeginMove, MoveRefused, RequestSeen, RoleController, RoleInstruction, RolesDue
 from prfaas.service.runner import ServiceContext
 from prfaas.telemetry import names
 from prfaas.telemetry.logs import get_logger
@@ -41,6 +43,9 @@ from prfaas.telemetry.metrics import SchedulerMetrics
 CONNECT_DEADLINE_S = 10.0
 BLOCKS_DEADLINE_S = 2.0
 """For a worker to say what its cache holds."""
+ROLES_TICK_S = 1.0
+CHANGE_DEADLINE_S = 10.0
+"""For a worker to say whether it changes its role."""
 ASKING = 16
 """So many workers at once: their answers have hundreds of kilobytes."""
 
@@ -57,6 +62,7 @@ class SchedulerService:
         self._metrics.watch_directory(
             blocks=lambda: directory.blocks, dropped=lambda: directory.dropped, registry=context.registry
         )
+        self._roles = config.make_roles(self._core.fleet)
         self._bus: ControlBus | None = None
         self._asked: set[str] = set()
         """Workers whose answer is awaited."""
@@ -71,6 +77,8 @@ class SchedulerService:
         await bus.subscribe(subjects.attempts(config.site), AttemptEnded, self._attempt_ended)
         await bus.subscribe(subjects.blocks(config.site), BlocksChanged, self._cache_changed)
         await bus.serve(subjects.place(config.site), PlaceRequest, self._place)
+        if self._roles is not None:
+            tasks.spawn("roles", self._move_workers(bus, self._roles))
 
     def ready(self) -> str | None:
         assert self._bus is not None
@@ -127,6 +135,38 @@ class SchedulerService:
         finally:
             self._asked.discard(ask.key)
 
+    async def _move_workers(self, bus: ControlBus, roles: RoleController) -> None:
+        while True:
+            await asyncio.sleep(ROLES_TICK_S)
+            for instruction in roles.handle(RolesDue(time.monotonic())):
+                self._moved(instruction)
+                if isinstance(instruction, BeginMove) and (refusal := await self._tell_to_move(bus, instruction)):
+                    for over in roles.handle(MoveRefused(time.monotonic(), refusal)):
+                        self._moved(over)
+
+    async def _tell_to_move(self, bus: ControlBus, move: BeginMove) -> str:
+        """Why it does not move; empty when it does."""
+        subject = subjects.change_role(self._config.site, move.role, move.worker)
+        change = ChangeRole(role=move.to_role, drain_s=move.drain_s)
+        try:
+            reply = await bus.request(subject, change, RoleChanging | RoleKept, CHANGE_DEADLINE_S)
+        except (BusError, BadMessageError) as error:
+            return str(error)
+        return reply.reason if isinstance(reply, RoleKept) else ""
+
+    def _moved(self, instruction: RoleInstruction) -> None:
+        worker, to_role = instruction.worker, instruction.to_role.value
+        if isinstance(instruction, BeginMove):
+            log.info("worker_moves", worker=worker, to_role=to_role, reason=instruction.reason)
+            self._metrics.move(to_role, "begun")
+        else:
+            result = instruction.result.value
+            log.info(
+                "worker_move_over", worker=worker, to_role=to_role, result=result, took_s=instruction.took_s,
+                reason=instruction.reason,
+            )  # fmt: skip
+            self._metrics.move(to_role, result)
+
     async def _place(self, request: PlaceRequest) -> Placement | Refusal:
         attributes = {names.REQUEST_ID: request.request_id, names.REQUEST_MODEL: request.model}
         parent = trace_context.get_current()
@@ -135,6 +175,9 @@ class SchedulerService:
         (answered,) = self._core.handle(PlaceAsked(started_s, request))
         answer = answered.answer
         self._metrics.decision_s.observe(time.monotonic() - started_s)
+        if self._roles is not None and not request.refused_by:
+            uncached_tokens = max(0, request.prompt_tokens - 1 - answered.cached_tokens)
+            self._roles.handle(RequestSeen(started_s, request.model, uncached_tokens))
         if isinstance(answer, Placement):
             self._metrics.placed(answer.outcome, answer.prefill_site)
             self._metrics.hit_tokens.inc(answered.cached_tokens)
