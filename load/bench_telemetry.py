@@ -65,7 +65,15 @@ def main() -> None:
         "bound histogram observe": lambda: requests.inter_token.observe(0.02),
         "bound counter inc": lambda: requests.generation_tokens.inc(),
         "TransferMetrics.verified": lambda: transfers.verified(
-            "west", "east", received_bytes=1, frames=1, lossy_frames=0, duration_s=1.0, residual_s=0.1
+            "west",
+            "east",
+            received_bytes=1,
+            frames=1,
+            lossy_frames=0,
+            reused_tokens=0,
+            saved_bytes=0,
+            duration_s=1.0,
+            residual_s=0.1,
         ),
         "log line below the level": lambda: log.debug("hidden", tokens=3),
         "request_logs": request_logged,

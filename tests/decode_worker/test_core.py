@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import hypothesis.strategies as st
+import msgspec
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -10,7 +11,8 @@ from prfaas.contracts.to_decode import Generate, GenerateAccepted, GenerateRefus
 from prfaas.contracts.to_gateway import Failed, Finished, GenerateEvent, Started, Tokens
 from prfaas.contracts.to_scheduler import AttemptEnded, Outcome, Placement
 from prfaas.contracts.wire import pack_tokens
-from prfaas.decode_worker.core import DecodeCore, Limits
+from prfaas.decode_worker.admission import Limits
+from prfaas.decode_worker.core import DecodeCore
 from prfaas.decode_worker.events import (
     Answer,
     AttemptFailed,
@@ -149,6 +151,27 @@ def test_a_failed_remote_attempt_falls_back_to_the_local_site_and_says_so() -> N
     (event,) = events_of(core.handle(AttemptVerified(5.0, "r1", 2, 0.0)))
     assert isinstance(event, Started)
     assert event.outcome is Outcome.FALLBACK_TIMEOUT and "no frame for 3 s" in event.reason
+
+
+def test_the_named_worker_gets_the_first_attempt_only() -> None:
+    core = make_core()
+    generate = ask(remote=False)
+    generate = msgspec.structs.replace(generate, placement=msgspec.structs.replace(generate.placement, prefill_worker="p1"))
+    _, begin = core.handle(GenerateAsked(0.0, generate))
+    assert isinstance(begin, BeginAttempt) and begin.prefill_worker == "p1"
+    *_, again = core.handle(AttemptFailed(1.0, "r1", 1, "worker_lost", "gone"))
+    assert isinstance(again, BeginAttempt) and again.prefill_worker is None
+
+
+def test_the_client_hears_what_was_cached_and_the_report_what_was_saved() -> None:
+    core = make_core()
+    core.handle(GenerateAsked(0.0, ask(max_tokens=1)))
+    verified = AttemptVerified(1.0, "r1", 1, 0.0, bytes=5, cached_tokens=2, reused_tokens=1, saved_bytes=9)
+    (first,) = events_of(core.handle(verified))
+    assert isinstance(first, Started) and first.cached_tokens == 2
+    *_, finished = events_of(step(core, 5))
+    assert isinstance(finished, Finished)
+    assert (finished.transfer.bytes, finished.transfer.saved_bytes, finished.transfer.reused_tokens) == (5, 9, 1)
 
 
 def test_news_of_an_old_attempt_is_ignored() -> None:
@@ -312,7 +335,7 @@ class AnyOrder(RuleBasedStateMachine):
         assert self.accepted == set(self.core.requests) | set(self.ended), "an accepted request is lost"
         for request_id in self.ended:
             assert self.terminal.get(request_id, 0) == (0 if request_id in self.cancelled else 1)
-        in_transfer = {r.request_id for r in self.core.holding} - {row.request_id for row in self.core.rows()}
+        in_transfer = {r.request_id for r in self.core.admission.holding} - {row.request_id for row in self.core.rows()}
         assert set(self.open) == in_transfer, "an attempt outlives its request, or has none"
 
 

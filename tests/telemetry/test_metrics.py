@@ -35,7 +35,7 @@ def test_all_of_them_fit_into_one_registry_under_the_names_that_vllm_users_know(
     TransferMetrics(registry)
     SendMetrics(registry)
     SchedulerMetrics(registry).placed(Outcome.OFFLOADED, "west")
-    LinkMetrics(registry).estimated("west", "east", rtt_s=0.02, goodput_bytes_per_s=2.4e7)
+    LinkMetrics(registry).estimated("west", "east", rtt_s=0.02, jitter_s=0.001, goodput_bytes_per_s=2.4e7)
     families = {family.name for family in text_string_to_metric_families(generate_latest(registry).decode())}
     assert families >= {
         "vllm:num_requests_running",
@@ -62,7 +62,17 @@ def test_all_of_them_fit_into_one_registry_under_the_names_that_vllm_users_know(
 def test_transfers_are_counted_by_link_and_result() -> None:
     registry = CollectorRegistry()
     transfers = TransferMetrics(registry)
-    transfers.verified("west", "east", received_bytes=1000, frames=4, lossy_frames=1, duration_s=2.0, residual_s=0.1)
+    transfers.verified(
+        "west",
+        "east",
+        received_bytes=1000,
+        frames=4,
+        lossy_frames=1,
+        reused_tokens=512,
+        saved_bytes=700,
+        duration_s=2.0,
+        residual_s=0.1,
+    )
     transfers.failed("west", "east", result="corrupt", received_bytes=500, frames=2)
 
     def value(name: str, **labels: str) -> float | None:

@@ -21,6 +21,7 @@ from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgre
 from prfaas.contracts.to_prefill import CancelPrefill, PrefillJob
 from prfaas.contracts.wire import pack_tokens
 from prfaas.decode_worker.events import AttemptFailed, AttemptVerified, BeginAttempt, EndAttempt, Event, PrefillTimed, Release
+from prfaas.decode_worker.kept_prefixes import KeptPrefixes
 from prfaas.engine.protocol import Engine, EngineDescription, EngineError
 from prfaas.kvcache.errors import TransferError
 from prfaas.kvcache.reader import KVReader, ReaderReport
@@ -58,6 +59,7 @@ class Attempts:
         lane: BulkLane,
         jobs: JobQueue,
         engine: Engine,
+        kept: KeptPrefixes,
         tasks: Tasks,
         tracing: Tracing,
         metrics: TransferMetrics,
@@ -71,6 +73,7 @@ class Attempts:
         self._lane = lane
         self._jobs = jobs
         self._engine = engine
+        self._kept = kept
         self._description: EngineDescription = engine.describe()
         self._tasks = tasks
         self._tracing = tracing
@@ -149,17 +152,20 @@ class Attempts:
     async def _run(self, attempt: Attempt) -> None:
         order = attempt.order
         reader: KVReader | None = None
+        report: ReaderReport | None = None
         try:
             sequence = self._engine.reserve(len(order.token_ids), order.total_tokens)
             if not order.token_ids:
-                self._verified(attempt, sequence, None)
+                self._verified(attempt, sequence, None, 0)
                 return
+            from_token = await self._kept.install(sequence, order.token_ids)
             transfer = KVTransfer(
                 transfer_id=order.transfer_id,
                 attempt=order.attempt,
                 bucket=subjects.kv_bucket(self._site),
                 nuid=secrets.token_hex(11),
                 prefill_tokens=len(order.token_ids),
+                from_token=from_token,
                 lossy=self._lossy_kv,
                 fingerprint=self._description.fingerprint,
             )
@@ -173,7 +179,9 @@ class Attempts:
                 idle_timeout_s=self._idle_timeout_s,
             )
             await self._submit(attempt, transfer)
-            await self._await_kv(attempt, reader, sequence)
+            report = await self._await_kv(attempt, reader)
+            if report is not None:
+                self._verified(attempt, sequence, report, from_token)
         except TransferError as error:
             self._failed(attempt, error.code.value, str(error))
         except EngineError as error:
@@ -183,6 +191,8 @@ class Attempts:
         finally:
             if reader is not None:
                 await reader.close()
+        if report is not None and not report.lossy_frames:
+            await self._kept.keep(sequence, order.token_ids)
 
     async def _submit(self, attempt: Attempt, transfer: KVTransfer) -> None:
         order = attempt.order
@@ -196,24 +206,36 @@ class Attempts:
             tenant=order.tenant,
             timeout_s=order.timeout_s,
         )
-        await self._jobs.submit(order.prefill_site, job, timeout_s=order.timeout_s, parent=attempt.span)
+        await self._jobs.submit(
+            order.prefill_site, job, timeout_s=order.timeout_s, worker=order.prefill_worker, parent=attempt.span
+        )
 
-    async def _await_kv(self, attempt: Attempt, reader: KVReader, sequence: Any) -> None:
+    async def _await_kv(self, attempt: Attempt, reader: KVReader) -> ReaderReport | None:
+        """None when the prefill failed, which the core has been told. Raises TransferError, or what `install` raised."""
         order = attempt.order
         verified = asyncio.ensure_future(reader.verified(order.timeout_s))
+        waiting: list[asyncio.Future[Any]] = [verified, attempt.prefill_failed]
+        gone: asyncio.Future[str] | None = None
+        if order.prefill_worker is not None:
+            # A job in a worker's own queue is nobody else's: only who sent it can see that it waits in vain.
+            gone = asyncio.ensure_future(self._jobs.until_gone(order.prefill_site, order.prefill_worker))
+            waiting.append(gone)
         try:
-            waiting: list[asyncio.Future[Any]] = [verified, attempt.prefill_failed]
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if not verified.done():
+            if verified.done():
+                return verified.result()
+            if attempt.prefill_failed.done():
                 failure = attempt.prefill_failed.result()
                 self._failed(attempt, failure.code, f"{failure.worker}: {failure.message}")
-                return
-            report = verified.result()
+            elif gone is not None:
+                self._failed(attempt, "worker_lost", gone.result())
+            return None
         finally:
-            verified.cancel()
-        self._verified(attempt, sequence, report)
+            for wait in (verified, gone):
+                if wait is not None:
+                    wait.cancel()
 
-    def _verified(self, attempt: Attempt, sequence: Any, report: ReaderReport | None) -> None:
+    def _verified(self, attempt: Attempt, sequence: Any, report: ReaderReport | None, from_token: int) -> None:
         if attempt.settled:
             return
         attempt.settled = True
@@ -222,11 +244,15 @@ class Attempts:
         self.sequences[order.request_id] = sequence
         verified = AttemptVerified(time.monotonic(), order.request_id, order.attempt, time.time())
         if report is not None:
+            layout, tokens = self._description.layout, len(order.token_ids)
             verified = replace(
                 verified,
                 bytes=report.bytes,
                 frames=report.frames,
                 lossy_frames=report.lossy_frames,
+                cached_tokens=report.cached_tokens,
+                reused_tokens=from_token,
+                saved_bytes=layout.total_bytes(tokens) - layout.total_bytes(tokens, from_token),
                 duration_s=report.last_frame_at - report.first_frame_at,
             )
         self._tell(verified)

@@ -22,6 +22,8 @@ class DecodeWorkerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknow
     """Requests that may wait for a slot; more are refused."""
     cache_mib: Annotated[int, Meta(ge=1)] = 4096
     """Memory for KV caches."""
+    prefix_cache_mib: Annotated[int, Meta(ge=0)] = 512
+    """Memory for the full layers' KV of prompts that were served, in blocks of `engine.chunk-tokens`; 0 keeps none."""
     bucket_mib: Annotated[int, Meta(ge=16)] = 1024
     """Memory of the site's NATS server for KV under way, shared by the site's decode workers."""
     bucket_ttl_s: Annotated[float, Meta(ge=1)] = 120.0

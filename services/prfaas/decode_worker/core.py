@@ -5,13 +5,11 @@ Exactly one terminal event (Finished or Failed) ends it, unless its client left;
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import Enum, auto
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from prfaas.contracts.to_decode import Generate, GenerateAccepted, GenerateRefused, Sampling
+from prfaas.contracts.to_decode import Generate, GenerateAccepted, GenerateRefused
 from prfaas.contracts.to_gateway import (
     Failed,
     Finished,
@@ -19,15 +17,14 @@ from prfaas.contracts.to_gateway import (
     TokenDetail,
     TokenLogprob,
     Tokens,
-    TransferReport,
 )
-from prfaas.contracts.to_scheduler import AttemptEnded, Outcome
+from prfaas.contracts.to_scheduler import AttemptEnded
 from prfaas.contracts.wire import unpack_tokens
+from prfaas.decode_worker.admission import Admission, Limits, Refusal
 from prfaas.decode_worker.events import (
     Answer,
     AttemptFailed,
     AttemptVerified,
-    BeginAttempt,
     CancelAsked,
     DrainAsked,
     DrainGivenUp,
@@ -43,88 +40,15 @@ from prfaas.decode_worker.events import (
     TellScheduler,
     Tick,
 )
+from prfaas.decode_worker.request import Phase, Request, Vocabulary
+from prfaas.decode_worker.retries import give_up, next_attempt
 from prfaas.engine.protocol import SampledToken
-
-MAX_LOCAL_ATTEMPTS = 2
-"""At the last site that is tried: a broken local prefill is tried once more, then the client hears of it."""
-MIN_ATTEMPT_S = 0.2
-"""With less time than this until the deadline another attempt is not begun."""
-
-FALLBACK_OUTCOMES = {
-    "timeout": Outcome.FALLBACK_TIMEOUT,
-    "expired": Outcome.FALLBACK_TIMEOUT,
-    "corrupt": Outcome.FALLBACK_CORRUPT,
-    "broker": Outcome.FALLBACK_BROKER,
-}
-"""By the code of the first attempt's failure; any other is FALLBACK_PREFILL_FAILED."""
-
-
-class Delta(Protocol):
-    @property
-    def text(self) -> str: ...
-    @property
-    def stopped(self) -> bool: ...
-
-
-class Text(Protocol):
-    def push(self, token_id: int) -> Delta: ...
-    def flush(self) -> str: ...
-
-
-class Vocabulary(Protocol):
-    def new_text(self, sampling: Sampling) -> Text: ...
-    def token_text(self, token_id: int) -> str: ...
-
-
-class Limits(NamedTuple):
-    slots: int
-    waiting: int
-    context_tokens: int
-    cache_bytes: int
 
 
 class Row(NamedTuple):
     request_id: str
     token_id: int
     forbid_eos: bool
-
-
-class Phase(Enum):
-    WAITING = auto()
-    TRANSFER = auto()
-    RUNNING = auto()
-
-
-@dataclass(slots=True)
-class Request:
-    generate: Generate
-    prompt: list[int]
-    text: Text
-    cache_bytes: int
-    deadline_s: float
-    """For the first token."""
-    next_token: int
-    outcome: Outcome
-    reason: str
-    prefill_site: str
-    phase: Phase = Phase.WAITING
-    attempt: int = 0
-    attempts_at_site: int = 0
-    events_sent: int = 0
-    generated: int = 0
-    joined_s: float = 0.0
-    verified_unix_s: float = 0.0
-    prefill_ended_unix_s: float = 0.0
-    report: TransferReport = field(default_factory=TransferReport)
-
-    @property
-    def request_id(self) -> str:
-        return self.generate.request_id
-
-    def transfer_report(self) -> TransferReport:
-        if not self.verified_unix_s or not self.prefill_ended_unix_s:
-            return self.report
-        return replace(self.report, residual_s=max(0.0, self.verified_unix_s - self.prefill_ended_unix_s))
 
 
 class DecodeCore:
@@ -139,25 +63,12 @@ class DecodeCore:
     ) -> None:
         self.worker = worker
         self.model = model
-        self.limits = limits
+        self.admission = Admission(limits)
         self.eos_token_ids = eos_token_ids
         self.vocabulary = vocabulary
         self.sequence_bytes = sequence_bytes
-        self.requests: dict[str, Request] = {}
+        self.requests = self.admission.requests
         self.draining = False
-
-    @property
-    def holding(self) -> list[Request]:
-        """Requests that hold a slot."""
-        return [request for request in self.requests.values() if request.phase is not Phase.WAITING]
-
-    @property
-    def waiting(self) -> list[Request]:
-        return [request for request in self.requests.values() if request.phase is Phase.WAITING]
-
-    @property
-    def cache_bytes(self) -> int:
-        return sum(request.cache_bytes for request in self.holding)
 
     def rows(self) -> list[Row]:
         """The next step of the batch."""
@@ -199,11 +110,8 @@ class DecodeCore:
                 return []
 
     def validate(self) -> None:
-        assert len(self.holding) <= self.limits.slots, "more requests hold a slot than there are slots"
-        assert self.cache_bytes <= self.limits.cache_bytes, "more cache is promised than there is"
-        assert len(self.waiting) <= self.limits.waiting, "the waiting line is longer than its limit"
-        for request_id, request in self.requests.items():
-            assert request_id == request.request_id
+        self.admission.validate()
+        for request in self.requests.values():
             assert (request.attempt == 0) == (request.phase is Phase.WAITING)
             assert request.generated < request.generate.sampling.max_tokens, "a finished request is still here"
 
@@ -211,36 +119,20 @@ class DecodeCore:
 
     def _generate(self, generate: Generate, now_s: float) -> list[Instruction]:
         prompt = unpack_tokens(generate.token_ids)
-        total_tokens = len(prompt) + generate.sampling.max_tokens
-        cache_bytes = self.sequence_bytes(total_tokens)
-        refusal: tuple[str, str] | None = None
+        max_tokens = generate.sampling.max_tokens
+        cache_bytes = self.sequence_bytes(len(prompt) + max_tokens)
         if self.draining:
-            refusal = "draining", f"decode worker {self.worker!r} is shutting down"
+            refusal: Refusal | None = Refusal("draining", f"decode worker {self.worker!r} is shutting down")
         elif generate.model != self.model:
-            refusal = "wrong_model", f"decode worker {self.worker!r} serves {self.model!r}, not {generate.model!r}"
+            refusal = Refusal("wrong_model", f"decode worker {self.worker!r} serves {self.model!r}, not {generate.model!r}")
         elif generate.request_id in self.requests:
-            refusal = "duplicate", f"request {generate.request_id!r} is already running here"
-        elif not prompt or generate.sampling.max_tokens < 1:
-            refusal = "bad_request", "a request needs at least one prompt token and one token to generate"
-        elif total_tokens > self.limits.context_tokens:
-            refusal = (
-                "context_length_exceeded",
-                f"{len(prompt)} prompt tokens and {generate.sampling.max_tokens} to generate exceed the context of "
-                f"{self.limits.context_tokens} tokens",
-            )
-        elif cache_bytes > self.limits.cache_bytes:
-            refusal = (
-                "cache_too_small",
-                f"{total_tokens} tokens need {cache_bytes} bytes of KV cache, the worker has {self.limits.cache_bytes}",
-            )
-        elif len(self.waiting) >= self.limits.waiting and (self.waiting or not self._fits(cache_bytes)):
-            refusal = (
-                "overloaded",
-                f"all {self.limits.slots} slots are taken and {len(self.waiting)} requests wait, which is the limit",
-            )
+            refusal = Refusal("duplicate", f"request {generate.request_id!r} is already running here")
+        else:
+            refusal = self.admission.refusal(len(prompt), max_tokens, cache_bytes)
         if refusal:
-            code, message = refusal
-            answer = GenerateRefused(request_id=generate.request_id, code=code, message=message, retry_after_s=1.0)
+            answer = GenerateRefused(
+                request_id=generate.request_id, code=refusal.code, message=refusal.message, retry_after_s=1.0
+            )
             return [Answer(generate.request_id, answer)]
 
         self.requests[generate.request_id] = Request(
@@ -257,39 +149,10 @@ class DecodeCore:
         accepted = Answer(generate.request_id, GenerateAccepted(request_id=generate.request_id))
         return [accepted, *self._admit(now_s)]
 
-    def _fits(self, cache_bytes: int) -> bool:
-        return len(self.holding) < self.limits.slots and self.cache_bytes + cache_bytes <= self.limits.cache_bytes
-
     def _admit(self, now_s: float) -> list[Instruction]:
-        """First come, first served: a large request at the head is not overtaken by small ones, or it would starve."""
-        out: list[Instruction] = []
-        for request in self.waiting:
-            if now_s >= request.deadline_s:
-                continue  # the next tick fails it; a slot would be wasted on it
-            if not self._fits(request.cache_bytes):
-                break
-            request.phase = Phase.TRANSFER
-            out.append(self._begin_attempt(request, now_s))
-        return out
+        return [next_attempt(request, now_s) for request in self.admission.admit(now_s)]
 
     # ---- attempts
-
-    def _begin_attempt(self, request: Request, now_s: float) -> BeginAttempt:
-        request.attempt += 1
-        request.attempts_at_site += 1
-        left_s = request.deadline_s - now_s
-        placement = request.generate.placement
-        may_fall_back = placement.fallback_site not in (None, request.prefill_site)
-        return BeginAttempt(
-            request_id=request.request_id,
-            transfer_id=placement.transfer_id,
-            attempt=request.attempt,
-            prefill_site=request.prefill_site,
-            token_ids=tuple(request.prompt[:-1]),
-            total_tokens=len(request.prompt) + request.generate.sampling.max_tokens,
-            tenant=request.generate.tenant,
-            timeout_s=min(left_s, placement.fallback_after_s) if may_fall_back else left_s,
-        )
 
     def _verified(self, event: AttemptVerified) -> list[Instruction]:
         request = self._fenced(event.request_id, event.attempt)
@@ -301,6 +164,8 @@ class DecodeCore:
         request.report = replace(
             request.report,
             bytes=event.bytes,
+            saved_bytes=event.saved_bytes,
+            reused_tokens=event.reused_tokens,
             frames=event.frames,
             lossy_frames=event.lossy_frames,
             attempts=event.attempt,
@@ -308,11 +173,11 @@ class DecodeCore:
         )
         started = Started(
             request_id=request.request_id,
-            sequence=self._sequence(request),
+            sequence=request.next_sequence(),
             prefill_site=request.prefill_site,
             outcome=request.outcome,
             reason=request.reason,
-            cached_tokens=0,
+            cached_tokens=event.cached_tokens,
         )
         return [Emit(request.generate.reply_to, started), self._attempt_ended(request, verified=True)]
 
@@ -327,18 +192,11 @@ class DecodeCore:
         request = self._fenced(request_id, attempt)
         if request is None:
             return []
-        fallback = request.generate.placement.fallback_site
         site = request.prefill_site
-        if fallback is not None and fallback != site:
-            request.outcome = FALLBACK_OUTCOMES.get(code, Outcome.FALLBACK_PREFILL_FAILED)
-            request.reason = f"prefill at {site} failed ({code}: {message}); first placed there because {request.reason}"
-            request.prefill_site, request.attempts_at_site = fallback, 0
-        elif request.attempts_at_site >= MAX_LOCAL_ATTEMPTS:
-            return self._fail(request, code, f"prefill at site {site} failed: {message}", 1.0, now_s)
-        if request.deadline_s - now_s < MIN_ATTEMPT_S:
-            return self._fail(request, "deadline", self._too_late(request, f"prefill at {site} failed: {message}"), 1.0, now_s)
-        told = AttemptEnded(request_id=request_id, site=site, verified=False, code=code, next_site=request.prefill_site)
-        return [EndAttempt(request_id, attempt, site), TellScheduler(told), self._begin_attempt(request, now_s)]
+        if told := give_up(request, code, message, now_s):
+            return self._fail(request, *told, 1.0, now_s)
+        ended = AttemptEnded(request_id=request_id, site=site, verified=False, code=code, next_site=request.prefill_site)
+        return [EndAttempt(request_id, attempt, site), TellScheduler(ended), next_attempt(request, now_s)]
 
     def _fenced(self, request_id: str, attempt: int) -> Request | None:
         """None for news of an attempt that is no longer the current one."""
@@ -358,7 +216,7 @@ class DecodeCore:
         delta = request.text.push(token.token_id)
         tokens = Tokens(
             request_id=request.request_id,
-            sequence=self._sequence(request),
+            sequence=request.next_sequence(),
             text=delta.text,
             token_ids=(token.token_id,),
             details=() if sampling.top_logprobs is None else (self._detail(token),),
@@ -385,16 +243,13 @@ class DecodeCore:
         out: list[Instruction] = []
         for request in late:
             doing = {Phase.WAITING: "waited for a free slot", Phase.TRANSFER: "waited for its KV", Phase.RUNNING: "was decoding"}
-            out += self._fail(request, "deadline", self._too_late(request, f"it {doing[request.phase]}"), 1.0, now_s)
+            out += self._fail(request, "deadline", request.too_late(f"it {doing[request.phase]}"), 1.0, now_s)
         return out
-
-    def _too_late(self, request: Request, why: str) -> str:
-        return f"no first token within {request.generate.ttft_deadline_s:g} s: {why}"
 
     def _finish(self, request: Request, finish_reason: str, now_s: float) -> list[Instruction]:
         finished = Finished(
             request_id=request.request_id,
-            sequence=self._sequence(request),
+            sequence=request.next_sequence(),
             finish_reason=finish_reason,
             text=request.text.flush(),
             completion_tokens=request.generated,
@@ -405,7 +260,7 @@ class DecodeCore:
     def _fail(self, request: Request, code: str, message: str, retry_after_s: float | None, now_s: float) -> list[Instruction]:
         failed = Failed(
             request_id=request.request_id,
-            sequence=self._sequence(request),
+            sequence=request.next_sequence(),
             code=code,
             message=message,
             retry_after_s=retry_after_s,
@@ -434,7 +289,3 @@ class DecodeCore:
 
     def _attempt_ended(self, request: Request, *, verified: bool, code: str = "") -> TellScheduler:
         return TellScheduler(AttemptEnded(request_id=request.request_id, site=request.prefill_site, verified=verified, code=code))
-
-    def _sequence(self, request: Request) -> int:
-        request.events_sent += 1
-        return request.events_sent - 1

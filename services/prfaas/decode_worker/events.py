@@ -31,6 +31,11 @@ class AttemptVerified:
     bytes: int = 0
     frames: int = 0
     lossy_frames: int = 0
+    cached_tokens: int = 0
+    """Of the prompt's prefix, that the prefill did not compute."""
+    reused_tokens: int = 0
+    """Whose KV in full layers was here already, and did not come."""
+    saved_bytes: int = 0
     duration_s: float = 0.0
 
 
@@ -111,12 +116,15 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class BeginAttempt:
-    """Reserve a fresh sequence, open the reader, send the job to `prefill_site`, and report within `timeout_s`."""
+    """Reserve a fresh sequence, install what is here already, open the reader, send the job to `prefill_site`, and report within
+    `timeout_s`."""
 
     request_id: str
     transfer_id: str
     attempt: int
     prefill_site: str
+    prefill_worker: str | None
+    """None: whoever is free first."""
     token_ids: tuple[int, ...]
     """All that is to be prefilled; empty for a prompt of one token, which needs no transfer."""
     total_tokens: int

@@ -6,6 +6,7 @@ import time
 from opentelemetry import context as trace_context
 from tokenizers import Tokenizer
 
+from prfaas.bus.block_announcer import BlockAnnouncer
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError
 from prfaas.bus.jobs import JobQueue
@@ -21,10 +22,11 @@ from prfaas.contracts.to_decode import (
 )
 from prfaas.contracts.to_gateway import Started
 from prfaas.contracts.to_scheduler import Heartbeat, Role
+from prfaas.decode_worker.admission import Limits
 from prfaas.decode_worker.attempt import Attempts
 from prfaas.decode_worker.batch import Batch
 from prfaas.decode_worker.config import DecodeWorkerConfig
-from prfaas.decode_worker.core import DecodeCore, Limits
+from prfaas.decode_worker.core import DecodeCore
 from prfaas.decode_worker.events import (
     Answer,
     BeginAttempt,
@@ -39,6 +41,7 @@ from prfaas.decode_worker.events import (
     TellScheduler,
     Tick,
 )
+from prfaas.decode_worker.kept_prefixes import KeptPrefixes
 from prfaas.decode_worker.spans import RequestSpans
 from prfaas.decode_worker.text import TokenizerVocabulary
 from prfaas.engine.factory import build_engine
@@ -101,6 +104,7 @@ class DecodeWorkerService:
             TokenizerVocabulary(Tokenizer.from_file(str(files.tokenizer))),
             self._engine.sequence_bytes,
         )
+        blocks = BlockAnnouncer(bus, site=config.site, worker=config.name, role=Role.DECODE, sites=[config.site])
         self._attempts = Attempts(
             site=config.site,
             worker=config.name,
@@ -108,6 +112,7 @@ class DecodeWorkerService:
             lane=lane,
             jobs=JobQueue(bus),
             engine=self._engine,
+            kept=KeptPrefixes(self._engine, config.prefix_cache_mib << 20, blocks.changed),
             tasks=context.tasks,
             tracing=context.tracing,
             metrics=self._transfer_metrics,
@@ -123,6 +128,8 @@ class DecodeWorkerService:
             tell=self._handle,
             flushed=self._outbox.join,
         )
+        await blocks.start()
+        context.tasks.spawn("announce blocks", blocks.run())
         context.tasks.spawn("publish", self._publish(bus))
         context.tasks.spawn("batch", self._batch.run())
         context.tasks.spawn("tick", self._tick())
@@ -227,6 +234,8 @@ class DecodeWorkerService:
                 received_bytes=report.bytes,
                 frames=report.frames,
                 lossy_frames=report.lossy_frames,
+                reused_tokens=report.reused_tokens,
+                saved_bytes=report.saved_bytes,
                 duration_s=report.duration_s,
                 residual_s=report.residual_s,
             )
@@ -239,6 +248,7 @@ class DecodeWorkerService:
             completion_tokens=release.completion_tokens,
             attempts=report.attempts,
             kv_bytes=report.bytes,
+            kv_saved_bytes=report.saved_bytes,
         )
 
     def _measure(self) -> None:
@@ -249,7 +259,7 @@ class DecodeWorkerService:
         running = len(self._core.rows())
         self._metrics.running.set(running)
         self._metrics.waiting.set(len(self._core.requests) - running)
-        self._metrics.cache_usage_ratio.set(self._core.cache_bytes / self._core.limits.cache_bytes)
+        self._metrics.cache_usage_ratio.set(self._core.admission.cache_bytes / self._core.admission.limits.cache_bytes)
 
     async def _publish(self, bus: ControlBus) -> None:
         """One task, so that a request's events keep their order. A lost event is a gap that the gateway turns into an error."""
@@ -268,7 +278,7 @@ class DecodeWorkerService:
 
     def _heartbeat(self) -> Heartbeat:
         assert self._batch is not None
-        core = self._core
+        admission = self._core.admission
         return Heartbeat(
             site=self._config.site,
             worker=self._config.name,
@@ -276,10 +286,10 @@ class DecodeWorkerService:
             model=self._config.engine.model,
             fingerprint=self._description.fingerprint,
             max_context_tokens=self._description.max_context_tokens,
-            running=len(core.holding),
-            slots=core.limits.slots,
-            waiting=len(core.waiting),
-            waiting_limit=core.limits.waiting,
+            running=len(admission.holding),
+            slots=admission.limits.slots,
+            waiting=len(admission.waiting),
+            waiting_limit=admission.limits.waiting,
             step_points=self._batch.observed.points(),
             output_tokens=self._output_tokens,
             movable=self._config.movable,

@@ -44,6 +44,10 @@ class TransferReport(msgspec.Struct, frozen=True, kw_only=True):
     """How one request's KV came: for the demo's table, spans and benchmarks."""
 
     bytes: int = 0
+    saved_bytes: int = 0
+    """That did not have to come: the decode worker had them from an earlier prompt."""
+    reused_tokens: int = 0
+    """Whose KV in full layers these bytes are."""
     frames: int = 0
     lossy_frames: int = 0
     """Of `frames`: came in 8 bits, so that the answer may differ a little from one without."""

@@ -136,6 +136,10 @@ class TransferMetrics:
             link,
             registry=registry,
         )
+        self._reused = Counter(
+            "prfaas_kv_reused_tokens", "Prompt tokens whose KV the decode worker had already.", link, registry=registry
+        )
+        self._saved = Counter("prfaas_kv_saved_bytes", "KV that did not come for that reason.", link, registry=registry)
         self._size = Histogram(
             "prfaas_kv_transfer_size_bytes", "Size of a verified transfer.", link, registry=registry, buckets=SIZE_BUCKETS_BYTES
         )
@@ -159,12 +163,16 @@ class TransferMetrics:
         received_bytes: int,
         frames: int,
         lossy_frames: int,
+        reused_tokens: int,
+        saved_bytes: int,
         duration_s: float,
         residual_s: float,
     ) -> None:
         self._count(source, destination, "verified", received_bytes, frames)
         if lossy_frames:
             self._lossy.labels(source, destination).inc()
+        self._reused.labels(source, destination).inc(reused_tokens)
+        self._saved.labels(source, destination).inc(saved_bytes)
         self._size.labels(source, destination).observe(received_bytes)
         self._duration.labels(source, destination).observe(duration_s)
         self._residual.labels(source, destination).observe(residual_s)

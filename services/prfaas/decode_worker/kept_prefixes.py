@@ -1,0 +1,52 @@
+"""The full layers' KV of prompts that were served here, block by block: what a later prompt shares of it need not come again.
+
+Only verified KV of prefills enters: what a decode step makes of the same tokens differs in its last bits.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from prfaas.engine.protocol import Engine
+from prfaas.kvcache.layout import KVPiece, LayerKind, LayerRange
+from prfaas.kvcache.prefix_cache import Block, Changes, PrefixCache
+
+
+class KeptPrefixes:
+    """Of the loop's thread; only the copying is done beside it."""
+
+    def __init__(self, engine: Engine, capacity_bytes: int, changed: Callable[[Changes], None]) -> None:
+        description = engine.describe()
+        self._engine = engine
+        self._full_layers = [layer for layer, spec in enumerate(description.layout.layers) if spec.kind is LayerKind.FULL]
+        self._cache = PrefixCache(description.chunk_tokens, capacity_bytes if self._full_layers else 0)
+        self._changed = changed
+
+    async def install(self, sequence: Any, token_ids: Sequence[int]) -> int:
+        """Fills a fresh sequence with what is kept of its prompt, less than all of it. Returns the token from which the rest must
+        come. Raises EngineError."""
+        with self._cache.pin(token_ids, max_tokens=len(token_ids) - 1) as prefix:
+            if prefix.blocks:
+                await asyncio.to_thread(self._install, sequence, prefix.blocks)
+            return prefix.cached_tokens
+
+    async def keep(self, sequence: Any, token_ids: Sequence[int]) -> None:
+        """Stores what of a verified prompt is not kept yet. It may be decoded meanwhile."""
+        with self._cache.pin(token_ids) as prefix:
+            block_tokens = self._cache.block_tokens
+            while prefix.wants(prefix.tokens, prefix.tokens + block_tokens) and prefix.tokens + block_tokens <= len(token_ids):
+                pieces = await asyncio.to_thread(self._read, sequence, prefix.tokens, prefix.tokens + block_tokens)
+                prefix.append(pieces, sum(piece.size_bytes for piece in pieces))
+        self._changed(self._cache.take_changes())
+
+    @property
+    def pinned(self) -> int:
+        return self._cache.pinned
+
+    def _install(self, sequence: Any, blocks: Sequence[Block]) -> None:
+        for block in blocks:
+            for piece in block.pieces:
+                self._engine.install(sequence, piece)
+
+    def _read(self, sequence: Any, start: int, end: int) -> tuple[KVPiece, ...]:
+        return tuple(self._engine.read(sequence, LayerRange(layer, start, end)) for layer in self._full_layers)
