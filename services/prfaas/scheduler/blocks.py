@@ -188,10 +188,12 @@ class BlockDirectory:
                 surplus -= 1
 
     def validate(self) -> None:
-        held = {(block, cache.bit) for cache in self._caches.values() for block in cache.hashes}
-        known = {(block, 1 << n) for block, mask in self._holders.items() for n in range(len(self._keys)) if mask >> n & 1}
-        assert held == known and all(self._holders.values()), "both indexes say the same"
-        assert self.blocks == len(held) <= self.max_blocks
+        for block, mask in self._holders.items():
+            assert mask, "a block that nobody holds is forgotten"
+            assert all(block in self._caches[key].hashes for key in self.keys(mask, len(self._keys)))
+        # Each pair that one index has is in the other, and there are equally many.
+        assert sum(mask.bit_count() for mask in self._holders.values()) == self.blocks <= self.max_blocks
+        assert sum(len(cache.hashes) for cache in self._caches.values()) == self.blocks
         numbers = {cache.bit.bit_length() - 1: key for key, cache in self._caches.items()}
         assert numbers == {number: key for number, key in enumerate(self._keys) if key is not None}
         assert sorted([*numbers, *self._free]) == list(range(len(self._keys)))
