@@ -12,6 +12,7 @@ import httpx
 from infra.running_sites import RunningSites
 from infra.service_process import ServiceProcess, ServiceProcessError
 from infra.sites import Description, Role, Service
+from prfaas.contracts.to_probe import EGRESS_HEADROOM
 
 READY_DEADLINE_S = 120.0
 """For a service; loading a model on a busy machine takes most of it."""
@@ -119,7 +120,7 @@ class Stack:
         """What each prefill worker of a site may send where nobody shares the budget out: then all of them still keep it."""
         budgets = self.description.site(site).egress_mbit
         workers = sum(service.site == site and service.role is Role.PREFILL_WORKER for service in self.description.services)
-        return min(budgets.values()) * 1e6 / 8 / workers if budgets else None
+        return (1 - EGRESS_HEADROOM) * min(budgets.values()) * 1e6 / 8 / workers if budgets else None
 
     async def _ready(self, process: ServiceProcess) -> None:
         started = time.monotonic()

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from prfaas.bandwidth_probe.egress import BUSY_S, HEADROOM, REMEMBER_S, EgressAllocator
-from prfaas.contracts.to_probe import LEASE_S, EgressAsked, EgressLease
+from prfaas.bandwidth_probe.egress import BUSY_S, REMEMBER_S, EgressAllocator
+from prfaas.contracts.to_probe import ALONE_AFTER_S, EGRESS_HEADROOM, LEASE_S, EgressAsked, EgressLease
 from prfaas.kvcache.pace import Pace
 
 BUDGET = 1e7
@@ -50,6 +50,7 @@ class Site:
         self.order = itertools.count()
         self.delay_s: Callable[[], float | None] = lambda: 0.001
         """None: lost."""
+        self.arrival_s: dict[str, float] = {}
         self.sent: list[tuple[float, str, int]] = []
 
     def at(self, when: float, do: Callable[[], None]) -> None:
@@ -101,7 +102,9 @@ class Site:
 
         here_s = self.delay_s()
         if here_s is not None:
-            self.at(self.now + here_s, arrive)
+            # A connection keeps the order of what it carries.
+            self.arrival_s[worker.name] = max(self.arrival_s.get(worker.name, 0.0), self.now + here_s)
+            self.at(self.arrival_s[worker.name], arrive)
         self.at(self.now + TIMEOUT_S, give_up)
 
     def most_in_a_second(self, after: float = 0.0) -> float:
@@ -129,34 +132,34 @@ def during(start: float, end: float, rate: float = 1e9) -> Callable[[float], flo
     return lambda now: rate if start <= now < end else 0.0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 @given(st.data())
 def test_no_second_sees_more_than_the_budget_whatever_is_sent_late_lost_or_dead(data: st.DataObject) -> None:
     budget = data.draw(st.sampled_from([2e6, 1e7, 1e8]), "budget")
     patterns = st.lists(st.tuples(st.floats(0, 10), st.floats(0, 4), st.floats(1e4, 1e9)), max_size=4)
     count = data.draw(st.integers(1, 6), "workers")
-    workers = []
+    workers, own = [], (1 - EGRESS_HEADROOM) * budget / count
     for number in range(count):
         pattern = data.draw(patterns, f"worker {number}")
         parts = [during(start, start + length, rate) for start, length, rate in pattern]
-        workers.append(SimulatedWorker(f"w{number}", lambda now, parts=parts: sum(part(now) for part in parts), budget / count))  # type: ignore[misc]
+        workers.append(SimulatedWorker(f"w{number}", lambda now, parts=parts: sum(part(now) for part in parts), own))  # type: ignore[misc]
     site = Site(workers, budget)
     random = Random(data.draw(st.integers(0, 1 << 32), "seed"))
-    late, lost = data.draw(st.sampled_from([0.001, 0.05, 0.7])), data.draw(st.sampled_from([0.0, 0.1, 0.5]))
+    late, lost = data.draw(st.sampled_from([0.001, 0.05, 0.4])), data.draw(st.sampled_from([0.0, 0.1, 0.5]))
     site.delay_s = lambda: None if random.random() < lost else random.random() * late
-    dies = data.draw(st.none() | st.floats(0, 8), "the allocator dies")
-    if dies is not None:
+    dies = data.draw(st.none() | st.floats(0, 8), "the allocator dies") if not lost else None
+    if dies is not None:  # a new one that does not hear of everyone could not know better
         site.at(dies, lambda: setattr(site, "allocator", None))
         back = dies + data.draw(st.floats(0, 3), "and is back after")
         site.at(back, lambda: setattr(site, "allocator", EgressAllocator(budget, back)))
     site.run(12.0)
-    assert site.most_in_a_second() <= 1.03 * budget
+    assert site.most_in_a_second() <= budget
 
 
 def test_the_budget_is_used_and_shared_evenly() -> None:
     site = Site([SimulatedWorker(f"w{number}", flood) for number in range(4)])
     site.run(10)
-    assert site.sent_bytes(5.0) >= (1 - HEADROOM) * BUDGET * 5 * 0.99
+    assert site.sent_bytes(5.0) >= (1 - EGRESS_HEADROOM) * BUDGET * 5 * 0.99
     for number in range(4):
         assert site.sent_bytes(5.0, f"w{number}") == pytest.approx(site.sent_bytes(5.0) / 4, rel=0.02)
 
@@ -174,23 +177,23 @@ def test_an_idle_part_is_redistributed_and_taken_back_within_a_fifth_of_a_second
     site.run(5.0)
     assert site.sent_bytes(4.0, "steady") >= 0.9 * BUDGET
     site.run(2 * BUSY_S + 0.5)
-    assert site.sent_bytes(5.0 + 2 * BUSY_S, "late") == pytest.approx((1 - HEADROOM) * BUDGET / 2 * 0.5, rel=0.1)
+    assert site.sent_bytes(5.0 + 2 * BUSY_S, "late") == pytest.approx((1 - EGRESS_HEADROOM) * BUDGET / 2 * 0.5, rel=0.1)
     site.workers["late"].waiting, site.workers["late"].produces = 0.0, silence
     at = site.now
     site.run(2 * BUSY_S + 0.5)
-    assert site.sent_bytes(at + 2 * BUSY_S, "steady") >= 0.95 * (1 - HEADROOM) * BUDGET * 0.5
+    assert site.sent_bytes(at + 2 * BUSY_S, "steady") >= 0.95 * (1 - EGRESS_HEADROOM) * BUDGET * 0.5
 
 
 def test_without_an_allocator_each_goes_on_with_its_equal_part() -> None:
     site = Site([SimulatedWorker(f"w{number}", flood if number < 2 else silence) for number in range(4)])
     site.run(3.0)
     site.allocator = None
-    site.run(5.0)
-    assert site.sent_bytes(6.0) == pytest.approx((1 - HEADROOM) * BUDGET * 2 / 4 * 2, rel=0.05)
+    site.run(ALONE_AFTER_S + 3.0)
+    assert site.sent_bytes(site.now - 2.0) == pytest.approx((1 - EGRESS_HEADROOM) * BUDGET * 2 / 4 * 2, rel=0.05)
     site.allocator = EgressAllocator(BUDGET, site.now)
     site.run(5.0)
-    assert site.sent_bytes(12.0) >= 0.9 * BUDGET, "it has them share again"
-    assert site.most_in_a_second() <= 1.03 * BUDGET
+    assert site.sent_bytes(site.now - 1.0) >= 0.9 * BUDGET, "it has them share again"
+    assert site.most_in_a_second() <= BUDGET
 
 
 def test_the_part_of_a_dead_worker_is_kept_for_a_while_and_then_given_to_the_others() -> None:
@@ -198,7 +201,7 @@ def test_the_part_of_a_dead_worker_is_kept_for_a_while_and_then_given_to_the_oth
     site.run(3.0)
     site.workers["dies"].alive = False
     site.run(LEASE_S + 1)
-    assert site.sent_bytes(site.now - 0.5) == pytest.approx((1 - HEADROOM) * BUDGET / 2 * 0.5, rel=0.1)
+    assert site.sent_bytes(site.now - 0.5) == pytest.approx((1 - EGRESS_HEADROOM) * BUDGET / 2 * 0.5, rel=0.1)
     site.run(REMEMBER_S)
     assert site.sent_bytes(site.now - 0.5) >= 0.9 * BUDGET * 0.5
 
@@ -228,4 +231,4 @@ def test_a_new_allocator_waits_until_it_may_have_heard_of_everyone() -> None:
     other = EgressAsked(worker="b", destination="home", transfers=1, wanted_bytes_per_s=1e9, held_bytes_per_s=0.0)
     lease = allocator.ask(other, 1.0, None, None)
     assert lease is not None and lease.bytes_per_s == 0.0, "the other one still holds everything"
-    assert allocator.granted_bytes_per_s(1.0) == BUDGET
+    assert allocator.leased_bytes_per_s(1.0) == 0.0

@@ -8,10 +8,8 @@ and go on by itself: its equal part is kept for a while.
 from dataclasses import dataclass
 from math import inf
 
-from prfaas.contracts.to_probe import LEASE_S, EgressAsked, EgressLease
+from prfaas.contracts.to_probe import EGRESS_HEADROOM, LEASE_S, EgressAsked, EgressLease
 
-HEADROOM = 0.04
-"""Of the budget, for what is no KV: the probe's own trains, and what NATS puts around each frame."""
 REMEMBER_S = 10.0
 """How long the part of a worker that went silent is kept."""
 BUSY_S, IDLE_S = 0.1, 0.5
@@ -32,7 +30,7 @@ class _Worker:
 
 class EgressAllocator:
     def __init__(self, budget_bytes_per_s: float | None, now_s: float) -> None:
-        self._capacity = None if budget_bytes_per_s is None else (1 - HEADROOM) * budget_bytes_per_s
+        self._capacity = None if budget_bytes_per_s is None else (1 - EGRESS_HEADROOM) * budget_bytes_per_s
         self._settled_s = now_s + LEASE_S
         """Before, there may be workers with leases of a probe that ran earlier, which have not asked yet."""
         self._workers: dict[str, _Worker] = {}
@@ -69,15 +67,14 @@ class EgressAllocator:
             rtt_s=rtt_s,
         )
 
-    def granted_bytes_per_s(self, now_s: float) -> float:
-        """All that the workers may send now, as far as it is known here."""
-        return sum(self._held(name, now_s) for name in self._workers)
+    def leased_bytes_per_s(self, now_s: float) -> float:
+        """By the last answers."""
+        return sum(worker.granted_bytes_per_s for worker in self._workers.values() if now_s - worker.asked_s <= LEASE_S)
 
     def validate(self, now_s: float) -> None:
         """What the last answers gave is within the budget; what somebody brought along may not be, and then ends by itself."""
         if self._capacity is not None:
-            fresh = [worker for worker in self._workers.values() if now_s - worker.asked_s <= LEASE_S]
-            assert sum(worker.granted_bytes_per_s for worker in fresh) <= self._capacity * (1 + 1e-9)
+            assert self.leased_bytes_per_s(now_s) <= self._capacity * (1 + 1e-9)
 
     def _held(self, name: str, now_s: float) -> float:
         worker = self._workers[name]

@@ -143,8 +143,11 @@ class MeasuredLink:
         self._estimator.handle(TransferReported(time.monotonic(), goodput_bytes_per_s))
 
     def lease(self, asked: EgressAsked) -> EgressLease | None:
-        estimator = self._estimator
-        return self._allocator.ask(asked, time.monotonic(), estimator.goodput_bytes_per_s, estimator.rtt_s)
+        now_s = time.monotonic()
+        lease = self._allocator.ask(asked, now_s, self._estimator.goodput_bytes_per_s, self._estimator.rtt_s)
+        if lease is not None and lease.bytes_per_s is not None:
+            self._metrics.leased(self._source, self._destination, self._allocator.leased_bytes_per_s(now_s))
+        return lease
 
     def _handle(self, event: Event, probes: asyncio.TaskGroup) -> None:
         for order in self._estimator.handle(event):
@@ -197,7 +200,11 @@ class MeasuredLink:
 
     async def _announce(self, announce: Announce) -> None:
         self._metrics.estimated(
-            self._source, self._destination, rtt_s=announce.rtt_s, goodput_bytes_per_s=announce.goodput_bytes_per_s
+            self._source,
+            self._destination,
+            rtt_s=announce.rtt_s,
+            jitter_s=announce.jitter_s,
+            goodput_bytes_per_s=announce.goodput_bytes_per_s,
         )
         estimate = LinkEstimate(
             source=self._source,

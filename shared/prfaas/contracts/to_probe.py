@@ -5,6 +5,11 @@ import msgspec
 
 LEASE_S = 1.0
 """How long a lease holds, from when it was asked for."""
+ALONE_AFTER_S = 2.5 * LEASE_S
+"""When a worker that gets no answer goes on with its own part. Whoever shares the link out has noticed its silence after LEASE_S,
+and another LEASE_S later every lease is over that counted on it; the rest is for a question that was under way for long."""
+EGRESS_HEADROOM = 0.04
+"""Of a link's egress budget, for what is no KV: the probe's own trains, and what NATS puts around each frame."""
 
 
 class Ping(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -53,7 +58,7 @@ class EgressLease(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     bytes_per_s: float | None
     """None: the link has no budget."""
     alone_bytes_per_s: float | None
-    """What it may send without a lease, once nobody has answered for LEASE_S: its equal part of the budget. None: anything."""
+    """What it may send once nobody has answered for ALONE_AFTER_S: its equal part of the budget. None: anything."""
     share: float
     """Of the link's window, above 0 to 1."""
     ask_again_s: float

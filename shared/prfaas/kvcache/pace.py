@@ -1,13 +1,12 @@
 """What the egress budget lets one process send on one link now: a token bucket whose rate is a lease. Pure: time comes in.
 
 A lease holds from the moment it was asked for, so it ends here before it ends for whoever gave it. When nobody has answered for
-as long as a lease lasts, every lease that was ever given is over, and each process may take the part that is its own: then all
-of them together still keep the budget.
+ALONE_AFTER_S, each process may take the part that is its own: then all of them together still keep the budget.
 """
 
 from math import inf
 
-from prfaas.contracts.to_probe import LEASE_S, EgressLease
+from prfaas.contracts.to_probe import ALONE_AFTER_S, LEASE_S, EgressLease
 
 _BURST_S = 0.02
 """What may leave at once after a pause, in seconds of the rate. Short: with a frame it is what a second may have too much."""
@@ -42,7 +41,7 @@ class Pace:
             return self._own_bytes_per_s
         if lease is not None and (now < self._lease_until or lease.bytes_per_s is None):
             return lease.bytes_per_s
-        if self._silent_since is not None and now >= self._silent_since + LEASE_S:
+        if self._silent_since is not None and now >= self._silent_since + ALONE_AFTER_S:
             return _least(self._own_bytes_per_s, lease.alone_bytes_per_s if lease is not None else None)
         return 0.0
 
@@ -58,7 +57,7 @@ class Pace:
             return None
         if rate:
             return now + (1.0 - self._tokens) / rate
-        ends = [self._lease_until, inf if self._silent_since is None else self._silent_since + LEASE_S]
+        ends = [self._lease_until, inf if self._silent_since is None else self._silent_since + ALONE_AFTER_S]
         return min((end for end in ends if end > now), default=now + LEASE_S)
 
     def spend(self, size_bytes: int) -> None:

@@ -1,0 +1,45 @@
+"""Two sites with emulated engines and an emulated link, small enough for a test: for what is about links, not about models."""
+
+from typing import Any
+
+from infra.sites import Description, Link, Role, Service, Site, SiteKind
+
+MODEL = "emulated-1t"
+HOME, FAR = "local", "remote"
+
+
+def two_sites(
+    *,
+    remote_workers: int,
+    rate_mbit: float,
+    rtt_ms: float = 20.0,
+    egress_mbit: float | None = None,
+    byte_scale: float = 200.0,
+    time_scale: float = 8.0,
+    scheduler: dict[str, Any] | None = None,
+) -> Description:
+    """The pd site has one worker of each role; `egress_mbit` is the budget of the way from the prefill-only site to it."""
+
+    def engine(profile: str) -> dict[str, Any]:
+        scales = {"time-scale": time_scale, "byte-scale": byte_scale, "token-scale": 32.0, "profile": profile}
+        return {"engine": "emulated", "model": MODEL, "chunk-tokens": 256, "emulated": scales}
+
+    far = {"engine": engine("paper-1t-h200-anchored")}
+    near = {"engine": engine("paper-1t-h20")}
+    services = [
+        Service(site=HOME, role=Role.GATEWAY, name="gateway"),
+        Service(site=HOME, role=Role.SCHEDULER, name="scheduler", config=scheduler or {"policy": "remote_all"}),
+        Service(site=HOME, role=Role.DECODE_WORKER, name="d0", config=near | {"slots": 64, "waiting": 64}),
+        Service(site=HOME, role=Role.PREFILL_WORKER, name="p0", config=near),
+        *(Service(site=FAR, role=Role.PREFILL_WORKER, name=f"p{index}", config=far) for index in range(remote_workers)),
+        *(Service(site=site, role=Role.BANDWIDTH_PROBE, name="probe") for site in (HOME, FAR)),
+    ]
+    budget = {} if egress_mbit is None else {HOME: egress_mbit}
+    found = Description(
+        model=MODEL,
+        sites=(Site(name=HOME, kind=SiteKind.PD), Site(name=FAR, kind=SiteKind.PRFAAS, dials=(HOME,), egress_mbit=budget)),
+        links=(Link(between=(FAR, HOME), rate_mbit=rate_mbit, rtt_ms=rtt_ms),),
+        services=tuple(services),
+    )
+    found.validate()
+    return found
