@@ -1,9 +1,10 @@
 """pd workers change their role while requests run: every request is answered, with the tokens that it always had."""
 
 import asyncio
+import contextlib
+import itertools
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +24,22 @@ from tests.e2e.asking import tokens_of
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 DEADLINE_S = 60.0
-TIME_SCALE = 8.0
 OUTPUT_TOKENS = 24
 PROMPTS = [[token % 256 for token in tokens_of(40 + 13 * seed, seed)] for seed in range(8)]
 
 
-def describe(**scheduler: Any) -> Description:
+def describe(prefill: int, slots: int, emulated: dict[str, float], scheduler: dict[str, Any]) -> Description:
+    """Four workers."""
     worker = {
         "movable": True,
-        "engine": {"engine": "emulated", "emulated": {"time-scale": TIME_SCALE, "byte-scale": 1000.0}},
-        "decode-worker": {"slots": 16},
+        "engine": {"engine": "emulated", "emulated": {"byte-scale": 1000.0} | emulated},
+        "decode-worker": {"slots": slots},
     }
     services = [
         Service(site="local", role=Program.GATEWAY, name="gateway"),
         Service(site="local", role=Program.SCHEDULER, name="scheduler", config=scheduler),
-        *(Service(site="local", role=Program.PREFILL_WORKER, name=f"w{index}", config=worker) for index in (0, 1)),
-        *(Service(site="local", role=Program.DECODE_WORKER, name=f"w{index}", config=worker) for index in (2, 3)),
+        *(Service(site="local", role=Program.PREFILL_WORKER, name=f"w{index}", config=worker) for index in range(prefill)),
+        *(Service(site="local", role=Program.DECODE_WORKER, name=f"w{index}", config=worker) for index in range(prefill, 4)),
     ]
     return Description(model="emulated-1t", sites=(Site(name="local", kind=SiteKind.PD),), services=tuple(services))
 
@@ -46,7 +47,8 @@ def describe(**scheduler: Any) -> Description:
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     directory: Path = tmp_path_factory.mktemp("stack")
-    async with Stack(describe(), directory) as stack:
+    description = describe(prefill=2, slots=16, emulated={"time-scale": 8.0}, scheduler={"roles-every-s": 0})
+    async with Stack(description, directory) as stack:
         yield stack
 
 
@@ -82,22 +84,28 @@ async def ask(stack: Stack, count: int, every_s: float, output_tokens: int = OUT
     return await replay(target, arrivals, lambda index, _arrival: PROMPTS[index % len(PROMPTS)])
 
 
-@asynccontextmanager
-async def under_load(stack: Stack, records: list[Record]) -> AsyncIterator[None]:
-    """Requests come all the time while the body runs."""
+@contextlib.asynccontextmanager
+async def asking(
+    stack: Stack, records: list[Record], *, per_s: float, output_tokens: int = OUTPUT_TOKENS, prompt_tokens: int | None = None
+) -> AsyncIterator[None]:
+    """Requests come all the time while the body runs; `prompt_tokens` as they are in PROMPTS if None."""
     over = asyncio.Event()
+    target = Target(url=stack.gateway_url("local"), model=stack.description.model, ttft_deadline_s=30.0)
 
     async def load() -> None:
         async with asyncio.TaskGroup() as group:
-            while not over.is_set():
-                for index in range(len(PROMPTS)):
-                    group.create_task(one(index))
-                    await asyncio.sleep(0.05)
+            for index in itertools.cycle(range(len(PROMPTS))):
+                group.create_task(one(PROMPTS[index]))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(over.wait(), 1 / per_s)
+                if over.is_set() and index == len(PROMPTS) - 1:
+                    return
 
-    async def one(index: int) -> None:
-        arrival = Arrival(0.0, len(PROMPTS[index]), OUTPUT_TOKENS)
-        target = Target(url=stack.gateway_url("local"), model=stack.description.model, ttft_deadline_s=30.0)
-        records.extend(await replay(target, [arrival], lambda _index, _arrival: PROMPTS[index]))
+    async def one(prompt: list[int]) -> None:
+        if prompt_tokens is not None:
+            prompt = (prompt * prompt_tokens)[:prompt_tokens]
+        arrival = Arrival(0.0, len(prompt), output_tokens)
+        records.extend(await replay(target, [arrival], lambda _index, _arrival: prompt))
 
     loading = asyncio.create_task(load())
     try:
@@ -116,7 +124,7 @@ def texts(records: list[Record]) -> dict[int, set[str]]:
     found: dict[int, set[str]] = {}
     for record in records:
         assert (record.status, record.error) == (200, ""), f"{record.error}: {record.message}"
-        assert record.tokens == OUTPUT_TOKENS
+        assert record.tokens == record.arrival.output_tokens
         found.setdefault(record.arrival.prompt_tokens, set()).add(record.text)
     return found
 
@@ -126,7 +134,7 @@ async def test_workers_move_both_ways_under_load_and_no_request_notices(stack: S
     assert len(set.union(*expected.values())) == len(PROMPTS), "another cache gives another answer"
     pids = {name: worker(stack, name).pid for name in ("w1", "w2")}
     records: list[Record] = []
-    async with under_load(stack, records):
+    async with asking(stack, records, per_s=20.0):
         for name, role, to_role, after in (
             ("w2", Role.DECODE, Role.PREFILL, (3, 1)),
             ("w2", Role.PREFILL, Role.DECODE, (2, 2)),
@@ -142,3 +150,76 @@ async def test_workers_move_both_ways_under_load_and_no_request_notices(stack: S
     for name, pid in pids.items():
         assert (worker(stack, name).pid, worker(stack, name).exit_code) == (pid, None)
         assert "crashed" not in worker(stack, name).log_path.read_text()
+
+
+async def log_says(process: ServiceProcess, event: str, since: int = 0) -> None:
+    """`since`: the log's size before."""
+    async with asyncio.timeout(DEADLINE_S):
+        while f'"event":"{event}"'.encode() not in process.log_path.read_bytes()[since:]:
+            await asyncio.sleep(0.02)
+
+
+async def until_running(stack: Stack, name: str) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            page = await stack.metrics("local", name)
+            line = next(line for line in page.splitlines() if line.startswith("vllm:num_requests_running{"))
+            if float(line.split()[-1]):
+                return
+            await asyncio.sleep(0.02)
+
+
+async def test_a_decode_worker_that_cannot_finish_in_time_keeps_its_role_and_its_requests(stack: Stack) -> None:
+    running = asyncio.create_task(ask(stack, 4, 0.0, output_tokens=600))
+    await until_running(stack, "w3")
+    assert await change(stack, "w3", Role.DECODE, Role.PREFILL, drain_s=0.1) == RoleChanging()
+    await log_says(worker(stack, "w3"), "role_kept")
+    assert not running.done()
+    assert len(texts(await running)) == 4
+    await until_counts(stack, 2, 2)
+    assert len(texts(await ask(stack, 4, 0.0))) == 4, "and it works on"
+
+
+async def test_a_prefill_worker_that_cannot_finish_in_time_keeps_its_role_and_its_requests(stack: Stack) -> None:
+    process = worker(stack, "w0")
+    since = process.log_path.stat().st_size
+    arrivals = [Arrival(0.0, 80_000 + index, 4) for index in range(4)]
+    target = Target(url=stack.gateway_url("local"), model=stack.description.model)
+    running = asyncio.create_task(replay(target, arrivals, lambda _, arrival: PROMPTS[0][:1] * arrival.prompt_tokens))
+    await log_says(process, "job_taken", since)
+    assert await change(stack, "w0", Role.PREFILL, Role.DECODE, drain_s=0.1) == RoleChanging()
+    await log_says(process, "role_kept", since)
+    assert not running.done()
+    assert len(texts(await running)) == 4
+    await until_counts(stack, 2, 2)
+    assert len(texts(await ask(stack, 4, 0.0))) == 4, "and it works on"
+
+
+async def test_a_worker_says_why_it_stays(stack: Stack) -> None:
+    kept = await change(stack, "w0", Role.PREFILL, Role.PREFILL)
+    assert kept == RoleKept(reason="worker 'w0' is a prefill worker already")
+
+
+async def test_traffic_that_turns_from_long_prompts_to_long_answers_moves_a_worker(tmp_path: Path) -> None:
+    """Three that prefill suit prompts of 250 tokens and answers of 2, and not answers of 24."""
+    description = describe(
+        prefill=3,
+        slots=2,
+        emulated={"time-scale": 4.0, "token-scale": 8.0},
+        scheduler={"roles-every-s": 2.0, "policy": "local_only"},
+    )
+    async with Stack(description, tmp_path) as stack:
+        records: list[Record] = []
+        async with asking(stack, records, prompt_tokens=250, output_tokens=2, per_s=3.6):
+            async with asyncio.timeout(DEADLINE_S):
+                while len(records) < 40:  # enough for solves, which find nothing to gain
+                    await asyncio.sleep(0.1)
+            assert await counts(stack) == {"prefill": 3, "decode": 1}
+        async with asking(stack, records, prompt_tokens=250, output_tokens=24, per_s=3.6):
+            async with asyncio.timeout(DEADLINE_S):
+                while (await counts(stack))["decode"] < 2:
+                    await asyncio.sleep(0.1)
+        assert {(record.status, record.error) for record in records} == {(200, "")}
+        assert 'prfaas_role_changes_total{result="done",to_role="decode"}' in await stack.metrics("local", "scheduler")
+        moves = [line for line in worker(stack, "scheduler").log_path.read_text().splitlines() if '"worker_mov' in line]
+        assert "with 249 tokens to prefill" in moves[0]

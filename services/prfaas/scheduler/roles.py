@@ -21,7 +21,7 @@ from prfaas.scheduler.split import Observed, Split, best_split, split
 
 WINDOW_SOLVES = 5
 """Requests that are older than so many intervals are no longer asked for."""
-MIN_REQUESTS = 64
+MIN_REQUESTS = 32
 BUSY_SHARE = 0.5
 """With less than this part of what the site can carry, a move gains nobody anything, and full batches are a guess."""
 START_DEADLINE_S = 180.0
