@@ -3,6 +3,7 @@
 import random
 import secrets
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -115,6 +116,14 @@ def encode_transfer(transfer: KVTransfer, layout: KVLayout, pieces: list[KVPiece
         ),
     )
     return [b"".join(frame.buffers) for frame in frames]
+
+
+def rewrite(message: bytes, payload: bytes | None = None, **fields: Any) -> bytes:
+    """A frame with other contents and a checksum that is right for them."""
+    frame = kv.decode_frame(memoryview(message))
+    data = bytes(frame.payload) if payload is None else payload
+    head = frame.head._replace(stored_bytes=len(data), **fields)
+    return b"".join(kv.encode_frame(head, (memoryview(data),)).buffers)
 
 
 class Cache:

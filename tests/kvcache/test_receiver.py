@@ -11,7 +11,7 @@ from prfaas.kvcache.errors import TransferCode
 from prfaas.kvcache.layout import LayerKind, LayerRange
 from prfaas.kvcache.quantize import encode_int8
 from prfaas.kvcache.receiver import Failed, FrameArrived, Install, ReceiverCore, ReceiverInstruction, Rewind, Tick, Verified
-from tests.kvcache.kv import LAYOUT, Cache, encode_transfer, gaussian_piece, make_pieces, make_transfer
+from tests.kvcache.kv import LAYOUT, Cache, encode_transfer, gaussian_piece, make_pieces, make_transfer, rewrite
 
 TOKENS = 200
 PAYLOAD_BYTES = 10_000
@@ -28,14 +28,6 @@ def run(transfer: KVTransfer, messages: list[bytes]) -> list[ReceiverInstruction
 
 def attempt(transfer: KVTransfer, seed: int = 0) -> list[bytes]:
     return encode_transfer(transfer, LAYOUT, make_pieces(LAYOUT, TOKENS, 64, seed), PAYLOAD_BYTES)
-
-
-def rewrite(message: bytes, payload: bytes | None = None, **fields: Any) -> bytes:
-    """A frame with other contents and a checksum that is right for them."""
-    frame = kv.decode_frame(memoryview(message))
-    data = bytes(frame.payload) if payload is None else payload
-    head = frame.head._replace(stored_bytes=len(data), **fields)
-    return b"".join(kv.encode_frame(head, (memoryview(data),)).buffers)
 
 
 def failure(out: list[ReceiverInstruction]) -> Failed:

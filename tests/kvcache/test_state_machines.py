@@ -1,4 +1,8 @@
-"""Sender, broker and receiver under every fault at once: what is installed is exactly what was sent, or the transfer fails."""
+"""Sender, broker and receiver under every fault at once: what is installed is exactly what was sent, or the transfer fails.
+
+Faults of the way (drop, repeat, reorder, truncate, flip, delay, restarts) must cost nothing but time, as long as the stream can
+be read again. Frames that do not belong, with checksums that are right, must be dropped or end the transfer: see forgery.py.
+"""
 
 from collections import deque
 
@@ -11,6 +15,7 @@ from prfaas.kvcache import frame as kv
 from prfaas.kvcache import receiver, sender
 from prfaas.kvcache.layout import KVLayout, LayerKind, LayerSpec
 from tests.kvcache.broker_model import BrokerModel, Sent
+from tests.kvcache.forgery import CLOSING, FOREIGN, FORGERIES, Forger
 from tests.kvcache.kv import Cache, encode_transfer, make_pieces, make_transfer
 
 LAYOUT = KVLayout(
@@ -23,33 +28,58 @@ LAYOUT = KVLayout(
 )
 MAX_PAYLOAD_BYTES = 16
 DEADLINE_S = 1000.0
+IDLE_S = 300.0
+MAX_REWINDS = 3
 
 
+CLOSINGS = st.one_of(st.just("none"), st.sampled_from(CLOSING))
 FAULTS = st.sampled_from(["none", "flip", "cut", "drop", "twice", "late"])
 
 
 class TransferMachine(RuleBasedStateMachine):
-    @initialize(tokens=st.integers(1, 12), chunk=st.integers(1, 5))
-    def start(self, tokens: int, chunk: int) -> None:
+    @initialize(tokens=st.integers(1, 12), chunk=st.integers(1, 5), cached=st.integers(0, 3), closing=CLOSINGS)
+    def start(self, tokens: int, chunk: int, cached: int, closing: str) -> None:
         self.now = 0.0
-        transfer = make_transfer(tokens, attempt=2)
-        pieces = make_pieces(LAYOUT, tokens, chunk)
+        self.transfer = transfer = msgspec.structs.replace(make_transfer(tokens, attempt=2), from_token=min(cached, tokens - 1))
+        pieces = make_pieces(LAYOUT, tokens, chunk, from_token=transfer.from_token)
         self.messages = encode_transfer(transfer, LAYOUT, pieces, MAX_PAYLOAD_BYTES)
+        self.closing = closing
+        """What is put in the place of the manifest, in the end."""
         self.positions = {data: position for position, data in enumerate(self.messages)}
-        old = msgspec.structs.replace(transfer, attempt=1)
-        self.old_messages = encode_transfer(old, LAYOUT, make_pieces(LAYOUT, tokens, chunk, seed=1), MAX_PAYLOAD_BYTES)
+        other_pieces = make_pieces(LAYOUT, tokens, chunk, seed=1, from_token=transfer.from_token)
+        others = (
+            msgspec.structs.replace(transfer, attempt=1),
+            msgspec.structs.replace(transfer, transfer_id=make_transfer(tokens).transfer_id),
+        )
+        self.other_messages = [encode_transfer(other, LAYOUT, other_pieces, MAX_PAYLOAD_BYTES) for other in others]
+        """Of an older attempt, and of another transfer with the same attempt's number."""
         self.expected = Cache.of(pieces)
-        self.cache = Cache()
         self.broker = BrokerModel()
-        self.sender = sender.SenderCore(now=0.0, deadline=DEADLINE_S, idle_timeout_s=100.0)
-        self.receiver = receiver.ReceiverCore(transfer, LAYOUT, now=0.0, deadline=DEADLINE_S, idle_timeout_s=None)
-        self.queued = 0
+        self.lost_memory = False
+        self.senders = 0
+        self.start_sender()
+        self.start_receiver()
         self.connections: list[deque[Sent]] = [deque()]
         """Towards the server; the last one is alive, what is left in earlier ones may still arrive."""
         self.answers: deque[sender.SenderEvent] = deque()
         self.connected = True
+
+    def start_sender(self) -> None:
+        self.senders += 1
+        self.sender = sender.SenderCore(now=self.now, deadline=DEADLINE_S, idle_timeout_s=100.0)
+        self.sender.batch = 1000 * self.senders  # every writer's batches have names of their own
+        self.queued = 0
+
+    def start_receiver(self) -> None:
+        self.receiver = receiver.ReceiverCore(self.transfer, LAYOUT, now=self.now, deadline=DEADLINE_S, idle_timeout_s=IDLE_S)
+        self.cache = Cache()
         self.read_from = 1
         self.outcome = ""
+        self.damage = 0
+        """Faults of delivery, each of which may make the receiver read again once."""
+        self.rewinds = 0
+        self.forged = False
+        """It took a frame that the sender never sent."""
 
     def tell_sender(self, event: sender.SenderEvent) -> None:
         for instruction in self.sender.handle(event):
@@ -64,12 +94,14 @@ class TransferMachine(RuleBasedStateMachine):
                     pass
 
     def tell_receiver(self, event: receiver.ReceiverEvent) -> None:
+        asked = isinstance(event, receiver.DeliveryLost)
         for instruction in self.receiver.handle(event):
             match instruction:
                 case receiver.Install(piece):
                     self.cache.install(piece)
                 case receiver.Rewind(sequence):
                     self.read_from = max(sequence, 1)
+                    self.rewinds += not asked
                 case receiver.Verified():
                     self.outcome = "verified"
                 case receiver.Failed(code):
@@ -147,7 +179,20 @@ class TransferMachine(RuleBasedStateMachine):
             self.connected = True
             self.tell_sender(sender.Connected(self.now))
 
+    @rule()
+    def restart_receiver(self) -> None:
+        """It reads the same object again from its beginning."""
+        self.start_receiver()
+
+    @precondition(lambda self: self.broker.stored)
+    @rule()
+    def restart_sender(self) -> None:
+        """A second author of the same attempt, while frames of the first may still be on their way."""
+        self.start_sender()
+        self.reconnect(back=True)
+
     def restart_server(self, keeps_messages: bool) -> None:
+        self.lost_memory = self.lost_memory or not keeps_messages
         for wire in self.connections:
             wire.clear()
         self.broker.restart(keeps_messages=keeps_messages)
@@ -160,9 +205,43 @@ class TransferMachine(RuleBasedStateMachine):
         self.tell_receiver(receiver.Tick(self.now))
 
     @precondition(lambda self: self.sender.acked)  # before, it would be another writer's object
-    @rule(data=st.data())
-    def replay_old_attempt(self, data: st.DataObject) -> None:
-        self.broker.store(data.draw(st.sampled_from(self.old_messages)))
+    @rule(whose=st.integers(0, 1), ahead=st.integers(0, 2))
+    def store_what_is_not_ours(self, whose: int, ahead: int) -> None:
+        """Where the receiver could mistake it for what it waits for."""
+        messages = self.other_messages[whose]
+        self.broker.store(messages[min(self.receiver.frames + ahead, len(messages) - 1)])
+
+    @precondition(lambda self: not self.receiver.finished)
+    @rule(kind=st.sampled_from(FOREIGN), which=st.integers(0, 100))
+    def deliver_what_is_not_ours(self, kind: str, which: int) -> None:
+        """It is dropped, and nothing has changed."""
+        message = self.forger().foreign(kind, which)
+        if message is not None:
+            before = self.receiver.frames, dict(self.cache.ends), self.receiver.state
+            self.deliver(self.read_from, message)
+            assert (self.receiver.frames, self.cache.ends, self.receiver.state) == before
+
+    @precondition(lambda self: not self.receiver.finished)
+    @rule(kind=st.sampled_from(FORGERIES))
+    def deliver_forgery(self, kind: str) -> None:
+        self.forge(kind)
+
+    def forge(self, kind: str) -> None:
+        """A frame that seems to be the next one of this attempt, and is not what the sender sent there: it ends the transfer at
+        once, or, where only the manifest can tell, later."""
+        forgery = self.forger().forgery(kind)
+        if forgery is None:
+            return
+        before, rewinds = dict(self.cache.ends), self.rewinds
+        self.deliver(self.read_from, forgery.message)
+        self.forged = True
+        if forgery.shows_at_once:
+            assert self.outcome == forgery.code
+            assert self.cache.ends == before
+            assert self.rewinds == rewinds
+
+    def forger(self) -> Forger:
+        return Forger(LAYOUT, self.messages, self.other_messages, self.receiver.frames, self.receiver.raw_bytes)
 
     @precondition(lambda self: self.next_stored() and not self.receiver.finished)
     @rule(count=st.integers(1, 8), fault=FAULTS, data=st.data())
@@ -173,6 +252,7 @@ class TransferMachine(RuleBasedStateMachine):
                 return
             sequence, message = entry
             self.read_from = sequence + 1
+            self.damage += number == 0 and fault in ("drop", "late", "cut", "flip")
             if number == 0 and fault == "drop":
                 continue
             if number == 0 and fault == "late":
@@ -203,14 +283,19 @@ class TransferMachine(RuleBasedStateMachine):
             return
         self.sender.validate()
         self.receiver.validate()
+        assert self.rewinds <= min(self.damage, MAX_REWINDS), "read again without a reason"
+        if self.forged:
+            assert self.outcome != "verified"
+            return
         for layer, keys in self.cache.keys.items():
             assert bytes(self.expected.keys[layer]).startswith(keys)
             assert bytes(self.expected.values[layer]).startswith(self.cache.values[layer])
         if self.outcome == "verified":
             assert self.cache == self.expected
+        assert self.outcome in ("", "verified", "timeout") or (self.outcome == "corrupt" and self.damage > MAX_REWINDS)
 
     def teardown(self) -> None:
-        """Without further faults both sides end, and soon."""
+        """Without further faults both sides end, and soon; and what can arrive does."""
         if not hasattr(self, "sender"):
             return
         if not self.connected:
@@ -228,13 +313,19 @@ class TransferMachine(RuleBasedStateMachine):
             while self.answers:
                 self.tell_sender(self.answers.popleft())
             while (entry := self.next_stored()) is not None and not self.receiver.finished:
+                if self.closing != "none" and self.receiver.frames == len(self.messages) - 1:
+                    self.forge(self.closing)
                 self.read_from = entry[0] + 1
                 self.deliver(*entry)
             self.only_what_was_sent()
             self.wait(1.0)
         assert self.sender.finished
-        if self.sender.state is sender.SenderState.COMMITTED:
-            assert self.receiver.finished
+        if self.sender.state is sender.SenderState.COMMITTED and not self.lost_memory and not self.forged:
+            assert self.outcome == "verified" or self.damage > MAX_REWINDS
+        if not self.receiver.finished:
+            self.wait(IDLE_S if self.receiver.state is receiver.ReceiverState.RECEIVING else DEADLINE_S - self.now)
+            assert self.outcome == "timeout"
+        self.only_what_was_sent()
 
 
 TransferMachine.TestCase.settings = settings(
@@ -245,7 +336,7 @@ TestTransfer = TransferMachine.TestCase
 
 def test_without_faults_everything_arrives() -> None:
     machine = TransferMachine()
-    machine.start(tokens=12, chunk=5)
+    machine.start(tokens=12, chunk=5, cached=2, closing="none")
     machine.teardown()
     assert machine.outcome == "verified"
     assert machine.cache == machine.expected
