@@ -17,6 +17,7 @@ class Told(NamedTuple):
     logprobs: list[float]
     finish_reason: str | None
     prompt_tokens: int
+    cached_tokens: int
     outcome: str
     prefill_site: str
     reason: str
@@ -55,6 +56,7 @@ async def complete(stack: Stack, prompt: str | list[int], max_tokens: int = 12, 
         logprobs=[value for value in choice.logprobs.token_logprobs or [] if value is not None],
         finish_reason=choice.finish_reason,
         prompt_tokens=body.usage.prompt_tokens,
+        cached_tokens=(body.usage.prompt_tokens_details and body.usage.prompt_tokens_details.cached_tokens) or 0,
         outcome=raw.headers["x-prfaas-outcome"],
         prefill_site=raw.headers["x-prfaas-prefill-site"],
         reason=raw.headers["x-prfaas-reason"],

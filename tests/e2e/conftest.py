@@ -13,13 +13,15 @@ from infra.sites import Description, Role, load_description
 from infra.stack import Stack
 
 
-def describe(model: str, *, threshold_tokens: int = 600, dtype: str = "bfloat16") -> Description:
-    """The demo's sites with a threshold that short test prompts can pass."""
+def describe(model: str, *, threshold_tokens: int = 600, dtype: str = "bfloat16", prefix_cache_mib: int = 0) -> Description:
+    """The demo's sites with a threshold that short test prompts can pass. Workers keep no prompts unless they are told to: most
+    tests ask the same one again and want it computed again."""
     description = load_description()
+    worker = {"engine": {"dtype": dtype}, "prefix-cache-mib": prefix_cache_mib}
     changes: dict[Role, dict[str, Any]] = {
         Role.SCHEDULER: {"threshold-tokens": threshold_tokens},
-        Role.DECODE_WORKER: {"engine": {"dtype": dtype}},
-        Role.PREFILL_WORKER: {"engine": {"dtype": dtype}},
+        Role.DECODE_WORKER: worker,
+        Role.PREFILL_WORKER: worker,
     }
     services = tuple(
         msgspec.structs.replace(service, config=service.config | changes.get(service.role, {}))

@@ -1,0 +1,14 @@
+"""Gemma 3 270M, full and sliding layers: one answer, whatever is cached where."""
+
+import pytest
+
+from infra.stack import Stack
+from tests.e2e.conftest import describe
+from tests.e2e.prefix_hits import assert_same_answers_whatever_is_cached
+
+DESCRIPTION = describe("gemma-3-270m", prefix_cache_mib=256)
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
+
+
+async def test_one_answer_whatever_is_cached(stack: Stack) -> None:
+    await assert_same_answers_whatever_is_cached(stack)
