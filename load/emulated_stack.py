@@ -1,8 +1,15 @@
 """Two sites with emulated engines and an emulated link, small enough for a test: for what is about links, not about models."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from infra.sites import Description, Link, Role, Service, Site, SiteKind
+from prfaas.contracts.to_decode import Sampling
+from prfaas.engine.emulated import EmulatedEngine
+from prfaas.engine.factory import EngineConfig
+from prfaas.engine.protocol import DecodeRow
 
 MODEL = "emulated-1t"
 HOME, FAR = "local", "remote"
@@ -43,3 +50,22 @@ def two_sites(
     )
     found.validate()
     return found
+
+
+def right_answer(description: Description, prompt: Sequence[int], output_tokens: int) -> str:
+    """What every worker of this stack must answer greedily, by an engine of one's own that takes no time."""
+    (config,) = [service.config for service in description.services if service.name == "d0"]
+    keys = msgspec.convert(config["engine"], EngineConfig)
+    engine = EmulatedEngine(MODEL, msgspec.structs.replace(keys.emulated, time_scale=1e9), chunk_tokens=keys.chunk_tokens)
+    *before, token_id = prompt
+    sequence = engine.reserve(len(before), len(prompt) + output_tokens)
+    engine.prefill(before, lambda piece: engine.install(sequence, piece), lambda: False)
+    answer = bytearray()
+    for _ in range(output_tokens):
+        row = DecodeRow(
+            sequence=sequence, token_id=token_id, sampler=engine.sampler(Sampling(max_tokens=output_tokens, temperature=0.0))
+        )
+        (sampled,) = engine.decode([row])
+        token_id = sampled.token_id
+        answer.append(token_id)
+    return answer.decode()

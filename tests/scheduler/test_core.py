@@ -5,6 +5,7 @@ from collections import Counter
 from typing import Any
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given
 
 from prfaas.contracts.to_scheduler import (
@@ -25,13 +26,16 @@ from prfaas.scheduler.core import (
     CacheChanged,
     CacheTold,
     HeartbeatHeard,
+    LinkLost,
     LinkMeasured,
     PlaceAsked,
     SchedulerCore,
     WorkerGone,
 )
+from prfaas.scheduler.fleet import LINK_TIMEOUT_S
 from prfaas.scheduler.policies import LocalOnly, Policy, RemoteAll, Threshold
 from prfaas.scheduler.pools import HEARTBEAT_TIMEOUT_S
+from prfaas.scheduler.predictive import Predictive
 
 
 def beat(site: str, worker: str, role: Role, **load: Any) -> Heartbeat:
@@ -232,6 +236,42 @@ def test_link_estimates_are_kept_by_direction() -> None:
     core.handle(LinkMeasured(0.0, LinkEstimate(source="far", destination="home", rtt_s=0.02, goodput_bytes_per_s=1e6, samples=1)))
     assert core.fleet.prefill_sites("m", "f")["far"].link is not None
     assert core.fleet.prefill_sites("m", "f")["home"].link is None
+
+
+def far_link(goodput_bytes_per_s: float = 1e9) -> LinkEstimate:
+    return LinkEstimate(source="far", destination="home", rtt_s=0.02, goodput_bytes_per_s=goodput_bytes_per_s, samples=1)
+
+
+@pytest.mark.parametrize("lost", ["silent", "withdrawn"])
+def test_a_link_of_which_nothing_is_known_any_more_is_scarce(lost: str) -> None:
+    slow = {"prefill_points": ((100.0, 5.0), (8000.0, 400.0)), "kv_points": ((1.0, 1e4), (8000.0, 8e7))}
+    fast = slow | {"prefill_points": ((100.0, 0.5), (8000.0, 40.0))}
+    home, far = beat("home", "p0", Role.PREFILL, **slow), beat("far", "p1", Role.PREFILL, **fast)
+    core = scheduler(Predictive(), beat("home", "d0", Role.DECODE, slots=9), home, far)
+    core.handle(LinkMeasured(0.0, far_link()))
+    assert placed(core, request_id="a").outcome is Outcome.OFFLOADED
+    later = LINK_TIMEOUT_S + 0.1 if lost == "silent" else 0.1
+    if lost == "withdrawn":
+        core.handle(LinkLost(later, "far.home"))
+    for heard in (beat("home", "d0", Role.DECODE, slots=9), home, far):
+        core.handle(HeartbeatHeard(later, heard))
+    assert placed(core, now_s=later, request_id="b").outcome is Outcome.LOCAL_LINK_SCARCE
+    core.handle(LinkMeasured(later, far_link()))
+    assert placed(core, now_s=later, request_id="c").outcome is Outcome.OFFLOADED
+
+
+def test_a_link_that_is_measured_again_is_tried_at_once() -> None:
+    core = scheduler(RemoteAll(), beat("home", "d0", Role.DECODE, slots=50), beat("home", "p0", Role.PREFILL), FAR)
+    core.handle(LinkMeasured(0.0, far_link()))
+    for name in "abc":
+        placed(core, request_id=name)
+        over(core, name, "far", verified=False, code="timeout")
+    core.handle(LinkMeasured(0.5, far_link()))
+    assert placed(core, now_s=0.5, request_id="d").outcome is Outcome.LOCAL_NO_REMOTE, "it was there all the time"
+    core.handle(LinkLost(1.0, "far.home"))
+    core.handle(LinkMeasured(1.5, far_link()))
+    assert placed(core, now_s=1.5, request_id="e").outcome is Outcome.OFFLOADED
+    assert placed(core, now_s=1.5, request_id="f").outcome is Outcome.LOCAL_NO_REMOTE, "by one request"
 
 
 # ---- cached prefixes

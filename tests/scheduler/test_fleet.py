@@ -20,6 +20,7 @@ from prfaas.scheduler.core import (
     AttemptOver,
     CacheChanged,
     HeartbeatHeard,
+    LinkLost,
     LinkMeasured,
     PlaceAsked,
     SchedulerCore,
@@ -119,6 +120,10 @@ class AnyOrder(RuleBasedStateMachine):
     def link_is_measured(self, site: str, goodput_bytes_per_s: float) -> None:
         estimate = LinkEstimate(source=site, destination="home", rtt_s=0.02, goodput_bytes_per_s=goodput_bytes_per_s, samples=1)
         self.core.handle(LinkMeasured(self.now_s, estimate))
+
+    @rule(site=SITES)
+    def link_is_lost(self, site: str) -> None:
+        self.core.handle(LinkLost(self.now_s, f"{site}.home"))
 
     @rule(request_id=REQUESTS, model=MODELS, prompt_tokens=st.integers(1, 9000))
     def request_comes(self, request_id: str, model: str, prompt_tokens: int) -> None:

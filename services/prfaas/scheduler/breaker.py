@@ -50,6 +50,12 @@ class Breaker:
         elif self._failures >= FAILURES_TO_OPEN and self._open_until_s is None:
             self._open_until_s = now_s + self._pause_s
 
+    def link_is_back(self, now_s: float) -> None:
+        """Measured again after a silence: there is no reason to wait before the next trial."""
+        self._pause_s = FIRST_PAUSE_S
+        if self._open_until_s is not None:
+            self._open_until_s = min(self._open_until_s, now_s)
+
     def forgotten(self, request_id: str) -> None:
         """The request ended without saying anything about the link, such as by its client leaving."""
         if self._trial == request_id:

@@ -75,7 +75,14 @@ class CacheTold:
     held: BlocksHeld
 
 
-Event = HeartbeatHeard | WorkerGone | LinkMeasured | PlaceAsked | AttemptOver | CacheChanged | CacheTold
+@dataclass(frozen=True, slots=True)
+class LinkLost:
+    now_s: float
+    key: str
+    """LinkEstimate.key"""
+
+
+Event = HeartbeatHeard | WorkerGone | LinkMeasured | LinkLost | PlaceAsked | AttemptOver | CacheChanged | CacheTold
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +136,8 @@ class SchedulerCore:
                 self.fleet.forget(key)
             case LinkMeasured(_, estimate):
                 self.fleet.measure(estimate)
+            case LinkLost(_, key):
+                self.fleet.lose_link(key)
             case PlaceAsked(now_s, request):
                 return [self._place(request, now_s)]
             case AttemptOver(now_s, ended):

@@ -12,8 +12,8 @@ from prfaas.scheduler.breaker import Breaker
 from prfaas.scheduler.pools import DecodePool, PrefillPool, Worker
 from prfaas.scheduler.prefill_site import Holder, PrefillSite, Route
 
-LINK_TIMEOUT_S = 15.0
-"""An estimate older than this says nothing about the link now."""
+LINK_TIMEOUT_S = 5.0
+"""An estimate is put again every second; one that is older than this says nothing about the link now."""
 HOLDERS = 16
 """Of the workers that have equally much of a prompt, so many are looked at: the walk over all would take longer than it saves."""
 DECODE_SLACK = 1 / 8
@@ -98,7 +98,13 @@ class Fleet:
         self.directory.leave(key)
 
     def measure(self, estimate: LinkEstimate) -> None:
+        if self._link_from(estimate.source) is None:
+            self.remembered(estimate.source).breaker.link_is_back(self._now_s)
         self.links[estimate.key] = (estimate, self._now_s)
+
+    def lose_link(self, key: str) -> None:
+        """Its probe is silent, or gets no answer."""
+        self.links.pop(key, None)
 
     def serves(self, model: str) -> bool:
         """Whether any worker, alive or not, has announced the model."""

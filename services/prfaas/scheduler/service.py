@@ -29,6 +29,7 @@ from prfaas.scheduler.core import (
     CacheChanged,
     CacheTold,
     HeartbeatHeard,
+    LinkLost,
     LinkMeasured,
     PlaceAsked,
     SchedulerCore,
@@ -105,8 +106,10 @@ class SchedulerService:
             self._metrics.workers.labels(site, role.value).set(count)
 
     def _link(self, key: str, estimate: LinkEstimate | None) -> None:
-        if estimate is not None:
-            self._core.handle(LinkMeasured(time.monotonic(), estimate))
+        now_s = time.monotonic()
+        if estimate is None:
+            log.info("link_lost", link=key)
+        self._core.handle(LinkLost(now_s, key) if estimate is None else LinkMeasured(now_s, estimate))
 
     def _attempt_ended(self, ended: AttemptEnded) -> None:
         self._core.handle(AttemptOver(time.monotonic(), ended))
