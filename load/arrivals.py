@@ -26,11 +26,14 @@ def poisson(lengths: Lengths, *, rate_req_s: float, duration_s: float, output_to
     return arrivals
 
 
-def of_trace(requests: Iterable[TraceRequest], *, max_prompt_tokens: int) -> Iterator[Arrival]:
-    """Longer prompts than `max_prompt_tokens` are left out: the model would refuse them."""
+def of_trace(requests: Iterable[TraceRequest], *, max_prompt_tokens: int, block_tokens: int = 512) -> Iterator[Arrival]:
+    """Longer prompts than `max_prompt_tokens` are left out: the model would refuse them. `block_tokens`: of the arrivals' blocks,
+    a multiple of the trace's, whose last block in each names it."""
     for request in requests:
         if request.input_tokens <= max_prompt_tokens:
-            yield Arrival(request.arrival_s, max(2, request.input_tokens), max(1, request.output_tokens))
+            each = block_tokens // request.block_tokens if request.block_ids else 1
+            blocks = request.block_ids[each - 1 :: each]
+            yield Arrival(request.arrival_s, max(2, request.input_tokens), max(1, request.output_tokens), blocks)
 
 
 def scaled_tokens(arrivals: Iterable[Arrival], token_scale: float, time_scale: float) -> list[Arrival]:
@@ -40,6 +43,7 @@ def scaled_tokens(arrivals: Iterable[Arrival], token_scale: float, time_scale: f
             arrival.arrival_s / time_scale,
             max(2, round(arrival.prompt_tokens / token_scale)),
             max(1, round(arrival.output_tokens / token_scale)),
+            arrival.block_ids,
         )
         for arrival in arrivals
     ]

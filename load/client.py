@@ -24,6 +24,9 @@ class Arrival(NamedTuple):
     """From the start of the run."""
     prompt_tokens: int
     output_tokens: int
+    block_ids: Sequence[int] = ()
+    """Names of the prompt's blocks, where it may share a prefix with others: equal ids have equal content, and everything before
+    them too. The last one may reach beyond the prompt."""
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):

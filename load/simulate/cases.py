@@ -1,6 +1,8 @@
 """What policies are held against each other in: the paper's machines under loads and links that are not steady."""
 
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,27 +13,34 @@ from load.simulate.scenario import LinkSpec
 from prfaas.capacity.lengths import EmpiricalLengths
 from prfaas.capacity.solver import TwoSites, best_threshold
 from prfaas.capacity.uncached import uncached_tokens
-from prfaas.traces import read_azure, read_mooncake, spread_arrivals
+from prfaas.traces import TraceRequest, read_agentx, read_azure, read_mooncake, spread_arrivals
 
 TRACES = Path(__file__).parents[1] / "traces" / "data"
 MACHINES = DEPLOYMENTS["threshold"]
 """4 + 3 + 5 in all cases."""
 MOONCAKE_BUCKET_S = 3.0
 MAX_PROMPT_TOKENS = 131_072
+BLOCK_TOKENS = 512
+CACHE_BLOCKS = 16_384
+"""Of a worker that has a prefix cache: 8.4 million tokens, about 145 GB of this model's full layers, as in a node's memory."""
 
 
 class Case(NamedTuple):
     name: str
     what: str
     arrivals: Sequence[Arrival]
-    """Prompt lengths are uncached tokens."""
     link: LinkSpec
     threshold_tokens: int
-    """The paper's solver on these very lengths."""
+    """The paper's solver on these very lengths: with caches, on what one cache that forgets nothing would leave to compute."""
     duration_s: float
+    cache_blocks: int = 0
+    """Of each worker."""
+    block_tokens: int = BLOCK_TOKENS
 
 
-def cases(load: float, *, duration_s: float = 1800.0, seed: int = 1) -> dict[str, Callable[[], Case]]:
+def cases(
+    load: float, *, duration_s: float = 1800.0, seed: int = 1, block_tokens: int = BLOCK_TOKENS
+) -> dict[str, Callable[[], Case]]:
     """By name, each made when it is called. `load`: of what the paper's policy could carry without queues."""
 
     def paper(name: str, what: str, link: LinkSpec) -> Case:
@@ -42,26 +51,63 @@ def cases(load: float, *, duration_s: float = 1800.0, seed: int = 1) -> dict[str
     def trace(name: str, what: str, arrivals: Sequence[Arrival]) -> Case:
         return Case(name, what, arrivals, STEADY, solved_threshold(arrivals), duration_s)
 
+    def caching(name: str, what: str, arrivals: Sequence[Arrival]) -> Case:
+        threshold = solved_threshold(uncached(arrivals))
+        return Case(
+            name, what, arrivals, STEADY, threshold, duration_s, CACHE_BLOCKS * BLOCK_TOKENS // block_tokens, block_tokens
+        )
+
+    def uncached(arrivals: Sequence[Arrival]) -> list[Arrival]:
+        """With the lengths that one cache for all of them, which forgets nothing, would leave."""
+        prompts = [TraceRequest(0.0, each.prompt_tokens, 0, each.block_ids, block_tokens) for each in arrivals]
+        left = uncached_tokens(prompts)
+        return [each._replace(prompt_tokens=max(2, tokens)) for each, tokens in zip(arrivals, left, strict=True)]
+
     def drop(full_gbit_s: float) -> LinkSpec:
         full = full_gbit_s * 1e9 / 8
         return LinkSpec(rates=((0.0, full), (0.4 * duration_s, full / 10), (0.6 * duration_s, full)))
 
     def mooncake(*, raw_stamps: bool, reuse: bool) -> list[Arrival]:
-        requests = list(read_mooncake(TRACES / "mooncake_conversation.jsonl.gz"))
-        uncached = uncached_tokens(requests) if reuse else (request.input_tokens for request in requests)
-        requests = [request._replace(input_tokens=tokens) for request, tokens in zip(requests, uncached, strict=True)]
+        requests: Iterable[TraceRequest] = read_mooncake(TRACES / "mooncake_conversation.jsonl.gz")
         if not raw_stamps:
-            requests = list(spread_arrivals(requests, bucket_s=MOONCAKE_BUCKET_S, seed=seed))
-        return at_load(list(of_trace(requests, max_prompt_tokens=MAX_PROMPT_TOKENS)))
+            requests = spread_arrivals(requests, bucket_s=MOONCAKE_BUCKET_S, seed=seed)
+        arrivals = of(requests)
+        return at_load(arrivals, uncached(arrivals) if reuse else arrivals)
 
     def azure() -> list[Arrival]:
-        return at_load(list(of_trace(read_azure(TRACES / "azure_2023_conv.csv.gz"), max_prompt_tokens=MAX_PROMPT_TOKENS)))
+        arrivals = of(read_azure(TRACES / "azure_2023_conv.csv.gz"))
+        return at_load(arrivals, arrivals)
 
-    def at_load(arrivals: list[Arrival]) -> list[Arrival]:
-        """The first part of a trace, as fast as it takes."""
-        output_tokens = sum(arrival.output_tokens for arrival in arrivals) / len(arrivals)
-        rate = load * carried_req_s([arrival.prompt_tokens for arrival in arrivals], output_tokens)
-        factor = rate * arrivals[-1].arrival_s / len(arrivals)
+    def agentic() -> list[Arrival]:
+        """Sessions at their own pace, as many as make the load in the mean. They all begin within the run, for one that is under
+        way would come to empty caches: so the load rises."""
+        sessions = [
+            of(requests)
+            for _, requests in groupby(read_agentx(TRACES / "agentx_compact.jsonl.gz"), key=lambda each: each.session[:10])
+        ]
+        source = random.Random(seed)
+        source.shuffle(sessions)
+        work = [each for session in sessions for each in uncached(session)]
+        wanted = rate_req_s(work) * duration_s
+        arrivals: list[Arrival] = []
+        for session in sessions * 100:
+            start_s = source.uniform(0.0, duration_s)
+            begun = takewhile(lambda each: start_s + each.arrival_s < duration_s, session)  # noqa: B023
+            arrivals += [each._replace(arrival_s=start_s + each.arrival_s) for each in begun]
+            if len(arrivals) >= wanted:
+                break
+        return sorted(arrivals)
+
+    def of(requests: Iterable[TraceRequest]) -> list[Arrival]:
+        return list(of_trace(requests, max_prompt_tokens=MAX_PROMPT_TOKENS, block_tokens=block_tokens))
+
+    def rate_req_s(work: Sequence[Arrival]) -> float:
+        output_tokens = sum(arrival.output_tokens for arrival in work) / len(work)
+        return load * carried_req_s([arrival.prompt_tokens for arrival in work], output_tokens)
+
+    def at_load(arrivals: list[Arrival], work: Sequence[Arrival]) -> list[Arrival]:
+        """The first part of a trace, as fast as it takes; `work` is what has to be computed of it."""
+        factor = rate_req_s(work) * arrivals[-1].arrival_s / len(arrivals)
         faster = [arrival._replace(arrival_s=arrival.arrival_s / factor) for arrival in arrivals]
         return [arrival for arrival in faster if arrival.arrival_s < duration_s]
 
@@ -71,7 +117,8 @@ def cases(load: float, *, duration_s: float = 1800.0, seed: int = 1) -> dict[str
         "drop20": lambda: paper("drop20", "20 Gbit/s falls to 2 for a fifth of the run", drop(20)),
         "mooncake": lambda: trace("mooncake", "Mooncake, stamps spread", mooncake(raw_stamps=False, reuse=False)),
         "bursts": lambda: trace("bursts", "Mooncake, raw stamps", mooncake(raw_stamps=True, reuse=False)),
-        "reuse": lambda: trace("reuse", "Mooncake, cached prefixes left out", mooncake(raw_stamps=False, reuse=True)),
+        "reuse": lambda: caching("reuse", "Mooncake, workers with prefix caches", mooncake(raw_stamps=False, reuse=True)),
+        "agentic": lambda: caching("agentic", "coding agents, workers with prefix caches", agentic()),
         "azure": lambda: trace("azure", "Azure's short prompts", azure()),
     }
 

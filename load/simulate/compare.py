@@ -30,11 +30,24 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     report: Report
     egress_peak_gbit_s: float
     """Of the busiest second."""
+    cached_share: dict[str, float]
+    """Of all prompt tokens, those that a prefill worker of this site, or `<site> decode` a decode worker, had cached."""
 
 
 def run(case: Case, name: str) -> Outcome:
     keys = scheduler_keys(name, case.threshold_tokens, SLO.ttft_s)
-    result = simulate(scenario(MACHINES, case.arrivals, keys=keys, link=case.link, timing=TIMING))
+    result = simulate(
+        scenario(
+            MACHINES,
+            case.arrivals,
+            keys=keys,
+            link=case.link,
+            timing=TIMING,
+            cache_blocks=case.cache_blocks,
+            block_tokens=case.block_tokens,
+        )
+    )
+    prompt_tokens = sum(arrival.prompt_tokens for arrival in case.arrivals)
     (records,) = result.records.values()
     peaks = [max(seconds.values(), default=0.0) for seconds in result.egress_bytes.values()]
     return Outcome(
@@ -43,6 +56,7 @@ def run(case: Case, name: str) -> Outcome:
         threshold_tokens=case.threshold_tokens,
         report=summarize(records, SLO, WARM_UP * case.duration_s, case.duration_s),
         egress_peak_gbit_s=max(peaks, default=0.0) * 8 / 1e9,
+        cached_share={place: tokens / prompt_tokens for place, tokens in result.cached_tokens.items()},
     )
 
 
@@ -112,6 +126,7 @@ def _table(case: Case, found: list[Outcome]) -> Table:
         "P90",
         "P99",
         "egress peak",
+        "cached",
         "sites",
     ):
         table.add_column(column, justify="left" if column in ("policy", "sites") else "right")
@@ -126,6 +141,7 @@ def _table(case: Case, found: list[Outcome]) -> Table:
             f"{report.goodput_req_s / reference:.2f}" if reference else "-",
             *([f"{value:.2f}" for value in (ttft.mean_s, ttft.p50_s, ttft.p90_s, ttft.p99_s)] if ttft else ["-"] * 4),
             f"{at.egress_peak_gbit_s:.1f} Gbit/s",
+            f"{sum(share for place, share in at.cached_share.items() if 'decode' not in place):.0%}",
             ", ".join(f"{site} {count}" for site, count in sorted(report.prefill_sites.items())),
         )
     return table

@@ -9,7 +9,9 @@ from typing import Any
 
 import simpy
 
+from load.simulate.cache import BlockCache
 from load.simulate.scenario import DecodePool
+from prfaas.contracts.to_scheduler import Role
 
 STEP_ROUNDING = 1e-6
 """So far above a whole step the sum of its parts may come to lie."""
@@ -20,8 +22,11 @@ class DecodeWorker:
 
     Who joins during a step waits for its end."""
 
-    def __init__(self, env: simpy.Environment, name: str, pool: DecodePool, token_scale: float, time_scale: float) -> None:
+    def __init__(
+        self, env: simpy.Environment, site: str, name: str, pool: DecodePool, token_scale: float, time_scale: float
+    ) -> None:
         self.name = name
+        self.cache = BlockCache(site, name, Role.DECODE, pool.cache_blocks)
         self.slots = pool.slots
         self.waiting_limit = pool.waiting
         self.held = 0

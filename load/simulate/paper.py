@@ -112,21 +112,31 @@ def scenario(
     timing: Timing | None = None,
     token_scale: float = 1.0,
     time_scale: float = 1.0,
+    cache_blocks: int = 0,
+    block_tokens: int = 512,
+    caches_announced: bool = True,
 ) -> Scenario:
-    """`keys`: of the scheduler, instead of the deployment's own. Keys, arrivals, link and timing come scaled already."""
+    """`keys`: of the scheduler, instead of the deployment's own. Keys, arrivals, link and timing come scaled already.
+    `cache_blocks`: of each worker, of `block_tokens` of the profile each."""
     used = keys or deployment.keys
     home = PdSite(
         name=HOME,
-        prefill=PrefillPool(profile=H20, workers=deployment.n_prefill) if deployment.n_prefill else None,
-        decode=DecodePool(profile=H20, workers=deployment.n_decode, slots=SLOTS, waiting=10_000),
+        prefill=PrefillPool(profile=H20, workers=deployment.n_prefill, cache_blocks=cache_blocks)
+        if deployment.n_prefill
+        else None,
+        decode=DecodePool(profile=H20, workers=deployment.n_decode, slots=SLOTS, waiting=10_000, cache_blocks=cache_blocks),
         policy=lambda: make_policy(used),
         arrivals=arrivals,
     )
-    far = PrfaasSite(name=FAR, prefill=PrefillPool(profile=H200, workers=deployment.n_prfaas), links={HOME: link})
+    far = PrfaasSite(
+        name=FAR, prefill=PrefillPool(profile=H200, workers=deployment.n_prfaas, cache_blocks=cache_blocks), links={HOME: link}
+    )
     return Scenario(
         pd=[home],
         prfaas=[far] if deployment.n_prfaas else [],
         timing=timing or Timing(),
         token_scale=token_scale,
         time_scale=time_scale,
+        block_tokens=block_tokens,
+        caches_announced=caches_announced,
     )

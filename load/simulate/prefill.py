@@ -1,14 +1,16 @@
 """One site's prefill workers behind their shared queue."""
 
 from collections import deque
-from collections.abc import Generator
-from typing import Any
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, NamedTuple
 
 import simpy
 
+from load.simulate.cache import BlockCache
 from load.simulate.link import Link
 from load.simulate.scenario import MODEL, PrefillPool
 from prfaas.capacity.profiles import Profile
+from prfaas.contracts.to_scheduler import BlocksChanged, Role
 from prfaas.engine.emulated_model import kv_line
 from prfaas.prefill_worker.core import PrefillCore, PrefillEnded
 
@@ -20,12 +22,25 @@ WINDOW_PIECES = 2
 """Parts on the way at once: more would be a queue in front of the link; a prefill waits instead."""
 
 
+class Prompt(NamedTuple):
+    tokens: int
+    """To prefill."""
+    blocks: Sequence[int] = ()
+    """Names of the whole blocks of those."""
+    block_tokens: int = 0
+
+
 class Job:
     """One attempt to prefill one prompt and to have its KV where it will be decoded."""
 
-    def __init__(self, env: simpy.Environment, tokens: int, link: Link | None) -> None:
-        """`link` is None within a site."""
-        self.tokens = tokens
+    def __init__(
+        self, env: simpy.Environment, prompt: Prompt, link: Link | None, *, from_token: int = 0, worker: str | None = None
+    ) -> None:
+        """`link` is None within a site; `from_token`: full layers are shipped from there on; `worker`: the one to take it."""
+        self.prompt = prompt
+        self.from_token = from_token
+        self.worker = worker
+        self.cached_tokens = 0
         self.link = link
         self.submitted_s = env.now
         self.verified: simpy.Event = env.event()
@@ -41,9 +56,11 @@ class Job:
 
 
 class PrefillWorker:
-    def __init__(self, name: str) -> None:
+    def __init__(self, site: str, name: str, cache_blocks: int) -> None:
         self.name = name
-        self.job: Job | None = None
+        self.own: deque[Job] = deque()
+        """Jobs that are bound to it; it takes these first."""
+        self.cache = BlockCache(site, name, Role.PREFILL, cache_blocks)
         self.core = PrefillCore(MODEL, "", 1)
         """Only for what it observes of T_prefill, which is what live workers announce."""
         self.busy_s = 0.0
@@ -51,8 +68,19 @@ class PrefillWorker:
 
 
 class PrefillStation:
-    def __init__(self, env: simpy.Environment, site: str, pool: PrefillPool, token_scale: float, time_scale: float) -> None:
+    def __init__(
+        self,
+        env: simpy.Environment,
+        site: str,
+        pool: PrefillPool,
+        token_scale: float,
+        time_scale: float,
+        announce: Callable[[BlocksChanged], None] = lambda changed: None,
+    ) -> None:
         self.site = site
+        self._announce = announce
+        self.cached_tokens = 0
+        """That did not have to be computed."""
         self._env = env
         self._profile = pool.profile
         self._token_scale = token_scale
@@ -60,52 +88,65 @@ class PrefillStation:
         self.kv_points = tuple((point.tokens / token_scale, point.kv_bytes) for point in pool.profile.prefill)
         self._queue: deque[Job] = deque()
         self._idle: deque[tuple[PrefillWorker, simpy.Event]] = deque()
-        self.workers = [PrefillWorker(f"p{index}") for index in range(pool.workers)]
+        self.workers = [PrefillWorker(site, f"p{index}", pool.cache_blocks) for index in range(pool.workers)]
+        self._by_name = {worker.name: worker for worker in self.workers}
         for worker in self.workers:
             # Live workers warm up with a chunk for nobody, so that the first placement has a figure.
             chunk_tokens = round(CHUNK_TOKENS / token_scale)
             worker.core.handle(PrefillEnded(chunk_tokens, self.prefill_s(chunk_tokens)))
             env.process(self._work(worker))
 
-    @property
-    def queued_tokens(self) -> int:
-        """Of jobs that no worker has taken."""
-        return sum(job.tokens for job in self._queue if not job.cancelled.triggered)
-
     def submit(self, job: Job) -> None:
-        self._queue.append(job)
-        if self._idle:
-            self._idle.popleft()[1].succeed()
+        if job.worker is None:
+            self._queue.append(job)
+            if self._idle:
+                self._idle.popleft()[1].succeed()
+            return
+        worker = self._by_name[job.worker]
+        worker.own.append(job)
+        for place, (idle, wake) in enumerate(self._idle):
+            if idle is worker:
+                del self._idle[place]
+                wake.succeed()
+                break
 
     def prefill_s(self, tokens: int) -> float:
         return self._profile.prefill_s(tokens * self._token_scale) / self._time_scale
 
     def _work(self, worker: PrefillWorker) -> Generator[simpy.Event, Any, None]:
         while True:
-            while not self._queue:
+            while not self._queue and not worker.own:
                 wake = self._env.event()
                 worker.queue_s = 0.0
                 self._idle.append((worker, wake))
                 yield wake
-            job = self._queue.popleft()
+            job = worker.own.popleft() if worker.own else self._queue.popleft()
             if job.cancelled.triggered:
                 continue
-            worker.job = job
             worker.queue_s = self._env.now - job.submitted_s
             started_s = self._env.now
+            prompt = job.prompt
+            job.cached_tokens = worker.cache.cached(prompt.blocks) * prompt.block_tokens
             yield from self._prefill(job)
             if not job.cancelled.triggered:
-                # As live workers do: what the link made them wait for is no part of T_prefill.
-                worker.core.handle(PrefillEnded(job.tokens, self.prefill_s(job.tokens)))
+                # As live workers do: of what was computed, and what the link made them wait for is no part of T_prefill.
+                computed_tokens = prompt.tokens - job.cached_tokens
+                if computed_tokens:
+                    worker.core.handle(PrefillEnded(computed_tokens, self.prefill_s(computed_tokens)))
+                self.cached_tokens += job.cached_tokens
+                if (changed := worker.cache.use(prompt.blocks)) is not None:
+                    self._announce(changed)
             worker.busy_s += self._env.now - started_s
-            worker.job = None
 
     def _prefill(self, job: Job) -> Generator[simpy.Event, Any, None]:
-        sizes = piece_bytes(self._profile, job.tokens * self._token_scale)
+        """T of what is computed, as the emulated engine takes it: attention's time for the cached prefix is left out."""
+        scale = self._token_scale
+        sizes = piece_bytes(self._profile, job.prompt.tokens * scale, job.from_token * scale)
+        computed_tokens = job.prompt.tokens - job.cached_tokens
         on_the_way: deque[simpy.Event] = deque()
         begun_s = 0.0
         for index, size_bytes in enumerate(sizes):
-            ended_s = max(begun_s, self.prefill_s(job.tokens * (index + 1) // PIECES))
+            ended_s = max(begun_s, self.prefill_s(computed_tokens * (index + 1) // PIECES) if computed_tokens else 0.0)
             yield self._env.timeout(ended_s - begun_s)
             begun_s = ended_s
             if job.link is None:
@@ -126,10 +167,11 @@ class PrefillStation:
         return self._env.event() if at_s == float("inf") else self._env.timeout(at_s - self._env.now)
 
 
-def piece_bytes(profile: Profile, tokens: float) -> list[float]:
-    """S_kv(l) as it leaves: what grows with the tokens with each chunk, the recurrent state after the last."""
+def piece_bytes(profile: Profile, tokens: float, from_token: float = 0.0) -> list[float]:
+    """S_kv(l) as it leaves: what grows with the tokens, from `from_token` on, with each chunk, the recurrent state after the
+    last."""
     total_bytes = profile.kv_bytes(tokens)
     state_bytes = min(total_bytes, max(0.0, kv_line(profile)[0]))
-    sizes = [(total_bytes - state_bytes) / PIECES] * PIECES
+    sizes = [(total_bytes - state_bytes) * (1 - from_token / tokens) / PIECES] * PIECES
     sizes[-1] += state_bytes
     return sizes

@@ -16,6 +16,8 @@ class PrefillPool(msgspec.Struct, frozen=True, kw_only=True):
 
     profile: Profile
     workers: int
+    cache_blocks: int = 0
+    """Of each worker's prefix cache."""
 
 
 class DecodePool(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,6 +27,8 @@ class DecodePool(msgspec.Struct, frozen=True, kw_only=True):
     """Requests that a worker holds at once, those that wait for their KV included."""
     waiting: int = 64
     """Requests that may wait for a slot; more are refused."""
+    cache_blocks: int = 0
+    """Of each worker's cache of served prompts: full layers need not be shipped again for those."""
 
 
 class LinkSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,3 +77,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     token_scale: float = 1.0
     """As the emulated engine's: tokens of the profile that one token here stands for."""
     time_scale: float = 1.0
+    block_tokens: int = 512
+    """Of the blocks that arrivals name, in tokens of the profile."""
+    caches_announced: bool = True
+    """False: workers have caches, but schedulers hear nothing of them."""

@@ -1,6 +1,7 @@
 """Runs a scenario: every request through the scheduler's own core, a slot, its prefill, its link and its batch."""
 
 import random
+from array import array
 from collections.abc import Generator
 from typing import Any
 
@@ -10,10 +11,20 @@ import simpy
 from load.client import Arrival, Record
 from load.simulate.decode import DecodeWorker
 from load.simulate.link import Link
-from load.simulate.prefill import Job, PrefillStation, PrefillWorker
+from load.simulate.prefill import Job, PrefillStation, PrefillWorker, Prompt
 from load.simulate.scenario import MODEL, PdSite, Scenario
-from prfaas.contracts.to_scheduler import AttemptEnded, Heartbeat, LinkEstimate, Outcome, Placement, PlaceRequest, Refusal, Role
-from prfaas.scheduler.core import AttemptOver, Event, HeartbeatHeard, LinkMeasured, PlaceAsked, SchedulerCore
+from prfaas.contracts.to_scheduler import (
+    AttemptEnded,
+    BlocksChanged,
+    Heartbeat,
+    LinkEstimate,
+    Outcome,
+    Placement,
+    PlaceRequest,
+    Refusal,
+    Role,
+)
+from prfaas.scheduler.core import AttemptOver, CacheChanged, Event, HeartbeatHeard, LinkMeasured, PlaceAsked, SchedulerCore
 
 FINGERPRINT = "simulated"
 
@@ -25,6 +36,10 @@ class SimResult(msgspec.Struct, frozen=True, kw_only=True):
     """By link `source.destination`: bytes sent in each second."""
     prefill_busy_s: dict[str, float]
     """By site: time that its prefill workers were held, waiting for the link included."""
+    cached_tokens: dict[str, int]
+    """By site: prompt tokens that its prefill workers had cached; those that a decode worker had, by `<site> decode`."""
+    home_cached_tokens: dict[str, list[int]]
+    """By pd site, in order of arrival: how much of the prompt a prefill worker of that site had cached when it was placed."""
     end_s: float
 
 
@@ -40,10 +55,12 @@ class _Home:
         self.site = site
         self.core = SchedulerCore(site.name, site.policy())
         self.decoders = {
-            f"d{index}": DecodeWorker(env, f"d{index}", site.decode, scenario.token_scale, scenario.time_scale)
+            f"d{index}": DecodeWorker(env, site.name, f"d{index}", site.decode, scenario.token_scale, scenario.time_scale)
             for index in range(site.decode.workers)
         }
         self.records: list[Record] = []
+        self.decode_tokens = 0
+        self.cached_tokens = [0] * len(site.arrivals)
 
 
 class _World:
@@ -54,6 +71,7 @@ class _World:
         self.stations: dict[str, PrefillStation] = {}
         self.links: dict[tuple[str, str], Link] = {}
         self.homes = [_Home(self, site) for site in scenario.pd]
+        self.block_tokens = round(scenario.block_tokens / scenario.token_scale)
         for site in scenario.pd:
             if site.prefill is not None:
                 self.stations[site.name] = self._station(site.name, site.prefill)
@@ -65,7 +83,11 @@ class _World:
         self._all_over = self.env.event()
 
     def _station(self, name: str, pool: Any) -> PrefillStation:
-        return PrefillStation(self.env, name, pool, self.scenario.token_scale, self.scenario.time_scale)
+        def announce(changed: BlocksChanged) -> None:
+            for home in self.homes:
+                self._announce_blocks(home, changed)
+
+        return PrefillStation(self.env, name, pool, self.scenario.token_scale, self.scenario.time_scale, announce)
 
     def run(self) -> SimResult:
         phases = random.Random(self.scenario.seed)
@@ -78,6 +100,9 @@ class _World:
             records={home.site.name: home.records for home in self.homes},
             egress_bytes={f"{source}.{destination}": link.sent_bytes for (source, destination), link in self.links.items()},
             prefill_busy_s={name: sum(worker.busy_s for worker in at.workers) for name, at in self.stations.items()},
+            cached_tokens={name: at.cached_tokens for name, at in self.stations.items()}
+            | {f"{home.site.name} decode": home.decode_tokens for home in self.homes},
+            home_cached_tokens={home.site.name: home.cached_tokens for home in self.homes},
             end_s=self.env.now,
         )
 
@@ -120,6 +145,12 @@ class _World:
             )
             home.core.handle(LinkMeasured(self.env.now, estimate))
             yield self.env.timeout(self.timing.link_estimate_s)
+
+    def _announce_blocks(self, home: _Home, changed: BlocksChanged) -> None:
+        link = self.links.get((changed.site, home.site.name))
+        if self.scenario.caches_announced and (link is not None or changed.site == home.site.name):
+            delay_s = self.timing.control_s + (link.rtt_s / 2 if link else 0.0)
+            self.env.process(self._hear(home, CacheChanged(self.env.now + delay_s, changed), delay_s))
 
     def _hear(self, home: _Home, event: Event, delay_s: float) -> Generator[simpy.Event, Any, None]:
         yield self.env.timeout(delay_s)
@@ -191,7 +222,7 @@ class _World:
             decoder.leave_line(slot)
             record.error = "deadline"
             return
-        verified = yield from self._prefill(home, self._request_id(home, index), arrival, record, placement, deadline_s)
+        verified = yield from self._prefill(home, self._request_id(home, index), arrival, record, placement, decoder, deadline_s)
         if not verified:
             record.error = "deadline"
             decoder.release()
@@ -214,20 +245,36 @@ class _World:
             prompt_tokens=arrival.prompt_tokens,
             max_tokens=arrival.output_tokens,
             ttft_deadline_s=self.timing.ttft_deadline_s,
+            block_hashes=bytes(array("Q", arrival.block_ids)),
+            block_tokens=self.block_tokens,
         )
+        if home.site.name in self.stations:
+            usable = arrival.block_ids[: (arrival.prompt_tokens - 1) // self.block_tokens]
+            cached = (worker.cache.cached(usable) for worker in self.stations[home.site.name].workers)
+            home.cached_tokens[index] = max(cached) * self.block_tokens
         (answer,) = home.core.handle(PlaceAsked(self.env.now, request))
         return answer.answer
 
     def _prefill(
-        self, home: _Home, request_id: str, arrival: Arrival, record: Record, placement: Placement, deadline_s: float
+        self,
+        home: _Home,
+        request_id: str,
+        arrival: Arrival,
+        record: Record,
+        placement: Placement,
+        decoder: DecodeWorker,
+        deadline_s: float,
     ) -> Generator[simpy.Event, Any, bool]:
         """As the decode worker does it: an attempt at the placement's site, then one at its fallback, until the deadline."""
-        site = placement.prefill_site
+        site, worker = placement.prefill_site, placement.prefill_worker
+        tokens = arrival.prompt_tokens - 1
+        prompt = Prompt(tokens, arrival.block_ids[: tokens // self.block_tokens], self.block_tokens)
         while True:
             left_s = max(0.0, deadline_s - self.env.now)
             may_fall_back = placement.fallback_site not in (None, site)
             link = self.links.get((site, home.site.name))
-            job = Job(self.env, arrival.prompt_tokens - 1, link)
+            from_token = decoder.cache.cached(prompt.blocks) * self.block_tokens
+            job = Job(self.env, prompt, link, from_token=from_token, worker=worker)
             timeout = self.env.timeout(min(left_s, placement.fallback_after_s) if may_fall_back else left_s)
             yield self.env.timeout(self.timing.control_s + (link.rtt_s / 2 if link else 0.0))
             self.stations[site].submit(job)
@@ -242,10 +289,13 @@ class _World:
             )
             home.core.handle(AttemptOver(self.env.now, ended))
             if job.verified.triggered:
+                home.decode_tokens += from_token
+                if (changed := decoder.cache.use(prompt.blocks)) is not None:
+                    self._announce_blocks(home, changed)
                 return True
             job.cancel()
             if not may_fall_back:
                 return False
             assert placement.fallback_site is not None
-            site = placement.fallback_site
+            site, worker = placement.fallback_site, None
             record.outcome, record.prefill_site = Outcome.FALLBACK_TIMEOUT.value, site

@@ -2,6 +2,7 @@
 
 import pytest
 
+from load.simulate import agentic
 from load.simulate.cases import carried_req_s, cases
 from load.simulate.compare import run
 from load.simulate.paper import DEPLOYMENTS, LENGTHS, mean_work_capacity
@@ -16,7 +17,7 @@ def test_the_papers_lengths_give_the_papers_threshold_and_rate() -> None:
 
 
 def test_load_is_a_share_of_what_can_be_carried_in_every_trace() -> None:
-    for name in ("mooncake", "reuse", "azure"):
+    for name in ("mooncake", "azure"):
         case = cases(0.5)[name]()
         lengths = [arrival.prompt_tokens for arrival in case.arrivals]
         output_tokens = sum(arrival.output_tokens for arrival in case.arrivals) / len(case.arrivals)
@@ -25,9 +26,30 @@ def test_load_is_a_share_of_what_can_be_carried_in_every_trace() -> None:
         assert case.arrivals[-1].arrival_s < case.duration_s
 
 
-def test_prefix_reuse_leaves_less_to_prefill() -> None:
-    whole, uncached = ([arrival.prompt_tokens for arrival in cases(0.5)[name]().arrivals] for name in ("mooncake", "reuse"))
-    assert sum(uncached) / len(uncached) < 0.8 * sum(whole) / len(whole)
+def test_prefix_reuse_leaves_less_to_prefill_so_more_can_be_carried() -> None:
+    whole, reuse = (cases(0.5)[name]() for name in ("mooncake", "reuse"))
+    assert len(reuse.arrivals) > 1.2 * len(whole.arrivals)
+    assert reuse.threshold_tokens < whole.threshold_tokens
+    assert all(arrival.block_ids for arrival in reuse.arrivals)
+
+
+def test_workers_reuse_what_they_have_prefilled() -> None:
+    outcome = run(cases(0.3, duration_s=300.0)["reuse"](), "predictive")
+    assert not outcome.report.errors
+    assert outcome.cached_share["home"] + outcome.cached_share["far"] > 0.15
+    assert outcome.cached_share["home decode"] > 0.1
+
+
+def test_agents_prompts_go_by_what_is_not_cached() -> None:
+    case = cases(0.3, duration_s=300.0)["agentic"]()
+    told, blind = (agentic.run(case, "threshold", 19_400, told=told) for told in (True, False))
+    assert told.long_short_rest.requests > 20
+    assert told.long_short_rest.offloaded <= 0.05 * told.long_short_rest.requests, "but for news that is on its way"
+    assert blind.long_short_rest.offloaded == blind.long_short_rest.requests > 0
+    for each in (told, blind):
+        assert each.short.offloaded == 0 and each.long_long_rest.offloaded == each.long_long_rest.requests
+    assert told.cached_share > blind.cached_share
+    assert told.egress_bytes < blind.egress_bytes
 
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))

@@ -8,11 +8,14 @@ import pytest
 import simpy
 from hypothesis import given
 
+from load.simulate.cache import BlockCache
 from load.simulate.decode import DecodeWorker
 from load.simulate.link import Link
-from load.simulate.prefill import Job, PrefillStation, piece_bytes
+from load.simulate.prefill import Job, PrefillStation, Prompt, piece_bytes
 from load.simulate.scenario import DecodePool, LinkSpec, PrefillPool
 from prfaas.capacity.builtin import builtin_profile
+from prfaas.contracts.to_scheduler import BlocksChanged, Role
+from prfaas.kvcache.blocks import unpack_hashes
 
 H20 = builtin_profile("paper-1t-h20")
 
@@ -54,7 +57,7 @@ def test_a_wrong_schedule_is_explained(rates: tuple[tuple[float, float], ...]) -
 
 
 def decoder(env: simpy.Environment, slots: int = 100) -> DecodeWorker:
-    return DecodeWorker(env, "d0", DecodePool(profile=H20, workers=1, slots=slots, waiting=1), 1.0, 1.0)
+    return DecodeWorker(env, "home", "d0", DecodePool(profile=H20, workers=1, slots=slots, waiting=1), 1.0, 1.0)
 
 
 def test_a_batch_up_to_the_limit_takes_the_profiles_step() -> None:
@@ -104,7 +107,7 @@ def test_slots_are_given_in_order_and_the_line_is_bounded() -> None:
 def test_jobs_wait_for_one_of_the_workers() -> None:
     env = simpy.Environment()
     station = PrefillStation(env, "home", PrefillPool(profile=H20, workers=2), 1.0, 1.0)
-    jobs = [Job(env, 8192, None) for _ in range(3)]
+    jobs = [Job(env, Prompt(8192), None) for _ in range(3)]
     for job in jobs:
         station.submit(job)
     env.run(until=jobs[1].verified)
@@ -116,11 +119,10 @@ def test_jobs_wait_for_one_of_the_workers() -> None:
 def test_a_cancelled_job_is_not_run() -> None:
     env = simpy.Environment()
     station = PrefillStation(env, "home", PrefillPool(profile=H20, workers=1), 1.0, 1.0)
-    first, second, third = (Job(env, 8192, None) for _ in range(3))
+    first, second, third = (Job(env, Prompt(8192), None) for _ in range(3))
     for job in (first, second, third):
         station.submit(job)
     second.cancel()
-    assert station.queued_tokens == 2 * 8192
     env.run(until=third.verified)
     assert env.now == pytest.approx(2 * H20.prefill_s(8192)) and not second.verified.triggered
 
@@ -132,7 +134,70 @@ def test_a_fast_link_hides_behind_prefill_and_a_slow_one_holds_the_worker() -> N
     for rate, want_s in ((1e12, H20.prefill_s(tokens)), (1e7, H20.prefill_s(tokens // 8) + sum(sizes) / 1e7)):
         env = simpy.Environment()
         station = PrefillStation(env, "far", PrefillPool(profile=H20, workers=1), 1.0, 1.0)
-        job = Job(env, tokens, Link(LinkSpec(rates=((0.0, rate),), rtt_s=0.0)))
+        job = Job(env, Prompt(tokens), Link(LinkSpec(rates=((0.0, rate),), rtt_s=0.0)))
         station.submit(job)
         env.run(until=job.verified)
         assert env.now == pytest.approx(want_s, rel=0.01)
+
+
+def test_a_cached_prefix_is_neither_computed_nor_shipped_to_who_has_it() -> None:
+    env = simpy.Environment()
+    heard: list[BlocksChanged] = []
+    station = PrefillStation(env, "home", PrefillPool(profile=H20, workers=1, cache_blocks=100), 1.0, 1.0, heard.append)
+    blocks = list(range(1, 61))
+    first = Job(env, Prompt(60 * 512, blocks, 512), None)
+    station.submit(first)
+    env.run(until=first.verified)
+    assert env.now == pytest.approx(H20.prefill_s(60 * 512))
+    second = Job(env, Prompt(64 * 512, [*blocks, 61, 62, 63, 64], 512), None)
+    station.submit(second)
+    env.run(until=second.verified)
+    assert env.now == pytest.approx(H20.prefill_s(60 * 512) + H20.prefill_s(4 * 512))
+    env.run(until=env.now + 1.0)
+    assert [list(unpack_hashes(changed.stored)) for changed in heard] == [blocks, [61, 62, 63, 64]]
+    whole, rest = piece_bytes(H20, 40_000), piece_bytes(H20, 40_000, 30_000)
+    assert sum(whole) - sum(rest) == pytest.approx(0.75 * sum(whole[:-1]) * 8 / 7)
+
+
+def test_a_bound_job_waits_for_its_worker_and_goes_before_shared_ones() -> None:
+    env = simpy.Environment()
+    station = PrefillStation(env, "home", PrefillPool(profile=H20, workers=2), 1.0, 1.0)
+    running = [Job(env, Prompt(8192), None, worker=worker) for worker in ("p1", "p1")]
+    shared = [Job(env, Prompt(8192), None) for _ in range(3)]
+    for job in (*running, *shared):
+        station.submit(job)
+    late = Job(env, Prompt(8192), None, worker="p1")
+    station.submit(late)
+    env.run(until=late.verified)
+    step_s = H20.prefill_s(8192)
+    assert env.now == pytest.approx(3 * step_s)
+    assert all(job.verified.triggered for job in (*running, *shared[:2]))
+
+
+@given(st.lists(st.lists(st.integers(0, 2), max_size=4), max_size=30), st.integers(0, 5))
+def test_a_cache_holds_whole_beginnings_and_says_exactly_what_changes(prompts: list[list[int]], capacity: int) -> None:
+    cache, told, sequence = BlockCache("home", "p0", Role.PREFILL, capacity), set[int](), 0
+    for prompt in prompts:
+        # A block's name stands for all before it too.
+        blocks = [sum((token + 1) * 4**at for at, token in enumerate(prompt[:end])) for end in range(1, len(prompt) + 1)]
+        changed = cache.use(blocks)
+        if changed is not None:
+            sequence += 1
+            assert changed.sequence == sequence
+            stored, removed = set(unpack_hashes(changed.stored)), set(unpack_hashes(changed.removed))
+            assert not stored & told and removed <= told | stored
+            told = (told | stored) - removed
+        assert len(cache) == len(told) <= capacity
+        assert cache.cached(blocks) == min(len(blocks), capacity)
+        for block in told:
+            assert cache.cached([block]) == 1
+            parent = block % 4 ** (len(_digits(block)) - 1)
+            assert parent == 0 or parent in told, "the end of a prefix leaves before its beginning"
+
+
+def _digits(block: int) -> list[int]:
+    out = []
+    while block:
+        out.append(block % 4)
+        block //= 4
+    return out

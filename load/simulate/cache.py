@@ -1,0 +1,48 @@
+"""A worker's prefix cache as a scheduler sees it: which blocks it holds, and what it says about that."""
+
+from array import array
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from prfaas.contracts.to_scheduler import BlocksChanged, Role
+
+
+class BlockCache:
+    """At most `capacity` blocks; the least recently used leave first, the end of a prefix before its beginning. 0 keeps none."""
+
+    def __init__(self, site: str, worker: str, role: Role, capacity: int) -> None:
+        self.capacity = capacity
+        self._site, self._worker, self._role = site, worker, role
+        self._blocks: OrderedDict[int, None] = OrderedDict()
+        self._sequence = 0
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def cached(self, blocks: Sequence[int]) -> int:
+        """How many of a prompt's first blocks are here."""
+        for count, block in enumerate(blocks):
+            if block not in self._blocks:
+                return count
+        return len(blocks)
+
+    def use(self, blocks: Sequence[int]) -> BlocksChanged | None:
+        """The prompt's blocks are here from now on, as many as there is room for; None when nothing changed."""
+        kept = blocks[: self.capacity]
+        stored = [block for block in kept if block not in self._blocks]
+        for block in reversed(kept):
+            self._blocks[block] = None
+            self._blocks.move_to_end(block)
+        removed = [self._blocks.popitem(last=False)[0] for _ in range(len(self._blocks) - self.capacity)]
+        if not stored and not removed:
+            return None
+        self._sequence += 1
+        return BlocksChanged(
+            site=self._site,
+            worker=self._worker,
+            role=self._role,
+            incarnation="simulated",
+            sequence=self._sequence,
+            stored=bytes(array("Q", stored)),
+            removed=bytes(array("Q", removed)),
+        )
