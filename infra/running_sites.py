@@ -22,6 +22,8 @@ class RunningSites:
         self.servers: dict[str, NatsServer] = {}
         self.links: dict[tuple[str, str], WanProcess] = {}
         """By (dialling site, dialled site)."""
+        self.leaf_addresses: dict[tuple[str, str], tuple[str, int]] = {}
+        """By (dialling site, dialled site): what the one dials to reach the other, the emulated link where there is one."""
         self.keys = {site.name: SiteKeys(directory / site.name) for site in description.sites}
         self._running = contextlib.AsyncExitStack()
 
@@ -44,7 +46,7 @@ class RunningSites:
                 link = await self._running.enter_async_context(WanProcess(address, shape))
                 self.links[site.name, dialled] = link
                 address = ("127.0.0.1", link.port)
-            addresses[dialled] = address
+            self.leaf_addresses[site.name, dialled] = addresses[dialled] = address
         ports = ServerPorts(site.client_port, site.leaf_port, site.monitor_port)
         server = NatsServer(self.directory / site.name, self._config(site, addresses), ports)
         self.servers[site.name] = await self._running.enter_async_context(server)

@@ -111,7 +111,12 @@ class Stack:
             case Role.BANDWIDTH_PROBE:
                 measured = [site for site in self.description.served_sites(service.site) if site != service.site]
                 budgets = self.description.site(service.site).egress_mbit
-                config = {"measures": measured, "egress-mbit": dict(budgets)} | config
+                leafs = {
+                    dialled: f"{host}:{port}"
+                    for (site, dialled), (host, port) in self.sites.leaf_addresses.items()
+                    if site == service.site and dialled in measured
+                }
+                config = {"measures": measured, "egress-mbit": dict(budgets), "leafs": leafs} | config
             case Role.SCHEDULER:
                 pass
         return ServiceProcess(service.role.value, service.name, config, self.directory / service.site, self._environ)

@@ -31,7 +31,10 @@ async def probes(sites: RunningSites, tmp_path: Path) -> AsyncIterator[dict[str,
     processes: dict[str, ServiceProcess] = {}
     for service in sites.description.services:
         if service.role is Role.BANDWIDTH_PROBE:
-            config = sites.service_config(service) | {"measures": ["local"] if service.site == "remote" else [], "timeout-s": 1.0}
+            config = sites.service_config(service) | {"timeout-s": 1.0}
+            if service.site == "remote":
+                host, port = sites.leaf_addresses["remote", "local"]
+                config |= {"measures": ["local"], "leafs": {"local": f"{host}:{port}"}}
             processes[service.site] = ServiceProcess(service.role, service.name, config, tmp_path / service.site, {})
             await processes[service.site].spawn()
     for process in processes.values():
@@ -56,6 +59,10 @@ async def test_the_link_is_estimated_where_it_ends_and_forgotten_when_it_is_cut(
         assert estimate.rtt_s >= 0.020, "no reply is faster than the link's delay"
         assert estimate.goodput_bytes_per_s > 0
         assert estimate.samples >= 1
+        assert estimate.jitter_s >= 0 and 0 < estimate.confidence <= 1 and estimate.age_s >= 0
+        while estimate is None or estimate.retransmit_share is None:  # from the second look at the leaf connections on
+            _, estimate = await heard.get()
+        assert 0 <= estimate.retransmit_share <= 1
         remote = await ControlBus.connect(sites.endpoint("remote", "ctl"), "prefill-worker")
         await remote.publish(subjects.probe_transfers("remote"), TransferMeasured(destination="local", goodput_bytes_per_s=1e15))
         while estimate is None or estimate.goodput_bytes_per_s < 1e15:

@@ -35,7 +35,9 @@ def test_all_of_them_fit_into_one_registry_under_the_names_that_vllm_users_know(
     TransferMetrics(registry)
     SendMetrics(registry)
     SchedulerMetrics(registry).placed(Outcome.OFFLOADED, "west")
-    LinkMetrics(registry).estimated("west", "east", rtt_s=0.02, jitter_s=0.001, goodput_bytes_per_s=2.4e7)
+    LinkMetrics(registry).estimated(
+        "west", "east", rtt_s=0.02, jitter_s=0.001, goodput_bytes_per_s=2.4e7, confidence=1.0, retransmit_share=0.0
+    )
     families = {family.name for family in text_string_to_metric_families(generate_latest(registry).decode())}
     assert families >= {
         "vllm:num_requests_running",

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import socket
 import time
 from collections import OrderedDict
 
@@ -21,6 +22,7 @@ from prfaas.bandwidth_probe.estimator import (
     TrainAnswered,
     TransferReported,
 )
+from prfaas.bandwidth_probe.retransmits import RetransmitShare, segments_to
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError, RemoteError
 from prfaas.bus.presence import put_entry
@@ -130,6 +132,8 @@ class MeasuredLink:
             budget_bytes_per_s=config.egress_bytes_per_s(destination),
         )
         self._allocator = EgressAllocator(config.egress_bytes_per_s(destination), time.monotonic())
+        self._leaf = config.leafs.get(destination)
+        self._retransmits = RetransmitShare()
         self._announced = True
         """Whether the last announcement arrived: its failures are logged once."""
 
@@ -198,13 +202,25 @@ class MeasuredLink:
         log.debug("probe_failed", destination=self._destination, train=train, reason=str(error))
         return ProbeFailed(time.monotonic(), train)
 
+    async def _observe_leaf(self, leaf: str) -> None:
+        host, _, port = leaf.rpartition(":")
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+            self._retransmits.observe(await asyncio.to_thread(segments_to, [(str(address[0]), int(port)) for *_, address in found]))
+        except OSError as error:
+            log.debug("leaf_not_observed", destination=self._destination, reason=str(error))
+
     async def _announce(self, announce: Announce) -> None:
+        if self._leaf is not None:
+            await self._observe_leaf(self._leaf)
         self._metrics.estimated(
             self._source,
             self._destination,
             rtt_s=announce.rtt_s,
             jitter_s=announce.jitter_s,
             goodput_bytes_per_s=announce.goodput_bytes_per_s,
+            confidence=announce.confidence,
+            retransmit_share=self._retransmits.share,
         )
         estimate = LinkEstimate(
             source=self._source,
@@ -215,6 +231,7 @@ class MeasuredLink:
             samples=announce.samples,
             confidence=announce.confidence,
             age_s=announce.age_s,
+            retransmit_share=self._retransmits.share,
         )
         try:
             await put_entry(self._control, self._destination, subjects.links_bucket(self._destination), estimate, self._timeout_s)

@@ -273,16 +273,35 @@ class LinkMetrics:
         self._rtt = Gauge("prfaas_link_rtt_seconds", "Round trip in the control account.", link, registry=registry)
         self._goodput = Gauge("prfaas_link_goodput_bytes_per_second", "KV bytes the link carries.", link, registry=registry)
         self._jitter = Gauge("prfaas_link_jitter_seconds", "Mean step between two round trips.", link, registry=registry)
+        self._confidence = Gauge(
+            "prfaas_link_confidence_ratio", "How far the last measurements of goodput agree.", link, registry=registry
+        )
+        self._retransmits = Gauge(
+            "prfaas_link_retransmit_ratio", "Segments sent again, where the kernel was asked.", link, registry=registry
+        )
         self._leased = Gauge(
             "prfaas_link_leased_bytes_per_second", "Egress that workers hold leases for, of a link with a budget.",
             link, registry=registry,
         )  # fmt: skip
         self._failures = Counter("prfaas_link_probe_failures", "Probes without an answer in time.", link, registry=registry)
 
-    def estimated(self, source: str, destination: str, *, rtt_s: float, jitter_s: float, goodput_bytes_per_s: float) -> None:
+    def estimated(
+        self,
+        source: str,
+        destination: str,
+        *,
+        rtt_s: float,
+        jitter_s: float,
+        goodput_bytes_per_s: float,
+        confidence: float,
+        retransmit_share: float | None,
+    ) -> None:
         self._rtt.labels(source, destination).set(rtt_s)
         self._jitter.labels(source, destination).set(jitter_s)
         self._goodput.labels(source, destination).set(goodput_bytes_per_s)
+        self._confidence.labels(source, destination).set(confidence)
+        if retransmit_share is not None:
+            self._retransmits.labels(source, destination).set(retransmit_share)
 
     def leased(self, source: str, destination: str, bytes_per_s: float) -> None:
         self._leased.labels(source, destination).set(bytes_per_s)
