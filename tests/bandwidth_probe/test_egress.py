@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Callable
 from random import Random
 
+import msgspec
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -204,6 +205,16 @@ def test_the_part_of_a_dead_worker_is_kept_for_a_while_and_then_given_to_the_oth
     assert site.sent_bytes(site.now - 0.5) == pytest.approx((1 - EGRESS_HEADROOM) * BUDGET / 2 * 0.5, rel=0.1)
     site.run(REMEMBER_S)
     assert site.sent_bytes(site.now - 0.5) >= 0.9 * BUDGET * 0.5
+
+
+def test_the_part_of_a_worker_that_says_good_bye_is_free_at_once() -> None:
+    allocator = EgressAllocator(BUDGET, -LEASE_S)
+    staying = EgressAsked(worker="a", destination="home", transfers=1, wanted_bytes_per_s=1e9, held_bytes_per_s=0.0)
+    for worker in ("b", "a"):
+        allocator.ask(msgspec.structs.replace(staying, worker=worker), 0.0, None, None)
+    allocator.ask(msgspec.structs.replace(staying, worker="b", transfers=0, leaving=True), 0.1, None, None)
+    lease = allocator.ask(staying, 0.1, None, None)
+    assert lease is not None and lease.bytes_per_s == lease.alone_bytes_per_s == (1 - EGRESS_HEADROOM) * BUDGET
 
 
 def test_a_link_without_a_budget_is_only_shared_by_window() -> None:

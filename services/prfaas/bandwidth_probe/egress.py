@@ -39,6 +39,9 @@ class EgressAllocator:
         """None: not yet, the worker is to go on as it does."""
         for name in [name for name, worker in self._workers.items() if now_s - worker.asked_s > REMEMBER_S]:
             del self._workers[name]
+        if asked.leaving:
+            self._workers.pop(asked.worker, None)
+            return EgressLease(bytes_per_s=0.0, alone_bytes_per_s=0.0, share=1.0, ask_again_s=IDLE_S)
         self._workers[asked.worker] = worker = _Worker(asked, now_s)
         if now_s < self._settled_s:
             return None

@@ -206,7 +206,8 @@ class MeasuredLink:
         host, _, port = leaf.rpartition(":")
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
-            self._retransmits.observe(await asyncio.to_thread(segments_to, [(str(address[0]), int(port)) for *_, address in found]))
+            addresses = [(str(address[0]), int(port)) for *_, address in found]
+            self._retransmits.observe(await asyncio.to_thread(segments_to, addresses))
         except OSError as error:
             log.debug("leaf_not_observed", destination=self._destination, reason=str(error))
 

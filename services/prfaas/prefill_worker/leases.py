@@ -1,6 +1,7 @@
 """Links that several workers of a site send on: each gets its part from the site's bandwidth probe, again and again."""
 
 import asyncio
+import contextlib
 import time
 
 from prfaas.bus.control import ControlBus
@@ -17,6 +18,15 @@ _LEAST_PAUSE_S = 0.01
 """Transfers that come and go must not become a flood of questions."""
 
 log = get_logger(__name__)
+
+
+async def give_back(bus: ControlBus, *, site: str, worker: str, destination: str) -> None:
+    """When nothing will be sent any more; what the probe does not hear, it finds out by the worker's silence."""
+    asked = EgressAsked(
+        worker=worker, destination=destination, transfers=0, wanted_bytes_per_s=0.0, held_bytes_per_s=0.0, leaving=True
+    )
+    with contextlib.suppress(BusError):
+        await bus.publish(subjects.probe_egress(site), asked)
 
 
 async def keep_leased(link: Link, bus: ControlBus, *, site: str, worker: str, destination: str) -> None:

@@ -98,6 +98,7 @@ class PrefillWorkerService:
 
     async def withdraw(self) -> None:
         await self._announcer.withdraw()
+        await self._shipments.leave_links()
 
     async def stop(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
@@ -144,6 +145,6 @@ class PrefillWorkerService:
             queue_s=self._queue_s if len(self._config.serves) > 1 else 0.0,  # a sole scheduler knows better
             prefill_points=self._core.observed.points(),
             kv_points=self._kv_points,
-            movable=self._config.movable,
+            movable=self._role_change.possible,
             draining=self._draining.is_set(),
         )

@@ -23,7 +23,7 @@ from prfaas.kvcache.link import Link, LinkConfig
 from prfaas.kvcache.prefix_cache import Changes, PrefixCache
 from prfaas.kvcache.writer import KVWriter
 from prfaas.prefill_worker.core import PrefillCore, PrefillEnded, Refuse, Run
-from prfaas.prefill_worker.leases import keep_leased
+from prfaas.prefill_worker.leases import give_back, keep_leased
 from prfaas.service.tasks import Tasks
 from prfaas.telemetry import names
 from prfaas.telemetry.logs import get_logger
@@ -76,6 +76,7 @@ class Shipments:
         self._link_config = link
         self._links: dict[str, Link] = {}
         """By decode site: all transfers of a link share one window and one budget."""
+        self._leasing: dict[str, asyncio.Task[None]] = {}
         self._unsent_bytes = unsent_bytes
         self._idle_timeout_s = idle_timeout_s
         self._lossy_kv = lossy_kv
@@ -86,6 +87,13 @@ class Shipments:
         """Before there is something to send: the first transfer finds its lease."""
         for decode_site in decode_sites:
             self._link_to(decode_site)
+
+    async def leave_links(self) -> None:
+        """Nothing will be sent any more."""
+        for decode_site, leasing in self._leasing.items():
+            leasing.cancel()
+            await asyncio.wait([leasing])
+            await give_back(self._bus, site=self._site, worker=self._worker, destination=decode_site)
 
     async def refuse(self, taken: TakenJob, refuse: Refuse) -> None:
         log.info("job_refused", request_id=refuse.job.request_id, code=refuse.code, reason=refuse.message)
@@ -250,5 +258,5 @@ class Shipments:
             self._links[decode_site] = link = Link(self._link_config, leased=remote)
             if remote:
                 leasing = keep_leased(link, self._bus, site=self._site, worker=self._worker, destination=decode_site)
-                self._tasks.spawn(f"leases to {decode_site}", leasing)
+                self._leasing[decode_site] = self._tasks.spawn(f"leases to {decode_site}", leasing)
         return self._links[decode_site]
