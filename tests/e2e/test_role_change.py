@@ -1,9 +1,6 @@
 """pd workers change their role while requests run: every request is answered, with the tokens that it always had."""
 
 import asyncio
-import contextlib
-import itertools
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,14 +9,12 @@ import pytest
 import pytest_asyncio
 
 from infra.service_process import ServiceProcess
-from infra.sites import Description, Service, Site, SiteKind
-from infra.sites import Role as Program
+from infra.sites import Description
 from infra.stack import Stack
+from load.bench_roles import asking, change_role, description_of, live_workers, until_workers
 from load.client import Arrival, Record, Target, replay
-from prfaas.bus.control import ControlBus
-from prfaas.contracts import subjects
 from prfaas.contracts.to_scheduler import Role
-from prfaas.contracts.to_worker import ChangeRole, ChangeRoleReply, RoleChanging, RoleKept
+from prfaas.contracts.to_worker import RoleChanging, RoleKept
 from tests.e2e.asking import tokens_of
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
@@ -30,18 +25,8 @@ PROMPTS = [[token % 256 for token in tokens_of(40 + 13 * seed, seed)] for seed i
 
 def describe(prefill: int, slots: int, emulated: dict[str, float], scheduler: dict[str, Any]) -> Description:
     """Four workers."""
-    worker = {
-        "movable": True,
-        "engine": {"engine": "emulated", "emulated": {"byte-scale": 1000.0} | emulated},
-        "decode-worker": {"slots": slots},
-    }
-    services = [
-        Service(site="local", role=Program.GATEWAY, name="gateway"),
-        Service(site="local", role=Program.SCHEDULER, name="scheduler", config=scheduler),
-        *(Service(site="local", role=Program.PREFILL_WORKER, name=f"w{index}", config=worker) for index in range(prefill)),
-        *(Service(site="local", role=Program.DECODE_WORKER, name=f"w{index}", config=worker) for index in range(prefill, 4)),
-    ]
-    return Description(model="emulated-1t", sites=(Site(name="local", kind=SiteKind.PD),), services=tuple(services))
+    engine = {"engine": "emulated", "emulated": {"byte-scale": 1000.0} | emulated}
+    return description_of("emulated-1t", prefill, 4 - prefill, {"engine": engine, "decode-worker": {"slots": slots}}, scheduler)
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -52,67 +37,10 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
         yield stack
 
 
-async def counts(stack: Stack) -> dict[str, int]:
-    """Live workers by role, as the scheduler knows them."""
-    page = await stack.metrics("local", "scheduler")
-    found = dict.fromkeys(("prefill", "decode"), 0)
-    for line in page.splitlines():
-        if line.startswith("prfaas_workers{"):
-            found[line.partition('role="')[2].partition('"')[0]] += int(float(line.split()[-1]))
-    return found
-
-
-async def until_counts(stack: Stack, prefill: int, decode: int) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while await counts(stack) != {"prefill": prefill, "decode": decode}:
-            await asyncio.sleep(0.05)
-
-
-async def change(stack: Stack, worker: str, role: Role, to_role: Role, drain_s: float = DEADLINE_S) -> ChangeRoleReply:
-    bus = await ControlBus.connect(stack.sites.endpoint("local", "ctl"), "test", 10.0)
-    try:
-        subject = subjects.change_role("local", role, worker)
-        reply: ChangeRoleReply = await bus.request(subject, ChangeRole(role=to_role, drain_s=drain_s), ChangeRoleReply, 10.0)
-    finally:
-        await bus.drain()
-    return reply
-
-
 async def ask(stack: Stack, count: int, every_s: float, output_tokens: int = OUTPUT_TOKENS) -> list[Record]:
     arrivals = [Arrival(index * every_s, len(PROMPTS[index % len(PROMPTS)]), output_tokens) for index in range(count)]
     target = Target(url=stack.gateway_url("local"), model=stack.description.model, ttft_deadline_s=30.0)
     return await replay(target, arrivals, lambda index, _arrival: PROMPTS[index % len(PROMPTS)])
-
-
-@contextlib.asynccontextmanager
-async def asking(
-    stack: Stack, records: list[Record], *, per_s: float, output_tokens: int = OUTPUT_TOKENS, prompt_tokens: int | None = None
-) -> AsyncIterator[None]:
-    """Requests come all the time while the body runs; `prompt_tokens` as they are in PROMPTS if None."""
-    over = asyncio.Event()
-    target = Target(url=stack.gateway_url("local"), model=stack.description.model, ttft_deadline_s=30.0)
-
-    async def load() -> None:
-        async with asyncio.TaskGroup() as group:
-            for index in itertools.cycle(range(len(PROMPTS))):
-                group.create_task(one(PROMPTS[index]))
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(over.wait(), 1 / per_s)
-                if over.is_set() and index == len(PROMPTS) - 1:
-                    return
-
-    async def one(prompt: list[int]) -> None:
-        if prompt_tokens is not None:
-            prompt = (prompt * prompt_tokens)[:prompt_tokens]
-        arrival = Arrival(0.0, len(prompt), output_tokens)
-        records.extend(await replay(target, [arrival], lambda _index, _arrival: prompt))
-
-    loading = asyncio.create_task(load())
-    try:
-        yield
-    finally:
-        over.set()
-        await loading
 
 
 def worker(stack: Stack, name: str) -> ServiceProcess:
@@ -134,17 +62,15 @@ async def test_workers_move_both_ways_under_load_and_no_request_notices(stack: S
     assert len(set.union(*expected.values())) == len(PROMPTS), "another cache gives another answer"
     pids = {name: worker(stack, name).pid for name in ("w1", "w2")}
     records: list[Record] = []
-    async with asking(stack, records, per_s=20.0):
+    async with asking(stack, PROMPTS, records, per_s=20.0, output_tokens=OUTPUT_TOKENS):
         for name, role, to_role, after in (
             ("w2", Role.DECODE, Role.PREFILL, (3, 1)),
             ("w2", Role.PREFILL, Role.DECODE, (2, 2)),
             ("w1", Role.PREFILL, Role.DECODE, (1, 3)),
             ("w1", Role.DECODE, Role.PREFILL, (2, 2)),
         ):
-            started_s = time.monotonic()
-            assert await change(stack, name, role, to_role) == RoleChanging()
-            await until_counts(stack, *after)
-            print(f"{name}: {role} to {to_role} in {time.monotonic() - started_s:.2f} s, {len(records)} answers so far")
+            assert await change_role(stack, name, role, to_role) == RoleChanging()
+            await until_workers(stack, *after)
     assert len(records) >= 4 * len(PROMPTS)
     assert texts(records) == expected
     for name, pid in pids.items():
@@ -172,11 +98,11 @@ async def until_running(stack: Stack, name: str) -> None:
 async def test_a_decode_worker_that_cannot_finish_in_time_keeps_its_role_and_its_requests(stack: Stack) -> None:
     running = asyncio.create_task(ask(stack, 4, 0.0, output_tokens=600))
     await until_running(stack, "w3")
-    assert await change(stack, "w3", Role.DECODE, Role.PREFILL, drain_s=0.1) == RoleChanging()
+    assert await change_role(stack, "w3", Role.DECODE, Role.PREFILL, drain_s=0.1) == RoleChanging()
     await log_says(worker(stack, "w3"), "role_kept")
     assert not running.done()
     assert len(texts(await running)) == 4
-    await until_counts(stack, 2, 2)
+    await until_workers(stack, 2, 2)
     assert len(texts(await ask(stack, 4, 0.0))) == 4, "and it works on"
 
 
@@ -187,16 +113,16 @@ async def test_a_prefill_worker_that_cannot_finish_in_time_keeps_its_role_and_it
     target = Target(url=stack.gateway_url("local"), model=stack.description.model)
     running = asyncio.create_task(replay(target, arrivals, lambda _, arrival: PROMPTS[0][:1] * arrival.prompt_tokens))
     await log_says(process, "job_taken", since)
-    assert await change(stack, "w0", Role.PREFILL, Role.DECODE, drain_s=0.1) == RoleChanging()
+    assert await change_role(stack, "w0", Role.PREFILL, Role.DECODE, drain_s=0.1) == RoleChanging()
     await log_says(process, "role_kept", since)
     assert not running.done()
     assert len(texts(await running)) == 4
-    await until_counts(stack, 2, 2)
+    await until_workers(stack, 2, 2)
     assert len(texts(await ask(stack, 4, 0.0))) == 4, "and it works on"
 
 
 async def test_a_worker_says_why_it_stays(stack: Stack) -> None:
-    kept = await change(stack, "w0", Role.PREFILL, Role.PREFILL)
+    kept = await change_role(stack, "w0", Role.PREFILL, Role.PREFILL)
     assert kept == RoleKept(reason="worker 'w0' is a prefill worker already")
 
 
@@ -210,14 +136,15 @@ async def test_traffic_that_turns_from_long_prompts_to_long_answers_moves_a_work
     )
     async with Stack(description, tmp_path) as stack:
         records: list[Record] = []
-        async with asking(stack, records, prompt_tokens=250, output_tokens=2, per_s=3.6):
+        prompts = [(prompt * 7)[:250] for prompt in PROMPTS]
+        async with asking(stack, prompts, records, output_tokens=2, per_s=3.6):
             async with asyncio.timeout(DEADLINE_S):
                 while len(records) < 40:  # enough for solves, which find nothing to gain
                     await asyncio.sleep(0.1)
-            assert await counts(stack) == {"prefill": 3, "decode": 1}
-        async with asking(stack, records, prompt_tokens=250, output_tokens=24, per_s=3.6):
+            assert await live_workers(stack) == {"prefill": 3, "decode": 1}
+        async with asking(stack, prompts, records, output_tokens=24, per_s=3.6):
             async with asyncio.timeout(DEADLINE_S):
-                while (await counts(stack))["decode"] < 2:
+                while (await live_workers(stack))["decode"] < 2:
                     await asyncio.sleep(0.1)
         assert {(record.status, record.error) for record in records} == {(200, "")}
         assert 'prfaas_role_changes_total{result="done",to_role="decode"}' in await stack.metrics("local", "scheduler")

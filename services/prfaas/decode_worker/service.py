@@ -292,6 +292,6 @@ class DecodeWorkerService:
             waiting_limit=admission.limits.waiting,
             step_points=self._batch.observed.points(),
             output_tokens=self._output_tokens,
-            movable=self._config.movable,
+            movable=self._role_change.possible,
             draining=self._leaving,
         )

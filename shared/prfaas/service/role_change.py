@@ -46,8 +46,14 @@ class RoleChange:
         self._program = context.program if movable else None
         self._tasks = context.tasks
         self._work = work
+        self._checking: asyncio.Task[None] | None = None
         self._leaving: asyncio.Task[None] | None = None
         self._stopping = False
+
+    @property
+    def possible(self) -> bool:
+        """It is movable, and its configuration is known to suit the other role."""
+        return self._program is not None and self._checking is not None and self._checking.done()
 
     async def start(self, bus: ControlBus) -> None:
         """Raises BusError."""
@@ -88,6 +94,7 @@ class RoleChange:
             return RoleKept(reason=f"{self._role} worker {self._worker!r} is not movable")
         if change.role is self._role:
             return RoleKept(reason=f"worker {self._worker!r} is a {self._role} worker already")
+        assert self._checking is not None
         await asyncio.wait([self._checking])  # if it fails, the process ends
         if self._stopping or self._leaving is not None:
             return RoleKept(reason=f"{self._role} worker {self._worker!r} is draining already")
