@@ -20,6 +20,7 @@ from prfaas.decode_worker.events import (
     BeginAttempt,
     CancelAsked,
     DrainAsked,
+    DrainGivenUp,
     Emit,
     EndAttempt,
     Event,
@@ -247,6 +248,9 @@ def test_a_draining_worker_takes_nothing_new_and_finishes_what_it_has() -> None:
     (out,) = core.handle(GenerateAsked(1.0, ask("r2")))
     assert isinstance(out, Answer) and isinstance(out.answer, GenerateRefused) and out.answer.code == "draining"
     assert isinstance(events_of(step(core, 1))[-1], Finished)
+    core.handle(DrainGivenUp(2.0))
+    (out, _) = core.handle(GenerateAsked(2.0, ask("r2")))
+    assert isinstance(out, Answer) and isinstance(out.answer, GenerateAccepted), "it keeps its role"
 
 
 class AnyOrder(RuleBasedStateMachine):

@@ -81,9 +81,11 @@ class RoleChange:
             async with asyncio.timeout(CHECK_DEADLINE_S):
                 _, said = await process.communicate()
         except TimeoutError:
-            process.kill()
-            await process.wait()
             raise RoleConfigError(f"the check of this worker's configuration as a {other} worker did not end in time") from None
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
         if process.returncode:
             raise RoleConfigError(
                 f"this worker is movable, but it could not be a {other} worker: {said.decode(errors='replace').strip()}"
