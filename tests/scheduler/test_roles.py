@@ -124,6 +124,12 @@ def test_where_prefill_is_short_a_decode_worker_moves_and_says_why() -> None:
     assert reason.startswith("1 + 3 (prefill + decode) carry 0.667 requests/s, 3 + 1 would carry 200% more: 2 come")
 
 
+def test_a_fixed_threshold_whose_remote_sites_are_gone_moves_nobody() -> None:
+    world = site(1, 3, prefill_s=1.5, answer_tokens=20)
+    world.controller = RoleController(world.fleet, every_s=EVERY_S, drain_s=DRAIN_S, min_gain=0.05, threshold_tokens=0.0)
+    assert not world.run(10 * EVERY_S)
+
+
 def test_traffic_that_turns_moves_it_back() -> None:
     world = site(2, 2, prefill_s=1.5, answer_tokens=20)
     world.run(6 * EVERY_S)

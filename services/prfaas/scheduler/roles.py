@@ -228,6 +228,8 @@ class RoleController:
         if observed is None:
             return None
         now, best = split(observed, observed.n_prefill), best_split(observed)
+        if now.req_s <= 0:  # a fixed threshold, while the sites that it counts on cannot be reached
+            return None
         gain = best.req_s / now.req_s - 1
         if gain <= max(self._min_gain, 2 / sqrt(len(traffic))) or rate_req_s < BUSY_SHARE * now.req_s:
             return None
