@@ -125,6 +125,14 @@ def test_a_request_runs_from_placement_to_length() -> None:
     assert not core.requests
 
 
+def test_every_attempt_carries_its_tenant_to_the_link() -> None:
+    core = make_core()
+    _, begin = core.handle(GenerateAsked(0.0, msgspec.structs.replace(ask(), tenant="acme")))
+    assert isinstance(begin, BeginAttempt) and begin.tenant == "acme"
+    again = next(out for out in core.handle(AttemptFailed(1.0, "r1", 1, "timeout", "no")) if isinstance(out, BeginAttempt))
+    assert again.tenant == "acme"
+
+
 def test_eos_ends_without_text_and_ignore_eos_goes_on() -> None:
     core = make_core()
     started(core, ask("r1"))

@@ -1,5 +1,6 @@
 """Frames with right checksums that do not belong where they come: replayed, of others, or by someone who knows the format."""
 
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -9,8 +10,6 @@ from prfaas.kvcache.errors import TransferCode
 from prfaas.kvcache.layout import KVLayout, LayerKind, LayerRange
 from tests.kvcache.kv import rewrite
 
-FOREIGN = ("an older attempt's", "another transfer's", "an earlier one with other bytes")
-"""Not of this attempt, or long past."""
 OPENINGS = (
     "opening of another model",
     "opening of another layout",
@@ -21,7 +20,6 @@ OPENINGS = (
     "data instead of the opening",
 )
 DATA = (
-    "other bytes",
     "another layer",
     "a layer that is none",
     "a later range",
@@ -45,12 +43,10 @@ CLOSING = (
     "manifest of another transfer",
     "manifest that does not decode",
 )
-FORGERIES = OPENINGS + DATA + CLOSING
 
 
 class Forgery(NamedTuple):
     message: bytes
-    shows_at_once: bool = True
     code: TransferCode = TransferCode.CORRUPT
 
 
@@ -65,24 +61,30 @@ class Forger:
         self._position = position
         self._raw_bytes = raw_bytes
 
-    def foreign(self, kind: str, which: int) -> bytes | None:
-        """None where there is no such frame."""
-        if kind == FOREIGN[2]:
-            if not self._position:
-                return None
+    def foreign(self, which: int) -> Iterator[bytes]:
+        """Of an older attempt, of another transfer, and this attempt's earlier ones with other bytes."""
+        for messages in self._others:
+            yield messages[min(self._position + which % 3, len(messages) - 1)]
+        if self._position:
             message = self._messages[which % self._position]
-            return rewrite(message, bytes(len(kv.decode_frame(memoryview(message)).payload)))
-        messages = self._others[FOREIGN.index(kind)]
-        return messages[min(self._position + which % 3, len(messages) - 1)]
+            yield rewrite(message, bytes(len(kv.decode_frame(memoryview(message)).payload)))
 
-    def forgery(self, kind: str) -> Forgery | None:
-        """In the place of the next frame. None where it cannot stand there."""
-        at_opening, at_end = self._position == 0, self._position == len(self._messages) - 1
-        if (kind in OPENINGS) != at_opening or (kind in CLOSING) != at_end or self._position >= len(self._messages):
-            return None
-        if at_opening:
-            return self._opening(kind)
-        return self._manifest(kind) if at_end else self._data(kind)
+    def other_bytes(self) -> bytes:
+        true = self._messages[self._position]
+        return rewrite(true, bytes(byte ^ 1 for byte in kv.decode_frame(memoryview(true)).payload))
+
+    def forgeries(self) -> Iterator[tuple[str, Forgery]]:
+        """All that can be put in the place of the next frame."""
+        last = len(self._messages) - 1
+        kinds: tuple[str, ...] = DATA
+        forge: Callable[[str], Forgery | None] = self._data
+        if not self._position:
+            kinds, forge = OPENINGS, self._opening
+        elif self._position == last:
+            kinds, forge = CLOSING, self._manifest
+        for kind in kinds:
+            if (forgery := forge(kind)) is not None:
+                yield kind, forgery
 
     def _opening(self, kind: str) -> Forgery:
         true = self._messages[0]
@@ -112,10 +114,14 @@ class Forger:
         recurrent = self._layout.layers[layer].kind is LayerKind.RECURRENT
         layers = len(self._layout.layers)
         match kind:
-            case "other bytes":
-                return Forgery(rewrite(true, bytes(byte ^ 1 for byte in payload)), shows_at_once=False)
             case "another layer":
-                return Forgery(rewrite(true, range=LayerRange((layer + 1) % layers, start, end)))
+                # Not as a part of a recurrent state: those may be cut anywhere, so that only the manifest could tell.
+                other = next(
+                    other
+                    for other, spec in enumerate(self._layout.layers)
+                    if other != layer and spec.kind is not LayerKind.RECURRENT
+                )
+                return Forgery(rewrite(true, range=LayerRange(other, start, end)))
             case "a layer that is none":
                 return Forgery(rewrite(true, range=LayerRange(layers, start, end)))
             case "a later range" if recurrent:

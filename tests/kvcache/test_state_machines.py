@@ -4,6 +4,7 @@ Faults of the way (drop, repeat, reorder, truncate, flip, delay, restarts) must 
 be read again. Frames that do not belong, with checksums that are right, must be dropped or end the transfer: see forgery.py.
 """
 
+import copy
 from collections import deque
 
 import msgspec
@@ -13,9 +14,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from prfaas.kvcache import frame as kv
 from prfaas.kvcache import receiver, sender
+from prfaas.kvcache.errors import TransferCode
 from prfaas.kvcache.layout import KVLayout, LayerKind, LayerSpec
 from tests.kvcache.broker_model import BrokerModel, Sent
-from tests.kvcache.forgery import CLOSING, FOREIGN, FORGERIES, Forger
+from tests.kvcache.forgery import Forger
 from tests.kvcache.kv import Cache, encode_transfer, make_pieces, make_transfer
 
 LAYOUT = KVLayout(
@@ -32,19 +34,16 @@ IDLE_S = 300.0
 MAX_REWINDS = 3
 
 
-CLOSINGS = st.one_of(st.just("none"), st.sampled_from(CLOSING))
 FAULTS = st.sampled_from(["none", "flip", "cut", "drop", "twice", "late"])
 
 
 class TransferMachine(RuleBasedStateMachine):
-    @initialize(tokens=st.integers(1, 12), chunk=st.integers(1, 5), cached=st.integers(0, 3), closing=CLOSINGS)
-    def start(self, tokens: int, chunk: int, cached: int, closing: str) -> None:
+    @initialize(tokens=st.integers(1, 12), chunk=st.integers(1, 5), cached=st.integers(0, 3))
+    def start(self, tokens: int, chunk: int, cached: int) -> None:
         self.now = 0.0
         self.transfer = transfer = msgspec.structs.replace(make_transfer(tokens, attempt=2), from_token=min(cached, tokens - 1))
         pieces = make_pieces(LAYOUT, tokens, chunk, from_token=transfer.from_token)
         self.messages = encode_transfer(transfer, LAYOUT, pieces, MAX_PAYLOAD_BYTES)
-        self.closing = closing
-        """What is put in the place of the manifest, in the end."""
         self.positions = {data: position for position, data in enumerate(self.messages)}
         other_pieces = make_pieces(LAYOUT, tokens, chunk, seed=1, from_token=transfer.from_token)
         others = (
@@ -78,6 +77,8 @@ class TransferMachine(RuleBasedStateMachine):
         self.damage = 0
         """Faults of delivery, each of which may make the receiver read again once."""
         self.rewinds = 0
+        self.accepted_at = 0
+        """Sequence of the last frame that it took."""
         self.forged = False
         """It took a frame that the sender never sent."""
 
@@ -100,6 +101,7 @@ class TransferMachine(RuleBasedStateMachine):
                 case receiver.Install(piece):
                     self.cache.install(piece)
                 case receiver.Rewind(sequence):
+                    assert sequence == (self.accepted_at + 1 if self.accepted_at else 0)
                     self.read_from = max(sequence, 1)
                     self.rewinds += not asked
                 case receiver.Verified():
@@ -112,7 +114,10 @@ class TransferMachine(RuleBasedStateMachine):
             event: receiver.ReceiverEvent = receiver.FrameArrived(kv.decode_frame(memoryview(data)), sequence, self.now)
         except kv.FrameError as error:
             event = receiver.FrameDamaged(str(error), self.now)
+        before = self.receiver.frames
         self.tell_receiver(event)
+        if self.receiver.frames > before:
+            self.accepted_at = sequence
 
     def next_stored(self) -> tuple[int, bytes] | None:
         return next((entry for entry in self.broker.stored if entry[0] >= self.read_from), None)
@@ -212,33 +217,32 @@ class TransferMachine(RuleBasedStateMachine):
         self.broker.store(messages[min(self.receiver.frames + ahead, len(messages) - 1)])
 
     @precondition(lambda self: not self.receiver.finished)
-    @rule(kind=st.sampled_from(FOREIGN), which=st.integers(0, 100))
-    def deliver_what_is_not_ours(self, kind: str, which: int) -> None:
-        """It is dropped, and nothing has changed."""
-        message = self.forger().foreign(kind, which)
-        if message is not None:
+    @rule(which=st.integers(0, 100))
+    def meet_what_does_not_belong(self, which: int) -> None:
+        """What is not of this attempt is dropped, and nothing has changed. What seems to be its next frame and is not ends it at
+        once; that is tried with copies of the receiver, of which each meets one."""
+        for message in self.forger().foreign(which):
             before = self.receiver.frames, dict(self.cache.ends), self.receiver.state
             self.deliver(self.read_from, message)
             assert (self.receiver.frames, self.cache.ends, self.receiver.state) == before
+        self.meet_forgeries()
+        core, out = copy.deepcopy(self.receiver), list[receiver.ReceiverInstruction]()
+        for _ in range(MAX_REWINDS + 1):
+            out = core.handle(receiver.FrameDamaged("the stream itself is damaged", self.now)) or out
+        assert isinstance(out[0], receiver.Failed) and out[0].code is TransferCode.CORRUPT
 
-    @precondition(lambda self: not self.receiver.finished)
-    @rule(kind=st.sampled_from(FORGERIES))
-    def deliver_forgery(self, kind: str) -> None:
-        self.forge(kind)
+    def meet_forgeries(self) -> None:
+        for kind, forgery in self.forger().forgeries():
+            arrived = receiver.FrameArrived(kv.decode_frame(memoryview(forgery.message)), self.read_from, self.now)
+            (end,) = copy.deepcopy(self.receiver).handle(arrived)
+            assert isinstance(end, receiver.Failed) and end.code is forgery.code, kind
 
-    def forge(self, kind: str) -> None:
-        """A frame that seems to be the next one of this attempt, and is not what the sender sent there: it ends the transfer at
-        once, or, where only the manifest can tell, later."""
-        forgery = self.forger().forgery(kind)
-        if forgery is None:
-            return
-        before, rewinds = dict(self.cache.ends), self.rewinds
-        self.deliver(self.read_from, forgery.message)
+    @precondition(lambda self: 0 < self.receiver.frames < len(self.messages) - 1 and not self.receiver.finished)
+    @rule()
+    def take_other_bytes(self) -> None:
+        """Nothing but the manifest tells that they were exchanged."""
+        self.deliver(self.read_from, self.forger().other_bytes())
         self.forged = True
-        if forgery.shows_at_once:
-            assert self.outcome == forgery.code
-            assert self.cache.ends == before
-            assert self.rewinds == rewinds
 
     def forger(self) -> Forger:
         return Forger(LAYOUT, self.messages, self.other_messages, self.receiver.frames, self.receiver.raw_bytes)
@@ -313,8 +317,8 @@ class TransferMachine(RuleBasedStateMachine):
             while self.answers:
                 self.tell_sender(self.answers.popleft())
             while (entry := self.next_stored()) is not None and not self.receiver.finished:
-                if self.closing != "none" and self.receiver.frames == len(self.messages) - 1:
-                    self.forge(self.closing)
+                if self.receiver.frames == len(self.messages) - 1 and not self.forged:
+                    self.meet_forgeries()
                 self.read_from = entry[0] + 1
                 self.deliver(*entry)
             self.only_what_was_sent()
@@ -336,7 +340,7 @@ TestTransfer = TransferMachine.TestCase
 
 def test_without_faults_everything_arrives() -> None:
     machine = TransferMachine()
-    machine.start(tokens=12, chunk=5, cached=2, closing="none")
+    machine.start(tokens=12, chunk=5, cached=2)
     machine.teardown()
     assert machine.outcome == "verified"
     assert machine.cache == machine.expected

@@ -1,0 +1,129 @@
+"""Tenants share the link of a real prefill worker, whose jobs come from a real queue, to readers behind an emulated link."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from infra.running_sites import RunningSites
+from infra.sites import Description, Link, Site, SiteKind
+from prfaas.bus.bulk import ensure_kv_bucket
+from prfaas.bus.jobs import JobQueue
+from prfaas.bus.site_connections import SiteConnections
+from prfaas.contracts import subjects
+from prfaas.contracts.kv import KVTransfer
+from prfaas.contracts.to_prefill import PrefillJob
+from prfaas.contracts.wire import pack_tokens
+from prfaas.engine.emulated import EmulatedConfig
+from prfaas.engine.factory import EngineConfig, build_engine
+from prfaas.kvcache.layout import KVPiece
+from prfaas.kvcache.reader import KVReader
+from prfaas.prefill_worker.config import PrefillWorkerConfig
+from prfaas.prefill_worker.service import PrefillWorkerService
+from prfaas.service.runner import ServiceContext
+from prfaas.service.tasks import Tasks
+from prfaas.telemetry.tracing import Tracing
+
+HOME, FAR = "home", "far"
+ENGINE = EngineConfig(
+    engine="emulated",
+    model="emulated-dense",
+    chunk_tokens=256,
+    emulated=EmulatedConfig(profile="minimax-m2.5-h200", time_scale=1e6, byte_scale=128.0),
+)
+LAYOUT = build_engine(ENGINE).describe().layout
+FLOOD = 4
+TOKENS = 4096
+"""Of each transfer."""
+DEADLINE_S = 60.0
+
+
+class Place(NamedTuple):
+    home: SiteConnections
+    worker: PrefillWorkerService
+    fingerprint: str
+
+
+@pytest.fixture
+async def place(tmp_path: Path) -> AsyncIterator[Place]:
+    description = Description(
+        model="none",
+        sites=(Site(name=HOME, kind=SiteKind.PD), Site(name=FAR, kind=SiteKind.PRFAAS, dials=(HOME,))),
+        links=(Link(between=(FAR, HOME), rate_mbit=100, rtt_ms=10),),
+    )
+    async with RunningSites(description, tmp_path) as sites:
+        home = await SiteConnections.open(sites.endpoint(HOME, "ctl"), sites.endpoint(HOME, "bulk"), "home")
+        await ensure_kv_bucket(home.lane, HOME, max_bytes=1 << 30, ttl_s=60)
+        config = PrefillWorkerConfig(
+            site=FAR,
+            control=sites.endpoint(FAR, "ctl"),
+            bulk=sites.endpoint(FAR, "bulk"),
+            serves=(HOME,),
+            engine=ENGINE,
+            tails=FLOOD + 1,
+        )
+        tasks = Tasks()
+        worker = PrefillWorkerService(config, ServiceContext(tasks, CollectorRegistry(), Tracing()))
+        await worker.start()
+        yield Place(home, worker, build_engine(ENGINE).describe().fingerprint)
+        await worker.drain(DEADLINE_S)
+        await tasks.cancel_all(DEADLINE_S)
+        await worker.stop()
+        await home.close()
+        assert not tasks.failed.done(), tasks.failed.result()
+
+
+async def ask(place: Place, name: str, tokens: int, tenant: str, came: list[tuple[str, int]]) -> KVReader:
+    """Opens a reader, which notes in `came` what is installed, then submits the job."""
+    transfer = KVTransfer(
+        transfer_id=name,
+        attempt=1,
+        bucket=subjects.kv_bucket(HOME),
+        nuid=name,
+        prefill_tokens=tokens,
+        fingerprint=place.fingerprint,
+    )
+
+    def install(name: str, piece: KVPiece) -> None:
+        came.append((name, piece.size_bytes))
+
+    reader = await KVReader.open(place.home.lane, transfer, LAYOUT, partial(install, name), deadline_s=DEADLINE_S)
+    job = PrefillJob(
+        request_id=name,
+        model=ENGINE.model,
+        transfer=transfer,
+        token_ids=pack_tokens([len(name) + ord(name[-1])] * tokens),
+        reply_to=subjects.prefill_progress(HOME, "d0"),
+        decode_site=HOME,
+        tenant=tenant,
+        timeout_s=DEADLINE_S,
+    )
+    await JobQueue(place.home.bus).submit(FAR, job, timeout_s=DEADLINE_S)
+    return reader
+
+
+async def flooded_share(place: Place, tenant: str) -> float:
+    """Bytes of the flood that came between the first and the last of one more transfer, of `tenant`, per byte of the latter."""
+    came: list[tuple[str, int]] = []
+    readers = [await ask(place, f"{tenant}flood{number}", TOKENS, "flood", came) for number in range(FLOOD)]
+    async with asyncio.timeout(DEADLINE_S):
+        while not came:
+            await asyncio.sleep(0.005)
+    readers.append(await ask(place, f"{tenant}one", TOKENS, tenant, came))
+    for reader in readers:
+        await reader.verified(DEADLINE_S)
+        await reader.close()
+    one = [index for index, (name, _) in enumerate(came) if name.endswith("one")]
+    meanwhile = came[one[0] : one[-1] + 1]
+    its_bytes = sum(size for name, size in meanwhile if name.endswith("one"))
+    return sum(size for _, size in meanwhile) / its_bytes - 1
+
+
+async def test_a_tenants_flood_leaves_half_of_the_link_to_another_tenants_only_transfer(place: Place) -> None:
+    """It gets every other turn, where in the flood's own tenant it would be one transfer of five."""
+    assert await flooded_share(place, "other") < 1.25
+    assert await flooded_share(place, "flood") > 1.5
