@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from prfaas.bus.endpoint import NatsEndpoint
-from prfaas.contracts.to_scheduler import Heartbeat, Role
+from prfaas.contracts.to_scheduler import Heartbeat, LinkEstimate, Role
 from prfaas.scheduler.config import SchedulerConfig
 from prfaas.scheduler.fleet import Fleet
 from prfaas.scheduler.roles import (
@@ -28,6 +28,10 @@ DRAIN_S = 30.0
 SLOTS = 4
 
 
+def controller(fleet: Fleet, threshold_tokens: float | None = None) -> RoleController:
+    return RoleController(fleet, every_s=EVERY_S, drain_s=DRAIN_S, min_gain=0.05, threshold_tokens=threshold_tokens)
+
+
 @dataclass
 class World:
     """A site whose workers beat every second, and the traffic that it has."""
@@ -39,21 +43,24 @@ class World:
     requests_per_s: float = 2.0
     movable: bool = True
     tick_s: float = 1.0
+    remote_workers: int = 0
+    goodput_bytes_per_s: float | None = None
+    """Of the link from their site."""
     now_s: float = 0.0
     draining: set[str] = field(default_factory=set)
     log: list[RoleInstruction] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.fleet = Fleet("home")
-        self.controller = RoleController(self.fleet, every_s=EVERY_S, drain_s=DRAIN_S, min_gain=0.05)
+        self.controller = controller(self.fleet)
 
     def count(self, role: Role) -> int:
         return sum(found is role for found in self.roles.values())
 
-    def beat(self, name: str, role: Role) -> Heartbeat:
+    def beat(self, name: str, role: Role, at: str = "home") -> Heartbeat:
         decodes = role is Role.DECODE
         return Heartbeat(
-            site="home",
+            site=at,
             worker=name,
             role=role,
             model="m",
@@ -73,6 +80,11 @@ class World:
         self.fleet.advance(self.now_s)
         for name, role in self.roles.items():
             self.fleet.hear(self.beat(name, role))
+        for index in range(self.remote_workers):
+            self.fleet.hear(self.beat(f"r{index}", Role.PREFILL, "far"))
+        if self.goodput_bytes_per_s:
+            goodput = self.goodput_bytes_per_s
+            self.fleet.measure(LinkEstimate(source="far", destination="home", rtt_s=0.02, goodput_bytes_per_s=goodput, samples=1))
         for _ in range(round(self.requests_per_s * self.tick_s)):
             self.controller.handle(RequestSeen(self.now_s, "m", 1000))
         self.log += self.controller.handle(RolesDue(self.now_s))
@@ -124,10 +136,30 @@ def test_where_prefill_is_short_a_decode_worker_moves_and_says_why() -> None:
     assert reason.startswith("1 + 3 (prefill + decode) carry 0.667 requests/s, 3 + 1 would carry 200% more: 2 come")
 
 
-def test_a_fixed_threshold_whose_remote_sites_are_gone_moves_nobody() -> None:
+@pytest.mark.parametrize("threshold_tokens", [0.0, 500.0, 5000.0])
+def test_without_remote_sites_all_stays_here_whatever_the_threshold(threshold_tokens: float) -> None:
     world = site(1, 3, prefill_s=1.5, answer_tokens=20)
-    world.controller = RoleController(world.fleet, every_s=EVERY_S, drain_s=DRAIN_S, min_gain=0.05, threshold_tokens=0.0)
-    assert not world.run(10 * EVERY_S)
+    world.controller = controller(world.fleet, threshold_tokens)
+    assert len(begun(world.run(10 * EVERY_S))) == 2
+
+
+@pytest.mark.parametrize(
+    ("threshold_tokens", "goodput_bytes_per_s", "moves"),
+    [
+        (0.0, None, 0),  # all goes over a link of which nothing is known
+        (5000.0, None, 0),
+        (None, None, 2),  # what is not known counts as scarce
+        (0.0, 1e12, 0),  # the remote site does it
+        (5000.0, 1e12, 2),  # nothing is that long
+    ],
+)
+def test_a_remote_site_counts_as_the_policy_uses_it(
+    threshold_tokens: float | None, goodput_bytes_per_s: float | None, moves: int
+) -> None:
+    world = site(1, 3, prefill_s=1.5, answer_tokens=20)
+    world.controller = controller(world.fleet, threshold_tokens)
+    world.remote_workers, world.goodput_bytes_per_s = 2, goodput_bytes_per_s
+    assert len(begun(world.run(10 * EVERY_S))) == moves
 
 
 def test_traffic_that_turns_moves_it_back() -> None:
@@ -256,6 +288,15 @@ class AnyCourse(RuleBasedStateMachine):
     def traffic_turns(self, prefill_s: float, answer_tokens: float, requests_per_s: float) -> None:
         self.world.prefill_s, self.world.answer_tokens = prefill_s, answer_tokens
         self.world.requests_per_s = requests_per_s
+
+    @rule(threshold_tokens=st.sampled_from([None, -1.0, 500.0, float("inf")]))
+    def scheduler_starts_again(self, threshold_tokens: float | None) -> None:
+        self.world.controller = controller(self.world.fleet, threshold_tokens)
+        self.world.log.clear()
+
+    @rule(workers=st.integers(0, 2), goodput_bytes_per_s=st.sampled_from([None, 1.0, 1e9]))
+    def remote_site_turns(self, workers: int, goodput_bytes_per_s: float | None) -> None:
+        self.world.remote_workers, self.world.goodput_bytes_per_s = workers, goodput_bytes_per_s
 
     @rule(intervals=st.sampled_from([0.2, 1.0, 2.0]))
     def time_passes(self, intervals: float) -> None:

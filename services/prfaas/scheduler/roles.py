@@ -228,8 +228,6 @@ class RoleController:
         if observed is None:
             return None
         now, best = split(observed, observed.n_prefill), best_split(observed)
-        if now.req_s <= 0:  # a fixed threshold, while the sites that it counts on cannot be reached
-            return None
         gain = best.req_s / now.req_s - 1
         if gain <= max(self._min_gain, 2 / sqrt(len(traffic))) or rate_req_s < BUSY_SHARE * now.req_s:
             return None
@@ -250,11 +248,16 @@ class RoleController:
         sites = self._fleet.prefill_sites(model, fingerprints.pop())
         local = prefill_stage(sites.pop(self._fleet.site), inf)
         remotes = [stage for site in sites.values() if (stage := prefill_stage(site, egress_bytes_per_s(site))) is not None]
+        threshold_tokens = self._threshold_tokens
+        if threshold_tokens is not None and not remotes:
+            if sites:
+                return None  # what is offloaded goes over links of which nothing is known
+            threshold_tokens = inf  # there is nobody to offload to
         slots = sum(beat.slots for beat in decoders) / len(decoders)
         # Of one worker, like the times of a prefill: that which has seen the fullest batch.
         step_s = extrapolated(max(decoders, key=_fullest).step_points, slots)
         answers = [beat.output_tokens for beat in decoders if beat.output_tokens]
-        if local is None or step_s is None or not answers:
+        if local is None or not step_s or not answers:
             return None
         return Observed(
             lengths=traffic.lengths(),
@@ -264,7 +267,7 @@ class RoleController:
             n_decode=len(decoders),
             slots=slots,
             step_s=step_s,
-            threshold_tokens=self._threshold_tokens,
+            threshold_tokens=threshold_tokens,
         )
 
     def _key(self, worker: str, role: Role) -> str:
