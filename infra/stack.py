@@ -98,7 +98,10 @@ class Stack:
         config = self.sites.service_config(service)
         match service.role:
             case Role.GATEWAY:
-                config = {"models": [model]} | config
+                chunks = [each.config.get("engine", {}).get("chunk-tokens") for each in self.description.services]
+                # Prefixes are found by the workers' chunks, which are all alike.
+                blocks = {"block-tokens": chunk} if (chunk := next(filter(None, chunks), None)) else {}
+                config = {"models": [model]} | blocks | config
             case Role.DECODE_WORKER | Role.PREFILL_WORKER:
                 # A decode worker may become a prefill worker, which needs to know whom it serves.
                 of_prefill: dict[str, Any] = {} if "serves" in config else {"serves": self.description.served_sites(service.site)}

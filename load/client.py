@@ -52,6 +52,8 @@ class Record(msgspec.Struct, kw_only=True):
     """Between two pieces of text."""
     tokens: int = 0
     """As the server counted them."""
+    cached_tokens: int = 0
+    """Of the prompt, as the server says."""
     text: str = ""
     outcome: str = ""
     prefill_site: str = ""
@@ -81,11 +83,13 @@ Prompts = Callable[[int, Arrival], Sequence[int] | str]
 """(index of the request, arrival) -> the prompt: token ids, or text."""
 
 
-def random_bytes(seed: int) -> Prompts:
-    """Prompts of byte tokens in which no two requests share a prefix."""
+def random_bytes(seed: int, block_tokens: int = 0) -> Prompts:
+    """Prompts of byte tokens in which no two requests share a prefix, but for the blocks that their arrivals name."""
 
     def prompt(index: int, arrival: Arrival) -> list[int]:
-        return list(random.Random(seed << 32 | index).randbytes(arrival.prompt_tokens))
+        named = arrival.block_ids[: arrival.prompt_tokens // block_tokens] if block_tokens else ()
+        shared = [token for block in named for token in random.Random(f"{seed} {block}").randbytes(block_tokens)]
+        return shared + list(random.Random(seed << 32 | index).randbytes(arrival.prompt_tokens - len(shared)))
 
     return prompt
 
@@ -129,8 +133,13 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
+class _PromptDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
 class _Usage(msgspec.Struct):
     completion_tokens: int
+    prompt_tokens_details: _PromptDetails | None = None
 
 
 class _Error(msgspec.Struct):
@@ -245,6 +254,8 @@ class _Request:
             raise _Failed(str(chunk.error.code or "stream_error"), chunk.error.message)
         if chunk.usage is not None:
             record.tokens = chunk.usage.completion_tokens
+            details = chunk.usage.prompt_tokens_details
+            record.cached_tokens = (details.cached_tokens or 0) if details else 0
         finished = False
         for choice in chunk.choices:
             if text := choice.text or (choice.delta and choice.delta.content):

@@ -19,7 +19,7 @@ from load.machine import CpuMeter, CpuUse
 from load.paper_stack import MODEL, Scales, description
 from load.report import Report, Slo, summarize
 from load.simulate.paper import FAR, H20_NAME, H200_NAME, HOME, STEADY, Deployment, scenario
-from load.simulate.scenario import LinkSpec, Timing
+from load.simulate.scenario import LinkSpec, Scenario, Timing
 from load.simulate.world import simulate
 
 WARM_UP = 0.2
@@ -48,6 +48,9 @@ class LiveRun(msgspec.Struct, frozen=True, kw_only=True):
     """The same arrivals through the simulation."""
     cpu: CpuUse
     pacing: Pacing
+    cached_share: float
+    """Of the prompts' tokens, those that a prefill worker had cached."""
+    simulated_cached_share: float
 
 
 class LiveStack:
@@ -58,6 +61,7 @@ class LiveStack:
         self._deployment = deployment
         self._scales = scales
         self._keys = deployment.keys
+        self._runs = 0
         self._engines = {HOME: scales.engine(H20_NAME), FAR: scales.engine(H200_NAME)}
 
     async def use(self, keys: dict[str, Any]) -> None:
@@ -83,13 +87,29 @@ class LiveStack:
         meter = CpuMeter(process.pid for process in self._stack.services.values()).start()
         shaping = asyncio.create_task(self._shape(link))
         try:
-            records = await replay(target, scaled, random_bytes(seed=1))
+            # Of no use to one run is what another one has left in caches.
+            self._runs += 1
+            prompts = random_bytes(seed=self._runs, block_tokens=scales.chunk_tokens if scales.cache_blocks else 0)
+            records = await replay(target, scaled, prompts)
         finally:
             shaping.cancel()
             await asyncio.gather(shaping, return_exceptions=True)
         cpu = meter.stop()
         await self._set_rate(STEADY.rates[0][1])
-        simulated = scenario(
+        result = simulate(self._scenario(scaled, link))
+        tokens = sum(arrival.prompt_tokens for arrival in scaled)
+        return LiveRun(
+            report=self._report(records, duration_s, slo),
+            simulated=self._report(result.records[HOME], duration_s, slo),
+            cpu=cpu,
+            pacing=self._pacing(records, before, await self._timers()),
+            cached_share=sum(record.cached_tokens for record in records) / tokens,
+            simulated_cached_share=sum(result.cached_tokens.get(site, 0) for site in (HOME, FAR)) / tokens,
+        )
+
+    def _scenario(self, scaled: Sequence[Arrival], link: LinkSpec) -> Scenario:
+        scales = self._scales
+        return scenario(
             self._deployment,
             scaled,
             keys=scales.keys(self._keys),
@@ -97,12 +117,8 @@ class LiveStack:
             timing=Timing(ttft_deadline_s=TTFT_DEADLINE_S / scales.time),
             token_scale=scales.tokens,
             time_scale=scales.time,
-        )
-        return LiveRun(
-            report=self._report(records, duration_s, slo),
-            simulated=self._report(simulate(simulated).records[HOME], duration_s, slo),
-            cpu=cpu,
-            pacing=self._pacing(records, before, await self._timers()),
+            cache_blocks=scales.cache_blocks,
+            block_tokens=scales.block_tokens,
         )
 
     # ---- the link
@@ -153,8 +169,9 @@ class LiveStack:
 
         prefill = {}
         for site, engine in self._engines.items():
-            nominal = [engine.prefill_s(r.arrival.prompt_tokens - 1) for r in records if not r.error and r.prefill_site == site]
-            if nominal and (measured_s := mean_s(site, PREFILL_TIMER)):
+            computed = [r.arrival.prompt_tokens - 1 - r.cached_tokens for r in records if not r.error and r.prefill_site == site]
+            nominal = [engine.prefill_s(tokens) if tokens else 0.0 for tokens in computed]
+            if sum(nominal) and (measured_s := mean_s(site, PREFILL_TIMER)):
                 prefill[site] = measured_s * len(nominal) / sum(nominal) - 1
         step_s = mean_s(HOME, STEP_TIMER)
         return Pacing(prefill=prefill, step=step_s / self._engines[HOME].step_s(1) - 1 if step_s else 0.0)

@@ -1,5 +1,6 @@
 """The paper's machines as a real stack on this one: emulated engines, with time, bytes and tokens scaled alike everywhere."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,6 +24,13 @@ class Scales(msgspec.Struct, frozen=True, kw_only=True):
     tokens: float = 32.0
     chunk_tokens: int = 256
     """Of the scaled ones."""
+    cache_blocks: int = 0
+    """Of each worker's prefix cache; a block is a chunk."""
+
+    @property
+    def block_tokens(self) -> int:
+        """Of the paper's."""
+        return round(self.chunk_tokens * self.tokens)
 
     def rate_mbit(self, bytes_per_s: float) -> float:
         """What a link of the paper's carries here, in 10^6 bits a second."""
@@ -48,6 +56,13 @@ class Scales(msgspec.Struct, frozen=True, kw_only=True):
         """As a worker with this profile builds it."""
         return EmulatedEngine(MODEL, self._config(profile), chunk_tokens=self.chunk_tokens)
 
+    def cache_keys(self, role: Role) -> dict[str, Any]:
+        """A worker's, for a cache of `cache_blocks`; prefill workers keep states with each block, decode workers full layers."""
+        layout = self.engine(H20_NAME).layout
+        first_bytes, both_bytes = (layout.total_bytes(count * self.chunk_tokens) for count in (1, 2))
+        block_bytes = first_bytes if role is Role.PREFILL_WORKER else both_bytes - first_bytes
+        return {"prefix-cache-mib": math.ceil(self.cache_blocks * block_bytes / 2**20)}
+
     def engine_keys(self, profile: str) -> dict[str, Any]:
         """`[engine]` of a worker's configuration."""
         return {
@@ -65,12 +80,12 @@ def description(deployment: Deployment, scales: Scales) -> Description:
         Service(site=HOME, role=Role.GATEWAY, name="gateway", config={"max-requests": 4096}),
         Service(site=HOME, role=Role.SCHEDULER, name="scheduler", config=scales.keys(deployment.keys)),
     ]
-    decode = {"engine": scales.engine_keys(H20_NAME), "slots": SLOTS, "waiting": 512}
+    decode = {"engine": scales.engine_keys(H20_NAME), "slots": SLOTS, "waiting": 512} | scales.cache_keys(Role.DECODE_WORKER)
     services += [
         Service(site=HOME, role=Role.DECODE_WORKER, name=f"d{index}", config=decode) for index in range(deployment.n_decode)
     ]
     for site, count, profile in ((HOME, deployment.n_prefill, H20_NAME), (FAR, deployment.n_prfaas, H200_NAME)):
-        prefill = {"engine": scales.engine_keys(profile)}
+        prefill = {"engine": scales.engine_keys(profile)} | scales.cache_keys(Role.PREFILL_WORKER)
         services += [Service(site=site, role=Role.PREFILL_WORKER, name=f"p{index}", config=prefill) for index in range(count)]
     sites = [Site(name=HOME, kind=SiteKind.PD)]
     links = []

@@ -26,6 +26,8 @@ def run(kept_share: float, simulated_share: float = 1.0) -> LiveRun:
         simulated=report(simulated_share),
         cpu=CpuUse(idle=0.5, ours=0.2),
         pacing=Pacing(prefill={"far": -0.02}, step=0.0),
+        cached_share=0.0,
+        simulated_cached_share=0.0,
     )
 
 

@@ -1,6 +1,9 @@
 """A small live stack with emulated engines: the answers prove that the right KV was installed, wherever it was made."""
 
+import asyncio
 from pathlib import Path
+
+import msgspec
 
 from infra.stack import Stack
 from load.client import Arrival, Target, random_bytes, replay
@@ -45,3 +48,33 @@ async def test_answers_do_not_depend_on_where_the_prefill_ran(tmp_path: Path) ->
         prompt = prompts(index, arrival)
         assert isinstance(prompt, list)
         assert (record.tokens, record.text) == (8, expected(prompt, 8))
+
+
+async def test_prompts_that_share_blocks_are_computed_once_and_answered_the_same(tmp_path: Path) -> None:
+    """Each prompt goes on where the last one ended. Long as they get, they stay at home: what is left to compute is short."""
+    deployment = DEPLOYMENTS["threshold"]._replace(n_prfaas=2, n_prefill=2, n_decode=1)
+    scales = msgspec.structs.replace(SCALES, chunk_tokens=64, cache_blocks=1000)
+    threshold = round(THRESHOLD_TOKENS / scales.tokens)
+    counts = [8 * turn + 3 for turn in range(5)]
+    arrivals = [Arrival(0.0, 64 * count + 5, 8, list(range(count))) for count in counts]
+    prompts = random_bytes(7, 64)
+    records = []
+    async with Stack(description(deployment, scales), tmp_path) as stack:
+        target = Target(url=stack.gateway_url(HOME), model=MODEL, timeout_s=60.0)
+        for arrival in arrivals:
+            records += await replay(target, [arrival], prompts)
+            # Of the one prefill worker and the decode worker.
+            await known_blocks(stack, 2 * (arrival.prompt_tokens // 64))
+    assert [record.error for record in records] == [""] * 5, [record.message for record in records]
+    assert [record.cached_tokens for record in records] == [0, *(64 * count for count in counts[:-1])]
+    assert arrivals[2].prompt_tokens > threshold and {record.prefill_site for record in records} == {HOME}
+    for arrival, record in zip(arrivals, records, strict=True):
+        prompt = prompts(0, arrival)
+        assert isinstance(prompt, list)
+        assert record.text == expected(prompt, 8)
+
+
+async def known_blocks(stack: Stack, blocks: int) -> None:
+    async with asyncio.timeout(30.0):
+        while f"prfaas_known_cached_blocks {blocks:.1f}" not in await stack.metrics(HOME, "scheduler"):
+            await asyncio.sleep(0.05)
