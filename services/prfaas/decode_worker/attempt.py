@@ -31,6 +31,9 @@ from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics import TransferMetrics, overlap_ratio
 from prfaas.telemetry.tracing import Tracing
 
+REMOTE_QUEUE_S = 3.0
+"""A remote site's queue answers within a few round trips of the control connection; longer, and its link is down."""
+
 log = get_logger(__name__)
 
 
@@ -206,8 +209,14 @@ class Attempts:
             tenant=order.tenant,
             timeout_s=order.timeout_s,
         )
+        remote = order.prefill_site != self._site
         await self._jobs.submit(
-            order.prefill_site, job, timeout_s=order.timeout_s, worker=order.prefill_worker, parent=attempt.span
+            order.prefill_site,
+            job,
+            timeout_s=min(order.timeout_s, REMOTE_QUEUE_S) if remote else order.timeout_s,
+            worker=order.prefill_worker,
+            deferred=order.deferred,
+            parent=attempt.span,
         )
 
     async def _await_kv(self, attempt: Attempt, reader: KVReader) -> ReaderReport | None:
