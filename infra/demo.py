@@ -128,6 +128,17 @@ def whole(tree: SpanTree) -> bool:
     return names >= {"text_completion", "generate", "kv_send"}
 
 
+def without_caches(description: Description) -> Description:
+    """Both sites compute and ship the whole prompt: of an answer from the cache, equality would prove less."""
+    services = tuple(
+        msgspec.structs.replace(service, config=service.config | {"prefix-cache-mib": 0})
+        if service.role in (Role.PREFILL_WORKER, Role.DECODE_WORKER)
+        else service
+        for service in description.services
+    )
+    return msgspec.structs.replace(description, services=services)
+
+
 async def keep_local(stack: Stack) -> None:
     """Starts the local scheduler again with the policy that never offloads."""
     scheduler = stack.process("local", Role.SCHEDULER)
@@ -195,7 +206,7 @@ def main() -> int:
     parser.add_argument("--model", help="instead of the description's")
     arguments = parser.parse_args()
     try:
-        description = describe(arguments.sites, arguments.model, None)
+        description = without_caches(describe(arguments.sites, arguments.model, None))
         console.print(f"preparing {description.model} (the first time takes about a minute)")
         prepare(description.model)
         return asyncio.run(run(description))
