@@ -51,6 +51,8 @@ class AnyOrder(RuleBasedStateMachine):
         super().__init__()
         self.core, self.now_s = SchedulerCore("home", RemoteAll()), 0.0
         self.count = 0
+        self.held: dict[str, set[int]] = {}
+        """Blocks that each known worker has announced, as far as it did not take them back."""
 
     @rule(name=st.sampled_from(sorted(POLICIES)))
     def change_policy(self, name: str) -> None:
@@ -101,6 +103,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(site=SITES, role=st.sampled_from(list(Role)), name=NAMES)
     def worker_leaves(self, site: str, role: Role, name: str) -> None:
         self.core.handle(WorkerGone(self.now_s, f"{site}.{role}.{name}"))
+        self.held.pop(f"{site}.{role}.{name}", None)
 
     @rule(site=SITES, role=st.sampled_from(list(Role)), name=NAMES, first=st.integers(1, 3), count=st.integers(0, 9))
     def worker_caches(self, site: str, role: Role, name: str, first: int, count: int) -> None:
@@ -115,6 +118,13 @@ class AnyOrder(RuleBasedStateMachine):
             removed=bytes(array("Q", range(1, first))),
         )
         self.core.handle(CacheChanged(self.now_s, changed))
+        key = f"{site}.{role}.{name}"
+        if key in self.core.fleet.workers:
+            self.held[key] = (self.held.get(key, set()) - set(range(1, first))) | set(range(first, first + count))
+
+    def depth(self, beat: Heartbeat, blocks: int) -> int:
+        """How many of the first `blocks` blocks a walk finds at a worker."""
+        return max((block for block in self.held.get(beat.key, ()) if block <= blocks), default=0)
 
     @rule(site=SITES, goodput_bytes_per_s=st.sampled_from([0.0, 1e6, 1e10]))
     def link_is_measured(self, site: str, goodput_bytes_per_s: float) -> None:
@@ -148,8 +158,17 @@ class AnyOrder(RuleBasedStateMachine):
             fingerprint = decoders[answer.decode_worker].fingerprint
             able = {beat.site for beat in live if beat.role is Role.PREFILL and beat.fingerprint == fingerprint}
             assert {answer.prefill_site, answer.fallback_site or answer.prefill_site} <= able
+            here = [
+                beat
+                for beat in live
+                if (beat.role, beat.site, beat.fingerprint) == (Role.PREFILL, answer.prefill_site, fingerprint)
+            ]
+            depths = {beat.worker: self.depth(beat, (prompt_tokens - 1) // 1000) for beat in here}
             if answer.prefill_worker is not None:
-                assert (answer.prefill_site, answer.prefill_worker) in {(beat.site, beat.worker) for beat in live}
+                assert depths[answer.prefill_worker] == max(depths.values()) > min(depths.values())
+                assert answered.cached_tokens == 1000 * max(depths.values())
+            else:
+                assert answered.cached_tokens == 1000 * min(depths.values())
         else:
             assert isinstance(answer, Refusal)
             assert (answer.code == "no_decode_worker") is (not decoders)

@@ -1,6 +1,7 @@
 """The threshold that follows what is observed: where it goes, when it stays, and what it says."""
 
 import random
+from array import array
 
 import pytest
 
@@ -10,6 +11,7 @@ from prfaas.capacity.lengths import TruncatedLogNormal
 from prfaas.capacity.profiles import Profile
 from prfaas.contracts.to_scheduler import (
     AttemptEnded,
+    BlocksChanged,
     Heartbeat,
     LinkEstimate,
     Outcome,
@@ -18,7 +20,7 @@ from prfaas.contracts.to_scheduler import (
     Role,
 )
 from prfaas.scheduler.config import SchedulerConfig
-from prfaas.scheduler.core import AttemptOver, HeartbeatHeard, LinkMeasured, PlaceAsked, SchedulerCore
+from prfaas.scheduler.core import AttemptOver, CacheChanged, HeartbeatHeard, LinkMeasured, PlaceAsked, SchedulerCore
 from prfaas.scheduler.policies import Threshold
 from prfaas.scheduler.resolved import MIN_REQUESTS, WINDOW_REQUESTS, ResolvedThreshold
 
@@ -27,6 +29,10 @@ PAPER_LENGTHS = TruncatedLogNormal(mu=9.90, sigma=1.00, low_tokens=128, high_tok
 SAMPLE = [round(PAPER_LENGTHS.quantile((index + 0.5) / 512)) for index in range(512)]
 random.Random(3).shuffle(SAMPLE)
 FULL, TENTH = 100e9 / 8, 2e9 / 8
+
+
+def hashes(blocks: int) -> bytes:
+    return bytes(array("Q", range(1, 1 + blocks)))
 
 
 class World:
@@ -38,15 +44,21 @@ class World:
         self.now_s, self.count = 0.0, 0
         self.goodput_bytes_per_s: float | None = FULL
 
-    def run(self, lengths: list[int]) -> list[Placement]:
-        """One request every tenth of a second; each ends before the next one comes."""
+    def run(self, lengths: list[int], known_blocks: int = 0) -> list[Placement]:
+        """One request every tenth of a second; each ends before the next one comes. Each begins with `known_blocks` more."""
         answers = []
         for tokens in lengths:
             self.now_s += 0.1
             self.count += 1
             self._beat()
             request = PlaceRequest(
-                request_id=f"r{self.count}", model="m", prompt_tokens=tokens + 1, max_tokens=8, ttft_deadline_s=30.0
+                request_id=f"r{self.count}",
+                model="m",
+                prompt_tokens=known_blocks * 512 + tokens + 1,
+                max_tokens=8,
+                ttft_deadline_s=30.0,
+                block_hashes=hashes(known_blocks),
+                block_tokens=512,
             )
             (answered,) = self.core.handle(PlaceAsked(self.now_s, request))
             assert isinstance(answered.answer, Placement)
@@ -109,17 +121,28 @@ def test_it_follows_the_link_down_and_up_within_an_interval() -> None:
     world = World(19_400)
     world.run(SAMPLE)
     before = world.policy.threshold_tokens
+    assert not world.policy.bandwidth_scarce
     world.goodput_bytes_per_s = TENTH
     scarce = world.run(SAMPLE)[int(EVERY_S * 10) + 1 :]
     high = world.policy.threshold_tokens
-    assert high > 2 * before
+    assert high > 2 * before and world.policy.bandwidth_scarce
     kept = [answer for answer in scarce if answer.outcome is Outcome.LOCAL_LINK_SCARCE]
     assert kept and all("if the links were faster, t = " in answer.reason for answer in kept)
     assert {answer.outcome for answer in scarce} == {Outcome.LOCAL_SHORT, Outcome.LOCAL_LINK_SCARCE, Outcome.OFFLOADED}
     world.goodput_bytes_per_s = FULL
     after = world.run(SAMPLE)[int(EVERY_S * 10) + 1 :]
-    assert world.policy.threshold_tokens == pytest.approx(before, rel=0.15)
+    assert world.policy.threshold_tokens == pytest.approx(before, rel=0.15) and not world.policy.bandwidth_scarce
     assert Outcome.LOCAL_LINK_SCARCE not in {answer.outcome for answer in after}
+
+
+def test_it_solves_for_what_is_not_cached() -> None:
+    world = World(1024)
+    world.run([1])
+    changed = BlocksChanged(site="home", worker="p1", role=Role.PREFILL, incarnation="i", sequence=1, stored=hashes(100))
+    world.core.handle(CacheChanged(world.now_s, changed))
+    answers = world.run(SAMPLE, known_blocks=100)
+    assert 18_000 <= world.policy.threshold_tokens <= 20_500, "as if the 51,200 tokens before did not exist"
+    assert {answer.prefill_worker for answer in answers if answer.prefill_site == "home"} == {"p1"}
 
 
 def test_without_a_measured_link_it_goes_on_with_what_it_had() -> None:
