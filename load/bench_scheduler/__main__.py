@@ -1,8 +1,8 @@
 """Decisions per second and their latency: `python -m load.bench_scheduler [--json FILE]`.
 
 In process: SchedulerCore.handle(PlaceAsked) between heartbeats, link estimates, changes of caches and ended attempts at the
-rates of a real fleet, with a million cached blocks that it knows of and without any. Live: the process `prfaas-scheduler` with that
-million behind a real nats-server, asked as a gateway asks it.
+rates of a real fleet, with a million cached blocks that it knows of and without any. Live: the process `prfaas-scheduler`, which
+knows of as many, behind a real nats-server, asked as a gateway asks it.
 """
 
 import argparse

@@ -68,6 +68,9 @@ class World:
         self.core.validate()
         return answers
 
+    def is_scarce(self) -> bool:
+        return self.policy.bandwidth_scarce
+
     def _beat(self) -> None:
         for index in range(4):
             self._prefill("far", index, builtin_profile("paper-1t-h200-anchored"))
@@ -121,17 +124,17 @@ def test_it_follows_the_link_down_and_up_within_an_interval() -> None:
     world = World(19_400)
     world.run(SAMPLE)
     before = world.policy.threshold_tokens
-    assert not world.policy.bandwidth_scarce
+    assert not world.is_scarce()
     world.goodput_bytes_per_s = TENTH
     scarce = world.run(SAMPLE)[int(EVERY_S * 10) + 1 :]
     high = world.policy.threshold_tokens
-    assert high > 2 * before and world.policy.bandwidth_scarce
+    assert high > 2 * before and world.is_scarce()
     kept = [answer for answer in scarce if answer.outcome is Outcome.LOCAL_LINK_SCARCE]
     assert kept and all("if the links were faster, t = " in answer.reason for answer in kept)
     assert {answer.outcome for answer in scarce} == {Outcome.LOCAL_SHORT, Outcome.LOCAL_LINK_SCARCE, Outcome.OFFLOADED}
     world.goodput_bytes_per_s = FULL
     after = world.run(SAMPLE)[int(EVERY_S * 10) + 1 :]
-    assert world.policy.threshold_tokens == pytest.approx(before, rel=0.15) and not world.policy.bandwidth_scarce
+    assert world.policy.threshold_tokens == pytest.approx(before, rel=0.15) and not world.is_scarce()
     assert Outcome.LOCAL_LINK_SCARCE not in {answer.outcome for answer in after}
 
 
