@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 OUT ?=
 MODEL ?= gemma-3-270m
 
-.PHONY: help demo test up lint bench bench-engine bench-kv bench-scheduler bench-paper bench-policies clean
+.PHONY: help demo test up lint bench bench-engine bench-kv bench-scheduler bench-paper bench-policies bench-link-cut clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -43,6 +43,9 @@ bench-paper: $(VENV)/installed ## the paper's case end to end on emulated engine
 
 bench-policies: $(VENV)/installed ## all policies against one another, simulated at the paper's scale
 	$(BIN)/python -m load.simulate.compare $(if $(OUT),--json $(OUT))
+
+bench-link-cut: $(VENV)/installed ## how soon offloading resumes after the emulated link was down, and whether a request suffers
+	$(BIN)/python -m load.bench_link_cut $(if $(OUT),--json $(OUT))
 
 clean: ## remove the venv and run directories; the model cache stays
 	rm -rf $(VENV) .run

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from nats.aio.msg import Msg
 
 from prfaas.bandwidth_probe.config import BandwidthProbeConfig
+from prfaas.bandwidth_probe.delivered import DeliveredTogether
 from prfaas.bandwidth_probe.egress import EgressAllocator
 from prfaas.bandwidth_probe.estimator import (
     Announce,
@@ -133,6 +134,7 @@ class MeasuredLink:
         )
         self._allocator = EgressAllocator(config.egress_bytes_per_s(destination), time.monotonic())
         self._leaf = config.leafs.get(destination)
+        self._delivered = DeliveredTogether()
         self._retransmits = RetransmitShare()
         self._announced = True
         """Whether the last announcement arrived: its failures are logged once."""
@@ -148,6 +150,10 @@ class MeasuredLink:
 
     def lease(self, asked: EgressAsked) -> EgressLease | None:
         now_s = time.monotonic()
+        together = self._delivered.tell(asked.worker, asked.delivered_bytes, now_s)
+        known = self._estimator.goodput_bytes_per_s
+        if together is not None and known is not None and together > known / 2:  # less says nothing: nobody wanted more
+            self._estimator.handle(TransferReported(now_s, together))
         lease = self._allocator.ask(asked, now_s, self._estimator.goodput_bytes_per_s, self._estimator.rtt_s)
         if lease is not None and lease.bytes_per_s is not None:
             self._metrics.leased(self._source, self._destination, self._allocator.leased_bytes_per_s(now_s))

@@ -42,6 +42,7 @@ async def keep_leased(link: Link, bus: ControlBus, *, site: str, worker: str, de
             transfers=demand.transfers,
             wanted_bytes_per_s=demand.wanted_bytes_per_s,
             held_bytes_per_s=demand.held_bytes_per_s,
+            delivered_bytes=demand.delivered_bytes,
         )
         try:
             lease = await bus.request(subjects.probe_egress(site), asked, EgressLease, _TIMEOUT_S)

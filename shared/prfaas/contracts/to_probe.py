@@ -50,6 +50,8 @@ class EgressAsked(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     wanted_bytes_per_s: float
     held_bytes_per_s: float | None
     """What it may send at this moment, by its last lease or without one; None: anything."""
+    delivered_bytes: int = 0
+    """Acknowledged on this link since the process began."""
     leaving: bool = False
     """It sends nothing any more, and its part is for the others at once."""
 
