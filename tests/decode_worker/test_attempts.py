@@ -1,0 +1,206 @@
+"""Attempts at a real server: only verified KV is kept, the next transfer brings the rest, and nobody waits for who is gone."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from opentelemetry.trace import INVALID_SPAN
+from prometheus_client import CollectorRegistry
+
+from infra.nats_server import NatsServer
+from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
+from prfaas.bus.bulk.bucket import api, stream_name
+from prfaas.bus.control import ControlBus
+from prfaas.bus.endpoint import NatsEndpoint
+from prfaas.bus.jobs import JobConsumer, JobQueue
+from prfaas.bus.taken_jobs import TakenJob
+from prfaas.contracts import subjects
+from prfaas.contracts.kv import KVTransfer
+from prfaas.contracts.wire import unpack_tokens
+from prfaas.decode_worker.attempt import Attempts
+from prfaas.decode_worker.events import AttemptFailed, AttemptVerified, BeginAttempt, EndAttempt, Event
+from prfaas.decode_worker.kept_prefixes import KeptPrefixes
+from prfaas.engine.emulated import EmulatedConfig, EmulatedEngine
+from prfaas.engine.emulated_sequence import EmulatedSequence
+from prfaas.kvcache.link import Link
+from prfaas.kvcache.writer import KVWriter
+from prfaas.service.tasks import Tasks
+from prfaas.telemetry.metrics import TransferMetrics
+from prfaas.telemetry.tracing import Tracing
+
+SITE, MODEL, WORKER = "home", "emulated-1t", "p1"
+DEADLINE_S = 20.0
+BLOCK_TOKENS = 64
+
+
+def prompt(tokens: int, seed: int = 0) -> tuple[int, ...]:
+    return tuple(random.Random(seed).choices(range(256), k=tokens))
+
+
+class Home:
+    """A decode worker's attempts, and the prefill side as a script."""
+
+    def __init__(self, bus: ControlBus, lane: BulkLane, consumer: JobConsumer) -> None:
+        self.bus, self.lane, self.consumer = bus, lane, consumer
+        config = EmulatedConfig(time_scale=1e6, byte_scale=6000.0, token_scale=32.0)
+        self.engine = EmulatedEngine(MODEL, config, chunk_tokens=BLOCK_TOKENS)
+        self.told: asyncio.Queue[Event] = asyncio.Queue()
+        self.kept = KeptPrefixes(self.engine, 1 << 30, lambda changes: None)
+        self.tasks = Tasks()
+        self.attempts = Attempts(
+            site=SITE,
+            worker="d1",
+            bus=bus,
+            lane=lane,
+            jobs=JobQueue(bus),
+            engine=self.engine,
+            kept=self.kept,
+            tasks=self.tasks,
+            tracing=Tracing(),
+            metrics=TransferMetrics(CollectorRegistry()),
+            idle_timeout_s=10.0,
+            lossy_kv=False,
+            tell=self.told.put_nowait,
+        )
+
+    def begin(self, request_id: str, token_ids: tuple[int, ...], attempt: int = 1, worker: str | None = None) -> None:
+        order = BeginAttempt(
+            request_id=request_id,
+            transfer_id=request_id,
+            attempt=attempt,
+            prefill_site=SITE,
+            prefill_worker=worker,
+            token_ids=token_ids,
+            total_tokens=len(token_ids) + 10,
+            tenant="",
+            timeout_s=DEADLINE_S,
+        )
+        self.attempts.begin(order, INVALID_SPAN)
+
+    async def take(self) -> TakenJob:
+        taken = await self.consumer.take(DEADLINE_S)
+        assert taken is not None
+        return taken
+
+    async def prefill(self, *, finish: bool = True) -> KVTransfer:
+        """Ships what the next job asks for, and finishes or gives up."""
+        taken = await self.take()
+        transfer = taken.job.transfer
+        writer = await KVWriter.open(self.lane, transfer, self.engine.layout, deadline_s=DEADLINE_S, link=Link())
+        token_ids, from_token = unpack_tokens(taken.job.token_ids), transfer.from_token
+        await asyncio.to_thread(self.engine.prefill, token_ids, writer.put, lambda: False, from_token=from_token)
+        if finish:
+            await writer.close(cached_tokens=from_token)
+        else:
+            await writer.abort("the machine is on fire")
+        await taken.ack()
+        return transfer
+
+    async def hear(self) -> Event:
+        return await asyncio.wait_for(self.told.get(), DEADLINE_S)
+
+    async def serve(self, request_id: str, token_ids: tuple[int, ...], attempt: int = 1) -> tuple[KVTransfer, AttemptVerified]:
+        self.begin(request_id, token_ids, attempt)
+        transfer, event = await self.prefill(), await self.hear()
+        assert isinstance(event, AttemptVerified)
+        return transfer, event
+
+    async def kept_tokens(self, token_ids: tuple[int, ...]) -> int:
+        return await self.kept.install(self.engine.reserve(len(token_ids), len(token_ids) + 1), token_ids)
+
+    async def until_kept(self, token_ids: tuple[int, ...], tokens: int) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            while await self.kept_tokens(token_ids) != tokens or self.kept.pinned:
+                await asyncio.sleep(0.01)
+
+    async def until_no_object_is_left(self) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            while (await api(self.lane, f"STREAM.INFO.{stream_name(subjects.kv_bucket(SITE))}"))["state"]["messages"]:
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def home(tmp_path: Path) -> AsyncIterator[Home]:
+    async with NatsServer(tmp_path / "nats") as server:
+        endpoint = NatsEndpoint(url=server.client_url)
+        bus = await ControlBus.connect(endpoint, "test")
+        lane = await BulkLane.connect(endpoint, name="test", deadline_s=5)
+        await ensure_kv_bucket(lane, SITE, max_bytes=1 << 28, ttl_s=60)
+        home = Home(bus, lane, await JobConsumer.open(bus, SITE, MODEL, WORKER))
+        await bus.subscribe_raw(subjects.prefill_progress(SITE, "d1"), lambda message: None)
+        yield home
+        assert not home.tasks.failed.done()
+        await home.tasks.cancel_all(DEADLINE_S)
+        await lane.close()
+        await bus.drain()
+
+
+async def test_the_next_transfer_brings_what_is_not_kept(home: Home) -> None:
+    first, second = prompt(200), prompt(200)[:150] + prompt(80, seed=1)
+    transfer, event = await home.serve("r1", first)
+    assert (transfer.from_token, event.reused_tokens, event.saved_bytes, event.cached_tokens) == (0, 0, 0, 0)
+    await home.until_kept(prompt(210), 192)
+    transfer, event = await home.serve("r2", second)
+    layout = home.engine.layout
+    assert (transfer.from_token, event.reused_tokens, event.cached_tokens) == (128, 128, 128)
+    assert event.bytes == layout.total_bytes(230, 128) and event.saved_bytes == layout.total_bytes(230) - event.bytes > 0
+    assert home.attempts.sequences["r2"].next_state(0, 1) == installed(home, second).next_state(0, 1)
+    await home.until_kept((*second, 1), 192)
+    await home.until_no_object_is_left()
+
+
+def installed(home: Home, token_ids: tuple[int, ...]) -> EmulatedSequence:
+    """From a prefill of all of it."""
+    sequence = home.engine.reserve(len(token_ids), len(token_ids) + 10)
+    home.engine.prefill(token_ids, lambda piece: home.engine.install(sequence, piece), lambda: False)
+    return sequence
+
+
+async def test_what_was_not_verified_is_not_kept(home: Home) -> None:
+    """All of it had arrived and was installed, but the manifest did not come."""
+    home.begin("r1", prompt(200))
+    await home.prefill(finish=False)
+    event = await home.hear()
+    assert isinstance(event, AttemptFailed) and event.code == "aborted"
+    home.attempts.end(EndAttempt("r1", 1, SITE))
+    assert await home.kept_tokens(prompt(210)) == 0
+    await home.serve("r1", prompt(200), attempt=2)
+    await home.until_kept(prompt(210), 192)
+
+
+async def test_a_second_attempt_uses_what_is_kept_too(home: Home) -> None:
+    await home.serve("r1", prompt(200))
+    await home.until_kept(prompt(210), 192)
+    home.begin("r2", prompt(210))
+    await home.prefill(finish=False)
+    assert isinstance(await home.hear(), AttemptFailed)
+    home.attempts.end(EndAttempt("r2", 1, SITE))
+    transfer, _ = await home.serve("r2", prompt(210), attempt=2)
+    assert (transfer.attempt, transfer.from_token) == (2, 192)
+    assert home.attempts.sequences["r2"].next_state(0, 1) == installed(home, prompt(210)).next_state(0, 1)
+
+
+async def test_an_attempt_that_is_given_up_leaves_nothing_in_use_and_nothing_stored(home: Home) -> None:
+    await home.serve("r1", prompt(200))
+    await home.until_kept(prompt(210), 192)
+    home.begin("r2", prompt(210))
+    taken = await home.take()
+    home.attempts.end(EndAttempt("r2", 1, SITE))
+    await taken.ack()
+    await home.until_kept(prompt(210), 192)
+    await home.until_no_object_is_left()
+    assert home.told.empty()
+
+
+async def test_a_job_is_for_the_named_worker_and_one_that_is_not_there_is_noticed_at_once(home: Home) -> None:
+    home.begin("r1", prompt(100), worker=WORKER)
+    await home.prefill()
+    assert isinstance(await home.hear(), AttemptVerified)
+    home.begin("r2", prompt(100, seed=1), worker="p2")
+    event = await home.hear()
+    assert isinstance(event, AttemptFailed) and event.code == "worker_lost"
+    assert event.message == "there is no prefill worker 'p2' in site home"
+    home.attempts.end(EndAttempt("r2", 1, SITE))
+    await home.until_no_object_is_left()

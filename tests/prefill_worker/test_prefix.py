@@ -1,0 +1,162 @@
+"""A real prefill worker with a prefix cache: what it computes, what it ships, what it tells, and whose jobs it takes."""
+
+import asyncio
+import random
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from infra.nats_server import NatsServer
+from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
+from prfaas.bus.control import ControlBus
+from prfaas.bus.endpoint import NatsEndpoint
+from prfaas.bus.jobs import JobQueue
+from prfaas.contracts import subjects
+from prfaas.contracts.kv import KVTransfer
+from prfaas.contracts.to_prefill import PrefillJob
+from prfaas.contracts.to_scheduler import BlocksChanged, BlocksHeld, Heartbeat
+from prfaas.contracts.wire import pack_tokens
+from prfaas.engine.emulated import EmulatedConfig, EmulatedEngine
+from prfaas.engine.factory import EngineConfig
+from prfaas.kvcache.blocks import block_hashes, unpack_hashes
+from prfaas.kvcache.reader import KVReader, ReaderReport
+from prfaas.prefill_worker.config import PrefillWorkerConfig
+from prfaas.prefill_worker.service import PrefillWorkerService
+from prfaas.service.runner import ServiceContext
+from prfaas.service.tasks import Tasks
+from prfaas.telemetry.tracing import Tracing
+
+SITE, WORKER, MODEL = "home", "p1", "emulated-1t"
+BLOCK_TOKENS = 64
+DEADLINE_S = 20.0
+EMULATED = EmulatedConfig(time_scale=1e6, byte_scale=6000.0, token_scale=32.0)
+
+
+def prompt(tokens: int, seed: int = 0) -> list[int]:
+    return random.Random(seed).choices(range(256), k=tokens)
+
+
+class Place:
+    def __init__(self, bus: ControlBus, lane: BulkLane, worker: PrefillWorkerService, registry: CollectorRegistry) -> None:
+        self.bus, self.lane, self.worker, self.registry = bus, lane, worker, registry
+        self.engine = EmulatedEngine(MODEL, EMULATED, chunk_tokens=BLOCK_TOKENS)
+        self.queue = JobQueue(bus)
+        self.changed: asyncio.Queue[BlocksChanged] = asyncio.Queue()
+
+    async def submit(self, token_ids: Sequence[int], from_token: int = 0) -> tuple[KVReader, Any]:
+        """A job that is named for the worker."""
+        transfer = KVTransfer(
+            transfer_id=secrets.token_hex(8),
+            attempt=1,
+            bucket=subjects.kv_bucket(SITE),
+            nuid=secrets.token_hex(11),
+            prefill_tokens=len(token_ids),
+            from_token=from_token,
+            fingerprint=self.engine.describe().fingerprint,
+        )
+        sequence = self.engine.reserve(len(token_ids), len(token_ids) + 1)
+        for piece in self.whole(token_ids[:from_token], full_only=True):
+            self.engine.install(sequence, piece)
+        install = partial(self.engine.install, sequence)
+        reader = await KVReader.open(self.lane, transfer, self.engine.layout, install, deadline_s=DEADLINE_S)
+        job = PrefillJob(
+            request_id=transfer.transfer_id,
+            model=MODEL,
+            transfer=transfer,
+            token_ids=pack_tokens(token_ids),
+            reply_to=subjects.prefill_progress(SITE, "d1"),
+            decode_site=SITE,
+            timeout_s=DEADLINE_S,
+        )
+        await self.queue.submit(SITE, job, timeout_s=DEADLINE_S, worker=WORKER)
+        return reader, sequence
+
+    async def prefill(self, token_ids: Sequence[int], from_token: int = 0) -> ReaderReport:
+        """What came is, byte for byte, what a prefill of all of it makes."""
+        reader, sequence = await self.submit(token_ids, from_token)
+        report = await reader.verified(DEADLINE_S)
+        await reader.close()
+        expected = self.engine.reserve(len(token_ids), len(token_ids) + 1)
+        for piece in self.whole(token_ids):
+            self.engine.install(expected, piece)
+        assert sequence.next_state(0, 7) == expected.next_state(0, 7)
+        return report
+
+    def whole(self, token_ids: Sequence[int], *, full_only: bool = False) -> list[Any]:
+        pieces: list[Any] = []
+        self.engine.prefill(token_ids, pieces.append, lambda: False)
+        return [piece for piece in pieces if piece.values.nbytes or not full_only]
+
+    def counted(self, name: str) -> float:
+        return self.registry.get_sample_value(name, {"model_name": MODEL}) or 0.0
+
+
+@pytest.fixture
+async def place(tmp_path: Path) -> AsyncIterator[Place]:
+    async with NatsServer(tmp_path / "nats") as server:
+        endpoint = NatsEndpoint(url=server.client_url)
+        bus = await ControlBus.connect(endpoint, "test")
+        lane = await BulkLane.connect(endpoint, name="test", deadline_s=5)
+        await ensure_kv_bucket(lane, SITE, max_bytes=1 << 28, ttl_s=60)
+        config = PrefillWorkerConfig(
+            site=SITE,
+            name=WORKER,
+            control=endpoint,
+            bulk=endpoint,
+            serves=(SITE,),
+            engine=EngineConfig(engine="emulated", model=MODEL, chunk_tokens=BLOCK_TOKENS, emulated=EMULATED),
+        )
+        tasks, registry = Tasks(), CollectorRegistry()
+        worker = PrefillWorkerService(config, ServiceContext(tasks, registry, Tracing()))
+        place = Place(bus, lane, worker, registry)
+        await bus.subscribe(subjects.blocks(SITE), BlocksChanged, place.changed.put_nowait)
+        await worker.start()
+        yield place
+        await worker.drain(DEADLINE_S)
+        await tasks.cancel_all(DEADLINE_S)
+        await worker.stop()
+        await lane.close()
+        await bus.drain()
+        assert not tasks.failed.done(), tasks.failed.result()
+
+
+async def test_a_shared_prefix_is_computed_once_and_shipped_as_asked(place: Place) -> None:
+    first, second = prompt(200), prompt(200)[:150] + prompt(80, seed=1)
+    assert (await place.prefill(first)).cached_tokens == 0
+    whole = await place.prefill(second)
+    rest = await place.prefill(second, from_token=128)
+    more = await place.prefill(second[:192], from_token=128)  # all of it is cached
+    assert [report.cached_tokens for report in (whole, rest, more)] == [128, 192, 192]
+    assert [report.bytes for report in (whole, rest)] == [place.engine.layout.total_bytes(230, start) for start in (0, 128)]
+    assert place.counted("vllm:prefix_cache_queries_total") == 200 + 230 + 230 + 192
+    assert place.counted("vllm:prefix_cache_hits_total") == 128 + 192 + 192
+    assert place.counted("prfaas_prefilled_tokens_total") == 200 + 102 + 38
+
+
+async def test_the_scheduler_hears_of_the_blocks(place: Place) -> None:
+    await place.prefill(prompt(200))
+    changed = await asyncio.wait_for(place.changed.get(), DEADLINE_S)
+    assert (changed.site, changed.worker, changed.role, changed.sequence) == (SITE, WORKER, "prefill", 1)
+    assert unpack_hashes(changed.stored) == block_hashes(prompt(200), BLOCK_TOKENS)
+    held = await place.bus.request(subjects.held_blocks(SITE, "prefill", WORKER), None, BlocksHeld, DEADLINE_S)
+    assert (held.incarnation, held.sequence, held.hashes) == (changed.incarnation, 1, changed.stored)
+
+
+async def test_a_cached_prefix_is_no_part_of_the_observed_time(place: Place) -> None:
+    await place.prefill(prompt(1000))
+    await place.prefill(prompt(1010))
+    beat: Heartbeat = place.worker._heartbeat()
+    assert {round(tokens) for tokens, _ in beat.prefill_points} == {BLOCK_TOKENS, 1000, 1010 - 960}
+
+
+async def test_a_worker_that_leaves_finishes_the_jobs_that_are_its_own(place: Place) -> None:
+    readers = [(await place.submit(prompt(200, seed)))[0] for seed in range(3)]
+    await place.worker.finish()
+    for reader in readers:
+        await reader.verified(DEADLINE_S)
+        await reader.close()
