@@ -34,12 +34,21 @@ class Job:
     """One attempt to prefill one prompt and to have its KV where it will be decoded."""
 
     def __init__(
-        self, env: simpy.Environment, prompt: Prompt, link: Link | None, *, from_token: int = 0, worker: str | None = None
+        self,
+        env: simpy.Environment,
+        prompt: Prompt,
+        link: Link | None,
+        *,
+        from_token: int = 0,
+        worker: str | None = None,
+        deferred: bool = False,
     ) -> None:
-        """`link` is None within a site; `from_token`: full layers are shipped from there on; `worker`: the one to take it."""
+        """`link` is None within a site; `from_token`: full layers are shipped from there on; `worker`: the one to take it;
+        `deferred`: only when no other job waits."""
         self.prompt = prompt
         self.from_token = from_token
         self.worker = worker
+        self.deferred = deferred
         self.cached_tokens = 0
         self.link = link
         self.submitted_s = env.now
@@ -87,6 +96,7 @@ class PrefillStation:
         self._time_scale = time_scale
         self.kv_points = tuple((point.tokens / token_scale, point.kv_bytes) for point in pool.profile.prefill)
         self._queue: deque[Job] = deque()
+        self._deferred: deque[Job] = deque()
         self._idle: deque[tuple[PrefillWorker, simpy.Event]] = deque()
         self.workers = [PrefillWorker(site, f"p{index}", pool.cache_blocks) for index in range(pool.workers)]
         self._by_name = {worker.name: worker for worker in self.workers}
@@ -98,7 +108,7 @@ class PrefillStation:
 
     def submit(self, job: Job) -> None:
         if job.worker is None:
-            self._queue.append(job)
+            (self._deferred if job.deferred else self._queue).append(job)
             if self._idle:
                 self._idle.popleft()[1].succeed()
             return
@@ -115,12 +125,12 @@ class PrefillStation:
 
     def _work(self, worker: PrefillWorker) -> Generator[simpy.Event, Any, None]:
         while True:
-            while not self._queue and not worker.own:
+            while not (waiting := worker.own or self._queue or self._deferred):
                 wake = self._env.event()
                 worker.queue_s = 0.0
                 self._idle.append((worker, wake))
                 yield wake
-            job = worker.own.popleft() if worker.own else self._queue.popleft()
+            job = waiting.popleft()
             if job.cancelled.triggered:
                 continue
             worker.queue_s = self._env.now - job.submitted_s

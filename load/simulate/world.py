@@ -265,8 +265,9 @@ class _World:
         decoder: DecodeWorker,
         deadline_s: float,
     ) -> Generator[simpy.Event, Any, bool]:
-        """As the decode worker does it: an attempt at the placement's site, then one at its fallback, until the deadline."""
-        site, worker = placement.prefill_site, placement.prefill_worker
+        """As the decode worker does it: an attempt at the placement's site, then one at its fallback, until the deadline. A
+        deferred one comes before them."""
+        site, worker, deferred = placement.prefill_site, placement.prefill_worker, placement.deferred_s > 0
         tokens = arrival.prompt_tokens - 1
         prompt = Prompt(tokens, arrival.block_ids[: tokens // self.block_tokens], self.block_tokens)
         while True:
@@ -274,12 +275,13 @@ class _World:
             may_fall_back = placement.fallback_site not in (None, site)
             link = self.links.get((site, home.site.name))
             from_token = decoder.cache.cached(prompt.blocks) * self.block_tokens
-            job = Job(self.env, prompt, link, from_token=from_token, worker=worker)
-            timeout = self.env.timeout(min(left_s, placement.fallback_after_s) if may_fall_back else left_s)
+            job = Job(self.env, prompt, link, from_token=from_token, worker=worker, deferred=deferred)
+            limit_s = placement.deferred_s if deferred else placement.fallback_after_s if may_fall_back else left_s
+            timeout = self.env.timeout(min(left_s, limit_s))
             yield self.env.timeout(self.timing.control_s + (link.rtt_s / 2 if link else 0.0))
             self.stations[site].submit(job)
             yield job.verified | timeout
-            failed_over_to = placement.fallback_site if may_fall_back else None
+            failed_over_to = site if deferred else placement.fallback_site if may_fall_back else None
             ended = AttemptEnded(
                 request_id=request_id,
                 site=site,
@@ -294,6 +296,9 @@ class _World:
                     self._announce_blocks(home, changed)
                 return True
             job.cancel()
+            if deferred and self.env.now < deadline_s:
+                deferred = False
+                continue
             if not may_fall_back:
                 return False
             assert placement.fallback_site is not None

@@ -43,6 +43,11 @@ async def take(consumer: JobConsumer) -> TakenJob:
     return taken
 
 
+async def all_waited_for(consumer: JobConsumer) -> None:
+    while not all(source.pulling() for source in consumer._sources):
+        await asyncio.sleep(0)
+
+
 async def stored(bus: ControlBus) -> int:
     return (await bus.jetstream().stream_info(subjects.jobs_stream(SITE))).state.messages
 
@@ -84,6 +89,23 @@ async def test_two_consumers_share_the_queue(connect: Connect) -> None:
     assert {each.job.transfer.transfer_id for each in taken} == {str(number) for number in range(10)}
     for each in taken:
         await each.ack()
+
+
+async def test_a_deferred_job_is_taken_when_no_other_waits(connect: Connect) -> None:
+    bus = await connect()
+    consumer, queue = await JobConsumer.open(bus, SITE, MODEL, "one"), JobQueue(bus)
+    await queue.submit(SITE, make_job("deferred"), timeout_s=DEADLINE_S, deferred=True)
+    await queue.submit(SITE, make_job("shared"), timeout_s=DEADLINE_S)
+    await queue.submit(SITE, make_job("own"), timeout_s=DEADLINE_S, worker="one")
+    order = []
+    for _ in range(3):
+        taken = await take(consumer)
+        order.append(taken.job.transfer.transfer_id)
+        await taken.ack()
+    assert order == ["own", "shared", "deferred"]
+    taking = asyncio.create_task(take(consumer))
+    await queue.submit(SITE, make_job("to an idle worker"), timeout_s=DEADLINE_S, deferred=True)
+    await (await taking).ack()
 
 
 async def test_a_waiting_take_gets_the_job_at_once(connect: Connect) -> None:
@@ -243,7 +265,10 @@ async def test_a_job_for_one_worker_waits_for_it_and_comes_before_shared_ones(co
 
 async def test_a_waiting_worker_gets_its_own_job_at_once(connect: Connect) -> None:
     queue, one, two = await two_workers(connect)
-    taking = [asyncio.create_task(take(each)) for each in (one, two)]
+    taking = []
+    for worker in (one, two):  # one after the other, for the server gives a shared job to whoever has waited longest
+        taking.append(asyncio.create_task(take(worker)))
+        await all_waited_for(worker)
     await queue.submit(SITE, make_job("o1"), timeout_s=DEADLINE_S, worker="two")
     done, _ = await asyncio.wait(taking, return_when=asyncio.FIRST_COMPLETED, timeout=DEADLINE_S)
     assert done == {taking[1]}
@@ -259,8 +284,7 @@ async def test_of_two_jobs_that_come_at_once_the_second_is_kept_in_progress(conn
     consumer = await JobConsumer.open(bus, SITE, MODEL, "one", ack_wait_s=0.5)
     queue = JobQueue(other)
     taking = asyncio.create_task(take(consumer))
-    while not (consumer._own.pulling() and consumer._shared.pulling()):
-        await asyncio.sleep(0)
+    await all_waited_for(consumer)
     await asyncio.gather(
         queue.submit(SITE, make_job("s1"), timeout_s=DEADLINE_S),
         queue.submit(SITE, make_job("o1"), timeout_s=DEADLINE_S, worker="one"),

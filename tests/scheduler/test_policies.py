@@ -71,15 +71,25 @@ def test_predictive_takes_the_better_of_two_remote_sites() -> None:
     assert PATIENT.choose(60_000, Candidates(site("home", SLOW), [far, near])).site.site == "near"
 
 
-def test_a_prompt_that_nobody_can_serve_in_time_joins_the_longer_queue() -> None:
-    """So the shorter one stays for those that can still be served in time."""
+def test_a_prompt_that_nobody_can_serve_in_time_is_deferred_where_it_is_reached_first() -> None:
     policy = Predictive(ttft_objective_s=10.0)
     home, far = busy(site("home", SLOW), 12.0), busy(site("far", FAST, goodput_bytes_per_s=1e10), 20.0)
-    assert policy.choose(1000, Candidates(home, [far])).site.site == "far"
-    home, far = busy(site("home", SLOW), 20.0), busy(site("far", FAST, goodput_bytes_per_s=1e10), 12.0)
-    assert policy.choose(1000, Candidates(home, [far])).site.site == "home"
-    in_time = busy(site("home", SLOW), 3.0)
-    assert policy.choose(1000, Candidates(in_time, [far])).site.site == "home"
+    choice = policy.choose(1000, Candidates(home, [far]))
+    assert choice.deferred and choice.site.site == "home"
+    assert "neither keeps 10 s" in choice.reason and "in 13 s if none comes" in choice.reason
+    home.backlog.add("late", 10.0, 0.0, 1, 0.0, deferred=True)
+    choice = policy.choose(1000, Candidates(home, [far]))
+    assert choice.deferred and choice.site.site == "far", "those that were deferred before it count"
+
+
+def test_what_is_deferred_delays_nobody_else() -> None:
+    policy = Predictive(ttft_objective_s=10.0)
+    home, far = busy(site("home", SLOW), 3.0), busy(site("far", FAST, goodput_bytes_per_s=1e10), 20.0)
+    home.backlog.add("late", 100.0, 1e12, 1, 0.0, deferred=True)
+    far.backlog.add("late", 100.0, 1e12, 1, 0.0, deferred=True)
+    choice = policy.choose(1000, Candidates(home, [far]))
+    assert not choice.deferred and choice.site.site == "home"
+    assert "predicted 3.60 s at home, 20.46 s at far" in choice.reason
 
 
 def caching(candidate: PrefillSite, cached_tokens: int, wait_s: float = 0.0) -> PrefillSite:

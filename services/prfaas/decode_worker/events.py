@@ -130,6 +130,8 @@ class BeginAttempt:
     total_tokens: int
     tenant: str
     timeout_s: float
+    deferred: bool = False
+    """Only a worker that has nothing else to do is to take it."""
 
 
 @dataclass(frozen=True, slots=True)

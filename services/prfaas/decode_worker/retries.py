@@ -19,12 +19,15 @@ FALLBACK_OUTCOMES = {
 
 
 def next_attempt(request: Request, now_s: float) -> BeginAttempt:
-    """The first one goes to the worker that the placement names, if it does; the others to whoever of the site is free."""
+    """The first one goes to the worker that the placement names, if it does; the others to whoever of the site is free. A
+    deferred one comes before all these."""
     request.attempt += 1
     request.attempts_at_site += 1
     left_s = request.deadline_s - now_s
     placement = request.generate.placement
+    deferred = request.attempt == 1 and placement.deferred_s > 0
     may_fall_back = placement.fallback_site not in (None, request.prefill_site)
+    limit_s = placement.deferred_s if deferred else placement.fallback_after_s if may_fall_back else left_s
     return BeginAttempt(
         request_id=request.request_id,
         transfer_id=placement.transfer_id,
@@ -34,16 +37,20 @@ def next_attempt(request: Request, now_s: float) -> BeginAttempt:
         token_ids=tuple(request.prompt[:-1]),
         total_tokens=request.total_tokens,
         tenant=request.generate.tenant,
-        timeout_s=min(left_s, placement.fallback_after_s) if may_fall_back else left_s,
+        timeout_s=min(left_s, limit_s),
+        deferred=deferred,
     )
 
 
 def give_up(request: Request, code: str, message: str, now_s: float) -> tuple[str, str] | None:
     """After a failed attempt: the code and sentence that the client hears, or None when there is another one to try; then the
     request's site, outcome and reason are those of that one."""
-    fallback = request.generate.placement.fallback_site
+    placement = request.generate.placement
+    fallback = placement.fallback_site
     site = request.prefill_site
-    if fallback is not None and fallback != site:
+    if request.attempt == 1 and placement.deferred_s and FALLBACK_OUTCOMES.get(code) is Outcome.FALLBACK_TIMEOUT:
+        request.attempts_at_site = 0  # nobody had time for it: now it waits in turn
+    elif fallback is not None and fallback != site:
         request.outcome = FALLBACK_OUTCOMES.get(code, Outcome.FALLBACK_PREFILL_FAILED)
         request.reason = f"prefill at {site} failed ({code}: {message}); first placed there because {request.reason}"
         request.prefill_site, request.attempts_at_site = fallback, 0

@@ -20,11 +20,16 @@ class Backlog:
 
     def __init__(self) -> None:
         self._waiting: OrderedDict[str, _Placed] = OrderedDict()
+        self._deferred: OrderedDict[str, _Placed] = OrderedDict()
+        """Taken when nothing else waits."""
         self._running: dict[str, _Placed] = {}
         self._waiting_s = 0.0
+        self._deferred_s = 0.0
         self._ends_s = 0.0
         """Sum over the running: when each should end."""
         self.kv_bytes = 0.0
+        """Of what runs, and of what waits and is not deferred."""
+        self.deferred_bytes = 0.0
         self._worker_of: dict[str, str] = {}
         """By request: the one worker that it waits for."""
         self._bound: dict[str, Backlog] = {}
@@ -33,42 +38,68 @@ class Backlog:
         """Bound requests behind another one of their worker: no other worker is kept busy by them."""
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._running)
+        return len(self._waiting) + len(self._deferred) + len(self._running)
 
     def __contains__(self, request_id: str) -> bool:
-        return request_id in self._waiting or request_id in self._running
+        return request_id in self._waiting or request_id in self._deferred or request_id in self._running
 
-    def add(self, request_id: str, work_s: float, kv_bytes: float, workers: int, now_s: float, worker: str | None = None) -> None:
-        """`worker`: the only one that may take it."""
+    def add(
+        self,
+        request_id: str,
+        work_s: float,
+        kv_bytes: float,
+        workers: int,
+        now_s: float,
+        worker: str | None = None,
+        *,
+        deferred: bool = False,
+    ) -> None:
+        """`worker`: the only one that may take it. `deferred`: behind all that are not, whenever they come."""
         assert request_id not in self, "one request has one attempt at a time"
+        assert worker is None or not deferred, "what is bound to a worker is taken first"
         if worker is not None:
             self._bind(request_id, work_s, worker, workers, now_s)
-        self._waiting[request_id] = _Placed(work_s, kv_bytes, None)
-        self._waiting_s += work_s
-        self.kv_bytes += kv_bytes
+        placed = _Placed(work_s, kv_bytes, None)
+        if deferred:
+            self._deferred[request_id] = placed
+            self._deferred_s += work_s
+            self.deferred_bytes += kv_bytes
+        else:
+            self._waiting[request_id] = placed
+            self._waiting_s += work_s
+            self.kv_bytes += kv_bytes
         self._start(workers, now_s)
 
     def remove(self, request_id: str, workers: int, now_s: float) -> None:
         """Of an unknown request: nothing."""
         if (placed := self._waiting.pop(request_id, None)) is not None:
             self._waiting_s -= placed.work_s
+            self.kv_bytes -= placed.kv_bytes
+        elif (placed := self._deferred.pop(request_id, None)) is not None:
+            self._deferred_s -= placed.work_s
+            self.deferred_bytes -= placed.kv_bytes
         elif (placed := self._running.pop(request_id, None)) is not None:
             assert placed.started_s is not None
             self._ends_s -= placed.started_s + placed.work_s
+            self.kv_bytes -= placed.kv_bytes
         else:
             return
-        self.kv_bytes -= placed.kv_bytes
         if request_id in self._worker_of:
             self._unbind(request_id, now_s)
         self._start(workers, now_s)
         if not len(self):
-            self._waiting_s = self._ends_s = self.kv_bytes = 0.0  # no rounding error outlives an empty queue
+            # No rounding error outlives an empty queue.
+            self._waiting_s = self._deferred_s = self._ends_s = self.kv_bytes = self.deferred_bytes = 0.0
 
     def wait_s(self, workers: int, now_s: float) -> float:
         """Until one of `workers` is free for the next request: the work in front of it, spread evenly over them."""
         if len(self._running) < workers or len(self) - self._stacked < workers:
             return 0.0
         return self._in_hand_s(workers, now_s) + max(0.0, self._waiting_s) / max(1, workers)
+
+    def deferred_wait_s(self, workers: int, now_s: float) -> float:
+        """The same for a request that is deferred, if no other comes."""
+        return self.wait_s(workers, now_s) + max(0.0, self._deferred_s) / max(1, workers)
 
     def worker_wait_s(self, worker: str, workers: int, now_s: float) -> float:
         """Until this one of `workers` is free, which takes what is bound to it first."""
@@ -95,15 +126,24 @@ class Backlog:
             del self._bound[worker]
 
     def _start(self, workers: int, now_s: float) -> None:
-        while self._waiting and len(self._running) < workers:
-            request_id, placed = self._waiting.popitem(last=False)
+        while (self._waiting or self._deferred) and len(self._running) < workers:
+            if self._waiting:
+                request_id, placed = self._waiting.popitem(last=False)
+                self._waiting_s -= placed.work_s
+            else:
+                request_id, placed = self._deferred.popitem(last=False)
+                self._deferred_s -= placed.work_s
+                self.deferred_bytes -= placed.kv_bytes
+                self.kv_bytes += placed.kv_bytes
             placed.started_s = now_s
-            self._waiting_s -= placed.work_s
             self._ends_s += now_s + placed.work_s
             self._running[request_id] = placed
 
     def validate(self) -> None:
-        assert all(placed.started_s is None for placed in self._waiting.values())
+        assert all(placed.started_s is None for placed in [*self._waiting.values(), *self._deferred.values()])
+        assert abs(self._deferred_s - sum(placed.work_s for placed in self._deferred.values())) < 1e-3
+        deferred_bytes = sum(placed.kv_bytes for placed in self._deferred.values())
+        assert abs(self.deferred_bytes - deferred_bytes) < 1.0 + 1e-9 * deferred_bytes
         assert abs(self._waiting_s - sum(placed.work_s for placed in self._waiting.values())) < 1e-3
         for worker, own in self._bound.items():
             own.validate()

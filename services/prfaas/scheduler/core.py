@@ -26,6 +26,11 @@ UNKNOWN_SHARE = 0.5
 """Of the TTFT deadline that a remote attempt may use while nothing is known of the local site's speed."""
 MIN_SHARE, MAX_SHARE = 0.3, 0.7
 """Bounds of that share once something is known: predictions are no promises."""
+DEFERRED_SHARE = 0.4
+"""Of the TTFT deadline that a deferred prompt waits for an idle worker. Then it is as good as any other, and has time enough for
+the queue, which holds no more than the TTFT objective, and for one more attempt."""
+WAITED_CODES = ("timeout", "expired")
+"""How the attempt of a deferred prompt ends that no worker had time for: that says nothing about the link."""
 LOCAL_SLACK = 1.5
 """A local prefill may take this many times its prediction before the client's deadline breaks."""
 
@@ -153,7 +158,7 @@ class SchedulerCore:
             breaker = self.fleet.remembered(ended.site).breaker
             if ended.verified:
                 breaker.succeeded()
-            elif ended.code == "cancelled":
+            elif ended.code == "cancelled" or (prefill and prefill.deferred and ended.code in WAITED_CODES):
                 breaker.forgotten(ended.request_id)
             else:
                 breaker.failed(ended.request_id, now_s)
@@ -161,7 +166,7 @@ class SchedulerCore:
             sites = self.fleet.prefill_sites(prefill.model, prefill.fingerprint)
             next_site = sites.get(ended.next_site)
             if next_site is not None:
-                prefill = replace(prefill, site=next_site.site)
+                prefill = replace(prefill, site=next_site.site, deferred=False)
                 self.fleet.place(ended.request_id, next_site, prefill, next_site.route(prefill.tokens))
 
     def _place(self, request: PlaceRequest, now_s: float) -> Answer:
@@ -191,12 +196,13 @@ class SchedulerCore:
             remotes = list(sites.values())  # better a link that just failed than a refusal
         choice = self.policy.choose(prefill_tokens, Candidates(local, remotes))
         chosen = choice.site
-        route = chosen.route(prefill_tokens)
+        route = chosen.deferred_route(prefill_tokens) if choice.deferred else chosen.route(prefill_tokens)
+        deferred_s = DEFERRED_SHARE * request.ttft_deadline_s if choice.deferred else 0.0
         if chosen is not local:
             self.fleet.remembered(chosen.site).breaker.placed(request.request_id, now_s)
         if prefill_tokens:
             until_s = now_s + request.ttft_deadline_s
-            prefill = PlacedPrefill(chosen.site, request.model, fingerprint, prefill_tokens, until_s)
+            prefill = PlacedPrefill(chosen.site, request.model, fingerprint, prefill_tokens, until_s, choice.deferred)
             self.fleet.place(request.request_id, chosen, prefill, route)
         decoder.placed_requests += 1
         decoders.put(decoder)
@@ -209,7 +215,8 @@ class SchedulerCore:
             decode_worker=decoder.beat.worker,
             outcome=choice.outcome,
             reason=choice.reason + _cached(route, prefill_tokens, decoder.beat.worker, decode_tokens),
-            fallback_after_s=_fallback_after_s(request.ttft_deadline_s, fallback, prefill_tokens),
+            fallback_after_s=_fallback_after_s(request.ttft_deadline_s - deferred_s, fallback, prefill_tokens),
+            deferred_s=deferred_s,
         )
         return Answer(request.request_id, placement, route.cached_tokens)
 

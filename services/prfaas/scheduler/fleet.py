@@ -29,6 +29,7 @@ class PlacedPrefill:
     fingerprint: str
     tokens: int
     until_s: float
+    deferred: bool = False
 
 
 @dataclass(slots=True)
@@ -204,7 +205,8 @@ class Fleet:
 
     def place(self, request_id: str, site: PrefillSite, prefill: PlacedPrefill, route: Route) -> None:
         ship_bytes = site.ship_bytes(prefill.tokens)
-        site.backlog.add(request_id, route.work_s or 0.0, ship_bytes, site.workers, self._now_s, route.worker)
+        work_s, deferred = route.work_s or 0.0, prefill.deferred
+        site.backlog.add(request_id, work_s, ship_bytes, site.workers, self._now_s, route.worker, deferred=deferred)
         self.placed[request_id] = prefill
         heapq.heappush(self._expiries, (prefill.until_s, request_id))
 

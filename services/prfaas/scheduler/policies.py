@@ -12,6 +12,8 @@ class Choice(NamedTuple):
     site: PrefillSite
     outcome: Outcome
     reason: str
+    deferred: bool = False
+    """Too late already: it waits until the site has no other prompt, for a while."""
 
 
 class Candidates(NamedTuple):

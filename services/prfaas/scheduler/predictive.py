@@ -6,8 +6,9 @@
 Shipping overlaps prefill, so the slower of the two counts. What the local site serves comfortably within the objective stays:
 it costs no bytes on a link that others may need. What the scheduler does not know of a link counts as scarce.
 
-Where no site can keep the objective any more, the prompt goes where the others are latest already: spread evenly, a surplus would
-make every request late; in one queue it leaves the other to those that can still be served in time.
+Where no site can keep the objective any more, the prompt is deferred: it waits until a site has no other prompt, so that it
+makes none late that can still be served in time. In turn, a surplus would make every request late. It waits at the site that
+should come to it first, and no longer than a share of the client's deadline; then it is served in turn, late as it is.
 """
 
 from typing import NamedTuple
@@ -27,8 +28,6 @@ SURE_SHARE = 0.9
 class Predicted(NamedTuple):
     site: PrefillSite
     ttft_s: float
-    queue_s: float
-    """Of it: what those before this prompt still take."""
     by_link: bool = False
     """The link, not the prefill, is the slower of the two."""
 
@@ -48,25 +47,28 @@ class Predictive:
         local_s = candidates.local.prefill_s(prefill_tokens)
         if local_s is None:
             return Choice(candidates.local, Outcome.LOCAL_POLICY, "nothing is known of the local site's speed yet")
-        local = Predicted(candidates.local, local_s, candidates.local.wait_s)
+        local = Predicted(candidates.local, local_s)
         remotes = [found for site in candidates.remotes if (found := _remote(site, prefill_tokens)) is not None]
         if not remotes:
             return Choice(local.site, Outcome.LOCAL_LINK_SCARCE, "no remote site has a link and a speed that are known now")
         best = min(remotes, key=lambda found: (found.ttft_s, found.site.site))
         numbers = f"predicted {local.ttft_s:.2f} s at home, {best.ttft_s:.2f} s at {best.site.site}"
         if min(local.ttft_s, best.ttft_s) > SURE_SHARE * self.ttft_objective_s:
-            return self._surplus(local, best, numbers)
+            return self._deferred(prefill_tokens, local.site, remotes, numbers)
         if local.ttft_s <= self.comfort_s:
             return Choice(local.site, Outcome.LOCAL_SHORT, f"{numbers}: within {self.comfort_s:g} s at home")
         if best.ttft_s < local.ttft_s:
             return Choice(best.site, Outcome.OFFLOADED, numbers)
         return Choice(local.site, Outcome.LOCAL_LINK_SCARCE if best.by_link else Outcome.LOCAL_SHORT, numbers)
 
-    def _surplus(self, local: Predicted, remote: Predicted, numbers: str) -> Choice:
-        reason = f"{numbers}: neither keeps {self.ttft_objective_s:g} s, so it goes where others are late already"
-        if remote.queue_s >= local.queue_s:
-            return Choice(remote.site, Outcome.OFFLOADED, reason)
-        return Choice(local.site, Outcome.LOCAL_POLICY, reason)
+    def _deferred(self, tokens: int, local: PrefillSite, remotes: list[Predicted], numbers: str) -> Choice:
+        reason = f"{numbers}: neither keeps {self.ttft_objective_s:g} s, so it waits until"
+        site, idle_s = local, _deferred_s(local, tokens)
+        for remote in remotes:
+            if (remote_s := _deferred_s(remote.site, tokens)) < idle_s:
+                site, idle_s = remote.site, remote_s
+        outcome = Outcome.LOCAL_POLICY if site is local else Outcome.OFFLOADED
+        return Choice(site, outcome, f"{reason} {site.site} has no other prompt, in {idle_s:.0f} s if none comes", deferred=True)
 
 
 def _remote(site: PrefillSite, tokens: int) -> Predicted | None:
@@ -75,4 +77,14 @@ def _remote(site: PrefillSite, tokens: int) -> Predicted | None:
         return None
     owed_s = site.backlog.kv_bytes / site.link.goodput_bytes_per_s
     ship_s = owed_s + site.ship_bytes(tokens) / site.link.goodput_bytes_per_s
-    return Predicted(site, max(prefill_s, ship_s) + site.link.rtt_s, max(site.wait_s, owed_s), ship_s > prefill_s)
+    return Predicted(site, max(prefill_s, ship_s) + site.link.rtt_s, ship_s > prefill_s)
+
+
+def _deferred_s(site: PrefillSite, tokens: int) -> float:
+    """Until a deferred prompt is there, behind all that has been placed."""
+    route = site.deferred_route(tokens)
+    prefill_s = route.wait_s + (route.work_s or 0.0)
+    if site.link is None:
+        return prefill_s
+    owed_bytes = site.backlog.kv_bytes + site.backlog.deferred_bytes + site.ship_bytes(tokens)
+    return max(prefill_s, owed_bytes / site.link.goodput_bytes_per_s)

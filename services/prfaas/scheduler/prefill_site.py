@@ -60,6 +60,11 @@ class PrefillSite:
         """Until some worker is free for the next prompt."""
         return max(self.own_wait_s, self.queue_s)
 
+    @property
+    def deferred_wait_s(self) -> float:
+        """The same for a prompt that is deferred, if no other comes."""
+        return max(self.backlog.deferred_wait_s(self.workers, self.now_s), self.queue_s)
+
     def work_s(self, tokens: float, cached_tokens: float = 0.0) -> float | None:
         """T_prefill(l) on one of the workers; None while nothing has been observed.
 
@@ -92,6 +97,10 @@ class PrefillSite:
         worker, cached_tokens, wait_s = self.holder
         bound = Route(worker, cached_tokens, wait_s, self.work_s(tokens, cached_tokens))
         return bound if bound.wait_s + (bound.work_s or 0.0) <= anyone.wait_s + (anyone.work_s or 0.0) else anyone
+
+    def deferred_route(self, tokens: int) -> Route:
+        """To whoever has nothing else to do."""
+        return Route(None, self.common_tokens, self.deferred_wait_s, self.work_s(tokens, self.common_tokens))
 
     def uncached_tokens(self, tokens: int) -> int:
         """What would be computed."""

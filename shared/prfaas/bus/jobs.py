@@ -1,5 +1,5 @@
-"""The prefill job queue: one JetStream work-queue stream per site; one durable consumer per model, which its workers share, and
-one per worker, for jobs whose prompt's prefix it has cached.
+"""The prefill job queue: one JetStream work-queue stream per site; two durable consumers per model, which its workers share, for
+jobs in their turn and for deferred ones, and one per worker, for jobs whose prompt's prefix it has cached.
 
 A job is delivered at least once. A worker that dies loses its job after ACK_WAIT_S, and another takes it with `deliveries` 2; a
 job of its own nobody else takes, so whoever named the worker watches it. After MAX_DELIVERIES the job is removed and its decode
@@ -56,10 +56,12 @@ class JobQueue:
         *,
         timeout_s: float,
         worker: str | None = None,
+        deferred: bool = False,
         parent: Span | Context | None = None,
     ) -> None:
-        """For `worker`, or for whoever of the site is free first. Returns when the site's stream has stored the job. Tries again
-        until `timeout_s` is over; a job that was stored by an earlier try, whose acknowledgement was lost, is stored once.
+        """For `worker`, or for whoever of the site is free first, or (`deferred`) has no other job. Returns when the site's
+        stream has stored the job. Tries again until `timeout_s` is over; a job that was stored by an earlier try, whose
+        acknowledgement was lost, is stored once.
 
         Raises NoRespondersError (no prefill worker was ever there, or the site is not joined), StreamError (the queue is full),
         BusTimeoutError (it may still be stored), NotConnectedError, MessageTooLargeError."""
@@ -67,7 +69,8 @@ class JobQueue:
             "Nats-Msg-Id": job.transfer.object_name,
             "Nats-TTL": f"{max(1, math.ceil(job.timeout_s))}s",
         } | (trace_headers(parent) or {})
-        subject = subjects.jobs(site, job.model) if worker is None else subjects.worker_jobs(site, worker)
+        shared = subjects.deferred_jobs if deferred else subjects.jobs
+        subject = shared(site, job.model) if worker is None else subjects.worker_jobs(site, worker)
         payload = encode(job)
         deadline_s = time.monotonic() + timeout_s
         while True:
@@ -99,7 +102,7 @@ class JobQueue:
 
 class JobConsumer:
     """Takes the jobs of one worker from its site's queue: those that are named for it first, then those that its model's workers
-    share."""
+    share, and of these the deferred ones last."""
 
     def __init__(self, bus: ControlBus, site: str, model: str, worker: str, ack_wait_s: float) -> None:
         self._bus = bus
@@ -111,15 +114,17 @@ class JobConsumer:
         self._filters = {
             f"worker_{worker}": subjects.worker_jobs(site, worker),
             "prefill_" + subjects.jobs(site, model).rpartition(".")[2]: subjects.jobs(site, model),
+            "deferred_" + subjects.deferred_jobs(site, model).rpartition(".")[2]: subjects.deferred_jobs(site, model),
         }
-        self._own, self._shared = (JobSource(bus, self._stream, name, ack_wait_s, self._changed.set) for name in self._filters)
+        self._sources = [JobSource(bus, self._stream, name, ack_wait_s, self._changed.set) for name in self._filters]
+        self._own = self._sources[0]
 
     @classmethod
     async def open(cls, bus: ControlBus, site: str, model: str, worker: str, ack_wait_s: float = ACK_WAIT_S) -> "JobConsumer":
         """Makes the stream and the consumers where they are missing. Raises StreamError, BusTimeoutError, NotConnectedError."""
         consumer = cls(bus, site, model, worker, ack_wait_s)
         await consumer._ensure()
-        for source in (consumer._own, consumer._shared):
+        for source in consumer._sources:
             await source.open()
             advisory = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{consumer._stream}.{source.consumer}"
             await bus.subscribe_raw(advisory, consumer._give_up, queue="jobs")
@@ -138,7 +143,7 @@ class JobConsumer:
 
     async def _take(self, until_s: float, look: Callable[[float], Awaitable[bool]]) -> TakenJob | None:
         while True:
-            for source in (self._own, self._shared):
+            for source in self._sources:
                 if source.jobs:
                     return source.jobs.popleft()
             if self._bus.closed.is_set():
@@ -155,28 +160,30 @@ class JobConsumer:
                 await self._restore()
 
     async def _next(self, wait_s: float) -> bool:
-        """Returns when a job may have arrived. Own jobs are looked for before the shared queue is asked: what it gives is taken
-        from the other workers. While idle both are waited for; then two may come at once, and the second waits here."""
-        if not self._own.pulling():
-            await self._own.pull(0.0)
-            await self._wait(lambda: not self._own.pulling())
-            if self._own.jobs:
-                return True
-            await self._own.pull(wait_s)
-        if not self._shared.pulling():
-            await self._shared.pull(wait_s)
-        await self._wait(
-            lambda: bool(self._own.jobs or self._shared.jobs) or not (self._own.pulling() and self._shared.pulling())
-        )
+        """Returns when a job may have arrived. A queue is asked only when those before it are empty: what it gives is taken from
+        the other workers. While idle all are waited for; then several may come at once, and wait here."""
+        for source in self._sources:
+            if not source.pulling():
+                await source.pull(0.0)
+                await self._wait(lambda source=source: not source.pulling())  # type: ignore[misc]
+                if self._arrived():
+                    return True
+        for source in self._sources:
+            if not source.pulling():
+                await source.pull(wait_s)
+        await self._wait(lambda: self._arrived() or not all(source.pulling() for source in self._sources))
         return True
+
+    def _arrived(self) -> bool:
+        return any(source.jobs for source in self._sources)
 
     async def _next_own(self, _: float) -> bool:
         """False when there is no job any more."""
-        await self._wait(lambda: bool(self._own.jobs or self._shared.jobs) or not (self._own.pulling() or self._shared.pulling()))
-        if not (self._own.jobs or self._shared.jobs):
+        await self._wait(lambda: self._arrived() or not any(source.pulling() for source in self._sources))
+        if not self._arrived():
             await self._own.pull(0.0)
             await self._wait(lambda: not self._own.pulling())
-        return bool(self._own.jobs or self._shared.jobs)
+        return self._arrived()
 
     async def _wait(self, done: Callable[[], bool]) -> None:
         """The server ends every pull in time, and `pulling` raises when it did not."""
@@ -204,7 +211,7 @@ class JobConsumer:
             self._bus,
             StreamConfig(
                 name=self._stream,
-                subjects=[f"jobs.{self._site}.prefill.*", f"jobs.{self._site}.worker.*"],
+                subjects=[f"jobs.{self._site}.{kind}.*" for kind in ("prefill", "deferred", "worker")],
                 retention=RetentionPolicy.WORK_QUEUE,
                 storage=StorageType.FILE,
                 max_msgs=MAX_JOBS,

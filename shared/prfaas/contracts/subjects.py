@@ -61,6 +61,11 @@ def jobs(site: str, model: str) -> str:
     return f"jobs.{site}.prefill.{model.replace('.', '_')}"
 
 
+def deferred_jobs(site: str, model: str) -> str:
+    """As `jobs`, for what is late already: taken when no other job waits."""
+    return f"jobs.{site}.deferred.{model.replace('.', '_')}"
+
+
 def worker_jobs(site: str, worker: str) -> str:
     """For the one worker whose cache holds the prompt's prefix."""
     return f"jobs.{site}.worker.{worker}"

@@ -47,6 +47,8 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Where the next attempt prefills when the first one fails; None when the first one already is the local site."""
     fallback_after_s: float
     """How long the first attempt may take until its KV is verified."""
+    deferred_s: float = 0.0
+    """Not 0: an attempt before that one, for so long, in the site's queue of jobs that wait until no other job does."""
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True, tag=True):
