@@ -1,8 +1,10 @@
-"""Several prefill worker processes flood one link: together they stay within the budget of their site, and use it."""
+"""Several prefill worker processes send on one link: together they stay within the budget of their site, and use it."""
 
 import asyncio
 import bisect
+import contextlib
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
@@ -13,13 +15,12 @@ from infra.sites import Role
 from infra.stack import Stack
 from load.client import Arrival, Record, Target, random_bytes, replay
 from load.emulated_stack import FAR, HOME, MODEL, two_sites
-from prfaas.contracts.to_probe import EGRESS_HEADROOM
+from prfaas.contracts.to_probe import ALONE_AFTER_S, EGRESS_HEADROOM
 
 BUDGET_MBIT = 32.0
+BUDGET = BUDGET_MBIT * 1e6 / 8
 WORKERS = 3
-SECONDS = 5.0
 SAMPLE_S = 0.1
-REQUESTS = 24
 
 
 class Egress:
@@ -29,13 +30,13 @@ class Egress:
         self._server = stack.sites.servers[FAR]
         self.samples: list[tuple[float, int]] = []
 
-    async def sample(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
+    async def sample(self) -> None:
+        while True:
             leafs = (await self._server.monitor("leafz"))["leafs"]
             self.samples.append((time.monotonic(), sum(leaf["out_bytes"] for leaf in leafs if leaf["account"] == "BULK")))
             await asyncio.sleep(SAMPLE_S)
 
+    @property
     def rates(self) -> list[float]:
         """Over every second that begins with a sample, in bytes/s: to the first sample after it."""
         times = [at for at, _ in self.samples]
@@ -46,11 +47,30 @@ class Egress:
                 found.append((self.samples[end][1] - before) / (times[end] - start))
         return found
 
+    @property
+    def mean(self) -> float:
+        (start, before), (end, after) = self.samples[0], self.samples[-1]
+        return (after - before) / (end - start)
 
-async def flood(stack: Stack) -> list[Record]:
-    """More at once than the budget carries in the time."""
+
+@contextlib.asynccontextmanager
+async def counting(stack: Stack) -> AsyncIterator[Egress]:
+    egress = Egress(stack)
+    sampling = asyncio.create_task(egress.sample())
+    try:
+        yield egress
+    finally:
+        sampling.cancel()
+        await asyncio.wait([sampling])
+
+
+async def ask(stack: Stack, requests: int, prompt_tokens: int, seed: int) -> list[Record]:
     target = Target(url=stack.gateway_url(HOME), model=MODEL, timeout_s=200.0, ttft_deadline_s=190.0)
-    return await replay(target, [Arrival(0.02 * index, 512, 2) for index in range(REQUESTS)], random_bytes(seed=3))
+    return await replay(target, [Arrival(0.02 * index, prompt_tokens, 2) for index in range(requests)], random_bytes(seed))
+
+
+def all_answered(records: list[Record]) -> bool:
+    return all((record.status, record.error) == (200, "") for record in records)
 
 
 async def leased_bytes_per_s(stack: Stack) -> float:
@@ -66,21 +86,22 @@ async def leased_bytes_per_s(stack: Stack) -> float:
 async def test_processes_together_keep_the_budget_and_use_it(tmp_path: Path) -> None:
     description = two_sites(remote_workers=WORKERS, rate_mbit=400.0, egress_mbit=BUDGET_MBIT)
     async with Stack(description, tmp_path) as stack:
-        asked = asyncio.create_task(flood(stack))
+        async with counting(stack) as alone:
+            assert all_answered(await ask(stack, 1, 4000, seed=1))
+        assert max(alone.rates) >= 0.85 * BUDGET, "one worker has what the others do not need"
+
+        asked = asyncio.create_task(ask(stack, 24, 512, seed=2))
         await asyncio.sleep(2.0)  # prefill runs and fills what workers may hold back
-        egress = Egress(stack)
-        await egress.sample(SECONDS)
-        leased = await leased_bytes_per_s(stack)
-        records = await asked
-        workers = {
-            name for (site, name), process in stack.services.items() if site == FAR and process.role == Role.PREFILL_WORKER
-        }
-        took_part = {name for name in workers if b'"job_taken"' in (tmp_path / FAR / f"{name}.log").read_bytes()}
-    assert [(record.status, record.error) for record in records] == [(200, "")] * REQUESTS
-    assert took_part == workers
-    budget = BUDGET_MBIT * 1e6 / 8
-    print("egress over budget, each second:", [round(rate / budget, 3) for rate in egress.rates()])
-    assert leased == pytest.approx((1 - EGRESS_HEADROOM) * budget, rel=0.02), "the probe has shared it out"
-    assert max(egress.rates()) <= 1.05 * budget
-    whole = (egress.samples[-1][1] - egress.samples[0][1]) / (egress.samples[-1][0] - egress.samples[0][0])
-    assert whole >= 0.9 * budget
+        async with counting(stack) as flood:
+            await asyncio.sleep(4.0)
+        assert await leased_bytes_per_s(stack) == pytest.approx((1 - EGRESS_HEADROOM) * BUDGET, rel=0.02)
+        async with counting(stack) as orphaned:
+            stack.process(FAR, Role.BANDWIDTH_PROBE).kill()
+            await asyncio.sleep(ALONE_AFTER_S + 2.0)
+        assert all_answered(await asked)
+        for name in ("p0", "p1", "p2"):
+            assert b'"job_taken"' in (tmp_path / FAR / f"{name}.log").read_bytes(), f"{name} took no part"
+    print("egress over budget, each second:", [round(rate / BUDGET, 3) for rate in [*flood.rates, *orphaned.rates]])
+    assert flood.mean >= 0.9 * BUDGET
+    assert max(alone.rates + flood.rates + orphaned.rates) <= 1.05 * BUDGET
+    assert orphaned.rates[-1] > 0.3 * BUDGET, "without the probe each goes on with its part"

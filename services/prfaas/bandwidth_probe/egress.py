@@ -16,6 +16,8 @@ BUSY_S, IDLE_S = 0.1, 0.5
 """How often a worker asks while it has transfers, and while it has none."""
 HURRY_S = 0.02
 """When to ask again for what another worker is about to give back, or to tell that less was taken."""
+_ENOUGH = 0.95
+"""A difference below this waits until it is asked anyway."""
 _FLOOR = 0.05
 """Of its fair part, that a worker with transfers is not left without, so that it can begin."""
 
@@ -60,7 +62,7 @@ class EgressAllocator:
         wanted = target.get(asked.worker, 0.0)
         worker.granted_bytes_per_s = granted = min(wanted, max(free, 0.0))
         held = inf if asked.held_bytes_per_s is None else asked.held_bytes_per_s
-        unfinished = granted < 0.99 * wanted or granted < held
+        unfinished = granted < _ENOUGH * wanted or granted < _ENOUGH * held
         return EgressLease(
             bytes_per_s=granted,
             alone_bytes_per_s=self._alone(),
