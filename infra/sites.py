@@ -122,9 +122,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                     raise DescriptionError(f"site {site.name} dials itself")
             for destination in site.egress_mbit:
                 if destination not in self.served_sites(site.name) or destination == site.name:
-                    raise DescriptionError(
-                        f"site {site.name} has an egress budget for {destination}, which is no pd site beside it"
-                    )
+                    raise DescriptionError(f"site {site.name} has a budget for {destination}, which is no pd site beside it")
                 if (site.name, Role.BANDWIDTH_PROBE) not in {(service.site, service.role) for service in self.services}:
                     raise DescriptionError(f"site {site.name} has an egress budget and no bandwidth probe to share it out")
         self.in_dial_order()

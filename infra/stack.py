@@ -105,7 +105,7 @@ class Stack:
             case Role.DECODE_WORKER | Role.PREFILL_WORKER:
                 # A decode worker may become a prefill worker, which needs to know whom it serves.
                 of_prefill: dict[str, Any] = {} if "serves" in config else {"serves": self.description.served_sites(service.site)}
-                if (alone := self._alone_bytes_per_s(service.site)) is not None:
+                if (alone := self.unleased_bytes_per_s(service.site)) is not None:
                     of_prefill["link"] = {"egress-bytes-per-s": alone} | config.get("link", {})
                 config = config | {
                     "engine": {"model": model} | config.get("engine", {}),
@@ -124,7 +124,7 @@ class Stack:
                 pass
         return ServiceProcess(service.role.value, service.name, config, self.directory / service.site, self._environ)
 
-    def _alone_bytes_per_s(self, site: str) -> float | None:
+    def unleased_bytes_per_s(self, site: str) -> float | None:
         """What each prefill worker of a site may send where nobody shares the budget out: then all of them still keep it."""
         budgets = self.description.site(site).egress_mbit
         workers = sum(service.site == site and service.role is Role.PREFILL_WORKER for service in self.description.services)

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from infra.sites import DescriptionError, Role, SiteKind, load_description
+from infra.stack import Stack
 
 TWO_SITES = """
 model = "m"
@@ -49,6 +50,9 @@ def test_the_demo_is_a_pd_site_and_a_prefill_only_one_over_an_emulated_link() ->
         (TWO_SITES + '[[services]]\nsite = "remote"\nrole = "gateway"', "cannot run a gateway"),
         (TWO_SITES + '[[services]]\nsite = "remote"\nrole = "prefill"', r"prefill.*services\[0\]"),
         (TWO_SITES + 2 * '[[services]]\nsite = "local"\nrole = "gateway"\nname = "g"\n', "same name: g"),
+        (TWO_SITES + "egress-mbit = { local = 400 }", "no bandwidth probe to share it out"),
+        (TWO_SITES + "egress-mbit = { elsewhere = 400 }", "a budget for elsewhere, which is no pd site beside it"),
+        (TWO_SITES + "egress-mbit = { local = 0 }", r"egress-mbit"),
         ("model = ", "Invalid value"),
     ],
 )
@@ -56,6 +60,18 @@ def test_what_does_not_fit_is_named(tmp_path: Path, text: str, said: str) -> Non
     with pytest.raises(DescriptionError, match=said) as caught:
         load(tmp_path, text)
     assert "sites.toml" in str(caught.value)
+
+
+def test_a_budget_is_stated_once_and_reaches_the_probe_and_the_workers(tmp_path: Path) -> None:
+    path = tmp_path / "sites.toml"
+    workers = 2 * '[[services]]\nsite = "remote"\nrole = "prefill-worker"\n'
+    path.write_text(
+        TWO_SITES + "egress-mbit = { local = 400 }\n" + workers + '[[services]]\nsite="remote"\nrole="bandwidth-probe"'
+    )
+    description = load_description(path)
+    assert description.site("remote").egress_mbit == {"local": 400}
+    assert Stack(description, tmp_path).unleased_bytes_per_s("remote") == pytest.approx(0.96 * 50e6 / 2)
+    assert Stack(description, tmp_path).unleased_bytes_per_s("local") is None
 
 
 def test_several_services_of_one_role_get_numbers(tmp_path: Path) -> None:
