@@ -11,6 +11,7 @@ import simpy
 
 from load.simulate.cache import BlockCache
 from load.simulate.scenario import DecodePool
+from prfaas.capacity.observed import ObservedTimes, RecentMean
 from prfaas.contracts.to_scheduler import Role
 
 STEP_ROUNDING = 1e-6
@@ -30,6 +31,13 @@ class DecodeWorker:
         self.slots = pool.slots
         self.waiting_limit = pool.waiting
         self.held = 0
+        self.leaving = False
+        """It takes nobody any more."""
+        self.left: simpy.Event = env.event()
+        self.observed = ObservedTimes()
+        """Of its steps, by batch."""
+        self.output_tokens = RecentMean()
+        """Of its answers."""
         self._env = env
         self._profile = pool.profile
         self._scale = token_scale / time_scale
@@ -46,6 +54,16 @@ class DecodeWorker:
     @property
     def waiting(self) -> int:
         return sum(not slot.triggered for slot in self._line)
+
+    def leave(self) -> simpy.Event:
+        """Happens when nobody is here any more."""
+        self.leaving = True
+        self._leave_when_empty()
+        return self.left
+
+    def _leave_when_empty(self) -> None:
+        if self.leaving and not self.held:
+            self.left.succeed()
 
     def admit(self) -> simpy.Event | None:
         """Happens when a slot is free; None: the line is full."""
@@ -69,6 +87,7 @@ class DecodeWorker:
             self._line.popleft().succeed()
         else:
             self.held -= 1
+            self._leave_when_empty()
 
     def join(self, tokens: int) -> tuple[simpy.Event, simpy.Event]:
         """(first token, last token) of a request that has its KV."""
@@ -80,6 +99,7 @@ class DecodeWorker:
         heapq.heappush(self._due, (begins + 1.0, next(self._order), False, first))
         heapq.heappush(self._due, (float(begins + tokens), next(self._order), True, last))
         self._batch += 1
+        self.observed.observe(self._batch, self.step_s(self._batch))
         self._wake()
         return first, last
 

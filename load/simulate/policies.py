@@ -5,8 +5,10 @@ from typing import Any, get_args
 import msgspec
 
 from prfaas.scheduler.config import SchedulerConfig
+from prfaas.scheduler.fleet import Fleet
 from prfaas.scheduler.policies import Policy
 from prfaas.scheduler.predictive import TTFT_OBJECTIVE_S
+from prfaas.scheduler.roles import RoleController
 
 POLICIES: tuple[str, ...] = get_args(SchedulerConfig.__annotations__["policy"])
 
@@ -18,5 +20,16 @@ def scheduler_keys(policy: str, threshold_tokens: float, ttft_objective_s: float
 
 def make_policy(keys: dict[str, Any]) -> Policy:
     """A fresh one. Raises msgspec.ValidationError."""
-    # The site and its server have no say in the policy, but a configuration needs them.
-    return msgspec.convert({"site": "home", "control": {"url": ""}} | keys, SchedulerConfig).make_policy()
+    return _config(keys).make_policy()
+
+
+def make_roles(keys: dict[str, Any], fleet: Fleet) -> RoleController:
+    """The same of who changes the workers' roles; `roles-every-s` must not be 0."""
+    controller = _config(keys).make_roles(fleet)
+    assert controller is not None
+    return controller
+
+
+def _config(keys: dict[str, Any]) -> SchedulerConfig:
+    # The site and its server have no say in a decision, but a configuration needs them.
+    return msgspec.convert({"site": "home", "control": {"url": ""}} | keys, SchedulerConfig)

@@ -65,8 +65,11 @@ class Job:
 
 
 class PrefillWorker:
-    def __init__(self, site: str, name: str, cache_blocks: int) -> None:
+    def __init__(self, env: simpy.Environment, site: str, name: str, cache_blocks: int) -> None:
         self.name = name
+        self.leaving = False
+        """It only takes jobs that are bound to it."""
+        self.left: simpy.Event = env.event()
         self.own: deque[Job] = deque()
         """Jobs that are bound to it; it takes these first."""
         self.cache = BlockCache(site, name, Role.PREFILL, cache_blocks)
@@ -98,13 +101,28 @@ class PrefillStation:
         self._queue: deque[Job] = deque()
         self._deferred: deque[Job] = deque()
         self._idle: deque[tuple[PrefillWorker, simpy.Event]] = deque()
-        self.workers = [PrefillWorker(site, f"p{index}", pool.cache_blocks) for index in range(pool.workers)]
-        self._by_name = {worker.name: worker for worker in self.workers}
-        for worker in self.workers:
-            # Live workers warm up with a chunk for nobody, so that the first placement has a figure.
-            chunk_tokens = round(CHUNK_TOKENS / token_scale)
-            worker.core.handle(PrefillEnded(chunk_tokens, self.prefill_s(chunk_tokens)))
-            env.process(self._work(worker))
+        self._cache_blocks = pool.cache_blocks
+        self.workers: list[PrefillWorker] = []
+        """Those that have left, too."""
+        self._by_name: dict[str, PrefillWorker] = {}
+        for index in range(pool.workers):
+            self.add(f"p{index}")
+
+    def add(self, name: str) -> PrefillWorker:
+        worker = self._by_name[name] = PrefillWorker(self._env, self.site, name, self._cache_blocks)
+        self.workers.append(worker)
+        # Live workers warm up with a chunk for nobody, so that the first placement has a figure.
+        chunk_tokens = round(CHUNK_TOKENS / self._token_scale)
+        worker.core.handle(PrefillEnded(chunk_tokens, self.prefill_s(chunk_tokens)))
+        self._env.process(self._work(worker))
+        return worker
+
+    def leave(self, name: str) -> PrefillWorker:
+        """Its `left` happens when it has done what is its own."""
+        worker = self._by_name[name]
+        worker.leaving = True
+        self._wake(worker)
+        return worker
 
     def submit(self, job: Job) -> None:
         if job.worker is None:
@@ -114,6 +132,9 @@ class PrefillStation:
             return
         worker = self._by_name[job.worker]
         worker.own.append(job)
+        self._wake(worker)
+
+    def _wake(self, worker: PrefillWorker) -> None:
         for place, (idle, wake) in enumerate(self._idle):
             if idle is worker:
                 del self._idle[place]
@@ -123,9 +144,16 @@ class PrefillStation:
     def prefill_s(self, tokens: int) -> float:
         return self._profile.prefill_s(tokens * self._token_scale) / self._time_scale
 
+    def _for(self, worker: PrefillWorker) -> deque[Job]:
+        """Where its next job is, if there is one."""
+        return worker.own if worker.own or worker.leaving else self._queue or self._deferred
+
     def _work(self, worker: PrefillWorker) -> Generator[simpy.Event, Any, None]:
         while True:
-            while not (waiting := worker.own or self._queue or self._deferred):
+            while not (waiting := self._for(worker)):
+                if worker.leaving:
+                    worker.left.succeed()
+                    return
                 wake = self._env.event()
                 worker.queue_s = 0.0
                 self._idle.append((worker, wake))

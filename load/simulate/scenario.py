@@ -6,7 +6,9 @@ import msgspec
 
 from load.client import Arrival
 from prfaas.capacity.profiles import Profile
+from prfaas.scheduler.fleet import Fleet
 from prfaas.scheduler.policies import Policy
+from prfaas.scheduler.roles import RoleController
 
 MODEL = "simulated"
 
@@ -46,6 +48,15 @@ class PrfaasSite(msgspec.Struct, frozen=True, kw_only=True):
     """By pd site. Without a link nothing is heard of this site there."""
 
 
+class MovableWorkers(msgspec.Struct, frozen=True, kw_only=True):
+    """Long-term control of a pd site."""
+
+    controller: Callable[[Fleet], RoleController]
+    """A fresh one per run."""
+    away_s: float = 30.0
+    """From the end of a worker's drain until it is there in its other role."""
+
+
 class PdSite(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     prefill: PrefillPool | None
@@ -54,6 +65,8 @@ class PdSite(msgspec.Struct, frozen=True, kw_only=True):
     policy: Callable[[], Policy]
     """A fresh one per run: policies may keep state."""
     arrivals: Sequence[Arrival]
+    movable: MovableWorkers | None = None
+    """None: every worker keeps its role."""
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):

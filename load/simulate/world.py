@@ -2,7 +2,7 @@
 
 import random
 from array import array
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import msgspec
@@ -24,9 +24,20 @@ from prfaas.contracts.to_scheduler import (
     Refusal,
     Role,
 )
-from prfaas.scheduler.core import AttemptOver, CacheChanged, Event, HeartbeatHeard, LinkMeasured, PlaceAsked, SchedulerCore
+from prfaas.scheduler.core import (
+    AttemptOver,
+    CacheChanged,
+    Event,
+    HeartbeatHeard,
+    LinkMeasured,
+    PlaceAsked,
+    SchedulerCore,
+    WorkerGone,
+)
+from prfaas.scheduler.roles import BeginMove, MoveResult, RequestSeen, RoleController, RolesDue
 
 FINGERPRINT = "simulated"
+ROLES_TICK_S = 1.0
 
 
 class SimResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +51,8 @@ class SimResult(msgspec.Struct, frozen=True, kw_only=True):
     """By site: prompt tokens that its prefill workers had cached; those that a decode worker had, by `<site> decode`."""
     home_cached_tokens: dict[str, list[int]]
     """By pd site, in order of arrival: how much of the prompt a prefill worker of that site had cached when it was placed."""
+    role_changes: dict[str, list[tuple[float, str, str]]]
+    """By pd site: (when it was done, worker, its new role)."""
     end_s: float
 
 
@@ -51,13 +64,11 @@ class _Home:
     """A pd site with its scheduler."""
 
     def __init__(self, world: "_World", site: PdSite) -> None:
-        scenario, env = world.scenario, world.env
         self.site = site
         self.core = SchedulerCore(site.name, site.policy())
-        self.decoders = {
-            f"d{index}": DecodeWorker(env, site.name, f"d{index}", site.decode, scenario.token_scale, scenario.time_scale)
-            for index in range(site.decode.workers)
-        }
+        self.decoders = {f"d{index}": world.decoder(site, f"d{index}") for index in range(site.decode.workers)}
+        self.roles = site.movable.controller(self.core.fleet) if site.movable else None
+        self.role_changes: list[tuple[float, str, str]] = []
         self.records: list[Record] = []
         self.decode_tokens = 0
         self.cached_tokens = [0] * len(site.arrivals)
@@ -82,6 +93,9 @@ class _World:
         self._open = sum(len(site.arrivals) for site in scenario.pd)
         self._all_over = self.env.event()
 
+    def decoder(self, site: PdSite, name: str) -> DecodeWorker:
+        return DecodeWorker(self.env, site.name, name, site.decode, self.scenario.token_scale, self.scenario.time_scale)
+
     def _station(self, name: str, pool: Any) -> PrefillStation:
         def announce(changed: BlocksChanged) -> None:
             for home in self.homes:
@@ -94,6 +108,8 @@ class _World:
         for home in self.homes:
             self._announce(home, phases)
             self.env.process(self._arrivals(home))
+            if home.roles is not None:
+                self.env.process(self._move_workers(home, home.roles))
         if self._open:
             self.env.run(until=self._all_over)
         return SimResult(
@@ -103,6 +119,7 @@ class _World:
             cached_tokens={name: at.cached_tokens for name, at in self.stations.items()}
             | {f"{home.site.name} decode": home.decode_tokens for home in self.homes},
             home_cached_tokens={home.site.name: home.cached_tokens for home in self.homes},
+            role_changes={home.site.name: home.role_changes for home in self.homes},
             end_s=self.env.now,
         )
 
@@ -125,10 +142,12 @@ class _World:
     def _beats(self, home: _Home, phase_s: float, beat: Any, link: Link | None) -> Generator[simpy.Event, Any, None]:
         delay_s = self.timing.control_s + (link.rtt_s / 2 if link else 0.0)
         # The first beats are heard before the first request: a site that has just started refuses it otherwise.
-        home.core.handle(HeartbeatHeard(0.0, beat()))
+        home.core.handle(HeartbeatHeard(self.env.now, beat()))
         yield self.env.timeout(phase_s)
         while True:
-            said: Heartbeat = beat()
+            said: Heartbeat | None = beat()
+            if said is None:  # it has changed its role
+                return
             self.env.process(self._hear(home, HeartbeatHeard(self.env.now + delay_s, said), delay_s))
             yield self.env.timeout(self.timing.heartbeat_s)
 
@@ -156,7 +175,9 @@ class _World:
         yield self.env.timeout(delay_s)
         home.core.handle(event)
 
-    def _prefill_beat(self, station: PrefillStation, worker: PrefillWorker) -> Heartbeat:
+    def _prefill_beat(self, station: PrefillStation, worker: PrefillWorker) -> Heartbeat | None:
+        if worker.left.triggered:
+            return None
         # As live workers do: the job in hand, not the site's queue, which is nobody's.
         return Heartbeat(
             site=station.site,
@@ -168,13 +189,17 @@ class _World:
             queue_s=worker.queue_s if self._is_shared(station.site) else 0.0,
             prefill_points=worker.core.observed.points(),
             kv_points=station.kv_points,
+            movable=True,
+            draining=worker.leaving,
         )
 
     def _is_shared(self, site: str) -> bool:
         """Whether several pd sites place prompts there."""
         return len(self.homes) > 1 and all(home.site.name != site for home in self.homes)
 
-    def _decode_beat(self, home: _Home, decoder: DecodeWorker) -> Heartbeat:
+    def _decode_beat(self, home: _Home, decoder: DecodeWorker) -> Heartbeat | None:
+        if decoder.left.triggered:
+            return None
         return Heartbeat(
             site=home.site.name,
             worker=decoder.name,
@@ -186,7 +211,38 @@ class _World:
             slots=decoder.slots,
             waiting=decoder.waiting,
             waiting_limit=decoder.waiting_limit,
+            step_points=decoder.observed.points(),
+            output_tokens=decoder.output_tokens.value,
+            movable=True,
+            draining=decoder.leaving,
         )
+
+    # ---- workers that change their role
+
+    def _move_workers(self, home: _Home, roles: RoleController) -> Generator[simpy.Event, Any, None]:
+        while True:
+            yield self.env.timeout(ROLES_TICK_S)
+            for said in roles.handle(RolesDue(self.env.now)):
+                if isinstance(said, BeginMove):
+                    self.env.process(self._move(home, said))
+                elif said.result is MoveResult.DONE:
+                    home.role_changes.append((self.env.now, said.worker, said.to_role.value))
+
+    def _move(self, home: _Home, move: BeginMove) -> Generator[simpy.Event, Any, None]:
+        """It drains, however long that takes, and is away for a while."""
+        assert home.site.movable is not None
+        station, control_s = self.stations[home.site.name], self.timing.control_s
+        yield self.env.timeout(control_s)
+        yield home.decoders[move.worker].leave() if move.role is Role.DECODE else station.leave(move.worker).left
+        yield self.env.timeout(control_s)
+        home.core.handle(WorkerGone(self.env.now, f"{home.site.name}.{move.role}.{move.worker}"))
+        yield self.env.timeout(home.site.movable.away_s)
+        if move.to_role is Role.PREFILL:
+            worker = station.add(move.worker)
+            self.env.process(self._beats(home, 0.0, lambda: self._prefill_beat(station, worker), None))
+        else:
+            decoder = home.decoders[move.worker] = self.decoder(home.site, move.worker)
+            self.env.process(self._beats(home, 0.0, lambda: self._decode_beat(home, decoder), None))
 
     # ---- requests
 
@@ -206,13 +262,19 @@ class _World:
     def _serve(self, home: _Home, index: int, arrival: Arrival, record: Record) -> Generator[simpy.Event, Any, None]:
         deadline_s = self.env.now + self.timing.ttft_deadline_s
         yield self.env.timeout(self.timing.control_s)
-        placement = self._place(home, index, arrival)
-        if isinstance(placement, Refusal):
-            record.error, record.message = placement.code, placement.message
-            return
-        record.outcome, record.prefill_site = placement.outcome.value, placement.prefill_site
-        yield self.env.timeout(self.timing.control_s)
-        decoder = home.decoders[placement.decode_worker]
+        refused_by: list[str] = []
+        while True:
+            placement = self._place(home, index, arrival, refused_by)
+            if isinstance(placement, Refusal):
+                record.error, record.message = placement.code, placement.message
+                return
+            record.outcome, record.prefill_site = placement.outcome.value, placement.prefill_site
+            yield self.env.timeout(self.timing.control_s)
+            decoder = home.decoders[placement.decode_worker]
+            if not decoder.leaving:
+                break
+            refused_by.append(decoder.name)
+            yield self.env.timeout(self.timing.control_s)
         slot = decoder.admit()
         if slot is None:
             record.error = "overloaded"
@@ -233,12 +295,13 @@ class _World:
         yield last
         record.last_s = self.env.now + 2 * self.timing.control_s
         record.tokens = arrival.output_tokens
+        decoder.output_tokens.observe(record.tokens)
         decoder.release()
 
     def _request_id(self, home: _Home, index: int) -> str:
         return f"{home.site.name}-{index}"
 
-    def _place(self, home: _Home, index: int, arrival: Arrival) -> Placement | Refusal:
+    def _place(self, home: _Home, index: int, arrival: Arrival, refused_by: Sequence[str]) -> Placement | Refusal:
         request = PlaceRequest(
             request_id=self._request_id(home, index),
             model=MODEL,
@@ -247,12 +310,15 @@ class _World:
             ttft_deadline_s=self.timing.ttft_deadline_s,
             block_hashes=bytes(array("Q", arrival.block_ids)),
             block_tokens=self.block_tokens,
+            refused_by=tuple(refused_by),
         )
         if home.site.name in self.stations:
             usable = arrival.block_ids[: (arrival.prompt_tokens - 1) // self.block_tokens]
             cached = (worker.cache.cached(usable) for worker in self.stations[home.site.name].workers)
             home.cached_tokens[index] = max(cached) * self.block_tokens
         (answer,) = home.core.handle(PlaceAsked(self.env.now, request))
+        if home.roles is not None and not refused_by:
+            home.roles.handle(RequestSeen(self.env.now, MODEL, max(0, arrival.prompt_tokens - 1 - answer.cached_tokens)))
         return answer.answer
 
     def _prefill(

@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from prfaas.capacity.observed import ObservedTimes, extrapolated, interpolated
+from prfaas.capacity.observed import ObservedTimes, RecentMean, extrapolated, interpolated
 
 
 def test_nothing_is_predicted_from_nothing() -> None:
@@ -40,6 +40,17 @@ def test_a_machine_that_slows_down_is_noticed() -> None:
     for _ in range(20):
         observed.observe(1000, 3.0)
     assert interpolated(observed.points(), 1000) == pytest.approx(3.0, rel=0.01)
+
+
+def test_a_recent_mean_forgets() -> None:
+    mean = RecentMean()
+    assert mean.value == 0.0
+    for value in (1.0, 2.0, 6.0):
+        mean.observe(value)
+    assert mean.value == pytest.approx(3.0)
+    for _ in range(1000):
+        mean.observe(10.0)
+    assert mean.value == pytest.approx(10.0, rel=0.01)
 
 
 def test_a_step_of_a_larger_batch_than_was_seen_goes_on_along_the_line() -> None:

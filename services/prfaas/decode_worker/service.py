@@ -12,6 +12,7 @@ from prfaas.bus.errors import BusError
 from prfaas.bus.jobs import JobQueue
 from prfaas.bus.presence import Announcer
 from prfaas.bus.site_connections import SiteConnections
+from prfaas.capacity.observed import RecentMean
 from prfaas.contracts import subjects
 from prfaas.contracts.to_decode import (
     CancelGenerate,
@@ -53,8 +54,6 @@ from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics import DecodeMetrics, TransferMetrics, watch_bucket
 
 TICK_S = 0.1
-REMEMBERED_ANSWERS = 256
-"""That the announced mean length looks back on."""
 
 log = get_logger(__name__)
 
@@ -74,8 +73,7 @@ class DecodeWorkerService:
         self._site: SiteConnections | None = None
         self._batch: Batch | None = None
         self._leaving = False
-        self._output_tokens = 0.0
-        self._answered = 0
+        self._output_tokens = RecentMean()
         self._role_change = RoleChange(config.site, config.name, Role.DECODE, config.movable, context, self)
 
     async def start(self) -> None:
@@ -221,9 +219,7 @@ class DecodeWorkerService:
         self._batch.release(release.request_id)
         self._spans.released(release)
         if release.ended in ("stop", "length"):
-            self._answered += 1
-            weight = 1 / min(self._answered, REMEMBERED_ANSWERS)
-            self._output_tokens += (release.completion_tokens - self._output_tokens) * weight
+            self._output_tokens.observe(release.completion_tokens)
         if release.decode_s:
             self._metrics.decode_s.observe(release.decode_s)
         report = release.report
@@ -291,7 +287,7 @@ class DecodeWorkerService:
             waiting=len(admission.waiting),
             waiting_limit=admission.limits.waiting,
             step_points=self._batch.observed.points(),
-            output_tokens=self._output_tokens,
+            output_tokens=self._output_tokens.value,
             movable=self._role_change.possible,
             draining=self._leaving,
         )

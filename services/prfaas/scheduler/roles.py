@@ -3,6 +3,9 @@
 Every so often the best split of the site's workers is solved again from the requests of the last while. A worker moves only when
 two solves in a row want it for a worthwhile gain, saw the same workers, and enough requests come for it to matter. One moves at a
 time, and each role keeps one. The next two solves begin when the move is over, whichever way.
+
+How fast a batch would be that is fuller than any was yet, nobody knows: perhaps no more tokens come of it, perhaps steps take as
+long as before. So to take a decode worker away must pay in the first case, and to add one in the second.
 """
 
 from collections import Counter, deque
@@ -12,7 +15,7 @@ from math import inf, sqrt
 from typing import NamedTuple
 
 from prfaas.capacity.lengths import EmpiricalLengths
-from prfaas.capacity.observed import extrapolated
+from prfaas.capacity.observed import RecentMean, extrapolated
 from prfaas.contracts.to_scheduler import Heartbeat, Role
 from prfaas.scheduler.fleet import Fleet
 from prfaas.scheduler.pools import Worker
@@ -224,14 +227,19 @@ class RoleController:
         ]
         if len(traffic) < MIN_REQUESTS or not all(_is_live(worker, now_s) for worker in workers):
             return None
-        observed = self._observe(model, traffic, workers)
-        if observed is None:
+        for to_role in Role:
+            observed = self._observe(model, traffic, workers, sure_batch=to_role is Role.PREFILL)
+            if observed is None:
+                return None
+            now, best = split(observed, observed.n_prefill), best_split(observed)
+            gain = best.req_s / now.req_s - 1
+            wanted = Role.PREFILL if best.n_prefill > now.n_prefill else Role.DECODE
+            if wanted is to_role and gain > max(self._min_gain, _noise(len(traffic), observed.n_decode)):
+                break
+        else:
             return None
-        now, best = split(observed, observed.n_prefill), best_split(observed)
-        gain = best.req_s / now.req_s - 1
-        if gain <= max(self._min_gain, 2 / sqrt(len(traffic))) or rate_req_s < BUSY_SHARE * now.req_s:
+        if rate_req_s < BUSY_SHARE * now.req_s:
             return None
-        to_role = Role.PREFILL if best.n_prefill > now.n_prefill else Role.DECODE
         able = [worker for worker in workers if worker.beat.role is OTHER[to_role] and worker.beat.movable]
         if not able:
             return None
@@ -239,8 +247,9 @@ class RoleController:
         wish = _Wish(to_role, frozenset(worker.beat.key for worker in workers))
         return wish, worker, _reason(now, best, gain, observed, rate_req_s)
 
-    def _observe(self, model: str, traffic: _Traffic, workers: list[Worker]) -> Observed | None:
-        """None while anything that Eq 6 needs is not known, or a role has no worker, or workers of two builds are there."""
+    def _observe(self, model: str, traffic: _Traffic, workers: list[Worker], *, sure_batch: bool) -> Observed | None:
+        """None while anything that Eq 6 needs is not known, or a role has no worker, or workers of two builds are there.
+        `sure_batch`: no more than the fullest batch that was seen; else full ones, as fast as the seen ones let hope."""
         decoders = [worker.beat for worker in workers if worker.beat.role is Role.DECODE]
         fingerprints = {worker.beat.fingerprint for worker in workers}
         if not decoders or len(decoders) == len(workers) or len(fingerprints) > 1:
@@ -255,7 +264,10 @@ class RoleController:
             threshold_tokens = inf  # there is nobody to offload to
         slots = sum(beat.slots for beat in decoders) / len(decoders)
         # Of one worker, like the times of a prefill: that which has seen the fullest batch.
-        step_s = extrapolated(max(decoders, key=_fullest).step_points, slots)
+        step_points = max(decoders, key=_fullest).step_points
+        if sure_batch and step_points:
+            slots = min(slots, step_points[-1][0])
+        step_s = extrapolated(step_points, slots)
         answers = [beat.output_tokens for beat in decoders if beat.output_tokens]
         if local is None or not step_s or not answers:
             return None
@@ -272,6 +284,11 @@ class RoleController:
 
     def _key(self, worker: str, role: Role) -> str:
         return f"{self._fleet.site}.{role}.{worker}"
+
+
+def _noise(requests: int, n_decode: int) -> float:
+    """Two rates that rest on so many requests and answers cannot be told apart any better."""
+    return 2 / sqrt(min(requests, n_decode * RecentMean.REMEMBERED))
 
 
 def _is_live(worker: Worker, now_s: float) -> bool:

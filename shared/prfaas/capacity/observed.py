@@ -40,6 +40,20 @@ class ObservedTimes:
         return tuple((point.size, point.seconds) for _, point in sorted(self._points.items()))
 
 
+class RecentMean:
+    """Of the last values, the newest most: 0 without any."""
+
+    REMEMBERED = 64
+
+    def __init__(self) -> None:
+        self.value = 0.0
+        self._count = 0
+
+    def observe(self, value: float) -> None:
+        self._count += 1
+        self.value += (value - self.value) / min(self._count, self.REMEMBERED)
+
+
 def interpolated(points: Sequence[tuple[float, float]], tokens: float) -> float | None:
     """Between two points on the line through them; below the first, as much as the first; above the last, in proportion to it:
     too little for a curve that bends upward. None without any point."""
