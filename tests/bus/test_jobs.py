@@ -274,8 +274,8 @@ async def test_a_waiting_worker_gets_its_own_job_at_once(connect: Connect) -> No
     assert done == {taking[1]}
     await queue.submit(SITE, make_job("s1"), timeout_s=DEADLINE_S)
     assert ids([await taking[0], await taking[1]]) == ["s1", "o1"]
-    for each in taking:
-        await each.result().ack()
+    for taken in taking:
+        await taken.result().ack()
 
 
 async def test_of_two_jobs_that_come_at_once_the_second_is_kept_in_progress(connect: Connect) -> None:

@@ -24,6 +24,7 @@ from prfaas.decode_worker.events import AttemptFailed, AttemptVerified, BeginAtt
 from prfaas.decode_worker.kept_prefixes import KeptPrefixes
 from prfaas.engine.emulated import EmulatedConfig, EmulatedEngine
 from prfaas.engine.emulated_sequence import EmulatedSequence
+from prfaas.kvcache.layout import KVPiece
 from prfaas.kvcache.link import Link
 from prfaas.kvcache.writer import KVWriter
 from prfaas.service.tasks import Tasks
@@ -90,10 +91,19 @@ class Home:
         transfer = taken.job.transfer
         writer = await KVWriter.open(self.lane, transfer, self.engine.layout, deadline_s=DEADLINE_S, link=Link())
         token_ids, from_token = unpack_tokens(taken.job.token_ids), transfer.from_token
-        await asyncio.to_thread(self.engine.prefill, token_ids, writer.put, lambda: False, from_token=from_token)
+        pieces: list[KVPiece] = []
+
+        def put(piece: KVPiece) -> None:
+            pieces.append(piece)
+            writer.put(piece)
+
+        await asyncio.to_thread(self.engine.prefill, token_ids, put, lambda: False, from_token=from_token)
         if finish:
             await writer.close(cached_tokens=from_token)
         else:
+            async with asyncio.timeout(DEADLINE_S):
+                while writer.stored_frames < 1 + len(pieces):  # each is small enough for one
+                    await asyncio.sleep(0.01)
             await writer.abort("the machine is on fire")
         await taken.ack()
         return transfer
