@@ -118,6 +118,15 @@ def test_a_link_that_changes_is_followed_within_seconds(after: float) -> None:
     assert announced[-1].goodput_bytes_per_s == pytest.approx(after, rel=1e-6)
 
 
+def test_a_queue_on_the_link_does_not_make_it_look_faster() -> None:
+    estimator = make_estimator()
+    run(estimator, 25e6, 0.02, 20)
+    for step in range(20):
+        queue_s = 0.1 + 0.01 * (step % 3)
+        estimator.handle(TrainAnswered(20.0 + step, 0.02 + queue_s, 250_000, 0.02 + queue_s))
+        assert estimator.goodput_bytes_per_s is not None and estimator.goodput_bytes_per_s <= 25e6 * 1.001
+
+
 def test_what_transfers_delivered_counts_for_a_while() -> None:
     estimator = make_estimator()
     run(estimator, 5e6, 0.02, 5)  # the share of a train beside them

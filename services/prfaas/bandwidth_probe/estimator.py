@@ -22,6 +22,9 @@ _BUDGET_SHARE = 0.02
 _MIN_TRAIN_INTERVAL_S = 0.5
 _WINDOW = 5
 """Measurements that count."""
+_BASE_MEMORY_S = 60.0
+"""For the round trip of a tiny message. Beside transfers it waits in their queue, as the train does; taken for the way itself,
+it would leave the train no time at all and make the link look endless."""
 _LEAST_S = 1e-5
 _TRANSFER_COUNTS_S = 5.0
 _TRANSFERS = 64
@@ -103,7 +106,8 @@ class LinkEstimator:
         self._timeout_s = timeout_s
         self._budget_bytes_per_s = inf if budget_bytes_per_s is None else budget_bytes_per_s
         self._rtts_s: deque[float] = deque(maxlen=_WINDOW)
-        self._bases_s: deque[float] = deque(maxlen=_WINDOW)
+        self._bases_s: deque[tuple[float, float]] = deque()
+        """(when, seconds) of the last minute."""
         self._trains: deque[tuple[int, float]] = deque(maxlen=_WINDOW)
         """(bytes, seconds)"""
         self._transfers: deque[tuple[float, float]] = deque(maxlen=_TRANSFERS)
@@ -139,7 +143,7 @@ class LinkEstimator:
         return sum(2 * goodput >= max(found) for goodput in found) / _WINDOW
 
     def _by_trains(self) -> list[float]:
-        base_s = min(self._bases_s)
+        base_s = min(seconds for _, seconds in self._bases_s)
         return [size_bytes / max(train_s - base_s, _LEAST_S) for size_bytes, train_s in self._trains]
 
     def handle(self, event: Event) -> list[Instruction]:
@@ -152,7 +156,9 @@ class LinkEstimator:
                 return self._announce(now_s)
             case TrainAnswered(now_s, base_s, train_bytes, train_s):
                 self._training = False
-                self._bases_s.append(base_s)
+                self._bases_s.append((now_s, base_s))
+                while self._bases_s[0][0] < now_s - _BASE_MEMORY_S:
+                    self._bases_s.popleft()
                 self._trains.append((train_bytes, train_s))
                 self._samples += 1
                 self._measured_s = now_s
@@ -174,7 +180,8 @@ class LinkEstimator:
         return []
 
     def validate(self) -> None:
-        assert len(self._trains) == len(self._bases_s) == min(self._samples, _WINDOW)
+        assert len(self._trains) == min(self._samples, _WINDOW)
+        assert bool(self._bases_s) is bool(self._trains) and len(self._bases_s) <= 1 + _BASE_MEMORY_S / _MIN_TRAIN_INTERVAL_S
         assert all(rtt_s >= 0 for rtt_s in self._rtts_s)
 
     def _tick(self, now_s: float) -> list[Instruction]:
