@@ -65,6 +65,7 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
             serves=(HOME,),
             engine=ENGINE,
             tails=FLOOD + 1,
+            prefix_cache_mib=0,
         )
         tasks = Tasks()
         worker = PrefillWorkerService(config, ServiceContext(tasks, CollectorRegistry(), Tracing()))
