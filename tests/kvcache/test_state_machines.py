@@ -226,6 +226,8 @@ class TransferMachine(RuleBasedStateMachine):
             self.deliver(self.read_from, message)
             assert (self.receiver.frames, self.cache.ends, self.receiver.state) == before
         self.meet_forgeries()
+        lost = copy.deepcopy(self.receiver).handle(receiver.DeliveryLost(self.now))
+        assert lost == [receiver.Rewind(self.accepted_at + 1 if self.accepted_at else 0)]
         core, out = copy.deepcopy(self.receiver), list[receiver.ReceiverInstruction]()
         for _ in range(MAX_REWINDS + 1):
             out = core.handle(receiver.FrameDamaged("the stream itself is damaged", self.now)) or out

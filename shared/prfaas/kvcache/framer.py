@@ -105,16 +105,10 @@ class Framer:
 
     async def put_manifest(self, cached_tokens: int) -> None:
         """After the last piece. Raises TransferError."""
-        if self._thread is not None:
-            await self._loop.run_in_executor(self._thread, self._raise_failure)
-        manifest = kv.Manifest(
-            frames=self.frames,
-            raw_bytes=self.raw_bytes,
-            cached_tokens=cached_tokens,
-            fingerprint=self._transfer.fingerprint,
-            digest=kv.manifest_digest(self._digests),
-        )
-        self._append_message(kv.FrameKind.MANIFEST, msgspec.msgpack.encode(manifest))
+        if self._thread is None:
+            self._append_manifest(cached_tokens)
+        else:
+            await self._loop.run_in_executor(self._thread, self._append_manifest, cached_tokens)
 
     def abort_frame(self, reason: str) -> kv.OutgoingFrame:
         """Outside the numbering: it comes after whatever is stored."""
@@ -190,6 +184,17 @@ class Framer:
             return kv.Codec.RAW, part.parts
         self.lossy_frames += codec is kv.Codec.INT8
         return codec, (memoryview(encoded),)
+
+    def _append_manifest(self, cached_tokens: int) -> None:
+        self._raise_failure()
+        manifest = kv.Manifest(
+            frames=self.frames,
+            raw_bytes=self.raw_bytes,
+            cached_tokens=cached_tokens,
+            fingerprint=self._transfer.fingerprint,
+            digest=kv.manifest_digest(self._digests),
+        )
+        self._append_message(kv.FrameKind.MANIFEST, msgspec.msgpack.encode(manifest))
 
     def _append_message(self, kind: kv.FrameKind, payload: bytes) -> None:
         self._append(kind, LayerRange(0, 0, 0), 0, kv.Codec.RAW, (memoryview(payload),), 0)

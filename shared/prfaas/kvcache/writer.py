@@ -151,8 +151,8 @@ class KVWriter:
         """Sends the manifest, which tells how many tokens the prefill took from its cache, and returns when everything is
         stored. Raises TransferError."""
         try:
-            await self._framer.put_manifest(cached_tokens)
             self._closing = True
+            await self._framer.put_manifest(cached_tokens)
             last_sequence = await asyncio.shield(self._committed)
             committed_at = time.monotonic()
             self._leave_link()
@@ -222,13 +222,16 @@ class KVWriter:
     # The state machine's shell.
 
     def _drain(self) -> None:
-        for frame in self._framer.take():
+        frames = self._framer.take()
+        for frame in frames:
             self._frames.append(frame)
-            if self._object_digest is not None:
-                self._object_digest.update(frame)
             self._core.handle(sender.FrameQueued(frame.total_bytes, frame.kind is kv.FrameKind.MANIFEST))
         self._offer()
         self._link.pump()
+        if self._object_digest is not None:
+            # Only now: nobody waits for the digest, and its thread would take processor time from what must leave.
+            for frame in frames:
+                self._object_digest.update(frame)
 
     def _handle(self, event: sender.SenderEvent) -> None:
         for instruction in self._core.handle(event):
