@@ -13,6 +13,7 @@ from prfaas.capacity.profiles import Profile
 from prfaas.contracts.to_scheduler import BlocksChanged, Role
 from prfaas.engine.emulated_model import kv_line
 from prfaas.prefill_worker.core import PrefillCore, PrefillEnded
+from prfaas.prefill_worker.shared_queue import SharedQueue
 
 PIECES = 8
 """A transfer leaves in this many parts, spread over its prefill."""
@@ -76,7 +77,7 @@ class PrefillWorker:
         self.core = PrefillCore(MODEL, "", 1)
         """Only for what it observes of T_prefill, which is what live workers announce."""
         self.busy_s = 0.0
-        self.queue_s = 0.0
+        self.queue = SharedQueue(self.core.observed)
 
 
 class PrefillStation:
@@ -141,6 +142,11 @@ class PrefillStation:
                 wake.succeed()
                 break
 
+    @property
+    def waiting(self) -> int:
+        """Jobs that nobody has taken; deferred ones stand in nobody's way."""
+        return len(self._queue)
+
     def prefill_s(self, tokens: int) -> float:
         return self._profile.prefill_s(tokens * self._token_scale) / self._time_scale
 
@@ -155,16 +161,16 @@ class PrefillStation:
                     worker.left.succeed()
                     return
                 wake = self._env.event()
-                worker.queue_s = 0.0
+                worker.queue.idle()
                 self._idle.append((worker, wake))
                 yield wake
             job = waiting.popleft()
             if job.cancelled.triggered:
                 continue
-            worker.queue_s = self._env.now - job.submitted_s
             started_s = self._env.now
             prompt = job.prompt
             job.cached_tokens = worker.cache.cached(prompt.blocks) * prompt.block_tokens
+            worker.queue.take(prompt.tokens - job.cached_tokens, self._env.now)
             yield from self._prefill(job)
             if not job.cancelled.triggered:
                 # As live workers do: of what was computed, and what the link made them wait for is no part of T_prefill.

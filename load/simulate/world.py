@@ -178,7 +178,8 @@ class _World:
     def _prefill_beat(self, station: PrefillStation, worker: PrefillWorker) -> Heartbeat | None:
         if worker.left.triggered:
             return None
-        # As live workers do: the job in hand, not the site's queue, which is nobody's.
+        shared = self._is_shared(station.site)
+        worker.queue.waiting = station.waiting
         return Heartbeat(
             site=station.site,
             worker=worker.name,
@@ -186,7 +187,8 @@ class _World:
             model=MODEL,
             fingerprint=FINGERPRINT,
             max_context_tokens=1 << 30,
-            queue_s=worker.queue_s if self._is_shared(station.site) else 0.0,
+            queued_s=worker.queue.queued_s if shared else 0.0,
+            busy_s=worker.queue.busy_s(self.env.now) if shared else 0.0,
             prefill_points=worker.core.observed.points(),
             kv_points=station.kv_points,
             movable=True,

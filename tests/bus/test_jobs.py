@@ -97,6 +97,7 @@ async def test_a_deferred_job_is_taken_when_no_other_waits(connect: Connect) -> 
     await queue.submit(SITE, make_job("deferred"), timeout_s=DEADLINE_S, deferred=True)
     await queue.submit(SITE, make_job("shared"), timeout_s=DEADLINE_S)
     await queue.submit(SITE, make_job("own"), timeout_s=DEADLINE_S, worker="one")
+    assert await consumer.waiting() == 1, "the one that others wait behind"
     order = []
     for _ in range(3):
         taken = await take(consumer)

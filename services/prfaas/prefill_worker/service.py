@@ -16,12 +16,15 @@ from prfaas.engine.thread import engine_thread
 from prfaas.kvcache.prefix_cache import PrefixCache
 from prfaas.prefill_worker.config import PrefillWorkerConfig
 from prfaas.prefill_worker.core import CancelHeard, JobTaken, PrefillCore, PrefillEnded, Refuse
+from prfaas.prefill_worker.shared_queue import SharedQueue
 from prfaas.prefill_worker.shipment import Shipments
 from prfaas.service.role_change import RoleChange
 from prfaas.service.runner import ServiceContext
 from prfaas.telemetry.metrics import PrefillMetrics, SendMetrics
 
 TAKE_DEADLINE_S = 1.0
+WATCH_QUEUE_EVERY_S = 1.0
+"""As often as it is announced."""
 
 
 class PrefillWorkerService:
@@ -31,7 +34,6 @@ class PrefillWorkerService:
         self._thread = engine_thread()
         self._site: SiteConnections | None = None
         self._draining = asyncio.Event()
-        self._queue_s = 0.0
         self._role_change = RoleChange(config.site, config.name, Role.PREFILL, config.movable, context, self)
 
     async def start(self) -> None:
@@ -67,10 +69,13 @@ class PrefillWorkerService:
         self._shipments.open_links(config.serves)
         await self._warm_up(engine)
         await bus.subscribe(subjects.cancel_prefill(config.site), CancelPrefill, self._cancel)
+        self._queue = SharedQueue(self._core.observed)
         self._consumer = await JobConsumer.open(bus, config.site, description.model, config.name)
         self._working = context.tasks.spawn("work", self._work())
         await blocks.start()
         context.tasks.spawn("announce blocks", blocks.run())
+        if self._shared:
+            context.tasks.spawn("watch queue", self._watch_queue())
         self._announcer = Announcer(bus, config.serves, self._heartbeat)
         await self._role_change.start(bus)
         context.tasks.spawn("announce", self._announcer.run())
@@ -120,8 +125,8 @@ class PrefillWorkerService:
         while True:
             draining = self._draining.is_set()
             taken = await (self._consumer.take_last if draining else self._consumer.take)(TAKE_DEADLINE_S)
-            self._queue_s = 0.0 if taken is None else taken.age_s
             if taken is None:
+                self._queue.idle()
                 if draining and self._draining.is_set():
                     return
                 continue
@@ -129,7 +134,18 @@ class PrefillWorkerService:
             if isinstance(verdict, Refuse):
                 await self._shipments.refuse(taken, verdict)
             else:
+                self._queue.take(len(verdict.token_ids), time.monotonic())
                 await self._shipments.run(taken, verdict)
+
+    @property
+    def _shared(self) -> bool:
+        """Whether several schedulers place prompts here; a sole one knows better than its workers."""
+        return len(self._config.serves) > 1
+
+    async def _watch_queue(self) -> None:
+        while True:
+            self._queue.waiting = await self._consumer.waiting()
+            await asyncio.sleep(WATCH_QUEUE_EVERY_S)
 
     def _cancel(self, cancel: CancelPrefill) -> None:
         self._core.handle(CancelHeard(cancel))
@@ -142,7 +158,8 @@ class PrefillWorkerService:
             model=self._description.model,
             fingerprint=self._description.fingerprint,
             max_context_tokens=self._description.max_context_tokens,
-            queue_s=self._queue_s if len(self._config.serves) > 1 else 0.0,  # a sole scheduler knows better
+            queued_s=self._queue.queued_s if self._shared else 0.0,
+            busy_s=self._queue.busy_s(time.monotonic()) if self._shared else 0.0,
             prefill_points=self._core.observed.points(),
             kv_points=self._kv_points,
             movable=self._role_change.possible,

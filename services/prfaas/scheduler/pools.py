@@ -113,8 +113,12 @@ class PrefillPool:
 
     @property
     def queue_s(self) -> float:
-        """The shortest that a worker has lately seen a job wait. The longest is old news: that worker has been busy since."""
-        return min(worker.beat.queue_s for worker in self._workers.values())
+        """Until a worker is free for the next prompt, as they announce it: nothing while one of them is. They look at one queue
+        within a second of each other: the longest that one saw keeps schedulers from rushing to the same site at once."""
+        beats = [worker.beat for worker in self._workers.values()]
+        if min(beat.busy_s for beat in beats) <= 0:
+            return 0.0
+        return (sum(beat.busy_s for beat in beats) + max(beat.queued_s for beat in beats)) / len(beats)
 
     @property
     def prefill_points(self) -> Points:

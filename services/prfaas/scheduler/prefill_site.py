@@ -38,7 +38,7 @@ class PrefillSite:
     prefill_points: Points
     kv_points: Points
     queue_s: float
-    """How long jobs have waited there, as its workers announce it where several pd sites share them."""
+    """The wait there, as its workers announce it where several pd sites share them."""
     backlog: Backlog
     link: LinkEstimate | None
     """From that site to the decode site; None within a site, or while nothing is known."""

@@ -117,7 +117,7 @@ class JobConsumer:
             "deferred_" + subjects.deferred_jobs(site, model).rpartition(".")[2]: subjects.deferred_jobs(site, model),
         }
         self._sources = [JobSource(bus, self._stream, name, ack_wait_s, self._changed.set) for name in self._filters]
-        self._own = self._sources[0]
+        self._own, self._shared, _ = self._sources
 
     @classmethod
     async def open(cls, bus: ControlBus, site: str, model: str, worker: str, ack_wait_s: float = ACK_WAIT_S) -> "JobConsumer":
@@ -136,6 +136,18 @@ class JobConsumer:
 
         Raises NotConnectedError when the connection is closed for good."""
         return await self._take(time.monotonic() + deadline_s, self._next)
+
+    async def waiting(self) -> int:
+        """How many shared jobs nobody has taken, without the deferred ones; 0 while the queue cannot be asked."""
+        try:
+            info = await call(
+                self._bus,
+                f"the consumer {self._shared.consumer} cannot be looked at",
+                lambda jetstream: jetstream.consumer_info(self._stream, self._shared.consumer),
+            )
+        except BusError:
+            return 0  # whoever takes jobs says what is wrong
+        return info.num_pending or 0
 
     async def take_last(self, deadline_s: float) -> TakenJob | None:
         """The next job that already is this worker's, named for it or on the way to it, for one that takes no others any more."""

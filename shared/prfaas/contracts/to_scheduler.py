@@ -83,9 +83,11 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     model: str
     fingerprint: str
     max_context_tokens: int
-    queue_s: float = 0.0
-    """Prefill, where several pd sites share the worker: how long the job that was taken last had waited, 0 when the queue was
-    empty since. Their schedulers do not hear of one another's placements, but they see the queue."""
+    queued_s: float = 0.0
+    """Prefill, where several pd sites share the worker: work in the site's queue that no worker has taken. Their schedulers do not
+    hear of one another's placements, but they hear of the queue."""
+    busy_s: float = 0.0
+    """Likewise: what is left of the job that the worker has in hand."""
     prefill_points: tuple[tuple[float, float], ...] = ()
     """Prefill: observed (tokens, seconds) in rising order; read by capacity.observed.interpolated."""
     kv_points: tuple[tuple[float, float], ...] = ()
