@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 OUT ?=
 MODEL ?= gemma-3-270m
 
-.PHONY: help demo test up lint bench bench-engine bench-kv bench-scheduler bench-paper bench-policies bench-link-cut clean
+.PHONY: help demo test up lint bench bench-engine bench-kv bench-scheduler bench-paper bench-policies bench-link-cut bench-roles clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -46,6 +46,9 @@ bench-policies: $(VENV)/installed ## all policies against one another, simulated
 
 bench-link-cut: $(VENV)/installed ## how soon offloading resumes after the emulated link was down, and whether a request suffers
 	$(BIN)/python -m load.bench_link_cut $(if $(OUT),--json $(OUT))
+
+bench-roles: $(VENV)/installed ## how long a worker takes to change its role, under requests of which none may be lost
+	$(BIN)/python -m load.bench_roles $(if $(OUT),--json $(OUT))
 
 clean: ## remove the venv and run directories; the model cache stays
 	rm -rf $(VENV) .run

@@ -127,7 +127,7 @@ async def test_a_worker_says_why_it_stays(stack: Stack) -> None:
 
 
 async def test_traffic_that_turns_from_long_prompts_to_long_answers_moves_a_worker(tmp_path: Path) -> None:
-    """Three that prefill suit prompts of 250 tokens and answers of 2, and not answers of 24."""
+    """Three that prefill suit prompts of 250 tokens and answers of 2, and not answers of 16."""
     description = describe(
         prefill=3,
         slots=2,
@@ -142,7 +142,7 @@ async def test_traffic_that_turns_from_long_prompts_to_long_answers_moves_a_work
                 while len(records) < 40:  # enough for solves, which find nothing to gain
                     await asyncio.sleep(0.1)
             assert await live_workers(stack) == {"prefill": 3, "decode": 1}
-        async with asking(stack, prompts, records, output_tokens=24, per_s=3.6):
+        async with asking(stack, prompts, records, output_tokens=16, per_s=3.6):
             async with asyncio.timeout(DEADLINE_S):
                 while (await live_workers(stack))["decode"] < 2:
                     await asyncio.sleep(0.1)
