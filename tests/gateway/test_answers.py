@@ -102,7 +102,8 @@ def test_the_report_is_in_the_last_usage_only() -> None:
     *earlier, last = [chunk["usage"] for chunk in chunks[:-1]]
     expected = {"outcome": "offloaded", "prefill_site": "east", "reason": "long enough"}
     transfer = {
-        "bytes": 1000, "frames": 3, "attempts": 1, "duration_s": 0.25, "residual_s": 0.0, "prefill_s": 0.0, "queue_s": 0.0,
+        "bytes": 1000, "saved_bytes": 0, "reused_tokens": 0, "frames": 3, "lossy_frames": 0, "attempts": 1,
+        "duration_s": 0.25, "residual_s": 0.0, "prefill_s": 0.0, "queue_s": 0.0,
     }  # fmt: skip
     assert last["prfaas"] == {**expected, "transfer": transfer}
     assert not any("prfaas" in usage for usage in earlier)
