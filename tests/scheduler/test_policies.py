@@ -76,10 +76,19 @@ def test_a_prompt_that_nobody_can_serve_in_time_is_deferred_where_it_is_reached_
     home, far = busy(site("home", SLOW), 12.0), busy(site("far", FAST, goodput_bytes_per_s=1e10), 20.0)
     choice = policy.choose(1000, Candidates(home, [far]))
     assert choice.deferred and choice.site.site == "home"
-    assert "neither keeps 10 s" in choice.reason and "in 13 s if none comes" in choice.reason
+    assert "more than 90% of 10 s" in choice.reason and "in 13 s if none comes" in choice.reason
     home.backlog.add("late", 10.0, 0.0, 1, 0.0, deferred=True)
     choice = policy.choose(1000, Candidates(home, [far]))
     assert choice.deferred and choice.site.site == "far", "those that were deferred before it count"
+
+
+def test_without_a_remote_site_a_late_prompt_is_deferred_at_home() -> None:
+    policy = Predictive(ttft_objective_s=10.0)
+    choice = policy.choose(1000, Candidates(busy(site("home", SLOW), 12.0), []))
+    assert (choice.deferred, choice.outcome) == (True, Outcome.LOCAL_NO_REMOTE)
+    choice = policy.choose(1000, Candidates(busy(site("home", SLOW), 12.0), [site("far")]))
+    assert (choice.deferred, choice.outcome) == (True, Outcome.LOCAL_LINK_SCARCE)
+    assert not policy.choose(1000, Candidates(busy(site("home", SLOW), 3.0), [])).deferred
 
 
 def test_what_is_deferred_delays_nobody_else() -> None:

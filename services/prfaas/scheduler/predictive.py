@@ -42,33 +42,43 @@ class Predictive:
     def choose(self, prefill_tokens: int, candidates: Candidates) -> Choice:
         if candidates.local is None:
             return only_remote(prefill_tokens, candidates, "policy predictive")
-        if not candidates.remotes:
-            return no_remote(candidates, "policy predictive")
         local_s = candidates.local.prefill_s(prefill_tokens)
         if local_s is None:
             return Choice(candidates.local, Outcome.LOCAL_POLICY, "nothing is known of the local site's speed yet")
         local = Predicted(candidates.local, local_s)
         remotes = [found for site in candidates.remotes if (found := _remote(site, prefill_tokens)) is not None]
-        if not remotes:
-            return Choice(local.site, Outcome.LOCAL_LINK_SCARCE, "no remote site has a link and a speed that are known now")
-        best = min(remotes, key=lambda found: (found.ttft_s, found.site.site))
-        numbers = f"predicted {local.ttft_s:.2f} s at home, {best.ttft_s:.2f} s at {best.site.site}"
+        if remotes:
+            best = min(remotes, key=lambda found: (found.ttft_s, found.site.site))
+            numbers = f"predicted {local.ttft_s:.2f} s at home, {best.ttft_s:.2f} s at {best.site.site}"
+            choice = self._sooner(local, best, numbers)
+        else:
+            best = local
+            numbers = f"predicted {local.ttft_s:.2f} s at home"
+            choice = no_remote(candidates, numbers)
+            if candidates.remotes:
+                reason = f"{numbers}, and no remote site has a link and a speed that are known now"
+                choice = Choice(local.site, Outcome.LOCAL_LINK_SCARCE, reason)
         if min(local.ttft_s, best.ttft_s) > SURE_SHARE * self.ttft_objective_s:
-            return self._deferred(prefill_tokens, local.site, remotes, numbers)
+            return self._deferred(prefill_tokens, choice, local.site, remotes, numbers)
+        return choice
+
+    def _sooner(self, local: Predicted, best: Predicted, numbers: str) -> Choice:
         if local.ttft_s <= self.comfort_s:
             return Choice(local.site, Outcome.LOCAL_SHORT, f"{numbers}: within {self.comfort_s:g} s at home")
         if best.ttft_s < local.ttft_s:
             return Choice(best.site, Outcome.OFFLOADED, numbers)
         return Choice(local.site, Outcome.LOCAL_LINK_SCARCE if best.by_link else Outcome.LOCAL_SHORT, numbers)
 
-    def _deferred(self, tokens: int, local: PrefillSite, remotes: list[Predicted], numbers: str) -> Choice:
-        reason = f"{numbers}: neither keeps {self.ttft_objective_s:g} s, so it waits until"
+    def _deferred(self, tokens: int, choice: Choice, local: PrefillSite, remotes: list[Predicted], numbers: str) -> Choice:
+        """`choice`: what it would be in time."""
         site, idle_s = local, _deferred_s(local, tokens)
         for remote in remotes:
             if (remote_s := _deferred_s(remote.site, tokens)) < idle_s:
                 site, idle_s = remote.site, remote_s
-        outcome = Outcome.LOCAL_POLICY if site is local else Outcome.OFFLOADED
-        return Choice(site, outcome, f"{reason} {site.site} has no other prompt, in {idle_s:.0f} s if none comes", deferred=True)
+        outcome = Outcome.OFFLOADED if site is not local else Outcome.LOCAL_POLICY if remotes else choice.outcome
+        late = f"more than {SURE_SHARE:.0%} of {self.ttft_objective_s:g} s"
+        reason = f"{numbers}: {late}, so it waits until {site.site} has no other prompt, in {idle_s:.0f} s if none comes"
+        return Choice(site, outcome, reason, deferred=True)
 
 
 def _remote(site: PrefillSite, tokens: int) -> Predicted | None:

@@ -1,0 +1,53 @@
+"""What our policy is to do better than the paper's, and where it is to do nothing."""
+
+import pytest
+
+from load.arrivals import poisson
+from load.simulate.cases import cases
+from load.simulate.compare import run
+from load.simulate.paper import DEPLOYMENTS, LENGTHS, OUTPUT_TOKENS, mean_work_capacity, scenario
+from load.simulate.policies import scheduler_keys
+from load.simulate.scale import fleet, fleet_scenario, report_of
+from load.simulate.scenario import LinkSpec
+from load.simulate.world import simulate
+
+FULL = 100e9 / 8
+
+
+@pytest.mark.parametrize("name", ["drop100", "bursts"])
+def test_a_surplus_makes_only_itself_late(name: str) -> None:
+    case = cases(1.05, duration_s=240.0)[name]()
+    papers, ours = (run(case, policy).report for policy in ("threshold", "predictive"))
+    assert ours.goodput_req_s >= 1.1 * papers.goodput_req_s
+    assert not ours.errors, "whoever is deferred is served in turn, long before the deadline"
+
+
+def test_what_the_local_site_serves_comfortably_stays_there_and_costs_nothing() -> None:
+    case = cases(0.2, duration_s=300.0)["azure"]()
+    alone, ours = (run(case, policy).report for policy in ("local_only", "predictive"))
+    assert set(ours.prefill_sites) == {"home"}
+    assert ours.goodput_req_s >= 0.99 * alone.goodput_req_s
+    assert alone.ttft is not None and ours.ttft is not None and ours.ttft.p90_s <= alone.ttft.p90_s
+
+
+def test_schedulers_that_share_their_prefill_sites_do_not_rush_to_the_same_one() -> None:
+    papers, ours = (
+        report_of(simulate(fleet_scenario(fleet(96, 4), policy, load=0.9, duration_s=100.0, seed=1)).records, 100.0)
+        for policy in ("threshold", "predictive")
+    )
+    assert ours.goodput_req_s >= 0.98 * papers.goodput_req_s
+    assert papers.ttft is not None and ours.ttft is not None and ours.ttft.mean_s <= 1.1 * papers.ttft.mean_s
+
+
+def test_offloading_resumes_soon_after_a_link_is_repaired() -> None:
+    """And while it is cut, nobody fails."""
+    cut_s, repaired_s = 60.0, 90.0
+    rate_req_s = 0.6 * mean_work_capacity(DEPLOYMENTS["threshold"]).req_s
+    arrivals = poisson(LENGTHS, rate_req_s=rate_req_s, duration_s=150.0, output_tokens=OUTPUT_TOKENS, seed=1)
+    link = LinkSpec(rates=((0.0, FULL), (cut_s, 0.0), (repaired_s, FULL)))
+    made = scenario(DEPLOYMENTS["threshold"], arrivals, keys=scheduler_keys("predictive", 19_400), link=link)
+    (records,) = simulate(made).records.values()
+    assert not any(record.error for record in records)
+    offloaded_s = [record.arrival.arrival_s for record in records if record.outcome == "offloaded"]
+    assert not any(cut_s + 2 < at_s < repaired_s for at_s in offloaded_s)
+    assert repaired_s < min(at_s for at_s in offloaded_s if at_s > cut_s + 2) < repaired_s + 10.0
