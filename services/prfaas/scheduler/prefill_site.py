@@ -109,7 +109,8 @@ class PrefillSite:
     def saved_s(self, tokens: int) -> float:
         """By the cache, waits included."""
         route = self.route(tokens)
-        return self.wait_s + (self.work_s(tokens) or 0.0) - route.wait_s - (route.work_s or 0.0)
+        # Two sums, so that nothing cached saves exactly nothing: sites are compared by it.
+        return (self.wait_s + (self.work_s(tokens) or 0.0)) - (route.wait_s + (route.work_s or 0.0))
 
     def prefill_s(self, tokens: int) -> float | None:
         """Wait and prefill of the next prompt; None while nothing has been observed."""
