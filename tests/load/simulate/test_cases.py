@@ -7,6 +7,8 @@ from load.simulate.cases import carried_req_s, cases
 from load.simulate.compare import run
 from load.simulate.paper import DEPLOYMENTS, LENGTHS, mean_work_capacity
 from load.simulate.policies import POLICIES
+from prfaas.capacity.uncached import uncached_tokens
+from prfaas.traces import TraceRequest
 
 
 def test_the_papers_lengths_give_the_papers_threshold_and_rate() -> None:
@@ -34,10 +36,13 @@ def test_prefix_reuse_leaves_less_to_prefill_so_more_can_be_carried() -> None:
 
 
 def test_workers_reuse_what_they_have_prefilled() -> None:
-    outcome = run(cases(0.3, duration_s=300.0)["reuse"](), "predictive")
+    case = cases(0.3, duration_s=300.0)["reuse"]()
+    outcome = run(case, "predictive")
     assert not outcome.report.errors
-    assert outcome.cached_share["home"] + outcome.cached_share["far"] > 0.15
-    assert outcome.cached_share["home decode"] > 0.1
+    prompts = [TraceRequest(0.0, each.prompt_tokens, 0, each.block_ids, case.block_tokens) for each in case.arrivals]
+    ideal = 1 - sum(uncached_tokens(prompts)) / sum(prompt.input_tokens for prompt in prompts)
+    assert 0.7 * ideal < outcome.cached_share["home"] + outcome.cached_share["far"] <= ideal
+    assert 0.7 * ideal < outcome.cached_share["home decode"] <= ideal
 
 
 def test_agents_prompts_go_by_what_is_not_cached() -> None:
