@@ -42,6 +42,8 @@ class World:
     step_s: float = 0.1
     requests_per_s: float = 2.0
     movable: bool = True
+    seen_batch: float = SLOTS
+    """The fullest."""
     tick_s: float = 1.0
     remote_workers: int = 0
     goodput_bytes_per_s: float | None = None
@@ -69,7 +71,7 @@ class World:
             prefill_points=() if decodes else ((1000.0, self.prefill_s),),
             kv_points=() if decodes else ((1000.0, 1e6),),
             slots=SLOTS if decodes else 0,
-            step_points=((float(SLOTS), self.step_s),) if decodes else (),
+            step_points=((self.seen_batch, self.step_s),) if decodes else (),
             output_tokens=self.answer_tokens if decodes else 0.0,
             movable=self.movable,
             draining=name in self.draining,
@@ -176,6 +178,14 @@ def test_nobody_moves_for_little_and_nobody_while_few_requests_come() -> None:
     assert not begun(site(2, 2, prefill_s=1.0, answer_tokens=40).run(10 * EVERY_S)), "both carry 2 a second"
     assert not begun(site(1, 3, prefill_s=0.4, answer_tokens=20, requests_per_s=1.0).run(10 * EVERY_S)), "of 2.5"
     assert not begun(site(1, 3, prefill_s=1.5, answer_tokens=20, requests_per_s=0.0).run(10 * EVERY_S))
+
+
+@pytest.mark.parametrize(("requests_per_s", "seen_batch", "moves"), [(1.0, 1.0, 0), (1.0, SLOTS, 1), (3.0, 1.0, 1)])
+def test_batches_that_nobody_saw_are_counted_on_only_when_prefill_is_full(
+    requests_per_s: float, seen_batch: float, moves: int
+) -> None:
+    world = site(1, 3, prefill_s=0.75, answer_tokens=20, seen_batch=seen_batch, requests_per_s=requests_per_s)
+    assert len(begun(world.run(10 * EVERY_S))) == moves, "one that prefills carries 1.33 a second"
 
 
 def test_who_is_not_movable_stays_and_so_does_the_last_of_its_role() -> None:

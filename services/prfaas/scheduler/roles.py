@@ -5,7 +5,8 @@ two solves in a row want it for a worthwhile gain, saw the same workers, and eno
 time, and each role keeps one. The next two solves begin when the move is over, whichever way.
 
 How fast a batch would be that is fuller than any was yet, nobody knows: perhaps no more tokens come of it, perhaps steps take as
-long as before. So to take a decode worker away must pay in the first case, and to add one in the second.
+long as before. So to take a decode worker away must pay in the first case, unless prefill is full and the second must be tried
+(where it fails, fuller batches have been seen); and to add one must pay in the second.
 """
 
 from collections import Counter, deque
@@ -26,10 +27,29 @@ WINDOW_SOLVES = 5
 """Requests that are older than so many intervals are no longer asked for."""
 MIN_REQUESTS = 32
 BUSY_SHARE = 0.5
-"""With less than this part of what the site can carry, a move gains nobody anything, and full batches are a guess."""
+"""With less than this part of what the site can carry, a move gains nobody anything."""
+FULL_SHARE = 0.9
+"""With more than this part, requests wait for long."""
 START_DEADLINE_S = 180.0
 """For a worker to be heard of in its new role once it has drained: it loads the model again."""
 OTHER = {Role.PREFILL: Role.DECODE, Role.DECODE: Role.PREFILL}
+
+
+class _Chance(NamedTuple):
+    """Under what a worker may come to a role."""
+
+    to_role: Role
+    seen_batches: bool
+    """Batches are reckoned no fuller than the fullest that was seen."""
+    least_share: float
+    """Of what the site can carry, as reckoned so."""
+
+
+CHANCES = (
+    _Chance(Role.PREFILL, True, BUSY_SHARE),
+    _Chance(Role.PREFILL, False, FULL_SHARE),
+    _Chance(Role.DECODE, False, BUSY_SHARE),
+)
 
 
 class MoveResult(StrEnum):
@@ -148,7 +168,8 @@ class RoleController:
     def handle(self, event: RoleEvent) -> list[RoleInstruction]:
         match event:
             case RequestSeen(now_s, model, uncached_tokens):
-                self._traffic.setdefault(model, _Traffic()).see(now_s, uncached_tokens)
+                if self._fleet.decoders(model) is not None:
+                    self._traffic.setdefault(model, _Traffic()).see(now_s, uncached_tokens)
             case MoveRefused(now_s, reason):
                 if self._move is not None:
                     return [self._over(MoveResult.REFUSED, now_s, reason)]
@@ -227,18 +248,17 @@ class RoleController:
         ]
         if len(traffic) < MIN_REQUESTS or not all(_is_live(worker, now_s) for worker in workers):
             return None
-        for to_role in Role:
-            observed = self._observe(model, traffic, workers, sure_batch=to_role is Role.PREFILL)
+        for to_role, seen_batches, least_share in CHANCES:
+            observed = self._observe(model, traffic, workers, seen_batches=seen_batches)
             if observed is None:
                 return None
             now, best = split(observed, observed.n_prefill), best_split(observed)
             gain = best.req_s / now.req_s - 1
             wanted = Role.PREFILL if best.n_prefill > now.n_prefill else Role.DECODE
-            if wanted is to_role and gain > max(self._min_gain, _noise(len(traffic), observed.n_decode)):
+            worthwhile = gain > max(self._min_gain, _noise(len(traffic), observed.n_decode))
+            if wanted is to_role and worthwhile and rate_req_s >= least_share * now.req_s:
                 break
         else:
-            return None
-        if rate_req_s < BUSY_SHARE * now.req_s:
             return None
         able = [worker for worker in workers if worker.beat.role is OTHER[to_role] and worker.beat.movable]
         if not able:
@@ -247,9 +267,9 @@ class RoleController:
         wish = _Wish(to_role, frozenset(worker.beat.key for worker in workers))
         return wish, worker, _reason(now, best, gain, observed, rate_req_s)
 
-    def _observe(self, model: str, traffic: _Traffic, workers: list[Worker], *, sure_batch: bool) -> Observed | None:
+    def _observe(self, model: str, traffic: _Traffic, workers: list[Worker], *, seen_batches: bool) -> Observed | None:
         """None while anything that Eq 6 needs is not known, or a role has no worker, or workers of two builds are there.
-        `sure_batch`: no more than the fullest batch that was seen; else full ones, as fast as the seen ones let hope."""
+        `seen_batches`: none fuller than the fullest that was seen; else all slots full, as fast as the seen ones let hope."""
         decoders = [worker.beat for worker in workers if worker.beat.role is Role.DECODE]
         fingerprints = {worker.beat.fingerprint for worker in workers}
         if not decoders or len(decoders) == len(workers) or len(fingerprints) > 1:
@@ -265,7 +285,7 @@ class RoleController:
         slots = sum(beat.slots for beat in decoders) / len(decoders)
         # Of one worker, like the times of a prefill: that which has seen the fullest batch.
         step_points = max(decoders, key=_fullest).step_points
-        if sure_batch and step_points:
+        if seen_batches and step_points:
             slots = min(slots, step_points[-1][0])
         step_s = extrapolated(step_points, slots)
         answers = [beat.output_tokens for beat in decoders if beat.output_tokens]
