@@ -178,7 +178,7 @@ class SchedulerCore:
         if refusal is not None or pool is None or decoders is None:
             assert refusal is not None
             return Answer(request.request_id, refusal)
-        decoder, decode_tokens = self.fleet.decoder(pool, found, request.block_tokens)
+        decoder, decode_tokens = self.fleet.decoder(pool, found, request.block_tokens, request.prompt_tokens)
         prefill_tokens = request.prompt_tokens - 1
         fingerprint = decoder.beat.fingerprint
         sites = self.fleet.prefill_sites(request.model, fingerprint, found, request.block_tokens, decode_tokens)

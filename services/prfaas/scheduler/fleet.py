@@ -17,7 +17,8 @@ LINK_TIMEOUT_S = 5.0
 HOLDERS = 16
 """Of the workers that have equally much of a prompt, so many are looked at: the walk over all would take longer than it saves."""
 DECODE_SLACK = 1 / 8
-"""Of its slots, so much fuller than the least loaded decode worker may be one that has more of the prompt."""
+"""Of its slots, so much fuller than the least loaded decode worker may be one that has all of the prompt; one that has a part, so
+much less. A system prompt that all share is to gather nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ class Fleet:
         """None while there is no live one."""
         return self._decoders.get(model)
 
-    def decoder(self, pool: DecodePool, found: list[Level], block_tokens: int) -> tuple[Worker, int]:
+    def decoder(self, pool: DecodePool, found: list[Level], block_tokens: int, prompt_tokens: int) -> tuple[Worker, int]:
         """Of a pool: the least loaded worker, or one that is not much more loaded and has more of the prompt; and how many of its
         tokens that worker has."""
         least = pool.least_loaded()
@@ -124,7 +125,7 @@ class Fleet:
                 return least, level.blocks * block_tokens
             for key in self.directory.keys(level.workers & pool.bits, HOLDERS):
                 worker = self.workers[key]
-                slack = int(worker.beat.slots * DECODE_SLACK)
+                slack = worker.beat.slots * DECODE_SLACK * level.blocks * block_tokens / prompt_tokens
                 if worker.load < worker.beat.slots and worker.rank[0] <= least.rank[0] + slack:
                     return worker, level.blocks * block_tokens
         return least, 0
