@@ -34,7 +34,8 @@ from prfaas.scheduler.core import (
     SchedulerCore,
     WorkerGone,
 )
-from prfaas.scheduler.roles import BeginMove, MoveResult, RequestSeen, RoleController, RolesDue
+from prfaas.scheduler.role_events import BeginMove, MoveResult, RequestSeen, RolesDue
+from prfaas.scheduler.roles import RoleController
 
 FINGERPRINT = "simulated"
 ROLES_TICK_S = 1.0

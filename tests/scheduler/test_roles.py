@@ -11,17 +11,8 @@ from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.contracts.to_scheduler import Heartbeat, LinkEstimate, Role
 from prfaas.scheduler.config import SchedulerConfig
 from prfaas.scheduler.fleet import Fleet
-from prfaas.scheduler.roles import (
-    START_DEADLINE_S,
-    BeginMove,
-    MoveOver,
-    MoveRefused,
-    MoveResult,
-    RequestSeen,
-    RoleController,
-    RoleInstruction,
-    RolesDue,
-)
+from prfaas.scheduler.role_events import BeginMove, MoveOver, MoveRefused, MoveResult, RequestSeen, RoleInstruction, RolesDue
+from prfaas.scheduler.roles import START_DEADLINE_S, RoleController
 
 EVERY_S = 60.0
 DRAIN_S = 30.0

@@ -11,7 +11,6 @@ long as before. So to take a decode worker away must pay in the first case, unle
 
 from collections import Counter, deque
 from dataclasses import dataclass
-from enum import StrEnum
 from math import inf, sqrt
 from typing import NamedTuple
 
@@ -21,6 +20,16 @@ from prfaas.contracts.to_scheduler import Heartbeat, Role
 from prfaas.scheduler.fleet import Fleet
 from prfaas.scheduler.pools import Worker
 from prfaas.scheduler.resolved import WINDOW_REQUESTS, egress_bytes_per_s, prefill_stage
+from prfaas.scheduler.role_events import (
+    BeginMove,
+    MoveOver,
+    MoveRefused,
+    MoveResult,
+    RequestSeen,
+    RoleEvent,
+    RoleInstruction,
+    RolesDue,
+)
 from prfaas.scheduler.split import Observed, Split, best_split, split
 
 WINDOW_SOLVES = 5
@@ -30,7 +39,7 @@ BUSY_SHARE = 0.5
 """With less than this part of what the site can carry, a move gains nobody anything."""
 FULL_SHARE = 0.9
 """With more than this part, requests wait for long."""
-START_DEADLINE_S = 180.0
+START_DEADLINE_S = 600.0
 """For a worker to be heard of in its new role once it has drained: it loads the model again."""
 OTHER = {Role.PREFILL: Role.DECODE, Role.DECODE: Role.PREFILL}
 
@@ -50,58 +59,6 @@ CHANCES = (
     _Chance(Role.PREFILL, False, FULL_SHARE),
     _Chance(Role.DECODE, False, BUSY_SHARE),
 )
-
-
-class MoveResult(StrEnum):
-    DONE = "done"
-    REFUSED = "refused"
-    """The worker said no, or could not be reached."""
-    KEPT = "kept"
-    """It did not finish its work in time and is what it was."""
-    LOST = "lost"
-    """It was not heard of again in time."""
-
-
-@dataclass(frozen=True, slots=True)
-class RequestSeen:
-    now_s: float
-    model: str
-    uncached_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class RolesDue:
-    """About every second."""
-
-    now_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class MoveRefused:
-    now_s: float
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class BeginMove:
-    worker: str
-    role: Role
-    to_role: Role
-    drain_s: float
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class MoveOver:
-    worker: str
-    to_role: Role
-    result: MoveResult
-    took_s: float
-    reason: str
-
-
-RoleEvent = RequestSeen | RolesDue | MoveRefused
-RoleInstruction = BeginMove | MoveOver
 
 
 @dataclass(slots=True)

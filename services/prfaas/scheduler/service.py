@@ -35,7 +35,8 @@ from prfaas.scheduler.core import (
     SchedulerCore,
     WorkerGone,
 )
-from prfaas.scheduler.roles import BeginMove, MoveRefused, RequestSeen, RoleController, RoleInstruction, RolesDue
+from prfaas.scheduler.role_events import BeginMove, MoveRefused, RequestSeen, RoleInstruction, RolesDue
+from prfaas.scheduler.roles import RoleController
 from prfaas.service.runner import ServiceContext
 from prfaas.telemetry import names
 from prfaas.telemetry.logs import get_logger
