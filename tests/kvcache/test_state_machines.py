@@ -236,8 +236,10 @@ class TransferMachine(RuleBasedStateMachine):
     def meet_forgeries(self) -> None:
         for kind, forgery in self.forger().forgeries():
             arrived = receiver.FrameArrived(kv.decode_frame(memoryview(forgery.message)), self.read_from, self.now)
-            (end,) = copy.deepcopy(self.receiver).handle(arrived)
+            core = copy.deepcopy(self.receiver)
+            (end,) = core.handle(arrived)
             assert isinstance(end, receiver.Failed) and end.code is forgery.code, kind
+            assert core.frames == self.receiver.frames
 
     @precondition(lambda self: 0 < self.receiver.frames < len(self.messages) - 1 and not self.receiver.finished)
     @rule()

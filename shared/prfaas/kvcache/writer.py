@@ -118,11 +118,11 @@ class KVWriter:
         lossless: bool = True,
         lossy: bool = False,
     ) -> Self:
-        """`deadline_s` bounds the whole transfer, `idle_timeout_s` a standstill of the link, `buffer_bytes` what `put` may
-        run ahead of it. Without `object_digest` the frames never become an object that other clients can read, and the sender
-        saves a SHA-256 over all bytes. `lossless` frames are compressed while the link is slow enough for it to pay; `lossy` ones
-        are cut to 8 bits then, if the transfer allows it too. Sends the opening frame at once, so that a mismatch shows before
-        anything is computed."""
+        """`deadline_s` bounds the whole transfer, `idle_timeout_s` a standstill of the link, `buffer_bytes` what `put` may run
+        ahead of it. Tenants share `link` evenly, and so do the transfers of one. Without `object_digest` the frames never become
+        an object that other clients can read, and the sender saves a SHA-256 over all bytes. `lossless` frames are compressed
+        while the link is slow enough for it to pay; `lossy` ones are cut to 8 bits then, if the transfer allows it too. Sends the
+        opening frame at once, so that a mismatch shows before anything is computed."""
         writer = cls(
             lane,
             transfer,
