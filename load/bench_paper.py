@@ -23,6 +23,7 @@ from infra.wan.process import WanProcessError
 from load.arrivals import poisson
 from load.client import Arrival
 from load.paper_results import (
+    CASE_LOAD,
     CASE_SLO,
     CASES,
     POLICIES,
@@ -145,7 +146,7 @@ class Bench:
         """Policies take turns in each case."""
         out = []
         for name in names:
-            made = cases(CASES[name], duration_s=self._duration_s, seed=self._seed, block_tokens=block_tokens)
+            made = cases(CASE_LOAD, duration_s=self._duration_s, seed=self._seed, block_tokens=block_tokens)
             case = made[name]()
             for policy in POLICIES:
                 await stack.use(scheduler_keys(policy, case.threshold_tokens, CASE_SLO.ttft_s))
