@@ -19,8 +19,8 @@ MAX_PACING_ERROR = 0.03
 REFERENCE = "threshold"
 CASES = ("drop100", "bursts", "reuse")
 CASE_LOAD = 1.05
-"""Of what the paper's policy carries without queues. Below its limit nearly every request is in time under both policies: at 1.0 a
-perfect one could win 4 % in bursts."""
+"""Of what the paper's policy carries without queues. Below its limit nearly every request is in time under both policies: at 1.0
+a perfect one could win 4 % in bursts."""
 POLICIES = ("threshold", "predictive")
 
 
