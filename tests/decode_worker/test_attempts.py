@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from nats.aio.msg import Msg
 from opentelemetry.trace import INVALID_SPAN
 from prometheus_client import CollectorRegistry
 
 from infra.nats_server import NatsServer
+from prfaas.bus import jobs
 from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
 from prfaas.bus.bulk.bucket import api, stream_name
 from prfaas.bus.control import ControlBus
@@ -204,13 +206,29 @@ async def test_an_attempt_that_is_given_up_leaves_nothing_in_use_and_nothing_sto
     assert home.told.empty()
 
 
-async def test_a_job_is_for_the_named_worker_and_one_that_is_not_there_is_noticed_at_once(home: Home) -> None:
-    home.begin("r1", prompt(100), worker=WORKER)
+async def test_a_job_named_for_a_worker_that_is_gone_is_anyones(home: Home) -> None:
+    home.begin("r1", prompt(100), worker="p2")
     await home.prefill()
     assert isinstance(await home.hear(), AttemptVerified)
-    home.begin("r2", prompt(100, seed=1), worker="p2")
+
+
+async def test_a_worker_that_goes_with_the_job_in_its_queue_is_noticed(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "ACK_WAIT_S", 0.5)
+    monkeypatch.setattr(jobs, "_ALIVE_EVERY_S", 0.05)
+    asked = asyncio.Event()
+
+    async def answer(question: Msg) -> None:
+        await home.bus.publish_raw(question.reply, b"")
+        asked.set()
+
+    alive = await home.bus.subscribe_raw(subjects.worker_alive(SITE, "p2"), answer)
+    home.begin("r1", prompt(100), worker="p2")
+    await asyncio.wait_for(asked.wait(), DEADLINE_S)
+    await alive.drain()
     event = await home.hear()
     assert isinstance(event, AttemptFailed) and event.code == "worker_lost"
-    assert event.message == "there is no prefill worker 'p2' in site home"
-    home.attempts.end(EndAttempt("r2", 1, SITE))
+    assert "prefill worker 'p2' of site home has not answered for" in event.message
+    home.attempts.end(EndAttempt("r1", 1, SITE))
+    await home.serve("r1", prompt(100), attempt=2)
+    home.attempts.end(EndAttempt("r1", 2, SITE))
     await home.until_no_object_is_left()

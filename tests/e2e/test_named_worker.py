@@ -70,7 +70,7 @@ async def test_a_prompt_goes_to_the_worker_that_has_it_and_elsewhere_when_that_d
     await worker.wait()
     again = await asyncio.wait_for(ask(stack, prefix, 4), DEADLINE_S)  # far below the deadline that it has for its first token
     assert f"cached at {holder}" in again.reason, "placed before the scheduler could know"
-    assert again.transfer["attempts"] == 2
+    assert again.transfer["attempts"] == 1, "its cache is gone, but the other worker is there"
     assert again.answer == told.answer
     await worker.spawn()
     await worker.wait_ready(DEADLINE_S)

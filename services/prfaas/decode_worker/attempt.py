@@ -162,6 +162,9 @@ class Attempts:
                 self._verified(attempt, sequence, None, 0)
                 return
             from_token = await self._kept.install(sequence, order.token_ids)
+            worker = order.prefill_worker
+            if worker is not None and not await self._jobs.is_there(order.prefill_site, worker):
+                worker = None  # it went before the scheduler could know: then whoever is free
             transfer = KVTransfer(
                 transfer_id=order.transfer_id,
                 attempt=order.attempt,
@@ -181,8 +184,8 @@ class Attempts:
                 deadline_s=order.timeout_s,
                 idle_timeout_s=self._idle_timeout_s,
             )
-            await self._submit(attempt, transfer)
-            report = await self._await_kv(attempt, reader)
+            await self._submit(attempt, transfer, worker)
+            report = await self._await_kv(attempt, reader, worker)
             if report is not None:
                 self._verified(attempt, sequence, report, from_token)
         except TransferError as error:
@@ -197,7 +200,7 @@ class Attempts:
         if report is not None and not report.lossy_frames:
             await self._kept.keep(sequence, order.token_ids)
 
-    async def _submit(self, attempt: Attempt, transfer: KVTransfer) -> None:
+    async def _submit(self, attempt: Attempt, transfer: KVTransfer, worker: str | None) -> None:
         order = attempt.order
         job = PrefillJob(
             request_id=order.request_id,
@@ -214,20 +217,20 @@ class Attempts:
             order.prefill_site,
             job,
             timeout_s=min(order.timeout_s, REMOTE_QUEUE_S) if remote else order.timeout_s,
-            worker=order.prefill_worker,
+            worker=worker,
             deferred=order.deferred,
             parent=attempt.span,
         )
 
-    async def _await_kv(self, attempt: Attempt, reader: KVReader) -> ReaderReport | None:
+    async def _await_kv(self, attempt: Attempt, reader: KVReader, worker: str | None) -> ReaderReport | None:
         """None when the prefill failed, which the core has been told. Raises TransferError, or what `install` raised."""
         order = attempt.order
         verified = asyncio.ensure_future(reader.verified(order.timeout_s))
         waiting: list[asyncio.Future[Any]] = [verified, attempt.prefill_failed]
         gone: asyncio.Future[str] | None = None
-        if order.prefill_worker is not None:
+        if worker is not None:
             # A job in a worker's own queue is nobody else's: only who sent it can see that it waits in vain.
-            gone = asyncio.ensure_future(self._jobs.until_gone(order.prefill_site, order.prefill_worker))
+            gone = asyncio.ensure_future(self._jobs.until_gone(order.prefill_site, worker))
             waiting.append(gone)
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)

@@ -19,7 +19,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
 from prfaas.bus.control import ControlBus
-from prfaas.bus.errors import BusError, BusTimeoutError, NoRespondersError, NotConnectedError
+from prfaas.bus.errors import BusError, BusTimeoutError, NotConnectedError
 from prfaas.bus.jetstream import call, ensure_stream, publish_acknowledged
 from prfaas.bus.taken_jobs import JobSource, TakenJob
 from prfaas.bus.trace_context import trace_headers
@@ -82,22 +82,23 @@ class JobQueue:
                 if deadline_s - time.monotonic() <= 0:
                     raise BusTimeoutError(f"the job queue of site {site}", timeout_s) from None
 
+    async def is_there(self, site: str, worker: str) -> bool:
+        """Whether it takes jobs of its own: asked before one is named for it."""
+        try:
+            await self._bus.request_raw(subjects.worker_alive(site, worker), b"", _ALIVE_TIMEOUT_S)
+        except BusError:
+            return False
+        return True
+
     async def until_gone(self, site: str, worker: str) -> str:
-        """Returns, with the reason, when a worker that a job was named for is not there, or not any more. An interruption of
-        less than ACK_WAIT_S is none, once it has answered."""
-        began_s = time.monotonic()
-        heard_s: float | None = None
+        """Returns, with the reason, when a worker that a job was named for has not answered for ACK_WAIT_S."""
+        heard_s = time.monotonic()
         while True:
-            try:
-                await self._bus.request_raw(subjects.worker_alive(site, worker), b"", _ALIVE_TIMEOUT_S)
-                heard_s = time.monotonic()
-            except BusError as error:
-                if heard_s is None and isinstance(error, NoRespondersError):
-                    return f"there is no prefill worker {worker!r} in site {site}"
-                silent_s = time.monotonic() - (heard_s or began_s)
-                if silent_s >= ACK_WAIT_S:
-                    return f"prefill worker {worker!r} of site {site} has not answered for {silent_s:.1f} s ({error})"
             await asyncio.sleep(_ALIVE_EVERY_S)
+            if await self.is_there(site, worker):
+                heard_s = time.monotonic()
+            elif (silent_s := time.monotonic() - heard_s) >= ACK_WAIT_S:
+                return f"prefill worker {worker!r} of site {site} has not answered for {silent_s:.1f} s"
 
 
 class JobConsumer:
