@@ -16,7 +16,7 @@ demo: $(VENV)/installed ## two sites on this machine, a short and a long prompt,
 
 test: $(VENV)/installed lint ## ruff, strict mypy and the whole test suite
 	$(BIN)/python -m prfaas.engine.weights gemma-3-270m smollm2-135m
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 up: $(VENV)/installed ## the same two sites in the foreground, until Ctrl-C
 	$(BIN)/python -m infra.up --model $(MODEL)

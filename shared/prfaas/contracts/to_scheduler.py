@@ -84,8 +84,8 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     fingerprint: str
     max_context_tokens: int
     queued_s: float = 0.0
-    """Prefill, where several pd sites share the worker: work in the site's queue that no worker has taken. Their schedulers do not
-    hear of one another's placements, but they hear of the queue."""
+    """Prefill, where several pd sites share the worker: work in the site's queue that no worker has taken. Their schedulers do
+    not hear of one another's placements, but they hear of the queue."""
     busy_s: float = 0.0
     """Likewise: what is left of the job that the worker has in hand."""
     prefill_points: tuple[tuple[float, float], ...] = ()
