@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 OUT ?=
 MODEL ?= gemma-3-270m
 
-.PHONY: help demo test up lint bench bench-engine bench-kv bench-codec bench-scheduler bench-paper bench-policies bench-link-cut bench-roles clean
+.PHONY: help demo test up lint bench bench-engine bench-kv bench-codec bench-prefix bench-scheduler bench-paper bench-policies bench-link-cut bench-roles clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -37,6 +37,9 @@ bench-kv: $(VENV)/installed ## the KV lane, plain TCP and nats-py, side by side
 
 bench-codec: $(VENV)/installed ## what each codec costs and saves on real KV, and what 8 bits do to answers
 	$(BIN)/python -m load.bench_codec $(if $(OUT),--json $(OUT))
+
+bench-prefix: $(VENV)/installed ## what prefix caches cost and save a prefill, on real models
+	$(BIN)/python -m load.bench_prefix $(if $(OUT),--json $(OUT))
 
 bench-scheduler: $(VENV)/installed ## decisions per second, in process and over the bus
 	$(BIN)/python -m load.bench_scheduler $(if $(OUT),--json $(OUT))

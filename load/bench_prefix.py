@@ -8,6 +8,9 @@ import random
 import statistics
 import time
 from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
 
 from prfaas.engine.factory import EngineConfig, build_engine
 from prfaas.engine.protocol import Engine
@@ -30,7 +33,23 @@ def prefill(engine: Engine, token_ids: Sequence[int], cache: PrefixCache | None,
     return time.thread_time() - started_s, sum(piece.size_bytes for piece in pieces)
 
 
-def measure(model: str, prompt_tokens: int, shared_tokens: int, rounds: int) -> None:
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one model: medians over the rounds; ratios are of runs of the same round."""
+
+    model: str
+    prompt_tokens: int
+    shared_tokens: int
+    plain_cpu_s: float
+    keeping_ratio: float
+    """A prefill that keeps its blocks, to one without a cache."""
+    cached_ratio: float
+    """One that begins after the shared prefix, to one without a cache."""
+    whole_bytes: int
+    rest_bytes: int
+    """Shipped where the decode worker has the prefix too."""
+
+
+def measure(model: str, prompt_tokens: int, shared_tokens: int, rounds: int) -> Found:
     engine = build_engine(EngineConfig(model=model, device="cpu"))
     block_tokens = engine.describe().chunk_tokens
     source = random.Random(1)
@@ -49,10 +68,23 @@ def measure(model: str, prompt_tokens: int, shared_tokens: int, rounds: int) -> 
             taken[name].append(cpu_s)
         cpu_s, rest_bytes = prefill(engine, second, cache, shared_tokens)
         taken["after a cached prefix"].append(cpu_s)
+    plain = taken["without a cache"]
+    ratios = {
+        name: statistics.median(mine / its for mine, its in zip(samples, plain, strict=True)) for name, samples in taken.items()
+    }
     for name, samples in taken.items():
-        ratio = statistics.median(mine / plain for mine, plain in zip(samples, taken["without a cache"], strict=True))
-        print(f"{model:13} {name:22} {statistics.median(samples):7.3f} CPU s, x {ratio:5.3f}", flush=True)
+        print(f"{model:13} {name:22} {statistics.median(samples):7.3f} CPU s, x {ratios[name]:5.3f}", flush=True)
     print(f"{model:13} shipped {whole_bytes / 1e6:.1f} MB whole, {rest_bytes / 1e6:.1f} MB where both ends have the prefix")
+    return Found(
+        model=model,
+        prompt_tokens=prompt_tokens,
+        shared_tokens=shared_tokens,
+        plain_cpu_s=statistics.median(plain),
+        keeping_ratio=ratios["keeps its blocks"],
+        cached_ratio=ratios["after a cached prefix"],
+        whole_bytes=whole_bytes,
+        rest_bytes=rest_bytes,
+    )
 
 
 def main() -> None:
@@ -61,9 +93,11 @@ def main() -> None:
     parser.add_argument("--prompt-tokens", type=int, default=2560)
     parser.add_argument("--shared-tokens", type=int, default=2048, help="whole blocks")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write what is printed")
     options = parser.parse_args()
-    for model in options.models:
-        measure(model, options.prompt_tokens, options.shared_tokens, options.rounds)
+    found = [measure(model, options.prompt_tokens, options.shared_tokens, options.rounds) for model in options.models]
+    if options.json:
+        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
 
 
 if __name__ == "__main__":
