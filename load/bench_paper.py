@@ -23,6 +23,7 @@ from infra.wan.process import WanProcessError
 from load.arrivals import poisson
 from load.client import Arrival
 from load.paper_results import (
+    ALL_POLICIES,
     CASE_LOAD,
     CASE_SLO,
     CASES,
@@ -66,8 +67,18 @@ MAX_RUNS = 5
 
 
 class Bench:
-    def __init__(self, scales: Scales, seconds: float, seed: int, say: Console) -> None:
+    def __init__(
+        self,
+        scales: Scales,
+        seconds: float,
+        seed: int,
+        say: Console,
+        policies: Sequence[str] = POLICIES,
+        cases_only: bool = False,
+    ) -> None:
         self._scales = scales
+        self._policies = policies
+        self._cases_only = cases_only
         self._seconds = seconds
         self._duration_s = seconds * scales.time
         self._seed = seed
@@ -81,10 +92,13 @@ class Bench:
         found: dict[str, Found] = {}
         held: list[CaseRun] = []
         for name, deployment in DEPLOYMENTS.items():
+            if self._cases_only and name != REFERENCE:
+                continue
             started_s = time.monotonic()
             async with live(deployment, self._scales) as stack:
                 self._say.print(f"{name} ({deployment.counts}): up after {time.monotonic() - started_s:.0f} s")
-                found[name] = await self._raise_rate(stack, deployment)
+                if not self._cases_only:
+                    found[name] = await self._raise_rate(stack, deployment)
                 if name == REFERENCE:
                     held = await self._hold_cases(stack, [case for case in CASES if case != REUSE])
         caching = msgspec.structs.replace(self._scales, chunk_tokens=REUSE_CHUNK_TOKENS)
@@ -148,7 +162,7 @@ class Bench:
         for name in names:
             made = cases(CASE_LOAD, duration_s=self._duration_s, seed=self._seed, block_tokens=block_tokens)
             case = made[name]()
-            for policy in POLICIES:
+            for policy in self._policies:
                 await stack.use(scheduler_keys(policy, case.threshold_tokens, CASE_SLO.ttft_s))
                 run = await stack.run(case.arrivals, case.duration_s, CASE_SLO, case.link)
                 self._tell(f"{name}, {policy}", run)
@@ -182,6 +196,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=55.0, help="of this machine, per run")
     parser.add_argument("--time-scale", type=float, default=4.0, help="seconds of the paper in one of this machine")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--all-policies", action="store_true", help="in the cases; else the paper's and ours")
+    parser.add_argument("--cases-only", action="store_true", help="leave out the paper's ratios")
     arguments = parser.parse_args()
     scales = Scales(time=arguments.time_scale)
     seconds = arguments.seconds / 2 if arguments.quick else arguments.seconds
@@ -193,9 +209,11 @@ def main() -> int:
         "All figures below are in the paper's seconds.",
         soft_wrap=True,
     )
+    policies = ALL_POLICIES if arguments.all_policies else POLICIES
+    bench = Bench(scales, seconds, arguments.seed, say, policies, arguments.cases_only)
     started_s = time.monotonic()
     try:
-        results = uvloop.run(Bench(scales, seconds, arguments.seed, say).run())
+        results = uvloop.run(bench.run())
     except (NatsServerError, ServiceProcessError, WanProcessError) as error:
         print(f"load.bench_paper: {error}", file=sys.stderr)
         return 1

@@ -22,6 +22,8 @@ CASE_LOAD = 1.05
 """Of what the paper's policy carries without queues. Below its limit nearly every request is in time under both policies: at 1.0
 a perfect one could win 4 % in bursts."""
 POLICIES = ("threshold", "predictive")
+"""The paper's and ours: what gains are of."""
+ALL_POLICIES = (*POLICIES, "balanced", "local_only", "remote_all")
 
 
 class Tried(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,7 +88,7 @@ def summary(found: dict[str, Found], held: list[CaseRun]) -> dict[str, float]:
         ("mean_work_req_s", "_mean_work"),
         ("equations_req_s", "_equations"),
     ):
-        for name, label in (("local_only", "ratio_homogeneous"), ("remote_all", "ratio_naive")):
+        for name, label in (("local_only", "ratio_homogeneous"), ("remote_all", "ratio_naive")) if found else ():
             base = getattr(found[name], field)
             out[label + suffix] = getattr(found[REFERENCE], field) / base if base else 0.0
     gains = {name: _gain(held, name, simulated=False) for name in CASES}
@@ -128,7 +130,8 @@ def show(results: Results, say: Console) -> None:
             own, best = getattr(at, field), getattr(results.deployments[REFERENCE], field)
             cells.append(f"{own:.2f} (x {best / own:.2f})" if own else "none held")
         ratios.add_row(f"{name} ({DEPLOYMENTS[name].counts})", *cells)
-    say.print(ratios)
+    if results.deployments:
+        say.print(ratios)
 
     above = f"{CASE_LOAD - 1:.0%} above the paper's limit"
     policies = Table(title=f"Goodput {above}, TTFT within {CASE_SLO.ttft_s:g} s: {POLICIES[1]} to {POLICIES[0]}")

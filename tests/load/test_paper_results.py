@@ -5,7 +5,7 @@ from rich.console import Console
 
 from load.client import Arrival, Record
 from load.machine import CpuUse
-from load.paper_results import CASES, POLICIES, SLO, CaseRun, Found, Results, Tried, crossing, show, summary
+from load.paper_results import ALL_POLICIES, CASES, POLICIES, SLO, CaseRun, Found, Results, Tried, crossing, show, summary
 from load.paper_run import LiveRun, Pacing
 from load.paper_stack import Scales
 from load.report import Report, summarize
@@ -78,6 +78,19 @@ def test_the_summary_takes_the_lowest_gain_of_all_cases() -> None:
     )
     with Console(width=200, record=True, quiet=True) as say:
         show(results, say)
+
+
+def test_cases_alone_have_gains_and_no_ratios() -> None:
+    cases = [CaseRun(case=case, what=case, policy=policy, run=run(0.5)) for case in CASES for policy in ALL_POLICIES]
+    values = summary({}, cases)
+    assert not any(name.startswith("ratio") for name in values) and values["over_paper_policy"] == 1.0
+    results = Results(
+        scales=Scales(), slo=SLO, case_slo=SLO, seconds_per_run=1.0, deployments={}, cases=cases, summary=values
+    )  # fmt: skip
+    with Console(width=200, record=True, quiet=True) as say:
+        show(results, say)
+        shown = say.export_text()
+    assert "remote_all" in shown and "Eq 3-6" not in shown
 
 
 def test_a_deployment_that_never_held_has_no_ratio() -> None:
