@@ -13,11 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from load.report import Report, summarize
-from load.simulate.cases import MACHINES, Case, cases
-from load.simulate.compare import SLO, TIMING, WARM_UP
-from load.simulate.paper import HOME, scenario
-from load.simulate.policies import scheduler_keys
-from load.simulate.world import simulate
+from load.simulate.cases import Case, cases
+from load.simulate.compare import SLO, WARM_UP, simulated
+from load.simulate.paper import HOME
 
 POLICIES = ("threshold", "predictive")
 
@@ -47,19 +45,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run(case: Case, policy: str, threshold_tokens: int, *, told: bool) -> Outcome:
-    keys = scheduler_keys(policy, threshold_tokens, SLO.ttft_s)
-    result = simulate(
-        scenario(
-            MACHINES,
-            case.arrivals,
-            keys=keys,
-            link=case.link,
-            timing=TIMING,
-            cache_blocks=case.cache_blocks,
-            block_tokens=case.block_tokens,
-            caches_announced=told,
-        )
-    )
+    result = simulated(case, policy, threshold_tokens, caches_announced=told)
     records = result.records[HOME]
     kinds: dict[str, list[bool]] = {"short": [], "long_short_rest": [], "long_long_rest": []}
     for record, cached_tokens in zip(records, result.home_cached_tokens[HOME], strict=True):

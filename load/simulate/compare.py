@@ -16,7 +16,7 @@ from load.simulate.cases import MACHINES, Case, cases
 from load.simulate.paper import scenario
 from load.simulate.policies import POLICIES, scheduler_keys
 from load.simulate.scenario import Timing
-from load.simulate.world import simulate
+from load.simulate.world import SimResult, simulate
 
 SLO = Slo(ttft_s=10.0, tpot_s=1.1 / 40)
 WARM_UP = 0.1
@@ -34,19 +34,24 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """Of all prompt tokens, those that a prefill worker of this site, or `<site> decode` a decode worker, had cached."""
 
 
-def run(case: Case, name: str) -> Outcome:
-    keys = scheduler_keys(name, case.threshold_tokens, SLO.ttft_s)
-    result = simulate(
+def simulated(case: Case, policy: str, threshold_tokens: int, *, caches_announced: bool = True) -> SimResult:
+    """One policy in one case, on the paper's machines."""
+    return simulate(
         scenario(
             MACHINES,
             case.arrivals,
-            keys=keys,
+            keys=scheduler_keys(policy, threshold_tokens, SLO.ttft_s),
             link=case.link,
             timing=TIMING,
             cache_blocks=case.cache_blocks,
             block_tokens=case.block_tokens,
+            caches_announced=caches_announced,
         )
     )
+
+
+def run(case: Case, name: str) -> Outcome:
+    result = simulated(case, name, case.threshold_tokens)
     prompt_tokens = sum(arrival.prompt_tokens for arrival in case.arrivals)
     (records,) = result.records.values()
     peaks = [max(seconds.values(), default=0.0) for seconds in result.egress_bytes.values()]
