@@ -37,7 +37,7 @@ MAX_PLACEMENTS = 3
 client's concern while another one can answer."""
 _REQUESTS_FAULT = ("context_length_exceeded", "cache_too_small", "bad_request")
 """Codes of a refusal that every worker would repeat."""
-WORKER_GRACE_S = 0.5
+DEADLINE_GRACE_S = 0.5
 """The decode worker keeps the same deadline from a little later on, and its error says more than ours."""
 
 
@@ -78,7 +78,7 @@ class Generation:
         if self.over:
             raise StopAsyncIteration
         try:
-            event = await self._queue.get(self._idle_deadline_s if self._has_token else self._job.left_s + WORKER_GRACE_S)
+            event = await self._queue.get(self._idle_deadline_s if self._has_token else self._job.left_s + DEADLINE_GRACE_S)
         except TimeoutError as error:
             if not self._has_token:
                 raise too_late(self._job.ttft_deadline_s) from error
