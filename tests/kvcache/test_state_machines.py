@@ -280,9 +280,11 @@ class TransferMachine(RuleBasedStateMachine):
                 flipped = bytearray(message)
                 flipped[bit // 8] ^= 1 << bit % 8
                 message = bytes(flipped)
+            before = self.rewinds
             if self.read_from == sequence + 1 or fault != "late":
                 self.deliver(sequence, message)
             if number == 0 and fault == "twice":
+                self.damage += self.rewinds > before  # behind a gap the second one does not fit either
                 self.deliver(sequence, message)
 
     @invariant()

@@ -31,6 +31,8 @@ from prfaas.kvcache.layout import KVLayout, KVPiece
 _TICK_S = 0.25
 _PULL_FRAMES = 16
 """Two pulls are kept outstanding; the server is near, so this is several bandwidth-delay products."""
+_RECONNECT_S = 3.0
+"""Within which a server that runs has the connection back: it is dialled again once a second at least."""
 _PULL_EXPIRES_S = 30.0
 _HEARTBEAT_S = 2.0
 _SILENT_AFTER_S = 3 * _HEARTBEAT_S
@@ -103,6 +105,7 @@ class KVReader:
         transfer; `idle_timeout_s` the time between two frames once the first has come. Raises TransferError."""
         reader = cls(lane, transfer, layout, install, deadline_s=deadline_s, idle_timeout_s=idle_timeout_s)
         try:
+            await lane.until_connected(min(deadline_s, _RECONNECT_S))
             await reader._open_consumer()
         except (LaneError, TimeoutError) as error:
             await reader.close()

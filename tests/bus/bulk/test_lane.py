@@ -116,6 +116,20 @@ async def test_subscriptions_survive_the_servers_death(tmp_path: Path) -> None:
         assert lane.reconnects == 1
 
 
+async def test_one_can_wait_for_a_server_that_comes_back(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server, connected(server.client_url) as lane:
+        await lane.until_connected(0.0)
+        watcher = Watcher(lane)
+        server.kill()
+        await watcher.wait_for("disconnected")
+        with pytest.raises(DisconnectedError, match="is down"):
+            await lane.until_connected(0.05)
+        waiting = asyncio.create_task(lane.until_connected(DEADLINE_S))
+        await server.start()
+        await waiting
+        assert lane.is_connected
+
+
 async def test_a_pending_request_fails_at_once_when_the_connection_breaks(tmp_path: Path) -> None:
     async with serving(tmp_path) as server, connected(server.client_url) as lane:
         lane.subscribe("mute", Message.release)

@@ -57,6 +57,7 @@ class BulkLane:
         self.info: dict[str, Any] = {}
         self.inbox = f"_INBOX.{secrets.token_hex(8)}"
         self._wire: _Wire | None = None
+        self._up = asyncio.Event()
         self._listeners: list[LaneListener] = []
         self._subscriptions: dict[int, tuple[str, Handler]] = {}
         self._inbox_handlers: dict[str, Handler] = {}
@@ -94,6 +95,14 @@ class BulkLane:
     @property
     def is_connected(self) -> bool:
         return self._wire is not None
+
+    async def until_connected(self, deadline_s: float) -> None:
+        """For what had better wait a moment than fail while a server starts again. Raises DisconnectedError."""
+        try:
+            async with asyncio.timeout(deadline_s):
+                await self._up.wait()
+        except TimeoutError:
+            raise DisconnectedError(f"the bulk connection to {self.endpoint.url} is down") from None
 
     @property
     def is_writable(self) -> bool:
@@ -205,6 +214,7 @@ class BulkLane:
             try:
                 pause_s = _RECONNECT_FIRST_S
                 self._wire = wire
+                self._up.set()
                 if ready.done():
                     self.reconnects += 1
                 else:
@@ -214,6 +224,7 @@ class BulkLane:
                 await self._watch(wire)
             finally:
                 self._wire = None
+                self._up.clear()
                 wire.abort()
                 for answer in self._requests:
                     if not answer.done():
