@@ -350,3 +350,17 @@ def test_without_faults_everything_arrives() -> None:
     machine.teardown()
     assert machine.outcome == "verified"
     assert machine.cache == machine.expected
+
+
+def test_a_frame_that_comes_twice_behind_a_gap_makes_it_read_again_twice_and_arrives() -> None:
+    machine = TransferMachine()
+    machine.start(tokens=1, chunk=1, cached=0)
+    machine.queue(4)
+    machine.send(4)
+    machine.server_takes(4, 0, lost=False, answer_lost=False, twice=False)
+    for fault in ("drop", "twice"):
+        machine.receiver_reads(1, fault, None)
+        machine.only_what_was_sent()
+    assert machine.rewinds == machine.damage == 2
+    machine.teardown()
+    assert machine.outcome == "verified"
