@@ -5,8 +5,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?=
 MODEL ?= gemma-3-270m
+ROUNDS ?= 10
 
-.PHONY: help demo test up lint bench bench-engine bench-kv bench-codec bench-prefix bench-scheduler bench-paper bench-policies bench-link-cut bench-roles clean
+.PHONY: help demo test fuzz up lint bench bench-engine bench-kv bench-codec bench-prefix bench-scheduler bench-paper bench-policies bench-link-cut bench-roles clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -17,6 +18,11 @@ demo: $(VENV)/installed ## two sites on this machine, a short and a long prompt,
 test: $(VENV)/installed lint ## ruff, strict mypy and the whole test suite
 	$(BIN)/python -m prfaas.engine.weights gemma-3-270m smollm2-135m
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+
+fuzz: $(VENV)/installed ## the property tests with new examples, ROUNDS times, until one fails
+	for round in $$(seq $(ROUNDS)); do \
+		$(BIN)/python -m pytest -q -n 2 --dist loadfile -m hypothesis --hypothesis-profile new || exit 1; \
+	done
 
 up: $(VENV)/installed ## the same two sites in the foreground, until Ctrl-C
 	$(BIN)/python -m infra.up --model $(MODEL)

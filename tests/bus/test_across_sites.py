@@ -17,6 +17,7 @@ from prfaas.bus.jobs import JobConsumer, JobQueue
 from prfaas.contracts import subjects
 from prfaas.contracts.to_decode import PrefillDone
 from prfaas.contracts.to_probe import Ping, Pong
+from tests.bus.submitting import submit_once_joined
 from tests.bus.test_jobs import MODEL, make_job, stored, take
 
 DEADLINE_S = 20.0
@@ -39,13 +40,7 @@ async def sites(tmp_path: Path) -> AsyncIterator[TwoSites]:
 
 
 async def submit(sites: TwoSites, transfer_id: str = "t1") -> None:
-    """Until the queue's interest has crossed the link."""
-    async with asyncio.timeout(DEADLINE_S):
-        while True:
-            try:
-                return await JobQueue(sites.local).submit("remote", make_job(transfer_id), timeout_s=DEADLINE_S)
-            except NoRespondersError:
-                await asyncio.sleep(0.02)
+    await submit_once_joined(sites.local, "remote", make_job(transfer_id), timeout_s=DEADLINE_S)
 
 
 async def test_a_job_goes_to_the_other_sites_queue_and_its_progress_comes_back(sites: TwoSites) -> None:

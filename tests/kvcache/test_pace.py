@@ -47,6 +47,19 @@ def test_a_worker_that_nobody_ever_answers_goes_on_with_what_it_was_configured()
     assert sent_bytes(pace, ALONE_AFTER_S, ALONE_AFTER_S + 1) == pytest.approx(3e5, rel=0.03)
 
 
+def test_a_question_after_an_unanswered_one_says_that_the_own_part_will_be_taken() -> None:
+    pace = Pace(None, leased=True, now=0.0)
+    pace.asking(0.0, 0)
+    pace.take(lease(1e5, alone=2e5), 0.0)
+    pace.asking(0.1, 0)
+    assert pace.held_bytes_per_s(0.1) == 1e5, "it may be answered yet"
+    pace.asking(0.8, 0)
+    assert pace.held_bytes_per_s(0.8) == 2e5 and pace.bytes_per_s(0.8) == 1e5
+    pace.take(lease(1e5, alone=2e5), 0.8)
+    pace.asking(0.9, 0)
+    assert pace.held_bytes_per_s(0.9) == 1e5
+
+
 def test_a_link_without_a_budget_is_not_held_up_by_a_silent_probe() -> None:
     pace = Pace(None, leased=True, now=0.0)
     pace.asking(0.0, 0)

@@ -12,7 +12,6 @@ from prometheus_client import CollectorRegistry
 from infra.running_sites import RunningSites
 from infra.sites import Description, Link, Site, SiteKind
 from prfaas.bus.bulk import ensure_kv_bucket
-from prfaas.bus.jobs import JobQueue
 from prfaas.bus.site_connections import SiteConnections
 from prfaas.contracts import subjects
 from prfaas.contracts.kv import KVTransfer
@@ -27,6 +26,7 @@ from prfaas.prefill_worker.service import PrefillWorkerService
 from prfaas.service.runner import ServiceContext
 from prfaas.service.tasks import Tasks
 from prfaas.telemetry.tracing import Tracing
+from tests.bus.submitting import submit_once_joined
 
 HOME, FAR = "home", "far"
 ENGINE = EngineConfig(
@@ -103,7 +103,7 @@ async def ask(place: Place, name: str, tokens: int, tenant: str, came: list[tupl
         tenant=tenant,
         timeout_s=DEADLINE_S,
     )
-    await JobQueue(place.home.bus).submit(FAR, job, timeout_s=DEADLINE_S)
+    await submit_once_joined(place.home.bus, FAR, job, timeout_s=DEADLINE_S)
     return reader
 
 

@@ -49,7 +49,7 @@ class EgressAsked(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Under way; 0: it only wants to be known."""
     wanted_bytes_per_s: float
     held_bytes_per_s: float | None
-    """What it may send at this moment, by its last lease or without one; None: anything."""
+    """What it may send now, by its last lease or without one, or comes to send if no answer arrives; None: anything."""
     delivered_bytes: int = 0
     """Acknowledged on this link since the process began."""
     leaving: bool = False

@@ -202,7 +202,7 @@ class LinkCore:
     def demand(self, waiting_bytes: int, now: float) -> EgressDemand:
         """A lease is asked for now."""
         wanted = self._pace.asking(now, waiting_bytes)
-        return EgressDemand(len(self._flows), wanted, self._pace.bytes_per_s(now), self._delivered)
+        return EgressDemand(len(self._flows), wanted, self._pace.held_bytes_per_s(now), self._delivered)
 
     def take(self, lease: EgressLease, asked_at: float) -> None:
         """The other processes have their part of the window, so that all of them together fill the link and no more. Until the

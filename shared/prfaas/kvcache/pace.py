@@ -1,7 +1,8 @@
 """What the egress budget lets one process send on one link now: a token bucket whose rate is a lease. Pure: time comes in.
 
 A lease holds from the moment it was asked for, so it ends here before it ends for whoever gave it. When nobody has answered for
-ALONE_AFTER_S, each process may take the part that is its own: then all of them together still keep the budget.
+ALONE_AFTER_S, each process may take the part that is its own: then all of them together still keep the budget. Questions may be
+heard whose answers are lost, so from the second one on they say that this part will be taken.
 """
 
 from math import inf
@@ -42,8 +43,16 @@ class Pace:
         if lease is not None and (now < self._lease_until or lease.bytes_per_s is None):
             return lease.bytes_per_s
         if self._silent_since is not None and now >= self._silent_since + ALONE_AFTER_S:
-            return _least(self._own_bytes_per_s, lease.alone_bytes_per_s if lease is not None else None)
+            return self._alone()
         return 0.0
+
+    def held_bytes_per_s(self, now: float) -> float | None:
+        """What whoever shares the link out has to count with when the last question is all that it hears; None: no bound."""
+        rate = self.bytes_per_s(now)
+        if self._silent_since is None or self._asked_at <= self._silent_since:
+            return rate
+        alone = self._alone()
+        return None if rate is None or alone is None else max(rate, alone)
 
     def allows(self, now: float) -> bool:
         """To send the next frame, whatever its size."""
@@ -67,8 +76,7 @@ class Pace:
     def frame_bytes(self) -> int | None:
         """Largest frame that does not spoil the rate; None: any. By the part that stays the same whoever else sends, for a frame
         may leave under another lease than it was cut under."""
-        lease = self._lease
-        alone = _least(self._own_bytes_per_s, lease.alone_bytes_per_s if lease is not None else None)
+        alone = self._alone()
         return None if alone is None else max(int(alone * _FRAME_S), _LEAST_FRAME_BYTES)
 
     def asking(self, now: float, waiting_bytes: int) -> float:
@@ -83,6 +91,10 @@ class Pace:
         self._refill(asked_at)
         self._lease, self._lease_until = lease, asked_at + LEASE_S
         self._silent_since = None
+
+    def _alone(self) -> float | None:
+        lease = self._lease
+        return _least(self._own_bytes_per_s, lease.alone_bytes_per_s if lease is not None else None)
 
     def _refill(self, now: float) -> float | None:
         rate = self.bytes_per_s(now)
