@@ -166,6 +166,21 @@ def test_the_budget_is_used_and_shared_evenly() -> None:
         assert site.sent_bytes(5.0, f"w{number}") == pytest.approx(site.sent_bytes(5.0) / 4, rel=0.02)
 
 
+def test_what_is_sent_again_counts_against_the_budget() -> None:
+    site = Site([SimulatedWorker(f"w{number}", flood) for number in range(3)])
+    site.run(3.0)
+    assert site.allocator is not None
+    site.allocator.lose(0.1, site.now)
+    site.run(LEASE_S + 1.0)
+    assert site.sent_bytes(site.now - 1.0) == pytest.approx(0.9 * (1 - EGRESS_HEADROOM) * BUDGET, rel=0.02)
+    site.allocator.lose(0.0, site.now)
+    site.run(LEASE_S + 1.0)
+    assert site.sent_bytes(site.now - 1.0) == pytest.approx((1 - EGRESS_HEADROOM) * BUDGET, rel=0.02)
+    site.allocator.lose(1.0, site.now)
+    site.run(LEASE_S + 1.0)
+    assert site.sent_bytes(site.now - 1.0) > 0, "few segments on an idle link say little about it"
+
+
 def test_who_wants_little_gets_it_and_the_others_share_the_rest() -> None:
     site = Site([SimulatedWorker("small", lambda now: 1e6), SimulatedWorker("a", flood), SimulatedWorker("b", flood)])
     site.run(10)

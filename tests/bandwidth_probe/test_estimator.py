@@ -4,10 +4,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from prfaas.bandwidth_probe.estimator import (
+    TRAIN_PARTS,
     Announce,
+    DeepTrainAnswered,
     Instruction,
     LinkEstimator,
     PongHeard,
+    Probe,
     ProbeFailed,
     SendPing,
     SendTrain,
@@ -24,8 +27,12 @@ def make_estimator() -> LinkEstimator:
     return LinkEstimator(ping_interval_s=1.0, link_share=LINK_SHARE, timeout_s=TIMEOUT_S)
 
 
-def answered(now_s: float, order: SendTrain, goodput: float, base_s: float = 0.02, noise_s: float = 0.0) -> TrainAnswered:
+def answered(
+    now_s: float, order: SendTrain, goodput: float, base_s: float = 0.02, noise_s: float = 0.0
+) -> TrainAnswered | DeepTrainAnswered:
     train_bytes = order.parts * order.part_bytes
+    if order.deep:
+        return DeepTrainAnswered(now_s, train_bytes, train_bytes // 2, train_bytes // 2 / goodput)
     return TrainAnswered(now_s, base_s, train_bytes, base_s + train_bytes / goodput + noise_s)
 
 
@@ -45,7 +52,7 @@ def run(
                 todo += estimator.handle(PongHeard(now_s, rtt_s))
             elif isinstance(order, SendTrain):
                 trains += 1
-                todo += estimator.handle(answered(now_s, order, goodput, noise_s=noise_s if trains % 4 else 0.0))
+                todo += estimator.handle(answered(now_s, order, goodput, rtt_s, noise_s if trains % 4 else 0.0))
             estimator.validate()
     return told
 
@@ -61,13 +68,13 @@ def test_a_steady_link_is_estimated_exactly(goodput: float, rtt_s: float) -> Non
     assert announced[-1].rtt_s == pytest.approx(rtt_s)
 
 
-@given(st.floats(1e7, 1e9))
-def test_probing_costs_no_more_than_its_share(goodput: float) -> None:
-    seconds = 60
-    trains = [(at_s, order) for at_s, order in run(make_estimator(), goodput, 0.02, seconds) if isinstance(order, SendTrain)]
-    sent_bytes = sum(order.parts * order.part_bytes for _, order in trains)
-    assert sent_bytes <= LINK_SHARE * goodput * seconds * 1.05
-    assert len(trains) >= 30
+@given(st.floats(1e6, 1e9), st.floats(0.001, 0.1))
+def test_probing_costs_no_more_than_its_share(goodput: float, rtt_s: float) -> None:
+    seconds = 300
+    trains = [(at_s, order) for at_s, order in run(make_estimator(), goodput, rtt_s, seconds) if isinstance(order, SendTrain)]
+    later = [order for _, order in trains[1:] if not order.deep] + [order for _, order in trains if order.deep][1:]
+    assert sum(order.parts * order.part_bytes for order in later) <= LINK_SHARE * goodput * seconds
+    assert sum(not order.deep for order in later) >= 70
 
 
 @given(st.floats(1e5, 1e9), st.floats(1e5, 1e8))
@@ -94,7 +101,7 @@ def test_jitter_confidence_and_age_say_how_much_the_figures_are_worth() -> None:
         (shaky,) = announcements(estimator_says(estimator, 30.0 + step, rtt_s))
     assert shaky.jitter_s == pytest.approx(0.01) and shaky.rtt_s == 0.02
     assert shaky.age_s >= 10.0
-    estimator.handle(ProbeFailed(34.0, train=True))
+    estimator.handle(ProbeFailed(34.0, Probe.TRAIN))
     estimator.handle(answered(35.0, SendTrain(16, 4096), 25e6))
     (anew,) = announcements(estimator_says(estimator, 35.0, 0.02))
     assert anew.confidence == pytest.approx(0.2)
@@ -102,6 +109,67 @@ def test_jitter_confidence_and_age_say_how_much_the_figures_are_worth() -> None:
 
 def estimator_says(estimator: LinkEstimator, now_s: float, rtt_s: float) -> list[tuple[float, Instruction]]:
     return [(now_s, order) for order in estimator.handle(PongHeard(now_s, rtt_s))]
+
+
+def delivered_s(size_bytes: float, goodput: float, rtt_s: float) -> float:
+    """From the first byte's arrival on, after a pause: a window of ten segments that doubles every round trip."""
+    window_bytes, seconds = 14_480.0, 0.0
+    while window_bytes < goodput * rtt_s and size_bytes > window_bytes:
+        size_bytes -= window_bytes
+        window_bytes *= 2
+        seconds += rtt_s
+    return seconds + size_bytes / goodput
+
+
+def run_after_pauses(estimator: LinkEstimator, goodput: float, rtt_s: float, start_s: float, seconds: float) -> list[SendTrain]:
+    """Every train begins with a small window."""
+    sent: list[SendTrain] = []
+    for step in range(int(seconds * 4)):
+        now_s = start_s + step / 4
+        todo = estimator.handle(Tick(now_s))
+        while todo:
+            order = todo.pop(0)
+            if isinstance(order, SendPing):
+                todo += estimator.handle(PongHeard(now_s, rtt_s))
+            elif isinstance(order, SendTrain):
+                sent.append(order)
+                train_bytes = order.parts * order.part_bytes
+                train_s = delivered_s(train_bytes, goodput, rtt_s)
+                if order.deep:
+                    tail_s = train_s - delivered_s(train_bytes / 2, goodput, rtt_s)
+                    estimator.handle(DeepTrainAnswered(now_s, train_bytes, train_bytes // 2, tail_s))
+                else:
+                    estimator.handle(TrainAnswered(now_s, rtt_s, train_bytes, rtt_s + train_s))
+    return sent
+
+
+@settings(max_examples=40)
+@given(st.floats(1e6, 1e8), st.floats(0.005, 0.08))
+def test_an_idle_link_is_known_although_every_train_begins_slowly(goodput: float, rtt_s: float) -> None:
+    estimator = make_estimator()
+    sent = run_after_pauses(estimator, goodput, rtt_s, 0.0, 30.0)
+    assert 0.55 * goodput <= (estimator.goodput_bytes_per_s or 0.0) <= 1.001 * goodput
+    assert sum(order.deep for order in sent) <= 8
+
+
+@pytest.mark.parametrize(("goodput", "rtt_s", "seconds"), [(6e6, 0.005, 15.0), (6e6, 0.02, 180.0), (100e6, 0.005, 60.0)])
+def test_an_idle_link_that_falls_is_found_when_a_deep_train_may_be_sent_again(
+    goodput: float, rtt_s: float, seconds: float
+) -> None:
+    estimator = make_estimator()
+    run_after_pauses(estimator, goodput, rtt_s, 0.0, 30.0)
+    run_after_pauses(estimator, goodput / 10, rtt_s, 30.0, seconds)
+    assert estimator.goodput_bytes_per_s == pytest.approx(goodput / 10, rel=0.1)
+
+
+def test_what_transfers_delivered_is_believed_while_the_link_is_idle_until_short_trains_fall() -> None:
+    estimator = make_estimator()
+    run_after_pauses(estimator, 6e6, 0.02, 0.0, 3.0)
+    estimator.handle(TransferReported(3.0, 8e6))
+    run_after_pauses(estimator, 6e6, 0.02, 3.0, 10.0)
+    assert estimator.goodput_bytes_per_s == 8e6, "beyond the seconds in which it counts by itself"
+    estimator.handle(ProbeFailed(13.0, Probe.DEEP_TRAIN))
+    assert estimator.goodput_bytes_per_s is not None and estimator.goodput_bytes_per_s < 2e6
 
 
 @given(st.floats(0, 0.1))
@@ -127,21 +195,29 @@ def test_a_queue_on_the_link_does_not_make_it_look_faster() -> None:
         assert estimator.goodput_bytes_per_s is not None and estimator.goodput_bytes_per_s <= 25e6 * 1.001
 
 
+def test_a_slow_tiny_message_does_not_make_it_look_faster_either() -> None:
+    """The first one has nothing to be compared with but the pings."""
+    estimator = make_estimator()
+    estimator.handle(PongHeard(0.0, 0.02))
+    estimator.handle(TrainAnswered(0.1, 0.06, 65_536, 0.02 + 65_536 / 25e6))
+    assert estimator.goodput_bytes_per_s == pytest.approx(25e6)
+
+
 def test_what_transfers_delivered_counts_for_a_while() -> None:
     estimator = make_estimator()
     run(estimator, 5e6, 0.02, 5)  # the share of a train beside them
     estimator.handle(TransferReported(5.0, 25e6))
     estimator.handle(TransferReported(5.0, 1e6))
     assert estimator.goodput_bytes_per_s == 25e6
-    announced = announcements(run(estimator, 5e6, 0.02, 10, start_s=5.0))
+    announced = announcements(run(estimator, 5e6, 0.02, 120, start_s=5.0))
     assert announced[0].goodput_bytes_per_s == 25e6
-    assert announced[-1].goodput_bytes_per_s == pytest.approx(5e6, rel=1e-6)
+    assert announced[-1].goodput_bytes_per_s == pytest.approx(5e6, rel=1e-6), "a deep train has found otherwise"
 
 
 def test_a_lost_train_ends_the_goodput_and_the_next_one_begins_anew() -> None:
     estimator = make_estimator()
     run(estimator, 25e6, 0.02, 3)
-    estimator.handle(ProbeFailed(3.0, train=True))
+    estimator.handle(ProbeFailed(3.0, Probe.TRAIN))
     assert estimator.handle(PongHeard(4.0, 0.02)) == []
     estimator.handle(answered(4.0, SendTrain(16, 4096), 1e6))
     (announced,) = estimator.handle(PongHeard(4.0, 0.02))
@@ -153,7 +229,7 @@ def test_a_lost_train_ends_the_goodput_and_the_next_one_begins_anew() -> None:
 def test_a_lost_ping_ends_the_rtt_and_the_next_one_begins_anew() -> None:
     estimator = make_estimator()
     run(estimator, 25e6, 0.02, 3)
-    assert estimator.handle(ProbeFailed(3.0, train=False)) == []
+    assert estimator.handle(ProbeFailed(3.0, Probe.PING)) == []
     assert estimator.handle(answered(3.5, SendTrain(16, 4096), 25e6)) == []
     (announced,) = estimator.handle(PongHeard(4.0, 0.08))
     assert isinstance(announced, Announce)
@@ -176,17 +252,17 @@ class Estimating(RuleBasedStateMachine):
                 case SendPing():
                     assert not self.ping
                     self.ping = True
-                case SendTrain():
-                    assert self.train is None
+                case SendTrain(parts, part_bytes, _):
+                    assert self.train is None and parts >= TRAIN_PARTS and part_bytes > 0
                     self.train = order
                 case Announce(rtt_s, jitter_s, goodput_bytes_per_s, samples, confidence, age_s):
                     assert rtt_s >= 0 and goodput_bytes_per_s > 0 and samples > 0
                     assert jitter_s >= 0 and 0 < confidence <= 1 and age_s >= 0
 
-    @rule(seconds=st.floats(0, 5))
-    def tick(self, seconds: float) -> None:
+    @rule(seconds=st.floats(0, 5), busy=st.booleans())
+    def tick(self, seconds: float, busy: bool) -> None:
         self.now_s += seconds
-        self.obey(self.estimator.handle(Tick(self.now_s)))
+        self.obey(self.estimator.handle(Tick(self.now_s, busy)))
 
     @precondition(lambda self: self.ping)
     @rule(rtt_s=st.floats(0, 2))
@@ -198,8 +274,11 @@ class Estimating(RuleBasedStateMachine):
     @rule(base_s=st.floats(0, 1), train_s=st.floats(0, 3))
     def arrive(self, base_s: float, train_s: float) -> None:
         assert self.train is not None
-        train_bytes, self.train = self.train.parts * self.train.part_bytes, None
-        self.obey(self.estimator.handle(TrainAnswered(self.now_s, base_s, train_bytes, train_s)))
+        train_bytes, deep, self.train = self.train.parts * self.train.part_bytes, self.train.deep, None
+        if deep:
+            self.obey(self.estimator.handle(DeepTrainAnswered(self.now_s, train_bytes, train_bytes // 2, train_s)))
+        else:
+            self.obey(self.estimator.handle(TrainAnswered(self.now_s, base_s, train_bytes, train_s)))
 
     @rule(goodput=st.floats(1, 1e10))
     def transferred(self, goodput: float) -> None:
@@ -208,11 +287,12 @@ class Estimating(RuleBasedStateMachine):
     @rule(train=st.booleans())
     def fail(self, train: bool) -> None:
         if train and self.train is not None:
+            probe = Probe.DEEP_TRAIN if self.train.deep else Probe.TRAIN
             self.train = None
-            self.obey(self.estimator.handle(ProbeFailed(self.now_s, train=True)))
+            self.obey(self.estimator.handle(ProbeFailed(self.now_s, probe)))
         elif not train and self.ping:
             self.ping = False
-            self.obey(self.estimator.handle(ProbeFailed(self.now_s, train=False)))
+            self.obey(self.estimator.handle(ProbeFailed(self.now_s, Probe.PING)))
 
     @invariant()
     def valid(self) -> None:

@@ -2,7 +2,8 @@
 
 Max-min fair: who wants less than its part gets that, the others share the rest by their transfers. A worker may use what it held
 until it has told that it took less, so another one gets what is freed a moment later and not before. A silent worker may be alive
-and go on by itself: its equal part is kept for a while.
+and go on by itself: its equal part is kept for a while. What TCP sends again counts against the budget too: a link that loses
+segments has less of it for KV.
 """
 
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ HURRY_S = 0.02
 """When to ask again for what another worker is about to give back, or to tell that less was taken."""
 _ENOUGH = 0.95
 """A difference below this waits until it is asked anyway."""
+_MOST_LOSS = 0.5
+"""Few segments on an idle link say little about it."""
 _FLOOR = 0.05
 """Of its fair part, that a worker with transfers is not left without, so that it can begin."""
 
@@ -32,7 +35,10 @@ class _Worker:
 
 class EgressAllocator:
     def __init__(self, budget_bytes_per_s: float | None, now_s: float) -> None:
-        self._capacity = None if budget_bytes_per_s is None else (1 - EGRESS_HEADROOM) * budget_bytes_per_s
+        self._whole = None if budget_bytes_per_s is None else (1 - EGRESS_HEADROOM) * budget_bytes_per_s
+        self._capacity = self._whole
+        self._lost_more_s = -inf
+        """When there came to be less: leases that were given before hold for a while."""
         self._settled_s = now_s + LEASE_S
         """Before, there may be workers with leases of a probe that ran earlier, which have not asked yet."""
         self._workers: dict[str, _Worker] = {}
@@ -72,13 +78,26 @@ class EgressAllocator:
             rtt_s=rtt_s,
         )
 
+    def lose(self, retransmit_share: float, now_s: float) -> None:
+        """`retransmit_share`: of what leaves, what TCP sends again, 0 to 1."""
+        if self._whole is None or self._capacity is None:
+            return
+        capacity = (1 - min(retransmit_share, _MOST_LOSS)) * self._whole
+        if capacity < self._capacity:
+            self._lost_more_s = now_s
+        self._capacity = capacity
+
+    def busy(self, now_s: float) -> bool:
+        """Whether a worker has transfers, or may have because it was not heard lately."""
+        return any(worker.asked.transfers or now_s - worker.asked_s > LEASE_S for worker in self._workers.values())
+
     def leased_bytes_per_s(self, now_s: float) -> float:
         """By the last answers."""
         return sum(worker.granted_bytes_per_s for worker in self._workers.values() if now_s - worker.asked_s <= LEASE_S)
 
     def validate(self, now_s: float) -> None:
         """What the last answers gave is within the budget; what somebody brought along may not be, and then ends by itself."""
-        if self._capacity is not None:
+        if self._capacity is not None and now_s - self._lost_more_s > LEASE_S:
             assert self.leased_bytes_per_s(now_s) <= self._capacity * (1 + 1e-9)
 
     def _held(self, name: str, now_s: float) -> float:

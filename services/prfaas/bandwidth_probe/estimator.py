@@ -1,15 +1,19 @@
 """When to probe a link and what the answers say about it. Pure: time comes in with the events.
 
-Goodput = bytes of a train of messages / (round trip of the train - round trip of a tiny message on the same connection). Noise (a
-busy process, a burst of other traffic) makes either only longer, so the smallest of the last few counts, as in BBR. A link that
-got slower shows when the older measurements have left the window, within a few seconds. Beside a transfer it is the share that
-another one would get. Under an egress budget, trains are small against the budget too, and KV never gets more than it.
+Goodput = bytes of a train of messages / (round trip of the train - round trip of a tiny message). Noise (a busy process, a burst
+of other traffic) makes either only longer, so the smallest of the last few counts, as in BBR. A link that got slower shows when
+the older measurements have left the window, within a few seconds. Beside a transfer it is the share that another one would get;
+what an idle link carries beyond it, `idle_goodput` knows. Under an egress budget, trains are small against the budget too, and
+KV never gets more than it.
 """
 
 from collections import deque
 from dataclasses import dataclass
+from enum import StrEnum
 from itertools import pairwise
 from math import inf
+
+from prfaas.bandwidth_probe.idle_goodput import DEEP_SHARE, IdleGoodput
 
 TRAIN_PARTS = 16
 _TRAIN_S = 0.010
@@ -30,9 +34,17 @@ _TRANSFER_COUNTS_S = 5.0
 _TRANSFERS = 64
 
 
+class Probe(StrEnum):
+    PING = "ping"
+    TRAIN = "train"
+    DEEP_TRAIN = "deep_train"
+
+
 @dataclass(frozen=True, slots=True)
 class Tick:
     now_s: float
+    busy: bool = False
+    """Transfers are under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +64,16 @@ class TrainAnswered:
 
 
 @dataclass(frozen=True, slots=True)
+class DeepTrainAnswered:
+    now_s: float
+    train_bytes: int
+    tail_bytes: int
+    """Of its second half."""
+    tail_s: float
+    """In which they came, at the receiver."""
+
+
+@dataclass(frozen=True, slots=True)
 class TransferReported:
     now_s: float
     goodput_bytes_per_s: float
@@ -59,13 +81,13 @@ class TransferReported:
 
 @dataclass(frozen=True, slots=True)
 class ProbeFailed:
-    """No answer in time, or nobody there: of the ping, or of the train."""
+    """No answer in time, or nobody there."""
 
     now_s: float
-    train: bool
+    probe: Probe
 
 
-Event = Tick | PongHeard | TrainAnswered | TransferReported | ProbeFailed
+Event = Tick | PongHeard | TrainAnswered | DeepTrainAnswered | TransferReported | ProbeFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +99,7 @@ class SendPing:
 class SendTrain:
     parts: int
     part_bytes: int
+    deep: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +118,14 @@ Instruction = SendPing | SendTrain | Announce
 
 
 class LinkEstimator:
-    """One directed link. At most one ping and one train are under way."""
+    """One directed link. At most one ping and one train, deep or not, are under way."""
 
     def __init__(
         self, *, ping_interval_s: float, link_share: float, timeout_s: float, budget_bytes_per_s: float | None = None
     ) -> None:
-        """A train costs at most `link_share` of the link, or of the budget where that is less."""
+        """Trains cost at most `link_share` of the link, or of the budget where that is less."""
         self._ping_interval_s = ping_interval_s
-        self._link_share = link_share
+        self._train_share = (1 - DEEP_SHARE) * link_share
         self._timeout_s = timeout_s
         self._budget_bytes_per_s = inf if budget_bytes_per_s is None else budget_bytes_per_s
         self._rtts_s: deque[float] = deque(maxlen=_WINDOW)
@@ -112,6 +135,7 @@ class LinkEstimator:
         """(bytes, seconds)"""
         self._transfers: deque[tuple[float, float]] = deque(maxlen=_TRANSFERS)
         """(when reported, bytes/s)"""
+        self._idle = IdleGoodput(link_share, _BUDGET_SHARE * self._budget_bytes_per_s)
         self._measured_s = 0.0
         """When goodput was measured last."""
         self._samples = 0
@@ -134,7 +158,9 @@ class LinkEstimator:
     def goodput_bytes_per_s(self) -> float | None:
         if not self._trains:
             return None
-        return max(*self._by_trains(), *(goodput for _, goodput in self._transfers), 0.0)
+        if self._transfers:
+            return max(self._short(), *(goodput for _, goodput in self._transfers))
+        return self._idle.goodput_bytes_per_s(self._short())
 
     @property
     def confidence(self) -> float:
@@ -142,14 +168,17 @@ class LinkEstimator:
         found = self._by_trains() if self._trains else []
         return sum(2 * goodput >= max(found) for goodput in found) / _WINDOW
 
+    def _short(self) -> float:
+        return max(self._by_trains())
+
     def _by_trains(self) -> list[float]:
-        base_s = min(seconds for _, seconds in self._bases_s)
+        base_s = min(*(seconds for _, seconds in self._bases_s), *self._rtts_s, inf)
         return [size_bytes / max(train_s - base_s, _LEAST_S) for size_bytes, train_s in self._trains]
 
     def handle(self, event: Event) -> list[Instruction]:
         match event:
-            case Tick(now_s):
-                return self._tick(now_s)
+            case Tick(now_s, busy):
+                return self._tick(now_s, busy)
             case PongHeard(now_s, rtt_s):
                 self._pinging = False
                 self._rtts_s.append(rtt_s)
@@ -163,17 +192,29 @@ class LinkEstimator:
                 self._samples += 1
                 self._measured_s = now_s
                 self._next_train_s = now_s + self._train_interval_s(train_bytes)
+                if not self._transfers:
+                    self._idle.short(self._short())
+            case DeepTrainAnswered(now_s, train_bytes, tail_bytes, tail_s):
+                self._training = False
+                if self._trains:
+                    self._idle.measured(now_s, train_bytes, tail_bytes / max(tail_s, _LEAST_S), self._short())
+                    self._measured_s = now_s
             case TransferReported(now_s, goodput):
                 self._transfers.append((now_s, goodput))
                 self._measured_s = now_s
+                self._idle.transferred(now_s, max(goodput for _, goodput in self._transfers))
             # A link that does not answer has no estimate; what comes back after an outage may be another link.
-            case ProbeFailed(now_s, train) if train:
+            case ProbeFailed(now_s, Probe.TRAIN):
                 self._training = False
                 self._next_train_s = now_s + self._timeout_s
                 self._trains.clear()
                 self._bases_s.clear()
                 self._transfers.clear()
                 self._samples = 0
+                self._idle.forget()
+            case ProbeFailed(now_s, Probe.DEEP_TRAIN):
+                self._training = False
+                self._idle.failed(now_s)
             case ProbeFailed():
                 self._pinging = False
                 self._rtts_s.clear()
@@ -184,7 +225,7 @@ class LinkEstimator:
         assert bool(self._bases_s) is bool(self._trains) and len(self._bases_s) <= 1 + _BASE_MEMORY_S / _MIN_TRAIN_INTERVAL_S
         assert all(rtt_s >= 0 for rtt_s in self._rtts_s)
 
-    def _tick(self, now_s: float) -> list[Instruction]:
+    def _tick(self, now_s: float, busy: bool) -> list[Instruction]:
         while self._transfers and now_s - self._transfers[0][0] > _TRANSFER_COUNTS_S:
             self._transfers.popleft()
         orders: list[Instruction] = []
@@ -192,10 +233,21 @@ class LinkEstimator:
             self._pinging = True
             self._next_ping_s = now_s + self._ping_interval_s
             orders.append(SendPing())
-        if not self._training and now_s >= self._next_train_s and self._rtts_s:
-            self._training = True
-            orders.append(SendTrain(TRAIN_PARTS, self._part_bytes()))
+        if not self._training and self._rtts_s:
+            train = SendTrain(TRAIN_PARTS, self._part_bytes()) if now_s >= self._next_train_s else self._deep_train(now_s, busy)
+            self._training = train is not None
+            orders += [train] if train is not None else []
         return orders
+
+    def _deep_train(self, now_s: float, busy: bool) -> SendTrain | None:
+        rtt_s = self.rtt_s
+        if busy or self._transfers or not self._trains or rtt_s is None:
+            return None
+        deep_bytes = self._idle.due_bytes(now_s, rtt_s, self._short(), TRAIN_PARTS * self._part_bytes())
+        if deep_bytes is None:
+            return None
+        parts = max(TRAIN_PARTS, -(-deep_bytes // _PART_LIMITS_BYTES[1]))
+        return SendTrain(parts, deep_bytes // parts, deep=True)
 
     def _announce(self, now_s: float) -> list[Instruction]:
         rtt_s, goodput = self.rtt_s, self.goodput_bytes_per_s
@@ -214,4 +266,4 @@ class LinkEstimator:
     def _train_interval_s(self, train_bytes: int) -> float:
         goodput = self.goodput_bytes_per_s
         assert goodput is not None, "a train was measured just now"
-        return max(_MIN_TRAIN_INTERVAL_S, train_bytes / (self._link_share * min(goodput, self._budget_bytes_per_s)))
+        return max(_MIN_TRAIN_INTERVAL_S, train_bytes / (self._train_share * min(goodput, self._budget_bytes_per_s)))

@@ -13,9 +13,11 @@ from prfaas.bandwidth_probe.delivered import DeliveredTogether
 from prfaas.bandwidth_probe.egress import EgressAllocator
 from prfaas.bandwidth_probe.estimator import (
     Announce,
+    DeepTrainAnswered,
     Event,
     LinkEstimator,
     PongHeard,
+    Probe,
     ProbeFailed,
     SendPing,
     SendTrain,
@@ -102,16 +104,19 @@ class TrainSink:
 
     def __init__(self, bulk: ControlBus) -> None:
         self._bulk = bulk
-        self._parts: OrderedDict[str, int] = OrderedDict()
+        self._trains: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        """By id: how many parts came, and when the marked one."""
 
     async def receive(self, message: Msg) -> None:
-        train_id = decode(message.data, TrainPart).train_id
-        parts = self._parts[train_id] = self._parts.pop(train_id, 0) + 1
-        while len(self._parts) > REMEMBERED_TRAINS:  # those whose last part was lost
-            self._parts.popitem(last=False)
+        now_s = time.perf_counter()
+        part = decode(message.data, TrainPart)
+        parts, marked_s = self._trains.pop(part.train_id, (0, now_s))
+        parts, marked_s = self._trains[part.train_id] = parts + 1, now_s if part.tail else marked_s
+        while len(self._trains) > REMEMBERED_TRAINS:  # those whose last part was lost
+            self._trains.popitem(last=False)
         if message.reply:
-            del self._parts[train_id]
-            await self._bulk.publish_raw(message.reply, encode(TrainReport(parts=parts)))
+            del self._trains[part.train_id]
+            await self._bulk.publish_raw(message.reply, encode(TrainReport(parts=parts, tail_s=now_s - marked_s)))
 
 
 class MeasuredLink:
@@ -142,7 +147,8 @@ class MeasuredLink:
     async def run(self) -> None:
         async with asyncio.TaskGroup() as probes:
             while True:
-                self._handle(Tick(time.monotonic()), probes)
+                now_s = time.monotonic()
+                self._handle(Tick(now_s, self._allocator.busy(now_s)), probes)
                 await asyncio.sleep(TICK_S)
 
     def transferred(self, goodput_bytes_per_s: float) -> None:
@@ -164,8 +170,8 @@ class MeasuredLink:
             match order:
                 case SendPing():
                     probes.create_task(self._ping(probes))
-                case SendTrain(parts, part_bytes):
-                    probes.create_task(self._train(parts, part_bytes, probes))
+                case SendTrain(parts, part_bytes, deep):
+                    probes.create_task((self._deep_train if deep else self._train)(parts, part_bytes, probes))
                 case Announce():
                     probes.create_task(self._announce(order))
 
@@ -177,36 +183,47 @@ class MeasuredLink:
             await self._control.request(subject, Ping(source=self._source), Pong, self._timeout_s)
             event = PongHeard(time.monotonic(), time.perf_counter() - started_s)
         except (BusError, BadMessageError) as error:
-            event = self._failed(error, train=False)
+            event = self._failed(error, Probe.PING)
         self._handle(event, probes)
 
     async def _train(self, parts: int, part_bytes: int, probes: asyncio.TaskGroup) -> None:
-        padding = secrets.token_bytes(part_bytes)  # incompressible, should a link compress
+        padding = _padding(part_bytes)
         event: Event
         try:
             base_s, _ = await self._send_train(1, b"")
-            train_s, arrived = await self._send_train(parts, padding)
-            if arrived < parts:
-                raise BusError(f"{parts - arrived} of {parts} parts were lost")
+            train_s, _ = await self._send_train(parts, padding)
             event = TrainAnswered(time.monotonic(), base_s, parts * part_bytes, train_s)
         except (BusError, BadMessageError) as error:
-            event = self._failed(error, train=True)
+            event = self._failed(error, Probe.TRAIN)
         self._handle(event, probes)
 
-    async def _send_train(self, parts: int, padding: bytes) -> tuple[float, int]:
-        """Seconds until the reply, and how many parts arrived."""
-        subject = subjects.probe_train(self._destination)
-        part = TrainPart(train_id=secrets.token_hex(8), padding=padding)
-        started_s = time.perf_counter()
-        for _ in range(parts - 1):
-            await self._bulk.publish(subject, part)
-        report = await self._bulk.request(subject, part, TrainReport, self._timeout_s)
-        return time.perf_counter() - started_s, report.parts
+    async def _deep_train(self, parts: int, part_bytes: int, probes: asyncio.TaskGroup) -> None:
+        event: Event
+        try:
+            _, tail_s = await self._send_train(parts, _padding(part_bytes), tail=parts // 2)
+            event = DeepTrainAnswered(time.monotonic(), parts * part_bytes, parts // 2 * part_bytes, tail_s)
+        except (BusError, BadMessageError) as error:
+            event = self._failed(error, Probe.DEEP_TRAIN)
+        self._handle(event, probes)
 
-    def _failed(self, error: Exception, *, train: bool) -> ProbeFailed:
+    async def _send_train(self, parts: int, padding: bytes, tail: int = 0) -> tuple[float, float]:
+        """Seconds until the reply, and seconds in which the receiver got the last `tail` parts."""
+        subject = subjects.probe_train(self._destination)
+        train_id = secrets.token_hex(8)
+        part = TrainPart(train_id=train_id, padding=padding)
+        marked = TrainPart(train_id=train_id, padding=padding, tail=True)
+        started_s = time.perf_counter()
+        for left in range(parts - 1, 0, -1):
+            await self._bulk.publish(subject, marked if left == tail else part)
+        report = await self._bulk.request(subject, part, TrainReport, self._timeout_s)
+        if report.parts < parts:
+            raise BusError(f"{parts - report.parts} of {parts} parts were lost")
+        return time.perf_counter() - started_s, report.tail_s
+
+    def _failed(self, error: Exception, probe: Probe) -> ProbeFailed:
         self._metrics.probe_failed(self._source, self._destination)
-        log.debug("probe_failed", destination=self._destination, train=train, reason=str(error))
-        return ProbeFailed(time.monotonic(), train)
+        log.debug("probe_failed", destination=self._destination, probe=probe, reason=str(error))
+        return ProbeFailed(time.monotonic(), probe)
 
     async def _observe_leaf(self, leaf: str) -> None:
         host, _, port = leaf.rpartition(":")
@@ -214,6 +231,7 @@ class MeasuredLink:
             found = await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
             addresses = [(str(address[0]), int(port)) for *_, address in found]
             self._retransmits.observe(await asyncio.to_thread(segments_to, addresses))
+            self._allocator.lose(self._retransmits.share or 0.0, time.monotonic())
         except OSError as error:
             log.debug("leaf_not_observed", destination=self._destination, reason=str(error))
 
@@ -247,3 +265,8 @@ class MeasuredLink:
             if self._announced:
                 log.warning("estimate_not_announced", destination=self._destination, reason=str(error))
             self._announced = False
+
+
+def _padding(size_bytes: int) -> bytes:
+    """Incompressible, should a link compress."""
+    return secrets.token_bytes(size_bytes)

@@ -25,11 +25,15 @@ class TrainPart(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     train_id: str
     padding: bytes
+    tail: bool = False
+    """From this part on the receiver counts the time; one of a train at most."""
 
 
 class TrainReport(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     parts: int
     """How many came, the last one included."""
+    tail_s: float = 0.0
+    """Since the part that was marked, if one was."""
 
 
 class TransferMeasured(msgspec.Struct, frozen=True, kw_only=True, tag=True):
