@@ -7,7 +7,7 @@ OUT ?=
 MODEL ?= gemma-3-270m
 ROUNDS ?= 10
 
-.PHONY: help demo test fuzz up lint bench bench-engine bench-kv bench-codec bench-prefix bench-scheduler bench-paper bench-policies bench-link-cut bench-roles clean
+.PHONY: help demo test fuzz up lint bench bench-engine bench-kv bench-codec bench-probe bench-prefix bench-scheduler bench-paper bench-policies bench-link-cut bench-roles clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -43,6 +43,9 @@ bench-kv: $(VENV)/installed ## the KV lane, plain TCP and nats-py, side by side
 
 bench-codec: $(VENV)/installed ## what each codec costs and saves on real KV, and what 8 bits do to answers
 	$(BIN)/python -m load.bench_codec $(if $(OUT),--json $(OUT))
+
+bench-probe: $(VENV)/installed ## what the probe says of a link, and what a transfer gets, through real TCP with delay and loss (root)
+	$(BIN)/python -m load.bench_probe $(if $(OUT),--json $(OUT))
 
 bench-prefix: $(VENV)/installed ## what prefix caches cost and save a prefill, on real models
 	$(BIN)/python -m load.bench_prefix $(if $(OUT),--json $(OUT))

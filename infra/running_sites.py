@@ -39,17 +39,19 @@ class RunningSites:
         return self
 
     async def _start_site(self, site: Site) -> None:
-        addresses: dict[str, tuple[str, int]] = {}
-        for dialled in site.dials:
-            address = ("127.0.0.1", self.servers[dialled].ports.leaf)
-            if (shape := self.description.link(site.name, dialled)) is not None:
-                link = await self._running.enter_async_context(WanProcess(address, shape))
-                self.links[site.name, dialled] = link
-                address = ("127.0.0.1", link.port)
-            self.leaf_addresses[site.name, dialled] = addresses[dialled] = address
+        addresses = {dialled: await self.lead_to(site, dialled, self.servers[dialled].ports.leaf) for dialled in site.dials}
+        self.leaf_addresses |= {(site.name, dialled): address for dialled, address in addresses.items()}
         ports = ServerPorts(site.client_port, site.leaf_port, site.monitor_port)
         server = NatsServer(self.directory / site.name, self._config(site, addresses), ports)
         self.servers[site.name] = await self._running.enter_async_context(server)
+
+    async def lead_to(self, site: Site, dialled: str, leaf_port: int) -> tuple[str, int]:
+        """Address that `site` dials to reach `dialled`, which listens on `leaf_port`."""
+        if (shape := self.description.link(site.name, dialled)) is None:
+            return "127.0.0.1", leaf_port
+        link = await self._running.enter_async_context(WanProcess(("127.0.0.1", leaf_port), shape))
+        self.links[site.name, dialled] = link
+        return "127.0.0.1", link.port
 
     def _config(self, site: Site, addresses: dict[str, tuple[str, int]]) -> ServerConfig:
         return lambda ports, store: render_site(self.description, site, ports, store, self.keys, addresses)

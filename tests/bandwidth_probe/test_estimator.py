@@ -32,7 +32,7 @@ def answered(
 ) -> TrainAnswered | DeepTrainAnswered:
     train_bytes = order.parts * order.part_bytes
     if order.deep:
-        return DeepTrainAnswered(now_s, train_bytes, train_bytes // 2, train_bytes // 2 / goodput)
+        return DeepTrainAnswered(now_s, train_bytes, goodput)
     return TrainAnswered(now_s, base_s, train_bytes, base_s + train_bytes / goodput + noise_s)
 
 
@@ -137,7 +137,7 @@ def run_after_pauses(estimator: LinkEstimator, goodput: float, rtt_s: float, sta
                 train_s = delivered_s(train_bytes, goodput, rtt_s)
                 if order.deep:
                     tail_s = train_s - delivered_s(train_bytes / 2, goodput, rtt_s)
-                    estimator.handle(DeepTrainAnswered(now_s, train_bytes, train_bytes // 2, tail_s))
+                    estimator.handle(DeepTrainAnswered(now_s, train_bytes, train_bytes / 2 / tail_s))
                 else:
                     estimator.handle(TrainAnswered(now_s, rtt_s, train_bytes, rtt_s + train_s))
     return sent
@@ -276,7 +276,7 @@ class Estimating(RuleBasedStateMachine):
         assert self.train is not None
         train_bytes, deep, self.train = self.train.parts * self.train.part_bytes, self.train.deep, None
         if deep:
-            self.obey(self.estimator.handle(DeepTrainAnswered(self.now_s, train_bytes, train_bytes // 2, train_s)))
+            self.obey(self.estimator.handle(DeepTrainAnswered(self.now_s, train_bytes, train_s * 1e6)))
         else:
             self.obey(self.estimator.handle(TrainAnswered(self.now_s, base_s, train_bytes, train_s)))
 

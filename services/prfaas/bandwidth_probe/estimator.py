@@ -67,10 +67,8 @@ class TrainAnswered:
 class DeepTrainAnswered:
     now_s: float
     train_bytes: int
-    tail_bytes: int
-    """Of its second half."""
-    tail_s: float
-    """In which they came, at the receiver."""
+    tail_bytes_per_s: float
+    """As the receiver saw the last of it; 0: it saw nothing of use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,10 +192,10 @@ class LinkEstimator:
                 self._next_train_s = now_s + self._train_interval_s(train_bytes)
                 if not self._transfers:
                     self._idle.short(self._short())
-            case DeepTrainAnswered(now_s, train_bytes, tail_bytes, tail_s):
+            case DeepTrainAnswered(now_s, train_bytes, goodput):
                 self._training = False
                 if self._trains:
-                    self._idle.measured(now_s, train_bytes, tail_bytes / max(tail_s, _LEAST_S), self._short())
+                    self._idle.measured(now_s, train_bytes, goodput, self._short())
                     self._measured_s = now_s
             case TransferReported(now_s, goodput):
                 self._transfers.append((now_s, goodput))

@@ -39,14 +39,15 @@ class IdleGoodput:
         self._short: float | None = None
         """The most that short trains have shown since, beside no transfer."""
         self._measured_s = 0.0
-        self._growing = True
         self._by_transfers = False
         """Which a short one may overrate: a deep train has yet to confirm it."""
+        self._last: tuple[int, float] | None = None
+        """While deep trains grow, the last one: bytes, and bytes/s. No estimate yet, for the next one shows more, or less."""
+        self._growing = True
 
     def goodput_bytes_per_s(self, short_bytes_per_s: float) -> float:
         """`short_bytes_per_s`: what short trains show now, which is never too much."""
-        known = self._goodput or 0.0
-        return max(short_bytes_per_s, known * self._change(short_bytes_per_s))
+        return max(short_bytes_per_s, (self._goodput or 0.0) * self._change(short_bytes_per_s))
 
     def due_bytes(self, now_s: float, rtt_s: float, short_bytes_per_s: float, short_train_bytes: int) -> int | None:
         """How long a deep train should be now; None: none is worth sending, or it has to wait."""
@@ -54,25 +55,30 @@ class IdleGoodput:
         changed = self._change(short_bytes_per_s) < 1 or goodput > _GROWTH * (self._goodput or 0.0)
         if not (self._growing or self._by_transfers or changed or now_s - self._measured_s > _AGAIN_S):
             return None
-        round_trips = _GROWING_ROUND_TRIPS if self._growing else _ROUND_TRIPS
-        wanted_bytes = int(min(round_trips * rtt_s * goodput, self._most_bytes))
+        last_bytes, last_goodput = self._last or (short_train_bytes, goodput)
+        if self._growing:
+            wanted_bytes = min(_GROWING_ROUND_TRIPS * rtt_s * max(goodput, last_goodput), _GROWING_ROUND_TRIPS * last_bytes)
+        else:
+            wanted_bytes = _ROUND_TRIPS * rtt_s * goodput
+        wanted_bytes = min(wanted_bytes, self._most_bytes)
         if wanted_bytes < _DEEPER * short_train_bytes:
             self.forget()  # short ones show this link as it is
             return None
-        return wanted_bytes if now_s >= self._next_s else None
+        return int(wanted_bytes) if now_s >= self._next_s else None
 
     def measured(self, now_s: float, train_bytes: int, goodput_bytes_per_s: float, short_bytes_per_s: float) -> None:
         """By a deep train."""
-        before = self.goodput_bytes_per_s(short_bytes_per_s)
-        self._goodput, self._short, self._measured_s = goodput_bytes_per_s, short_bytes_per_s, now_s
+        before = self._last[1] if self._last else self.goodput_bytes_per_s(short_bytes_per_s)
         self._growing = goodput_bytes_per_s > _GROWTH * before and train_bytes < self._most_bytes
-        self._by_transfers = False
         self._spent_bytes += train_bytes
         if self._growing:
+            self._last = train_bytes, goodput_bytes_per_s
             self._next_s = now_s + _GROWING_INTERVAL_S
-        else:
-            self._next_s = now_s + self._spent_bytes / (self._cost_share * max(goodput_bytes_per_s, short_bytes_per_s))
-            self._spent_bytes = 0
+            return
+        self._goodput, self._short, self._measured_s = goodput_bytes_per_s, short_bytes_per_s, now_s
+        self._by_transfers, self._last = False, None
+        self._next_s = now_s + self._spent_bytes / (self._cost_share * max(goodput_bytes_per_s, short_bytes_per_s))
+        self._spent_bytes = 0
 
     def failed(self, now_s: float) -> None:
         """The deep train did not come through in time."""
@@ -82,7 +88,7 @@ class IdleGoodput:
     def transferred(self, now_s: float, goodput_bytes_per_s: float) -> None:
         """By transfers."""
         self._goodput, self._measured_s = goodput_bytes_per_s, now_s
-        self._growing, self._by_transfers = False, True
+        self._growing, self._by_transfers, self._last = False, True, None
 
     def short(self, short_bytes_per_s: float) -> None:
         """By short trains beside no transfer."""

@@ -4,9 +4,6 @@ import asyncio
 import secrets
 import socket
 import time
-from collections import OrderedDict
-
-from nats.aio.msg import Msg
 
 from prfaas.bandwidth_probe.config import BandwidthProbeConfig
 from prfaas.bandwidth_probe.delivered import DeliveredTogether
@@ -26,20 +23,20 @@ from prfaas.bandwidth_probe.estimator import (
     TransferReported,
 )
 from prfaas.bandwidth_probe.retransmits import RetransmitShare, segments_to
+from prfaas.bandwidth_probe.train_sink import TrainSink
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError, RemoteError
 from prfaas.bus.presence import put_entry
 from prfaas.contracts import subjects
 from prfaas.contracts.to_probe import EgressAsked, EgressLease, Ping, Pong, TrainPart, TrainReport, TransferMeasured
 from prfaas.contracts.to_scheduler import LinkEstimate
-from prfaas.contracts.wire import BadMessageError, decode, encode
+from prfaas.contracts.wire import BadMessageError
 from prfaas.service.runner import ServiceContext
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics import LinkMetrics
 
 CONNECT_DEADLINE_S = 10.0
 TICK_S = 0.1
-REMEMBERED_TRAINS = 64
 
 log = get_logger(__name__)
 
@@ -97,26 +94,6 @@ class BandwidthProbeService:
         if lease is None:
             raise RemoteError("starting", "the probe has just started and waits to hear of all workers")
         return lease
-
-
-class TrainSink:
-    """Counts the parts of other sites' trains, and answers the last."""
-
-    def __init__(self, bulk: ControlBus) -> None:
-        self._bulk = bulk
-        self._trains: OrderedDict[str, tuple[int, float]] = OrderedDict()
-        """By id: how many parts came, and when the marked one."""
-
-    async def receive(self, message: Msg) -> None:
-        now_s = time.perf_counter()
-        part = decode(message.data, TrainPart)
-        parts, marked_s = self._trains.pop(part.train_id, (0, now_s))
-        parts, marked_s = self._trains[part.train_id] = parts + 1, now_s if part.tail else marked_s
-        while len(self._trains) > REMEMBERED_TRAINS:  # those whose last part was lost
-            self._trains.popitem(last=False)
-        if message.reply:
-            del self._trains[part.train_id]
-            await self._bulk.publish_raw(message.reply, encode(TrainReport(parts=parts, tail_s=now_s - marked_s)))
 
 
 class MeasuredLink:
@@ -187,11 +164,10 @@ class MeasuredLink:
         self._handle(event, probes)
 
     async def _train(self, parts: int, part_bytes: int, probes: asyncio.TaskGroup) -> None:
-        padding = _padding(part_bytes)
         event: Event
         try:
             base_s, _ = await self._send_train(1, b"")
-            train_s, _ = await self._send_train(parts, padding)
+            train_s, _ = await self._send_train(parts, _padding(part_bytes))
             event = TrainAnswered(time.monotonic(), base_s, parts * part_bytes, train_s)
         except (BusError, BadMessageError) as error:
             event = self._failed(error, Probe.TRAIN)
@@ -200,25 +176,23 @@ class MeasuredLink:
     async def _deep_train(self, parts: int, part_bytes: int, probes: asyncio.TaskGroup) -> None:
         event: Event
         try:
-            _, tail_s = await self._send_train(parts, _padding(part_bytes), tail=parts // 2)
-            event = DeepTrainAnswered(time.monotonic(), parts * part_bytes, parts // 2 * part_bytes, tail_s)
+            _, report = await self._send_train(parts, _padding(part_bytes))
+            event = DeepTrainAnswered(time.monotonic(), parts * part_bytes, report.tail_bytes_per_s)
         except (BusError, BadMessageError) as error:
             event = self._failed(error, Probe.DEEP_TRAIN)
         self._handle(event, probes)
 
-    async def _send_train(self, parts: int, padding: bytes, tail: int = 0) -> tuple[float, float]:
-        """Seconds until the reply, and seconds in which the receiver got the last `tail` parts."""
+    async def _send_train(self, parts: int, padding: bytes) -> tuple[float, TrainReport]:
+        """Seconds until the reply, and the reply."""
         subject = subjects.probe_train(self._destination)
-        train_id = secrets.token_hex(8)
-        part = TrainPart(train_id=train_id, padding=padding)
-        marked = TrainPart(train_id=train_id, padding=padding, tail=True)
+        part = TrainPart(train_id=secrets.token_hex(8), padding=padding)
         started_s = time.perf_counter()
-        for left in range(parts - 1, 0, -1):
-            await self._bulk.publish(subject, marked if left == tail else part)
+        for _ in range(parts - 1):
+            await self._bulk.publish(subject, part)
         report = await self._bulk.request(subject, part, TrainReport, self._timeout_s)
         if report.parts < parts:
             raise BusError(f"{parts - report.parts} of {parts} parts were lost")
-        return time.perf_counter() - started_s, report.tail_s
+        return time.perf_counter() - started_s, report
 
     def _failed(self, error: Exception, probe: Probe) -> ProbeFailed:
         self._metrics.probe_failed(self._source, self._destination)

@@ -25,15 +25,13 @@ class TrainPart(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     train_id: str
     padding: bytes
-    tail: bool = False
-    """From this part on the receiver counts the time; one of a train at most."""
 
 
 class TrainReport(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     parts: int
     """How many came, the last one included."""
-    tail_s: float = 0.0
-    """Since the part that was marked, if one was."""
+    tail_bytes_per_s: float = 0.0
+    """At which the last of them came; 0: too few or at once."""
 
 
 class TransferMeasured(msgspec.Struct, frozen=True, kw_only=True, tag=True):

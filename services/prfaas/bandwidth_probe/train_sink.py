@@ -1,0 +1,53 @@
+"""Where other sites' trains end: counts their parts, and tells the sender how they came."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from math import inf
+from typing import NamedTuple
+
+from nats.aio.msg import Msg
+
+from prfaas.bus.control import ControlBus
+from prfaas.contracts.to_probe import TrainPart, TrainReport
+from prfaas.contracts.wire import decode, encode
+
+REMEMBERED_TRAINS = 64
+_LEAST_S = 1e-4
+
+
+class Arrival(NamedTuple):
+    seconds: float
+    size_bytes: int
+
+
+def tail_bytes_per_s(arrivals: Sequence[Arrival]) -> float:
+    """The least rate from a part between the middle and three quarters to the last; 0: all came at once.
+
+    The first half is TCP's slow start. What was held up, by a lost segment or a busy process, comes all at once: seen from there
+    the rest looks too fast, but hardly from everywhere."""
+    last_s = arrivals[-1].seconds
+    left_bytes, least = 0, inf
+    for number in range(len(arrivals) - 1, len(arrivals) // 2 - 1, -1):
+        since_s = last_s - arrivals[number].seconds
+        if number <= 3 * len(arrivals) // 4 and since_s > _LEAST_S:
+            least = min(least, left_bytes / since_s)
+        left_bytes += arrivals[number].size_bytes
+    return 0.0 if least == inf else least
+
+
+class TrainSink:
+    def __init__(self, bulk: ControlBus) -> None:
+        self._bulk = bulk
+        self._trains: OrderedDict[str, list[Arrival]] = OrderedDict()
+
+    async def receive(self, message: Msg) -> None:
+        part = decode(message.data, TrainPart)
+        arrivals = self._trains[part.train_id] = self._trains.pop(part.train_id, [])
+        arrivals.append(Arrival(time.perf_counter(), len(message.data)))
+        while len(self._trains) > REMEMBERED_TRAINS:  # those whose last part was lost
+            self._trains.popitem(last=False)
+        if message.reply:
+            del self._trains[part.train_id]
+            report = TrainReport(parts=len(arrivals), tail_bytes_per_s=tail_bytes_per_s(arrivals))
+            await self._bulk.publish_raw(message.reply, encode(report))

@@ -1,0 +1,46 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prfaas.bandwidth_probe.train_sink import Arrival, tail_bytes_per_s
+
+PART_BYTES = 10_000
+RATE = 1e6
+
+
+def steady(parts: int = 40, start_s: float = 5.0) -> list[float]:
+    return [start_s + number * PART_BYTES / RATE for number in range(parts)]
+
+
+def rate(times_s: list[float]) -> float:
+    return tail_bytes_per_s([Arrival(seconds, PART_BYTES) for seconds in times_s])
+
+
+def test_what_comes_evenly_comes_at_its_rate_whatever_was_before_the_middle() -> None:
+    assert rate(steady()) == pytest.approx(RATE)
+    assert rate([seconds / 2 for seconds in steady()[:19]] + steady()[19:]) == pytest.approx(RATE)
+
+
+@given(st.lists(st.tuples(st.integers(0, 39), st.floats(0, 0.1)), max_size=3))
+def test_parts_that_were_held_up_and_come_at_once_do_not_make_it_look_faster(stalls: list[tuple[int, float]]) -> None:
+    """A stall shorter than a quarter of the train."""
+    times_s = steady()
+    for number, stall_s in stalls:
+        until_s = times_s[number] + stall_s
+        times_s = [max(seconds, until_s) if index >= number else seconds for index, seconds in enumerate(times_s)]
+    if times_s[-1] == steady()[-1]:
+        assert rate(times_s) <= RATE * 1.26
+    if all(number >= 20 for number, _ in stalls):
+        assert rate(times_s) <= RATE * 1.001
+
+
+@given(st.integers(1, 6))
+def test_parts_that_come_in_clusters_do_not_either(cluster: int) -> None:
+    times_s = steady(48)
+    times_s = [times_s[min(index // cluster * cluster + cluster - 1, 47)] for index in range(48)]
+    assert rate(times_s) == pytest.approx(RATE, rel=0.15)
+
+
+def test_all_at_once_says_nothing() -> None:
+    assert rate([1.0] * 20) == 0.0
+    assert rate([1.0]) == 0.0
