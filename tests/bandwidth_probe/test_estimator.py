@@ -172,6 +172,16 @@ def test_what_transfers_delivered_is_believed_while_the_link_is_idle_until_short
     assert estimator.goodput_bytes_per_s is not None and estimator.goodput_bytes_per_s < 2e6
 
 
+@pytest.mark.parametrize("budget", [8e6, 1e6])
+def test_a_train_that_the_budget_cuts_short_does_not_contradict_transfers(budget: float) -> None:
+    estimator = LinkEstimator(ping_interval_s=1.0, link_share=LINK_SHARE, timeout_s=TIMEOUT_S, budget_bytes_per_s=budget)
+    run_after_pauses(estimator, 8e6, 0.08, 0.0, 3.0)
+    estimator.handle(TransferReported(3.0, 0.96 * budget))
+    sent = run_after_pauses(estimator, 8e6, 0.08, 3.0, 300.0)
+    assert estimator.goodput_bytes_per_s == pytest.approx(0.96 * budget)
+    assert all(order.parts * order.part_bytes <= max(0.02 * budget, TRAIN_PARTS * 512) for order in sent)
+
+
 @given(st.floats(0, 0.1))
 def test_noise_does_not_move_the_estimate(noise_s: float) -> None:
     announced = announcements(run(make_estimator(), 25e6, 0.02, 90, noise_s))

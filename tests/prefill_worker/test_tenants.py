@@ -37,8 +37,8 @@ ENGINE = EngineConfig(
 )
 LAYOUT = build_engine(ENGINE).describe().layout
 FLOOD = 4
-TOKENS = 4096
-"""Of each transfer."""
+FLOOD_TOKENS, ONE_TOKENS = 4096, 1024
+"""Of each transfer. The flood is four times what passes beside the one at most, so it does not end before."""
 DEADLINE_S = 60.0
 
 
@@ -110,11 +110,11 @@ async def ask(place: Place, name: str, tokens: int, tenant: str, came: list[tupl
 async def flooded_share(place: Place, tenant: str) -> float:
     """Bytes of the flood that came between the first and the last of one more transfer, of `tenant`, per byte of the latter."""
     came: list[tuple[str, int]] = []
-    readers = [await ask(place, f"{tenant}flood{number}", TOKENS, "flood", came) for number in range(FLOOD)]
+    readers = [await ask(place, f"{tenant}flood{number}", FLOOD_TOKENS, "flood", came) for number in range(FLOOD)]
     async with asyncio.timeout(DEADLINE_S):
         while not came:
             await asyncio.sleep(0.005)
-    readers.append(await ask(place, f"{tenant}one", TOKENS, tenant, came))
+    readers.append(await ask(place, f"{tenant}one", ONE_TOKENS, tenant, came))
     for reader in readers:
         await reader.verified(DEADLINE_S)
         await reader.close()
@@ -128,4 +128,4 @@ async def test_a_tenants_flood_leaves_half_of_the_link_to_another_tenants_only_t
     """It gets every other turn, where in the flood's own tenant it would be one transfer of five: at most its own bytes
     meanwhile, and not four times. What is in flight as it begins and what a busy machine delays lie between these two."""
     others = await flooded_share(place, "other")
-    assert 1.5 * others < await flooded_share(place, "flood")
+    assert 1.25 * others < await flooded_share(place, "flood")

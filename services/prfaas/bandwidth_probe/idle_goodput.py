@@ -60,16 +60,22 @@ class IdleGoodput:
             wanted_bytes = min(_GROWING_ROUND_TRIPS * rtt_s * max(goodput, last_goodput), _GROWING_ROUND_TRIPS * last_bytes)
         else:
             wanted_bytes = _ROUND_TRIPS * rtt_s * goodput
-        wanted_bytes = min(wanted_bytes, self._most_bytes)
-        if wanted_bytes < _DEEPER * short_train_bytes:
+        least_bytes = _DEEPER * short_train_bytes
+        if wanted_bytes < least_bytes:
             self.forget()  # short ones show this link as it is
             return None
-        return int(wanted_bytes) if now_s >= self._next_s else None
+        if now_s < self._next_s or self._most_bytes < least_bytes:
+            return None
+        return int(min(wanted_bytes, self._most_bytes))
 
     def measured(self, now_s: float, train_bytes: int, goodput_bytes_per_s: float, short_bytes_per_s: float) -> None:
-        """By a deep train."""
-        before = self._last[1] if self._last else self.goodput_bytes_per_s(short_bytes_per_s)
-        self._growing = goodput_bytes_per_s > _GROWTH * before and train_bytes < self._most_bytes
+        """By a deep train. `goodput_bytes_per_s`: 0 when it came too fast for its receiver."""
+        known = self.goodput_bytes_per_s(short_bytes_per_s)
+        before = self._last[1] if self._last else known
+        limited = 2 * train_bytes > self._most_bytes
+        if limited or not goodput_bytes_per_s:
+            goodput_bytes_per_s = max(goodput_bytes_per_s, known)  # it could not have shown all
+        self._growing = goodput_bytes_per_s > _GROWTH * before and not limited
         self._spent_bytes += train_bytes
         if self._growing:
             self._last = train_bytes, goodput_bytes_per_s
