@@ -21,17 +21,14 @@ def test_what_comes_evenly_comes_at_its_rate_whatever_was_before_the_middle() ->
     assert rate([seconds / 2 for seconds in steady()[:19]] + steady()[19:]) == pytest.approx(RATE)
 
 
-@given(st.lists(st.tuples(st.integers(0, 39), st.floats(0, 0.1)), max_size=3))
+@given(st.lists(st.tuples(st.integers(0, 38), st.floats(0, 0.03)), max_size=3))
 def test_parts_that_were_held_up_and_come_at_once_do_not_make_it_look_faster(stalls: list[tuple[int, float]]) -> None:
-    """A stall shorter than a quarter of the train."""
+    """Together for less than a quarter of the train, and not the last part itself: that would be slower."""
     times_s = steady()
     for number, stall_s in stalls:
         until_s = times_s[number] + stall_s
         times_s = [max(seconds, until_s) if index >= number else seconds for index, seconds in enumerate(times_s)]
-    if times_s[-1] == steady()[-1]:
-        assert rate(times_s) <= RATE * 1.26
-    if all(number >= 20 for number, _ in stalls):
-        assert rate(times_s) <= RATE * 1.001
+    assert rate(times_s) <= RATE * 1.001
 
 
 @given(st.integers(1, 6))
