@@ -194,6 +194,16 @@ TestAnyOrder = AnyOrder.TestCase
 TestAnyOrder.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
 
 
+def test_an_estimate_of_a_link_within_the_site_means_nothing() -> None:
+    state = AnyOrder()
+    state.link_is_measured("home", 0.0)
+    state.decode_worker_beats(name="w0", model="m", fingerprint="f", running=0, draining=False)
+    state.prefill_worker_beats(name="w0", site="home", fingerprint="f", model="m", points=((50.0, 0.3),), draining=False)
+    state.change_policy("predictive")
+    state.request_comes(request_id="0", model="m", prompt_tokens=1502)
+    state.indexes_are_right()
+
+
 def test_a_busy_pool_stays_small_and_ordered() -> None:
     pool = DecodePool()
     workers = {}

@@ -199,7 +199,7 @@ class Fleet:
             del self._prefillers[beat.model, beat.fingerprint]
 
     def _link_from(self, source: str) -> LinkEstimate | None:
-        known = self.links.get(f"{source}.{self.site}")
+        known = self.links.get(f"{source}.{self.site}") if source != self.site else None  # no link is within a site
         return known[0] if known and self._now_s - known[1] <= LINK_TIMEOUT_S else None
 
     # ---- placements
