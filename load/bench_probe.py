@@ -15,7 +15,7 @@ import msgspec
 
 from infra.running_sites import RunningSites
 from infra.service_process import ServiceProcess
-from infra.sites import Description, Role, Site, SiteKind
+from infra.sites import Description, Role, Service, Site, SiteKind
 from infra.tcp_path import FAR, NEAR, TcpPath, tcp_path
 from load.bench_kv.__main__ import prepare
 from load.bench_kv.methods import SITE, Job
@@ -136,12 +136,8 @@ async def run(path: TcpPath, directory: Path) -> Row:
 
 async def _probe(running: RunningSites, site: str) -> ServiceProcess:
     measured = {"measures": [SITE], "leafs": {SITE: f"{FAR}:{PORT}"}} if site == REMOTE else {"measures": []}
-    endpoints = {
-        key: {"url": endpoint.url, "nkey-seed-file": endpoint.nkey_seed_file}
-        for key, endpoint in (("control", running.endpoint(site, "ctl")), ("bulk", running.endpoint(site, "bulk")))
-    }
-    config = {"site": site, "name": "probe", "http-port": 0} | endpoints | measured
-    process = ServiceProcess(Role.BANDWIDTH_PROBE.value, "probe", config, running.directory / site, {})
+    service = Service(site=site, role=Role.BANDWIDTH_PROBE, name="probe", config=measured)
+    process = ServiceProcess(service.role, service.name, running.service_config(service), running.directory / site, {})
     await process.spawn()
     await process.wait_ready(READY_S)
     return process

@@ -82,7 +82,7 @@ class TransferMachine(RuleBasedStateMachine):
         self.forged = False
         """It took a frame that the sender never sent."""
         self.end_dropped = False
-        """Its last frame, after which nothing shows that one is missing; no server does that while the connection lives."""
+        """Its last frame, after which nothing shows that one is missing: a server that does that breaks the connection."""
 
     def tell_sender(self, event: sender.SenderEvent) -> None:
         for instruction in self.sender.handle(event):
@@ -314,6 +314,8 @@ class TransferMachine(RuleBasedStateMachine):
             return
         if not self.connected:
             self.reconnect(back=True)
+        if self.end_dropped:
+            self.tell_receiver(receiver.DeliveryLost(self.now))
         for _ in range(2000):
             if self.sender.finished and (self.receiver.finished or self.sender.state is sender.SenderState.FAILED):
                 break
@@ -335,7 +337,7 @@ class TransferMachine(RuleBasedStateMachine):
             self.wait(1.0)
         assert self.sender.finished
         if self.sender.state is sender.SenderState.COMMITTED and not self.lost_memory and not self.forged:
-            assert self.outcome == "verified" or self.damage > MAX_REWINDS or self.end_dropped
+            assert self.outcome == "verified" or self.damage > MAX_REWINDS
         if not self.receiver.finished:
             self.wait(IDLE_S if self.receiver.state is receiver.ReceiverState.RECEIVING else DEADLINE_S - self.now)
             assert self.outcome == "timeout"

@@ -127,5 +127,5 @@ async def flooded_share(place: Place, tenant: str) -> float:
 async def test_a_tenants_flood_leaves_half_of_the_link_to_another_tenants_only_transfer(place: Place) -> None:
     """It gets every other turn, where in the flood's own tenant it would be one transfer of five: at most its own bytes
     meanwhile, and not four times. What is in flight as it begins and what a busy machine delays lie between these two."""
-    others = await flooded_share(place, "other")
-    assert 1.25 * others < await flooded_share(place, "flood")
+    assert await flooded_share(place, "other") < 1.25
+    assert await flooded_share(place, "flood") > 1.5
