@@ -33,37 +33,37 @@ lint: $(VENV)/installed
 	$(BIN)/mypy services shared infra load tests
 
 bench: $(VENV)/installed ## how much of a transfer overlaps prefill, through the emulated link
-	$(BIN)/python -m load.bench_overlap $(if $(OUT),--json $(OUT))
+	$(BIN)/python -m load.bench.overlap $(if $(OUT),--json $(OUT))
 
 bench-engine: $(VENV)/installed ## our engine and plain transformers, side by side
-	$(BIN)/python -m load.bench_engine $(if $(OUT),--json $(OUT))
+	$(BIN)/python -m load.bench.engine $(if $(OUT),--json $(OUT))
 
 bench-kv: $(VENV)/installed ## the KV lane, plain TCP and nats-py, side by side
-	$(BIN)/python -m load.bench_kv $(if $(OUT),--json $(OUT))
+	$(BIN)/python -m load.bench.kv $(if $(OUT),--json $(OUT))
 
 bench-codec: $(VENV)/installed ## what each codec costs and saves on real KV, and what 8 bits do to answers
-	$(BIN)/python -m load.bench_codec $(if $(OUT),--json $(OUT))
+	$(BIN)/python -m load.bench.codec $(if $(OUT),--json $(OUT))
 
 bench-probe: $(VENV)/installed ## what the probe says of a link, and what a transfer gets, through real TCP with delay and loss (root)
-	$(BIN)/python -m load.bench_probe $(if $(OUT),--json $(OUT))
+	$(BIN)/python -m load.bench.probe $(if $(OUT),--json $(OUT))
 
 bench-prefix: $(VENV)/installed ## what prefix caches cost and save a prefill, on real models
-	$(BIN)/python -m load.bench_prefix $(if $(OUT),--json $(OUT))
+	$(BIN)/python -m load.bench.prefix $(if $(OUT),--json $(OUT))
 
 bench-scheduler: $(VENV)/installed ## decisions per second, in process and over the bus
-	$(BIN)/python -m load.bench_scheduler $(if $(OUT),--json $(OUT))
+	$(BIN)/python -m load.bench.scheduler $(if $(OUT),--json $(OUT))
 
 bench-paper: $(VENV)/installed ## the paper's case end to end on emulated engines, and our policy against the paper's
-	$(BIN)/python -m load.bench_paper $(if $(OUT),--json $(OUT))
+	$(BIN)/python -m load.paper $(if $(OUT),--json $(OUT))
 
 bench-policies: $(VENV)/installed ## all policies against one another, simulated at the paper's scale
 	$(BIN)/python -m load.simulate.compare $(if $(OUT),--json $(OUT))
 
 bench-link-cut: $(VENV)/installed ## how soon offloading resumes after the emulated link was down, and whether a request suffers
-	$(BIN)/python -m load.bench_link_cut $(if $(OUT),--json $(OUT))
+	$(BIN)/python -m load.bench.link_cut $(if $(OUT),--json $(OUT))
 
 bench-roles: $(VENV)/installed ## how long a worker takes to change its role, under requests of which none may be lost
-	$(BIN)/python -m load.bench_roles $(if $(OUT),--json $(OUT))
+	$(BIN)/python -m load.bench.roles $(if $(OUT),--json $(OUT))
 
 clean: ## remove the venv and run directories; the model cache stays
 	rm -rf $(VENV) .run

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from prfaas.service.http import HttpServer
+from prfaas.process.http import HttpServer
 from prfaas.telemetry import names
 
 MAX_BODY_BYTES = 16 * 2**20

@@ -57,7 +57,7 @@ class ServiceProcess:
         self._log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
         with self.log_path.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", f"prfaas.{self.role.replace('-', '_')}", "--config", str(config_path)),
+                *(sys.executable, "-m", f"prfaas_{self.role.replace('-', '_')}", "--config", str(config_path)),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

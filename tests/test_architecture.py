@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SERVICES = {path.name for path in (ROOT / "services/prfaas").iterdir() if path.is_dir() and path.name != "__pycache__"}
+SERVICES = {path.name for path in (ROOT / "services").iterdir() if path.name.startswith("prfaas_")}
 
 
 def imports(folder: str) -> Iterator[tuple[Path, str]]:
@@ -19,11 +19,11 @@ def imports(folder: str) -> Iterator[tuple[Path, str]]:
 
 
 def test_services_never_import_one_another() -> None:
+    assert len(SERVICES) >= 5
     wrong = []
     for service in SERVICES:
-        for path, module in imports(f"services/prfaas/{service}"):
-            parts = module.split(".")
-            if parts[0] == "prfaas" and len(parts) > 1 and parts[1] in SERVICES - {service}:
+        for path, module in imports(f"services/{service}"):
+            if module.split(".")[0] in SERVICES - {service}:
                 wrong.append(f"{path.relative_to(ROOT)} imports {module}")
     assert not wrong
 
@@ -31,20 +31,13 @@ def test_services_never_import_one_another() -> None:
 def test_shared_code_knows_no_service_and_no_lab() -> None:
     wrong = []
     for path, module in imports("shared/prfaas"):
-        parts = module.split(".")
-        if parts[0] in {"infra", "load"} or (parts[0] == "prfaas" and len(parts) > 1 and parts[1] in SERVICES):
+        if module.split(".")[0] in {"infra", "load"} | SERVICES:
             wrong.append(f"{path.relative_to(ROOT)} imports {module}")
     assert not wrong
 
 
-def test_the_namespace_has_no_init() -> None:
-    assert not (ROOT / "services/prfaas/__init__.py").exists()
-    assert not (ROOT / "shared/prfaas/__init__.py").exists()
-    assert len(SERVICES) >= 5
-
-
 def test_the_structure_page_names_every_folder() -> None:
     page = (ROOT / "docs/structure.md").read_text()
-    folders = [f"services/prfaas/{service}/" for service in SERVICES]
+    folders = [f"services/{service}/" for service in SERVICES]
     folders += [f"shared/prfaas/{p.name}/" for p in (ROOT / "shared/prfaas").iterdir() if p.is_dir() and p.name != "__pycache__"]
     assert [folder for folder in folders if folder not in page] == []

@@ -4,11 +4,11 @@ from typing import Any, get_args
 
 import msgspec
 
-from prfaas.scheduler.config import SchedulerConfig
-from prfaas.scheduler.fleet import Fleet
-from prfaas.scheduler.policies import Policy
-from prfaas.scheduler.predictive import TTFT_OBJECTIVE_S
-from prfaas.scheduler.roles import RoleController
+from prfaas_scheduler.config import SchedulerConfig
+from prfaas_scheduler.fleet import Fleet
+from prfaas_scheduler.policies.base import Policy
+from prfaas_scheduler.policies.predictive import TTFT_OBJECTIVE_S
+from prfaas_scheduler.roles.controller import RoleController
 
 POLICIES: tuple[str, ...] = get_args(SchedulerConfig.__annotations__["policy"])
 

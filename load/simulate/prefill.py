@@ -12,8 +12,8 @@ from load.simulate.scenario import MODEL, PrefillPool
 from prfaas.capacity.profiles import Profile
 from prfaas.contracts.to_scheduler import BlocksChanged, Role
 from prfaas.engine.emulated_model import kv_line
-from prfaas.prefill_worker.core import PrefillCore, PrefillEnded
-from prfaas.prefill_worker.shared_queue import SharedQueue
+from prfaas_prefill_worker.announced_queue import SharedQueue
+from prfaas_prefill_worker.service_core import PrefillCore, PrefillEnded
 
 PIECES = 8
 """A transfer leaves in this many parts, spread over its prefill."""

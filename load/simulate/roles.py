@@ -21,7 +21,7 @@ from load.simulate.policies import make_roles
 from load.simulate.scenario import MovableWorkers
 from load.simulate.world import simulate
 from prfaas.capacity.lengths import quantile_midpoints
-from prfaas.capacity.solver import solve_two_sites
+from prfaas.planner.solver import solve_two_sites
 
 SHORT_OUTPUT_TOKENS = 128
 LOAD = 0.75

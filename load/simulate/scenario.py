@@ -6,9 +6,9 @@ import msgspec
 
 from load.client import Arrival
 from prfaas.capacity.profiles import Profile
-from prfaas.scheduler.fleet import Fleet
-from prfaas.scheduler.policies import Policy
-from prfaas.scheduler.roles import RoleController
+from prfaas_scheduler.fleet import Fleet
+from prfaas_scheduler.policies.base import Policy
+from prfaas_scheduler.roles.controller import RoleController
 
 MODEL = "simulated"
 

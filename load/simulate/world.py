@@ -24,7 +24,9 @@ from prfaas.contracts.to_scheduler import (
     Refusal,
     Role,
 )
-from prfaas.scheduler.core import (
+from prfaas_scheduler.roles.controller import RoleController
+from prfaas_scheduler.roles.events import BeginMove, MoveResult, RequestSeen, RolesDue
+from prfaas_scheduler.service_core import (
     AttemptOver,
     CacheChanged,
     Event,
@@ -34,8 +36,6 @@ from prfaas.scheduler.core import (
     SchedulerCore,
     WorkerGone,
 )
-from prfaas.scheduler.role_events import BeginMove, MoveResult, RequestSeen, RolesDue
-from prfaas.scheduler.roles import RoleController
 
 FINGERPRINT = "simulated"
 ROLES_TICK_S = 1.0

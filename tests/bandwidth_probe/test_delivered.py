@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prfaas.bandwidth_probe.delivered import DeliveredTogether
+from prfaas_bandwidth_probe.delivered import DeliveredTogether
 
 
 @given(st.lists(st.floats(1e3, 1e8), min_size=1, max_size=6), st.floats(0.02, 0.5))

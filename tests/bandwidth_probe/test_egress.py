@@ -10,9 +10,9 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from prfaas.bandwidth_probe.egress import BUSY_S, REMEMBER_S, EgressAllocator
 from prfaas.contracts.to_probe import ALONE_AFTER_S, EGRESS_HEADROOM, LEASE_S, EgressAsked, EgressLease
-from prfaas.kvcache.pace import Pace
+from prfaas.link.budget import Pace
+from prfaas_bandwidth_probe.egress import BUSY_S, REMEMBER_S, EgressAllocator
 
 BUDGET = 1e7
 STEP_S = 0.01

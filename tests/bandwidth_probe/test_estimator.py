@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from prfaas.bandwidth_probe.estimator import (
+from prfaas_bandwidth_probe.estimator import (
     TRAIN_PARTS,
     Announce,
     DeepTrainAnswered,

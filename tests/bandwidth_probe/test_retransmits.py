@@ -2,7 +2,7 @@ import socket
 
 import pytest
 
-from prfaas.bandwidth_probe.retransmits import RetransmitShare, Segments, segments_to
+from prfaas_bandwidth_probe.retransmits import RetransmitShare, Segments, segments_to
 
 
 @pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prfaas.bandwidth_probe.train_sink import Arrival, tail_bytes_per_s
+from prfaas_bandwidth_probe.train_sink import Arrival, tail_bytes_per_s
 
 PART_BYTES = 10_000
 RATE = 1e6

@@ -2,7 +2,7 @@ import pytest
 
 from prfaas.capacity.builtin import builtin_profile
 from prfaas.capacity.lengths import TruncatedLogNormal
-from prfaas.capacity.solver import TwoSites
+from prfaas.planner.solver import TwoSites
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from prfaas.capacity.deployment import CASES
 from prfaas.cli.__main__ import main
+from prfaas.planner.deployment import CASES
 
 
 def json_of(capfd: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:

@@ -21,17 +21,17 @@ from prfaas.bus.taken_jobs import TakenJob
 from prfaas.contracts import subjects
 from prfaas.contracts.kv import KVTransfer
 from prfaas.contracts.wire import unpack_tokens
-from prfaas.decode_worker.attempt import Attempts
-from prfaas.decode_worker.events import AttemptFailed, AttemptVerified, BeginAttempt, EndAttempt, Event
-from prfaas.decode_worker.kept_prefixes import KeptPrefixes
 from prfaas.engine.emulated import EmulatedConfig, EmulatedEngine
 from prfaas.engine.emulated_sequence import EmulatedSequence
 from prfaas.kvcache.layout import KVPiece
-from prfaas.kvcache.link import Link
-from prfaas.kvcache.writer import KVWriter
-from prfaas.service.tasks import Tasks
+from prfaas.link.link import Link
+from prfaas.process.tasks import Tasks
 from prfaas.telemetry.metrics import TransferMetrics
 from prfaas.telemetry.tracing import Tracing
+from prfaas.transfer.sender import KVSender
+from prfaas_decode_worker.attempt import Attempts
+from prfaas_decode_worker.events import AttemptFailed, AttemptVerified, BeginAttempt, EndAttempt, Event
+from prfaas_decode_worker.prefixes import KeptPrefixes
 
 SITE, MODEL, WORKER = "home", "emulated-1t", "p1"
 DEADLINE_S = 20.0
@@ -91,7 +91,7 @@ class Home:
         """Ships what the next job asks for, and finishes or gives up."""
         taken = await self.take()
         transfer = taken.job.transfer
-        writer = await KVWriter.open(self.lane, transfer, self.engine.layout, deadline_s=DEADLINE_S, link=Link())
+        writer = await KVSender.open(self.lane, transfer, self.engine.layout, deadline_s=DEADLINE_S, link=Link())
         token_ids, from_token = unpack_tokens(taken.job.token_ids), transfer.from_token
         pieces: list[KVPiece] = []
 

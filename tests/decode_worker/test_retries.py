@@ -6,8 +6,7 @@ from msgspec.structs import replace
 from prfaas.contracts.to_decode import Generate
 from prfaas.contracts.to_gateway import Started
 from prfaas.contracts.to_scheduler import Outcome
-from prfaas.decode_worker.core import DecodeCore
-from prfaas.decode_worker.events import (
+from prfaas_decode_worker.events import (
     AttemptFailed,
     AttemptVerified,
     BeginAttempt,
@@ -16,7 +15,8 @@ from prfaas.decode_worker.events import (
     Instruction,
     TellScheduler,
 )
-from tests.decode_worker.test_core import ask, make_core
+from prfaas_decode_worker.service_core import DecodeCore
+from tests.decode_worker.test_service_core import ask, make_core
 
 
 def deferred(remote: bool = True) -> Generate:

@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 from hypothesis import given
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from prfaas.decode_worker.text import StopMatcher, TextStream
+from prfaas_decode_worker.text import StopMatcher, TextStream
 
 
 @given(st.lists(st.text("ab\n", max_size=3)), st.lists(st.text("ab\n", min_size=1, max_size=4), max_size=3))

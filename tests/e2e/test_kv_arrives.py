@@ -16,9 +16,9 @@ from prfaas.contracts.kv import KVTransfer
 from prfaas.engine.factory import EngineConfig, build_engine
 from prfaas.engine.protocol import Engine
 from prfaas.kvcache.layout import KVPiece
-from prfaas.kvcache.link import Link
-from prfaas.kvcache.reader import KVReader
-from prfaas.kvcache.writer import KVWriter
+from prfaas.link.link import Link
+from prfaas.transfer.receiver import KVReceiver
+from prfaas.transfer.sender import KVSender
 from tests.e2e.asking import tokens_of
 
 LENGTHS = (1, 511, 512, 513, 3000)
@@ -66,8 +66,8 @@ async def test_kv_over_the_link_is_local_kv(model: str, lengths: tuple[int, ...]
             )
             arrived: Cache = {}
             local: Cache = {}
-            reader = await KVReader.open(near, transfer, description.layout, partial(keep, arrived), deadline_s=DEADLINE_S)
-            writer = await KVWriter.open(far, transfer, description.layout, deadline_s=DEADLINE_S, link=link)
+            reader = await KVReceiver.open(near, transfer, description.layout, partial(keep, arrived), deadline_s=DEADLINE_S)
+            writer = await KVSender.open(far, transfer, description.layout, deadline_s=DEADLINE_S, link=link)
             await asyncio.to_thread(prefill, engine, tokens, writer.put)
             closing = asyncio.create_task(writer.close())
             report = await reader.verified(DEADLINE_S)

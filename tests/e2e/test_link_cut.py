@@ -6,7 +6,7 @@ import pytest
 
 from infra.stack import Stack
 from infra.wan.proxy import LinkState
-from load.bench_link_cut import outage
+from load.bench.link_cut import outage
 from load.emulated_stack import two_sites
 
 

@@ -11,7 +11,7 @@ import pytest_asyncio
 from infra.service_process import ServiceProcess
 from infra.sites import Description
 from infra.stack import Stack
-from load.bench_roles import asking, change_role, description_of, live_workers, until_workers
+from load.bench.roles import asking, change_role, description_of, live_workers, until_workers
 from load.client import Arrival, Record, Target, replay
 from prfaas.contracts.to_scheduler import Role
 from prfaas.contracts.to_worker import RoleChanging, RoleKept

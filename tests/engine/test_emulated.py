@@ -25,7 +25,7 @@ from prfaas.engine.protocol import DecodeRow, Engine, EngineError, PrefillCancel
 from prfaas.engine.weights import prepare, verify_weights
 from prfaas.kvcache.layout import KVPiece, LayerKind, LayerRange
 from prfaas.kvcache.prefix_cache import PrefixCache
-from prfaas.service.config import ConfigError, load_config
+from prfaas.process.config import ConfigError, load_config
 
 FAST = 1e6
 """A time scale at which nothing waits."""

@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from prfaas.gateway.validation import INERT, UNSUPPORTED
+from prfaas_gateway.openai.validation import INERT, UNSUPPORTED
 
 HELLO = [{"role": "user", "content": "hello"}]
 

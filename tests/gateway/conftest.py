@@ -13,12 +13,12 @@ from prometheus_client import CollectorRegistry
 from infra.nats_server import NatsServer
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.engine.weights import ModelFiles
-from prfaas.gateway.config import GatewayConfig
-from prfaas.gateway.service import GatewayService
-from prfaas.service.http import HttpServer, service_routes
-from prfaas.service.runner import ServiceContext
-from prfaas.service.tasks import Tasks
+from prfaas.process.http import HttpServer, service_routes
+from prfaas.process.runner import ServiceContext
+from prfaas.process.tasks import Tasks
 from prfaas.telemetry.tracing import Tracing
+from prfaas_gateway.config import GatewayConfig
+from prfaas_gateway.service import GatewayService
 from tests.gateway.scripted_site import DEADLINE_S, SITE, ScriptedSite
 from tests.gateway.tiny_tokenizer import tiny_tokenizer
 

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from prfaas.contracts.to_gateway import Tokens
-from prfaas.gateway.in_flight import EventOverflowError, InFlight, WorkerLostError
+from prfaas_gateway.in_flight import EventOverflowError, InFlight, WorkerLostError
 
 
 def event(request_id: str, sequence: int) -> Tokens:

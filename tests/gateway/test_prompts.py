@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
-from prfaas.gateway.errors import ApiError
-from prfaas.gateway.openai_types import ChatMessage, TextPart
-from prfaas.gateway.prompts import INLINE_CHARS, INLINE_MESSAGES, Prompts
+from prfaas_gateway.openai.errors import ApiError
+from prfaas_gateway.openai.types import ChatMessage, TextPart
+from prfaas_gateway.prompts import INLINE_CHARS, INLINE_MESSAGES, Prompts
 from tests.gateway.tiny_tokenizer import BOS, WORDS, tiny_tokenizer
 
 TEMPLATE = (

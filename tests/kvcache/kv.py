@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 
 from prfaas.contracts.kv import KVTransfer
-from prfaas.kvcache import frame as kv
 from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange, LayerSpec
+from prfaas.transfer import frame as kv
 
 LAYOUT = KVLayout(
     dtype="bfloat16",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from load.traces import DATA, agentx, azure, mooncake_bursts, mooncake_steady
-from prfaas.capacity.uncached import uncached_tokens
+from prfaas.planner.uncached import uncached_tokens
 from prfaas.traces import TraceRequest
 
 Figures = tuple[int, int, int, int, int]

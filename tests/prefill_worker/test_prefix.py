@@ -24,12 +24,12 @@ from prfaas.contracts.wire import pack_tokens
 from prfaas.engine.emulated import EmulatedConfig, EmulatedEngine
 from prfaas.engine.factory import EngineConfig
 from prfaas.kvcache.blocks import block_hashes, unpack_hashes
-from prfaas.kvcache.reader import KVReader, ReaderReport
-from prfaas.prefill_worker.config import PrefillWorkerConfig
-from prfaas.prefill_worker.service import PrefillWorkerService
-from prfaas.service.runner import ServiceContext
-from prfaas.service.tasks import Tasks
+from prfaas.process.runner import ServiceContext
+from prfaas.process.tasks import Tasks
 from prfaas.telemetry.tracing import Tracing
+from prfaas.transfer.receiver import KVReceiver, ReaderReport
+from prfaas_prefill_worker.config import PrefillWorkerConfig
+from prfaas_prefill_worker.service import PrefillWorkerService
 
 SITE, WORKER, MODEL = "home", "p1", "emulated-1t"
 BLOCK_TOKENS = 64
@@ -48,7 +48,7 @@ class Place:
         self.queue = JobQueue(bus)
         self.changed: asyncio.Queue[BlocksChanged] = asyncio.Queue()
 
-    async def submit(self, token_ids: Sequence[int], from_token: int = 0) -> tuple[KVReader, Any]:
+    async def submit(self, token_ids: Sequence[int], from_token: int = 0) -> tuple[KVReceiver, Any]:
         """A job that is named for the worker."""
         transfer = KVTransfer(
             transfer_id=secrets.token_hex(8),
@@ -63,7 +63,7 @@ class Place:
         for piece in self.whole(token_ids[:from_token], full_only=True):
             self.engine.install(sequence, piece)
         install = partial(self.engine.install, sequence)
-        reader = await KVReader.open(self.lane, transfer, self.engine.layout, install, deadline_s=DEADLINE_S)
+        reader = await KVReceiver.open(self.lane, transfer, self.engine.layout, install, deadline_s=DEADLINE_S)
         job = PrefillJob(
             request_id=transfer.transfer_id,
             model=MODEL,

@@ -12,7 +12,6 @@ from prometheus_client import CollectorRegistry
 from infra.running_sites import RunningSites
 from infra.sites import Description, Link, Site, SiteKind
 from prfaas.bus.bulk import ensure_kv_bucket
-from prfaas.bus.site_connections import SiteConnections
 from prfaas.contracts import subjects
 from prfaas.contracts.kv import KVTransfer
 from prfaas.contracts.to_prefill import PrefillJob
@@ -20,12 +19,13 @@ from prfaas.contracts.wire import pack_tokens
 from prfaas.engine.emulated import EmulatedConfig
 from prfaas.engine.factory import EngineConfig, build_engine
 from prfaas.kvcache.layout import KVPiece
-from prfaas.kvcache.reader import KVReader
-from prfaas.prefill_worker.config import PrefillWorkerConfig
-from prfaas.prefill_worker.service import PrefillWorkerService
-from prfaas.service.runner import ServiceContext
-from prfaas.service.tasks import Tasks
+from prfaas.process.runner import ServiceContext
+from prfaas.process.tasks import Tasks
 from prfaas.telemetry.tracing import Tracing
+from prfaas.transfer.receiver import KVReceiver
+from prfaas.worker.site_connections import SiteConnections
+from prfaas_prefill_worker.config import PrefillWorkerConfig
+from prfaas_prefill_worker.service import PrefillWorkerService
 from tests.bus.submitting import submit_once_joined
 
 HOME, FAR = "home", "far"
@@ -78,7 +78,7 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
         assert not tasks.failed.done(), tasks.failed.result()
 
 
-async def ask(place: Place, name: str, tokens: int, tenant: str, came: list[tuple[str, int]]) -> KVReader:
+async def ask(place: Place, name: str, tokens: int, tenant: str, came: list[tuple[str, int]]) -> KVReceiver:
     """Opens a reader, which notes in `came` what is installed, then submits the job."""
     transfer = KVTransfer(
         transfer_id=name,
@@ -92,7 +92,7 @@ async def ask(place: Place, name: str, tokens: int, tenant: str, came: list[tupl
     def install(name: str, piece: KVPiece) -> None:
         came.append((name, piece.size_bytes))
 
-    reader = await KVReader.open(place.home.lane, transfer, LAYOUT, partial(install, name), deadline_s=DEADLINE_S)
+    reader = await KVReceiver.open(place.home.lane, transfer, LAYOUT, partial(install, name), deadline_s=DEADLINE_S)
     job = PrefillJob(
         request_id=name,
         model=ENGINE.model,

@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from prfaas.scheduler.backlog import Backlog
+from prfaas_scheduler.backlog import Backlog
 
 
 def test_the_wait_is_the_work_in_front_of_the_next_one() -> None:

@@ -16,7 +16,10 @@ from prfaas.contracts.to_scheduler import (
     Refusal,
     Role,
 )
-from prfaas.scheduler.core import (
+from prfaas_scheduler.policies.base import Balanced, Policy, RemoteAll, Threshold
+from prfaas_scheduler.policies.predictive import Predictive
+from prfaas_scheduler.pools import HEARTBEAT_TIMEOUT_S, DecodePool, Worker
+from prfaas_scheduler.service_core import (
     AttemptOver,
     CacheChanged,
     HeartbeatHeard,
@@ -26,9 +29,6 @@ from prfaas.scheduler.core import (
     SchedulerCore,
     WorkerGone,
 )
-from prfaas.scheduler.policies import Balanced, Policy, RemoteAll, Threshold
-from prfaas.scheduler.pools import HEARTBEAT_TIMEOUT_S, DecodePool, Worker
-from prfaas.scheduler.predictive import Predictive
 
 SITES = st.sampled_from(["home", "far"])
 NAMES = st.sampled_from(["w0", "w1", "w2"])

@@ -16,11 +16,11 @@ from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.bus.presence import put_entry
 from prfaas.contracts import subjects
 from prfaas.contracts.to_scheduler import BlocksChanged, BlocksHeld, Heartbeat, Placement, PlaceRequest, Refusal, Role
-from prfaas.scheduler.config import SchedulerConfig
-from prfaas.scheduler.service import SchedulerService
-from prfaas.service.runner import ServiceContext
-from prfaas.service.tasks import Tasks
+from prfaas.process.runner import ServiceContext
+from prfaas.process.tasks import Tasks
 from prfaas.telemetry.tracing import Tracing
+from prfaas_scheduler.config import SchedulerConfig
+from prfaas_scheduler.service import SchedulerService
 
 DEADLINE_S = 20.0
 SITE = "home"

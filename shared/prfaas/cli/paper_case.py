@@ -4,12 +4,12 @@ from typing import Any
 
 import msgspec
 
-from prfaas.capacity.arms import Arm, arms
 from prfaas.capacity.builtin import builtin_profile
-from prfaas.capacity.deployment import Loaded
-from prfaas.capacity.mean_time import mean_time_rates
-from prfaas.capacity.solver import TwoSites
 from prfaas.cli.tables import format_table
+from prfaas.planner.arms import Arm, arms
+from prfaas.planner.deployment import Loaded
+from prfaas.planner.mean_time import mean_time_rates
+from prfaas.planner.solver import TwoSites
 
 TABLE_6: dict[str, dict[str, float]] = {
     "prfaas": {

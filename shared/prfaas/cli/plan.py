@@ -14,14 +14,14 @@ from pathlib import Path
 
 import msgspec
 
-from prfaas.capacity.deployment import CASES, DeploymentError, Loaded, load_deployment
-from prfaas.capacity.network import PlanError
 from prfaas.capacity.profiles import ProfileError
-from prfaas.capacity.report import Report, report
 from prfaas.cli import UsageError
 from prfaas.cli.paper_case import paper_comparison, paper_json
 from prfaas.cli.plan_plot import plot_plan
 from prfaas.cli.tables import format_table
+from prfaas.planner.deployment import CASES, DeploymentError, Loaded, load_deployment
+from prfaas.planner.network import PlanError
+from prfaas.planner.report import Report, report
 from prfaas.traces import TraceError
 
 PAPER = "paper"

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from prfaas.capacity.deployment import Loaded
-from prfaas.capacity.report import Report
-from prfaas.capacity.solver import Stage, at_threshold, best_threshold, prefill_counts
 from prfaas.cli import UsageError
+from prfaas.planner.deployment import Loaded
+from prfaas.planner.report import Report
+from prfaas.planner.solver import Stage, at_threshold, best_threshold, prefill_counts
 
 POINTS = 300
 LABELS = {

@@ -7,7 +7,7 @@ from load.simulate.cases import carried_req_s, cases
 from load.simulate.compare import run
 from load.simulate.paper import DEPLOYMENTS, LENGTHS, mean_work_capacity
 from load.simulate.policies import POLICIES
-from prfaas.capacity.uncached import uncached_tokens
+from prfaas.planner.uncached import uncached_tokens
 from prfaas.traces import TraceRequest
 
 

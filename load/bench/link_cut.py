@@ -1,0 +1,151 @@
+"""How soon offloading resumes after a link was down, and whether any request suffers: real processes, emulated engines.
+
+`python -m load.bench.link_cut [--json FILE]`. Requests keep coming while the emulated link is cut (connections reset, new ones
+refused) or half-open (every byte swallowed), and after it is repaired. Counted from the repair: `placed_s`, when the first
+request came that was prefilled remotely, and `first_token_s`, when it had its first token. Every answer is compared with the
+right one.
+"""
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from infra.stack import Stack
+from infra.up import START_ERRORS, fresh_directory, say
+from infra.wan.control import LinkChange
+from infra.wan.proxy import LinkState
+from load.client import Arrival, Record, Target, random_bytes, replay
+from load.emulated_stack import HOME, MODEL, right_answer, two_sites
+from prfaas.contracts.to_scheduler import Outcome
+
+PROMPT_TOKENS, OUTPUT_TOKENS = 700, 4
+EVERY_S = 0.5
+BEFORE_S = 2.0
+RESUME_DEADLINE_S = 60.0
+POLICIES = ("remote_all", "predictive")
+OUTAGES = (
+    (LinkState.CUT, 1.0),
+    (LinkState.CUT, 5.0),
+    (LinkState.HALF_OPEN, 5.0),
+    (LinkState.CUT, 15.0),
+    (LinkState.HALF_OPEN, 15.0),
+)
+
+
+class Round(msgspec.Struct, frozen=True, kw_only=True):
+    policy: str
+    fault: str
+    outage_s: float
+    requests: int
+    failed: int
+    """Not answered in full with status 200."""
+    wrong: int
+    """Answered with other tokens than the right ones."""
+    outcomes: dict[str, int]
+    worst_ttft_s: float
+    placed_s: float | None
+    """None: not within a minute."""
+    first_token_s: float | None
+
+
+async def outage(stack: Stack, policy: str, fault: LinkState, outage_s: float, seed: int) -> Round:
+    """One outage under load; returns when all requests are answered."""
+    target = Target(url=stack.gateway_url(HOME), model=MODEL, timeout_s=60.0, ttft_deadline_s=30.0)
+    made = random_bytes(seed)
+    prompts: dict[int, list[int]] = {}
+    (link,) = stack.sites.links.values()
+    resumed = asyncio.Event()
+    repaired_s: float | None = None
+
+    def arrivals() -> Iterator[Arrival]:
+        at_s = 0.0
+        while not resumed.is_set():
+            yield Arrival(at_s, PROMPT_TOKENS, OUTPUT_TOKENS)
+            at_s += EVERY_S
+
+    def after_repair(record: Record) -> bool:
+        return repaired_s is not None and record.arrival.arrival_s > repaired_s and record.outcome == Outcome.OFFLOADED
+
+    started_s = time.monotonic()
+
+    def prompt(index: int, arrival: Arrival) -> list[int]:
+        prompts[index] = [int(token) for token in made(index, arrival)]
+        return prompts[index]
+
+    asking = asyncio.create_task(
+        replay(target, arrivals(), prompt, lambda record: resumed.set() if after_repair(record) else None)
+    )
+    await asyncio.sleep(BEFORE_S)
+    await link.change(LinkChange(state=fault))
+    await asyncio.sleep(outage_s)
+    await link.change(LinkChange(state=LinkState.UP))
+    repaired_s = time.monotonic() - started_s
+    try:
+        async with asyncio.timeout(RESUME_DEADLINE_S):
+            await resumed.wait()
+    except TimeoutError:
+        resumed.set()
+    records = await asking
+    first = next((record for record in records if after_repair(record)), None)
+    outcomes = [record.outcome or record.error for record in records]
+    return Round(
+        policy=policy,
+        fault=fault.value,
+        outage_s=outage_s,
+        requests=len(records),
+        failed=sum(record.status != 200 or bool(record.error) for record in records),
+        wrong=sum(
+            not record.error and record.text != right_answer(stack.description, prompts[index], OUTPUT_TOKENS)
+            for index, record in enumerate(records)
+        ),
+        outcomes={outcome: outcomes.count(outcome) for outcome in sorted(set(outcomes))},
+        worst_ttft_s=round(max(record.ttft_s or 0.0 for record in records), 3),
+        placed_s=None if first is None else round(first.arrival.arrival_s - repaired_s, 3),
+        first_token_s=None if first is None or first.first_s is None else round(first.first_s - repaired_s, 3),
+    )
+
+
+async def measure(policies: list[str], rounds: int) -> list[Round]:
+    found = []
+    for policy in policies:
+        # Nothing is comfortable at home: predictive offloads whenever it knows a link.
+        description = two_sites(remote_workers=2, rate_mbit=200.0, scheduler={"policy": policy, "comfort-share": 0.0})
+        async with Stack(description, fresh_directory("bench-link-cut"), progress=say) as stack:
+            for number in range(rounds):
+                for index, (fault, outage_s) in enumerate(OUTAGES):
+                    one = await outage(stack, policy, fault, outage_s, seed=1 + number * len(OUTAGES) + index)
+                    found.append(one)
+                    say(
+                        f"{policy}, {fault.value} for {outage_s:g} s: offloads again {one.placed_s} s after the repair, "
+                        f"first token {one.first_token_s} s; {one.requests} requests, {one.failed} failed, {one.wrong} wrong, "
+                        f"worst TTFT {one.worst_ttft_s} s, {one.outcomes}"
+                    )
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m load.bench.link_cut", description=__doc__)
+    parser.add_argument("--policy", choices=POLICIES, action="append", help="again for several; default: both")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="also write the results there")
+    arguments = parser.parse_args()
+    try:
+        found = asyncio.run(measure(arguments.policy or list(POLICIES), arguments.rounds))
+    except START_ERRORS as error:
+        print(f"load.bench.link_cut: {error}", file=sys.stderr)
+        return 1
+    slowest = max((RESUME_DEADLINE_S if one.placed_s is None else one.placed_s for one in found), default=0.0)
+    summary = {"resumed_after_s": slowest, "failed": sum(one.failed for one in found), "wrong": sum(one.wrong for one in found)}
+    say(f"slowest resumption {slowest} s; {summary['failed']} failed, {summary['wrong']} wrong")
+    if arguments.json:
+        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode({"summary": summary, "rounds": found})))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

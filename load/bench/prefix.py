@@ -1,0 +1,104 @@
+"""What prefix caches cost and save: prefills that keep their blocks, and ones that begin after a cached prefix.
+
+Times are CPU seconds of the engine's thread, of variants in turns: other work on the machine moves them less than wall time.
+"""
+
+import argparse
+import random
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from prfaas.engine.factory import EngineConfig, build_engine
+from prfaas.engine.protocol import Engine
+from prfaas.engine.weights import SOURCES
+from prfaas.kvcache.layout import KVPiece
+from prfaas.kvcache.prefix_cache import PrefixCache
+
+CAPACITY_BYTES = 1 << 30
+
+
+def prefill(engine: Engine, token_ids: Sequence[int], cache: PrefixCache | None, from_token: int = 0) -> tuple[float, int]:
+    """CPU seconds, and the bytes that a transfer would carry."""
+    pieces: list[KVPiece] = []
+    started_s = time.thread_time()
+    if cache is None:
+        engine.prefill(token_ids, pieces.append, lambda: False)
+    else:
+        with cache.pin(token_ids) as prefix:
+            engine.prefill(token_ids, pieces.append, lambda: False, prefix=prefix, from_token=from_token)
+    return time.thread_time() - started_s, sum(piece.size_bytes for piece in pieces)
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one model: medians over the rounds; ratios are of runs of the same round."""
+
+    model: str
+    prompt_tokens: int
+    shared_tokens: int
+    plain_cpu_s: float
+    keeping_ratio: float
+    """A prefill that keeps its blocks, to one without a cache."""
+    cached_ratio: float
+    """One that begins after the shared prefix, to one without a cache."""
+    whole_bytes: int
+    rest_bytes: int
+    """Shipped where the decode worker has the prefix too."""
+
+
+def measure(model: str, prompt_tokens: int, shared_tokens: int, rounds: int) -> Found:
+    engine = build_engine(EngineConfig(model=model, device="cpu"))
+    block_tokens = engine.describe().chunk_tokens
+    source = random.Random(1)
+    first, second = (source.choices(range(1000, 40_000), k=prompt_tokens) for _ in range(2))
+    second[:shared_tokens] = first[:shared_tokens]
+    prefill(engine, first[:block_tokens], None)
+    taken: dict[str, list[float]] = {"without a cache": [], "keeps its blocks": [], "after a cached prefix": []}
+    for turn in range(rounds):
+        cache = PrefixCache(block_tokens, CAPACITY_BYTES)
+        variants = {
+            "without a cache": lambda: prefill(engine, first, None),
+            "keeps its blocks": lambda cache=cache: prefill(engine, first, cache),  # type: ignore[misc]
+        }
+        for name in sorted(variants, reverse=bool(turn % 2)):
+            cpu_s, whole_bytes = variants[name]()
+            taken[name].append(cpu_s)
+        cpu_s, rest_bytes = prefill(engine, second, cache, shared_tokens)
+        taken["after a cached prefix"].append(cpu_s)
+    plain = taken["without a cache"]
+    ratios = {
+        name: statistics.median(mine / its for mine, its in zip(samples, plain, strict=True)) for name, samples in taken.items()
+    }
+    for name, samples in taken.items():
+        print(f"{model:13} {name:22} {statistics.median(samples):7.3f} CPU s, x {ratios[name]:5.3f}", flush=True)
+    print(f"{model:13} shipped {whole_bytes / 1e6:.1f} MB whole, {rest_bytes / 1e6:.1f} MB where both ends have the prefix")
+    return Found(
+        model=model,
+        prompt_tokens=prompt_tokens,
+        shared_tokens=shared_tokens,
+        plain_cpu_s=statistics.median(plain),
+        keeping_ratio=ratios["keeps its blocks"],
+        cached_ratio=ratios["after a cached prefix"],
+        whole_bytes=whole_bytes,
+        rest_bytes=rest_bytes,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m load.bench.prefix", description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", default=sorted(SOURCES), choices=sorted(SOURCES))
+    parser.add_argument("--prompt-tokens", type=int, default=2560)
+    parser.add_argument("--shared-tokens", type=int, default=2048, help="whole blocks")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write what is printed")
+    options = parser.parse_args()
+    found = [measure(model, options.prompt_tokens, options.shared_tokens, options.rounds) for model in options.models]
+    if options.json:
+        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The paper's case, end to end on emulated engines."""

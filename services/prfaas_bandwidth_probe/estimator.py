@@ -1,0 +1,267 @@
+"""When to probe a link and what the answers say about it. Pure: time comes in with the events.
+
+Goodput = bytes of a train of messages / (round trip of the train - round trip of a tiny message). Noise (a busy process, a burst
+of other traffic) makes either only longer, so the smallest of the last few counts, as in BBR. A link that got slower shows when
+the older measurements have left the window, within a few seconds. Beside a transfer it is the share that another one would get;
+what an idle link carries beyond it, `idle_goodput` knows. Under an egress budget, trains are small against the budget too, and
+KV never gets more than it.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import pairwise
+from math import inf
+
+from prfaas_bandwidth_probe.idle_goodput import DEEP_SHARE, IdleGoodput
+
+TRAIN_PARTS = 16
+_TRAIN_S = 0.010
+"""A train is as long as the link carries in this time: long against the jitter of processes, short for everyone else."""
+_FIRST_PART_BYTES = 4 << 10
+_PART_LIMITS_BYTES = (2 << 10, 32 << 10)
+_LEAST_PART_BYTES = 512
+_BUDGET_SHARE = 0.02
+"""Of a second's budget, that one train may take."""
+_MIN_TRAIN_INTERVAL_S = 0.5
+_WINDOW = 5
+"""Measurements that count."""
+_BASE_MEMORY_S = 60.0
+"""For the round trip of a tiny message. Beside transfers it waits in their queue, as the train does; taken for the way itself,
+it would leave the train no time at all and make the link look endless."""
+_LEAST_S = 1e-5
+_TRANSFER_COUNTS_S = 5.0
+_TRANSFERS = 64
+
+
+class Probe(StrEnum):
+    PING = "ping"
+    TRAIN = "train"
+    DEEP_TRAIN = "deep_train"
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    now_s: float
+    busy: bool = False
+    """Transfers are under way."""
+
+
+@dataclass(frozen=True, slots=True)
+class PongHeard:
+    now_s: float
+    rtt_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrainAnswered:
+    now_s: float
+    base_s: float
+    """Round trip of a tiny message on the connection that carries the train."""
+    train_bytes: int
+    train_s: float
+    """From the first byte sent to the reply to the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeepTrainAnswered:
+    now_s: float
+    train_bytes: int
+    tail_bytes_per_s: float
+    """As the receiver saw the last of it; 0: it saw nothing of use."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransferReported:
+    now_s: float
+    goodput_bytes_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeFailed:
+    """No answer in time, or nobody there."""
+
+    now_s: float
+    probe: Probe
+
+
+Event = Tick | PongHeard | TrainAnswered | DeepTrainAnswered | TransferReported | ProbeFailed
+
+
+@dataclass(frozen=True, slots=True)
+class SendPing:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class SendTrain:
+    parts: int
+    part_bytes: int
+    deep: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """As LinkEstimate."""
+
+    rtt_s: float
+    jitter_s: float
+    goodput_bytes_per_s: float
+    samples: int
+    confidence: float
+    age_s: float
+
+
+Instruction = SendPing | SendTrain | Announce
+
+
+class LinkEstimator:
+    """One directed link. At most one ping and one train, deep or not, are under way."""
+
+    def __init__(
+        self, *, ping_interval_s: float, link_share: float, timeout_s: float, budget_bytes_per_s: float | None = None
+    ) -> None:
+        """Trains cost at most `link_share` of the link, or of the budget where that is less."""
+        self._ping_interval_s = ping_interval_s
+        self._train_share = (1 - DEEP_SHARE) * link_share
+        self._timeout_s = timeout_s
+        self._budget_bytes_per_s = inf if budget_bytes_per_s is None else budget_bytes_per_s
+        self._rtts_s: deque[float] = deque(maxlen=_WINDOW)
+        self._bases_s: deque[tuple[float, float]] = deque()
+        """(when, seconds) of the last minute."""
+        self._trains: deque[tuple[int, float]] = deque(maxlen=_WINDOW)
+        """(bytes, seconds)"""
+        self._transfers: deque[tuple[float, float]] = deque(maxlen=_TRANSFERS)
+        """(when reported, bytes/s)"""
+        self._idle = IdleGoodput(link_share, _BUDGET_SHARE * self._budget_bytes_per_s)
+        self._measured_s = 0.0
+        """When goodput was measured last."""
+        self._samples = 0
+        self._pinging = False
+        self._training = False
+        self._next_ping_s = 0.0
+        self._next_train_s = 0.0
+
+    @property
+    def rtt_s(self) -> float | None:
+        return min(self._rtts_s, default=None)
+
+    @property
+    def jitter_s(self) -> float:
+        """Mean difference between two round trips in a row."""
+        steps_s = [abs(later - earlier) for earlier, later in pairwise(self._rtts_s)]
+        return sum(steps_s) / len(steps_s) if steps_s else 0.0
+
+    @property
+    def goodput_bytes_per_s(self) -> float | None:
+        if not self._trains:
+            return None
+        if self._transfers:
+            return max(self._short(), *(goodput for _, goodput in self._transfers))
+        return self._idle.goodput_bytes_per_s(self._short())
+
+    @property
+    def confidence(self) -> float:
+        """Share of the trains that count, which came through and say at least half of what the fastest says."""
+        found = self._by_trains() if self._trains else []
+        return sum(2 * goodput >= max(found) for goodput in found) / _WINDOW
+
+    def _short(self) -> float:
+        return max(self._by_trains())
+
+    def _by_trains(self) -> list[float]:
+        base_s = min(*(seconds for _, seconds in self._bases_s), *self._rtts_s, inf)
+        return [size_bytes / max(train_s - base_s, _LEAST_S) for size_bytes, train_s in self._trains]
+
+    def handle(self, event: Event) -> list[Instruction]:
+        match event:
+            case Tick(now_s, busy):
+                return self._tick(now_s, busy)
+            case PongHeard(now_s, rtt_s):
+                self._pinging = False
+                self._rtts_s.append(rtt_s)
+                return self._announce(now_s)
+            case TrainAnswered(now_s, base_s, train_bytes, train_s):
+                self._training = False
+                self._bases_s.append((now_s, base_s))
+                while self._bases_s[0][0] < now_s - _BASE_MEMORY_S:
+                    self._bases_s.popleft()
+                self._trains.append((train_bytes, train_s))
+                self._samples += 1
+                self._measured_s = now_s
+                self._next_train_s = now_s + self._train_interval_s(train_bytes)
+                if not self._transfers:
+                    self._idle.short(self._short())
+            case DeepTrainAnswered(now_s, train_bytes, goodput):
+                self._training = False
+                if self._trains:
+                    self._idle.measured(now_s, train_bytes, goodput, self._short())
+                    self._measured_s = now_s
+            case TransferReported(now_s, goodput):
+                self._transfers.append((now_s, goodput))
+                self._measured_s = now_s
+                self._idle.transferred(now_s, max(goodput for _, goodput in self._transfers))
+            # A link that does not answer has no estimate; what comes back after an outage may be another link.
+            case ProbeFailed(now_s, Probe.TRAIN):
+                self._training = False
+                self._next_train_s = now_s + self._timeout_s
+                self._trains.clear()
+                self._bases_s.clear()
+                self._transfers.clear()
+                self._samples = 0
+                self._idle.forget()
+            case ProbeFailed(now_s, Probe.DEEP_TRAIN):
+                self._training = False
+                self._idle.failed(now_s)
+            case ProbeFailed():
+                self._pinging = False
+                self._rtts_s.clear()
+        return []
+
+    def validate(self) -> None:
+        assert len(self._trains) == min(self._samples, _WINDOW)
+        assert bool(self._bases_s) is bool(self._trains) and len(self._bases_s) <= 1 + _BASE_MEMORY_S / _MIN_TRAIN_INTERVAL_S
+        assert all(rtt_s >= 0 for rtt_s in self._rtts_s)
+
+    def _tick(self, now_s: float, busy: bool) -> list[Instruction]:
+        while self._transfers and now_s - self._transfers[0][0] > _TRANSFER_COUNTS_S:
+            self._transfers.popleft()
+        orders: list[Instruction] = []
+        if not self._pinging and now_s >= self._next_ping_s:
+            self._pinging = True
+            self._next_ping_s = now_s + self._ping_interval_s
+            orders.append(SendPing())
+        if not self._training and self._rtts_s:
+            train = SendTrain(TRAIN_PARTS, self._part_bytes()) if now_s >= self._next_train_s else self._deep_train(now_s, busy)
+            self._training = train is not None
+            orders += [train] if train is not None else []
+        return orders
+
+    def _deep_train(self, now_s: float, busy: bool) -> SendTrain | None:
+        rtt_s = self.rtt_s
+        if busy or self._transfers or not self._trains or rtt_s is None:
+            return None
+        deep_bytes = self._idle.due_bytes(now_s, rtt_s, self._short(), TRAIN_PARTS * self._part_bytes())
+        if deep_bytes is None:
+            return None
+        parts = max(TRAIN_PARTS, -(-deep_bytes // _PART_LIMITS_BYTES[1]))
+        return SendTrain(parts, deep_bytes // parts, deep=True)
+
+    def _announce(self, now_s: float) -> list[Instruction]:
+        rtt_s, goodput = self.rtt_s, self.goodput_bytes_per_s
+        if rtt_s is None or goodput is None:
+            return []
+        kv_bytes_per_s = min(goodput, self._budget_bytes_per_s)
+        age_s = max(0.0, now_s - self._measured_s)
+        return [Announce(rtt_s, self.jitter_s, kv_bytes_per_s, self._samples, self.confidence, age_s)]
+
+    def _part_bytes(self) -> int:
+        goodput = self.goodput_bytes_per_s
+        low, high = _PART_LIMITS_BYTES
+        size_bytes = _FIRST_PART_BYTES if goodput is None else min(max(int(goodput * _TRAIN_S / TRAIN_PARTS), low), high)
+        return int(min(size_bytes, max(_BUDGET_SHARE * self._budget_bytes_per_s / TRAIN_PARTS, _LEAST_PART_BYTES)))
+
+    def _train_interval_s(self, train_bytes: int) -> float:
+        goodput = self.goodput_bytes_per_s
+        assert goodput is not None, "a train was measured just now"
+        return max(_MIN_TRAIN_INTERVAL_S, train_bytes / (self._train_share * min(goodput, self._budget_bytes_per_s)))

@@ -1,0 +1,37 @@
+"""What an operator can set."""
+
+from typing import Annotated, ClassVar
+
+from msgspec import Meta, field
+
+from prfaas.engine.factory import EngineConfig
+from prfaas.process.config import ServiceConfig
+
+
+class DecodeWorkerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """prfaas-decode-worker: receives KV, batches, streams tokens."""
+
+    role: ClassVar[str] = "decode-worker"
+
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    movable: bool = False
+    """The scheduler may make it a prefill worker: then the configuration must suit both roles."""
+    slots: Annotated[int, Meta(ge=1)] = 32
+    """Requests in the batch, those that wait for their KV included."""
+    waiting: Annotated[int, Meta(ge=0)] = 64
+    """Requests that may wait for a slot; more are refused."""
+    cache_mib: Annotated[int, Meta(ge=1)] = 4096
+    """Memory for KV caches."""
+    prefix_cache_mib: Annotated[int, Meta(ge=0)] = 512
+    """Memory for the full layers' KV of prompts that were served, in blocks of `engine.chunk-tokens`; 0 keeps none."""
+    bucket_mib: Annotated[int, Meta(ge=16)] = 1024
+    """Memory of the site's NATS server for KV under way, shared by the site's decode workers."""
+    bucket_ttl_s: Annotated[float, Meta(ge=1)] = 120.0
+    """After this the server drops what nobody deleted."""
+    idle_timeout_s: Annotated[float, Meta(gt=0)] = 10.0
+    """A transfer that has begun and then brings nothing for so long is given up; slow chunks must fit in."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.bulk is None:
+            raise ValueError("a decode worker receives KV: it needs a `bulk` endpoint")

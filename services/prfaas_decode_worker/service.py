@@ -1,0 +1,293 @@
+"""The decode worker as a process: the core's events come in from the bus, its instructions go out to engine, lane and bus."""
+
+import asyncio
+import time
+
+from opentelemetry import context as trace_context
+from tokenizers import Tokenizer
+
+from prfaas.bus.control import ControlBus
+from prfaas.bus.errors import BusError
+from prfaas.bus.jobs import JobQueue
+from prfaas.bus.presence import Announcer
+from prfaas.capacity.observed import RecentMean
+from prfaas.contracts import subjects
+from prfaas.contracts.to_decode import (
+    CancelGenerate,
+    Generate,
+    GenerateAccepted,
+    GenerateRefused,
+    PrefillProgress,
+)
+from prfaas.contracts.to_gateway import Started
+from prfaas.contracts.to_scheduler import Heartbeat, Role
+from prfaas.engine.factory import build_engine
+from prfaas.engine.weights import prepare
+from prfaas.process.runner import ServiceContext
+from prfaas.telemetry.logs import get_logger
+from prfaas.telemetry.metrics import DecodeMetrics, TransferMetrics, watch_bucket
+from prfaas.transfer.bucket_keeper import KVBucketKeeper
+from prfaas.worker.block_announcer import BlockAnnouncer
+from prfaas.worker.role_change import RoleChange
+from prfaas.worker.site_connections import SiteConnections
+from prfaas_decode_worker.admission import Limits
+from prfaas_decode_worker.attempt import Attempts
+from prfaas_decode_worker.batch import Batch
+from prfaas_decode_worker.config import DecodeWorkerConfig
+from prfaas_decode_worker.events import (
+    Answer,
+    BeginAttempt,
+    CancelAsked,
+    DrainAsked,
+    DrainGivenUp,
+    Emit,
+    EndAttempt,
+    Event,
+    GenerateAsked,
+    Release,
+    TellScheduler,
+    Tick,
+)
+from prfaas_decode_worker.prefixes import KeptPrefixes
+from prfaas_decode_worker.service_core import DecodeCore
+from prfaas_decode_worker.spans import RequestSpans
+from prfaas_decode_worker.text import TokenizerVocabulary
+
+TICK_S = 0.1
+
+log = get_logger(__name__)
+
+
+class DecodeWorkerService:
+    def __init__(self, config: DecodeWorkerConfig, context: ServiceContext) -> None:
+        self._config = config
+        self._context = context
+        self._metrics = DecodeMetrics(context.registry, config.engine.model)
+        self._transfer_metrics = TransferMetrics(context.registry)
+        self._spans = RequestSpans(context.tracing, config.name)
+        self._answers: dict[str, asyncio.Future[GenerateAccepted | GenerateRefused]] = {}
+        self._outbox: asyncio.Queue[Emit | TellScheduler] = asyncio.Queue()
+        """Bounded all the same: the batch waits between two steps until it is empty."""
+        self._idle = asyncio.Event()
+        """Set while no request is here."""
+        self._site: SiteConnections | None = None
+        self._batch: Batch | None = None
+        self._leaving = False
+        self._output_tokens = RecentMean()
+        self._role_change = RoleChange(config.site, config.name, Role.DECODE, config.movable, context, self)
+
+    async def start(self) -> None:
+        config, context = self._config, self._context
+        assert config.bulk is not None
+        files = await asyncio.to_thread(prepare, config.engine.model)
+        self._engine = await asyncio.to_thread(build_engine, config.engine)
+        self._description = self._engine.describe()
+        self._site = await SiteConnections.open(config.control, config.bulk, config.name)
+        bus, lane = self._site
+        keeper = KVBucketKeeper(lane, config.site, max_bytes=config.bucket_mib << 20, ttl_s=config.bucket_ttl_s)
+        await keeper.start()
+        context.tasks.spawn("keep bucket", keeper.run())
+        watch_bucket(
+            context.registry,
+            config.site,
+            stored_bytes=lambda: keeper.stored_bytes,
+            leaked_bytes=lambda: keeper.leaked_bytes,
+            reclaimed_messages=lambda: keeper.reclaimed_messages,
+        )
+        self._core = DecodeCore(
+            config.name,
+            config.engine.model,
+            Limits(config.slots, config.waiting, self._description.max_context_tokens, config.cache_mib << 20),
+            self._description.eos_token_ids,
+            TokenizerVocabulary(Tokenizer.from_file(str(files.tokenizer))),
+            self._engine.sequence_bytes,
+        )
+        blocks = BlockAnnouncer(bus, site=config.site, worker=config.name, role=Role.DECODE, sites=[config.site])
+        self._attempts = Attempts(
+            site=config.site,
+            worker=config.name,
+            bus=bus,
+            lane=lane,
+            jobs=JobQueue(bus),
+            engine=self._engine,
+            kept=KeptPrefixes(self._engine, config.prefix_cache_mib << 20, blocks.changed),
+            tasks=context.tasks,
+            tracing=context.tracing,
+            metrics=self._transfer_metrics,
+            idle_timeout_s=config.idle_timeout_s,
+            lossy_kv=config.engine.lossy_kv,
+            tell=self._handle,
+        )
+        self._batch = Batch(
+            self._engine,
+            self._core,
+            sequences=self._attempts.sequences,
+            metrics=self._metrics,
+            tell=self._handle,
+            flushed=self._outbox.join,
+        )
+        await blocks.start()
+        context.tasks.spawn("announce blocks", blocks.run())
+        context.tasks.spawn("publish", self._publish(bus))
+        context.tasks.spawn("batch", self._batch.run())
+        context.tasks.spawn("tick", self._tick())
+        await bus.subscribe(subjects.prefill_progress(config.site, config.name), PrefillProgress, self._attempts.hear)
+        await bus.subscribe(subjects.cancel_generate(config.site, config.name), CancelGenerate, self._cancel)
+        await bus.serve(subjects.generate(config.site, config.name), Generate, self._generate)
+        self._announcer = Announcer(bus, [config.site], self._heartbeat)
+        await self._role_change.start(bus)
+        context.tasks.spawn("announce", self._announcer.run())
+
+    def ready(self) -> str | None:
+        assert self._site is not None
+        return self._site.down()
+
+    async def drain(self, deadline_s: float) -> None:
+        self._role_change.give_up()
+        await self.finish()
+        await self.withdraw()
+
+    async def finish(self) -> None:
+        # Announced first: who is refused then and asks the scheduler again is not sent here once more.
+        self._leaving = True
+        await self._announcer.beat()
+        self._handle(DrainAsked(time.monotonic()))
+        await self._idle.wait()
+        await self._outbox.join()
+
+    async def resume(self) -> None:
+        self._leaving = False
+        self._handle(DrainGivenUp(time.monotonic()))
+        await self._announcer.beat()
+
+    async def withdraw(self) -> None:
+        await self._announcer.withdraw()
+
+    async def stop(self) -> None:
+        if self._batch is not None:
+            self._batch.shut_down()
+        if self._site is not None:
+            await self._site.close()
+
+    # ---- events in
+
+    async def _generate(self, generate: Generate) -> GenerateAccepted | GenerateRefused:
+        request_id = generate.request_id
+        answer: asyncio.Future[GenerateAccepted | GenerateRefused] = asyncio.get_running_loop().create_future()
+        if request_id not in self._core.requests:
+            self._spans.arrived(generate, trace_context.get_current())
+        self._answers[request_id] = answer
+        self._handle(GenerateAsked(time.monotonic(), generate))
+        return answer.result()
+
+    def _cancel(self, cancel: CancelGenerate) -> None:
+        self._handle(CancelAsked(time.monotonic(), cancel.request_id))
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._handle(Tick(time.monotonic()))
+
+    # ---- instructions out
+
+    def _handle(self, event: Event) -> None:
+        assert self._batch is not None
+        for order in self._core.handle(event):
+            match order:
+                case Answer(request_id, answer):
+                    self._answers.pop(request_id).set_result(answer)
+                    if isinstance(answer, GenerateRefused) and answer.code != "duplicate":
+                        self._spans.refused(request_id, answer.code)
+                case BeginAttempt():
+                    self._attempts.begin(order, self._spans.of(order.request_id))
+                case EndAttempt():
+                    self._attempts.end(order)
+                case Emit(_, told):
+                    self._outbox.put_nowait(order)
+                    if isinstance(told, Started):
+                        self._spans.joined(told.request_id)
+                        self._batch.wake()
+                case Release():
+                    self._release(order)
+                case TellScheduler():
+                    self._outbox.put_nowait(order)
+        self._measure()
+
+    def _release(self, release: Release) -> None:
+        assert self._batch is not None
+        self._attempts.release(release)
+        self._batch.release(release.request_id)
+        self._spans.released(release)
+        if release.ended in ("stop", "length"):
+            self._output_tokens.observe(release.completion_tokens)
+        if release.decode_s:
+            self._metrics.decode_s.observe(release.decode_s)
+        report = release.report
+        if report.frames:
+            self._transfer_metrics.verified(
+                release.prefill_site,
+                self._config.site,
+                received_bytes=report.bytes,
+                frames=report.frames,
+                lossy_frames=report.lossy_frames,
+                reused_tokens=report.reused_tokens,
+                saved_bytes=report.saved_bytes,
+                duration_s=report.duration_s,
+                residual_s=report.residual_s,
+            )
+        log.info(
+            "request_ended",
+            request_id=release.request_id,
+            outcome=release.outcome.value,
+            prefill_site=release.prefill_site,
+            ended=release.ended,
+            completion_tokens=release.completion_tokens,
+            attempts=report.attempts,
+            kv_bytes=report.bytes,
+            kv_saved_bytes=report.saved_bytes,
+        )
+
+    def _measure(self) -> None:
+        if self._core.requests:
+            self._idle.clear()
+        else:
+            self._idle.set()
+        running = len(self._core.rows())
+        self._metrics.running.set(running)
+        self._metrics.waiting.set(len(self._core.requests) - running)
+        self._metrics.cache_usage_ratio.set(self._core.admission.cache_bytes / self._core.admission.limits.cache_bytes)
+
+    async def _publish(self, bus: ControlBus) -> None:
+        """One task, so that a request's events keep their order. A lost event is a gap that the gateway turns into an error."""
+        while True:
+            order = await self._outbox.get()
+            try:
+                if isinstance(order, Emit):
+                    await bus.publish(order.reply_to, order.event)
+                else:
+                    await bus.publish(subjects.attempts(self._config.site), order.ended)
+            except BusError as error:
+                told = order.event if isinstance(order, Emit) else order.ended
+                log.error("event_lost", request_id=told.request_id, message=type(told).__name__, reason=str(error))
+            finally:
+                self._outbox.task_done()
+
+    def _heartbeat(self) -> Heartbeat:
+        assert self._batch is not None
+        admission = self._core.admission
+        return Heartbeat(
+            site=self._config.site,
+            worker=self._config.name,
+            role=Role.DECODE,
+            model=self._config.engine.model,
+            fingerprint=self._description.fingerprint,
+            max_context_tokens=self._description.max_context_tokens,
+            running=len(admission.holding),
+            slots=admission.limits.slots,
+            waiting=len(admission.waiting),
+            waiting_limit=admission.limits.waiting,
+            step_points=self._batch.observed.points(),
+            output_tokens=self._output_tokens.value,
+            movable=self._role_change.possible,
+            draining=self._leaving,
+        )

@@ -1,0 +1,291 @@
+"""The decode worker's decisions, pure: admission, attempts with their fallbacks, the running batch, what each client is told.
+
+A request waits for a slot, then for its KV (one attempt after another, each fenced by its number), then runs in the batch.
+Exactly one terminal event (Finished or Failed) ends it, unless its client left; then it ends silently.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from prfaas.contracts.to_decode import Generate, GenerateAccepted, GenerateRefused
+from prfaas.contracts.to_gateway import (
+    Failed,
+    Finished,
+    Started,
+    TokenDetail,
+    TokenLogprob,
+    Tokens,
+)
+from prfaas.contracts.to_scheduler import AttemptEnded
+from prfaas.contracts.wire import unpack_tokens
+from prfaas.engine.protocol import SampledToken
+from prfaas_decode_worker.admission import Admission, Limits, Refusal
+from prfaas_decode_worker.events import (
+    Answer,
+    AttemptFailed,
+    AttemptVerified,
+    CancelAsked,
+    DrainAsked,
+    DrainGivenUp,
+    Emit,
+    EndAttempt,
+    Event,
+    GenerateAsked,
+    Instruction,
+    PrefillTimed,
+    Release,
+    StepDone,
+    StepFailed,
+    TellScheduler,
+    Tick,
+)
+from prfaas_decode_worker.request import Phase, Request, Vocabulary
+from prfaas_decode_worker.retries import give_up, next_attempt
+
+
+class Row(NamedTuple):
+    request_id: str
+    token_id: int
+    forbid_eos: bool
+
+
+class DecodeCore:
+    def __init__(
+        self,
+        worker: str,
+        model: str,
+        limits: Limits,
+        eos_token_ids: frozenset[int],
+        vocabulary: Vocabulary,
+        sequence_bytes: Callable[[int], int],
+    ) -> None:
+        self.worker = worker
+        self.model = model
+        self.admission = Admission(limits)
+        self.eos_token_ids = eos_token_ids
+        self.vocabulary = vocabulary
+        self.sequence_bytes = sequence_bytes
+        self.requests = self.admission.requests
+        self.draining = False
+
+    def rows(self) -> list[Row]:
+        """The next step of the batch."""
+        return [
+            Row(request.request_id, request.next_token, request.generated < request.generate.sampling.min_tokens)
+            for request in self.requests.values()
+            if request.phase is Phase.RUNNING
+        ]
+
+    def handle(self, event: Event) -> list[Instruction]:
+        match event:
+            case GenerateAsked(now_s, generate):
+                return self._generate(generate, now_s)
+            case CancelAsked(now_s, request_id):
+                request = self.requests.get(request_id)
+                return self._end(request, "cancelled", now_s) if request else []
+            case AttemptVerified():
+                return self._verified(event)
+            case PrefillTimed():
+                return self._timed(event)
+            case AttemptFailed(now_s, request_id, attempt, code, message):
+                return self._attempt_failed(request_id, attempt, code, message, now_s)
+            case StepDone(now_s, tokens):
+                out: list[Instruction] = []
+                for request_id, token in tokens:
+                    if request_id in self.requests:
+                        out += self._token(self.requests[request_id], token, now_s)
+                return out
+            case StepFailed(now_s, request_ids, message):
+                running = [self.requests[request_id] for request_id in request_ids if request_id in self.requests]
+                return [i for request in running for i in self._fail(request, "engine", message, None, now_s)]
+            case Tick(now_s):
+                return self._tick(now_s)
+            case DrainAsked():
+                self.draining = True
+                return []
+            case DrainGivenUp():
+                self.draining = False
+                return []
+
+    def validate(self) -> None:
+        self.admission.validate()
+        for request in self.requests.values():
+            assert (request.attempt == 0) == (request.phase is Phase.WAITING)
+            assert request.generated < request.generate.sampling.max_tokens, "a finished request is still here"
+
+    # ---- admission
+
+    def _generate(self, generate: Generate, now_s: float) -> list[Instruction]:
+        prompt = unpack_tokens(generate.token_ids)
+        max_tokens = generate.sampling.max_tokens
+        cache_bytes = self.sequence_bytes(len(prompt) + max_tokens)
+        if self.draining:
+            refusal: Refusal | None = Refusal("draining", f"decode worker {self.worker!r} is shutting down")
+        elif generate.model != self.model:
+            refusal = Refusal("wrong_model", f"decode worker {self.worker!r} serves {self.model!r}, not {generate.model!r}")
+        elif generate.request_id in self.requests:
+            refusal = Refusal("duplicate", f"request {generate.request_id!r} is already running here")
+        else:
+            refusal = self.admission.refusal(len(prompt), max_tokens, cache_bytes)
+        if refusal:
+            answer = GenerateRefused(
+                request_id=generate.request_id, code=refusal.code, message=refusal.message, retry_after_s=1.0
+            )
+            return [Answer(generate.request_id, answer)]
+
+        self.requests[generate.request_id] = Request(
+            generate=generate,
+            prompt=prompt,
+            text=self.vocabulary.new_text(generate.sampling),
+            cache_bytes=cache_bytes,
+            deadline_s=now_s + generate.ttft_deadline_s,
+            next_token=prompt[-1],
+            outcome=generate.placement.outcome,
+            reason=generate.placement.reason,
+            prefill_site=generate.placement.prefill_site,
+        )
+        accepted = Answer(generate.request_id, GenerateAccepted(request_id=generate.request_id))
+        return [accepted, *self._admit(now_s)]
+
+    def _admit(self, now_s: float) -> list[Instruction]:
+        return [next_attempt(request, now_s) for request in self.admission.admit(now_s)]
+
+    # ---- attempts
+
+    def _verified(self, event: AttemptVerified) -> list[Instruction]:
+        request = self._fenced(event.request_id, event.attempt)
+        if request is None:
+            return []
+        request.phase = Phase.RUNNING
+        request.joined_s = event.now_s
+        request.verified_unix_s = event.verified_unix_s
+        request.report = replace(
+            request.report,
+            bytes=event.bytes,
+            saved_bytes=event.saved_bytes,
+            reused_tokens=event.reused_tokens,
+            frames=event.frames,
+            lossy_frames=event.lossy_frames,
+            attempts=event.attempt,
+            duration_s=event.duration_s,
+        )
+        started = Started(
+            request_id=request.request_id,
+            sequence=request.next_sequence(),
+            prefill_site=request.prefill_site,
+            outcome=request.outcome,
+            reason=request.reason,
+            cached_tokens=event.cached_tokens,
+        )
+        return [Emit(request.generate.reply_to, started), self._attempt_ended(request, verified=True)]
+
+    def _timed(self, event: PrefillTimed) -> list[Instruction]:
+        request = self.requests.get(event.request_id)
+        if request is not None and request.attempt == event.attempt:
+            request.prefill_ended_unix_s = event.ended_unix_s
+            request.report = replace(request.report, queue_s=event.queue_s, prefill_s=event.prefill_s)
+        return []
+
+    def _attempt_failed(self, request_id: str, attempt: int, code: str, message: str, now_s: float) -> list[Instruction]:
+        request = self._fenced(request_id, attempt)
+        if request is None:
+            return []
+        site = request.prefill_site
+        if told := give_up(request, code, message, now_s):
+            return self._fail(request, *told, 1.0, now_s)
+        ended = AttemptEnded(request_id=request_id, site=site, verified=False, code=code, next_site=request.prefill_site)
+        return [EndAttempt(request_id, attempt, site), TellScheduler(ended), next_attempt(request, now_s)]
+
+    def _fenced(self, request_id: str, attempt: int) -> Request | None:
+        """None for news of an attempt that is no longer the current one."""
+        request = self.requests.get(request_id)
+        if request is None or request.attempt != attempt or request.phase is not Phase.TRANSFER:
+            return None
+        return request
+
+    # ---- the batch
+
+    def _token(self, request: Request, token: SampledToken, now_s: float) -> list[Instruction]:
+        sampling = request.generate.sampling
+        request.generated += 1
+        request.next_token = token.token_id
+        if token.token_id in self.eos_token_ids and not sampling.ignore_eos:
+            return self._finish(request, "stop", now_s)
+        delta = request.text.push(token.token_id)
+        tokens = Tokens(
+            request_id=request.request_id,
+            sequence=request.next_sequence(),
+            text=delta.text,
+            token_ids=(token.token_id,),
+            details=() if sampling.top_logprobs is None else (self._detail(token),),
+        )
+        out: list[Instruction] = [Emit(request.generate.reply_to, tokens)]
+        if delta.stopped:
+            return out + self._finish(request, "stop", now_s)
+        if request.generated >= sampling.max_tokens:
+            return out + self._finish(request, "length", now_s)
+        return out
+
+    def _detail(self, token: SampledToken) -> TokenDetail:
+        def entry(token_id: int, logprob: float) -> TokenLogprob:
+            text = self.vocabulary.token_text(token_id)
+            return TokenLogprob(text, logprob, tuple(text.encode()))
+
+        assert token.logprob is not None, "the engine was asked for log-probabilities"
+        return TokenDetail(chosen=entry(token.token_id, token.logprob), top=tuple(entry(*top) for top in token.top))
+
+    # ---- endings
+
+    def _tick(self, now_s: float) -> list[Instruction]:
+        late = [request for request in self.requests.values() if not request.generated and now_s >= request.deadline_s]
+        out: list[Instruction] = []
+        for request in late:
+            doing = {Phase.WAITING: "waited for a free slot", Phase.TRANSFER: "waited for its KV", Phase.RUNNING: "was decoding"}
+            out += self._fail(request, "deadline", request.too_late(f"it {doing[request.phase]}"), 1.0, now_s)
+        return out
+
+    def _finish(self, request: Request, finish_reason: str, now_s: float) -> list[Instruction]:
+        finished = Finished(
+            request_id=request.request_id,
+            sequence=request.next_sequence(),
+            finish_reason=finish_reason,
+            text=request.text.flush(),
+            completion_tokens=request.generated,
+            transfer=request.transfer_report(),
+        )
+        return [Emit(request.generate.reply_to, finished), *self._end(request, finish_reason, now_s)]
+
+    def _fail(self, request: Request, code: str, message: str, retry_after_s: float | None, now_s: float) -> list[Instruction]:
+        failed = Failed(
+            request_id=request.request_id,
+            sequence=request.next_sequence(),
+            code=code,
+            message=message,
+            retry_after_s=retry_after_s,
+        )
+        return [Emit(request.generate.reply_to, failed), *self._end(request, code, now_s)]
+
+    def _end(self, request: Request, ended: str, now_s: float) -> list[Instruction]:
+        del self.requests[request.request_id]
+        out: list[Instruction] = []
+        if request.phase is Phase.TRANSFER:
+            out.append(EndAttempt(request.request_id, request.attempt, request.prefill_site))
+        if request.phase is not Phase.RUNNING:
+            out.append(self._attempt_ended(request, verified=False, code=ended))
+        out.append(
+            Release(
+                request_id=request.request_id,
+                outcome=request.outcome,
+                prefill_site=request.prefill_site,
+                report=request.transfer_report(),
+                completion_tokens=request.generated,
+                decode_s=now_s - request.joined_s if request.phase is Phase.RUNNING else 0.0,
+                ended=ended,
+            )
+        )
+        return out + self._admit(now_s)
+
+    def _attempt_ended(self, request: Request, *, verified: bool, code: str = "") -> TellScheduler:
+        return TellScheduler(AttemptEnded(request_id=request.request_id, site=request.prefill_site, verified=verified, code=code))

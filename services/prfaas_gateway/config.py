@@ -1,0 +1,50 @@
+"""What an operator can set."""
+
+from typing import Annotated, ClassVar
+
+from msgspec import Meta
+
+from prfaas.process.config import ServiceConfig
+
+Seconds = Annotated[float, Meta(gt=0)]
+
+
+class GatewayConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """prfaas-gateway: the OpenAI-compatible HTTP edge of a site."""
+
+    role: ClassVar[str] = "gateway"
+
+    models: Annotated[tuple[str, ...], Meta(min_length=1)]
+    """Names of the models to serve."""
+    api_keys: tuple[str, ...] = ()
+    """Accepted as `Authorization: Bearer KEY`. Empty: everybody may ask."""
+    max_body_bytes: Annotated[int, Meta(ge=1024)] = 4 * 2**20
+    """A larger request is refused with 413."""
+    max_requests: Annotated[int, Meta(ge=1)] = 512
+    """Requests in flight; one more is refused with 429."""
+    default_max_tokens: Annotated[int, Meta(ge=1)] = 1024
+    """Length of a chat answer whose request does not say; a plain completion's is 16, as OpenAI's."""
+    ttft_deadline_s: Seconds = 30.0
+    """From the complete request to its first token; a request may ask for another by `x-prfaas-ttft-deadline-s`."""
+    max_ttft_deadline_s: Seconds = 600.0
+    """The longest that a request may ask for."""
+    idle_deadline_s: Seconds = 30.0
+    """Between two events of a running answer; later it fails."""
+    worker_grace_s: Seconds = 5.0
+    """How long a decode worker may be away after its heartbeat has expired, before its requests are given up."""
+    read_deadline_s: Seconds = 30.0
+    """For a request's body to arrive."""
+    write_deadline_s: Seconds = 30.0
+    """How long a client may read nothing of its answer."""
+    control_deadline_s: Seconds = 5.0
+    """For the scheduler's and the decode worker's reply."""
+    tokenizer_threads: Annotated[int, Meta(ge=1)] = 1
+    """For prompts that are too long to be tokenized on the event loop."""
+
+    block_tokens: Annotated[int, Meta(ge=1)] = 512
+    """Of the blocks that cached prefixes are found by: the workers' `engine.chunk-tokens`. With another one none is found."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ttft_deadline_s > self.max_ttft_deadline_s:
+            raise ValueError(f"`ttft-deadline-s` is {self.ttft_deadline_s:g}, more than `max-ttft-deadline-s`")

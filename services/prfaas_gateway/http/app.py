@@ -1,0 +1,73 @@
+"""The routes of the HTTP edge, and OpenAI's error shape for everything that is not found."""
+
+from collections.abc import Sequence
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from prfaas.telemetry.logs import get_logger
+from prfaas_gateway.http.endpoint import Endpoint, Gateway
+from prfaas_gateway.http.headers import request_id_of
+from prfaas_gateway.models import ServedModel
+from prfaas_gateway.openai.errors import ApiError, internal
+from prfaas_gateway.openai.shapes import ChatShape, CompletionShape
+from prfaas_gateway.openai.types import Model, ModelList
+from prfaas_gateway.openai.validation import parse_chat, parse_completion
+
+log = get_logger(__name__)
+
+
+def make_app(gateway: Gateway, service_routes: Sequence[Route]) -> Starlette:
+    async def models(request: Request) -> Response:
+        gateway.keys.check(request.headers)
+        return _json(request, ModelList(data=[_model(model) for model in gateway.models.values()]))
+
+    async def one_model(request: Request) -> Response:
+        gateway.keys.check(request.headers)
+        return _json(request, _model(gateway.model(request.path_params["name"])))
+
+    chat = Endpoint(gateway, "chat.completions", parse_chat, ChatShape())
+    completions = Endpoint(gateway, "completions", parse_completion, CompletionShape())
+    return Starlette(
+        routes=[
+            Route("/v1/chat/completions", chat, methods=["POST"]),
+            Route("/v1/completions", completions, methods=["POST"]),
+            Route("/v1/models", models),
+            Route("/v1/models/{name:path}", one_model),
+            *service_routes,
+        ],
+        exception_handlers={ApiError: _api_error, HTTPException: _http_error, Exception: _crash},
+    )
+
+
+def _model(model: ServedModel) -> Model:
+    return Model(id=model.name, created=model.created, max_model_len=model.context_tokens)
+
+
+def _json(request: Request, value: object) -> Response:
+    return Response(
+        msgspec.json.encode(value), media_type="application/json", headers={"x-request-id": request_id_of(request.headers)}
+    )
+
+
+async def _api_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return Response(error.encode(), error.status, error.headers, "application/json")
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        answer = ApiError(404, f"Unknown request URL: {request.method} {request.url.path}.", code="unknown_url")
+    else:
+        answer = ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}.", code="method_not_allowed")
+    return Response(answer.encode(), answer.status, error.headers, "application/json")
+
+
+async def _crash(request: Request, error: Exception) -> Response:
+    log.error("request_crashed", path=request.url.path, exc_info=error)
+    return await _api_error(request, internal("The gateway failed on this request; its log says why."))

@@ -1,0 +1,1 @@
+"""OpenAI's words: request and response types, their validation, shapes and errors."""

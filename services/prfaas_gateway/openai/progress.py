@@ -1,0 +1,70 @@
+"""How far one request's answer is: the order of its events checked, their tokens summed."""
+
+from dataclasses import dataclass
+
+import msgspec
+from msgspec import UNSET
+
+from prfaas.contracts.to_gateway import Failed, Finished, GenerateEvent, Started, Tokens, TransferReport
+from prfaas_gateway.openai.types import PromptTokensDetails, TransferUsage, Usage
+
+
+class EventGapError(Exception):
+    """Events of a request did not come in order without gaps: text may be missing."""
+
+
+@dataclass(kw_only=True)
+class Progress:
+    prompt_tokens: int
+    next_sequence: int = 0
+    started: Started | None = None
+    finished: Finished | None = None
+    failed: Failed | None = None
+    completion_tokens: int = 0
+
+    @property
+    def over(self) -> bool:
+        return self.finished is not None or self.failed is not None
+
+    def accept(self, event: GenerateEvent) -> None:
+        """Raises EventGapError; the request cannot go on then."""
+        if event.sequence != self.next_sequence:
+            raise EventGapError(f"event {self.next_sequence} of the answer was expected, but event {event.sequence} came")
+        if self.over:
+            raise EventGapError(f"event {event.sequence} came after the answer had ended")
+        match event:
+            case Failed():
+                self.failed = event
+            case Started():
+                if self.started is not None:
+                    raise EventGapError("the answer started twice")
+                self.started = event
+            case _ if self.started is None:
+                raise EventGapError(f"a {type(event).__name__} came before the answer had started")
+            case Tokens():
+                self.completion_tokens += len(event.token_ids)
+            case Finished():
+                self.completion_tokens = event.completion_tokens
+                self.finished = event
+        self.next_sequence += 1
+
+    def usage(self, *, report: bool = False) -> Usage:
+        """`report` adds `usage.prfaas` once the answer is finished."""
+        assert self.started is not None
+        return Usage(
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            total_tokens=self.prompt_tokens + self.completion_tokens,
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=self.started.cached_tokens),
+            prfaas=_report(self.started, self.finished.transfer) if report and self.finished is not None else UNSET,
+        )
+
+
+def _report(started: Started, transfer: TransferReport) -> TransferUsage:
+    figures: dict[str, int | float] = msgspec.structs.asdict(transfer)
+    return TransferUsage(
+        outcome=started.outcome,
+        prefill_site=started.prefill_site,
+        reason=started.reason,
+        transfer={name: round(value, 6) for name, value in figures.items()},
+    )

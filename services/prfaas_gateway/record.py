@@ -1,0 +1,154 @@
+"""What is counted and traced about one request."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+
+from prfaas.contracts.to_decode import Sampling
+from prfaas.contracts.to_gateway import Finished, GenerateEvent, Started, Tokens
+from prfaas.contracts.to_scheduler import Outcome
+from prfaas.telemetry import names
+from prfaas.telemetry.logs import get_logger
+from prfaas.telemetry.metrics import GatewayMetrics, ModelRequests
+from prfaas.telemetry.tracing import AttributeValue, Tracing, trace_id
+from prfaas_gateway.metrics import EdgeMetrics
+from prfaas_gateway.openai.types import ChatRequest, GenerationRequest
+
+log = get_logger(__name__)
+
+CLIENT_REQUEST_ID = "prfaas.client_request_id"
+
+CLIENT_GONE_STATUS = 499
+"""nginx's: the client closed the connection before its answer was complete."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observers:
+    """Where all requests are counted and traced."""
+
+    shared: GatewayMetrics
+    edge: EdgeMetrics
+    tracing: Tracing
+
+
+class RequestRecord:
+    """Durations are measured by the monotonic clock; spans need the wall clock beside it."""
+
+    def __init__(self, endpoint: str, observers: Observers) -> None:
+        self._endpoint = endpoint
+        self._observers = observers
+        self._model_name = ""
+        self._series: ModelRequests | None = None
+        self._arrived_s = time.monotonic()
+        self._arrived_ns = time.time_ns()
+        self._last_token_s: float | None = None
+        self._first_token_ns = 0
+        self._said: dict[str, Any] = {}
+        self._root: Span | None = None
+        observers.shared.open_requests.inc()
+
+    def identified(self, client_request_id: str) -> None:
+        self._said["client_request_id"] = client_request_id
+
+    def parsed(self, request: GenerationRequest, parent: Context, ids: Mapping[str, str]) -> Span:
+        """The root span: the request is well-formed, and for a model that is served."""
+        operation = names.OPERATION_CHAT if isinstance(request, ChatRequest) else names.OPERATION_TEXT_COMPLETION
+        attributes: dict[str, AttributeValue] = {
+            names.OPERATION_NAME: operation,
+            names.PROVIDER_NAME: names.PROVIDER,
+            names.REQUEST_MODEL: request.model,
+            names.REQUEST_STREAM: request.stream,
+            **ids,
+        }
+        self._root = self._observers.tracing.start(
+            names.chat_span_name(operation, request.model),
+            parent=parent,
+            kind=SpanKind.SERVER,
+            start_ns=self._arrived_ns,
+            attributes=attributes,
+        )
+        self._model_name = request.model
+        self._said |= {"model": request.model, **{name.removeprefix("prfaas."): value for name, value in ids.items()}}
+        if self._root.get_span_context().is_valid:
+            self._said["trace_id"] = trace_id(self._root)
+        self._series = self._observers.shared.model(request.model)
+        return self._root
+
+    def tokenized(self, prompt_tokens: int, sampling: Sampling, start_ns: int) -> None:
+        assert self._root is not None
+        assert self._series is not None
+        end_ns = time.time_ns()
+        self._observers.edge.tokenize_s.observe((end_ns - start_ns) / 1e9)
+        self._observers.tracing.record(names.TOKENIZE, parent=self._root, start_ns=start_ns, end_ns=end_ns)
+        self._series.prompt_tokens.inc(prompt_tokens)
+        self._said["prompt_tokens"] = prompt_tokens
+        attributes: dict[str, AttributeValue] = {
+            names.USAGE_INPUT_TOKENS: prompt_tokens,
+            names.REQUEST_MAX_TOKENS: sampling.max_tokens,
+            names.REQUEST_TEMPERATURE: sampling.temperature,
+            names.REQUEST_TOP_P: sampling.top_p,
+        }
+        if sampling.seed is not None:
+            attributes[names.REQUEST_SEED] = sampling.seed
+        if sampling.stop:
+            attributes[names.REQUEST_STOP_SEQUENCES] = sampling.stop
+        self._root.set_attributes(attributes)
+
+    def heard(self, event: GenerateEvent) -> None:
+        assert self._root is not None
+        match event:
+            case Started():
+                self._observers.shared.outcome(self._model_name, event.outcome, event.prefill_site)
+                self._said |= {"outcome": event.outcome.value, "prefill_site": event.prefill_site}
+                self._root.set_attribute(names.PREFILL_SITE, event.prefill_site)
+                self._root.set_attribute(names.OUTCOME, event.outcome.value)
+                self._root.set_attribute(names.ROUTE_OFFLOADED, event.outcome is Outcome.OFFLOADED)
+                self._root.set_attribute(names.ROUTE_REASON, event.reason)
+                self._root.set_attribute(names.USAGE_CACHE_READ_INPUT_TOKENS, event.cached_tokens)
+            case Tokens():
+                self._tokens(len(event.token_ids))
+            case Finished():
+                self._observers.shared.success.labels(self._model_name, event.finish_reason).inc()
+                self._said |= {"completion_tokens": event.completion_tokens, "finish_reason": event.finish_reason}
+                self._root.set_attribute(names.RESPONSE_FINISH_REASONS, [event.finish_reason])
+                self._root.set_attribute(names.USAGE_OUTPUT_TOKENS, event.completion_tokens)
+
+    def _tokens(self, count: int) -> None:
+        assert self._root is not None
+        assert self._series is not None
+        now_s = time.monotonic()
+        if self._last_token_s is None:
+            self._first_token_ns = time.time_ns()
+            ttft_s = now_s - self._arrived_s
+            self._series.time_to_first_token.observe(ttft_s)
+            self._said["ttft_s"] = round(ttft_s, 6)
+            self._root.set_attribute(names.RESPONSE_TIME_TO_FIRST_CHUNK, ttft_s)
+        elif count:
+            self._series.inter_token.observe((now_s - self._last_token_s) / count)
+        self._series.generation_tokens.inc(count)
+        self._last_token_s = now_s
+
+    def ended(self, status: int, error_code: str | None) -> None:
+        """`status` is the HTTP status sent, or CLIENT_GONE_STATUS. An error may come after a status 200."""
+        observers = self._observers
+        observers.shared.open_requests.dec()
+        observers.edge.response(self._endpoint, status)
+        duration_s = time.monotonic() - self._arrived_s
+        said = self._said | ({"error": error_code} if error_code else {})
+        log.info("request", endpoint=self._endpoint, status=status, duration_s=round(duration_s, 6), **said)
+        if error_code is not None:
+            observers.shared.failures.labels(error_code).inc()
+        if self._root is None or self._series is None:
+            return
+        if self._last_token_s is not None:
+            observers.tracing.record(names.STREAM, parent=self._root, start_ns=self._first_token_ns, end_ns=time.time_ns())
+        if error_code is None:
+            self._series.e2e.observe(duration_s)
+        else:
+            self._root.set_attribute(names.ERROR_TYPE, error_code)
+            self._root.set_status(Status(StatusCode.ERROR, error_code))
+        self._root.end()

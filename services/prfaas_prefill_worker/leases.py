@@ -1,0 +1,61 @@
+"""Links that several workers of a site send on: each gets its part from the site's bandwidth probe, again and again."""
+
+import asyncio
+import contextlib
+import time
+
+from prfaas.bus.control import ControlBus
+from prfaas.bus.errors import BusError
+from prfaas.contracts import subjects
+from prfaas.contracts.to_probe import EgressAsked, EgressLease
+from prfaas.contracts.wire import BadMessageError
+from prfaas.link.link import Link
+from prfaas.telemetry.logs import get_logger
+
+_TIMEOUT_S = 0.5
+_AFTER_FAILURE_S = 0.2
+_LEAST_PAUSE_S = 0.01
+"""Transfers that come and go must not become a flood of questions."""
+
+log = get_logger(__name__)
+
+
+async def give_back(bus: ControlBus, *, site: str, worker: str, destination: str) -> None:
+    """When nothing will be sent any more; what the probe does not hear, it finds out by the worker's silence."""
+    asked = EgressAsked(
+        worker=worker, destination=destination, transfers=0, wanted_bytes_per_s=0.0, held_bytes_per_s=0.0, leaving=True
+    )
+    with contextlib.suppress(BusError):
+        await bus.publish(subjects.probe_egress(site), asked)
+
+
+async def keep_leased(link: Link, bus: ControlBus, *, site: str, worker: str, destination: str) -> None:
+    """Runs until it is cancelled. A probe that does not answer is logged, once until it answers again."""
+    answered = True
+    while True:
+        link.started_or_ended.clear()
+        asked_at = time.monotonic()
+        demand = link.demand(asked_at)
+        asked = EgressAsked(
+            worker=worker,
+            destination=destination,
+            transfers=demand.transfers,
+            wanted_bytes_per_s=demand.wanted_bytes_per_s,
+            held_bytes_per_s=demand.held_bytes_per_s,
+            delivered_bytes=demand.delivered_bytes,
+        )
+        try:
+            lease = await bus.request(subjects.probe_egress(site), asked, EgressLease, _TIMEOUT_S)
+            link.take(lease, asked_at)
+            pause_s, failure = lease.ask_again_s, None
+        except (BusError, BadMessageError) as error:
+            pause_s, failure = _AFTER_FAILURE_S, str(error)
+        if answered is not (failure is None):
+            answered = failure is None
+            log.info("egress_leased" if answered else "egress_unleased", destination=destination, reason=failure)
+        await asyncio.sleep(_LEAST_PAUSE_S)
+        try:
+            async with asyncio.timeout(pause_s):
+                await link.started_or_ended.wait()
+        except TimeoutError:
+            pass

@@ -1,0 +1,1 @@
+"""Policies: where to prefill one prompt, and why there."""

@@ -1,0 +1,1 @@
+"""Roles: which workers of a pd site prefill and which decode."""

@@ -1,0 +1,195 @@
+"""The scheduler as a process: heartbeats and link estimates in, placements out."""
+
+import asyncio
+import time
+
+from opentelemetry import context as trace_context
+from opentelemetry.trace import SpanKind
+
+from prfaas.bus.control import ControlBus
+from prfaas.bus.errors import BusError
+from prfaas.bus.presence import watch
+from prfaas.contracts import subjects
+from prfaas.contracts.to_scheduler import (
+    AttemptEnded,
+    BlocksChanged,
+    BlocksHeld,
+    Heartbeat,
+    LinkEstimate,
+    Placement,
+    PlaceRequest,
+    Refusal,
+)
+from prfaas.contracts.to_worker import ChangeRole, RoleChanging, RoleKept
+from prfaas.contracts.wire import BadMessageError
+from prfaas.process.runner import ServiceContext
+from prfaas.telemetry import names
+from prfaas.telemetry.logs import get_logger
+from prfaas.telemetry.metrics import SchedulerMetrics
+from prfaas_scheduler.config import SchedulerConfig
+from prfaas_scheduler.roles.controller import RoleController
+from prfaas_scheduler.roles.events import BeginMove, MoveRefused, RequestSeen, RoleInstruction, RolesDue
+from prfaas_scheduler.service_core import (
+    AskBlocks,
+    AttemptOver,
+    CacheChanged,
+    CacheTold,
+    HeartbeatHeard,
+    LinkLost,
+    LinkMeasured,
+    PlaceAsked,
+    SchedulerCore,
+    WorkerGone,
+)
+
+CONNECT_DEADLINE_S = 10.0
+BLOCKS_DEADLINE_S = 2.0
+"""For a worker to say what its cache holds."""
+ROLES_TICK_S = 1.0
+CHANGE_DEADLINE_S = 10.0
+"""For a worker to say whether it changes its role."""
+ASKING = 16
+"""So many workers at once: their answers have hundreds of kilobytes."""
+
+log = get_logger(__name__)
+
+
+class SchedulerService:
+    def __init__(self, config: SchedulerConfig, context: ServiceContext) -> None:
+        self._config = config
+        self._context = context
+        self._metrics = SchedulerMetrics(context.registry)
+        self._core = SchedulerCore(config.site, config.make_policy(), config.max_cached_blocks)
+        directory = self._core.fleet.directory
+        self._metrics.watch_directory(
+            blocks=lambda: directory.blocks, dropped=lambda: directory.dropped, registry=context.registry
+        )
+        self._roles = config.make_roles(self._core.fleet)
+        self._bus: ControlBus | None = None
+        self._asked: set[str] = set()
+        """Workers whose answer is awaited."""
+        self._may_ask = asyncio.Semaphore(ASKING)
+
+    async def start(self) -> None:
+        config = self._config
+        self._bus = bus = await ControlBus.connect(config.control, config.name, CONNECT_DEADLINE_S)
+        tasks = self._context.tasks
+        tasks.spawn("workers", watch(bus, subjects.workers_bucket(config.site), Heartbeat, self._worker))
+        tasks.spawn("links", watch(bus, subjects.links_bucket(config.site), LinkEstimate, self._link))
+        await bus.subscribe(subjects.attempts(config.site), AttemptEnded, self._attempt_ended)
+        await bus.subscribe(subjects.blocks(config.site), BlocksChanged, self._cache_changed)
+        await bus.serve(subjects.place(config.site), PlaceRequest, self._place)
+        if self._roles is not None:
+            tasks.spawn("roles", self._move_workers(bus, self._roles))
+
+    def ready(self) -> str | None:
+        assert self._bus is not None
+        return None if self._bus.connected else "the connection to the site's NATS server is down"
+
+    async def drain(self, deadline_s: float) -> None:
+        """Placements are answered at once: there is nothing to wait for."""
+
+    async def stop(self) -> None:
+        if self._bus is not None:
+            await self._bus.drain()
+
+    def _worker(self, key: str, beat: Heartbeat | None) -> None:
+        now_s = time.monotonic()
+        if beat is None:
+            log.info("worker_gone", worker=key)
+        elif key not in self._core.fleet.workers:
+            log.info("worker_found", worker=key, model=beat.model, fingerprint=beat.fingerprint)
+        if beat is None:
+            self._core.handle(WorkerGone(now_s, key))
+        else:
+            self._ask_for_blocks(self._core.handle(HeartbeatHeard(now_s, beat)))
+        for (site, role), count in self._core.fleet.alive.items():
+            self._metrics.workers.labels(site, role.value).set(count)
+
+    def _link(self, key: str, estimate: LinkEstimate | None) -> None:
+        now_s = time.monotonic()
+        if estimate is None:
+            log.info("link_lost", link=key)
+        self._core.handle(LinkLost(now_s, key) if estimate is None else LinkMeasured(now_s, estimate))
+
+    def _attempt_ended(self, ended: AttemptEnded) -> None:
+        self._core.handle(AttemptOver(time.monotonic(), ended))
+
+    def _cache_changed(self, changed: BlocksChanged) -> None:
+        self._ask_for_blocks(self._core.handle(CacheChanged(time.monotonic(), changed)))
+
+    def _ask_for_blocks(self, instructions: list[AskBlocks]) -> None:
+        for ask in instructions:
+            if ask.key not in self._asked:
+                self._asked.add(ask.key)
+                self._context.tasks.spawn(f"blocks of {ask.key}", self._hear_blocks(ask))
+
+    async def _hear_blocks(self, ask: AskBlocks) -> None:
+        """Who does not answer is asked again at a later sign of life: the core says when."""
+        assert self._bus is not None
+        subject = subjects.held_blocks(ask.site, ask.role.value, ask.worker)
+        try:
+            async with self._may_ask:
+                held = await self._bus.request(subject, None, BlocksHeld, BLOCKS_DEADLINE_S)
+            self._core.handle(CacheTold(time.monotonic(), ask.key, held))
+            self._metrics.snapshot("told")
+        except (BusError, BadMessageError, ValueError) as error:
+            self._metrics.snapshot("failed")
+            log.debug("blocks_not_told", worker=ask.key, error=str(error))
+        finally:
+            self._asked.discard(ask.key)
+
+    async def _move_workers(self, bus: ControlBus, roles: RoleController) -> None:
+        while True:
+            await asyncio.sleep(ROLES_TICK_S)
+            for instruction in roles.handle(RolesDue(time.monotonic())):
+                self._moved(instruction)
+                if isinstance(instruction, BeginMove) and (refusal := await self._tell_to_move(bus, instruction)):
+                    for over in roles.handle(MoveRefused(time.monotonic(), refusal)):
+                        self._moved(over)
+
+    async def _tell_to_move(self, bus: ControlBus, move: BeginMove) -> str:
+        """Why it does not move; empty when it does."""
+        subject = subjects.change_role(self._config.site, move.role, move.worker)
+        change = ChangeRole(role=move.to_role, drain_s=move.drain_s)
+        try:
+            reply = await bus.request(subject, change, RoleChanging | RoleKept, CHANGE_DEADLINE_S)
+        except (BusError, BadMessageError) as error:
+            return str(error)
+        return reply.reason if isinstance(reply, RoleKept) else ""
+
+    def _moved(self, instruction: RoleInstruction) -> None:
+        worker, to_role = instruction.worker, instruction.to_role.value
+        if isinstance(instruction, BeginMove):
+            log.info("worker_moves", worker=worker, to_role=to_role, reason=instruction.reason)
+            self._metrics.move(to_role, "begun")
+        else:
+            result = instruction.result.value
+            log.info(
+                "worker_move_over", worker=worker, to_role=to_role, result=result, took_s=instruction.took_s,
+                reason=instruction.reason,
+            )  # fmt: skip
+            self._metrics.move(to_role, result)
+
+    async def _place(self, request: PlaceRequest) -> Placement | Refusal:
+        attributes = {names.REQUEST_ID: request.request_id, names.REQUEST_MODEL: request.model}
+        parent = trace_context.get_current()
+        span = self._context.tracing.start(names.PLACE, parent=parent, kind=SpanKind.SERVER, attributes=attributes)
+        started_s = time.monotonic()
+        (answered,) = self._core.handle(PlaceAsked(started_s, request))
+        answer = answered.answer
+        self._metrics.decision_s.observe(time.monotonic() - started_s)
+        if self._roles is not None and not request.refused_by:
+            uncached_tokens = max(0, request.prompt_tokens - 1 - answered.cached_tokens)
+            self._roles.handle(RequestSeen(started_s, request.model, uncached_tokens))
+        if isinstance(answer, Placement):
+            self._metrics.placed(answer.outcome, answer.prefill_site)
+            self._metrics.hit_tokens.inc(answered.cached_tokens)
+            offloaded = answer.prefill_site != self._config.site
+            span.set_attributes({names.ROUTE_OFFLOADED: offloaded, names.ROUTE_REASON: answer.reason})
+            span.set_attributes({names.PREFILL_SITE: answer.prefill_site, names.OUTCOME: answer.outcome.value})
+        else:
+            self._metrics.refused(answer.code)
+            span.set_attributes({names.ERROR_TYPE: answer.code, names.ROUTE_REASON: answer.message})
+        span.end()
+        return answer

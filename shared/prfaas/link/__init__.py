@@ -1,0 +1,1 @@
+"""One link as its sender sees it: turns, estimate, window, budget."""

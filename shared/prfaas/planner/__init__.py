@@ -1,0 +1,1 @@
+"""What only `prfaas plan` needs: deployments, the network program, reports."""

@@ -1,0 +1,245 @@
+"""From the engine's thread to the loop's: pieces become frames, bounded, without a copy."""
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+
+from prfaas.contracts.kv import KVTransfer
+from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange
+from prfaas.link.link import LinkCore
+from prfaas.transfer import frame as kv
+from prfaas.transfer.codec import CodecChooser, encode_planes
+from prfaas.transfer.errors import TransferCode, TransferError
+from prfaas.transfer.quantize import encode_int8
+
+_LOOP_IS_DEAD_S = 5.0
+"""Past the deadline, by which the loop would have failed the transfer if it still ran."""
+
+
+class Framer:
+    """Numbers, encodes and checksums the frames of one attempt. `ready` is called on the loop when `take` has something."""
+
+    def __init__(
+        self,
+        transfer: KVTransfer,
+        layout: KVLayout,
+        link: LinkCore,
+        *,
+        max_payload: Callable[[], int],
+        ready: Callable[[], None],
+        codecs: Sequence[kv.Codec],
+        buffer_bytes: int,
+        deadline: float,
+    ) -> None:
+        self._transfer = transfer
+        self._layout = layout
+        self._link = link
+        self._max_payload = max_payload
+        self._ready = ready
+        self._buffer_bytes = buffer_bytes
+        self._deadline = deadline
+        self._loop = asyncio.get_running_loop()
+        self._hash = kv.transfer_hash(transfer.transfer_id)
+        self._chooser = CodecChooser(codecs) if codecs else None
+        self._thread = ThreadPoolExecutor(1, "kv framer") if codecs else None
+        """Frames beside the engine, one window ahead of the link and no more: so the codec follows the link."""
+        self._digests: list[bytes] = []
+        self.raw_bytes = 0
+        self.total_bytes = 0
+        self.lossy_frames = 0
+        self.blocked_s = 0.0
+
+        # Shared, under the lock of `_room`.
+        self._room = threading.Condition()
+        self._framed: list[kv.OutgoingFrame] = []
+        self._woken = False
+        self._held: deque[int] = deque()
+        """Bytes of pieces, frame by frame, that still are referred to."""
+        self._held_bytes = 0
+        self._ahead_bytes = 0
+        """Framed and not sent."""
+        self._failure: TransferError | None = None
+
+    @property
+    def held_bytes(self) -> int:
+        """Of pieces that are not stored and hashed yet."""
+        return self._held_bytes
+
+    @property
+    def frames(self) -> int:
+        return len(self._digests)
+
+    def put(self, piece: KVPiece) -> None:
+        """On the engine's thread. Blocks while more than `buffer_bytes` are not stored yet. Raises TransferError, ValueError."""
+        kv.check_piece(self._layout, piece)
+        needed = self._layout.needed(piece.range.layer, self._transfer.prefill_tokens, self._transfer.from_token)
+        if not needed.start <= piece.range.start < piece.range.end <= needed.end:
+            raise ValueError(f"the transfer carries {needed}, but {piece.range} came")
+        size = piece.size_bytes
+        with self._room:
+            since = time.monotonic()
+            self._wait(lambda: not self._held_bytes or self._held_bytes + size <= self._buffer_bytes)
+            self.blocked_s += time.monotonic() - since
+            self._held_bytes += size
+        if self._thread is None:
+            self._frame(piece)
+        else:
+            self._thread.submit(self._frame_or_fail, piece)
+
+    def put_opening(self) -> None:
+        transfer = self._transfer
+        opening = kv.TransferOpening(
+            transfer_id=transfer.transfer_id,
+            attempt=transfer.attempt,
+            prefill_tokens=transfer.prefill_tokens,
+            from_token=transfer.from_token,
+            fingerprint=transfer.fingerprint,
+            layout=self._layout,
+        )
+        self._append_message(kv.FrameKind.OPEN, msgspec.msgpack.encode(opening))
+
+    async def put_manifest(self, cached_tokens: int) -> None:
+        """After the last piece. Raises TransferError."""
+        if self._thread is None:
+            self._append_manifest(cached_tokens)
+        else:
+            await self._loop.run_in_executor(self._thread, self._append_manifest, cached_tokens)
+
+    def abort_frame(self, reason: str) -> kv.OutgoingFrame:
+        """Outside the numbering: it comes after whatever is stored."""
+        text = reason.encode()[:1000]
+        return self._encode(kv.FrameKind.ABORT, LayerRange(0, 0, 0), 0, kv.Codec.RAW, (memoryview(text),), 0)
+
+    # On the loop's thread.
+
+    def take(self) -> list[kv.OutgoingFrame]:
+        with self._room:
+            frames, self._framed = self._framed, []
+            self._woken = False
+        return frames
+
+    def sent(self, size_bytes: int) -> None:
+        """A frame left for the first time."""
+        with self._room:
+            self._ahead_bytes -= size_bytes
+            self._room.notify_all()
+
+    def freed(self, frames: int) -> None:
+        """The next `frames` in order are not referred to any more."""
+        with self._room:
+            for _ in range(frames):
+                self._held_bytes -= self._held.popleft()
+            self._room.notify_all()
+
+    def fail(self, error: TransferError) -> None:
+        """Whoever waits, or comes later, gets it."""
+        with self._room:
+            self._failure = self._failure or error
+            self._room.notify_all()
+
+    def close(self) -> None:
+        if self._thread is not None:
+            self._thread.shutdown(wait=False, cancel_futures=True)
+
+    # On the engine's thread, or our own.
+
+    def _frame_or_fail(self, piece: KVPiece) -> None:
+        try:
+            self._frame(piece)
+        except TransferError:
+            pass  # It is the failure that everyone already knows.
+        except Exception as error:
+            self.fail(TransferError(TransferCode.ABORTED, f"a piece could not be framed: {error!r}"))
+
+    def _frame(self, piece: KVPiece) -> None:
+        limit = self._link.frame_bytes(self._max_payload() - 2 * kv.HEADER_BYTES)
+        compressible = self._layout.layers[piece.range.layer].kind is not LayerKind.RECURRENT
+        for part in kv.cut_piece(self._layout, piece, limit):
+            codec, parts = kv.Codec.RAW, part.parts
+            if self._chooser is not None:
+                with self._room:
+                    self._wait(lambda: self._ahead_bytes <= self._link.window_bytes)
+                if compressible:
+                    codec, parts = self._coded(self._chooser, part)
+            self._append(kv.FrameKind.DATA, part.range, part.offset, codec, parts, part.raw_bytes)
+
+    def _coded(self, chooser: CodecChooser, part: kv.FrameSlice) -> tuple[kv.Codec, tuple[memoryview, ...]]:
+        codec = chooser.choose(self._link.bottleneck_bytes_per_s)
+        since = time.perf_counter()
+        encoded: bytes | None = None
+        match codec:
+            case kv.Codec.PLANES:
+                encoded = encode_planes(part.parts, self._layout.dtype_bytes)
+            case kv.Codec.INT8:
+                encoded = encode_int8(part.parts, self._layout.dtype, self._layout.layers[part.range.layer].head_dim)
+        if encoded is None:
+            return kv.Codec.RAW, part.parts
+        chooser.encoded(codec, part.raw_bytes, len(encoded), time.perf_counter() - since)
+        if len(encoded) >= part.raw_bytes:
+            return kv.Codec.RAW, part.parts
+        self.lossy_frames += codec is kv.Codec.INT8
+        return codec, (memoryview(encoded),)
+
+    def _append_manifest(self, cached_tokens: int) -> None:
+        self._raise_failure()
+        manifest = kv.Manifest(
+            frames=self.frames,
+            raw_bytes=self.raw_bytes,
+            cached_tokens=cached_tokens,
+            fingerprint=self._transfer.fingerprint,
+            digest=kv.manifest_digest(self._digests),
+        )
+        self._append_message(kv.FrameKind.MANIFEST, msgspec.msgpack.encode(manifest))
+
+    def _append_message(self, kind: kv.FrameKind, payload: bytes) -> None:
+        self._append(kind, LayerRange(0, 0, 0), 0, kv.Codec.RAW, (memoryview(payload),), 0)
+
+    def _append(
+        self,
+        kind: kv.FrameKind,
+        piece: LayerRange,
+        offset: int,
+        codec: kv.Codec,
+        parts: tuple[memoryview, ...],
+        raw_bytes: int,
+    ) -> None:
+        frame = self._encode(kind, piece, offset, codec, parts, raw_bytes)
+        self._digests.append(frame.digest)
+        self.raw_bytes += raw_bytes
+        self.total_bytes += frame.total_bytes
+        with self._room:
+            self._held.append(raw_bytes)
+            self._ahead_bytes += frame.total_bytes
+            self._framed.append(frame)
+            wake, self._woken = not self._woken, True
+        if wake:
+            self._loop.call_soon_threadsafe(self._ready)
+
+    def _encode(
+        self,
+        kind: kv.FrameKind,
+        piece: LayerRange,
+        offset: int,
+        codec: kv.Codec,
+        parts: tuple[memoryview, ...],
+        raw_bytes: int,
+    ) -> kv.OutgoingFrame:
+        stored = sum(len(part) for part in parts)
+        head = kv.FrameHead(kind, codec, self._transfer.attempt, self.frames, piece, offset, stored, raw_bytes, self._hash)
+        return kv.encode_frame(head, parts)
+
+    def _wait(self, ready: Callable[[], bool]) -> None:
+        """Under the lock. The writer fails the transfer at its deadline, which wakes us."""
+        timeout_s = max(self._deadline - time.monotonic(), 0.0) + _LOOP_IS_DEAD_S
+        if not self._room.wait_for(lambda: self._failure is not None or ready(), timeout_s):
+            raise TransferError(TransferCode.TIMEOUT, "the event loop that sends the frames does not run any more")
+        self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise TransferError(self._failure.code, str(self._failure))

@@ -1,0 +1,85 @@
+"""What makes the stored frames an object that any object-store client can read: SHA-256 over all bytes, and a meta message."""
+
+import asyncio
+import base64
+import hashlib
+import json
+import queue
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from prfaas.bus.bulk.bucket import chunk_subject, meta_subject
+from prfaas.bus.bulk.lane import BulkLane
+from prfaas.bus.bulk.wire import LaneError
+from prfaas.contracts.kv import KVTransfer
+from prfaas.transfer.frame import OutgoingFrame
+
+_ATTEMPTS = 3
+_PAUSE_S = 0.2
+_TIMEOUT_S = 2.0
+
+
+class ObjectDigest:
+    """Hashes on a thread of its own (the hash releases the GIL): neither the engine nor the link waits for it."""
+
+    def __init__(self, on_hashed: Callable[[int], None]) -> None:
+        """`on_hashed` is called on that thread with the number of frames that are done, hence free."""
+        self._queue: queue.SimpleQueue[OutgoingFrame | None] = queue.SimpleQueue()
+        self._sha = hashlib.sha256()
+        self._on_hashed = on_hashed
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="kv object digest", daemon=True)
+        self._thread.start()
+
+    def update(self, frame: OutgoingFrame) -> None:
+        self._queue.put(frame)
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._queue.put(None)
+
+    def result(self) -> bytes:
+        """Over all frames so far; nothing may follow. Blocks."""
+        self._queue.put(None)
+        self._thread.join()
+        return self._sha.digest()
+
+    def _run(self) -> None:
+        hashed = 0
+        while (frame := self._queue.get()) is not None and not self._stopped:
+            for buffer in frame.buffers:
+                self._sha.update(buffer)
+            hashed += 1
+            self._on_hashed(hashed)
+
+
+async def publish_meta(
+    lane: BulkLane, transfer: KVTransfer, *, size_bytes: int, chunks: int, sha256: bytes, last_sequence: int
+) -> bool:
+    """Returns whether the object is complete now. The server refuses when its last frame is not at `last_sequence` any more:
+    then the reader has verified and deleted it, and a meta message would be litter."""
+    meta = {
+        "name": transfer.object_name,
+        "bucket": transfer.bucket,
+        "nuid": transfer.nuid,
+        "size": size_bytes,
+        "chunks": chunks,
+        "mtime": datetime.now(UTC).isoformat(),
+        "digest": f"SHA-256={base64.urlsafe_b64encode(sha256).decode()}",
+    }
+    headers = {
+        "Nats-Rollup": "sub",
+        "Nats-Expected-Last-Subject-Sequence": str(last_sequence),
+        "Nats-Expected-Last-Subject-Sequence-Subject": chunk_subject(transfer.bucket, transfer.nuid),
+    }
+    subject = meta_subject(transfer.bucket, transfer.object_name)
+    for _ in range(_ATTEMPTS):
+        try:
+            answer = await lane.request(subject, json.dumps(meta).encode(), deadline_s=_TIMEOUT_S, headers=headers)
+        except (LaneError, TimeoutError):
+            await asyncio.sleep(_PAUSE_S)
+            continue
+        if answer.status == 0:
+            return "error" not in json.loads(bytes(answer.payload))
+    return False

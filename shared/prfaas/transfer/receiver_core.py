@@ -1,0 +1,304 @@
+"""The receiving side of one attempt, as a pure state machine: frames in, verified pieces out.
+
+A piece leaves only after its own frame's checksum, its place in the transfer and its extent have been checked. The transfer is
+complete only after every needed range came exactly once and the manifest's digest over all frames agrees.
+"""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+from prfaas.contracts.kv import KVTransfer
+from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange
+from prfaas.transfer.codec import decode_planes
+from prfaas.transfer.errors import TransferCode
+from prfaas.transfer.frame import (
+    Codec,
+    FrameError,
+    FrameKind,
+    IncomingFrame,
+    Manifest,
+    TransferOpening,
+    manifest_digest,
+    transfer_hash,
+)
+from prfaas.transfer.quantize import decode_int8
+
+_MAX_REWINDS = 3
+
+
+# Events.
+class FrameArrived(NamedTuple):
+    frame: IncomingFrame
+    stream_sequence: int
+    now: float
+
+
+class FrameDamaged(NamedTuple):
+    """A message that is no intact frame."""
+
+    message: str
+    now: float
+
+
+class DeliveryLost(NamedTuple):
+    """Messages may have been lost between the server and us: a reconnect, a dead consumer."""
+
+    now: float
+
+
+class Tick(NamedTuple):
+    now: float
+
+
+ReceiverEvent = FrameArrived | FrameDamaged | DeliveryLost | Tick
+
+
+# Instructions.
+class Install(NamedTuple):
+    piece: KVPiece
+    """Views into the message: copy before its buffer is reused."""
+
+
+class Rewind(NamedTuple):
+    """Read again, from this sequence of the stream on (0: from the object's start)."""
+
+    stream_sequence: int
+
+
+class Verified(NamedTuple):
+    frames: int
+    raw_bytes: int
+    lossy_frames: int
+    cached_tokens: int
+
+
+class Failed(NamedTuple):
+    code: TransferCode
+    message: str
+
+
+ReceiverInstruction = Install | Rewind | Verified | Failed
+
+
+class ReceiverState(StrEnum):
+    WAITING = "waiting"
+    """For the opening frame."""
+    RECEIVING = "receiving"
+    VERIFIED = "verified"
+    FAILED = "failed"
+
+
+class ReceiverCore:
+    def __init__(
+        self, transfer: KVTransfer, layout: KVLayout, *, now: float, deadline: float, idle_timeout_s: float | None
+    ) -> None:
+        """`idle_timeout_s` counts between frames, not before the first one: until then a job may wait in its queue."""
+        self.state = ReceiverState.WAITING
+        self.frames = 0
+        """Accepted so far: also the next expected position."""
+        self.raw_bytes = 0
+        self.lossy_frames = 0
+        self.dropped_frames = 0
+        self._transfer = transfer
+        self._layout = layout
+        self._hash = transfer_hash(transfer.transfer_id)
+        self._deadline = deadline
+        self._idle_timeout_s = idle_timeout_s
+        self._progress_at = now
+        self._last_sequence = 0
+        self._rewinds_left = _MAX_REWINDS
+        self._digests: list[bytes] = []
+        needed = [layout.needed(layer, transfer.prefill_tokens, transfer.from_token) for layer in range(len(layout.layers))]
+        self._needed_end = [piece.end for piece in needed]
+        self._covered = [piece.start for piece in needed]
+        """Per layer: the token (recurrent: the byte of the state) that must come next."""
+        self._states: dict[int, bytearray] = {}
+        for layer, spec in enumerate(layout.layers):
+            if spec.kind is LayerKind.RECURRENT:
+                self._needed_end[layer] = spec.state_bytes
+                self._covered[layer] = 0
+
+    @property
+    def finished(self) -> bool:
+        return self.state in (ReceiverState.VERIFIED, ReceiverState.FAILED)
+
+    def handle(self, event: ReceiverEvent) -> list[ReceiverInstruction]:
+        if self.finished:
+            return []
+        match event:
+            case FrameArrived(frame, stream_sequence, now):
+                return self._frame(frame, stream_sequence, now)
+            case FrameDamaged(message, _):
+                return self._rewind(message)
+            case DeliveryLost(_):
+                return [Rewind(self._last_sequence + 1 if self._last_sequence else 0)]
+            case Tick(now):
+                return self._tick(now)
+
+    def _frame(self, frame: IncomingFrame, stream_sequence: int, now: float) -> list[ReceiverInstruction]:
+        head = frame.head
+        if head.transfer_hash != self._hash or head.attempt != self._transfer.attempt or head.position < self.frames:
+            # An old attempt, or a frame that came twice.
+            self.dropped_frames += 1
+            return []
+        if head.kind is FrameKind.ABORT:
+            return self._fail(TransferCode.ABORTED, f"the sender gave up: {bytes(frame.payload).decode(errors='replace')}")
+        if head.position > self.frames:
+            return self._rewind(f"frame {head.position} came where frame {self.frames} was expected")
+        if (head.kind is FrameKind.OPEN) != (self.state is ReceiverState.WAITING):
+            return self._fail(TransferCode.CORRUPT, f"a frame of kind {head.kind.name} at position {head.position}")
+        instructions = self._accept(frame)
+        if self.state is ReceiverState.FAILED:
+            return instructions
+        self.frames += 1
+        self._digests.append(frame.digest)
+        self._progress_at = now
+        self._last_sequence = stream_sequence
+        return instructions
+
+    def _accept(self, frame: IncomingFrame) -> list[ReceiverInstruction]:
+        match frame.head.kind:
+            case FrameKind.OPEN:
+                return self._open(frame)
+            case FrameKind.MANIFEST:
+                return self._close(frame)
+            case _:
+                return self._data(frame)
+
+    def _open(self, frame: IncomingFrame) -> list[ReceiverInstruction]:
+        try:
+            opening = msgspec.msgpack.decode(frame.payload, type=TransferOpening)
+        except msgspec.MsgspecError as error:
+            return self._fail(TransferCode.CORRUPT, f"the opening frame does not decode: {error}")
+        ours = self._transfer
+        if opening.fingerprint != ours.fingerprint or opening.layout != self._layout:
+            return self._fail(
+                TransferCode.FINGERPRINT,
+                f"the sender's model, weights, dtype or layout differ from ours: {opening.fingerprint!r} came, "
+                f"expected {ours.fingerprint!r}",
+            )
+        theirs = opening.transfer_id, opening.from_token, opening.prefill_tokens
+        if theirs != (ours.transfer_id, ours.from_token, ours.prefill_tokens):
+            return self._fail(
+                TransferCode.CORRUPT,
+                "transfer {} of tokens {} to {} came, ".format(*theirs)
+                + f"expected {ours.transfer_id} of {ours.from_token} to {ours.prefill_tokens}",
+            )
+        self.state = ReceiverState.RECEIVING
+        return []
+
+    def _data(self, frame: IncomingFrame) -> list[ReceiverInstruction]:
+        head = frame.head
+        layer, start, end = head.range
+        size = head.raw_bytes
+        if layer >= len(self._layout.layers):
+            return self._fail(TransferCode.CORRUPT, f"frame {head.position} is for layer {layer} of {len(self._layout.layers)}")
+        recurrent = self._layout.layers[layer].kind is LayerKind.RECURRENT
+        first, last = (head.offset, head.offset + size) if recurrent else (start, end)
+        if first != self._covered[layer] or not first < last <= self._needed_end[layer]:
+            return self._fail(
+                TransferCode.CORRUPT,
+                f"frame {head.position} covers {first} to {last} of layer {layer}, where {self._covered[layer]} comes next "
+                f"and {self._needed_end[layer]} is the end",
+            )
+        if not recurrent and size != self._layout.range_bytes(head.range):
+            return self._fail(
+                TransferCode.CORRUPT,
+                f"frame {head.position} has {size} bytes for {end - start} tokens of layer {layer}, "
+                f"expected {self._layout.range_bytes(head.range)}",
+            )
+        if head.codec is Codec.INT8 and not self._transfer.lossy:
+            return self._fail(
+                TransferCode.LOSSY,
+                f"frame {head.position} came in 8 bits, which this worker does not install without `engine.lossy-kv`",
+            )
+        try:
+            payload = self._decoded(frame)
+        except FrameError as error:
+            return self._fail(TransferCode.CORRUPT, f"frame {head.position}: {error}")
+        self.lossy_frames += head.codec is Codec.INT8
+        if recurrent:
+            return self._state_part(head.range, head.offset, payload)
+        self._covered[layer] = end
+        self.raw_bytes += len(payload)
+        half = len(payload) // 2
+        return [Install(KVPiece(head.range, payload[:half], payload[half:]))]
+
+    def _decoded(self, frame: IncomingFrame) -> memoryview:
+        """Raises FrameError."""
+        head, payload = frame.head, frame.payload
+        spec = self._layout.layers[head.range.layer]
+        match head.codec:
+            case Codec.PLANES:
+                return decode_planes(payload, head.raw_bytes, self._layout.dtype_bytes)
+            case Codec.INT8 if spec.kind is not LayerKind.RECURRENT:
+                return decode_int8(payload, head.raw_bytes, self._layout.dtype, spec.head_dim)
+            case Codec.RAW if len(payload) == head.raw_bytes:
+                return payload
+        raise FrameError(f"it has {len(payload)} bytes in codec {head.codec.name}, and says {head.raw_bytes}")
+
+    def _state_part(self, piece: LayerRange, offset: int, payload: memoryview) -> list[ReceiverInstruction]:
+        if (piece.start, piece.end) != (0, self._transfer.prefill_tokens):
+            return self._fail(
+                TransferCode.CORRUPT, f"a state after {piece.end} tokens in layer {piece.layer}: not the one asked for"
+            )
+        state = self._states.setdefault(piece.layer, bytearray(self._needed_end[piece.layer]))
+        state[offset : offset + len(payload)] = payload
+        self._covered[piece.layer] += len(payload)
+        self.raw_bytes += len(payload)
+        if self._covered[piece.layer] < self._needed_end[piece.layer]:
+            return []
+        return [Install(KVPiece(piece, memoryview(self._states.pop(piece.layer)), memoryview(b"")))]
+
+    def _close(self, frame: IncomingFrame) -> list[ReceiverInstruction]:
+        try:
+            manifest = msgspec.msgpack.decode(frame.payload, type=Manifest)
+        except msgspec.MsgspecError as error:
+            return self._fail(TransferCode.CORRUPT, f"the manifest does not decode: {error}")
+        if manifest.fingerprint != self._transfer.fingerprint:
+            return self._fail(TransferCode.FINGERPRINT, f"the manifest is of {manifest.fingerprint!r}")
+        missing = [layer for layer, end in enumerate(self._needed_end) if self._covered[layer] != end]
+        if missing:
+            return self._fail(TransferCode.CORRUPT, f"the manifest came, but layers {missing} are not complete")
+        if manifest.digest != manifest_digest(self._digests) or (manifest.frames, manifest.raw_bytes) != (
+            self.frames,
+            self.raw_bytes,
+        ):
+            return self._fail(
+                TransferCode.CORRUPT,
+                f"the whole does not match its manifest: {self.frames} frames, {self.raw_bytes} bytes came, "
+                f"{manifest.frames} frames, {manifest.raw_bytes} bytes were sent",
+            )
+        self.state = ReceiverState.VERIFIED
+        return [Verified(self.frames + 1, self.raw_bytes, self.lossy_frames, manifest.cached_tokens)]
+
+    def _rewind(self, why: str) -> list[ReceiverInstruction]:
+        """The stream is right and the delivery was not, or the stream is wrong: reading again tells."""
+        if self._rewinds_left == 0:
+            return self._fail(TransferCode.CORRUPT, f"{why}; reading it again did not help")
+        self._rewinds_left -= 1
+        return [Rewind(self._last_sequence + 1 if self._last_sequence else 0)]
+
+    def _tick(self, now: float) -> list[ReceiverInstruction]:
+        if now >= self._deadline:
+            return self._fail(
+                TransferCode.TIMEOUT, f"not complete by its deadline: {self.frames} frames, {self.raw_bytes} bytes came"
+            )
+        idle = self._idle_timeout_s
+        if idle is not None and self.state is ReceiverState.RECEIVING and now - self._progress_at >= idle:
+            return self._fail(TransferCode.TIMEOUT, f"no frame for {idle:g} s: {self.frames} frames, {self.raw_bytes} bytes came")
+        return []
+
+    def _fail(self, code: TransferCode, message: str) -> list[ReceiverInstruction]:
+        self.state = ReceiverState.FAILED
+        return [Failed(code, message)]
+
+    def validate(self) -> None:
+        assert self.frames == len(self._digests)
+        for covered, end in zip(self._covered, self._needed_end, strict=True):
+            assert covered <= end
+        if self.state is ReceiverState.VERIFIED:
+            assert self._covered == self._needed_end
+            assert not self._states

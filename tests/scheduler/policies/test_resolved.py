@@ -1,0 +1,173 @@
+"""The threshold that follows what is observed: where it goes, when it stays, and what it says."""
+
+import random
+from array import array
+
+import pytest
+
+from prfaas.bus.endpoint import NatsEndpoint
+from prfaas.capacity.builtin import builtin_profile
+from prfaas.capacity.lengths import TruncatedLogNormal
+from prfaas.capacity.profiles import Profile
+from prfaas.contracts.to_scheduler import (
+    AttemptEnded,
+    BlocksChanged,
+    Heartbeat,
+    LinkEstimate,
+    Outcome,
+    Placement,
+    PlaceRequest,
+    Role,
+)
+from prfaas_scheduler.config import SchedulerConfig
+from prfaas_scheduler.policies.base import Threshold
+from prfaas_scheduler.policies.resolved import MIN_REQUESTS, WINDOW_REQUESTS, ResolvedThreshold
+from prfaas_scheduler.service_core import AttemptOver, CacheChanged, HeartbeatHeard, LinkMeasured, PlaceAsked, SchedulerCore
+
+EVERY_S = 5.0
+PAPER_LENGTHS = TruncatedLogNormal(mu=9.90, sigma=1.00, low_tokens=128, high_tokens=131_072)
+SAMPLE = [round(PAPER_LENGTHS.quantile((index + 0.5) / 512)) for index in range(512)]
+random.Random(3).shuffle(SAMPLE)
+FULL, TENTH = 100e9 / 8, 2e9 / 8
+
+
+def hashes(blocks: int) -> bytes:
+    return bytes(array("Q", range(1, 1 + blocks)))
+
+
+class World:
+    """The paper's case in heartbeats: four H200 and three H20 that prefill."""
+
+    def __init__(self, start_tokens: int) -> None:
+        self.policy = ResolvedThreshold(start_tokens, EVERY_S)
+        self.core = SchedulerCore("home", self.policy)
+        self.now_s, self.count = 0.0, 0
+        self.goodput_bytes_per_s: float | None = FULL
+
+    def run(self, lengths: list[int], known_blocks: int = 0) -> list[Placement]:
+        """One request every tenth of a second; each ends before the next one comes. Each begins with `known_blocks` more."""
+        answers = []
+        for tokens in lengths:
+            self.now_s += 0.1
+            self.count += 1
+            self._beat()
+            request = PlaceRequest(
+                request_id=f"r{self.count}",
+                model="m",
+                prompt_tokens=known_blocks * 512 + tokens + 1,
+                max_tokens=8,
+                ttft_deadline_s=30.0,
+                block_hashes=hashes(known_blocks),
+                block_tokens=512,
+            )
+            (answered,) = self.core.handle(PlaceAsked(self.now_s, request))
+            assert isinstance(answered.answer, Placement)
+            answers.append(answered.answer)
+            ended = AttemptEnded(request_id=request.request_id, site=answered.answer.prefill_site, verified=True)
+            self.core.handle(AttemptOver(self.now_s, ended))
+        self.core.validate()
+        return answers
+
+    def is_scarce(self) -> bool:
+        return self.policy.bandwidth_scarce
+
+    def _beat(self) -> None:
+        for index in range(4):
+            self._prefill("far", index, builtin_profile("paper-1t-h200-anchored"))
+        for index in range(3):
+            self._prefill("home", index, builtin_profile("paper-1t-h20"))
+        decoder = Heartbeat(
+            site="home", worker="d0", role=Role.DECODE, model="m", fingerprint="f", max_context_tokens=1 << 18, slots=99
+        )
+        self.core.handle(HeartbeatHeard(self.now_s, decoder))
+        if self.goodput_bytes_per_s is not None:
+            estimate = LinkEstimate(
+                source="far", destination="home", rtt_s=0.02, goodput_bytes_per_s=self.goodput_bytes_per_s, samples=5
+            )
+            self.core.handle(LinkMeasured(self.now_s, estimate))
+
+    def _prefill(self, site: str, index: int, profile: Profile) -> None:
+        beat = Heartbeat(
+            site=site,
+            worker=f"p{index}",
+            role=Role.PREFILL,
+            model="m",
+            fingerprint="f",
+            max_context_tokens=1 << 18,
+            prefill_points=tuple((point.tokens, point.prefill_s) for point in profile.prefill),
+            kv_points=tuple((point.tokens, point.kv_bytes) for point in profile.prefill),
+        )
+        self.core.handle(HeartbeatHeard(self.now_s, beat))
+
+
+@pytest.mark.parametrize("start_tokens", [0, 1024, 100_000])
+def test_from_the_papers_profiles_it_finds_the_papers_threshold(start_tokens: int) -> None:
+    world = World(start_tokens)
+    before = world.run(SAMPLE[: MIN_REQUESTS - 1])
+    assert all(f"t = {start_tokens}, as configured" in answer.reason for answer in before)
+    after = world.run(SAMPLE)
+    assert 18_000 <= world.policy.threshold_tokens <= 20_500, "19,400 for the whole distribution"
+    assert f"t = {world.policy.threshold_tokens}, solved at" in after[-1].reason
+
+
+def test_a_good_threshold_stays() -> None:
+    """Every window has another best t; moving for nothing swings both queues."""
+    world = World(19_400)
+    found = set()
+    for seed in range(4):
+        world.run(random.Random(seed).sample(SAMPLE, 300))
+        found.add(world.policy.threshold_tokens)
+    assert found == {19_400}
+
+
+def test_it_follows_the_link_down_and_up_within_an_interval() -> None:
+    world = World(19_400)
+    world.run(SAMPLE)
+    before = world.policy.threshold_tokens
+    assert not world.is_scarce()
+    world.goodput_bytes_per_s = TENTH
+    scarce = world.run(SAMPLE)[int(EVERY_S * 10) + 1 :]
+    high = world.policy.threshold_tokens
+    assert high > 2 * before and world.is_scarce()
+    kept = [answer for answer in scarce if answer.outcome is Outcome.LOCAL_LINK_SCARCE]
+    assert kept and all("if the links were faster, t = " in answer.reason for answer in kept)
+    assert {answer.outcome for answer in scarce} == {Outcome.LOCAL_SHORT, Outcome.LOCAL_LINK_SCARCE, Outcome.OFFLOADED}
+    world.goodput_bytes_per_s = FULL
+    after = world.run(SAMPLE)[int(EVERY_S * 10) + 1 :]
+    assert world.policy.threshold_tokens == pytest.approx(before, rel=0.15) and not world.is_scarce()
+    assert Outcome.LOCAL_LINK_SCARCE not in {answer.outcome for answer in after}
+
+
+def test_it_solves_for_what_is_not_cached() -> None:
+    world = World(1024)
+    world.run([1])
+    changed = BlocksChanged(site="home", worker="p1", role=Role.PREFILL, incarnation="i", sequence=1, stored=hashes(100))
+    world.core.handle(CacheChanged(world.now_s, changed))
+    answers = world.run(SAMPLE, known_blocks=100)
+    assert 18_000 <= world.policy.threshold_tokens <= 20_500, "as if the 51,200 tokens before did not exist"
+    assert {answer.prefill_worker for answer in answers if answer.prefill_site == "home"} == {"p1"}
+
+
+def test_without_a_measured_link_it_goes_on_with_what_it_had() -> None:
+    world = World(1024)
+    world.goodput_bytes_per_s = None
+    answers = world.run(SAMPLE)
+    assert world.policy.threshold_tokens == 1024
+    assert answers[-1].reason.endswith("t = 1024, as configured")
+
+
+def test_the_window_forgets() -> None:
+    world = World(1024)
+    world.run(SAMPLE)
+    world.run([length // 100 + 1 for length in SAMPLE] * (WINDOW_REQUESTS // len(SAMPLE)))
+    assert world.policy.threshold_tokens < 1311, "nothing is longer than a hundredth of what was"
+
+
+@pytest.mark.parametrize(("every_s", "kind"), [(0.0, Threshold), (30.0, ResolvedThreshold)])
+def test_it_is_chosen_by_configuration_and_both_are_called_threshold(every_s: float, kind: type[Threshold]) -> None:
+    config = SchedulerConfig(
+        site="home", control=NatsEndpoint(url="nats://127.0.0.1:1"), threshold_tokens=77, resolve_every_s=every_s
+    )
+    policy = config.make_policy()
+    assert type(policy) is kind and (policy.name, policy.threshold_tokens) == ("threshold", 77)
+    assert SchedulerConfig(site="home", control=config.control).resolve_every_s == 0.0, "fixed is the default"

@@ -1,0 +1,105 @@
+import asyncio
+from collections.abc import Callable
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infra.nats_server import NatsServer
+from prfaas.bus.bulk import BulkLane
+from prfaas.bus.endpoint import NatsEndpoint
+from prfaas.kvcache.layout import KVPiece
+from prfaas.link.link import Link
+from prfaas.transfer.bucket_keeper import BucketState, KVBucketKeeper, SweepCore
+from prfaas.transfer.receiver import KVReceiver
+from prfaas.transfer.sender import KVSender
+from tests.kvcache.kv import LAYOUT, Cache, make_pieces, make_transfer
+
+
+def keeper_of(lane: BulkLane, grace_s: float = 0.0) -> KVBucketKeeper:
+    return KVBucketKeeper(lane, "test", max_bytes=1 << 30, ttl_s=60, grace_s=grace_s, interval_s=0.1)
+
+
+def putter(writer: KVSender, pieces: list[KVPiece]) -> Callable[[], None]:
+    def put() -> None:
+        for piece in pieces:
+            writer.put(piece)
+
+    return put
+
+
+async def write(lane: BulkLane, tokens: int = 600) -> None:
+    writer = await KVSender.open(lane, make_transfer(tokens), LAYOUT, deadline_s=20, link=Link())
+    await asyncio.to_thread(putter(writer, make_pieces(LAYOUT, tokens)))
+    await writer.close()
+
+
+async def test_what_nobody_reads_is_purged_after_its_grace(lane: BulkLane) -> None:
+    await write(lane)
+    patient, strict = keeper_of(lane, grace_s=100), keeper_of(lane)
+    assert await patient.sweep() == 0
+    assert patient.stored_bytes > 0
+    assert await strict.sweep() > 0
+    assert strict.stored_bytes == strict.leaked_bytes == 0
+
+
+async def test_what_is_being_read_stays(lane: BulkLane) -> None:
+    transfer, cache, keeper = make_transfer(600), Cache(), keeper_of(lane)
+    pieces = make_pieces(LAYOUT, 600)
+    reader = await KVReceiver.open(lane, transfer, LAYOUT, cache.install, deadline_s=20)
+    writer = await KVSender.open(lane, transfer, LAYOUT, deadline_s=20, link=Link())
+    await asyncio.to_thread(putter(writer, pieces[:2]))
+    assert await keeper.sweep() == 0
+    await asyncio.to_thread(putter(writer, pieces[2:]))
+    await writer.close()
+    await reader.verified(10)
+    assert await keeper.sweep() == 0
+    assert keeper.stored_bytes > 0
+    await reader.close()
+    assert await keeper.sweep() == 0
+    assert keeper.stored_bytes == 0
+    assert cache == Cache.of(pieces)
+
+
+async def test_frames_that_come_after_the_reader_has_gone_are_purged(lane: BulkLane) -> None:
+    transfer, keeper = make_transfer(600), keeper_of(lane)
+    reader = await KVReceiver.open(lane, transfer, LAYOUT, Cache().install, deadline_s=20)
+    writer = await KVSender.open(lane, transfer, LAYOUT, deadline_s=20, link=Link())
+    await reader.close()
+    await asyncio.to_thread(putter(writer, make_pieces(LAYOUT, 600)))
+    await writer.close()
+    assert await keeper.sweep() > 0
+    assert keeper.stored_bytes == 0
+
+
+async def test_a_memory_bucket_is_created_again_after_its_server_died(lane: BulkLane, server: NatsServer) -> None:
+    keeper = keeper_of(lane)
+    running = asyncio.create_task(keeper.run())
+    server.kill()
+    await server.start()
+    other = await BulkLane.connect(NatsEndpoint(url=server.client_url), name="other", deadline_s=5)
+    async with asyncio.timeout(10):
+        while not await _has_bucket(other):
+            pass
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await write(other)
+    await other.close()
+
+
+async def _has_bucket(lane: BulkLane) -> bool:
+    return (await lane.request("$JS.API.STREAM.INFO.OBJ_kv-test", deadline_s=5)).payload.tobytes().find(b'"error"') < 0
+
+
+SUBJECTS = st.sampled_from(["a", "b", "c"])
+
+
+@given(st.lists(st.tuples(st.sets(SUBJECTS), st.sets(SUBJECTS), st.floats(0.1, 6))))
+def test_only_what_was_orphaned_for_the_whole_grace_is_purged(looks: list[tuple[set[str], set[str], float]]) -> None:
+    core, now = SweepCore(grace_s=10.0), 0.0
+    orphan_since: dict[str, float] = {}
+    for stored, read, seconds in looks:
+        now += seconds
+        purge = core.handle(BucketState(dict.fromkeys(stored, 1), {}, frozenset(read), len(stored), 0, now))
+        core.validate()
+        orphan_since = {subject: orphan_since.get(subject, now) for subject in stored - read}
+        assert set(purge) == {subject for subject, since in orphan_since.items() if now - since >= 10.0}

@@ -1,0 +1,144 @@
+"""Transfers across a leaf connection and an emulated link, and what they survive."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import pytest
+
+from infra.wan import LinkChange, LinkState
+from prfaas.bus.bulk.bucket import api
+from prfaas.kvcache.layout import KVPiece
+from prfaas.link.link import Link
+from prfaas.transfer.bucket_keeper import KVBucketKeeper
+from prfaas.transfer.errors import TransferCode, TransferError
+from prfaas.transfer.receiver import KVReceiver
+from prfaas.transfer.sender import KVSender
+from tests.kvcache.conftest import SITE, TwoSites
+from tests.kvcache.kv import LAYOUT, Cache, gaussian_piece, make_pieces, make_transfer
+
+TOKENS = 20_000
+"""About 10 MB: most of a second on the link."""
+
+
+def put_all(writer: KVSender, pieces: list[KVPiece]) -> None:
+    for piece in pieces:
+        writer.put(piece)
+
+
+async def wait_stored(sites: TwoSites, writer: KVSender) -> None:
+    async with asyncio.timeout(10):
+        while writer.stored_frames < 10:
+            await api(sites.near_lane, "INFO")
+
+
+async def ship_with_fault(sites: TwoSites, fault: Callable[[], Awaitable[None]] | None) -> int:
+    """Runs `fault` when a part of the frames is stored. Returns how many frames were sent again."""
+    transfer, pieces, cache = make_transfer(TOKENS), make_pieces(LAYOUT, TOKENS), Cache()
+    reader = await KVReceiver.open(sites.near_lane, transfer, LAYOUT, cache.install, deadline_s=30)
+    writer = await KVSender.open(sites.far_lane, transfer, LAYOUT, deadline_s=30, link=Link())
+
+    putting = asyncio.create_task(asyncio.to_thread(put_all, writer, pieces))
+    if fault is not None:
+        await wait_stored(sites, writer)
+        await fault()
+    await putting
+    sent = await writer.close()
+    await reader.verified(20)
+    await reader.close()
+    assert cache == Cache.of(pieces)
+    return sent.resent_frames
+
+
+async def test_frames_cross_the_link_once(two_sites: TwoSites) -> None:
+    assert await ship_with_fault(two_sites, None) == 0
+
+
+async def test_the_link_is_cut_and_comes_back(two_sites: TwoSites) -> None:
+    async def cut() -> None:
+        await two_sites.wan.change(LinkChange(state=LinkState.CUT))
+        await two_sites.far.wait_for_leafs(0)
+        await two_sites.wan.change(LinkChange(state=LinkState.UP))
+
+    await ship_with_fault(two_sites, cut)
+
+
+async def test_the_senders_server_is_killed(two_sites: TwoSites) -> None:
+    async def restart() -> None:
+        two_sites.far.kill()
+        await two_sites.far.start()
+
+    await ship_with_fault(two_sites, restart)
+
+
+async def test_the_receivers_server_is_killed_with_file_storage(two_sites: TwoSites) -> None:
+    async def restart() -> None:
+        two_sites.near.kill()
+        await two_sites.near.start()
+
+    await ship_with_fault(two_sites, restart)
+
+
+async def test_memory_storage_dies_with_its_server_and_a_new_attempt_works(two_sites: TwoSites) -> None:
+    lane = two_sites.near_lane
+    await api(lane, "STREAM.DELETE.OBJ_kv-test")
+    keeper = KVBucketKeeper(lane, SITE, max_bytes=1 << 30, ttl_s=60)
+    await keeper.start()
+    transfer, pieces, cache = make_transfer(TOKENS), make_pieces(LAYOUT, TOKENS), Cache()
+    reader = await KVReceiver.open(lane, transfer, LAYOUT, cache.install, deadline_s=30)
+    writer = await KVSender.open(two_sites.far_lane, transfer, LAYOUT, deadline_s=30, link=Link())
+    putting = asyncio.create_task(asyncio.to_thread(put_all, writer, pieces))
+    await wait_stored(two_sites, writer)
+    running = asyncio.create_task(keeper.run())
+    two_sites.near.kill()
+    await two_sites.near.start()
+    with pytest.raises(TransferError) as read:
+        await reader.verified(10)
+    assert read.value.code is TransferCode.BROKER
+    with pytest.raises(TransferError) as written:
+        await putting
+        await writer.close()
+    assert written.value.code is TransferCode.BROKER
+    await writer.abort("its attempt is dead")
+    await reader.close()
+    await ship_with_fault(two_sites, None)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_slow_link_carries_compressed_frames_and_the_same_cache(two_sites: TwoSites) -> None:
+    await two_sites.wan.change(LinkChange(rate_mbit=50))
+    transfer, cache = make_transfer(TOKENS), Cache()
+    pieces = make_pieces(LAYOUT, TOKENS, make=gaussian_piece)
+    reader = await KVReceiver.open(two_sites.near_lane, transfer, LAYOUT, cache.install, deadline_s=30)
+    writer = await KVSender.open(two_sites.far_lane, transfer, LAYOUT, deadline_s=30, link=Link())
+    await asyncio.to_thread(put_all, writer, pieces)
+    sent = await writer.close()
+    got = await reader.verified(20)
+    await reader.close()
+    assert cache == Cache.of(pieces)
+    assert sent.raw_bytes == got.bytes == LAYOUT.total_bytes(TOKENS)
+    assert sent.bytes < 0.9 * sent.raw_bytes
+
+
+@pytest.mark.parametrize(("sender_may", "receiver_may"), [(True, True), (True, False), (False, True)])
+async def test_a_slow_link_carries_8_bits_only_where_both_ends_allow_it(
+    two_sites: TwoSites, sender_may: bool, receiver_may: bool
+) -> None:
+    await two_sites.wan.change(LinkChange(rate_mbit=50))
+    transfer = msgspec.structs.replace(make_transfer(TOKENS), lossy=receiver_may)
+    cache, pieces = Cache(), make_pieces(LAYOUT, TOKENS, make=gaussian_piece)
+    reader = await KVReceiver.open(two_sites.near_lane, transfer, LAYOUT, cache.install, deadline_s=30)
+    writer = await KVSender.open(two_sites.far_lane, transfer, LAYOUT, deadline_s=30, link=Link(), lossy=sender_may)
+    await asyncio.to_thread(put_all, writer, pieces)
+    sent = await writer.close()
+    got = await reader.verified(20)
+    await reader.close()
+    assert sent.lossy_frames == got.lossy_frames
+    assert got.bytes == LAYOUT.total_bytes(TOKENS)
+    if sender_may and receiver_may:
+        assert 0 < got.lossy_frames < got.frames
+        assert cache.ends == Cache.of(pieces).ends
+    else:
+        assert got.lossy_frames == 0
+        assert cache == Cache.of(pieces)
