@@ -7,6 +7,7 @@ from prfaas.planner.solver import TwoSites
 
 @pytest.fixture
 def paper_lengths() -> TruncatedLogNormal:
+    """The paper's distribution of prompt lengths (section 4.1)."""
     return TruncatedLogNormal(mu=9.90, sigma=1.00, low_tokens=128, high_tokens=131072)
 
 

@@ -14,8 +14,8 @@ from prfaas.transfer.bucket_keeper import KVBucketKeeper
 from prfaas.transfer.errors import TransferCode, TransferError
 from prfaas.transfer.receiver import KVReceiver
 from prfaas.transfer.sender import KVSender
-from tests.kvcache.conftest import SITE, TwoSites
 from tests.kvcache.kv import LAYOUT, Cache, gaussian_piece, make_pieces, make_transfer
+from tests.transfer.conftest import SITE, TwoSites
 
 TOKENS = 20_000
 """About 10 MB: most of a second on the link."""
