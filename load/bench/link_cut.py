@@ -21,7 +21,7 @@ from infra.wan.control import LinkChange
 from infra.wan.proxy import LinkState
 from load.client import Arrival, Record, Target, random_bytes, replay
 from load.emulated_stack import HOME, MODEL, right_answer, two_sites
-from prfaas.contracts.to_scheduler import Outcome
+from prfaas.contracts.terms import Outcome
 
 PROMPT_TOKENS, OUTPUT_TOKENS = 700, 4
 EVERY_S = 0.5

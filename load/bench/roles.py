@@ -28,8 +28,9 @@ from infra.up import START_ERRORS, fresh_directory, say
 from load.client import Arrival, Record, Target, replay
 from prfaas.bus.control import ControlBus
 from prfaas.contracts import subjects
-from prfaas.contracts.to_scheduler import Role
-from prfaas.contracts.to_worker import ChangeRole, ChangeRoleReply, RoleKept
+from prfaas.contracts.terms import Role
+from prfaas.contracts.to_scheduler import ChangeRoleReply, RoleKept
+from prfaas.contracts.to_worker import ChangeRole
 from prfaas.engine.emulated_model import EMULATED_MODELS
 from prfaas.engine.weights import prepare
 

@@ -4,7 +4,8 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from prfaas.contracts.to_scheduler import BlocksChanged, Role
+from prfaas.contracts.terms import Role
+from prfaas.contracts.to_scheduler import BlocksChanged
 
 
 class BlockCache:

@@ -12,7 +12,7 @@ import simpy
 from load.simulate.cache import BlockCache
 from load.simulate.scenario import DecodePool
 from prfaas.capacity.observed import ObservedTimes, RecentMean
-from prfaas.contracts.to_scheduler import Role
+from prfaas.contracts.terms import Role
 
 STEP_ROUNDING = 1e-6
 """So far above a whole step the sum of its parts may come to lie."""

@@ -10,7 +10,8 @@ from load.simulate.cache import BlockCache
 from load.simulate.link import Link
 from load.simulate.scenario import MODEL, PrefillPool
 from prfaas.capacity.profiles import Profile
-from prfaas.contracts.to_scheduler import BlocksChanged, Role
+from prfaas.contracts.terms import Role
+from prfaas.contracts.to_scheduler import BlocksChanged
 from prfaas.engine.emulated_model import kv_line
 from prfaas_prefill_worker.announced_queue import SharedQueue
 from prfaas_prefill_worker.service_core import PrefillCore, PrefillEnded

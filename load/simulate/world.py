@@ -13,17 +13,10 @@ from load.simulate.decode import DecodeWorker
 from load.simulate.link import Link
 from load.simulate.prefill import Job, PrefillStation, PrefillWorker, Prompt
 from load.simulate.scenario import MODEL, PdSite, Scenario
-from prfaas.contracts.to_scheduler import (
-    AttemptEnded,
-    BlocksChanged,
-    Heartbeat,
-    LinkEstimate,
-    Outcome,
-    Placement,
-    PlaceRequest,
-    Refusal,
-    Role,
-)
+from prfaas.contracts.codes import FailureCode
+from prfaas.contracts.terms import Outcome, Role
+from prfaas.contracts.to_gateway import Placement, Refusal
+from prfaas.contracts.to_scheduler import AttemptEnded, BlocksChanged, Heartbeat, LinkEstimate, PlaceRequest
 from prfaas_scheduler.roles.controller import RoleController
 from prfaas_scheduler.roles.events import BeginMove, MoveResult, RequestSeen, RolesDue
 from prfaas_scheduler.service_core import (
@@ -280,16 +273,16 @@ class _World:
             yield self.env.timeout(self.timing.control_s)
         slot = decoder.admit()
         if slot is None:
-            record.error = "overloaded"
+            record.error = FailureCode.OVERLOADED
             return
         yield slot | self.env.timeout(max(0.0, deadline_s - self.env.now))
         if not slot.triggered:
             decoder.leave_line(slot)
-            record.error = "deadline"
+            record.error = FailureCode.DEADLINE
             return
         verified = yield from self._prefill(home, self._request_id(home, index), arrival, record, placement, decoder, deadline_s)
         if not verified:
-            record.error = "deadline"
+            record.error = FailureCode.DEADLINE
             decoder.release()
             return
         first, last = decoder.join(arrival.output_tokens)
@@ -355,7 +348,7 @@ class _World:
                 request_id=request_id,
                 site=site,
                 verified=job.verified.triggered,
-                code="" if job.verified.triggered else "timeout",
+                code="" if job.verified.triggered else FailureCode.TIMEOUT,
                 next_site=None if job.verified.triggered else failed_over_to,
             )
             home.core.handle(AttemptOver(self.env.now, ended))

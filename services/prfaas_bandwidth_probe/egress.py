@@ -9,7 +9,8 @@ segments has less of it for KV.
 from dataclasses import dataclass
 from math import inf
 
-from prfaas.contracts.to_probe import EGRESS_HEADROOM, LEASE_S, EgressAsked, EgressLease
+from prfaas.contracts.to_prefill import LEASE_S, EgressLease
+from prfaas.contracts.to_probe import EGRESS_HEADROOM, EgressAsked
 
 REMEMBER_S = 10.0
 """How long the part of a worker that went silent is kept."""

@@ -9,7 +9,9 @@ from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError, RemoteError
 from prfaas.bus.presence import put_entry
 from prfaas.contracts import subjects
-from prfaas.contracts.to_probe import EgressAsked, EgressLease, Ping, Pong, TrainPart, TrainReport, TransferMeasured
+from prfaas.contracts.codes import FailureCode
+from prfaas.contracts.to_prefill import EgressLease
+from prfaas.contracts.to_probe import EgressAsked, Ping, Pong, TrainPart, TrainReport, TransferMeasured
 from prfaas.contracts.to_scheduler import LinkEstimate
 from prfaas.contracts.wire import BadMessageError
 from prfaas.process.runner import ServiceContext
@@ -89,10 +91,12 @@ class BandwidthProbeService:
     async def _lease(self, asked: EgressAsked) -> EgressLease:
         link = self._links.get(asked.destination)
         if link is None:
-            raise RemoteError("not_measured", f"the probe of {self._config.site} does not measure a link to {asked.destination}")
+            raise RemoteError(
+                FailureCode.NOT_MEASURED, f"the probe of {self._config.site} does not measure a link to {asked.destination}"
+            )
         lease = link.lease(asked)
         if lease is None:
-            raise RemoteError("starting", "the probe has just started and waits to hear of all workers")
+            raise RemoteError(FailureCode.STARTING, "the probe has just started and waits to hear of all workers")
         return lease
 
 

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from prfaas.contracts.codes import FailureCode
 from prfaas_decode_worker.request import Phase, Request
 
 
@@ -13,7 +14,7 @@ class Limits(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    code: str
+    code: FailureCode
     message: str
 
 
@@ -40,22 +41,22 @@ class Admission:
         """Why a request of this size cannot be taken, ever or now."""
         total_tokens = prompt_tokens + max_tokens
         if not prompt_tokens or max_tokens < 1:
-            return Refusal("bad_request", "a request needs at least one prompt token and one token to generate")
+            return Refusal(FailureCode.BAD_REQUEST, "a request needs at least one prompt token and one token to generate")
         if total_tokens > self.limits.context_tokens:
             return Refusal(
-                "context_length_exceeded",
+                FailureCode.CONTEXT_LENGTH_EXCEEDED,
                 f"{prompt_tokens} prompt tokens and {max_tokens} to generate exceed the context of "
                 f"{self.limits.context_tokens} tokens",
             )
         if cache_bytes > self.limits.cache_bytes:
             return Refusal(
-                "cache_too_small",
+                FailureCode.CACHE_TOO_SMALL,
                 f"{total_tokens} tokens need {cache_bytes} bytes of KV cache, the worker has {self.limits.cache_bytes}",
             )
         waiting = len(self.waiting)
         if waiting >= self.limits.waiting and (waiting or not self._fits(cache_bytes)):
             return Refusal(
-                "overloaded", f"all {self.limits.slots} slots are taken and {waiting} requests wait, which is the limit"
+                FailureCode.OVERLOADED, f"all {self.limits.slots} slots are taken and {waiting} requests wait, which is the limit"
             )
         return None
 

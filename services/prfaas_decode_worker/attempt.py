@@ -16,6 +16,7 @@ from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError
 from prfaas.bus.jobs import JobQueue
 from prfaas.contracts import subjects
+from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import KVTransfer
 from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
 from prfaas.contracts.to_prefill import CancelPrefill, PrefillJob
@@ -112,7 +113,7 @@ class Attempts:
         assert attempt.order.attempt == order.attempt
         if not attempt.settled:
             attempt.settled = True
-            self._count_failure(attempt, "cancelled", 0, 0)
+            self._count_failure(attempt, FailureCode.CANCELLED, 0, 0)
             task.cancel()
         if attempt.order.token_ids:
             self._tasks.spawn("cancel prefill", self._cancel_prefill(attempt.order))
@@ -189,11 +190,11 @@ class Attempts:
             if report is not None:
                 self._verified(attempt, sequence, report, from_token)
         except TransferError as error:
-            self._failed(attempt, error.code.value, str(error))
+            self._failed(attempt, error.code, str(error))
         except EngineError as error:
-            self._failed(attempt, "engine", str(error))
+            self._failed(attempt, FailureCode.ENGINE, str(error))
         except BusError as error:
-            self._failed(attempt, "job_not_queued", str(error))
+            self._failed(attempt, FailureCode.JOB_NOT_QUEUED, str(error))
         finally:
             if reader is not None:
                 await reader.close()
@@ -240,7 +241,7 @@ class Attempts:
                 failure = attempt.prefill_failed.result()
                 self._failed(attempt, failure.code, f"{failure.worker}: {failure.message}")
             elif gone is not None:
-                self._failed(attempt, "worker_lost", gone.result())
+                self._failed(attempt, FailureCode.WORKER_LOST, gone.result())
             return None
         finally:
             for wait in (verified, gone):

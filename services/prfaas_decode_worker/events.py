@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from prfaas.contracts.to_decode import Generate, GenerateAccepted, GenerateRefused
-from prfaas.contracts.to_gateway import GenerateEvent, TransferReport
-from prfaas.contracts.to_scheduler import AttemptEnded, Outcome
+from prfaas.contracts.terms import Outcome
+from prfaas.contracts.to_decode import Generate
+from prfaas.contracts.to_gateway import GenerateAccepted, GenerateEvent, GenerateRefused, TransferReport
+from prfaas.contracts.to_scheduler import AttemptEnded
 from prfaas.engine.protocol import SampledToken
 
 

@@ -6,9 +6,9 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
+from prfaas.contracts.terms import Outcome
 from prfaas.contracts.to_decode import Generate, Sampling
 from prfaas.contracts.to_gateway import TransferReport
-from prfaas.contracts.to_scheduler import Outcome
 
 
 class Delta(Protocol):

@@ -1,6 +1,7 @@
 """Where a request's KV is prefilled, attempt by attempt, until one is verified or enough have failed."""
 
-from prfaas.contracts.to_scheduler import Outcome
+from prfaas.contracts.codes import FALLBACK_OUTCOMES, OUT_OF_TIME, FailureCode
+from prfaas.contracts.terms import Outcome
 from prfaas_decode_worker.events import BeginAttempt
 from prfaas_decode_worker.request import Request
 
@@ -8,14 +9,6 @@ MAX_LOCAL_ATTEMPTS = 2
 """At the last site that is tried: a broken local prefill is tried once more, then the client hears of it."""
 MIN_ATTEMPT_S = 0.2
 """With less time than this until the deadline another attempt is not begun."""
-
-FALLBACK_OUTCOMES = {
-    "timeout": Outcome.FALLBACK_TIMEOUT,
-    "expired": Outcome.FALLBACK_TIMEOUT,
-    "corrupt": Outcome.FALLBACK_CORRUPT,
-    "broker": Outcome.FALLBACK_BROKER,
-}
-"""By the code of the first attempt's failure; any other is FALLBACK_PREFILL_FAILED."""
 
 
 def next_attempt(request: Request, now_s: float) -> BeginAttempt:
@@ -48,7 +41,7 @@ def give_up(request: Request, code: str, message: str, now_s: float) -> tuple[st
     placement = request.generate.placement
     fallback = placement.fallback_site
     site = request.prefill_site
-    if request.attempt == 1 and placement.deferred_s and FALLBACK_OUTCOMES.get(code) is Outcome.FALLBACK_TIMEOUT:
+    if request.attempt == 1 and placement.deferred_s and code in OUT_OF_TIME:
         request.attempts_at_site = 0  # nobody had time for it: now it waits in turn
     elif fallback is not None and fallback != site:
         request.outcome = FALLBACK_OUTCOMES.get(code, Outcome.FALLBACK_PREFILL_FAILED)
@@ -57,5 +50,5 @@ def give_up(request: Request, code: str, message: str, now_s: float) -> tuple[st
     elif request.attempts_at_site >= MAX_LOCAL_ATTEMPTS:
         return code, f"prefill at site {site} failed: {message}"
     if request.deadline_s - now_s < MIN_ATTEMPT_S:
-        return "deadline", request.too_late(f"prefill at {site} failed: {message}")
+        return FailureCode.DEADLINE, request.too_late(f"prefill at {site} failed: {message}")
     return None

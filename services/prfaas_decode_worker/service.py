@@ -12,15 +12,11 @@ from prfaas.bus.jobs import JobQueue
 from prfaas.bus.presence import Announcer
 from prfaas.capacity.observed import RecentMean
 from prfaas.contracts import subjects
-from prfaas.contracts.to_decode import (
-    CancelGenerate,
-    Generate,
-    GenerateAccepted,
-    GenerateRefused,
-    PrefillProgress,
-)
-from prfaas.contracts.to_gateway import Started
-from prfaas.contracts.to_scheduler import Heartbeat, Role
+from prfaas.contracts.codes import FailureCode
+from prfaas.contracts.terms import FinishReason, Role
+from prfaas.contracts.to_decode import CancelGenerate, Generate, PrefillProgress
+from prfaas.contracts.to_gateway import GenerateAccepted, GenerateRefused, Started
+from prfaas.contracts.to_scheduler import Heartbeat
 from prfaas.engine.factory import build_engine
 from prfaas.engine.weights import prepare
 from prfaas.process.runner import ServiceContext
@@ -196,7 +192,7 @@ class DecodeWorkerService:
             match order:
                 case Answer(request_id, answer):
                     self._answers.pop(request_id).set_result(answer)
-                    if isinstance(answer, GenerateRefused) and answer.code != "duplicate":
+                    if isinstance(answer, GenerateRefused) and answer.code != FailureCode.DUPLICATE:
                         self._spans.refused(request_id, answer.code)
                 case BeginAttempt():
                     self._attempts.begin(order, self._spans.of(order.request_id))
@@ -218,7 +214,7 @@ class DecodeWorkerService:
         self._attempts.release(release)
         self._batch.release(release.request_id)
         self._spans.released(release)
-        if release.ended in ("stop", "length"):
+        if release.ended in (FinishReason.STOP, FinishReason.LENGTH):
             self._output_tokens.observe(release.completion_tokens)
         if release.decode_s:
             self._metrics.decode_s.observe(release.decode_s)

@@ -9,10 +9,14 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from prfaas.contracts.to_decode import Generate, GenerateAccepted, GenerateRefused
+from prfaas.contracts.codes import FailureCode
+from prfaas.contracts.terms import FinishReason
+from prfaas.contracts.to_decode import Generate
 from prfaas.contracts.to_gateway import (
     Failed,
     Finished,
+    GenerateAccepted,
+    GenerateRefused,
     Started,
     TokenDetail,
     TokenLogprob,
@@ -84,7 +88,7 @@ class DecodeCore:
                 return self._generate(generate, now_s)
             case CancelAsked(now_s, request_id):
                 request = self.requests.get(request_id)
-                return self._end(request, "cancelled", now_s) if request else []
+                return self._end(request, FailureCode.CANCELLED, now_s) if request else []
             case AttemptVerified():
                 return self._verified(event)
             case PrefillTimed():
@@ -99,7 +103,7 @@ class DecodeCore:
                 return out
             case StepFailed(now_s, request_ids, message):
                 running = [self.requests[request_id] for request_id in request_ids if request_id in self.requests]
-                return [i for request in running for i in self._fail(request, "engine", message, None, now_s)]
+                return [i for request in running for i in self._fail(request, FailureCode.ENGINE, message, None, now_s)]
             case Tick(now_s):
                 return self._tick(now_s)
             case DrainAsked():
@@ -122,11 +126,13 @@ class DecodeCore:
         max_tokens = generate.sampling.max_tokens
         cache_bytes = self.sequence_bytes(len(prompt) + max_tokens)
         if self.draining:
-            refusal: Refusal | None = Refusal("draining", f"decode worker {self.worker!r} is shutting down")
+            refusal: Refusal | None = Refusal(FailureCode.DRAINING, f"decode worker {self.worker!r} is shutting down")
         elif generate.model != self.model:
-            refusal = Refusal("wrong_model", f"decode worker {self.worker!r} serves {self.model!r}, not {generate.model!r}")
+            refusal = Refusal(
+                FailureCode.WRONG_MODEL, f"decode worker {self.worker!r} serves {self.model!r}, not {generate.model!r}"
+            )
         elif generate.request_id in self.requests:
-            refusal = Refusal("duplicate", f"request {generate.request_id!r} is already running here")
+            refusal = Refusal(FailureCode.DUPLICATE, f"request {generate.request_id!r} is already running here")
         else:
             refusal = self.admission.refusal(len(prompt), max_tokens, cache_bytes)
         if refusal:
@@ -212,7 +218,7 @@ class DecodeCore:
         request.generated += 1
         request.next_token = token.token_id
         if token.token_id in self.eos_token_ids and not sampling.ignore_eos:
-            return self._finish(request, "stop", now_s)
+            return self._finish(request, FinishReason.STOP, now_s)
         delta = request.text.push(token.token_id)
         tokens = Tokens(
             request_id=request.request_id,
@@ -223,9 +229,9 @@ class DecodeCore:
         )
         out: list[Instruction] = [Emit(request.generate.reply_to, tokens)]
         if delta.stopped:
-            return out + self._finish(request, "stop", now_s)
+            return out + self._finish(request, FinishReason.STOP, now_s)
         if request.generated >= sampling.max_tokens:
-            return out + self._finish(request, "length", now_s)
+            return out + self._finish(request, FinishReason.LENGTH, now_s)
         return out
 
     def _detail(self, token: SampledToken) -> TokenDetail:
@@ -243,10 +249,10 @@ class DecodeCore:
         out: list[Instruction] = []
         for request in late:
             doing = {Phase.WAITING: "waited for a free slot", Phase.TRANSFER: "waited for its KV", Phase.RUNNING: "was decoding"}
-            out += self._fail(request, "deadline", request.too_late(f"it {doing[request.phase]}"), 1.0, now_s)
+            out += self._fail(request, FailureCode.DEADLINE, request.too_late(f"it {doing[request.phase]}"), 1.0, now_s)
         return out
 
-    def _finish(self, request: Request, finish_reason: str, now_s: float) -> list[Instruction]:
+    def _finish(self, request: Request, finish_reason: FinishReason, now_s: float) -> list[Instruction]:
         finished = Finished(
             request_id=request.request_id,
             sequence=request.next_sequence(),

@@ -4,12 +4,11 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind
 from opentelemetry.trace.status import StatusCode
 
+from prfaas.contracts.codes import GOOD_ENDS
 from prfaas.contracts.to_decode import Generate
 from prfaas.telemetry import names
 from prfaas.telemetry.tracing import Tracing
 from prfaas_decode_worker.events import Release
-
-GOOD_ENDS = frozenset({"stop", "length", "cancelled"})
 
 
 class RequestSpans:

@@ -11,9 +11,10 @@ from opentelemetry.trace import Span, SpanKind
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError, NoRespondersError, RemoteError
 from prfaas.contracts import subjects
-from prfaas.contracts.to_decode import CancelGenerate, Generate, GenerateAccepted, GenerateRefused, Sampling
-from prfaas.contracts.to_gateway import Failed, Finished, Started, Tokens
-from prfaas.contracts.to_scheduler import Placement, PlaceRequest, Refusal
+from prfaas.contracts.codes import REQUEST_FAULTS, FailureCode
+from prfaas.contracts.to_decode import CancelGenerate, Generate, Sampling
+from prfaas.contracts.to_gateway import Failed, Finished, GenerateAccepted, GenerateRefused, Placement, Refusal, Started, Tokens
+from prfaas.contracts.to_scheduler import PlaceRequest
 from prfaas.contracts.wire import BadMessageError, pack_tokens
 from prfaas.kvcache.blocks import block_hashes
 from prfaas.telemetry import names
@@ -35,8 +36,6 @@ EVENTS_PER_REQUEST = 4096
 MAX_PLACEMENTS = 3
 """Of one request: a decode worker that begins to drain, fills up or dies between its last heartbeat and the request is not the
 client's concern while another one can answer."""
-_REQUESTS_FAULT = ("context_length_exceeded", "cache_too_small", "bad_request")
-"""Codes of a refusal that every worker would repeat."""
 DEADLINE_GRACE_S = 0.5
 """The decode worker keeps the same deadline from a little later on, and its error says more than ours."""
 
@@ -83,12 +82,12 @@ class Generation:
             if not self._has_token:
                 raise too_late(self._job.ttft_deadline_s) from error
             message = f"No token came for {self._idle_deadline_s:g} s; the answer is cut off."
-            raise internal(message, "idle_deadline") from error
+            raise internal(message, FailureCode.IDLE_DEADLINE) from error
         except WorkerLostError as error:
             self.over = True
-            raise unavailable(f"The answer is lost: {error}.", RETRY_AFTER_S, "decode_worker_lost") from error
+            raise unavailable(f"The answer is lost: {error}.", RETRY_AFTER_S, FailureCode.DECODE_WORKER_LOST) from error
         except EventOverflowError as error:
-            raise internal(f"The answer is cut off: {error}.", "client_too_slow") from error
+            raise internal(f"The answer is cut off: {error}.", FailureCode.CLIENT_TOO_SLOW) from error
         self.over = isinstance(event, Finished | Failed)
         if isinstance(event, Failed):
             raise failure(event)
@@ -129,7 +128,7 @@ class Generations:
                 while refusal := await self._hand_over(job, placement, root, queue):
                     generation.over = True  # nobody works on it
                     refused_by.append(placement.decode_worker)
-                    if refusal.code in _REQUESTS_FAULT or len(refused_by) == MAX_PLACEMENTS:
+                    if refusal.code in REQUEST_FAULTS or len(refused_by) == MAX_PLACEMENTS:
                         raise refused(refusal.code, refusal.message, refusal.retry_after_s)
                     log.info("placed_again", request_id=job.request_id, refused_by=refused_by, code=refusal.code)
                     placement = await self._place(job, root, refused_by)
@@ -209,7 +208,9 @@ class Generations:
         try:
             answer = await self._ask(job, subject, request, GenerateAccepted | GenerateRefused, root, "decode worker")
         except NoRespondersError as error:
-            return GenerateRefused(request_id=job.request_id, code="no_answer", message=str(error), retry_after_s=RETRY_AFTER_S)
+            return GenerateRefused(
+                request_id=job.request_id, code=FailureCode.NO_ANSWER, message=str(error), retry_after_s=RETRY_AFTER_S
+            )
         if isinstance(answer, GenerateRefused):
             return answer
         queue.worker = placement.decode_worker
@@ -225,18 +226,18 @@ class Generations:
 
 
 def too_late(ttft_deadline_s: float) -> ApiError:
-    return unavailable(f"No first token within {ttft_deadline_s:g} s.", RETRY_AFTER_S, "deadline")
+    return unavailable(f"No first token within {ttft_deadline_s:g} s.", RETRY_AFTER_S, FailureCode.DEADLINE)
 
 
 def no_answer(who: str) -> ApiError:
-    return unavailable(f"{who} gives no answer.", RETRY_AFTER_S, "no_answer")
+    return unavailable(f"{who} gives no answer.", RETRY_AFTER_S, FailureCode.NO_ANSWER)
 
 
 def refused(code: str, message: str, retry_after_s: float) -> ApiError:
     """A scheduler's or decode worker's refusal, as the client hears it."""
-    if code == "overloaded":
+    if code == FailureCode.OVERLOADED:
         return overloaded(_sentence(message), retry_after_s)
-    if code in _REQUESTS_FAULT:
+    if code in REQUEST_FAULTS:
         return invalid(_sentence(message), code=code)
     return unavailable(_sentence(message), retry_after_s, code)
 

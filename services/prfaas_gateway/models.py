@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
+from prfaas.contracts.codes import FailureCode
 from prfaas.engine.weights import ModelFiles
 from prfaas_gateway.openai.errors import overloaded, unavailable
 from prfaas_gateway.prompts import Prompts
@@ -52,7 +53,7 @@ class Admission:
     def enter(self) -> Iterator[None]:
         """Raises ApiError 429 or 503."""
         if self._draining:
-            raise unavailable("This gateway is shutting down.", 1.0, "draining")
+            raise unavailable("This gateway is shutting down.", 1.0, FailureCode.DRAINING)
         if self.running >= self._limit:
             raise overloaded(f"This gateway already has {self._limit} requests in flight.", 1.0)
         self.running += 1

@@ -12,6 +12,7 @@ from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
+from prfaas.contracts.codes import FailureCode
 from prfaas_gateway.openai.errors import invalid
 from prfaas_gateway.openai.types import ChatMessage
 
@@ -47,7 +48,7 @@ class Prompts:
             if not 0 <= token_id < self._vocabulary_size:
                 at = prompt.index(token_id)
                 message = f"Token id {token_id} at position {at} is not in the vocabulary of {self._vocabulary_size} tokens."
-                raise invalid(message, "prompt", "invalid_value")
+                raise invalid(message, "prompt", FailureCode.INVALID_VALUE)
         return prompt
 
     def render(self, messages: list[ChatMessage]) -> str:

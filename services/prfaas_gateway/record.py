@@ -8,9 +8,9 @@ from typing import Any
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
+from prfaas.contracts.terms import Outcome
 from prfaas.contracts.to_decode import Sampling
 from prfaas.contracts.to_gateway import Finished, GenerateEvent, Started, Tokens
-from prfaas.contracts.to_scheduler import Outcome
 from prfaas.telemetry import names
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics import GatewayMetrics, ModelRequests

@@ -12,8 +12,9 @@ from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError, NotConnectedError
 from prfaas.bus.presence import watch
 from prfaas.contracts import subjects
+from prfaas.contracts.terms import Role
 from prfaas.contracts.to_gateway import GenerateEvent
-from prfaas.contracts.to_scheduler import Heartbeat, Role
+from prfaas.contracts.to_scheduler import Heartbeat
 from prfaas.engine.weights import ModelFiles, prepare
 from prfaas.process.runner import ServiceContext
 from prfaas.telemetry.logs import get_logger

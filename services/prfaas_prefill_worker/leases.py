@@ -7,7 +7,8 @@ import time
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError
 from prfaas.contracts import subjects
-from prfaas.contracts.to_probe import EgressAsked, EgressLease
+from prfaas.contracts.to_prefill import EgressLease
+from prfaas.contracts.to_probe import EgressAsked
 from prfaas.contracts.wire import BadMessageError
 from prfaas.link.link import Link
 from prfaas.telemetry.logs import get_logger

@@ -6,8 +6,9 @@ import time
 from prfaas.bus.jobs import JobConsumer
 from prfaas.bus.presence import Announcer
 from prfaas.contracts import subjects
+from prfaas.contracts.terms import Role
 from prfaas.contracts.to_prefill import CancelPrefill
-from prfaas.contracts.to_scheduler import Heartbeat, Role
+from prfaas.contracts.to_scheduler import Heartbeat
 from prfaas.engine.factory import build_engine
 from prfaas.engine.protocol import Engine
 from prfaas.kvcache.prefix_cache import PrefixCache

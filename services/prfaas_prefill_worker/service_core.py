@@ -4,6 +4,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from prfaas.capacity.observed import ObservedTimes
+from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.to_prefill import CancelPrefill, PrefillJob
 from prfaas.contracts.wire import BadMessageError, unpack_tokens
 
@@ -47,7 +48,7 @@ class Refuse:
     """`silent`: whoever asked does not want to hear of it any more."""
 
     job: PrefillJob
-    code: str
+    code: FailureCode
     message: str
     silent: bool = False
 
@@ -82,28 +83,34 @@ class PrefillCore:
     def _vet(self, job: PrefillJob, age_s: float, deliveries: int) -> Run | Refuse:
         transfer = job.transfer
         if self.cancelled(job):
-            return Refuse(job, "cancelled", "the decode worker does not want this attempt any more", silent=True)
+            return Refuse(job, FailureCode.CANCELLED, "the decode worker does not want this attempt any more", silent=True)
         if age_s >= job.timeout_s:
-            return Refuse(job, "expired", f"the job waited {age_s:.1f} s in the queue, of {job.timeout_s:.1f} s that it had")
+            return Refuse(
+                job, FailureCode.EXPIRED, f"the job waited {age_s:.1f} s in the queue, of {job.timeout_s:.1f} s that it had"
+            )
         if deliveries > 1:
             # Its first worker may have stored frames in this attempt's object: a second author would mix with them.
-            return Refuse(job, "worker_lost", f"this is delivery {deliveries}: the worker that had the job before is gone")
+            return Refuse(
+                job, FailureCode.WORKER_LOST, f"this is delivery {deliveries}: the worker that had the job before is gone"
+            )
         if job.model != self.model:
-            return Refuse(job, "wrong_model", f"this worker serves {self.model!r}, the job wants {job.model!r}")
+            return Refuse(job, FailureCode.WRONG_MODEL, f"this worker serves {self.model!r}, the job wants {job.model!r}")
         if transfer.fingerprint != self.fingerprint:
             return Refuse(
-                job, "fingerprint", f"this worker's KV has fingerprint {self.fingerprint}, the job wants {transfer.fingerprint}"
+                job,
+                FailureCode.FINGERPRINT,
+                f"this worker's KV has fingerprint {self.fingerprint}, the job wants {transfer.fingerprint}",
             )
         try:
             token_ids = unpack_tokens(job.token_ids)
         except BadMessageError as error:
-            return Refuse(job, "bad_job", str(error))
+            return Refuse(job, FailureCode.BAD_JOB, str(error))
         if len(token_ids) != transfer.prefill_tokens or not 0 < len(token_ids) <= self.max_context_tokens:
             return Refuse(
                 job,
-                "bad_job",
+                FailureCode.BAD_JOB,
                 f"{len(token_ids)} tokens came for a transfer of {transfer.prefill_tokens}, at most {self.max_context_tokens}",
             )
         if not 0 <= transfer.from_token < len(token_ids):
-            return Refuse(job, "bad_job", f"the transfer begins at token {transfer.from_token} of {len(token_ids)}")
+            return Refuse(job, FailureCode.BAD_JOB, f"the transfer begins at token {transfer.from_token} of {len(token_ids)}")
         return Run(job, token_ids, job.timeout_s - age_s)

@@ -14,6 +14,7 @@ from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError
 from prfaas.bus.taken_jobs import TakenJob
 from prfaas.contracts import subjects
+from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
 from prfaas.contracts.to_probe import TransferMeasured
 from prfaas.engine.protocol import Engine, EngineError, PrefillCancelled
@@ -97,7 +98,7 @@ class Shipments:
 
     async def refuse(self, taken: TakenJob, refuse: Refuse) -> None:
         log.info("job_refused", request_id=refuse.job.request_id, code=refuse.code, reason=refuse.message)
-        self._metrics.job({"worker_lost": "redelivered"}.get(refuse.code, refuse.code))
+        self._metrics.job("redelivered" if refuse.code == FailureCode.WORKER_LOST else refuse.code)
         if not refuse.silent:
             await self._tell(taken, self._failure(taken, refuse.code, refuse.message))
         await taken.ack()
@@ -151,10 +152,11 @@ class Shipments:
             )
         except PrefillCancelled:
             late = time.monotonic() >= deadline_s
-            span.set_attribute(names.ERROR_TYPE, "expired" if late else "cancelled")
-            await self._give_up(taken, writer, "expired" if late else "cancelled", "the decode worker stopped waiting")
+            ended = FailureCode.EXPIRED if late else FailureCode.CANCELLED
+            span.set_attribute(names.ERROR_TYPE, ended)
+            await self._give_up(taken, writer, ended, "the decode worker stopped waiting")
         except (EngineError, TransferError) as error:
-            code = error.code.value if isinstance(error, TransferError) else "engine"
+            code = error.code if isinstance(error, TransferError) else FailureCode.ENGINE
             span.set_attribute(names.ERROR_TYPE, code)
             span.set_status(StatusCode.ERROR, str(error))
             await self._give_up(taken, writer, code, str(error))
@@ -212,25 +214,25 @@ class Shipments:
             self._metrics.job("done")
             await self._report(job.decode_site)
         except TransferError as error:
-            span.set_attribute(names.ERROR_TYPE, error.code.value)
+            span.set_attribute(names.ERROR_TYPE, error.code)
             span.set_status(StatusCode.ERROR, str(error))
             self._metrics.job("failed")
             if not self._core.cancelled(job):
-                await self._tell(taken, self._failure(taken, error.code.value, str(error)))
+                await self._tell(taken, self._failure(taken, error.code, str(error)))
         finally:
             span.end()
             self._room.release()
             await taken.ack()
 
-    async def _give_up(self, taken: TakenJob, writer: KVSender, code: str, message: str) -> None:
+    async def _give_up(self, taken: TakenJob, writer: KVSender, code: FailureCode, message: str) -> None:
         log.warning("job_failed", request_id=taken.job.request_id, code=code, reason=message)
-        self._metrics.job(code if code in ("cancelled", "expired") else "failed")
+        self._metrics.job(code if code in (FailureCode.CANCELLED, FailureCode.EXPIRED) else "failed")
         await writer.abort(message)
-        if code != "cancelled":
+        if code is not FailureCode.CANCELLED:
             await self._tell(taken, self._failure(taken, code, message))
         await taken.ack()
 
-    def _failure(self, taken: TakenJob, code: str, message: str) -> PrefillFailed:
+    def _failure(self, taken: TakenJob, code: FailureCode, message: str) -> PrefillFailed:
         transfer = taken.job.transfer
         return PrefillFailed(
             transfer_id=transfer.transfer_id, attempt=transfer.attempt, worker=self._worker, code=code, message=message

@@ -5,7 +5,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from math import inf
 
-from prfaas.contracts.to_scheduler import Heartbeat, LinkEstimate, Role
+from prfaas.contracts.terms import Role
+from prfaas.contracts.to_scheduler import Heartbeat, LinkEstimate
 from prfaas_scheduler.backlog import Backlog
 from prfaas_scheduler.block_directory import MAX_BLOCKS, BlockDirectory, Level
 from prfaas_scheduler.breaker import Breaker

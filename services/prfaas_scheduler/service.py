@@ -10,17 +10,18 @@ from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError
 from prfaas.bus.presence import watch
 from prfaas.contracts import subjects
+from prfaas.contracts.to_gateway import Placement, Refusal
 from prfaas.contracts.to_scheduler import (
     AttemptEnded,
     BlocksChanged,
     BlocksHeld,
     Heartbeat,
     LinkEstimate,
-    Placement,
     PlaceRequest,
-    Refusal,
+    RoleChanging,
+    RoleKept,
 )
-from prfaas.contracts.to_worker import ChangeRole, RoleChanging, RoleKept
+from prfaas.contracts.to_worker import ChangeRole
 from prfaas.contracts.wire import BadMessageError
 from prfaas.process.runner import ServiceContext
 from prfaas.telemetry import names

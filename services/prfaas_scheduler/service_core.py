@@ -3,17 +3,10 @@
 from dataclasses import dataclass, replace
 from typing import overload
 
-from prfaas.contracts.to_scheduler import (
-    AttemptEnded,
-    BlocksChanged,
-    BlocksHeld,
-    Heartbeat,
-    LinkEstimate,
-    Placement,
-    PlaceRequest,
-    Refusal,
-    Role,
-)
+from prfaas.contracts.codes import OUT_OF_TIME, FailureCode
+from prfaas.contracts.terms import Role
+from prfaas.contracts.to_gateway import Placement, Refusal
+from prfaas.contracts.to_scheduler import AttemptEnded, BlocksChanged, BlocksHeld, Heartbeat, LinkEstimate, PlaceRequest
 from prfaas.kvcache.blocks import unpack_hashes
 from prfaas_scheduler.block_directory import MAX_BLOCKS, Level
 from prfaas_scheduler.candidates import PrefillSite, Route
@@ -29,8 +22,6 @@ MIN_SHARE, MAX_SHARE = 0.3, 0.7
 DEFERRED_SHARE = 0.4
 """Of the TTFT deadline that a deferred prompt waits for an idle worker. Then it is as good as any other, and has time enough for
 the queue, which holds no more than the TTFT objective, and for one more attempt."""
-WAITED_CODES = ("timeout", "expired")
-"""How the attempt of a deferred prompt ends that no worker had time for: that says nothing about the link."""
 LOCAL_SLACK = 1.5
 """A local prefill may take this many times its prediction before the client's deadline breaks."""
 
@@ -158,7 +149,7 @@ class SchedulerCore:
             breaker = self.fleet.remembered(ended.site).breaker
             if ended.verified:
                 breaker.succeeded()
-            elif ended.code == "cancelled" or (prefill and prefill.deferred and ended.code in WAITED_CODES):
+            elif ended.code == FailureCode.CANCELLED or (prefill and prefill.deferred and ended.code in OUT_OF_TIME):
                 breaker.forgotten(ended.request_id)
             else:
                 breaker.failed(ended.request_id, now_s)
@@ -184,7 +175,7 @@ class SchedulerCore:
         sites = self.fleet.prefill_sites(request.model, fingerprint, found, request.block_tokens, decode_tokens)
         if not sites:
             refusal = Refusal(
-                code="no_prefill_worker",
+                code=FailureCode.NO_PREFILL_WORKER,
                 message=f"no live prefill worker makes KV that decode worker {decoder.beat.worker!r} can install "
                 f"(fingerprint {fingerprint})",
                 retry_after_s=RETRY_AFTER_S,
@@ -231,18 +222,18 @@ class SchedulerCore:
         if decoders is None:
             known = "none of its decode workers is alive" if self.fleet.serves(request.model) else "no worker has announced it"
             return Refusal(
-                code="no_decode_worker",
+                code=FailureCode.NO_DECODE_WORKER,
                 message=f"model {request.model!r} cannot be served now: {known}",
                 retry_after_s=RETRY_AFTER_S,
             )
         if not decoders:
             refused = f"all decode workers of model {request.model!r} refused the request: {', '.join(request.refused_by)}"
-            return Refusal(code="overloaded", message=refused, retry_after_s=RETRY_AFTER_S)
+            return Refusal(code=FailureCode.OVERLOADED, message=refused, retry_after_s=RETRY_AFTER_S)
         least = decoders.least_loaded()
         if least.load < least.beat.slots + least.beat.waiting_limit:
             return None
         return Refusal(
-            code="overloaded",
+            code=FailureCode.OVERLOADED,
             message=f"all {len(decoders)} decode workers are full: the least loaded has {least.load} requests "
             f"for {least.beat.slots} slots and {least.beat.waiting_limit} places to wait",
             retry_after_s=RETRY_AFTER_S,

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from prfaas.contracts.to_probe import ALONE_AFTER_S, EGRESS_HEADROOM, LEASE_S, EgressAsked, EgressLease
+from prfaas.contracts.to_prefill import ALONE_AFTER_S, LEASE_S, EgressLease
+from prfaas.contracts.to_probe import EGRESS_HEADROOM, EgressAsked
 from prfaas.link.budget import Pace
 from prfaas_bandwidth_probe.egress import BUSY_S, REMEMBER_S, EgressAllocator
 

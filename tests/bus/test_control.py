@@ -20,7 +20,9 @@ from prfaas.bus.errors import (
     PermissionDeniedError,
     RemoteError,
 )
-from prfaas.contracts.to_scheduler import Outcome, Placement, PlaceRequest, Refusal
+from prfaas.contracts.terms import Outcome
+from prfaas.contracts.to_gateway import Placement, Refusal
+from prfaas.contracts.to_scheduler import PlaceRequest
 from prfaas.contracts.wire import BadMessageError
 from tests.bus.conftest import Connect
 

@@ -15,7 +15,8 @@ from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.bus.presence import Announcer, ensure_bucket, put_entry, watch
 from prfaas.contracts import subjects
-from prfaas.contracts.to_scheduler import Heartbeat, LinkEstimate, Role
+from prfaas.contracts.terms import Role
+from prfaas.contracts.to_scheduler import Heartbeat, LinkEstimate
 
 DEADLINE_S = 20.0
 BUCKET = subjects.workers_bucket("local")

@@ -2,8 +2,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from prfaas.contracts.to_gateway import Failed, GenerateEvent, Started
-from prfaas.contracts.to_scheduler import Refusal
+from prfaas.contracts.to_gateway import Failed, GenerateEvent, Refusal, Started
 from prfaas.contracts.wire import BadMessageError, decode, encode, pack_tokens, unpack_tokens
 
 

@@ -7,9 +7,19 @@ import msgspec
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from prfaas.contracts.to_decode import Generate, GenerateAccepted, GenerateRefused, Sampling
-from prfaas.contracts.to_gateway import Failed, Finished, GenerateEvent, Started, Tokens
-from prfaas.contracts.to_scheduler import AttemptEnded, Outcome, Placement
+from prfaas.contracts.terms import Outcome
+from prfaas.contracts.to_decode import Generate, Sampling
+from prfaas.contracts.to_gateway import (
+    Failed,
+    Finished,
+    GenerateAccepted,
+    GenerateEvent,
+    GenerateRefused,
+    Placement,
+    Started,
+    Tokens,
+)
+from prfaas.contracts.to_scheduler import AttemptEnded
 from prfaas.contracts.wire import pack_tokens
 from prfaas.engine.protocol import SampledToken
 from prfaas_decode_worker.admission import Limits

@@ -15,7 +15,8 @@ from infra.sites import Role
 from infra.stack import Stack
 from load.client import Arrival, Record, Target, random_bytes, replay
 from load.emulated_stack import FAR, HOME, MODEL, two_sites
-from prfaas.contracts.to_probe import ALONE_AFTER_S, EGRESS_HEADROOM
+from prfaas.contracts.to_prefill import ALONE_AFTER_S
+from prfaas.contracts.to_probe import EGRESS_HEADROOM
 
 BUDGET_MBIT = 32.0
 BUDGET = BUDGET_MBIT * 1e6 / 8

@@ -13,8 +13,8 @@ from infra.sites import Description
 from infra.stack import Stack
 from load.bench.roles import asking, change_role, description_of, live_workers, until_workers
 from load.client import Arrival, Record, Target, replay
-from prfaas.contracts.to_scheduler import Role
-from prfaas.contracts.to_worker import RoleChanging, RoleKept
+from prfaas.contracts.terms import Role
+from prfaas.contracts.to_scheduler import RoleChanging, RoleKept
 from tests.e2e.asking import tokens_of
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]

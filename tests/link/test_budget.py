@@ -1,6 +1,6 @@
 import pytest
 
-from prfaas.contracts.to_probe import ALONE_AFTER_S, LEASE_S, EgressLease
+from prfaas.contracts.to_prefill import ALONE_AFTER_S, LEASE_S, EgressLease
 from prfaas.link.budget import Pace
 
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prfaas.contracts.to_probe import EgressLease
+from prfaas.contracts.to_prefill import EgressLease
 from prfaas.link.link import LinkConfig, LinkCore, Sent
 
 FRAME = 100_000

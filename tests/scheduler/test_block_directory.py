@@ -8,7 +8,8 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from prfaas.contracts.to_scheduler import BlocksChanged, BlocksHeld, Role
+from prfaas.contracts.terms import Role
+from prfaas.contracts.to_scheduler import BlocksChanged, BlocksHeld
 from prfaas_scheduler.block_directory import FIRST_PAUSE_S, BlockDirectory, Level
 
 WORKERS = st.sampled_from(["a", "b", "c"])

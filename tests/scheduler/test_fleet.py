@@ -6,16 +6,9 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from prfaas.contracts.to_scheduler import (
-    AttemptEnded,
-    BlocksChanged,
-    Heartbeat,
-    LinkEstimate,
-    Placement,
-    PlaceRequest,
-    Refusal,
-    Role,
-)
+from prfaas.contracts.terms import Role
+from prfaas.contracts.to_gateway import Placement, Refusal
+from prfaas.contracts.to_scheduler import AttemptEnded, BlocksChanged, Heartbeat, LinkEstimate, PlaceRequest
 from prfaas_scheduler.policies.base import Balanced, Policy, RemoteAll, Threshold
 from prfaas_scheduler.policies.predictive import Predictive
 from prfaas_scheduler.pools import HEARTBEAT_TIMEOUT_S, DecodePool, Worker

@@ -15,7 +15,9 @@ from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.bus.presence import put_entry
 from prfaas.contracts import subjects
-from prfaas.contracts.to_scheduler import BlocksChanged, BlocksHeld, Heartbeat, Placement, PlaceRequest, Refusal, Role
+from prfaas.contracts.terms import Role
+from prfaas.contracts.to_gateway import Placement, Refusal
+from prfaas.contracts.to_scheduler import BlocksChanged, BlocksHeld, Heartbeat, PlaceRequest
 from prfaas.process.runner import ServiceContext
 from prfaas.process.tasks import Tasks
 from prfaas.telemetry.tracing import Tracing

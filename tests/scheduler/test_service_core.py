@@ -8,18 +8,9 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from prfaas.contracts.to_scheduler import (
-    AttemptEnded,
-    BlocksChanged,
-    BlocksHeld,
-    Heartbeat,
-    LinkEstimate,
-    Outcome,
-    Placement,
-    PlaceRequest,
-    Refusal,
-    Role,
-)
+from prfaas.contracts.terms import Outcome, Role
+from prfaas.contracts.to_gateway import Placement, Refusal
+from prfaas.contracts.to_scheduler import AttemptEnded, BlocksChanged, BlocksHeld, Heartbeat, LinkEstimate, PlaceRequest
 from prfaas_scheduler.fleet import LINK_TIMEOUT_S
 from prfaas_scheduler.policies.base import LocalOnly, Policy, RemoteAll, Threshold
 from prfaas_scheduler.policies.predictive import Predictive

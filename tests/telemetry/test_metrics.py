@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from prfaas.contracts.to_scheduler import Outcome
+from prfaas.contracts.terms import Outcome
 from prfaas.telemetry.metrics import (
     DecodeMetrics,
     GatewayMetrics,

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from prfaas.contracts.codes import FailureCode
 from prfaas.kvcache.layout import KVLayout, LayerKind, LayerRange
 from prfaas.transfer import frame as kv
-from prfaas.transfer.errors import TransferCode
 from tests.kvcache.kv import rewrite
 
 OPENINGS = (
@@ -47,7 +47,7 @@ CLOSING = (
 
 class Forgery(NamedTuple):
     message: bytes
-    code: TransferCode = TransferCode.CORRUPT
+    code: FailureCode = FailureCode.CORRUPT
 
 
 class Forger:
@@ -93,15 +93,15 @@ class Forger:
         if kind == "opening that does not decode":
             return Forgery(rewrite(true, b"\xc1"))
         opening = msgspec.msgpack.decode(kv.decode_frame(memoryview(true)).payload, type=kv.TransferOpening)
-        forgeries: dict[str, tuple[TransferCode, dict[str, Any]]] = {
-            "opening of another model": (TransferCode.FINGERPRINT, {"fingerprint": "other"}),
+        forgeries: dict[str, tuple[FailureCode, dict[str, Any]]] = {
+            "opening of another model": (FailureCode.FINGERPRINT, {"fingerprint": "other"}),
             "opening of another layout": (
-                TransferCode.FINGERPRINT,
+                FailureCode.FINGERPRINT,
                 {"layout": msgspec.structs.replace(opening.layout, layers=opening.layout.layers[:-1])},
             ),
-            "opening of another transfer": (TransferCode.CORRUPT, {"transfer_id": "other"}),
-            "opening of another length": (TransferCode.CORRUPT, {"prefill_tokens": opening.prefill_tokens + 1}),
-            "opening after another prefix": (TransferCode.CORRUPT, {"from_token": opening.from_token + 1}),
+            "opening of another transfer": (FailureCode.CORRUPT, {"transfer_id": "other"}),
+            "opening of another length": (FailureCode.CORRUPT, {"prefill_tokens": opening.prefill_tokens + 1}),
+            "opening after another prefix": (FailureCode.CORRUPT, {"from_token": opening.from_token + 1}),
         }
         code, changes = forgeries[kind]
         return Forgery(rewrite(true, msgspec.msgpack.encode(msgspec.structs.replace(opening, **changes))), code=code)
@@ -146,19 +146,19 @@ class Forger:
             case "planes that are none":
                 return Forgery(rewrite(true, codec=kv.Codec.PLANES))
             case "8 bits":
-                return Forgery(rewrite(true, codec=kv.Codec.INT8), code=TransferCode.LOSSY)
+                return Forgery(rewrite(true, codec=kv.Codec.INT8), code=FailureCode.LOSSY)
             case "a second opening":
                 return Forgery(rewrite(self._messages[0], position=self._position))
             case "an early manifest":
                 return Forgery(self._closing(frames=self._position, raw_bytes=self._raw_bytes))
             case "an abort":
-                return Forgery(rewrite(true, b"no", kind=kv.FrameKind.ABORT), code=TransferCode.ABORTED)
+                return Forgery(rewrite(true, b"no", kind=kv.FrameKind.ABORT), code=FailureCode.ABORTED)
         return None
 
     def _manifest(self, kind: str) -> Forgery:
         match kind:
             case "manifest of another model":
-                return Forgery(self._closing(fingerprint="other"), code=TransferCode.FINGERPRINT)
+                return Forgery(self._closing(fingerprint="other"), code=FailureCode.FINGERPRINT)
             case "manifest of other bytes":
                 return Forgery(self._closing(digest=bytes(kv.DIGEST_BYTES)))
             case "manifest of fewer frames":

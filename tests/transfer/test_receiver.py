@@ -5,10 +5,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import KVTransfer
 from prfaas.kvcache.layout import LayerKind, LayerRange
 from prfaas.transfer import frame as kv
-from prfaas.transfer.errors import TransferCode
 from prfaas.transfer.quantize import encode_int8
 from prfaas.transfer.receiver_core import Failed, FrameArrived, Install, ReceiverCore, ReceiverInstruction, Rewind, Tick, Verified
 from tests.kvcache.kv import LAYOUT, Cache, encode_transfer, gaussian_piece, make_pieces, make_transfer, rewrite
@@ -46,7 +46,7 @@ def test_a_frame_exchanged_for_one_of_other_bytes_fails_the_whole() -> None:
     transfer = make_transfer(TOKENS)
     messages = attempt(transfer)
     messages[1] = attempt(transfer, seed=1)[1]
-    assert failure(run(transfer, messages)).code is TransferCode.CORRUPT
+    assert failure(run(transfer, messages)).code is FailureCode.CORRUPT
     assert "does not match its manifest" in failure(run(transfer, messages)).message
 
 
@@ -62,7 +62,7 @@ def test_a_gap_is_read_again_and_given_up_in_the_end() -> None:
     messages = attempt(transfer)
     out = run(transfer, [messages[0], *messages[2:]])
     assert out[:3] == [Rewind(2)] * 3
-    assert failure(out).code is TransferCode.CORRUPT
+    assert failure(out).code is FailureCode.CORRUPT
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_frame_that_does_not_belong_is_refused(position: int, fields: dict[str
     messages = attempt(transfer)
     messages[position] = rewrite(messages[position], **fields)
     failed = failure(run(transfer, messages))
-    assert failed.code is TransferCode.CORRUPT
+    assert failed.code is FailureCode.CORRUPT
     assert text in failed.message
 
 
@@ -97,7 +97,7 @@ def test_another_model_is_refused_before_any_byte(change: dict[str, object]) -> 
     opening = msgspec.msgpack.decode(kv.decode_frame(memoryview(messages[0])).payload, type=kv.TransferOpening)
     messages[0] = rewrite(messages[0], payload=msgspec.msgpack.encode(msgspec.structs.replace(opening, **change)))
     out = run(transfer, messages)
-    assert failure(out).code is TransferCode.FINGERPRINT
+    assert failure(out).code is FailureCode.FINGERPRINT
     assert not any(isinstance(instruction, Install) for instruction in out)
 
 
@@ -133,9 +133,9 @@ def test_deadlines() -> None:
     core = ReceiverCore(transfer, LAYOUT, now=0.0, deadline=10.0, idle_timeout_s=2.0)
     assert core.handle(Tick(5.0)) == []  # the job may wait in its queue
     core.handle(FrameArrived(kv.decode_frame(memoryview(attempt(transfer)[0])), 1, 5.0))
-    assert failure(core.handle(Tick(7.0))).code is TransferCode.TIMEOUT
+    assert failure(core.handle(Tick(7.0))).code is FailureCode.TIMEOUT
     late = ReceiverCore(transfer, LAYOUT, now=0.0, deadline=10.0, idle_timeout_s=None)
-    assert failure(late.handle(Tick(10.0))).code is TransferCode.TIMEOUT
+    assert failure(late.handle(Tick(10.0))).code is FailureCode.TIMEOUT
 
 
 def in_8_bits(message: bytes) -> bytes:
@@ -161,7 +161,7 @@ def lossy_attempt(transfer: KVTransfer) -> list[bytes]:
 def test_eight_bits_are_refused_where_the_transfer_does_not_allow_them_and_nothing_is_installed() -> None:
     transfer = make_transfer(TOKENS)
     out = run(transfer, lossy_attempt(transfer))
-    assert failure(out).code is TransferCode.LOSSY
+    assert failure(out).code is FailureCode.LOSSY
     assert "`engine.lossy-kv`" in failure(out).message
     assert not any(isinstance(instruction, Install) for instruction in out)
 
@@ -190,5 +190,5 @@ def test_a_recurrent_state_in_eight_bits_is_refused() -> None:
     for number, message in enumerate(messages[1:-1], 1):
         if LAYOUT.layers[kv.decode_frame(memoryview(message)).head.range.layer].kind is LayerKind.RECURRENT:
             messages[number] = rewrite(message, codec=kv.Codec.INT8)
-    assert failure(run(transfer, messages)).code is TransferCode.CORRUPT
+    assert failure(run(transfer, messages)).code is FailureCode.CORRUPT
     assert "codec INT8" in failure(run(transfer, messages)).message

@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from prfaas.contracts.codes import FailureCode
 from prfaas.kvcache.layout import KVLayout, LayerKind, LayerSpec
 from prfaas.transfer import frame as kv
 from prfaas.transfer import receiver_core as receiver
 from prfaas.transfer import sender_core as sender
-from prfaas.transfer.errors import TransferCode
 from tests.kvcache.kv import Cache, encode_transfer, make_pieces, make_transfer
 from tests.transfer.broker_model import BrokerModel, Sent
 from tests.transfer.forgery import Forger
@@ -235,7 +235,7 @@ class TransferMachine(RuleBasedStateMachine):
         core, out = copy.deepcopy(self.receiver), list[receiver.ReceiverInstruction]()
         for _ in range(MAX_REWINDS + 1):
             out = core.handle(receiver.FrameDamaged("the stream itself is damaged", self.now)) or out
-        assert isinstance(out[0], receiver.Failed) and out[0].code is TransferCode.CORRUPT
+        assert isinstance(out[0], receiver.Failed) and out[0].code is FailureCode.CORRUPT
 
     def meet_forgeries(self) -> None:
         for kind, forgery in self.forger().forgeries():

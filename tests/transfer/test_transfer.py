@@ -8,10 +8,11 @@ import pytest
 from infra.nats_server import NatsServer
 from prfaas.bus.bulk import BulkLane
 from prfaas.bus.bulk.bucket import api
+from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import KVTransfer
 from prfaas.kvcache.layout import KVPiece
 from prfaas.link.link import Link
-from prfaas.transfer.errors import TransferCode, TransferError
+from prfaas.transfer.errors import TransferError
 from prfaas.transfer.receiver import KVReceiver
 from prfaas.transfer.sender import KVSender
 from tests.kvcache.kv import LAYOUT, Cache, make_pieces, make_transfer
@@ -68,7 +69,7 @@ async def test_a_wrong_fingerprint_is_refused_before_any_byte(lane: BulkLane) ->
     await send(lane, other, make_pieces(LAYOUT, 600))
     with pytest.raises(TransferError) as caught:
         await reader.verified(10)
-    assert caught.value.code is TransferCode.FINGERPRINT
+    assert caught.value.code is FailureCode.FINGERPRINT
     assert not cache.keys
     await reader.close()
 
@@ -84,7 +85,7 @@ async def test_an_abort_reaches_the_reader(lane: BulkLane) -> None:
     await writer.abort("the engine failed")
     with pytest.raises(TransferError, match="the engine failed") as caught:
         await reader.verified(10)
-    assert caught.value.code is TransferCode.ABORTED
+    assert caught.value.code is FailureCode.ABORTED
     await reader.close()
 
 
@@ -93,7 +94,7 @@ async def test_a_second_writer_of_the_same_attempt_is_refused(lane: BulkLane) ->
     await send(lane, transfer, make_pieces(LAYOUT, 600))
     with pytest.raises(TransferError, match="another writer") as caught:
         await send(lane, transfer, make_pieces(LAYOUT, 600))
-    assert caught.value.code is TransferCode.BROKER
+    assert caught.value.code is FailureCode.BROKER
 
 
 async def test_an_engine_that_cannot_install_fails_the_transfer_with_its_own_error(lane: BulkLane) -> None:
@@ -127,7 +128,7 @@ async def test_put_blocks_at_the_buffers_limit_and_fails_with_the_transfer(lane:
     writer = await KVSender.open(lane, transfer, LAYOUT, deadline_s=20, link=Link(), buffer_bytes=200_000, idle_timeout_s=0.5)
     with pytest.raises(TransferError) as caught:
         await asyncio.to_thread(put_all, writer, make_pieces(LAYOUT, 8000))
-    assert caught.value.code is TransferCode.TIMEOUT
+    assert caught.value.code is FailureCode.TIMEOUT
     await writer.abort("dead")
 
 

@@ -8,10 +8,11 @@ import pytest
 
 from infra.wan import LinkChange, LinkState
 from prfaas.bus.bulk.bucket import api
+from prfaas.contracts.codes import FailureCode
 from prfaas.kvcache.layout import KVPiece
 from prfaas.link.link import Link
 from prfaas.transfer.bucket_keeper import KVBucketKeeper
-from prfaas.transfer.errors import TransferCode, TransferError
+from prfaas.transfer.errors import TransferError
 from prfaas.transfer.receiver import KVReceiver
 from prfaas.transfer.sender import KVSender
 from tests.kvcache.kv import LAYOUT, Cache, gaussian_piece, make_pieces, make_transfer
@@ -94,11 +95,11 @@ async def test_memory_storage_dies_with_its_server_and_a_new_attempt_works(two_s
     await two_sites.near.start()
     with pytest.raises(TransferError) as read:
         await reader.verified(10)
-    assert read.value.code is TransferCode.BROKER
+    assert read.value.code is FailureCode.BROKER
     with pytest.raises(TransferError) as written:
         await putting
         await writer.close()
-    assert written.value.code is TransferCode.BROKER
+    assert written.value.code is FailureCode.BROKER
     await writer.abort("its attempt is dead")
     await reader.close()
     await ship_with_fault(two_sites, None)

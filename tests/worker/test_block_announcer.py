@@ -7,7 +7,8 @@ import pytest
 
 from prfaas.bus.control import ControlBus
 from prfaas.contracts import subjects
-from prfaas.contracts.to_scheduler import BlocksChanged, BlocksHeld, Role
+from prfaas.contracts.terms import Role
+from prfaas.contracts.to_scheduler import BlocksChanged, BlocksHeld
 from prfaas.kvcache.blocks import pack_hashes, unpack_hashes
 from prfaas.kvcache.prefix_cache import Changes
 from prfaas.worker import block_announcer

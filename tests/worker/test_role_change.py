@@ -12,8 +12,9 @@ from infra.nats_server import NatsServer
 from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.contracts import subjects
-from prfaas.contracts.to_scheduler import Role
-from prfaas.contracts.to_worker import ChangeRole, ChangeRoleReply, RoleChanging, RoleKept
+from prfaas.contracts.terms import Role
+from prfaas.contracts.to_scheduler import ChangeRoleReply, RoleChanging, RoleKept
+from prfaas.contracts.to_worker import ChangeRole
 from prfaas.process.runner import Program, ServiceContext
 from prfaas.process.tasks import Tasks
 from prfaas.telemetry.tracing import Tracing

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from itertools import chain, count
 
 from load.bench.scheduler.fleet import LENGTHS, Fleet
-from prfaas.contracts.to_scheduler import BlocksChanged, Heartbeat, Role
+from prfaas.contracts.terms import Role
+from prfaas.contracts.to_scheduler import BlocksChanged, Heartbeat
 
 BLOCK_TOKENS = 512
 SYSTEM_BLOCKS = 4

@@ -7,7 +7,8 @@ from prfaas.capacity.builtin import builtin_profile
 from prfaas.capacity.lengths import TruncatedLogNormal
 from prfaas.capacity.observed import ObservedTimes
 from prfaas.capacity.profiles import Profile
-from prfaas.contracts.to_scheduler import Heartbeat, LinkEstimate, Role
+from prfaas.contracts.terms import Role
+from prfaas.contracts.to_scheduler import Heartbeat, LinkEstimate
 from prfaas_scheduler.policies.base import Policy, Threshold
 from prfaas_scheduler.policies.predictive import Predictive
 

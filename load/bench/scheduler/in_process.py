@@ -25,7 +25,9 @@ from load.bench.scheduler.fleet import (
 )
 from load.report import percentile
 from prfaas.bus.presence import INTERVAL_S
-from prfaas.contracts.to_scheduler import AttemptEnded, Heartbeat, LinkEstimate, Placement, PlaceRequest, Role
+from prfaas.contracts.terms import Role
+from prfaas.contracts.to_gateway import Placement
+from prfaas.contracts.to_scheduler import AttemptEnded, Heartbeat, LinkEstimate, PlaceRequest
 from prfaas_scheduler.service_core import AttemptOver, CacheChanged, HeartbeatHeard, LinkMeasured, PlaceAsked, SchedulerCore
 
 PREEMPTED_US = 100.0

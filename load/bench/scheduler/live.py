@@ -25,15 +25,9 @@ from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.bus.presence import INTERVAL_S, Announcer
 from prfaas.contracts import subjects
-from prfaas.contracts.to_scheduler import (
-    AttemptEnded,
-    Heartbeat,
-    LinkEstimate,
-    Placement,
-    PlaceRequest,
-    Refusal,
-    Role,
-)
+from prfaas.contracts.terms import Role
+from prfaas.contracts.to_gateway import Placement, Refusal
+from prfaas.contracts.to_scheduler import AttemptEnded, Heartbeat, LinkEstimate, PlaceRequest
 
 OPEN_LOOP_REQ_S = 200.0
 OPEN_LOOP_S = 10.0

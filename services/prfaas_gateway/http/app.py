@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from prfaas.contracts.codes import FailureCode
 from prfaas.telemetry.logs import get_logger
 from prfaas_gateway.http.endpoint import Endpoint, Gateway
 from prfaas_gateway.http.headers import request_id_of
@@ -62,9 +63,11 @@ async def _api_error(_request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
-        answer = ApiError(404, f"Unknown request URL: {request.method} {request.url.path}.", code="unknown_url")
+        answer = ApiError(404, f"Unknown request URL: {request.method} {request.url.path}.", code=FailureCode.UNKNOWN_URL)
     else:
-        answer = ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}.", code="method_not_allowed")
+        answer = ApiError(
+            error.status_code, f"{request.method} {request.url.path}: {error.detail}.", code=FailureCode.METHOD_NOT_ALLOWED
+        )
     return Response(answer.encode(), answer.status, error.headers, "application/json")
 
 

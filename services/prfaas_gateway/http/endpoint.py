@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
+from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.to_gateway import Started
 from prfaas.telemetry import names
 from prfaas.telemetry.logs import get_logger, request_logs
@@ -70,7 +71,7 @@ class Endpoint:
         record = RequestRecord(self._name, gateway.observers)
         reply = Reply(send, config.write_deadline_s)
         body = Body(headers, receive, config.max_body_bytes)
-        error_code: str | None = "client_gone"
+        error_code: str | None = FailureCode.CLIENT_GONE
         status = CLIENT_GONE_STATUS
         try:
             try:
@@ -83,7 +84,7 @@ class Endpoint:
                     await until_disconnect(receive, reply, exchange.answer(self._parse, data))
                 error_code = None
             except ApiError as error:
-                error_code = error.body.code or "invalid_request"
+                error_code = error.body.code or FailureCode.INVALID_REQUEST
                 await self._tell(error, reply)
             except ClientGoneError:
                 raise
@@ -149,7 +150,7 @@ class Exchange:
                     else:
                         await self._collect(WholeAnswer(head=head, progress=progress, report=self._wants_report()), generation)
                 except EventGapError as error:
-                    raise internal(f"Part of the answer was lost on its way: {error}.", "events_lost") from error
+                    raise internal(f"Part of the answer was lost on its way: {error}.", FailureCode.EVENTS_LOST) from error
 
     async def _job(
         self, request: ChatRequest | CompletionRequest, model: ServedModel, ttft_deadline_s: float, deadline: float

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from starlette.datastructures import Headers
 
+from prfaas.contracts.codes import FailureCode
 from prfaas_gateway.openai.errors import invalid, unauthorized
 
 
@@ -37,7 +38,7 @@ def request_id_of(headers: Headers) -> str:
     if given is None:
         return uuid.uuid4().hex
     if not (0 < len(given) <= 256 and given.isascii() and given.isprintable()):
-        raise invalid("`X-Request-ID` must be 1 to 256 printable ASCII characters.", "x-request-id", "invalid_value")
+        raise invalid("`X-Request-ID` must be 1 to 256 printable ASCII characters.", "x-request-id", FailureCode.INVALID_VALUE)
     return given
 
 
@@ -52,7 +53,7 @@ def ttft_deadline_of(headers: Headers, default_s: float, max_s: float) -> float:
     except ValueError:
         deadline_s = math.nan
     if not 0 < deadline_s <= max_s:
-        raise invalid(f"`{name}` must be a number of seconds, above 0 and at most {max_s:g}.", name, "invalid_value")
+        raise invalid(f"`{name}` must be a number of seconds, above 0 and at most {max_s:g}.", name, FailureCode.INVALID_VALUE)
     return deadline_s
 
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from starlette.datastructures import Headers
 from starlette.types import Receive, Send
 
+from prfaas.contracts.codes import FailureCode
 from prfaas_gateway.openai.errors import ApiError, invalid, too_large
 
 Result = TypeVar("Result")
@@ -15,7 +16,7 @@ Result = TypeVar("Result")
 class ClientGoneError(Exception):
     """The client closed the connection (`client_gone`), or does not read (`client_stalled`)."""
 
-    def __init__(self, code: str = "client_gone") -> None:
+    def __init__(self, code: FailureCode = FailureCode.CLIENT_GONE) -> None:
         super().__init__(code)
         self.code = code
 
@@ -48,7 +49,9 @@ class Body:
                         raise too_large(self._limit_bytes)
                     parts.append(part)
         except TimeoutError as error:
-            raise ApiError(408, f"The request's body did not arrive within {timeout_s:g} s.", code="request_timeout") from error
+            raise ApiError(
+                408, f"The request's body did not arrive within {timeout_s:g} s.", code=FailureCode.REQUEST_TIMEOUT
+            ) from error
         return b"".join(parts)
 
     async def _next(self) -> bytes:
@@ -83,7 +86,7 @@ class Reply:
             async with asyncio.timeout(self._write_timeout_s):
                 await self._send({"type": "http.response.body", "body": data, "more_body": not last})
         except TimeoutError as error:
-            raise ClientGoneError("client_stalled") from error
+            raise ClientGoneError(FailureCode.CLIENT_STALLED) from error
 
     async def json(self, status: int, data: bytes, headers: Mapping[str, str]) -> None:
         """What is left of a refused request's body, uvicorn reads and drops: else the reset would take our answer with it."""

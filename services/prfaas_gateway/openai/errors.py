@@ -4,6 +4,8 @@ import math
 
 import msgspec
 
+from prfaas.contracts.codes import FailureCode
+
 
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
     message: str
@@ -52,29 +54,31 @@ def invalid(message: str, param: str | None = None, code: str | None = None) -> 
 
 
 def unauthorized(message: str) -> ApiError:
-    return ApiError(401, message, type="authentication_error", code="invalid_api_key")
+    return ApiError(401, message, type="authentication_error", code=FailureCode.INVALID_API_KEY)
 
 
 def unknown_model(model: str, known: list[str]) -> ApiError:
     message = f"The model `{model}` does not exist here; this endpoint serves {', '.join(f'`{name}`' for name in known)}."
-    return ApiError(404, message, param="model", code="model_not_found")
+    return ApiError(404, message, param="model", code=FailureCode.MODEL_NOT_FOUND)
 
 
 def too_large(limit_bytes: int) -> ApiError:
     return ApiError(
-        413, f"The request body is larger than the {limit_bytes} bytes that this server reads.", code="request_too_large"
+        413,
+        f"The request body is larger than the {limit_bytes} bytes that this server reads.",
+        code=FailureCode.REQUEST_TOO_LARGE,
     )
 
 
-def overloaded(message: str, retry_after_s: float, code: str = "overloaded") -> ApiError:
+def overloaded(message: str, retry_after_s: float, code: str = FailureCode.OVERLOADED) -> ApiError:
     """Too many requests for what is there: 429."""
     return ApiError(429, message, type="rate_limit_error", code=code, retry_after_s=retry_after_s)
 
 
-def unavailable(message: str, retry_after_s: float, code: str = "unavailable") -> ApiError:
+def unavailable(message: str, retry_after_s: float, code: str) -> ApiError:
     """Something that should be there is not, and may come back: 503."""
     return ApiError(503, message, type="server_error", code=code, retry_after_s=retry_after_s)
 
 
-def internal(message: str, code: str = "internal_error") -> ApiError:
+def internal(message: str, code: str = FailureCode.INTERNAL_ERROR) -> ApiError:
     return ApiError(500, message, type="server_error", code=code)

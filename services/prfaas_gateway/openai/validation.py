@@ -5,6 +5,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.to_decode import Sampling
 from prfaas_gateway.openai.errors import ApiError, invalid
 from prfaas_gateway.openai.types import ChatRequest, CompletionRequest, GenerationRequest
@@ -87,12 +88,12 @@ def sampling_of(
     asked = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
     param = "messages" if isinstance(request, ChatRequest) else "prompt"
     if prompt_tokens < 1:
-        raise invalid(f"`{param}` gives no tokens at all; there must be one to continue.", param, "invalid_value")
+        raise invalid(f"`{param}` gives no tokens at all; there must be one to continue.", param, FailureCode.INVALID_VALUE)
     room_tokens = context_tokens - prompt_tokens
     if room_tokens < 1 or (asked is not None and asked > room_tokens):
         wanted = f"; you asked for {asked} more" if asked is not None and room_tokens >= 1 else ""
         message = f"This model's context is {context_tokens} tokens and the prompt has {prompt_tokens}{wanted}."
-        raise invalid(message, param, "context_length_exceeded")
+        raise invalid(message, param, FailureCode.CONTEXT_LENGTH_EXCEEDED)
     max_tokens = asked if asked is not None else min(default_max_tokens, room_tokens)
     if request.min_tokens > max_tokens:
         raise invalid(f"`min_tokens` is {request.min_tokens}, more than the {max_tokens} tokens of `max_tokens`.", "min_tokens")
@@ -158,7 +159,7 @@ def _check_unsupported(name: str, value: Any) -> None:
     if value == neutral and isinstance(value, bool) == isinstance(neutral, bool):
         return
     hint = "" if neutral is _NEVER else f"; leave it out or send {msgspec.json.encode(neutral).decode()}"
-    raise invalid(f"`{name}` is not supported by this server{hint}.", name, "unsupported_parameter")
+    raise invalid(f"`{name}` is not supported by this server{hint}.", name, FailureCode.UNSUPPORTED_PARAMETER)
 
 
 def _check_message(message: Any, where: str) -> None:
@@ -167,18 +168,22 @@ def _check_message(message: Any, where: str) -> None:
         return
     if message.get("role") in ("tool", "function"):
         raise invalid(
-            f"Messages of role `{message['role']}` are not supported by this server.", f"{where}.role", "unsupported_value"
+            f"Messages of role `{message['role']}` are not supported by this server.",
+            f"{where}.role",
+            FailureCode.UNSUPPORTED_VALUE,
         )
     for name in ("tool_calls", "function_call", "audio", "refusal", "tool_call_id"):
         if message.get(name) is not None:
-            raise invalid(f"`{name}` in a message is not supported by this server.", f"{where}.{name}", "unsupported_parameter")
+            raise invalid(
+                f"`{name}` in a message is not supported by this server.", f"{where}.{name}", FailureCode.UNSUPPORTED_PARAMETER
+            )
         message.pop(name, None)
     for index, part in _items(message.get("content")):
         kind = part.get("type", "text") if isinstance(part, dict) else "text"
         if isinstance(kind, str) and kind != "text":
             param = f"{where}.content[{index}].type"
             raise invalid(
-                f"Content of type `{kind}` is not supported by this server; only `text` is.", param, "unsupported_value"
+                f"Content of type `{kind}` is not supported by this server; only `text` is.", param, FailureCode.UNSUPPORTED_VALUE
             )
 
 
@@ -187,7 +192,9 @@ def _one_prompt(prompts: list[Any]) -> Any:
     if not prompts or not isinstance(prompts[0], str | list):
         return prompts
     if len(prompts) > 1:
-        raise invalid(f"`prompt` holds {len(prompts)} prompts; this server takes one a request.", "prompt", "unsupported_value")
+        raise invalid(
+            f"`prompt` holds {len(prompts)} prompts; this server takes one a request.", "prompt", FailureCode.UNSUPPORTED_VALUE
+        )
     return prompts[0]
 
 
@@ -201,7 +208,7 @@ def _convert(fields: dict[str, Any], kind: type[Request]) -> Request:
             raise invalid("`stream_options` is only allowed when `stream` is true.", "stream_options")
         if request.stream_options.include_obfuscation:
             param = "stream_options.include_obfuscation"
-            raise invalid(f"`{param}` is not supported by this server.", param, "unsupported_parameter")
+            raise invalid(f"`{param}` is not supported by this server.", param, FailureCode.UNSUPPORTED_PARAMETER)
     both = (request.max_tokens, request.max_completion_tokens)
     if None not in both and both[0] != both[1]:
         raise invalid("`max_tokens` and `max_completion_tokens` differ; send one.", "max_tokens")
@@ -221,11 +228,11 @@ def _named(error: msgspec.ValidationError, prefix: str = "") -> ApiError:
     path = f"{prefix}.{path}".rstrip(".").replace(".[", "[") if prefix else path
     if unknown := _UNKNOWN.match(what):
         param = f"{path}.{unknown['name']}" if path else unknown["name"]
-        return invalid(f"Unknown parameter: `{param}`.", param, "unknown_parameter")
+        return invalid(f"Unknown parameter: `{param}`.", param, FailureCode.UNKNOWN_PARAMETER)
     if missing := _MISSING.match(what):
         param = f"{path}.{missing['name']}" if path else missing["name"]
-        return invalid(f"Missing required parameter: `{param}`.", param, "missing_required_parameter")
-    return invalid(f"Invalid value for `{path}`: {what[0].lower()}{what[1:]}.", path or None, "invalid_value")
+        return invalid(f"Missing required parameter: `{param}`.", param, FailureCode.MISSING_REQUIRED_PARAMETER)
+    return invalid(f"Invalid value for `{path}`: {what[0].lower()}{what[1:]}.", path or None, FailureCode.INVALID_VALUE)
 
 
 def _items(value: Any) -> list[tuple[int, Any]]:

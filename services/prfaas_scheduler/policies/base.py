@@ -4,7 +4,7 @@
 
 from typing import NamedTuple, Protocol
 
-from prfaas.contracts.to_scheduler import Outcome
+from prfaas.contracts.terms import Outcome
 from prfaas_scheduler.candidates import PrefillSite
 
 

@@ -13,7 +13,7 @@ should come to it first, and no longer than a share of the client's deadline; th
 
 from typing import NamedTuple
 
-from prfaas.contracts.to_scheduler import Outcome
+from prfaas.contracts.terms import Outcome
 from prfaas_scheduler.candidates import PrefillSite
 from prfaas_scheduler.policies.base import Candidates, Choice, no_remote, only_remote
 

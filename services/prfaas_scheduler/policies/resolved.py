@@ -14,7 +14,7 @@ from math import inf, sqrt
 
 from prfaas.capacity.lengths import EmpiricalLengths
 from prfaas.capacity.threshold import PrefillStage, prefill_limit_req_s, solve_threshold
-from prfaas.contracts.to_scheduler import Outcome
+from prfaas.contracts.terms import Outcome
 from prfaas_scheduler.candidates import PrefillSite
 from prfaas_scheduler.policies.base import Candidates, Choice, Threshold
 

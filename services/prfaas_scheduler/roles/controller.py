@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from prfaas.capacity.lengths import EmpiricalLengths
 from prfaas.capacity.observed import RecentMean, extrapolated
-from prfaas.contracts.to_scheduler import Heartbeat, Role
+from prfaas.contracts.terms import Role
+from prfaas.contracts.to_scheduler import Heartbeat
 from prfaas_scheduler.fleet import Fleet
 from prfaas_scheduler.policies.resolved import WINDOW_REQUESTS, egress_bytes_per_s, prefill_stage
 from prfaas_scheduler.pools import Worker

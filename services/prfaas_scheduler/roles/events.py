@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from prfaas.contracts.to_scheduler import Role
+from prfaas.contracts.terms import Role
 
 
 class MoveResult(StrEnum):

@@ -25,6 +25,7 @@ from prfaas.bus.errors import (
     RemoteError,
 )
 from prfaas.bus.trace_context import Headers, trace_headers, trace_of
+from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.wire import BadMessageError, decode, encode
 from prfaas.telemetry.logs import get_logger
 
@@ -166,7 +167,7 @@ class ControlBus:
                 if message.reply:
                     await self.publish_raw(message.reply, reply)
             except asyncio.CancelledError:
-                await self._answer_error(message, RemoteError("cancelled", f"the handler of {subject} was stopped"))
+                await self._answer_error(message, RemoteError(FailureCode.CANCELLED, f"the handler of {subject} was stopped"))
                 raise
             except Exception as error:
                 subscription.failed += 1
@@ -272,9 +273,9 @@ class ControlBus:
         if isinstance(error, RemoteError):
             code, text = error.code, error.message
         elif isinstance(error, BadMessageError):
-            code, text = "bad_message", str(error)
+            code, text = FailureCode.BAD_MESSAGE, str(error)
         else:
-            code, text = "internal", f"{type(error).__name__}: {error}"
+            code, text = FailureCode.INTERNAL, f"{type(error).__name__}: {error}"
             _log.error("bus_handler_failed", subject=request.subject, exc_info=error)
         if not request.reply:
             return
@@ -312,4 +313,4 @@ class ControlBus:
         if error.reply:
             text = f"{subscription.subject} has all its handlers busy and its queue full"
             with contextlib.suppress(BusError):
-                await self.publish_raw(error.reply, b"", headers={ERROR_CODE: "overloaded", ERROR_TEXT: text})
+                await self.publish_raw(error.reply, b"", headers={ERROR_CODE: FailureCode.OVERLOADED, ERROR_TEXT: text})

@@ -24,6 +24,7 @@ from prfaas.bus.jetstream import call, ensure_stream, publish_acknowledged
 from prfaas.bus.taken_jobs import JobSource, TakenJob
 from prfaas.bus.trace_context import trace_headers
 from prfaas.contracts import subjects
+from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.to_decode import PrefillFailed
 from prfaas.contracts.to_prefill import PrefillJob
 from prfaas.contracts.wire import decode, encode
@@ -263,7 +264,7 @@ class JobConsumer:
             transfer_id=job.transfer.transfer_id,
             attempt=job.transfer.attempt,
             worker=self._worker,
-            code="max_deliveries",
+            code=FailureCode.MAX_DELIVERIES,
             message=f"{MAX_DELIVERIES} workers took the job and none finished it",
         )
         await self._bus.publish(job.reply_to, failed, parent=extract(stored.headers))

@@ -1,4 +1,4 @@
-"""What both ends of a KV transfer must agree on before the first byte."""
+"""Terms that both ends of a KV transfer agree on before the first byte."""
 
 import msgspec
 
@@ -15,12 +15,12 @@ class KVTransfer(msgspec.Struct, frozen=True, kw_only=True):
     prefill_tokens: int
     """Tokens that are prefilled: all prompt tokens but the last, which the decode worker computes itself."""
     from_token: int = 0
-    """Full layers ship tokens from here on: the decode worker has those before it from an earlier prompt. A multiple of the
-    block size. Sliding and recurrent layers always ship all that is needed."""
+    """First token that full layers ship: the decode worker has those before it from an earlier prompt. A multiple of the block
+    size. Sliding and recurrent layers always ship all that is needed."""
     lossy: bool = False
-    """The decode worker installs frames of a lossy codec too."""
+    """Whether the decode worker installs frames of a lossy codec too."""
     fingerprint: str
-    """Of model, weights, dtype and KV layout; a mismatch is refused before any byte is installed."""
+    """Digest of model, weights, dtype and KV layout; a mismatch is refused before any byte is installed."""
 
     @property
     def object_name(self) -> str:
@@ -28,8 +28,8 @@ class KVTransfer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KVStored(msgspec.Struct, frozen=True, kw_only=True):
-    """What the decode site's server holds of an object, when fast ingest has forgotten it."""
+    """Reply to `subjects.kv_stored`: what the decode site's server holds of an object, when fast ingest has forgotten it."""
 
     frames: int
     stream_sequence: int
-    """Of the last frame; 0 without one."""
+    """Stream sequence of the last frame; 0 without one."""

@@ -57,22 +57,22 @@ def jobs_stream(site: str) -> str:
 
 
 def jobs(site: str, model: str) -> str:
-    """One subject per model, for whoever is free; a model's name may hold dots, a subject's token may not."""
+    """Jobs for any free worker, one subject per model. A model's name may hold dots, a subject's token may not."""
     return f"jobs.{site}.prefill.{model.replace('.', '_')}"
 
 
 def deferred_jobs(site: str, model: str) -> str:
-    """As `jobs`, for what is late already: taken when no other job waits."""
+    """Deferred jobs, one subject per model: taken when no other job waits."""
     return f"jobs.{site}.deferred.{model.replace('.', '_')}"
 
 
 def worker_jobs(site: str, worker: str) -> str:
-    """For the one worker whose cache holds the prompt's prefix."""
+    """Jobs bound to one worker, whose cache holds the prompt's prefix."""
     return f"jobs.{site}.worker.{worker}"
 
 
 def worker_alive(site: str, worker: str) -> str:
-    """Request/reply: decode worker -> the prefill worker that has its job, empty -> empty. Nobody answers once it is gone."""
+    """Request/reply: decode worker -> the prefill worker that has its job, empty -> empty. No responder once it is gone."""
     return f"prfaas.{site}.prefill.{worker}.alive"
 
 
@@ -87,12 +87,12 @@ def links_bucket(site: str) -> str:
 
 
 def probe_echo(site: str) -> str:
-    """Request/reply within the control account: a probe of another site measures RTT here."""
+    """Request/reply: a probe of another site measures RTT here, Ping -> Pong."""
     return f"prfaas.{site}.probe.echo"
 
 
 def probe_train(site: str) -> str:
-    """Within the bulk account: a probe of another site measures goodput here, with trains of TrainPart -> TrainReport."""
+    """Request/reply in the bulk account: a probe of another site measures goodput here, trains of TrainPart -> TrainReport."""
     return f"prfaas.{site}.probe.train"
 
 
@@ -112,6 +112,6 @@ def kv_bucket(site: str) -> str:
 
 
 def kv_stored(site: str, nuid: str) -> str:
-    """Request/reply in the bulk account: KV writer -> KV reader of that object, empty -> KVStored. The reader asks its own
+    """Request/reply in the bulk account: KV sender -> KV receiver of that object, empty -> KVStored. The receiver asks its own
     server, so that no JetStream API has to cross a link."""
     return f"prfaas.{site}.kv.{nuid}.stored"

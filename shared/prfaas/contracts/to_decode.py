@@ -1,8 +1,8 @@
-"""What a decode worker hears: from gateways, and from the prefill workers that serve its transfers."""
+"""Messages that a decode worker receives from gateways, and from the prefill workers that serve its transfers."""
 
 import msgspec
 
-from prfaas.contracts.to_scheduler import Placement
+from prfaas.contracts.to_gateway import Placement
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -15,7 +15,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     top_logprobs: int | None = None
-    """None: no log-probabilities at all; 0: of the chosen token only."""
+    """Alternatives per token; 0: the chosen token's log-probability only; None: no log-probabilities at all."""
 
 
 class Generate(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -28,20 +28,9 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     reply_to: str
     """Subject of the gateway's events."""
     tenant: str = ""
-    """Whom the request belongs to; empty without API keys."""
+    """Owner of the request; empty without API keys."""
     ttft_deadline_s: float
-    """From the moment the worker hears this: without a first token by then the request fails."""
-
-
-class GenerateAccepted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    request_id: str
-
-
-class GenerateRefused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    request_id: str
-    code: str
-    message: str
-    retry_after_s: float
+    """Time until the first token, counted from the arrival of this message: without one by then the request fails."""
 
 
 class CancelGenerate(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -70,6 +59,7 @@ class PrefillFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     attempt: int
     worker: str
     code: str
+    """A FailureCode, or one of a newer version."""
     message: str
 
 

@@ -1,11 +1,55 @@
-"""What a gateway hears while a request runs.
+"""Messages that a gateway receives: the scheduler's and the decode worker's replies, then the events of a running request.
 
 Events of one request are numbered from 0 without gaps: a lost one is an error, never lost text.
 """
 
 import msgspec
 
-from prfaas.contracts.to_scheduler import Outcome
+from prfaas.contracts.terms import Outcome
+
+
+class Placement(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Reply to PlaceRequest; handed on to the decode worker inside Generate."""
+
+    transfer_id: str
+    prefill_site: str
+    prefill_worker: str | None = None
+    """Worker that holds the prompt's prefix, for the first attempt; None: any worker of the site."""
+    decode_worker: str
+    outcome: Outcome
+    reason: str
+    """A sentence with the numbers that decided."""
+    fallback_site: str | None = None
+    """Site where the next attempt prefills when the first one fails; None when the first one already is the local site."""
+    fallback_after_s: float
+    """How long the first attempt may take until its KV is verified."""
+    deferred_s: float = 0.0
+    """Above 0: time that an attempt before it waits in the site's queue of deferred jobs, taken when no other job waits."""
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Reply to PlaceRequest."""
+
+    code: str
+    """A FailureCode, or one of a newer version."""
+    message: str
+    retry_after_s: float
+
+
+class GenerateAccepted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Reply to Generate."""
+
+    request_id: str
+
+
+class GenerateRefused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Reply to Generate."""
+
+    request_id: str
+    code: str
+    """A FailureCode, or one of a newer version."""
+    message: str
+    retry_after_s: float
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
@@ -45,17 +89,17 @@ class TransferReport(msgspec.Struct, frozen=True, kw_only=True):
 
     bytes: int = 0
     saved_bytes: int = 0
-    """That did not have to come: the decode worker had them from an earlier prompt."""
+    """Bytes not shipped, because the decode worker had them from an earlier prompt."""
     reused_tokens: int = 0
-    """Whose KV in full layers these bytes are."""
+    """Prefix tokens whose KV in full layers these saved bytes are."""
     frames: int = 0
     lossy_frames: int = 0
-    """Of `frames`: came in 8 bits, so that the answer may differ a little from one without."""
+    """Frames that came in 8 bits, so that the answer may differ a little from one without."""
     attempts: int = 0
     duration_s: float = 0.0
-    """From the first frame's arrival to the whole verified."""
+    """Time between the first frame's arrival and the whole verified."""
     residual_s: float = 0.0
-    """From the end of prefill to the whole verified: what did not overlap. As exact as the two sites' clocks agree."""
+    """Time between the end of prefill and the whole verified: what did not overlap. As exact as the two sites' clocks agree."""
     prefill_s: float = 0.0
     queue_s: float = 0.0
 
@@ -64,9 +108,9 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     request_id: str
     sequence: int
     finish_reason: str
-    """`stop` or `length`."""
+    """A FinishReason."""
     text: str
-    """What was held back for stop strings and is now certain."""
+    """Text that was held back for stop strings and is now certain."""
     completion_tokens: int
     transfer: TransferReport
 
@@ -75,6 +119,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     request_id: str
     sequence: int
     code: str
+    """A FailureCode, or one of a newer version."""
     message: str
     retry_after_s: float | None = None
     """Set when trying again may help: the gateway answers 503; else 500."""

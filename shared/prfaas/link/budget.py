@@ -7,7 +7,7 @@ heard whose answers are lost, so from the second one on they say that this part 
 
 from math import inf
 
-from prfaas.contracts.to_probe import ALONE_AFTER_S, LEASE_S, EgressLease
+from prfaas.contracts.to_prefill import ALONE_AFTER_S, LEASE_S, EgressLease
 
 _BURST_S = 0.02
 """What may leave at once after a pause, in seconds of the rate. Short: with a frame it is what a second may have too much."""

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from prfaas.contracts.to_probe import EgressLease
+from prfaas.contracts.to_prefill import EgressLease
 from prfaas.link.budget import Pace
 
 _URGENT_WEIGHT = 8.0

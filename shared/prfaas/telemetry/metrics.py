@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from prfaas.contracts.to_scheduler import Outcome
+from prfaas.contracts.terms import Outcome
 
 # Buckets in seconds, from the GenAI conventions (semantic-conventions-genai, gen_ai.server.*), with room at the top for a
 # prefill of 100,000 tokens on the other side of a WAN.

@@ -9,12 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
+from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import KVTransfer
 from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange
 from prfaas.link.link import LinkCore
 from prfaas.transfer import frame as kv
 from prfaas.transfer.codec import CodecChooser, encode_planes
-from prfaas.transfer.errors import TransferCode, TransferError
+from prfaas.transfer.errors import TransferError
 from prfaas.transfer.quantize import encode_int8
 
 _LOOP_IS_DEAD_S = 5.0
@@ -154,7 +155,7 @@ class Framer:
         except TransferError:
             pass  # It is the failure that everyone already knows.
         except Exception as error:
-            self.fail(TransferError(TransferCode.ABORTED, f"a piece could not be framed: {error!r}"))
+            self.fail(TransferError(FailureCode.ABORTED, f"a piece could not be framed: {error!r}"))
 
     def _frame(self, piece: KVPiece) -> None:
         limit = self._link.frame_bytes(self._max_payload() - 2 * kv.HEADER_BYTES)
@@ -237,7 +238,7 @@ class Framer:
         """Under the lock. The writer fails the transfer at its deadline, which wakes us."""
         timeout_s = max(self._deadline - time.monotonic(), 0.0) + _LOOP_IS_DEAD_S
         if not self._room.wait_for(lambda: self._failure is not None or ready(), timeout_s):
-            raise TransferError(TransferCode.TIMEOUT, "the event loop that sends the frames does not run any more")
+            raise TransferError(FailureCode.TIMEOUT, "the event loop that sends the frames does not run any more")
         self._raise_failure()
 
     def _raise_failure(self) -> None:

@@ -22,10 +22,11 @@ from prfaas.bus.bulk.bucket import (
 from prfaas.bus.bulk.lane import BulkLane
 from prfaas.bus.bulk.wire import LaneError, Message
 from prfaas.contracts import subjects, wire
+from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import KVStored, KVTransfer
 from prfaas.kvcache.layout import KVLayout, KVPiece
 from prfaas.transfer import receiver_core as receiver
-from prfaas.transfer.errors import TransferCode, TransferError
+from prfaas.transfer.errors import TransferError
 from prfaas.transfer.frame import FrameError, decode_frame
 
 _TICK_S = 0.25
@@ -109,7 +110,7 @@ class KVReceiver:
             await reader._open_consumer()
         except (LaneError, TimeoutError) as error:
             await reader.close()
-            raise TransferError(TransferCode.BROKER, f"cannot read from {reader._stream}: {error or 'no answer'}") from error
+            raise TransferError(FailureCode.BROKER, f"cannot read from {reader._stream}: {error or 'no answer'}") from error
         site = transfer.bucket.removeprefix("kv-")
         reader._asked_sid = lane.subscribe(subjects.kv_stored(site, transfer.nuid), reader._on_asked)
         lane.add_listener(reader)
@@ -123,7 +124,7 @@ class KVReceiver:
                 return await asyncio.shield(self._done)
         except TimeoutError as error:
             raise TransferError(
-                TransferCode.TIMEOUT,
+                FailureCode.TIMEOUT,
                 f"not complete after {deadline_s:g} s: {self._core.frames} frames, {self._core.raw_bytes} bytes came",
             ) from error
 
@@ -138,7 +139,7 @@ class KVReceiver:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if not self._done.done():
-            self._done.set_exception(TransferError(TransferCode.ABORTED, "the reader was closed"))
+            self._done.set_exception(TransferError(FailureCode.ABORTED, "the reader was closed"))
         self._done.exception()
         self._lane.unsubscribe(self._sid)
         self._lane.unsubscribe(self._asked_sid)
@@ -160,7 +161,7 @@ class KVReceiver:
 
     def server_error(self, text: str) -> None:
         if self._stream.lower() in text.lower() or self._subject.lower() in text.lower():
-            self._fail(TransferError(TransferCode.BROKER, text))
+            self._fail(TransferError(FailureCode.BROKER, text))
 
     # The state machine's shell.
 
@@ -258,7 +259,7 @@ class KVReceiver:
                 raise
             state = {"last_seq": 0}
         if state["last_seq"] < self._start_sequence - 1:
-            raise TransferError(TransferCode.BROKER, f"the server has lost {self._stream} and what was stored of this object")
+            raise TransferError(FailureCode.BROKER, f"the server has lost {self._stream} and what was stored of this object")
 
     async def _open_consumer(self) -> None:
         name = f"kvr-{secrets.token_hex(8)}"

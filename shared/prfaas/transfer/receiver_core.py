@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import msgspec
 
+from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import KVTransfer
 from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange
 from prfaas.transfer.codec import decode_planes
-from prfaas.transfer.errors import TransferCode
 from prfaas.transfer.frame import (
     Codec,
     FrameError,
@@ -75,7 +75,7 @@ class Verified(NamedTuple):
 
 
 class Failed(NamedTuple):
-    code: TransferCode
+    code: FailureCode
     message: str
 
 
@@ -144,11 +144,11 @@ class ReceiverCore:
             self.dropped_frames += 1
             return []
         if head.kind is FrameKind.ABORT:
-            return self._fail(TransferCode.ABORTED, f"the sender gave up: {bytes(frame.payload).decode(errors='replace')}")
+            return self._fail(FailureCode.ABORTED, f"the sender gave up: {bytes(frame.payload).decode(errors='replace')}")
         if head.position > self.frames:
             return self._rewind(f"frame {head.position} came where frame {self.frames} was expected")
         if (head.kind is FrameKind.OPEN) != (self.state is ReceiverState.WAITING):
-            return self._fail(TransferCode.CORRUPT, f"a frame of kind {head.kind.name} at position {head.position}")
+            return self._fail(FailureCode.CORRUPT, f"a frame of kind {head.kind.name} at position {head.position}")
         instructions = self._accept(frame)
         if self.state is ReceiverState.FAILED:
             return instructions
@@ -171,18 +171,18 @@ class ReceiverCore:
         try:
             opening = msgspec.msgpack.decode(frame.payload, type=TransferOpening)
         except msgspec.MsgspecError as error:
-            return self._fail(TransferCode.CORRUPT, f"the opening frame does not decode: {error}")
+            return self._fail(FailureCode.CORRUPT, f"the opening frame does not decode: {error}")
         ours = self._transfer
         if opening.fingerprint != ours.fingerprint or opening.layout != self._layout:
             return self._fail(
-                TransferCode.FINGERPRINT,
+                FailureCode.FINGERPRINT,
                 f"the sender's model, weights, dtype or layout differ from ours: {opening.fingerprint!r} came, "
                 f"expected {ours.fingerprint!r}",
             )
         theirs = opening.transfer_id, opening.from_token, opening.prefill_tokens
         if theirs != (ours.transfer_id, ours.from_token, ours.prefill_tokens):
             return self._fail(
-                TransferCode.CORRUPT,
+                FailureCode.CORRUPT,
                 "transfer {} of tokens {} to {} came, ".format(*theirs)
                 + f"expected {ours.transfer_id} of {ours.from_token} to {ours.prefill_tokens}",
             )
@@ -194,30 +194,30 @@ class ReceiverCore:
         layer, start, end = head.range
         size = head.raw_bytes
         if layer >= len(self._layout.layers):
-            return self._fail(TransferCode.CORRUPT, f"frame {head.position} is for layer {layer} of {len(self._layout.layers)}")
+            return self._fail(FailureCode.CORRUPT, f"frame {head.position} is for layer {layer} of {len(self._layout.layers)}")
         recurrent = self._layout.layers[layer].kind is LayerKind.RECURRENT
         first, last = (head.offset, head.offset + size) if recurrent else (start, end)
         if first != self._covered[layer] or not first < last <= self._needed_end[layer]:
             return self._fail(
-                TransferCode.CORRUPT,
+                FailureCode.CORRUPT,
                 f"frame {head.position} covers {first} to {last} of layer {layer}, where {self._covered[layer]} comes next "
                 f"and {self._needed_end[layer]} is the end",
             )
         if not recurrent and size != self._layout.range_bytes(head.range):
             return self._fail(
-                TransferCode.CORRUPT,
+                FailureCode.CORRUPT,
                 f"frame {head.position} has {size} bytes for {end - start} tokens of layer {layer}, "
                 f"expected {self._layout.range_bytes(head.range)}",
             )
         if head.codec is Codec.INT8 and not self._transfer.lossy:
             return self._fail(
-                TransferCode.LOSSY,
+                FailureCode.LOSSY,
                 f"frame {head.position} came in 8 bits, which this worker does not install without `engine.lossy-kv`",
             )
         try:
             payload = self._decoded(frame)
         except FrameError as error:
-            return self._fail(TransferCode.CORRUPT, f"frame {head.position}: {error}")
+            return self._fail(FailureCode.CORRUPT, f"frame {head.position}: {error}")
         self.lossy_frames += head.codec is Codec.INT8
         if recurrent:
             return self._state_part(head.range, head.offset, payload)
@@ -242,7 +242,7 @@ class ReceiverCore:
     def _state_part(self, piece: LayerRange, offset: int, payload: memoryview) -> list[ReceiverInstruction]:
         if (piece.start, piece.end) != (0, self._transfer.prefill_tokens):
             return self._fail(
-                TransferCode.CORRUPT, f"a state after {piece.end} tokens in layer {piece.layer}: not the one asked for"
+                FailureCode.CORRUPT, f"a state after {piece.end} tokens in layer {piece.layer}: not the one asked for"
             )
         state = self._states.setdefault(piece.layer, bytearray(self._needed_end[piece.layer]))
         state[offset : offset + len(payload)] = payload
@@ -256,18 +256,18 @@ class ReceiverCore:
         try:
             manifest = msgspec.msgpack.decode(frame.payload, type=Manifest)
         except msgspec.MsgspecError as error:
-            return self._fail(TransferCode.CORRUPT, f"the manifest does not decode: {error}")
+            return self._fail(FailureCode.CORRUPT, f"the manifest does not decode: {error}")
         if manifest.fingerprint != self._transfer.fingerprint:
-            return self._fail(TransferCode.FINGERPRINT, f"the manifest is of {manifest.fingerprint!r}")
+            return self._fail(FailureCode.FINGERPRINT, f"the manifest is of {manifest.fingerprint!r}")
         missing = [layer for layer, end in enumerate(self._needed_end) if self._covered[layer] != end]
         if missing:
-            return self._fail(TransferCode.CORRUPT, f"the manifest came, but layers {missing} are not complete")
+            return self._fail(FailureCode.CORRUPT, f"the manifest came, but layers {missing} are not complete")
         if manifest.digest != manifest_digest(self._digests) or (manifest.frames, manifest.raw_bytes) != (
             self.frames,
             self.raw_bytes,
         ):
             return self._fail(
-                TransferCode.CORRUPT,
+                FailureCode.CORRUPT,
                 f"the whole does not match its manifest: {self.frames} frames, {self.raw_bytes} bytes came, "
                 f"{manifest.frames} frames, {manifest.raw_bytes} bytes were sent",
             )
@@ -277,21 +277,21 @@ class ReceiverCore:
     def _rewind(self, why: str) -> list[ReceiverInstruction]:
         """The stream is right and the delivery was not, or the stream is wrong: reading again tells."""
         if self._rewinds_left == 0:
-            return self._fail(TransferCode.CORRUPT, f"{why}; reading it again did not help")
+            return self._fail(FailureCode.CORRUPT, f"{why}; reading it again did not help")
         self._rewinds_left -= 1
         return [Rewind(self._last_sequence + 1 if self._last_sequence else 0)]
 
     def _tick(self, now: float) -> list[ReceiverInstruction]:
         if now >= self._deadline:
             return self._fail(
-                TransferCode.TIMEOUT, f"not complete by its deadline: {self.frames} frames, {self.raw_bytes} bytes came"
+                FailureCode.TIMEOUT, f"not complete by its deadline: {self.frames} frames, {self.raw_bytes} bytes came"
             )
         idle = self._idle_timeout_s
         if idle is not None and self.state is ReceiverState.RECEIVING and now - self._progress_at >= idle:
-            return self._fail(TransferCode.TIMEOUT, f"no frame for {idle:g} s: {self.frames} frames, {self.raw_bytes} bytes came")
+            return self._fail(FailureCode.TIMEOUT, f"no frame for {idle:g} s: {self.frames} frames, {self.raw_bytes} bytes came")
         return []
 
-    def _fail(self, code: TransferCode, message: str) -> list[ReceiverInstruction]:
+    def _fail(self, code: FailureCode, message: str) -> list[ReceiverInstruction]:
         self.state = ReceiverState.FAILED
         return [Failed(code, message)]
 

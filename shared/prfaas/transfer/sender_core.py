@@ -10,7 +10,7 @@ from collections import deque
 from enum import StrEnum
 from typing import NamedTuple
 
-from prfaas.transfer.errors import TransferCode
+from prfaas.contracts.codes import FailureCode
 
 UNKNOWN_BATCH = 10208
 WRONG_LAST_SEQUENCE = 10071
@@ -123,7 +123,7 @@ class Committed(NamedTuple):
 
 
 class Failed(NamedTuple):
-    code: TransferCode
+    code: FailureCode
     message: str
 
 
@@ -207,7 +207,7 @@ class SenderCore:
             case Connected(now):
                 return self._ask(now)
             case AbortAsked(reason):
-                return self._fail(TransferCode.ABORTED, reason)
+                return self._fail(FailureCode.ABORTED, reason)
             case Tick(now):
                 return self._tick(now)
 
@@ -242,7 +242,7 @@ class SenderCore:
     def _restart_at(self, stored: int, stream_sequence: int, now: float) -> list[SenderInstruction]:
         if not self.acked <= stored <= self.next:
             return self._fail(
-                TransferCode.BROKER,
+                FailureCode.BROKER,
                 f"the server holds {stored} frames of this object, but {self.acked} were acknowledged and {self.next} sent",
             )
         instructions = self._advance(stored, now)
@@ -268,7 +268,7 @@ class SenderCore:
         claimed = code == WRONG_LAST_SEQUENCE and self._base == 0 and self.acked == 0
         if claimed or code not in (UNKNOWN_BATCH, WRONG_LAST_SEQUENCE):
             owner = "another writer already fills this object: " if claimed else ""
-            return self._fail(TransferCode.BROKER, f"{owner}{message} (JetStream error {code})")
+            return self._fail(FailureCode.BROKER, f"{owner}{message} (JetStream error {code})")
         return self._query(now)
 
     def _query(self, now: float) -> list[SenderInstruction]:
@@ -288,11 +288,11 @@ class SenderCore:
 
     def _tick(self, now: float) -> list[SenderInstruction]:
         if now >= self._deadline:
-            return self._fail(TransferCode.TIMEOUT, f"not sent by its deadline: {self.acked} of {self.queued} frames are stored")
+            return self._fail(FailureCode.TIMEOUT, f"not sent by its deadline: {self.acked} of {self.queued} frames are stored")
         waiting = self.acked < self.next or self.state is SenderState.PAUSED
         if waiting and now - self._progress_at >= self._idle_timeout_s:
             return self._fail(
-                TransferCode.TIMEOUT,
+                FailureCode.TIMEOUT,
                 f"no progress for {self._idle_timeout_s:g} s: {self.acked} of {self.queued} frames are stored",
             )
         quiet_s = self._ping_after_s if waiting else _KEEPALIVE_S
@@ -300,7 +300,7 @@ class SenderCore:
             return self._ask(now)
         return []
 
-    def _fail(self, code: TransferCode, message: str) -> list[SenderInstruction]:
+    def _fail(self, code: FailureCode, message: str) -> list[SenderInstruction]:
         self.state = SenderState.FAILED
         return [Failed(code, message)]
 

@@ -10,7 +10,8 @@ from nats.aio.msg import Msg
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError
 from prfaas.contracts import subjects
-from prfaas.contracts.to_scheduler import BlocksChanged, BlocksHeld, Role
+from prfaas.contracts.terms import Role
+from prfaas.contracts.to_scheduler import BlocksChanged, BlocksHeld
 from prfaas.contracts.wire import encode
 from prfaas.kvcache.blocks import pack_hashes
 from prfaas.kvcache.prefix_cache import Changes

@@ -10,8 +10,9 @@ from typing import Protocol
 
 from prfaas.bus.control import ControlBus
 from prfaas.contracts import subjects
-from prfaas.contracts.to_scheduler import Role
-from prfaas.contracts.to_worker import ChangeRole, ChangeRoleReply, RoleChanging, RoleKept
+from prfaas.contracts.terms import Role
+from prfaas.contracts.to_scheduler import ChangeRoleReply, RoleChanging, RoleKept
+from prfaas.contracts.to_worker import ChangeRole
 from prfaas.process.runner import CHECK, Program, ServiceContext
 from prfaas.telemetry.logs import get_logger
 

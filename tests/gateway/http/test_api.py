@@ -7,9 +7,8 @@ import msgspec
 import openai
 import pytest
 
-from prfaas.contracts.to_decode import Generate, GenerateRefused
-from prfaas.contracts.to_gateway import TokenDetail, TokenLogprob
-from prfaas.contracts.to_scheduler import Refusal
+from prfaas.contracts.to_decode import Generate
+from prfaas.contracts.to_gateway import GenerateRefused, Refusal, TokenDetail, TokenLogprob
 from prfaas.contracts.wire import unpack_tokens
 from prfaas_gateway.generation import MAX_PLACEMENTS
 from tests.gateway.conftest import Edge

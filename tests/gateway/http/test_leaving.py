@@ -9,8 +9,9 @@ import openai
 import pytest
 
 from prfaas.contracts import subjects
+from prfaas.contracts.terms import Role
 from prfaas.contracts.to_decode import Generate
-from prfaas.contracts.to_scheduler import Heartbeat, Role
+from prfaas.contracts.to_scheduler import Heartbeat
 from prfaas.contracts.wire import encode
 from tests.gateway.conftest import Edge, running_edge, until
 from tests.gateway.scripted_site import DEADLINE_S, SITE, WORKER, Emitter, say_hello

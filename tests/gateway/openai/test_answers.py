@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prfaas.contracts.terms import Outcome
 from prfaas.contracts.to_gateway import (
     Failed,
     Finished,
@@ -16,7 +17,6 @@ from prfaas.contracts.to_gateway import (
     Tokens,
     TransferReport,
 )
-from prfaas.contracts.to_scheduler import Outcome
 from prfaas_gateway.openai.answers import AnswerHead, StreamedAnswer, UsageOptions, WholeAnswer
 from prfaas_gateway.openai.progress import EventGapError, Progress
 from prfaas_gateway.openai.shapes import ChatShape, CompletionShape, Shape

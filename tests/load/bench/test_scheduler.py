@@ -6,7 +6,7 @@ import pytest
 
 from load.bench.scheduler.fleet import HOME, make_fleet
 from load.bench.scheduler.in_process import measure
-from prfaas.contracts.to_scheduler import Role
+from prfaas.contracts.terms import Role
 
 
 def test_a_fleet_has_the_papers_proportions() -> None:

@@ -14,7 +14,8 @@ from load.simulate.link import Link
 from load.simulate.prefill import Job, PrefillStation, Prompt, piece_bytes
 from load.simulate.scenario import DecodePool, LinkSpec, PrefillPool
 from prfaas.capacity.builtin import builtin_profile
-from prfaas.contracts.to_scheduler import BlocksChanged, Role
+from prfaas.contracts.terms import Role
+from prfaas.contracts.to_scheduler import BlocksChanged
 from prfaas.kvcache.blocks import unpack_hashes
 
 H20 = builtin_profile("paper-1t-h20")

@@ -2,7 +2,8 @@
 
 from collections import Counter
 
-from prfaas.contracts.to_scheduler import LinkEstimate, Outcome
+from prfaas.contracts.terms import Outcome
+from prfaas.contracts.to_scheduler import LinkEstimate
 from prfaas_scheduler.backlog import Backlog
 from prfaas_scheduler.candidates import Holder, PrefillSite
 from prfaas_scheduler.policies.base import Balanced, Candidates, RemoteAll, Threshold

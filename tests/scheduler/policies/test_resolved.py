@@ -9,16 +9,9 @@ from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.capacity.builtin import builtin_profile
 from prfaas.capacity.lengths import TruncatedLogNormal
 from prfaas.capacity.profiles import Profile
-from prfaas.contracts.to_scheduler import (
-    AttemptEnded,
-    BlocksChanged,
-    Heartbeat,
-    LinkEstimate,
-    Outcome,
-    Placement,
-    PlaceRequest,
-    Role,
-)
+from prfaas.contracts.terms import Outcome, Role
+from prfaas.contracts.to_gateway import Placement
+from prfaas.contracts.to_scheduler import AttemptEnded, BlocksChanged, Heartbeat, LinkEstimate, PlaceRequest
 from prfaas_scheduler.config import SchedulerConfig
 from prfaas_scheduler.policies.base import Threshold
 from prfaas_scheduler.policies.resolved import MIN_REQUESTS, WINDOW_REQUESTS, ResolvedThreshold

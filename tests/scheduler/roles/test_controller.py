@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from prfaas.bus.endpoint import NatsEndpoint
-from prfaas.contracts.to_scheduler import Heartbeat, LinkEstimate, Role
+from prfaas.contracts.terms import Role
+from prfaas.contracts.to_scheduler import Heartbeat, LinkEstimate
 from prfaas_scheduler.config import SchedulerConfig
 from prfaas_scheduler.fleet import Fleet
 from prfaas_scheduler.roles.controller import START_DEADLINE_S, RoleController

@@ -1,0 +1,24 @@
+import pytest
+
+from prfaas.contracts.codes import FailureCode
+from prfaas.contracts.to_gateway import Failed
+from prfaas_gateway.generation import failure, refused
+
+HEARD = [code for code in FailureCode if {"scheduler", "decode worker", "bus"} & set(code.said_by.split(", "))]
+
+
+@pytest.mark.parametrize("code", HEARD)
+def test_a_refusal_becomes_a_status_that_the_table_names(code: FailureCode) -> None:
+    assert refused(code, "it is so", 1.0).status in code.statuses
+
+
+@pytest.mark.parametrize("code", HEARD)
+def test_a_failure_that_may_pass_is_a_503_and_any_other_a_500(code: FailureCode) -> None:
+    failed = Failed(request_id="r", sequence=0, code=code, message="it is so", retry_after_s=1.0)
+    assert (failure(failed).status, failure(failed).body.code) == (503, code)
+    assert failure(Failed(request_id="r", sequence=0, code=code, message="it is so")).status == 500
+
+
+def test_an_unknown_code_is_shown_as_it_is_and_may_pass() -> None:
+    error = refused("of_next_year", "it is so", 1.0)
+    assert (error.status, error.body.code, error.retry_after_s) == (503, "of_next_year", 1.0)
