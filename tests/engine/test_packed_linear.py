@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from prfaas.engine.packed_linear import PackedLinear, can_pack, pack_linears
+from prfaas.engine.packed_linear import PackedLinear, can_pack, replace_linears
 
 needs_bf16 = pytest.mark.skipif(
     not can_pack(torch.bfloat16, torch.device("cpu")), reason="this CPU has no bf16 instructions, so nothing is packed here"
@@ -30,7 +30,7 @@ def test_all_linears_are_replaced_and_a_tied_embedding_stays() -> None:
     head.weight = embedding.weight
     body = torch.nn.Sequential(torch.nn.Linear(64, 64, dtype=torch.bfloat16), torch.nn.ReLU())
     model = torch.nn.Sequential(embedding, body, head)
-    pack_linears(model)
+    replace_linears(model, PackedLinear)
     assert [type(module) for module in model.modules() if not list(module.children())] == [
         torch.nn.Embedding,
         PackedLinear,

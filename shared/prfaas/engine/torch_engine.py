@@ -11,12 +11,13 @@ from prfaas.engine.attention import ATTENTION, sliding_mask
 from prfaas.engine.decode_cache import DecodeCache
 from prfaas.engine.fingerprint import fingerprint_of
 from prfaas.engine.model_layout import layout_of
-from prfaas.engine.packed_linear import can_pack, pack_linears
+from prfaas.engine.packed_linear import PackedLinear, can_pack, replace_linears
 from prfaas.engine.prefill_cache import PrefillCache
 from prfaas.engine.protocol import DecodeRow, EngineDescription, EngineError, PrefillCancelled, SampledToken
 from prfaas.engine.sampling import Sampler, sample
 from prfaas.engine.sequence_cache import SequenceCache, slots_of
 from prfaas.engine.weights import ModelFiles, verify_weights
+from prfaas.engine.wide_linear import WideLinear, should_widen
 from prfaas.kvcache.layout import KVPiece, LayerKind, LayerRange
 from prfaas.kvcache.prefix_cache import PinnedPrefix
 
@@ -37,7 +38,9 @@ class TorchEngine:
         )
         self.model.to(device)
         if can_pack(self.dtype, device):
-            pack_linears(self.model)
+            replace_linears(self.model, PackedLinear)
+        elif should_widen(self.dtype, device):
+            replace_linears(self.model, WideLinear)
         self.layout = layout_of(config, dtype)
         self.vocabulary_size: int = config.vocab_size
         self._heads_per_kv_head: int = config.num_attention_heads // config.num_key_value_heads

@@ -1,0 +1,30 @@
+"""Linear layers of 16-bit models on CPUs without 16-bit arithmetic: multiplied in fp32, rounded to 16 bits.
+
+oneDNN's 16-bit kernels need AVX512 or AMX. Without them a product of 512 rows takes 6 to 10 times as long as the same product in
+fp32, so most laptops and many servers would miss every deadline. The product of two bf16 numbers is exact in fp32 and the sum is
+kept in fp32, as the 16-bit kernels do it too: what differs from them is the order of the sum alone.
+"""
+
+import torch
+
+from prfaas.engine.packed_linear import can_pack
+
+
+def should_widen(dtype: torch.dtype, device: torch.device) -> bool:
+    return device.type == "cpu" and dtype in (torch.bfloat16, torch.float16) and not can_pack(torch.bfloat16, device)
+
+
+class WideLinear(torch.nn.Module):
+    def __init__(self, linear: torch.nn.Linear) -> None:
+        super().__init__()
+        self.weight = linear.weight
+        self.bias = linear.bias
+        # Filled at the first call: a prefill worker never calls the head, whose fp32 copy is the largest.
+        self._wide: tuple[torch.Tensor, torch.Tensor | None] | None = None
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """`rows` is [..., in features]; returns [..., out features] in the dtype of `rows`."""
+        if self._wide is None:
+            self._wide = self.weight.detach().float(), None if self.bias is None else self.bias.detach().float()
+        weight, bias = self._wide
+        return torch.nn.functional.linear(rows.float(), weight, bias).to(rows.dtype)
