@@ -17,18 +17,18 @@ from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.terms import Outcome, Role
 from prfaas.contracts.to_gateway import Placement, Refusal
 from prfaas.contracts.to_scheduler import AttemptEnded, BlocksChanged, Heartbeat, LinkEstimate, PlaceRequest
-from prfaas_scheduler.roles.controller import RoleController
-from prfaas_scheduler.roles.events import BeginMove, MoveResult, RequestSeen, RolesDue
-from prfaas_scheduler.service_core import (
+from prfaas_scheduler.events import (
     AttemptOver,
     CacheChanged,
     Event,
-    HeartbeatHeard,
+    HeartbeatReceived,
     LinkMeasured,
-    PlaceAsked,
-    SchedulerCore,
+    PlacementRequested,
     WorkerGone,
 )
+from prfaas_scheduler.roles.controller import RoleController
+from prfaas_scheduler.roles.events import BeginMove, MoveResult, RequestSeen, RolesDue
+from prfaas_scheduler.service_core import SchedulerCore
 
 FINGERPRINT = "simulated"
 ROLES_TICK_S = 1.0
@@ -136,13 +136,13 @@ class _World:
     def _beats(self, home: _Home, phase_s: float, beat: Any, link: Link | None) -> Generator[simpy.Event, Any, None]:
         delay_s = self.timing.control_s + (link.rtt_s / 2 if link else 0.0)
         # The first beats are heard before the first request: a site that has just started refuses it otherwise.
-        home.core.handle(HeartbeatHeard(self.env.now, beat()))
+        home.core.handle(HeartbeatReceived(self.env.now, beat()))
         yield self.env.timeout(phase_s)
         while True:
             said: Heartbeat | None = beat()
             if said is None:  # it has changed its role
                 return
-            self.env.process(self._hear(home, HeartbeatHeard(self.env.now + delay_s, said), delay_s))
+            self.env.process(self._hear(home, HeartbeatReceived(self.env.now + delay_s, said), delay_s))
             yield self.env.timeout(self.timing.heartbeat_s)
 
     def _estimates(self, home: _Home, source: str, link: Link) -> Generator[simpy.Event, Any, None]:
@@ -312,7 +312,7 @@ class _World:
             usable = arrival.block_ids[: (arrival.prompt_tokens - 1) // self.block_tokens]
             cached = (worker.cache.cached(usable) for worker in self.stations[home.site.name].workers)
             home.cached_tokens[index] = max(cached) * self.block_tokens
-        (answer,) = home.core.handle(PlaceAsked(self.env.now, request))
+        (answer,) = home.core.handle(PlacementRequested(self.env.now, request))
         if home.roles is not None and not refused_by:
             home.roles.handle(RequestSeen(self.env.now, MODEL, max(0, arrival.prompt_tokens - 1 - answer.cached_tokens)))
         return answer.answer

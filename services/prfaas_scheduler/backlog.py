@@ -1,6 +1,6 @@
-"""What has been placed on one prefill site and is not over yet: the wait behind it, and the bytes that its link still owes.
+"""Prefills placed on one site and not over yet: the wait behind them, and the bytes that the link has still to carry.
 
-The scheduler counts its own placements: a heartbeat is up to a second old, and nobody announces what waits in a site's queue.
+The scheduler counts its own placements, because a heartbeat is up to a second old, and a site's queue is not announced.
 """
 
 from collections import OrderedDict
@@ -11,31 +11,32 @@ from dataclasses import dataclass
 class _Placed:
     work_s: float
     kv_bytes: float
-    started_s: float | None
+    started_at: float | None
     """When one of the site's workers must have taken it, first come first served; None while it waits."""
 
 
 class Backlog:
-    """All times are the caller's clock. Every query and change costs the same however long the queue is."""
+    """Queue of one site. Moments are the caller's clock. Every query and change costs the same however long the queue is."""
 
     def __init__(self) -> None:
         self._waiting: OrderedDict[str, _Placed] = OrderedDict()
         self._deferred: OrderedDict[str, _Placed] = OrderedDict()
-        """Taken when nothing else waits."""
+        """Prompts that are taken when nothing else waits."""
         self._running: dict[str, _Placed] = {}
         self._waiting_s = 0.0
         self._deferred_s = 0.0
-        self._ends_s = 0.0
-        """Sum over the running: when each should end."""
+        self._sum_of_ends_at = 0.0
+        """Sum, over the running, of the moments at which each should end."""
         self.kv_bytes = 0.0
-        """Of what runs, and of what waits and is not deferred."""
+        """KV bytes still to ship for running and waiting (not deferred) prompts."""
         self.deferred_bytes = 0.0
+        """KV bytes to ship for deferred prompts."""
         self._worker_of: dict[str, str] = {}
-        """By request: the one worker that it waits for."""
+        """Request -> the one worker that may take it."""
         self._bound: dict[str, Backlog] = {}
-        """By worker: what waits for it alone."""
+        """Worker -> requests that only it may take."""
         self._stacked = 0
-        """Bound requests behind another one of their worker: no other worker is kept busy by them."""
+        """Number of bound requests behind another one of their worker: they keep no other worker busy."""
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._deferred) + len(self._running)
@@ -54,7 +55,8 @@ class Backlog:
         *,
         deferred: bool = False,
     ) -> None:
-        """`worker`: the only one that may take it. `deferred`: behind all that are not, whenever they come."""
+        """Queues a prompt for `workers` workers. `worker`: the only one that may take it. `deferred`: it stays behind all that
+        are not deferred, later ones included."""
         assert request_id not in self, "one request has one attempt at a time"
         assert worker is None or not deferred, "what is bound to a worker is taken first"
         if worker is not None:
@@ -71,7 +73,7 @@ class Backlog:
         self._start(workers, now_s)
 
     def remove(self, request_id: str, workers: int, now_s: float) -> None:
-        """Of an unknown request: nothing."""
+        """Removes a request whose prefill is over; an unknown one changes nothing."""
         if (placed := self._waiting.pop(request_id, None)) is not None:
             self._waiting_s -= placed.work_s
             self.kv_bytes -= placed.kv_bytes
@@ -79,8 +81,8 @@ class Backlog:
             self._deferred_s -= placed.work_s
             self.deferred_bytes -= placed.kv_bytes
         elif (placed := self._running.pop(request_id, None)) is not None:
-            assert placed.started_s is not None
-            self._ends_s -= placed.started_s + placed.work_s
+            assert placed.started_at is not None
+            self._sum_of_ends_at -= placed.started_at + placed.work_s
             self.kv_bytes -= placed.kv_bytes
         else:
             return
@@ -89,31 +91,31 @@ class Backlog:
         self._start(workers, now_s)
         if not len(self):
             # No rounding error outlives an empty queue.
-            self._waiting_s = self._deferred_s = self._ends_s = self.kv_bytes = self.deferred_bytes = 0.0
+            self._waiting_s = self._deferred_s = self._sum_of_ends_at = self.kv_bytes = self.deferred_bytes = 0.0
 
     def wait_s(self, workers: int, now_s: float) -> float:
-        """Until one of `workers` is free for the next request: the work in front of it, spread evenly over them."""
+        """Wait until one of `workers` is free for the next request: the work in front of it, spread evenly over them."""
         if len(self._running) < workers or len(self) - self._stacked < workers:
             return 0.0
-        return self._in_hand_s(workers, now_s) + max(0.0, self._waiting_s) / max(1, workers)
+        return self._current_left_s(workers, now_s) + max(0.0, self._waiting_s) / max(1, workers)
 
     def deferred_wait_s(self, workers: int, now_s: float) -> float:
-        """The same for a request that is deferred, if no other comes."""
+        """Wait of a deferred request, if no other comes."""
         return self.wait_s(workers, now_s) + max(0.0, self._deferred_s) / max(1, workers)
 
     def worker_wait_s(self, worker: str, workers: int, now_s: float) -> float:
-        """Until this one of `workers` is free, which takes what is bound to it first."""
+        """Wait until this one of `workers` is free, which takes what is bound to it first."""
         own = self._bound.get(worker)
-        return own.wait_s(1, now_s) if own is not None else self._in_hand_s(workers, now_s)
+        return own.wait_s(1, now_s) if own is not None else self._current_left_s(workers, now_s)
 
-    def _in_hand_s(self, workers: int, now_s: float) -> float:
-        """What a worker still has of the prompt that it is busy with, in the mean: nobody says who has taken which."""
-        return max(0.0, self._ends_s - now_s * len(self._running)) / max(1, workers)
+    def _current_left_s(self, workers: int, now_s: float) -> float:
+        """Mean time left of the prompt that a worker runs: which worker took which prompt is not known."""
+        return max(0.0, self._sum_of_ends_at - now_s * len(self._running)) / max(1, workers)
 
     def _bind(self, request_id: str, work_s: float, worker: str, workers: int, now_s: float) -> None:
-        first_s = self.worker_wait_s(worker, workers, now_s) if worker not in self._bound else 0.0
+        ahead_s = self.worker_wait_s(worker, workers, now_s) if worker not in self._bound else 0.0
         own = self._bound.setdefault(worker, Backlog())
-        own.add(request_id, first_s + work_s, 0.0, 1, now_s)
+        own.add(request_id, ahead_s + work_s, 0.0, 1, now_s)
         self._worker_of[request_id] = worker
         self._stacked += len(own) > 1
 
@@ -135,12 +137,12 @@ class Backlog:
                 self._deferred_s -= placed.work_s
                 self.deferred_bytes -= placed.kv_bytes
                 self.kv_bytes += placed.kv_bytes
-            placed.started_s = now_s
-            self._ends_s += now_s + placed.work_s
+            placed.started_at = now_s
+            self._sum_of_ends_at += now_s + placed.work_s
             self._running[request_id] = placed
 
     def validate(self) -> None:
-        assert all(placed.started_s is None for placed in [*self._waiting.values(), *self._deferred.values()])
+        assert all(placed.started_at is None for placed in [*self._waiting.values(), *self._deferred.values()])
         assert abs(self._deferred_s - sum(placed.work_s for placed in self._deferred.values())) < 1e-3
         deferred_bytes = sum(placed.kv_bytes for placed in self._deferred.values())
         assert abs(self.deferred_bytes - deferred_bytes) < 1.0 + 1e-9 * deferred_bytes

@@ -1,4 +1,4 @@
-"""Which worker holds which cached block, as workers announce it: longest cached prefixes, among millions of blocks.
+"""Directory of cached blocks by worker, as workers announce them: longest cached prefixes, among millions of blocks.
 
 A block's hash covers everything before it, and caches give up the end of a prefix before its beginning. So the deepest block of a
 prompt that a worker holds says how long its cached prefix is, and nothing else about the chain has to be known: not even that the
@@ -14,11 +14,11 @@ from prfaas.contracts.to_scheduler import BlocksChanged, BlocksHeld
 from prfaas.kvcache.blocks import unpack_hashes
 
 MAX_BLOCKS = 2_000_000
-"""Pairs of worker and block that are remembered: about 130 bytes each."""
+"""Most pairs of worker and block that are kept: about 130 bytes each."""
 SHED_SHARE = 1 / 256
-"""Of the maximum, dropped at once when it is exceeded: finding the oldest costs a walk over those that left before."""
+"""Share of the maximum that is dropped at once when it is exceeded: finding the oldest costs a walk over those dropped before."""
 FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 300.0
-"""Between two questions to a worker whose cache is not known for certain; doubled each time: there may be no answer at all."""
+"""Pauses between two questions to a worker whose cache is not known for certain; doubled each time."""
 
 
 class Level(NamedTuple):
@@ -26,45 +26,45 @@ class Level(NamedTuple):
 
     blocks: int
     workers: int
-    """Their bits."""
+    """Bitmask of these workers."""
 
 
 @dataclass(slots=True)
 class _Cache:
-    """One worker's, as far as it is known."""
+    """One worker's cache, as far as it is known."""
 
     bit: int
     incarnation: str | None = None
     sequence: int = 0
     certain: bool = False
-    """Nothing that it announced was missed."""
-    ask_at_s: float = 0.0
+    """No announcement was missed."""
+    ask_at: float = 0.0
     pause_s: float = FIRST_PAUSE_S
     hashes: dict[int, None] = field(default_factory=dict)
 
 
 class BlockDirectory:
-    """Of workers that joined and have not left; what others announce is nobody's. Methods that return a bool say whether to ask
-    the worker for all that it holds (BlocksHeld): after a gap in its numbers, a new incarnation, or while nothing is known."""
+    """Tracks joined workers only; announcements of others are ignored. Methods that return a bool say whether to ask the worker
+    for all that it holds (BlocksHeld): after a gap in its numbers, a new incarnation, or while nothing is known."""
 
     def __init__(self, max_blocks: int = MAX_BLOCKS) -> None:
         self.max_blocks = max_blocks
         self.dropped = 0
-        """Pairs of worker and block that were forgotten to stay within the maximum."""
+        """Count of pairs of worker and block that were dropped to stay within the maximum."""
         self.blocks = 0
-        """Pairs of worker and block."""
+        """Count of pairs of worker and block."""
         self._caches: dict[str, _Cache] = {}
         self._keys: list[str | None] = []
-        """By bit number."""
+        """Bit number -> worker; None while the bit is free."""
         self._free: list[int] = []
-        """Bit numbers of workers that left."""
+        """Free bit numbers, of workers that left."""
         self._holders: dict[int, int] = {}
-        """By hash, the oldest first: the bits of those that hold the block."""
+        """Block hash -> bitmask of its holders, the oldest hash first."""
 
-    # ---- what workers say
+    # ---- announcements
 
     def join(self, key: str) -> int:
-        """The worker's bit, the same one until it leaves."""
+        """Adds a worker. Returns its bit, the same one until it leaves."""
         cache = self._caches.get(key)
         if cache is None:
             if self._free:
@@ -84,17 +84,17 @@ class BlockDirectory:
             self._keys[number] = None
             self._free.append(number)
 
-    def doubtful(self, key: str, now_s: float) -> bool:
-        """Asked at each sign of life."""
+    def needs_list(self, key: str, now_s: float) -> bool:
+        """Whether to ask the worker, which just gave a sign of life, for all that it holds."""
         cache = self._caches.get(key)
-        if cache is None or cache.certain or now_s < cache.ask_at_s:
+        if cache is None or cache.certain or now_s < cache.ask_at:
             return False
-        cache.ask_at_s = now_s + cache.pause_s
+        cache.ask_at = now_s + cache.pause_s
         cache.pause_s = min(2 * cache.pause_s, MAX_PAUSE_S)
         return True
 
-    def change(self, key: str, changed: BlocksChanged, now_s: float) -> bool:
-        """Raises ValueError for hashes that are none. An old announcement that comes late changes nothing."""
+    def apply(self, key: str, changed: BlocksChanged, now_s: float) -> bool:
+        """Applies an announcement; an old one that comes late changes nothing. Raises ValueError for hashes that are none."""
         stored, removed = unpack_hashes(changed.stored), unpack_hashes(changed.removed)
         cache = self._caches.get(key)
         if cache is None:
@@ -109,11 +109,11 @@ class BlockDirectory:
         cache.sequence = changed.sequence
         self._remove(cache, removed)
         self._store(cache, stored)
-        return self.doubtful(key, now_s)
+        return self.needs_list(key, now_s)
 
-    def hold(self, key: str, held: BlocksHeld) -> None:
-        """The answer to the question. One that newer announcements have overtaken says too little: it is asked again. Raises
-        ValueError for hashes that are none."""
+    def replace(self, key: str, held: BlocksHeld) -> None:
+        """Replaces what is known by a worker's full list. A list that newer announcements have overtaken is ignored, and the
+        worker is asked again. Raises ValueError for hashes that are none."""
         hashes = unpack_hashes(held.hashes)
         cache = self._caches.get(key)
         if cache is None or (held.incarnation == cache.incarnation and held.sequence < cache.sequence):
@@ -122,10 +122,10 @@ class BlockDirectory:
         cache.sequence, cache.certain, cache.pause_s = held.sequence, True, FIRST_PAUSE_S
         self._store(cache, hashes)
 
-    # ---- what is asked
+    # ---- queries
 
     def find(self, hashes: Sequence[int]) -> list[Level]:
-        """The longest cached prefix of each worker that has any, the longest of all first."""
+        """Levels of the longest cached prefixes, the longest first; each worker is in one level at most."""
         holders, found = self._holders, []
         seen = last = 0
         for blocks in range(len(hashes) if holders else 0, 0, -1):
@@ -137,7 +137,7 @@ class BlockDirectory:
         return found
 
     def keys(self, workers: int, limit: int) -> Iterator[str]:
-        """Of the first `limit` of these bits."""
+        """Keys of the workers of a bitmask, the first `limit` of them."""
         while workers and limit:
             bit = workers & -workers
             workers ^= bit
@@ -176,7 +176,7 @@ class BlockDirectory:
                     holders[block] = mask ^ bit
 
     def _shed(self) -> None:
-        """Forgets what was announced first. Its owners still hold it: they are not asked again for it."""
+        """Drops the hashes that were announced first. Their holders are not asked for them again."""
         surplus = self.blocks - self.max_blocks + int(self.max_blocks * SHED_SHARE)
         for block in list(islice(self._holders, surplus)):
             if surplus <= 0:
@@ -189,7 +189,7 @@ class BlockDirectory:
 
     def validate(self) -> None:
         for block, mask in self._holders.items():
-            assert mask, "a block that nobody holds is forgotten"
+            assert mask, "a block without a holder is dropped"
             assert all(block in self._caches[key].hashes for key in self.keys(mask, len(self._keys)))
         # Each pair that one index has is in the other, and there are equally many.
         assert sum(mask.bit_count() for mask in self._holders.values()) == self.blocks <= self.max_blocks

@@ -1,12 +1,12 @@
-"""Stops offloading over a link that fails, and finds out by single requests when it works again."""
+"""Circuit breaker: stops offloading over a link that fails, and finds out by single requests when it works again."""
 
 from enum import StrEnum
 
 FAILURES_TO_OPEN = 3
-"""In a row. One failure is a request's own bad luck; it has fallen back already."""
+"""Failures in a row that open the breaker. One failure is a request's own bad luck; it has fallen back already."""
 FIRST_PAUSE_S = 2.0
 MAX_PAUSE_S = 8.0
-"""Below the 10 s within which offloading should resume after a repair."""
+"""Longest pause between two trials; below the 10 s within which offloading should resume after a repair."""
 
 
 class BreakerState(StrEnum):
@@ -16,18 +16,19 @@ class BreakerState(StrEnum):
 
 
 class Breaker:
-    """Of one remote site. Half-open, one request at a time may try."""
+    """Breaker of one remote site. Half-open, it allows one request at a time."""
 
     def __init__(self) -> None:
         self._failures = 0
         self._pause_s = FIRST_PAUSE_S
-        self._open_until_s: float | None = None
+        self._open_until: float | None = None
         self._trial: str | None = None
+        """Request that tries the link while half-open."""
 
     def state(self, now_s: float) -> BreakerState:
-        if self._open_until_s is None:
+        if self._open_until is None:
             return BreakerState.CLOSED
-        return BreakerState.OPEN if now_s < self._open_until_s else BreakerState.HALF_OPEN
+        return BreakerState.OPEN if now_s < self._open_until else BreakerState.HALF_OPEN
 
     def allows(self, now_s: float) -> bool:
         state = self.state(now_s)
@@ -39,24 +40,24 @@ class Breaker:
 
     def succeeded(self) -> None:
         self._failures, self._pause_s = 0, FIRST_PAUSE_S
-        self._open_until_s, self._trial = None, None
+        self._open_until, self._trial = None, None
 
     def failed(self, request_id: str, now_s: float) -> None:
         self._failures += 1
         if self._trial == request_id:
             self._trial = None
             self._pause_s = min(2 * self._pause_s, MAX_PAUSE_S)
-            self._open_until_s = now_s + self._pause_s
-        elif self._failures >= FAILURES_TO_OPEN and self._open_until_s is None:
-            self._open_until_s = now_s + self._pause_s
+            self._open_until = now_s + self._pause_s
+        elif self._failures >= FAILURES_TO_OPEN and self._open_until is None:
+            self._open_until = now_s + self._pause_s
 
     def link_is_back(self, now_s: float) -> None:
-        """Measured again after a silence: there is no reason to wait before the next trial."""
+        """The link was measured again after a silence: the next trial need not wait."""
         self._pause_s = FIRST_PAUSE_S
-        if self._open_until_s is not None:
-            self._open_until_s = min(self._open_until_s, now_s)
+        if self._open_until is not None:
+            self._open_until = min(self._open_until, now_s)
 
-    def forgotten(self, request_id: str) -> None:
-        """The request ended without saying anything about the link, such as by its client leaving."""
+    def abandoned(self, request_id: str) -> None:
+        """The request ended without saying anything about the link, for example because its client left."""
         if self._trial == request_id:
             self._trial = None

@@ -1,75 +1,55 @@
-"""A site as a place to prefill one prompt: its queue, its speed, its link, and what its workers have of the prompt already."""
+"""Sites as places to prefill: their queue, speed and link, and how one of them would prefill one prompt."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from prfaas.capacity.observed import interpolated
 from prfaas.contracts.to_scheduler import LinkEstimate
 from prfaas_scheduler.backlog import Backlog
 from prfaas_scheduler.pools import Points
+from prfaas_scheduler.prompt import Prompt
 
 
-class Holder(NamedTuple):
-    """The worker of a site that has the most of a prompt; of several that have as much, the one that is free first."""
-
-    worker: str
-    cached_tokens: int
-    wait_s: float
-    """Until it can begin: behind jobs that wait for this very worker, else behind what it has in hand."""
-
-
-class Route(NamedTuple):
-    """How a site would prefill the prompt."""
-
-    worker: str | None
-    """None: whoever of the site is free first."""
-    cached_tokens: int
-    wait_s: float
-    work_s: float | None
-    """None while nothing has been observed."""
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class PrefillSite:
     """All prefill workers of one site that can serve one decode worker, as one queue: they share the site's work queue."""
 
-    site: str
+    name: str
     workers: int
     prefill_points: Points
+    """Observed (tokens, seconds) in rising order; empty while nothing has been observed."""
     kv_points: Points
+    """(tokens, KV bytes) in rising order."""
     queue_s: float
-    """The wait there, as its workers announce it where several pd sites share them."""
+    """Wait there, as its workers announce it where several pd sites share them."""
     backlog: Backlog
+    """Placements of this scheduler there."""
     link: LinkEstimate | None
-    """From that site to the decode site; None within a site, or while nothing is known."""
+    """Link from that site to the decode site; None within a site, or while nothing is known."""
     now_s: float
-    holder: Holder | None = None
-    """None: no worker has more of the prompt than all have."""
-    common_tokens: int = 0
-    """Of the prompt's prefix, cached at every worker."""
-    decode_tokens: int = 0
-    """Of the prompt's prefix, cached at the decode worker: full layers are shipped from there on."""
 
     @property
     def own_wait_s(self) -> float:
-        """Behind what this scheduler placed there itself."""
+        """Wait behind what this scheduler placed there itself."""
         return self.backlog.wait_s(self.workers, self.now_s)
 
     @property
     def wait_s(self) -> float:
-        """Until some worker is free for the next prompt."""
+        """Wait until some worker is free for the next prompt."""
         return max(self.own_wait_s, self.queue_s)
 
     @property
     def deferred_wait_s(self) -> float:
-        """The same for a prompt that is deferred, if no other comes."""
+        """Wait of a deferred prompt, if no other comes."""
         return max(self.backlog.deferred_wait_s(self.workers, self.now_s), self.queue_s)
 
     def work_s(self, tokens: float, cached_tokens: float = 0.0) -> float | None:
         """T_prefill(l) on one of the workers; None while nothing has been observed.
 
-        After a cached prefix, T(l) - T(l_cached), for attention looks back at all of it; and no less than T of the rest alone:
-        the difference has lost the constant part of the curve."""
+        After a cached prefix, T(l) - T(l_cached), because attention looks back at all of it; and no less than T of the rest
+        alone, because the difference has lost the constant part of the curve.
+        """
         whole_s = interpolated(self.prefill_points, tokens)
         if whole_s is None or not cached_tokens:
             return whole_s
@@ -81,38 +61,90 @@ class PrefillSite:
         """S_kv(l)."""
         return interpolated(self.kv_points, tokens) or 0.0
 
-    def ship_bytes(self, tokens: float) -> float:
-        """S_kv(l) less the cached prefix of the decode worker, in full layers: in the part that keeps growing with the tokens."""
-        whole_bytes = self.kv_bytes(tokens)
-        if not self.decode_tokens or len(self.kv_points) < 2:
-            return whole_bytes
-        (low_tokens, low_bytes), (high_tokens, high_bytes) = self.kv_points[-2:]
-        return max(0.0, whole_bytes - self.decode_tokens * (high_bytes - low_bytes) / (high_tokens - low_tokens))
 
-    def route(self, tokens: int) -> Route:
-        """To the worker that has most of the prompt, if it is done sooner than whoever is free first."""
-        anyone = Route(None, self.common_tokens, self.wait_s, self.work_s(tokens, self.common_tokens))
+class Holder(NamedTuple):
+    """The worker of a site that caches most of a prompt; of several with as much, the one that is free first."""
+
+    worker: str
+    cached_tokens: int
+    wait_s: float
+    """Wait until it can begin: behind jobs bound to it, else behind the job that it runs."""
+
+
+class Route(NamedTuple):
+    """How a site would prefill the prompt."""
+
+    worker: str | None
+    """None: any worker of the site."""
+    cached_tokens: int
+    wait_s: float
+    work_s: float | None
+    """None while nothing has been observed."""
+
+    @property
+    def prefill_s(self) -> float | None:
+        """Wait and prefill; None while nothing has been observed."""
+        return None if self.work_s is None else self.wait_s + self.work_s
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Candidate:
+    """One site as a place for one prompt."""
+
+    site: PrefillSite
+    prompt: Prompt
+    common_tokens: int = 0
+    """Prefix tokens cached at every worker of the site."""
+    holder: Holder | None = None
+    """None if no worker caches more than every worker does."""
+
+    @property
+    def name(self) -> str:
+        return self.site.name
+
+    @cached_property
+    def unbound_route(self) -> Route:
+        """The route to any worker."""
+        return self._unbound(self.site.wait_s)
+
+    @cached_property
+    def route(self) -> Route:
+        """The route to the holder if that is done sooner, else to any worker."""
+        unbound = self.unbound_route
         if self.holder is None:
-            return anyone
+            return unbound
         worker, cached_tokens, wait_s = self.holder
-        bound = Route(worker, cached_tokens, wait_s, self.work_s(tokens, cached_tokens))
-        return bound if bound.wait_s + (bound.work_s or 0.0) <= anyone.wait_s + (anyone.work_s or 0.0) else anyone
+        bound = Route(worker, cached_tokens, wait_s, self.site.work_s(self.prompt.prefill_tokens, cached_tokens))
+        return bound if bound.wait_s + (bound.work_s or 0.0) <= unbound.wait_s + (unbound.work_s or 0.0) else unbound
 
-    def deferred_route(self, tokens: int) -> Route:
-        """To whoever has nothing else to do."""
-        return Route(None, self.common_tokens, self.deferred_wait_s, self.work_s(tokens, self.common_tokens))
+    @property
+    def deferred_route(self) -> Route:
+        """The route to a worker that has nothing else to do."""
+        return self._unbound(self.site.deferred_wait_s)
 
-    def uncached_tokens(self, tokens: int) -> int:
-        """What would be computed."""
-        return tokens - self.route(tokens).cached_tokens
+    @property
+    def uncached_tokens(self) -> int:
+        """Tokens that the route computes."""
+        return self.prompt.prefill_tokens - self.route.cached_tokens
 
-    def saved_s(self, tokens: int) -> float:
-        """By the cache, waits included."""
-        route = self.route(tokens)
-        # Two sums, so that nothing cached saves exactly nothing: sites are compared by it.
-        return (self.wait_s + (self.work_s(tokens) or 0.0)) - (route.wait_s + (route.work_s or 0.0))
+    @property
+    def saved_s(self) -> float:
+        """Time that the site's caches save, waits included."""
+        if not self.route.cached_tokens:
+            return 0.0
+        whole_s = self.site.work_s(self.prompt.prefill_tokens) or 0.0
+        return (self.site.wait_s + whole_s) - (self.route.wait_s + (self.route.work_s or 0.0))
 
-    def prefill_s(self, tokens: int) -> float | None:
-        """Wait and prefill of the next prompt; None while nothing has been observed."""
-        route = self.route(tokens)
-        return None if route.work_s is None else route.wait_s + route.work_s
+    @property
+    def ship_bytes(self) -> float:
+        """S_kv(l) less what the decode worker has cached, which saves full layers: the part that keeps growing with the
+        tokens."""
+        site, decode_tokens = self.site, self.prompt.decode_tokens
+        whole_bytes = site.kv_bytes(self.prompt.prefill_tokens)
+        if not decode_tokens or len(site.kv_points) < 2:
+            return whole_bytes
+        (low_tokens, low_bytes), (high_tokens, high_bytes) = site.kv_points[-2:]
+        return max(0.0, whole_bytes - decode_tokens * (high_bytes - low_bytes) / (high_tokens - low_tokens))
+
+    def _unbound(self, wait_s: float) -> Route:
+        return Route(None, self.common_tokens, wait_s, self.site.work_s(self.prompt.prefill_tokens, self.common_tokens))

@@ -1,17 +1,22 @@
-"""What an operator can set."""
+"""Configuration keys of `prfaas-scheduler`."""
 
-from math import inf
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
 from prfaas.process.config import ServiceConfig
 from prfaas_scheduler.block_directory import MAX_BLOCKS
 from prfaas_scheduler.fleet import Fleet
-from prfaas_scheduler.policies.base import Balanced, LocalOnly, Policy, RemoteAll, Threshold
-from prfaas_scheduler.policies.predictive import COMFORT_SHARE, TTFT_OBJECTIVE_S, Predictive
-from prfaas_scheduler.policies.resolved import ResolvedThreshold
+from prfaas_scheduler.policies.base import Policy
+from prfaas_scheduler.policies.registry import POLICIES, PolicyOptions
 from prfaas_scheduler.roles.controller import RoleController
+
+if TYPE_CHECKING:
+    PolicyName = str
+else:
+    PolicyName = Literal[tuple(POLICIES)]  # the registry alone says which policies there are
+
+DEFAULTS = PolicyOptions()
 
 
 class SchedulerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
@@ -19,54 +24,48 @@ class SchedulerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_f
 
     role: ClassVar[str] = "scheduler"
 
-    policy: Literal["local_only", "remote_all", "balanced", "threshold", "predictive"] = "threshold"
-    threshold_tokens: Annotated[int, Meta(ge=0)] = 1024
+    policy: PolicyName = "threshold"
+    """Which policy chooses the site of each prefill."""
+    threshold_tokens: Annotated[int, Meta(ge=0)] = DEFAULTS.threshold_tokens
     """Policy `threshold`: prompts with more uncached tokens than this are prefilled remotely."""
-    resolve_every_s: Annotated[float, Meta(ge=0)] = 0.0
-    """Policy `threshold`: how often the threshold is solved again from observed lengths, prefill times and links; 0: never."""
+    resolve_every_s: Annotated[float, Meta(ge=0)] = DEFAULTS.resolve_every_s
+    """Policy `threshold`: interval between two solves from observed lengths, prefill times and links; 0: a fixed threshold."""
 
-    comfort_share: Annotated[float, Meta(ge=0, le=1)] = COMFORT_SHARE
+    comfort_share: Annotated[float, Meta(ge=0, le=1)] = DEFAULTS.comfort_share
     """Policy `predictive`: prompts that the local site serves within this share of the objective stay there."""
 
-    ttft_objective_s: Annotated[float, Meta(gt=0)] = TTFT_OBJECTIVE_S
+    ttft_objective_s: Annotated[float, Meta(gt=0)] = DEFAULTS.ttft_objective_s
     """Policy `predictive`: the time to first token that requests should have."""
 
     roles_every_s: Annotated[float, Meta(ge=0)] = 60.0
-    """How often it is asked whether one of the site's movable workers should change its role; 0: never."""
+    """Interval between two looks at whether one of the site's movable workers should change its role; 0: never."""
     roles_drain_s: Annotated[float, Meta(gt=0)] = 120.0
-    """What a worker runs may take so long to finish; else it keeps its role."""
+    """Time that a worker's running work may take to finish; else it keeps its role."""
     roles_min_gain: Annotated[float, Meta(ge=0)] = 0.05
-    """A worker moves only where the throughput grows by more than this share."""
+    """Least relative growth of the throughput for which a worker moves."""
 
     max_cached_blocks: Annotated[int, Meta(ge=1)] = MAX_BLOCKS
-    """Pairs of worker and cached block to remember, about 130 bytes each; beyond it the oldest are forgotten."""
+    """Most pairs of worker and cached block to keep, about 130 bytes each; beyond it the oldest are dropped."""
+
+    def make_policy(self) -> Policy:
+        """A fresh policy."""
+        return POLICIES[self.policy](
+            PolicyOptions(
+                threshold_tokens=self.threshold_tokens,
+                resolve_every_s=self.resolve_every_s,
+                comfort_share=self.comfort_share,
+                ttft_objective_s=self.ttft_objective_s,
+            )
+        )
 
     def make_roles(self, fleet: Fleet) -> RoleController | None:
-        """None where no worker is ever moved."""
+        """A fresh controller; None where no worker is ever moved."""
         if not self.roles_every_s:
             return None
-        fixed: dict[str, float] = {"local_only": inf, "remote_all": -1.0}
-        if not self.resolve_every_s:
-            fixed["threshold"] = self.threshold_tokens
         return RoleController(
             fleet,
             every_s=self.roles_every_s,
             drain_s=self.roles_drain_s,
             min_gain=self.roles_min_gain,
-            threshold_tokens=fixed.get(self.policy),
+            threshold_tokens=self.make_policy().fixed_threshold_tokens,
         )
-
-    def make_policy(self) -> Policy:
-        match self.policy:
-            case "local_only":
-                return LocalOnly()
-            case "remote_all":
-                return RemoteAll()
-            case "threshold":
-                if self.resolve_every_s:
-                    return ResolvedThreshold(self.threshold_tokens, self.resolve_every_s)
-                return Threshold(self.threshold_tokens)
-            case "balanced":
-                return Balanced()
-            case "predictive":
-                return Predictive(ttft_objective_s=self.ttft_objective_s, comfort_share=self.comfort_share)

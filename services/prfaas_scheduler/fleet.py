@@ -1,89 +1,103 @@
-"""What the scheduler knows of the world: workers by their heartbeats, links by their estimates, sites by what it placed there."""
+"""State of the fleet: workers by their heartbeats, links by their estimates, sites by what was placed there."""
 
 import heapq
 from collections import Counter
 from dataclasses import dataclass, field
 from math import inf
+from typing import NamedTuple
 
 from prfaas.contracts.terms import Role
 from prfaas.contracts.to_scheduler import Heartbeat, LinkEstimate
 from prfaas_scheduler.backlog import Backlog
-from prfaas_scheduler.block_directory import MAX_BLOCKS, BlockDirectory, Level
+from prfaas_scheduler.block_directory import MAX_BLOCKS, BlockDirectory
 from prfaas_scheduler.breaker import Breaker
-from prfaas_scheduler.candidates import Holder, PrefillSite, Route
+from prfaas_scheduler.candidates import Candidate, Holder, PrefillSite, Route
 from prfaas_scheduler.pools import DecodePool, PrefillPool, Worker
+from prfaas_scheduler.prompt import Prompt
 
 LINK_TIMEOUT_S = 5.0
-"""An estimate is put again every second; one that is older than this says nothing about the link now."""
+"""Age beyond which an estimate says nothing about the link any more; estimates are put again every second."""
 HOLDERS = 16
-"""Of the workers that have equally much of a prompt, so many are looked at: the walk over all would take longer than it saves."""
+"""Workers examined when several cache the same prefix length; looking at all would cost more than it saves."""
 DECODE_SLACK = 1 / 8
-"""Of its slots, so much fuller than the least loaded decode worker may be one that has all of the prompt; one that has a part, so
-much less. A system prompt that all share is to gather nobody."""
+"""Extra load, as a share of its slots, tolerated to reach a decode worker that caches the whole prompt; scaled down by the cached
+share, so that a system prompt that all requests share gathers them nowhere."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlacedPrefill:
-    """Enough to place the same prompt again elsewhere."""
+    """A prefill in a site's backlog, with enough to place the same prompt again elsewhere."""
 
     site: str
     model: str
     fingerprint: str
     tokens: int
-    until_s: float
+    """Tokens to prefill."""
+    expires_at: float
+    """When the placement is over, reported or not."""
     deferred: bool = False
 
 
 @dataclass(slots=True)
-class Site:
-    """What is remembered of a site whoever is alive there."""
+class SiteState:
+    """State of a site that outlives its workers."""
 
     backlog: Backlog = field(default_factory=Backlog)
     breaker: Breaker = field(default_factory=Breaker)
 
 
+class Decoder(NamedTuple):
+    """A decode worker chosen for a prompt."""
+
+    worker: Worker
+    cached_tokens: int
+    """Prefix tokens of the prompt cached there."""
+
+
 class Fleet:
-    """Time moves by `advance` and never back; what is asked afterwards is answered as of then."""
+    """All state of one pd site's scheduler. Time moves by `advance` and never back; all answers are as of then."""
 
     def __init__(self, site: str, max_blocks: int = MAX_BLOCKS) -> None:
         self.site = site
         """The pd site whose scheduler this is."""
         self.directory = BlockDirectory(max_blocks)
         self.workers: dict[str, Worker] = {}
-        """All that are known, the silent and draining ones too."""
+        """Known workers by key, the silent and draining ones too."""
         self.links: dict[str, tuple[LinkEstimate, float]] = {}
-        self.sites: dict[str, Site] = {}
+        """(estimate, when it came) by link."""
+        self.sites: dict[str, SiteState] = {}
         self.placed: dict[str, PlacedPrefill] = {}
-        """By request: what a backlog holds."""
+        """Contents of all backlogs by request."""
         self.alive: Counter[tuple[str, Role]] = Counter()
-        """Live workers by site and role; 0 where there only were some."""
+        """Count of live workers by site and role; 0 where there were some."""
         self._now_s = -inf
         self._heard: dict[str, Worker] = {}
-        """Those that are not silent, the one that was heard longest ago first."""
+        """Workers that are not silent, the one with the oldest heartbeat first."""
         self._decoders: dict[str, DecodePool] = {}
-        """Live ones by model."""
+        """Live decode workers by model."""
         self._prefillers: dict[tuple[str, str], dict[str, PrefillPool]] = {}
-        """Live ones by model and fingerprint, then by site."""
+        """Live prefill workers by model and fingerprint, then by site."""
         self._expiries: list[tuple[float, str]] = []
-        """Heap: when a placement is over, whether somebody says so or not."""
+        """Heap of (when a placement expires, request)."""
 
     def advance(self, now_s: float) -> None:
-        """Notices silent workers, and placements that nobody reported: after its deadline nobody works on a request any more."""
+        """Drops silent workers, and placements whose end was not reported: after its deadline no worker has a request any
+        more."""
         assert now_s >= self._now_s, "time does not go back"
         self._now_s = now_s
         while self._heard:
             key, worker = next(iter(self._heard.items()))
-            if not worker.silent(now_s):
+            if not worker.is_silent(now_s):
                 break
-            self._leave(key)
+            self._unlist(key)
         while self._expiries and self._expiries[0][0] <= now_s:
             _, request_id = heapq.heappop(self._expiries)
-            self.take_back(request_id)
+            self.remove_placement(request_id)
 
     # ---- workers and links
 
-    def hear(self, beat: Heartbeat) -> None:
-        self._leave(beat.key)
+    def update_worker(self, beat: Heartbeat) -> None:
+        self._unlist(beat.key)
         bit = self.directory.join(beat.key)
         self.workers[beat.key] = self._heard[beat.key] = worker = Worker(beat, self._now_s, bit)
         self.alive[beat.site, beat.role] += not beat.draining
@@ -95,92 +109,93 @@ class Fleet:
             sites = self._prefillers.setdefault((beat.model, beat.fingerprint), {})
             sites.setdefault(beat.site, PrefillPool()).add(worker)
 
-    def forget(self, key: str) -> None:
-        self._leave(key)
+    def remove_worker(self, key: str) -> None:
+        self._unlist(key)
         self.workers.pop(key, None)
         self.directory.leave(key)
 
-    def measure(self, estimate: LinkEstimate) -> None:
+    def update_link(self, estimate: LinkEstimate) -> None:
         if self._link_from(estimate.source) is None:
-            self.remembered(estimate.source).breaker.link_is_back(self._now_s)
+            self.site_state(estimate.source).breaker.link_is_back(self._now_s)
         self.links[estimate.key] = (estimate, self._now_s)
 
-    def lose_link(self, key: str) -> None:
-        """Its probe is silent, or gets no answer."""
+    def remove_link(self, key: str) -> None:
         self.links.pop(key, None)
 
     def serves(self, model: str) -> bool:
         """Whether any worker, alive or not, has announced the model."""
         return any(worker.beat.model == model for worker in self.workers.values())
 
-    def decoders(self, model: str) -> DecodePool | None:
-        """None while there is no live one."""
+    def decode_pool(self, model: str) -> DecodePool | None:
+        """The model's live decode workers; None while there is none."""
         return self._decoders.get(model)
 
-    def decoder(self, pool: DecodePool, found: list[Level], block_tokens: int, prompt_tokens: int) -> tuple[Worker, int]:
-        """Of a pool: the least loaded worker, or one that is not much more loaded and has more of the prompt; and how many of its
-        tokens that worker has."""
+    def choose_decoder(self, pool: DecodePool, prompt: Prompt) -> Decoder:
+        """The pool's least loaded worker, or one that is not much more loaded and caches more of the prompt. `pool` is not
+        empty."""
         least = pool.least_loaded()
-        for level in found:
+        for level in prompt.levels:
+            cached_tokens = prompt.cached_tokens(level)
             if level.workers & least.bit:
-                return least, level.blocks * block_tokens
+                return Decoder(least, cached_tokens)
             for key in self.directory.keys(level.workers & pool.bits, HOLDERS):
                 worker = self.workers[key]
-                slack = worker.beat.slots * DECODE_SLACK * level.blocks * block_tokens / prompt_tokens
+                slack = worker.beat.slots * DECODE_SLACK * cached_tokens / prompt.tokens
                 if worker.load < worker.beat.slots and worker.rank[0] <= least.rank[0] + slack:
-                    return worker, level.blocks * block_tokens
-        return least, 0
+                    return Decoder(worker, cached_tokens)
+        return Decoder(least, 0)
 
-    def prefill_sites(
-        self, model: str, fingerprint: str, found: list[Level] | None = None, block_tokens: int = 0, decode_tokens: int = 0
-    ) -> dict[str, PrefillSite]:
-        """Sites with live prefill workers whose KV a decode worker with `fingerprint` can install. `found`: who has how many
-        blocks of the prompt; `decode_tokens`: what its decode worker has of it."""
-        sites = {}
-        for site, pool in self._prefillers.get((model, fingerprint), {}).items():
-            backlog = self.remembered(site).backlog
-            common_tokens, holder = self._cached(pool, backlog, found, block_tokens) if found else (0, None)
-            sites[site] = PrefillSite(
-                site,
-                len(pool),
-                pool.prefill_points,
-                pool.kv_points,
-                pool.queue_s,
-                backlog,
-                self._link_from(site),
-                self._now_s,
-                holder,
-                common_tokens,
-                decode_tokens,
-            )
-        return sites
+    def prefill_sites(self, model: str, fingerprint: str) -> dict[str, PrefillSite]:
+        """Sites, by name, with live prefill workers whose KV a decode worker with `fingerprint` can install."""
+        return {name: self._prefill_site(name, pool) for name, pool in self._prefillers.get((model, fingerprint), {}).items()}
 
-    def _cached(self, pool: PrefillPool, backlog: Backlog, found: list[Level], block_tokens: int) -> tuple[int, Holder | None]:
-        """What all workers of a site have of a prompt, and the one of those with the most that is free first."""
+    def candidates(self, prompt: Prompt, model: str, fingerprint: str) -> dict[str, Candidate]:
+        """The same sites as places for one prompt."""
+        found = {}
+        for name, pool in self._prefillers.get((model, fingerprint), {}).items():
+            site = self._prefill_site(name, pool)
+            common_tokens, holder = self._cached(pool, site.backlog, prompt) if prompt.levels else (0, None)
+            found[name] = Candidate(site=site, prompt=prompt, common_tokens=common_tokens, holder=holder)
+        return found
+
+    def _prefill_site(self, name: str, pool: PrefillPool) -> PrefillSite:
+        return PrefillSite(
+            name=name,
+            workers=len(pool),
+            prefill_points=pool.prefill_points,
+            kv_points=pool.kv_points,
+            queue_s=pool.queue_s,
+            backlog=self.site_state(name).backlog,
+            link=self._link_from(name),
+            now_s=self._now_s,
+        )
+
+    def _cached(self, pool: PrefillPool, backlog: Backlog, prompt: Prompt) -> tuple[int, Holder | None]:
+        """(prefix tokens that all workers of a site cache, its holder)."""
         bits, seen = pool.bits, 0
         holder: Holder | None = None
-        for level in found:
+        for level in prompt.levels:
             here = level.workers & bits
             if not here:
                 continue
             seen |= here
             if seen == bits:
-                return level.blocks * block_tokens, holder
+                return prompt.cached_tokens(level), holder
             if holder is None:
                 names = [self.workers[key].beat.worker for key in self.directory.keys(here, HOLDERS)]
                 waits_s = [backlog.worker_wait_s(name, len(pool), self._now_s) for name in names]
                 wait_s = min(waits_s)
-                holder = Holder(names[waits_s.index(wait_s)], level.blocks * block_tokens, wait_s)
+                holder = Holder(names[waits_s.index(wait_s)], prompt.cached_tokens(level), wait_s)
         return 0, holder
 
-    def remembered(self, site: str) -> Site:
+    def site_state(self, site: str) -> SiteState:
         found = self.sites.get(site)
         if found is None:
-            found = self.sites[site] = Site()
+            found = self.sites[site] = SiteState()
         return found
 
-    def _leave(self, key: str) -> None:
-        """Silent, forgotten, or about to be put in again by its next beat. Of one that is not there: nothing."""
+    def _unlist(self, key: str) -> None:
+        """Takes a worker out of all indexes; an unknown key changes nothing."""
         worker = self._heard.pop(key, None)
         if worker is None or worker.beat.draining:
             return
@@ -205,38 +220,50 @@ class Fleet:
 
     # ---- placements
 
-    def place(self, request_id: str, site: PrefillSite, prefill: PlacedPrefill, route: Route) -> None:
-        ship_bytes = site.ship_bytes(prefill.tokens)
-        work_s, deferred = route.work_s or 0.0, prefill.deferred
-        site.backlog.add(request_id, work_s, ship_bytes, site.workers, self._now_s, route.worker, deferred=deferred)
+    def add_placement(self, request_id: str, candidate: Candidate, route: Route, prefill: PlacedPrefill) -> None:
+        site = candidate.site
+        site.backlog.add(
+            request_id,
+            route.work_s or 0.0,
+            candidate.ship_bytes,
+            site.workers,
+            self._now_s,
+            route.worker,
+            deferred=prefill.deferred,
+        )
         self.placed[request_id] = prefill
-        heapq.heappush(self._expiries, (prefill.until_s, request_id))
+        heapq.heappush(self._expiries, (prefill.expires_at, request_id))
 
-    def take_back(self, request_id: str) -> PlacedPrefill | None:
-        """The request's prefill is over, one way or another. None of an unknown one."""
+    def remove_placement(self, request_id: str) -> PlacedPrefill | None:
+        """The request's prefill, which is over; None for an unknown request."""
         prefill = self.placed.pop(request_id, None)
         if prefill is not None:
             self.sites[prefill.site].backlog.remove(request_id, self.alive[prefill.site, Role.PREFILL], self._now_s)
         return prefill
+
+    def count_request(self, decoder: Worker) -> None:
+        """Counts a request placed on a live decode worker until its next heartbeat shows it."""
+        decoder.placed_requests += 1
+        self._decoders[decoder.beat.model].put(decoder)
 
     def validate(self) -> None:
         for name, site in self.sites.items():
             site.backlog.validate()
             assert len(site.backlog) == sum(prefill.site == name for prefill in self.placed.values())
         self.directory.validate()
-        assert len(self.placed) <= len(self._expiries), "a placement that nothing will ever take back"
+        assert len(self.placed) <= len(self._expiries), "a placement that never expires"
         self._validate_pools()
 
     def _validate_pools(self) -> None:
-        """The indexes against what they stand for: the workers that are neither silent nor draining, by kind."""
+        """Compares the indexes with a walk over the workers that are neither silent nor draining."""
         decoders: dict[str, dict[str, Worker]] = {}
         prefillers: dict[tuple[str, str], dict[str, dict[str, Worker]]] = {}
         alive: Counter[tuple[str, Role]] = Counter()
         for key, worker in self.workers.items():
             beat = worker.beat
             assert key == beat.key and worker.placed_requests >= 0
-            assert (key in self._heard) is not worker.silent(self._now_s)
-            if beat.draining or worker.silent(self._now_s):
+            assert (key in self._heard) is not worker.is_silent(self._now_s)
+            if beat.draining or worker.is_silent(self._now_s):
                 continue
             alive[beat.site, beat.role] += 1
             if beat.role is Role.DECODE:

@@ -1,4 +1,4 @@
-"""Live workers of one kind, indexed by heartbeats, so that a decision need not walk the fleet."""
+"""Pools of live workers of one kind, indexed by heartbeats, so that a decision need not walk the fleet."""
 
 import heapq
 from collections.abc import Collection
@@ -7,30 +7,31 @@ from dataclasses import dataclass
 from prfaas.contracts.to_scheduler import Heartbeat
 
 Points = tuple[tuple[float, float], ...]
+"""A curve as (x, y) in rising order of x."""
 HEARTBEAT_TIMEOUT_S = 3.5
-"""Three missed beats and some slack: then a worker counts as dead, whatever its bucket still says."""
+"""Silence after which a worker counts as dead, whatever its bucket still says: three missed beats and some slack."""
 
 
 @dataclass(slots=True)
 class Worker:
     beat: Heartbeat
-    heard_s: float
+    received_at: float
     bit: int = 0
-    """In the directory of cached blocks."""
+    """Its bit in BlockDirectory."""
     placed_requests: int = 0
-    """Decode: placed here since the last beat, which therefore does not show them yet."""
+    """Decode: requests placed here since the last beat, which does not show them yet."""
 
     @property
     def load(self) -> int:
-        """Decode requests held or on their way."""
+        """Decode: requests held or on their way."""
         return self.beat.running + self.beat.waiting + self.placed_requests
 
-    def silent(self, now_s: float) -> bool:
-        return now_s - self.heard_s > HEARTBEAT_TIMEOUT_S
+    def is_silent(self, now_s: float) -> bool:
+        return now_s - self.received_at > HEARTBEAT_TIMEOUT_S
 
     @property
     def rank(self) -> tuple[int, str, str]:
-        """Of two decode workers the one with the lower rank is asked: the one with more free slots, then the first by name."""
+        """Order in which decode workers are asked, the lowest first: by free slots, then by name."""
         return self.load - self.beat.slots, self.beat.worker, self.beat.key
 
 
@@ -40,15 +41,15 @@ class DecodePool:
     def __init__(self) -> None:
         self._workers: dict[str, Worker] = {}
         self.bits = 0
-        """Of its workers, in the directory of cached blocks."""
+        """Bitmask of its workers in BlockDirectory."""
         self._ranks: list[tuple[int, str, str]] = []
-        """Heap with an entry for each worker's present rank, and outdated ones that are thrown away when they come up."""
+        """Heap with an entry for each worker's present rank, and outdated ones that are dropped when they come up."""
 
     def __len__(self) -> int:
         return len(self._workers)
 
     def put(self, worker: Worker) -> None:
-        """A new worker, or one whose beat or load has changed."""
+        """Adds a worker, or one whose beat or load has changed."""
         self._workers[worker.beat.key] = worker
         self.bits |= worker.bit
         heapq.heappush(self._ranks, worker.rank)
@@ -64,7 +65,7 @@ class DecodePool:
             heapq.heapify(self._ranks)
 
     def without(self, names: Collection[str]) -> "DecodePool":
-        """The other workers, perhaps none. Walks the pool: this is for the rare second placement."""
+        """A pool of the other workers, perhaps empty. Walks the pool: only a second placement needs it."""
         others = DecodePool()
         for worker in self._workers.values():
             if worker.beat.worker not in names:
@@ -72,7 +73,7 @@ class DecodePool:
         return others
 
     def least_loaded(self) -> Worker:
-        """Of a pool that is not empty."""
+        """The worker with the lowest rank. The pool must not be empty."""
         while True:
             rank = self._ranks[0]
             worker = self._workers.get(rank[2])
@@ -93,9 +94,9 @@ class PrefillPool:
     def __init__(self) -> None:
         self._workers: dict[str, Worker] = {}
         self.bits = 0
-        """Of its workers, in the directory of cached blocks."""
+        """Bitmask of its workers in BlockDirectory."""
         self._observers: dict[str, Worker] = {}
-        """Those of them that have observed how long a prefill takes, in the order in which they came."""
+        """Workers that have observed how long a prefill takes, the first that came first."""
 
     def __len__(self) -> int:
         return len(self._workers)
@@ -113,8 +114,8 @@ class PrefillPool:
 
     @property
     def queue_s(self) -> float:
-        """Until a worker is free for the next prompt, as they announce it: nothing while one of them is. They look at one queue
-        within a second of each other: the longest that one saw keeps schedulers from rushing to the same site at once."""
+        """Wait until a worker is free for the next prompt, as the workers announce it; 0 while one is idle. They look at one
+        queue within a second of each other: the longest that one saw keeps schedulers from rushing to the same site at once."""
         beats = [worker.beat for worker in self._workers.values()]
         if min(beat.busy_s for beat in beats) <= 0:
             return 0.0
@@ -122,12 +123,12 @@ class PrefillPool:
 
     @property
     def prefill_points(self) -> Points:
-        """Of one worker, the same one as long as it lives; the others of a site are machines of the same kind."""
+        """Curve of one worker, the same one as long as it lives; the others of a site are machines of the same kind."""
         return next(iter(self._observers.values())).beat.prefill_points if self._observers else ()
 
     @property
     def kv_points(self) -> Points:
-        """The same for all: equal fingerprints have equal layouts."""
+        """Curve of all workers: equal fingerprints have equal layouts."""
         return next(iter(self._workers.values())).beat.kv_points
 
     def validate(self, expected: dict[str, Worker]) -> None:

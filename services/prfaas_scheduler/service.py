@@ -1,4 +1,4 @@
-"""The scheduler as a process: heartbeats and link estimates in, placements out."""
+"""The scheduler as a process: heartbeats, cache announcements and link estimates in, placements out."""
 
 import asyncio
 import time
@@ -28,29 +28,29 @@ from prfaas.telemetry import names
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics import SchedulerMetrics
 from prfaas_scheduler.config import SchedulerConfig
-from prfaas_scheduler.roles.controller import RoleController
-from prfaas_scheduler.roles.events import BeginMove, MoveRefused, RequestSeen, RoleInstruction, RolesDue
-from prfaas_scheduler.service_core import (
-    AskBlocks,
+from prfaas_scheduler.events import (
     AttemptOver,
     CacheChanged,
-    CacheTold,
-    HeartbeatHeard,
+    CacheListed,
+    HeartbeatReceived,
     LinkLost,
     LinkMeasured,
-    PlaceAsked,
-    SchedulerCore,
+    PlacementRequested,
+    RequestCacheList,
     WorkerGone,
 )
+from prfaas_scheduler.roles.controller import RoleController
+from prfaas_scheduler.roles.events import BeginMove, MoveRefused, RequestSeen, RoleInstruction, RolesDue
+from prfaas_scheduler.service_core import SchedulerCore
 
-CONNECT_DEADLINE_S = 10.0
-BLOCKS_DEADLINE_S = 2.0
-"""For a worker to say what its cache holds."""
+CONNECT_TIMEOUT_S = 10.0
+CACHE_LIST_TIMEOUT_S = 2.0
+"""Time for a worker to list what its cache holds."""
 ROLES_TICK_S = 1.0
-CHANGE_DEADLINE_S = 10.0
-"""For a worker to say whether it changes its role."""
-ASKING = 16
-"""So many workers at once: their answers have hundreds of kilobytes."""
+CHANGE_TIMEOUT_S = 10.0
+"""Time for a worker to answer whether it changes its role."""
+CONCURRENT_CACHE_LISTS = 16
+"""Concurrent BlocksHeld requests; each answer may be hundreds of kB."""
 
 log = get_logger(__name__)
 
@@ -67,18 +67,18 @@ class SchedulerService:
         )
         self._roles = config.make_roles(self._core.fleet)
         self._bus: ControlBus | None = None
-        self._asked: set[str] = set()
-        """Workers whose answer is awaited."""
-        self._may_ask = asyncio.Semaphore(ASKING)
+        self._listing: set[str] = set()
+        """Workers whose cache list is awaited."""
+        self._list_room = asyncio.Semaphore(CONCURRENT_CACHE_LISTS)
 
     async def start(self) -> None:
         config = self._config
-        self._bus = bus = await ControlBus.connect(config.control, config.name, CONNECT_DEADLINE_S)
+        self._bus = bus = await ControlBus.connect(config.control, config.name, CONNECT_TIMEOUT_S)
         tasks = self._context.tasks
-        tasks.spawn("workers", watch(bus, subjects.workers_bucket(config.site), Heartbeat, self._worker))
-        tasks.spawn("links", watch(bus, subjects.links_bucket(config.site), LinkEstimate, self._link))
-        await bus.subscribe(subjects.attempts(config.site), AttemptEnded, self._attempt_ended)
-        await bus.subscribe(subjects.blocks(config.site), BlocksChanged, self._cache_changed)
+        tasks.spawn("workers", watch(bus, subjects.workers_bucket(config.site), Heartbeat, self._on_heartbeat))
+        tasks.spawn("links", watch(bus, subjects.links_bucket(config.site), LinkEstimate, self._on_link))
+        await bus.subscribe(subjects.attempts(config.site), AttemptEnded, self._on_attempt_ended)
+        await bus.subscribe(subjects.blocks(config.site), BlocksChanged, self._on_cache_changed)
         await bus.serve(subjects.place(config.site), PlaceRequest, self._place)
         if self._roles is not None:
             tasks.spawn("roles", self._move_workers(bus, self._roles))
@@ -88,13 +88,13 @@ class SchedulerService:
         return None if self._bus.connected else "the connection to the site's NATS server is down"
 
     async def drain(self, deadline_s: float) -> None:
-        """Placements are answered at once: there is nothing to wait for."""
+        """Returns at once: placements are answered as they come."""
 
     async def stop(self) -> None:
         if self._bus is not None:
             await self._bus.drain()
 
-    def _worker(self, key: str, beat: Heartbeat | None) -> None:
+    def _on_heartbeat(self, key: str, beat: Heartbeat | None) -> None:
         now_s = time.monotonic()
         if beat is None:
             log.info("worker_gone", worker=key)
@@ -103,63 +103,63 @@ class SchedulerService:
         if beat is None:
             self._core.handle(WorkerGone(now_s, key))
         else:
-            self._ask_for_blocks(self._core.handle(HeartbeatHeard(now_s, beat)))
+            self._request_cache_lists(self._core.handle(HeartbeatReceived(now_s, beat)))
         for (site, role), count in self._core.fleet.alive.items():
             self._metrics.workers.labels(site, role.value).set(count)
 
-    def _link(self, key: str, estimate: LinkEstimate | None) -> None:
+    def _on_link(self, key: str, estimate: LinkEstimate | None) -> None:
         now_s = time.monotonic()
         if estimate is None:
             log.info("link_lost", link=key)
         self._core.handle(LinkLost(now_s, key) if estimate is None else LinkMeasured(now_s, estimate))
 
-    def _attempt_ended(self, ended: AttemptEnded) -> None:
+    def _on_attempt_ended(self, ended: AttemptEnded) -> None:
         self._core.handle(AttemptOver(time.monotonic(), ended))
 
-    def _cache_changed(self, changed: BlocksChanged) -> None:
-        self._ask_for_blocks(self._core.handle(CacheChanged(time.monotonic(), changed)))
+    def _on_cache_changed(self, changed: BlocksChanged) -> None:
+        self._request_cache_lists(self._core.handle(CacheChanged(time.monotonic(), changed)))
 
-    def _ask_for_blocks(self, instructions: list[AskBlocks]) -> None:
+    def _request_cache_lists(self, instructions: list[RequestCacheList]) -> None:
         for ask in instructions:
-            if ask.key not in self._asked:
-                self._asked.add(ask.key)
-                self._context.tasks.spawn(f"blocks of {ask.key}", self._hear_blocks(ask))
+            if ask.key not in self._listing:
+                self._listing.add(ask.key)
+                self._context.tasks.spawn(f"blocks of {ask.key}", self._request_cache_list(ask))
 
-    async def _hear_blocks(self, ask: AskBlocks) -> None:
-        """Who does not answer is asked again at a later sign of life: the core says when."""
+    async def _request_cache_list(self, ask: RequestCacheList) -> None:
+        """Asks one worker. Without an answer the core asks again at a later sign of life."""
         assert self._bus is not None
         subject = subjects.held_blocks(ask.site, ask.role.value, ask.worker)
         try:
-            async with self._may_ask:
-                held = await self._bus.request(subject, None, BlocksHeld, BLOCKS_DEADLINE_S)
-            self._core.handle(CacheTold(time.monotonic(), ask.key, held))
+            async with self._list_room:
+                held = await self._bus.request(subject, None, BlocksHeld, CACHE_LIST_TIMEOUT_S)
+            self._core.handle(CacheListed(time.monotonic(), ask.key, held))
             self._metrics.snapshot("told")
         except (BusError, BadMessageError, ValueError) as error:
             self._metrics.snapshot("failed")
             log.debug("blocks_not_told", worker=ask.key, error=str(error))
         finally:
-            self._asked.discard(ask.key)
+            self._listing.discard(ask.key)
 
     async def _move_workers(self, bus: ControlBus, roles: RoleController) -> None:
         while True:
             await asyncio.sleep(ROLES_TICK_S)
             for instruction in roles.handle(RolesDue(time.monotonic())):
-                self._moved(instruction)
-                if isinstance(instruction, BeginMove) and (refusal := await self._tell_to_move(bus, instruction)):
+                self._report_move(instruction)
+                if isinstance(instruction, BeginMove) and (refusal := await self._request_move(bus, instruction)):
                     for over in roles.handle(MoveRefused(time.monotonic(), refusal)):
-                        self._moved(over)
+                        self._report_move(over)
 
-    async def _tell_to_move(self, bus: ControlBus, move: BeginMove) -> str:
-        """Why it does not move; empty when it does."""
+    async def _request_move(self, bus: ControlBus, move: BeginMove) -> str:
+        """Why the worker does not move; empty when it does."""
         subject = subjects.change_role(self._config.site, move.role, move.worker)
         change = ChangeRole(role=move.to_role, drain_s=move.drain_s)
         try:
-            reply = await bus.request(subject, change, RoleChanging | RoleKept, CHANGE_DEADLINE_S)
+            reply = await bus.request(subject, change, RoleChanging | RoleKept, CHANGE_TIMEOUT_S)
         except (BusError, BadMessageError) as error:
             return str(error)
         return reply.reason if isinstance(reply, RoleKept) else ""
 
-    def _moved(self, instruction: RoleInstruction) -> None:
+    def _report_move(self, instruction: RoleInstruction) -> None:
         worker, to_role = instruction.worker, instruction.to_role.value
         if isinstance(instruction, BeginMove):
             log.info("worker_moves", worker=worker, to_role=to_role, reason=instruction.reason)
@@ -177,12 +177,15 @@ class SchedulerService:
         parent = trace_context.get_current()
         span = self._context.tracing.start(names.PLACE, parent=parent, kind=SpanKind.SERVER, attributes=attributes)
         started_s = time.monotonic()
-        (answered,) = self._core.handle(PlaceAsked(started_s, request))
+        # Decide.
+        (answered,) = self._core.handle(PlacementRequested(started_s, request))
         answer = answered.answer
         self._metrics.decision_s.observe(time.monotonic() - started_s)
+        # A request that is placed again was counted the first time.
         if self._roles is not None and not request.refused_by:
             uncached_tokens = max(0, request.prompt_tokens - 1 - answered.cached_tokens)
             self._roles.handle(RequestSeen(started_s, request.model, uncached_tokens))
+        # Say what was decided, in metrics and on the span.
         if isinstance(answer, Placement):
             self._metrics.placed(answer.outcome, answer.prefill_site)
             self._metrics.hit_tokens.inc(answered.cached_tokens)

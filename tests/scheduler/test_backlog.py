@@ -41,6 +41,23 @@ def test_a_deferred_one_waits_behind_all_that_come() -> None:
     assert (backlog.wait_s(1, 6.0), backlog.deferred_bytes) == (3.0, 0.0), "now it runs, and nobody can be put before it"
 
 
+def test_jobs_bound_to_one_worker_leave_the_others_free() -> None:
+    backlog = Backlog()
+    for number in range(4):
+        backlog.add(str(number), 5.0, 0.0, 3, 0.0, "p1")
+    assert backlog.wait_s(3, 0.0) == 0.0
+    assert backlog.worker_wait_s("p1", 3, 0.0) == 20.0
+    assert backlog.worker_wait_s("p2", 3, 0.0) < 20.0
+    backlog.add("other", 5.0, 0.0, 3, 0.0)
+    backlog.add("another", 5.0, 0.0, 3, 0.0)
+    assert backlog.wait_s(3, 0.0) > 0.0
+    backlog.validate()
+    for number in range(4):
+        backlog.remove(str(number), 3, 1.0)
+        backlog.validate()
+    assert backlog.worker_wait_s("p1", 3, 1.0) == backlog.worker_wait_s("p2", 3, 1.0)
+
+
 class AnyOrder(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()

@@ -46,8 +46,8 @@ def test_the_longest_prefix_of_each_worker() -> None:
     directory = BlockDirectory()
     for key in "abc":
         directory.join(key)
-    directory.change("a", changed(1, [1, 2, 3]), 0.0)
-    directory.change("b", changed(1, [1]), 0.0)
+    directory.apply("a", changed(1, [1, 2, 3]), 0.0)
+    directory.apply("b", changed(1, [1]), 0.0)
     assert prefixes(directory, [1, 2, 3, 4]) == {"a": 3, "b": 1}
     assert directory.find([9, 8]) == []
     assert prefixes(directory, [1]) == {"a": 1, "b": 1}
@@ -59,18 +59,18 @@ def test_the_longest_prefix_of_each_worker() -> None:
 def test_who_missed_something_asks_and_asks_more_and_more_rarely() -> None:
     directory = BlockDirectory()
     directory.join("a")
-    assert directory.doubtful("a", 0.0), "a new worker may hold anything"
-    assert not directory.doubtful("a", 0.5 * FIRST_PAUSE_S)
-    assert directory.change("a", changed(5, [1]), FIRST_PAUSE_S), "it has announced four times before"
-    assert not directory.change("a", changed(6, [2]), 2 * FIRST_PAUSE_S)
-    directory.hold("a", held(6, [1, 2, 3]))
-    assert not directory.doubtful("a", 100.0)
+    assert directory.needs_list("a", 0.0), "a new worker may hold anything"
+    assert not directory.needs_list("a", 0.5 * FIRST_PAUSE_S)
+    assert directory.apply("a", changed(5, [1]), FIRST_PAUSE_S), "it has announced four times before"
+    assert not directory.apply("a", changed(6, [2]), 2 * FIRST_PAUSE_S)
+    directory.replace("a", held(6, [1, 2, 3]))
+    assert not directory.needs_list("a", 100.0)
     assert prefixes(directory, [1, 2, 3]) == {"a": 3}
-    assert not directory.change("a", changed(7, [], [3]), 100.0)
-    assert directory.change("a", changed(9, [4]), 101.0), "the eighth was lost"
-    directory.hold("a", held(8, [1]))
+    assert not directory.apply("a", changed(7, [], [3]), 100.0)
+    assert directory.apply("a", changed(9, [4]), 101.0), "the eighth was lost"
+    directory.replace("a", held(8, [1]))
     assert prefixes(directory, [1, 2, 3, 4]) == {"a": 4}, "an answer that is older than what is known is none"
-    directory.hold("a", held(9, [1, 4]))
+    directory.replace("a", held(9, [1, 4]))
     assert prefixes(directory, [1, 2, 3]) == {"a": 1}
     directory.validate()
 
@@ -78,10 +78,10 @@ def test_who_missed_something_asks_and_asks_more_and_more_rarely() -> None:
 def test_a_new_incarnation_holds_nothing() -> None:
     directory = BlockDirectory()
     directory.join("a")
-    assert not directory.change("a", changed(1, [1, 2]), 0.0)
-    assert not directory.change("a", changed(1, [5], incarnation="j"), 1.0)
+    assert not directory.apply("a", changed(1, [1, 2]), 0.0)
+    assert not directory.apply("a", changed(1, [5], incarnation="j"), 1.0)
     assert prefixes(directory, [1, 2]) == {}
-    assert directory.change("a", changed(3, [6], incarnation="k"), 2.0), "its first two were lost"
+    assert directory.apply("a", changed(3, [6], incarnation="k"), 2.0), "its first two were lost"
     directory.validate()
 
 
@@ -91,7 +91,7 @@ def test_memory_is_bounded_and_the_oldest_goes() -> None:
         directory.join(key)
         for sequence in range(1, 11):
             first = 10_000 * number + 100 * sequence
-            directory.change(key, changed(sequence, range(first, first + 100)), 0.0)
+            directory.apply(key, changed(sequence, range(first, first + 100)), 0.0)
         directory.validate()
     assert directory.blocks + directory.dropped == 4000
     assert prefixes(directory, [30_950]) == {"d": 1} and not prefixes(directory, [150])
@@ -101,7 +101,7 @@ def test_hashes_that_are_none_are_refused() -> None:
     directory = BlockDirectory()
     directory.join("a")
     with pytest.raises(ValueError, match="8 bytes each"):
-        directory.hold("a", BlocksHeld(incarnation="i", sequence=1, hashes=b"123"))
+        directory.replace("a", BlocksHeld(incarnation="i", sequence=1, hashes=b"123"))
 
 
 class Cache:
@@ -145,7 +145,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(key=WORKERS, stored=BLOCKS, removed=BLOCKS, lost=st.sampled_from([False, False, True]))
     def worker_announces(self, key: str, stored: list[int], removed: list[int], lost: bool) -> None:
         if key not in self.real:
-            self.directory.change(key, changed(1, stored), self.now_s)
+            self.directory.apply(key, changed(1, stored), self.now_s)
             return
         cache = self.real[key]
         cache.sequence += 1
@@ -156,7 +156,7 @@ class AnyOrder(RuleBasedStateMachine):
             return
         message = changed(cache.sequence, stored, set(removed) - set(stored), incarnation=cache.incarnation)
         self.now_s += 1000.0  # longer than any pause between questions
-        asked = self.directory.change(key, message, self.now_s)
+        asked = self.directory.apply(key, message, self.now_s)
         if cache.sequence == 1:
             self.exact.add(key)
         assert asked is (key not in self.exact)
@@ -165,7 +165,7 @@ class AnyOrder(RuleBasedStateMachine):
     def worker_answers(self, key: str) -> None:
         if key in self.real:
             cache = self.real[key]
-            self.directory.hold(key, held(cache.sequence, cache.blocks, incarnation=cache.incarnation))
+            self.directory.replace(key, held(cache.sequence, cache.blocks, incarnation=cache.incarnation))
             self.exact.add(key)
 
     @invariant()

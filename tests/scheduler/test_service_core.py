@@ -1,76 +1,33 @@
-"""Placements: who is asked, what is said, and what happens when nobody is there."""
+"""Placements: which workers are chosen, what the reason says, and what is refused."""
 
 from array import array
 from collections import Counter
-from typing import Any
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
 from prfaas.contracts.terms import Outcome, Role
-from prfaas.contracts.to_gateway import Placement, Refusal
-from prfaas.contracts.to_scheduler import AttemptEnded, BlocksChanged, BlocksHeld, Heartbeat, LinkEstimate, PlaceRequest
-from prfaas_scheduler.fleet import LINK_TIMEOUT_S
-from prfaas_scheduler.policies.base import LocalOnly, Policy, RemoteAll, Threshold
-from prfaas_scheduler.policies.predictive import Predictive
-from prfaas_scheduler.pools import HEARTBEAT_TIMEOUT_S
-from prfaas_scheduler.service_core import (
-    AskBlocks,
-    AttemptOver,
+from prfaas.contracts.to_gateway import Placement
+from prfaas.contracts.to_scheduler import BlocksChanged, BlocksHeld, LinkEstimate, PlaceRequest
+from prfaas_scheduler.events import (
     CacheChanged,
-    CacheTold,
-    HeartbeatHeard,
+    CacheListed,
+    HeartbeatReceived,
     LinkLost,
     LinkMeasured,
-    PlaceAsked,
-    SchedulerCore,
+    PlacementRequested,
+    RequestCacheList,
     WorkerGone,
 )
-
-
-def beat(site: str, worker: str, role: Role, **load: Any) -> Heartbeat:
-    if role is Role.DECODE:
-        load = {"slots": 2, "waiting_limit": 1} | load
-    defaults: dict[str, Any] = {"model": "m", "fingerprint": "f", "max_context_tokens": 8192}
-    return Heartbeat(site=site, worker=worker, role=role, **(defaults | load))
-
-
-def scheduler(policy: Policy, *beats: Heartbeat) -> SchedulerCore:
-    core = SchedulerCore("home", policy)
-    for heard in beats or (
-        beat("home", "d0", Role.DECODE),
-        beat("home", "p0", Role.PREFILL),
-        beat("far", "p1", Role.PREFILL),
-    ):
-        core.handle(HeartbeatHeard(0.0, heard))
-    return core
-
-
-def place(core: SchedulerCore, prompt_tokens: int = 100, now_s: float = 0.0, **changes: Any) -> Placement | Refusal:
-    request = PlaceRequest(
-        request_id=changes.get("request_id", "r"),
-        model=changes.get("model", "m"),
-        prompt_tokens=prompt_tokens,
-        max_tokens=8,
-        ttft_deadline_s=30.0,
-        refused_by=changes.get("refused_by", ()),
-    )
-    (answer,) = core.handle(PlaceAsked(now_s, request))
-    core.validate()
-    return answer.answer
-
-
-def placed(core: SchedulerCore, prompt_tokens: int = 100, now_s: float = 0.0, **changes: Any) -> Placement:
-    answer = place(core, prompt_tokens, now_s, **changes)
-    assert isinstance(answer, Placement), answer
-    return answer
-
-
-def refused(core: SchedulerCore, now_s: float = 0.0, **changes: Any) -> Refusal:
-    answer = place(core, now_s=now_s, **changes)
-    assert isinstance(answer, Refusal), answer
-    return answer
+from prfaas_scheduler.fleet import LINK_TIMEOUT_S
+from prfaas_scheduler.policies.base import Policy
+from prfaas_scheduler.policies.baselines import LocalOnly, RemoteAll
+from prfaas_scheduler.policies.predictive import Predictive
+from prfaas_scheduler.policies.threshold import Threshold
+from prfaas_scheduler.pools import HEARTBEAT_TIMEOUT_S
+from prfaas_scheduler.service_core import SchedulerCore
+from tests.scheduler.placing import SPEED, beat, far_link, over, placed, refused, scheduler
 
 
 def test_local_only_stays_and_remote_all_goes() -> None:
@@ -92,8 +49,8 @@ def test_a_silent_worker_is_dead_and_a_deleted_one_too() -> None:
     core = scheduler(RemoteAll())
     late = HEARTBEAT_TIMEOUT_S + 1
     assert refused(core, now_s=late).code == "no_decode_worker"
-    core.handle(HeartbeatHeard(late, beat("home", "d0", Role.DECODE)))
-    core.handle(HeartbeatHeard(late, beat("home", "p0", Role.PREFILL)))
+    core.handle(HeartbeatReceived(late, beat("home", "d0", Role.DECODE)))
+    core.handle(HeartbeatReceived(late, beat("home", "p0", Role.PREFILL)))
     answer = placed(core, now_s=late)
     assert (answer.prefill_site, answer.outcome) == ("home", Outcome.LOCAL_NO_REMOTE)
     core.handle(WorkerGone(late, "home.prefill.p0"))
@@ -107,7 +64,7 @@ def test_an_unknown_model_and_a_full_fleet_are_refused_with_a_time_to_come_back(
     for _ in range(3):
         placed(core)
     assert refused(core).code == "overloaded"
-    core.handle(HeartbeatHeard(1.0, beat("home", "d0", Role.DECODE, running=1)))
+    core.handle(HeartbeatReceived(1.0, beat("home", "d0", Role.DECODE, running=1)))
     placed(core, now_s=1.0)
 
 
@@ -123,7 +80,7 @@ def test_kv_that_the_decode_worker_could_not_install_is_not_asked_for() -> None:
 
 def test_a_draining_worker_gets_nothing() -> None:
     core = scheduler(LocalOnly())
-    core.handle(HeartbeatHeard(0.0, beat("home", "d0", Role.DECODE, draining=True)))
+    core.handle(HeartbeatReceived(0.0, beat("home", "d0", Role.DECODE, draining=True)))
     assert refused(core).code == "no_decode_worker"
 
 
@@ -147,7 +104,7 @@ def test_a_request_that_a_decode_worker_refused_goes_to_another_one_and_is_count
     )
     assert placed(core).decode_worker == "d0"
     assert placed(core, refused_by=("d0",)).decode_worker == "d1"
-    assert len(core.fleet.remembered("far").backlog) == 1
+    assert len(core.fleet.site_state("far").backlog) == 1
     assert placed(core, request_id="next").decode_worker == "d0", "the others' loads are still in order"
     answer = refused(core, refused_by=("d0", "d1"))
     assert (answer.code, answer.message) == ("overloaded", "all decode workers of model 'm' refused the request: d0, d1")
@@ -156,21 +113,12 @@ def test_a_request_that_a_decode_worker_refused_goes_to_another_one_and_is_count
 def test_the_fallback_leaves_the_local_site_time() -> None:
     core = scheduler(RemoteAll())
     assert placed(core).fallback_after_s == 15.0, "nothing is known of the local speed: half"
-    core.handle(HeartbeatHeard(0.0, beat("home", "p0", Role.PREFILL, prefill_points=((100.0, 0.1), (8000.0, 8.0)))))
+    core.handle(HeartbeatReceived(0.0, beat("home", "p0", Role.PREFILL, prefill_points=((100.0, 0.1), (8000.0, 8.0)))))
     slow = placed(core, 8001).fallback_after_s
     assert slow == 30.0 - 1.5 * 8.0
     assert placed(core, 101).fallback_after_s == 21.0, "never more than 70 %"
-    core.handle(HeartbeatHeard(0.0, beat("home", "d0", Role.DECODE)))
+    core.handle(HeartbeatReceived(0.0, beat("home", "d0", Role.DECODE)))
     assert placed(core, 30_000).fallback_after_s == 21.0, "the local site could not save the deadline"
-
-
-SPEED = {"prefill_points": ((100.0, 0.1), (8000.0, 8.0)), "kv_points": ((1.0, 1e5), (8000.0, 8e8))}
-
-
-def over(core: SchedulerCore, request_id: str, site: str, now_s: float = 0.0, **changes: Any) -> None:
-    ended = AttemptEnded(request_id=request_id, site=site, **({"verified": True} | changes))
-    assert core.handle(AttemptOver(now_s, ended)) == []
-    core.validate()
 
 
 def test_two_remote_sites_share_by_queue() -> None:
@@ -188,12 +136,12 @@ def test_two_remote_sites_share_by_queue() -> None:
     assert placed(core, 401, 1.0, request_id="d").prefill_site == "far"
 
 
-def test_a_placement_that_nobody_reports_expires_with_its_deadline() -> None:
+def test_a_placement_whose_end_is_not_reported_expires_with_its_deadline() -> None:
     core = scheduler(RemoteAll())
     placed(core, 4001, request_id="a")
-    assert len(core.fleet.remembered("far").backlog) == 1
-    core.handle(HeartbeatHeard(31.0, beat("home", "d0", Role.DECODE)))
-    assert len(core.fleet.remembered("far").backlog) == 0
+    assert len(core.fleet.site_state("far").backlog) == 1
+    core.handle(HeartbeatReceived(31.0, beat("home", "d0", Role.DECODE)))
+    assert len(core.fleet.site_state("far").backlog) == 0
     core.validate()
 
 
@@ -201,25 +149,9 @@ def test_a_fallback_moves_the_work_to_the_site_that_does_it_now() -> None:
     core = scheduler(RemoteAll())
     placed(core, 4001, request_id="a")
     over(core, "a", "far", verified=False, code="timeout", next_site="home")
-    assert (len(core.fleet.remembered("far").backlog), len(core.fleet.remembered("home").backlog)) == (0, 1)
+    assert (len(core.fleet.site_state("far").backlog), len(core.fleet.site_state("home").backlog)) == (0, 1)
     over(core, "a", "home")
-    assert len(core.fleet.remembered("home").backlog) == 0
-
-
-def test_a_link_that_fails_is_left_alone_and_tried_again_by_one_request_at_a_time() -> None:
-    core = scheduler(RemoteAll(), beat("home", "d0", Role.DECODE, slots=50), beat("home", "p0", Role.PREFILL), FAR)
-    for name in "abc":
-        assert placed(core, request_id=name).prefill_site == "far"
-        over(core, name, "far", verified=False, code="timeout")
-    assert placed(core, request_id="d").outcome is Outcome.LOCAL_NO_REMOTE
-    later = 2.5
-    assert placed(core, now_s=later, request_id="e").prefill_site == "far", "half open: a trial"
-    assert placed(core, now_s=later, request_id="f").prefill_site == "home", "only one trial at a time"
-    over(core, "e", "far", later, verified=True)
-    assert placed(core, now_s=later, request_id="g").prefill_site == "far"
-
-
-FAR = beat("far", "p1", Role.PREFILL)
+    assert len(core.fleet.site_state("home").backlog) == 0
 
 
 def test_link_estimates_are_kept_by_direction() -> None:
@@ -227,10 +159,6 @@ def test_link_estimates_are_kept_by_direction() -> None:
     core.handle(LinkMeasured(0.0, LinkEstimate(source="far", destination="home", rtt_s=0.02, goodput_bytes_per_s=1e6, samples=1)))
     assert core.fleet.prefill_sites("m", "f")["far"].link is not None
     assert core.fleet.prefill_sites("m", "f")["home"].link is None
-
-
-def far_link(goodput_bytes_per_s: float = 1e9) -> LinkEstimate:
-    return LinkEstimate(source="far", destination="home", rtt_s=0.02, goodput_bytes_per_s=goodput_bytes_per_s, samples=1)
 
 
 @pytest.mark.parametrize("lost", ["silent", "withdrawn"])
@@ -245,24 +173,10 @@ def test_a_link_of_which_nothing_is_known_any_more_is_scarce(lost: str) -> None:
     if lost == "withdrawn":
         core.handle(LinkLost(later, "far.home"))
     for heard in (beat("home", "d0", Role.DECODE, slots=9), home, far):
-        core.handle(HeartbeatHeard(later, heard))
+        core.handle(HeartbeatReceived(later, heard))
     assert placed(core, now_s=later, request_id="b").outcome is Outcome.LOCAL_LINK_SCARCE
     core.handle(LinkMeasured(later, far_link()))
     assert placed(core, now_s=later, request_id="c").outcome is Outcome.OFFLOADED
-
-
-def test_a_link_that_is_measured_again_is_tried_at_once() -> None:
-    core = scheduler(RemoteAll(), beat("home", "d0", Role.DECODE, slots=50), beat("home", "p0", Role.PREFILL), FAR)
-    core.handle(LinkMeasured(0.0, far_link()))
-    for name in "abc":
-        placed(core, request_id=name)
-        over(core, name, "far", verified=False, code="timeout")
-    core.handle(LinkMeasured(0.5, far_link()))
-    assert placed(core, now_s=0.5, request_id="d").outcome is Outcome.LOCAL_NO_REMOTE, "it was there all the time"
-    core.handle(LinkLost(1.0, "far.home"))
-    core.handle(LinkMeasured(1.5, far_link()))
-    assert placed(core, now_s=1.5, request_id="e").outcome is Outcome.OFFLOADED
-    assert placed(core, now_s=1.5, request_id="f").outcome is Outcome.LOCAL_NO_REMOTE, "by one request"
 
 
 # ---- cached prefixes
@@ -272,7 +186,7 @@ def hashes(count: int, first: int = 1) -> bytes:
     return bytes(array("Q", range(first, first + count)))
 
 
-def stores(core: SchedulerCore, site: str, worker: str, role: Role, stored: bytes, now_s: float = 0.0) -> list[AskBlocks]:
+def stores(core: SchedulerCore, site: str, worker: str, role: Role, stored: bytes, now_s: float = 0.0) -> list[RequestCacheList]:
     changed = BlocksChanged(site=site, worker=worker, role=role, incarnation="i", sequence=1, stored=stored)
     return core.handle(CacheChanged(now_s, changed))
 
@@ -287,7 +201,7 @@ def ask(core: SchedulerCore, prompt_tokens: int, request_id: str, now_s: float =
         block_hashes=hashes(prompt_tokens // 512),
         block_tokens=512,
     )
-    (answered,) = core.handle(PlaceAsked(now_s, request))
+    (answered,) = core.handle(PlacementRequested(now_s, request))
     core.validate()
     assert isinstance(answered.answer, Placement), answered.answer
     return answered.answer
@@ -334,7 +248,7 @@ def test_the_decode_worker_with_the_prefix_is_taken_unless_it_is_much_more_loade
     assert answers[0].decode_worker == "d1" and "5120 at decode worker d1" in answers[0].reason
     loads = Counter(answer.decode_worker for answer in answers)
     assert loads["d1"] > loads["d0"] > 0, "it may be a little more loaded"
-    owed = {placed.site: core.fleet.remembered(placed.site).backlog.kv_bytes for placed in core.fleet.placed.values()}
+    owed = {placed.site: core.fleet.site_state(placed.site).backlog.kv_bytes for placed in core.fleet.placed.values()}
     assert owed["far"] < 8 * core.fleet.prefill_sites("m", "f")["far"].kv_bytes(6000)
 
 
@@ -349,10 +263,10 @@ def test_what_a_worker_had_cached_goes_with_it() -> None:
 def test_a_worker_is_asked_what_it_holds_when_it_is_found_and_when_something_was_missed() -> None:
     core = SchedulerCore("home", LocalOnly())
     found = beat("home", "p1", Role.PREFILL)
-    (asked,) = core.handle(HeartbeatHeard(0.0, found))
+    (asked,) = core.handle(HeartbeatReceived(0.0, found))
     assert (asked.site, asked.role, asked.worker, asked.key) == ("home", Role.PREFILL, "p1", found.key)
-    core.handle(CacheTold(0.1, found.key, BlocksHeld(incarnation="i", sequence=7, hashes=hashes(3))))
-    assert core.handle(HeartbeatHeard(1.0, found)) == []
+    core.handle(CacheListed(0.1, found.key, BlocksHeld(incarnation="i", sequence=7, hashes=hashes(3))))
+    assert core.handle(HeartbeatReceived(1.0, found)) == []
     missed = BlocksChanged(site="home", worker="p1", role=Role.PREFILL, incarnation="i", sequence=9)
     assert [asked.worker for asked in core.handle(CacheChanged(2.0, missed))] == ["p1"]
     assert core.fleet.directory.blocks == 3

@@ -9,8 +9,8 @@ from prfaas.capacity.observed import ObservedTimes
 from prfaas.capacity.profiles import Profile
 from prfaas.contracts.terms import Role
 from prfaas.contracts.to_scheduler import Heartbeat, LinkEstimate
-from prfaas_scheduler.policies.base import Policy, Threshold
-from prfaas_scheduler.policies.predictive import Predictive
+from prfaas_scheduler.policies.base import Policy
+from prfaas_scheduler.policies.registry import POLICIES, PolicyOptions
 
 HOME = "home"
 MODEL = "emulated-1t"
@@ -29,7 +29,7 @@ _GOODPUT_BYTES_PER_S = 100e9 / 8 / 4
 
 
 def make_policy(name: str) -> Policy:
-    return Predictive() if name == "predictive" else Threshold(THRESHOLD_TOKENS)
+    return POLICIES[name](PolicyOptions(threshold_tokens=THRESHOLD_TOKENS))
 
 
 class Fleet(NamedTuple):

@@ -28,7 +28,8 @@ from prfaas.bus.presence import INTERVAL_S
 from prfaas.contracts.terms import Role
 from prfaas.contracts.to_gateway import Placement
 from prfaas.contracts.to_scheduler import AttemptEnded, Heartbeat, LinkEstimate, PlaceRequest
-from prfaas_scheduler.service_core import AttemptOver, CacheChanged, HeartbeatHeard, LinkMeasured, PlaceAsked, SchedulerCore
+from prfaas_scheduler.events import AttemptOver, CacheChanged, HeartbeatReceived, LinkMeasured, PlacementRequested
+from prfaas_scheduler.service_core import SchedulerCore
 
 PREEMPTED_US = 100.0
 IDLE_S = 1e-4
@@ -123,7 +124,7 @@ class _World:
 
     def _beat(self, beat: Heartbeat) -> None:
         # Decoded from bytes in the live service: a new object each time.
-        event = HeartbeatHeard(self.now_s, msgspec.structs.replace(beat, running=self.running[beat.worker]))
+        event = HeartbeatReceived(self.now_s, msgspec.structs.replace(beat, running=self.running[beat.worker]))
         begun_ns = time.perf_counter_ns()
         self.core.handle(event)
         self.heartbeat_ns += time.perf_counter_ns() - begun_ns
@@ -182,7 +183,7 @@ def measure(policy: str, workers: int, decisions: int, cached_blocks: int = 0, s
             block_hashes=bytes(hashes),
             block_tokens=BLOCK_TOKENS,
         )
-        event = PlaceAsked(now_s, request)
+        event = PlacementRequested(now_s, request)
         # The live process is mostly idle: it comes to a decision from sleep, with cold caches and a fresh time slice.
         if now_s >= warm_at_s:
             time.sleep(IDLE_S)

@@ -1,1 +1,1 @@
-"""Policies: where to prefill one prompt, and why there."""
+"""Policies: where to prefill one prompt, and why there. `registry` names them."""

@@ -1,4 +1,4 @@
-"""Our own policy: the least predicted time to first token, from queues, observed speeds, and what each link carries now.
+"""Policy `predictive`, not in the paper: the least predicted time to first token, from queues, observed speeds, and links.
 
     local   wait + T(l)
     remote  max(wait + T(l), (KV bytes that the link owes + S_kv(l)) / goodput) + RTT
@@ -14,19 +14,21 @@ should come to it first, and no longer than a share of the client's deadline; th
 from typing import NamedTuple
 
 from prfaas.contracts.terms import Outcome
-from prfaas_scheduler.candidates import PrefillSite
-from prfaas_scheduler.policies.base import Candidates, Choice, no_remote, only_remote
+from prfaas_scheduler.candidates import Candidate
+from prfaas_scheduler.policies.base import Candidates, Choice
+from prfaas_scheduler.prompt import Prompt
 
 TTFT_OBJECTIVE_S = 10.0
+"""Time to first token that requests should have."""
 COMFORT_SHARE = 0.2
-"""Of the objective: what the local site serves in less stays there. A fixed saving to ask for instead would let the local queue
-grow up to the objective before the remote site, which is faster, takes over."""
+"""Share of the objective within which the local site serves prompts that stay there. A fixed saving to ask for instead would
+let the local queue grow up to the objective before the remote site, which is faster, takes over."""
 SURE_SHARE = 0.9
-"""Of the objective: a prediction above this does not count on keeping it."""
+"""Predictions above this share of the objective count as missing it."""
 
 
 class Predicted(NamedTuple):
-    site: PrefillSite
+    candidate: Candidate
     ttft_s: float
     by_link: bool = False
     """The link, not the prefill, is the slower of the two."""
@@ -34,67 +36,76 @@ class Predicted(NamedTuple):
 
 class Predictive:
     name = "predictive"
+    fixed_threshold_tokens: float | None = None
 
     def __init__(self, *, ttft_objective_s: float = TTFT_OBJECTIVE_S, comfort_share: float = COMFORT_SHARE) -> None:
         self.ttft_objective_s = ttft_objective_s
         self.comfort_s = comfort_share * ttft_objective_s
 
-    def choose(self, prefill_tokens: int, candidates: Candidates) -> Choice:
+    def choose(self, prompt: Prompt, candidates: Candidates) -> Choice:
         if candidates.local is None:
-            return only_remote(prefill_tokens, candidates, "policy predictive")
-        local_s = candidates.local.prefill_s(prefill_tokens)
+            return candidates.only_remote("policy predictive")
+        local_s = candidates.local.route.prefill_s
         if local_s is None:
             return Choice(candidates.local, Outcome.LOCAL_POLICY, "nothing is known of the local site's speed yet")
+        # The choice if it is in time.
         local = Predicted(candidates.local, local_s)
-        remotes = [found for site in candidates.remotes if (found := _remote(site, prefill_tokens)) is not None]
+        remotes = [found for remote in candidates.remotes if (found := _predict_remote(remote)) is not None]
         if remotes:
-            best = min(remotes, key=lambda found: (found.ttft_s, found.site.site))
-            numbers = f"predicted {local.ttft_s:.2f} s at home, {best.ttft_s:.2f} s at {best.site.site}"
+            best = min(remotes, key=lambda found: (found.ttft_s, found.candidate.name))
+            numbers = f"predicted {local.ttft_s:.2f} s at home, {best.ttft_s:.2f} s at {best.candidate.name}"
             choice = self._sooner(local, best, numbers)
         else:
             best = local
             numbers = f"predicted {local.ttft_s:.2f} s at home"
-            choice = no_remote(candidates, numbers)
+            choice = candidates.no_remote(numbers)
             if candidates.remotes:
                 reason = f"{numbers}, and no remote site has a link and a speed that are known now"
-                choice = Choice(local.site, Outcome.LOCAL_LINK_SCARCE, reason)
+                choice = Choice(local.candidate, Outcome.LOCAL_LINK_SCARCE, reason)
+        # Late wherever it goes: it gives way to prompts that can still be served in time.
         if min(local.ttft_s, best.ttft_s) > SURE_SHARE * self.ttft_objective_s:
-            return self._deferred(prefill_tokens, choice, local.site, remotes, numbers)
+            return self._deferred(choice, local.candidate, remotes, numbers)
         return choice
 
     def _sooner(self, local: Predicted, best: Predicted, numbers: str) -> Choice:
         if local.ttft_s <= self.comfort_s:
-            return Choice(local.site, Outcome.LOCAL_SHORT, f"{numbers}: within {self.comfort_s:g} s at home")
+            return Choice(local.candidate, Outcome.LOCAL_SHORT, f"{numbers}: within {self.comfort_s:g} s at home")
         if best.ttft_s < local.ttft_s:
-            return Choice(best.site, Outcome.OFFLOADED, numbers)
-        return Choice(local.site, Outcome.LOCAL_LINK_SCARCE if best.by_link else Outcome.LOCAL_SHORT, numbers)
+            return Choice(best.candidate, Outcome.OFFLOADED, numbers)
+        return Choice(local.candidate, Outcome.LOCAL_LINK_SCARCE if best.by_link else Outcome.LOCAL_SHORT, numbers)
 
-    def _deferred(self, tokens: int, choice: Choice, local: PrefillSite, remotes: list[Predicted], numbers: str) -> Choice:
-        """`choice`: what it would be in time."""
-        site, idle_s = local, _deferred_s(local, tokens)
+    def _deferred(self, choice: Choice, local: Candidate, remotes: list[Predicted], numbers: str) -> Choice:
+        """The choice for a late prompt: the site that comes to it first. `choice` is what it would be in time."""
+        chosen, idle_s = local, _deferred_ttft_s(local)
         for remote in remotes:
-            if (remote_s := _deferred_s(remote.site, tokens)) < idle_s:
-                site, idle_s = remote.site, remote_s
-        outcome = Outcome.OFFLOADED if site is not local else Outcome.LOCAL_POLICY if remotes else choice.outcome
+            if (remote_s := _deferred_ttft_s(remote.candidate)) < idle_s:
+                chosen, idle_s = remote.candidate, remote_s
+        if chosen is not local:
+            outcome = Outcome.OFFLOADED
+        elif remotes:
+            outcome = Outcome.LOCAL_POLICY
+        else:
+            outcome = choice.outcome
         late = f"more than {SURE_SHARE:.0%} of {self.ttft_objective_s:g} s"
-        reason = f"{numbers}: {late}, so it waits until {site.site} has no other prompt, in {idle_s:.0f} s if none comes"
-        return Choice(site, outcome, reason, deferred=True)
+        reason = f"{numbers}: {late}, so it waits until {chosen.name} has no other prompt, in {idle_s:.0f} s if none comes"
+        return Choice(chosen, outcome, reason, deferred=True)
 
 
-def _remote(site: PrefillSite, tokens: int) -> Predicted | None:
-    prefill_s = site.prefill_s(tokens)
-    if prefill_s is None or site.link is None or not site.link.samples or site.link.goodput_bytes_per_s <= 0:
+def _predict_remote(remote: Candidate) -> Predicted | None:
+    """None while the site's speed or its link is not known."""
+    prefill_s, link = remote.route.prefill_s, remote.site.link
+    if prefill_s is None or link is None or not link.samples or link.goodput_bytes_per_s <= 0:
         return None
-    owed_s = site.backlog.kv_bytes / site.link.goodput_bytes_per_s
-    ship_s = owed_s + site.ship_bytes(tokens) / site.link.goodput_bytes_per_s
-    return Predicted(site, max(prefill_s, ship_s) + site.link.rtt_s, ship_s > prefill_s)
+    owed_s = remote.site.backlog.kv_bytes / link.goodput_bytes_per_s
+    ship_s = owed_s + remote.ship_bytes / link.goodput_bytes_per_s
+    return Predicted(remote, max(prefill_s, ship_s) + link.rtt_s, ship_s > prefill_s)
 
 
-def _deferred_s(site: PrefillSite, tokens: int) -> float:
-    """Until a deferred prompt is there, behind all that has been placed."""
-    route = site.deferred_route(tokens)
-    prefill_s = route.wait_s + (route.work_s or 0.0)
+def _deferred_ttft_s(candidate: Candidate) -> float:
+    """Predicted TTFT of a deferred prompt, if no other comes."""
+    site, route = candidate.site, candidate.deferred_route
+    prefill_s = route.prefill_s if route.prefill_s is not None else route.wait_s
     if site.link is None:
         return prefill_s
-    owed_bytes = site.backlog.kv_bytes + site.backlog.deferred_bytes + site.ship_bytes(tokens)
+    owed_bytes = site.backlog.kv_bytes + site.backlog.deferred_bytes + candidate.ship_bytes
     return max(prefill_s, owed_bytes / site.link.goodput_bytes_per_s)

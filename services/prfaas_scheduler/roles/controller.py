@@ -1,12 +1,13 @@
 """Long-term control: which pd worker changes its role, and when (paper, section 3.4.3). Pure: events in, instructions out.
 
-Every so often the best split of the site's workers is solved again from the requests of the last while. A worker moves only when
-two solves in a row want it for a worthwhile gain, saw the same workers, and enough requests come for it to matter. One moves at a
-time, and each role keeps one. The next two solves begin when the move is over, whichever way.
+Every `every_s` the best split of the site's workers is solved again from the last requests. A worker moves only when two solves
+in a row want it for a worthwhile gain, saw the same workers, and enough requests come for it to matter. One moves at a time,
+and each role keeps one. The next two solves begin when the move is over, whatever its result.
 
-How fast a batch would be that is fuller than any was yet, nobody knows: perhaps no more tokens come of it, perhaps steps take as
-long as before. So to take a decode worker away must pay in the first case, unless prefill is full and the second must be tried
-(where it fails, fuller batches have been seen); and to add one must pay in the second.
+The speed of a batch fuller than any seen so far is unknown: either it yields no more tokens (the cautious case), or its steps
+take as long as before (the hopeful case). Taking a decode worker away must pay in the cautious case, unless prefill is full and
+the hopeful one must be tried (where it fails, fuller batches have been seen). Adding a decode worker must pay in the hopeful
+case.
 """
 
 from collections import Counter, deque
@@ -19,8 +20,9 @@ from prfaas.capacity.observed import RecentMean, extrapolated
 from prfaas.contracts.terms import Role
 from prfaas.contracts.to_scheduler import Heartbeat
 from prfaas_scheduler.fleet import Fleet
-from prfaas_scheduler.policies.resolved import WINDOW_REQUESTS, egress_bytes_per_s, prefill_stage
+from prfaas_scheduler.policies.threshold_resolved import WINDOW_REQUESTS
 from prfaas_scheduler.pools import Worker
+from prfaas_scheduler.prefill_stage import local_stage, remote_stage
 from prfaas_scheduler.roles.events import (
     BeginMove,
     MoveOver,
@@ -34,25 +36,25 @@ from prfaas_scheduler.roles.events import (
 from prfaas_scheduler.roles.split import Observed, Split, best_split, split
 
 WINDOW_SOLVES = 5
-"""Requests that are older than so many intervals are no longer asked for."""
+"""Age, in intervals between solves, beyond which requests are forgotten."""
 MIN_REQUESTS = 32
 BUSY_SHARE = 0.5
-"""With less than this part of what the site can carry, a move gains nobody anything."""
+"""Least load, as a share of what the site can carry, at which a move gains anything."""
 FULL_SHARE = 0.9
-"""With more than this part, requests wait for long."""
-START_DEADLINE_S = 600.0
-"""For a worker to be heard of in its new role once it has drained: it loads the model again."""
+"""Load, as a share of what the site can carry, above which requests wait for long."""
+START_TIMEOUT_S = 600.0
+"""Time for a worker to appear in its new role once it has drained: it loads the model again."""
 OTHER = {Role.PREFILL: Role.DECODE, Role.DECODE: Role.PREFILL}
 
 
 class _Chance(NamedTuple):
-    """Under what a worker may come to a role."""
+    """Conditions under which a worker may move to a role."""
 
     to_role: Role
     seen_batches: bool
-    """Batches are reckoned no fuller than the fullest that was seen."""
+    """True: compute with batches no fuller than the fullest seen (cautious). False: with all slots full (hopeful)."""
     least_share: float
-    """Of what the site can carry, as reckoned so."""
+    """Least load at which to act, as a share of the capacity so computed."""
 
 
 CHANCES = (
@@ -65,13 +67,13 @@ CHANCES = (
 @dataclass(slots=True)
 class _Move:
     begun: BeginMove
-    began_s: float
+    began_at: float
     left: bool = False
-    """It has been heard to drain, or not at all any more."""
+    """Its heartbeats say that it drains, or have ended."""
 
 
 class _Wish(NamedTuple):
-    """What a solve wants; the next one must want the same."""
+    """Result of a solve. The next one must want the same for a move to begin."""
 
     to_role: Role
     workers: frozenset[str]
@@ -82,15 +84,15 @@ class _Traffic:
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int]] = deque(maxlen=WINDOW_REQUESTS)
-        self.came = 0
-        """Since the last solve."""
+        self.arrived = 0
+        """Requests since the last solve."""
 
     def __len__(self) -> int:
         return len(self._seen)
 
-    def see(self, now_s: float, tokens: int) -> None:
+    def add(self, now_s: float, tokens: int) -> None:
         self._seen.append((now_s, tokens))
-        self.came += 1
+        self.arrived += 1
 
     def forget(self, before_s: float) -> None:
         while self._seen and self._seen[0][0] < before_s:
@@ -101,7 +103,7 @@ class _Traffic:
 
 
 class RoleController:
-    """Of one pd site. `threshold_tokens`: of a policy that keeps to a fixed one; infinite where nothing is ever offloaded."""
+    """Controller of one pd site. `threshold_tokens`: the policy's `fixed_threshold_tokens`."""
 
     def __init__(
         self, fleet: Fleet, *, every_s: float, drain_s: float, min_gain: float, threshold_tokens: float | None = None
@@ -115,9 +117,9 @@ class RoleController:
         self._traffic: dict[str, _Traffic] = {}
         self._wishes: dict[str, _Wish] = {}
         self._failures: Counter[str] = Counter()
-        """By worker: moves that came to nothing. Another one is tried first."""
+        """Failed moves by worker. Workers with fewer are tried first."""
         self._move: _Move | None = None
-        self._solved_s = -inf
+        self._solved_at = -inf
 
     @property
     def moving(self) -> BeginMove | None:
@@ -126,8 +128,8 @@ class RoleController:
     def handle(self, event: RoleEvent) -> list[RoleInstruction]:
         match event:
             case RequestSeen(now_s, model, uncached_tokens):
-                if self._fleet.decoders(model) is not None:
-                    self._traffic.setdefault(model, _Traffic()).see(now_s, uncached_tokens)
+                if self._fleet.decode_pool(model) is not None:
+                    self._traffic.setdefault(model, _Traffic()).add(now_s, uncached_tokens)
             case MoveRefused(now_s, reason):
                 if self._move is not None:
                     return [self._over(MoveResult.REFUSED, now_s, reason)]
@@ -135,13 +137,13 @@ class RoleController:
                 self._fleet.advance(now_s)
                 if self._move is not None:
                     return self._watch(self._move, now_s)
-                if now_s - self._solved_s >= self._every_s:
+                if now_s - self._solved_at >= self._every_s:
                     return self._solve(now_s)
         return []
 
     def validate(self) -> None:
         assert self._wishes.keys() <= self._traffic.keys()
-        assert not (self._move and self._wishes), "while a worker moves, nothing else is wished for"
+        assert not (self._move and self._wishes), "no wish stands while a worker moves"
         assert all(len(traffic) <= WINDOW_REQUESTS for traffic in self._traffic.values())
 
     # ---- a move under way
@@ -150,37 +152,37 @@ class RoleController:
         begun = move.begun
         new = self._fleet.workers.get(self._key(begun.worker, begun.to_role))
         old = self._fleet.workers.get(self._key(begun.worker, begun.role))
-        took_s = now_s - move.began_s
+        took_s = now_s - move.began_at
         if new is not None and _is_live(new, now_s):
             return [self._over(MoveResult.DONE, now_s, f"it took {took_s:.1f} s")]
         move.left = move.left or old is None or old.beat.draining
         if move.left and old is not None and _is_live(old, now_s):
             return [self._over(MoveResult.KEPT, now_s, f"it is a {begun.role} worker again after {took_s:.1f} s")]
-        if took_s > begun.drain_s + START_DEADLINE_S:
+        if took_s > begun.drain_s + START_TIMEOUT_S:
             return [self._over(MoveResult.LOST, now_s, f"it is not a {begun.to_role} worker after {took_s:.0f} s")]
         return []
 
     def _over(self, result: MoveResult, now_s: float, reason: str) -> MoveOver:
         assert self._move is not None
-        begun, took_s = self._move.begun, now_s - self._move.began_s
+        begun, took_s = self._move.begun, now_s - self._move.began_at
         self._move = None
-        self._solved_s = now_s
+        self._solved_at = now_s
         if result is MoveResult.DONE:
             self._failures.pop(begun.worker, None)
         else:
             self._failures[begun.worker] += 1
         for traffic in self._traffic.values():
-            traffic.came = 0
+            traffic.arrived = 0
         return MoveOver(begun.worker, begun.to_role, result, took_s, reason)
 
     # ---- the next one
 
     def _solve(self, now_s: float) -> list[RoleInstruction]:
-        elapsed_s, self._solved_s = now_s - self._solved_s, now_s
+        elapsed_s, self._solved_at = now_s - self._solved_at, now_s
         wishes: dict[str, _Wish] = {}
         for model, traffic in self._traffic.items():
             traffic.forget(now_s - WINDOW_SOLVES * self._every_s)
-            rate_req_s, traffic.came = traffic.came / elapsed_s, 0
+            rate_req_s, traffic.arrived = traffic.arrived / elapsed_s, 0
             found = self._wish(model, traffic, rate_req_s, now_s)
             if found is None:
                 continue
@@ -198,7 +200,7 @@ class RoleController:
         return begun
 
     def _wish(self, model: str, traffic: _Traffic, rate_req_s: float, now_s: float) -> tuple[_Wish, Worker, str] | None:
-        """A worker to move, if one should, and why."""
+        """(wish, worker to move, why), if one should move."""
         workers = [
             worker
             for worker in self._fleet.workers.values()
@@ -226,22 +228,22 @@ class RoleController:
         return wish, worker, _reason(now, best, gain, observed, rate_req_s)
 
     def _observe(self, model: str, traffic: _Traffic, workers: list[Worker], *, seen_batches: bool) -> Observed | None:
-        """None while anything that Eq 6 needs is not known, or a role has no worker, or workers of two builds are there.
-        `seen_batches`: none fuller than the fullest that was seen; else all slots full, as fast as the seen ones let hope."""
+        """Inputs of Eq 6; None while one of them is not known, a role has no worker, or workers of two builds are there.
+        `seen_batches`: as in _Chance."""
         decoders = [worker.beat for worker in workers if worker.beat.role is Role.DECODE]
         fingerprints = {worker.beat.fingerprint for worker in workers}
         if not decoders or len(decoders) == len(workers) or len(fingerprints) > 1:
             return None
         sites = self._fleet.prefill_sites(model, fingerprints.pop())
-        local = prefill_stage(sites.pop(self._fleet.site), inf)
-        remotes = [stage for site in sites.values() if (stage := prefill_stage(site, egress_bytes_per_s(site))) is not None]
+        local = local_stage(sites.pop(self._fleet.site))
+        remotes = [stage for site in sites.values() if (stage := remote_stage(site)) is not None]
         threshold_tokens = self._threshold_tokens
         if threshold_tokens is not None and not remotes:
             if sites:
-                return None  # what is offloaded goes over links of which nothing is known
-            threshold_tokens = inf  # there is nobody to offload to
+                return None  # prompts are offloaded over links of which nothing is known
+            threshold_tokens = inf  # no site to offload to
         slots = sum(beat.slots for beat in decoders) / len(decoders)
-        # Of one worker, like the times of a prefill: that which has seen the fullest batch.
+        # One worker's curve, as with prefill times: the one that has seen the fullest batch.
         step_points = max(decoders, key=_fullest).step_points
         if seen_batches and step_points:
             slots = min(slots, step_points[-1][0])
@@ -265,12 +267,12 @@ class RoleController:
 
 
 def _noise(requests: int, n_decode: int) -> float:
-    """Two rates that rest on so many requests and answers cannot be told apart any better."""
+    """Least relative difference of two rates, measured on so many requests and answers, that is more than noise."""
     return 2 / sqrt(min(requests, n_decode * RecentMean.REMEMBERED))
 
 
 def _is_live(worker: Worker, now_s: float) -> bool:
-    return not worker.beat.draining and not worker.silent(now_s)
+    return not worker.beat.draining and not worker.is_silent(now_s)
 
 
 def _fullest(beat: Heartbeat) -> float:

@@ -1,4 +1,4 @@
-"""What the control of the workers' roles hears, and what it has its shell do."""
+"""Events that RoleController handles, and instructions that it returns."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,11 +9,11 @@ from prfaas.contracts.terms import Role
 class MoveResult(StrEnum):
     DONE = "done"
     REFUSED = "refused"
-    """The worker said no, or could not be reached."""
+    """The worker refused, or could not be reached."""
     KEPT = "kept"
-    """It did not finish its work in time and is what it was."""
+    """The worker did not finish its work in time and keeps its role."""
     LOST = "lost"
-    """It was not heard of again in time."""
+    """The worker did not appear in its new role in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class RequestSeen:
 
 @dataclass(frozen=True, slots=True)
 class RolesDue:
-    """About every second."""
+    """Clock tick, about every second."""
 
     now_s: float
 

@@ -1,4 +1,4 @@
-"""How many of a pd site's workers should prefill and how many decode: the N_p and N_d at which Eq 6 is largest (paper, 3.4.3).
+"""The best split of a pd site's workers: N_p that prefill and N_d that decode, at which Eq 6 is largest (paper, 3.4.3).
 
 The plan's solver asks the same of profiles; here everything is as it is observed now, and remote sites may be several.
 """
@@ -12,29 +12,29 @@ from prfaas.capacity.threshold import PrefillStage, prefill_limit_req_s, solve_t
 
 
 class Observed(NamedTuple):
-    """What comes, and what one worker of each kind can do about it."""
+    """The load, and what one worker of each role can do about it."""
 
     lengths: Lengths
-    """Of uncached tokens."""
+    """Distribution of uncached tokens."""
     output_tokens: float
-    """Mean."""
+    """Mean length of answers."""
     local: PrefillStage
-    """Its `workers` is N_p as it is now."""
+    """The local prefill workers; `workers` is N_p as it is now."""
     remotes: Sequence[PrefillStage]
     n_decode: int
     slots: float
-    """Of one decode worker: BS_max."""
+    """Batch of one decode worker: BS_max."""
     step_s: float
     """T_decode(BS_max)."""
     threshold_tokens: float | None = None
-    """t, where the policy keeps to a fixed one; None: the best for each N_p."""
+    """The policy's fixed t; None: the best for each N_p."""
 
     @property
     def n_prefill(self) -> int:
         return int(self.local.workers)
 
     def prefill_req_s(self, n_prefill: int) -> float:
-        """The first two terms of Eq 6."""
+        """First two terms of Eq 6: what prefill carries."""
         local = self.local._replace(workers=n_prefill)
         t = self.threshold_tokens
         if t is None:
@@ -42,7 +42,7 @@ class Observed(NamedTuple):
         return prefill_limit_req_s(self.lengths, t, local, self.remotes)
 
     def decode_req_s(self, n_decode: int) -> float:
-        """The third, Eq 5."""
+        """Third term of Eq 6, which is Eq 5: what decode carries."""
         return equations.pd_decode_req_s(n_decode, self.slots, self.step_s, self.output_tokens)
 
 
@@ -62,8 +62,8 @@ def split(observed: Observed, n_prefill: int) -> Split:
 
 
 def best_split(observed: Observed) -> Split:
-    """Of all that leave each role a worker; there must be two. With N_p prefill only gains and decode only loses, so the best is
-    where the two cross, which bisection finds in a fleet of any size."""
+    """The best split that leaves each role a worker; the site must have two. As N_p rises, prefill only gains and decode only
+    loses, so the best is where the two cross, which bisection finds in a fleet of any size."""
     low, high = 1, observed.n_prefill + observed.n_decode - 1
     assert high >= 1, "a site with one worker has no choice"
     while low < high:

@@ -1,4 +1,4 @@
-"""Who changes its role: never the last of a role, one at a time, and with constant traffic at some point nobody any more."""
+"""Role changes: never the last worker of a role, one at a time, and none any more after a while of constant traffic."""
 
 from dataclasses import dataclass, field
 
@@ -12,7 +12,7 @@ from prfaas.contracts.terms import Role
 from prfaas.contracts.to_scheduler import Heartbeat, LinkEstimate
 from prfaas_scheduler.config import SchedulerConfig
 from prfaas_scheduler.fleet import Fleet
-from prfaas_scheduler.roles.controller import START_DEADLINE_S, RoleController
+from prfaas_scheduler.roles.controller import START_TIMEOUT_S, RoleController
 from prfaas_scheduler.roles.events import BeginMove, MoveOver, MoveRefused, MoveResult, RequestSeen, RoleInstruction, RolesDue
 
 EVERY_S = 60.0
@@ -35,11 +35,11 @@ class World:
     requests_per_s: float = 2.0
     movable: bool = True
     seen_batch: float = SLOTS
-    """The fullest."""
+    """Fullest batch seen."""
     tick_s: float = 1.0
     remote_workers: int = 0
     goodput_bytes_per_s: float | None = None
-    """Of the link from their site."""
+    """Goodput of the link from their site."""
     now_s: float = 0.0
     draining: set[str] = field(default_factory=set)
     log: list[RoleInstruction] = field(default_factory=list)
@@ -73,19 +73,21 @@ class World:
         self.now_s += self.tick_s
         self.fleet.advance(self.now_s)
         for name, role in self.roles.items():
-            self.fleet.hear(self.beat(name, role))
+            self.fleet.update_worker(self.beat(name, role))
         for index in range(self.remote_workers):
-            self.fleet.hear(self.beat(f"r{index}", Role.PREFILL, "far"))
+            self.fleet.update_worker(self.beat(f"r{index}", Role.PREFILL, "far"))
         if self.goodput_bytes_per_s:
             goodput = self.goodput_bytes_per_s
-            self.fleet.measure(LinkEstimate(source="far", destination="home", rtt_s=0.02, goodput_bytes_per_s=goodput, samples=1))
+            self.fleet.update_link(
+                LinkEstimate(source="far", destination="home", rtt_s=0.02, goodput_bytes_per_s=goodput, samples=1)
+            )
         for _ in range(round(self.requests_per_s * self.tick_s)):
             self.controller.handle(RequestSeen(self.now_s, "m", 1000))
         self.log += self.controller.handle(RolesDue(self.now_s))
         self.controller.validate()
 
     def run(self, seconds: float) -> list[RoleInstruction]:
-        """What it said meanwhile. Moves happen: a second to drain, two to start."""
+        """Instructions given meanwhile. Moves happen: a second to drain, two to start."""
         before = len(self.log)
         until_s = self.now_s + seconds
         while self.now_s < until_s:
@@ -104,7 +106,7 @@ class World:
 
     def leave(self, name: str) -> None:
         self.draining.discard(name)
-        self.fleet.forget(f"home.{self.roles.pop(name)}.{name}")
+        self.fleet.remove_worker(f"home.{self.roles.pop(name)}.{name}")
 
 
 def site(n_prefill: int, n_decode: int, **traits: float) -> World:
@@ -199,9 +201,9 @@ def test_one_solve_is_not_enough_and_both_must_see_the_same_workers() -> None:
 def test_a_silent_worker_stops_it() -> None:
     world = site(1, 4, prefill_s=1.5, answer_tokens=20)
     world.run(1.5 * EVERY_S)
-    world.roles.pop("w4")  # and nobody says that it is gone
+    world.roles.pop("w4")  # its heartbeat just stops
     assert not begun(world.run(5 * EVERY_S))
-    world.fleet.forget("home.decode.w4")
+    world.fleet.remove_worker("home.decode.w4")
     assert begun(world.run(3 * EVERY_S))
 
 
@@ -241,7 +243,7 @@ def test_a_worker_that_does_not_come_back_ends_the_move() -> None:
     world.leave(move.worker)
     while world.controller.moving:
         world.tick()
-        assert world.now_s < 10 * EVERY_S + DRAIN_S + START_DEADLINE_S
+        assert world.now_s < 10 * EVERY_S + DRAIN_S + START_TIMEOUT_S
     assert over(world.log) == [MoveResult.LOST]
 
 
@@ -356,7 +358,9 @@ TestAnyCourse.settings = settings(max_examples=30, stateful_step_count=25, deadl
         ({"policy": "local_only"}, float("inf")),
     ],
 )
-def test_it_reckons_with_what_the_policy_does(keys: dict[str, object], threshold_tokens: float | None) -> None:
+def test_it_computes_with_the_fixed_threshold_of_the_policy_if_it_has_one(
+    keys: dict[str, object], threshold_tokens: float | None
+) -> None:
     control = NatsEndpoint(url="nats://127.0.0.1:1")
     controller = SchedulerConfig(site="home", control=control, **keys).make_roles(Fleet("home"))  # type: ignore[arg-type]
     assert controller is not None and controller._threshold_tokens == threshold_tokens

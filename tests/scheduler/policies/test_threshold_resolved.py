@@ -13,9 +13,10 @@ from prfaas.contracts.terms import Outcome, Role
 from prfaas.contracts.to_gateway import Placement
 from prfaas.contracts.to_scheduler import AttemptEnded, BlocksChanged, Heartbeat, LinkEstimate, PlaceRequest
 from prfaas_scheduler.config import SchedulerConfig
-from prfaas_scheduler.policies.base import Threshold
-from prfaas_scheduler.policies.resolved import MIN_REQUESTS, WINDOW_REQUESTS, ResolvedThreshold
-from prfaas_scheduler.service_core import AttemptOver, CacheChanged, HeartbeatHeard, LinkMeasured, PlaceAsked, SchedulerCore
+from prfaas_scheduler.events import AttemptOver, CacheChanged, HeartbeatReceived, LinkMeasured, PlacementRequested
+from prfaas_scheduler.policies.threshold import Threshold
+from prfaas_scheduler.policies.threshold_resolved import MIN_REQUESTS, WINDOW_REQUESTS, ResolvedThreshold
+from prfaas_scheduler.service_core import SchedulerCore
 
 EVERY_S = 5.0
 PAPER_LENGTHS = TruncatedLogNormal(mu=9.90, sigma=1.00, low_tokens=128, high_tokens=131_072)
@@ -53,7 +54,7 @@ class World:
                 block_hashes=hashes(known_blocks),
                 block_tokens=512,
             )
-            (answered,) = self.core.handle(PlaceAsked(self.now_s, request))
+            (answered,) = self.core.handle(PlacementRequested(self.now_s, request))
             assert isinstance(answered.answer, Placement)
             answers.append(answered.answer)
             ended = AttemptEnded(request_id=request.request_id, site=answered.answer.prefill_site, verified=True)
@@ -72,7 +73,7 @@ class World:
         decoder = Heartbeat(
             site="home", worker="d0", role=Role.DECODE, model="m", fingerprint="f", max_context_tokens=1 << 18, slots=99
         )
-        self.core.handle(HeartbeatHeard(self.now_s, decoder))
+        self.core.handle(HeartbeatReceived(self.now_s, decoder))
         if self.goodput_bytes_per_s is not None:
             estimate = LinkEstimate(
                 source="far", destination="home", rtt_s=0.02, goodput_bytes_per_s=self.goodput_bytes_per_s, samples=5
@@ -90,7 +91,7 @@ class World:
             prefill_points=tuple((point.tokens, point.prefill_s) for point in profile.prefill),
             kv_points=tuple((point.tokens, point.kv_bytes) for point in profile.prefill),
         )
-        self.core.handle(HeartbeatHeard(self.now_s, beat))
+        self.core.handle(HeartbeatReceived(self.now_s, beat))
 
 
 @pytest.mark.parametrize("start_tokens", [0, 1024, 100_000])

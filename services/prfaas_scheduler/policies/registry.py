@@ -1,0 +1,39 @@
+"""The policies by their names in the configuration. A new policy is one file beside this one and one entry here."""
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from prfaas_scheduler.policies.base import Policy
+from prfaas_scheduler.policies.baselines import Balanced, LocalOnly, RemoteAll
+from prfaas_scheduler.policies.predictive import COMFORT_SHARE, TTFT_OBJECTIVE_S, Predictive
+from prfaas_scheduler.policies.threshold import Threshold
+from prfaas_scheduler.policies.threshold_resolved import ResolvedThreshold
+
+
+class PolicyOptions(NamedTuple):
+    """The keys of SchedulerConfig that policies are made from."""
+
+    threshold_tokens: int = 1024
+    resolve_every_s: float = 0.0
+    comfort_share: float = COMFORT_SHARE
+    ttft_objective_s: float = TTFT_OBJECTIVE_S
+
+
+def _threshold(options: PolicyOptions) -> Policy:
+    if options.resolve_every_s:
+        return ResolvedThreshold(options.threshold_tokens, options.resolve_every_s)
+    return Threshold(options.threshold_tokens)
+
+
+def _predictive(options: PolicyOptions) -> Policy:
+    return Predictive(ttft_objective_s=options.ttft_objective_s, comfort_share=options.comfort_share)
+
+
+POLICIES: Final[dict[str, Callable[[PolicyOptions], Policy]]] = {
+    "local_only": lambda options: LocalOnly(),
+    "remote_all": lambda options: RemoteAll(),
+    "balanced": lambda options: Balanced(),
+    "threshold": _threshold,
+    "predictive": _predictive,
+}
+"""Makes a fresh policy: each scheduler has its own, for policies may keep state."""
