@@ -67,7 +67,7 @@ def main() -> None:
     arguments = parser.parse_args()
     duration_s = 600.0 if arguments.quick else 3600.0
     slos = (15.0, 30.0, 60.0)
-    started_s = time.monotonic()
+    started_at = time.monotonic()
     found = {
         (name, ttft_s): search(deployment, Slo(ttft_s=ttft_s, tpot_s=TPOT_S * TPOT_SLACK), duration_s, arguments.seed)
         for ttft_s in slos
@@ -99,7 +99,7 @@ def main() -> None:
             "ratio_naive_mean_work": work["threshold"] / work["remote_all"],
         },
     )
-    _print(results, duration_s, time.monotonic() - started_s)
+    _print(results, duration_s, time.monotonic() - started_at)
     if arguments.json:
         arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(results)))
 

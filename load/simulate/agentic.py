@@ -1,8 +1,8 @@
 """`python -m load.simulate.agentic [--load SHARE] [--threshold TOKENS] [--json FILE]`: what decides where agents' prompts go.
 
-Each policy twice on the same requests, with workers that have prefix caches: with a scheduler that hears of them, and with one
-that hears nothing and so can only go by input length. A prompt is long above `--threshold` tokens; its rest is what the pd site's
-best cache leaves of it to compute.
+Each policy twice on the same requests, with workers that have prefix caches: with a scheduler to which they are announced, and
+with one to which they are not, which can only go by input length. A prompt is long above `--threshold` tokens; its rest is what
+the pd site's best cache leaves of it to compute.
 """
 
 import argparse
@@ -30,16 +30,16 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     policy: str
     told: bool
-    """Whether the scheduler hears of the caches."""
+    """True if the workers announce their caches to the scheduler."""
     threshold_tokens: int
     short: Kind
     long_short_rest: Kind
-    """Long prompts of which the pd site has so much that the rest is short."""
+    """Long prompts whose uncached rest at the pd site is short."""
     long_long_rest: Kind
     cached_share: float
-    """Of all prompt tokens, in prefill workers."""
+    """Share of all prompt tokens that prefill workers had cached."""
     decode_cached_share: float
-    """The same in decode workers: full layers are not shipped again."""
+    """Share of all prompt tokens that decode workers had cached: full layers are not shipped again."""
     egress_bytes: float
     report: Report
 
@@ -70,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m load.simulate.agentic", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--load", type=float, default=0.3, help="of what could be carried if one cache kept everything")
+    parser.add_argument("--load", type=float, default=0.3, help="share of what could be carried if one cache kept everything")
     parser.add_argument("--threshold", type=int, default=19_400)
     parser.add_argument("--seconds", type=float, default=1200.0)
     parser.add_argument("--seed", type=int, default=1)

@@ -1,4 +1,4 @@
-"""A worker's prefix cache as a scheduler sees it: which blocks it holds, and what it says about that."""
+"""A worker's prefix cache as a scheduler sees it: the blocks that it holds, and its announcements."""
 
 from array import array
 from collections import OrderedDict
@@ -9,7 +9,8 @@ from prfaas.contracts.to_scheduler import BlocksChanged
 
 
 class BlockCache:
-    """At most `capacity` blocks; the least recently used leave first, the end of a prefix before its beginning. 0 keeps none."""
+    """Cache of at most `capacity` blocks; the least recently used leave first, the end of a prefix before its beginning. 0
+    keeps none."""
 
     def __init__(self, site: str, worker: str, role: Role, capacity: int) -> None:
         self.capacity = capacity
@@ -21,14 +22,14 @@ class BlockCache:
         return len(self._blocks)
 
     def cached(self, blocks: Sequence[int]) -> int:
-        """How many of a prompt's first blocks are here."""
+        """Number of a prompt's first blocks that are held."""
         for count, block in enumerate(blocks):
             if block not in self._blocks:
                 return count
         return len(blocks)
 
     def use(self, blocks: Sequence[int]) -> BlocksChanged | None:
-        """The prompt's blocks are here from now on, as many as there is room for; None when nothing changed."""
+        """Takes in the prompt's blocks, as many as there is room for. Returns the announcement; None when nothing changed."""
         kept = blocks[: self.capacity]
         stored = [block for block in kept if block not in self._blocks]
         for block in reversed(kept):

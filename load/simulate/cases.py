@@ -1,4 +1,4 @@
-"""What policies are held against each other in: the paper's machines under loads and links that are not steady."""
+"""Cases for the comparison of policies: the paper's machines under loads and links that are not steady."""
 
 import random
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +22,8 @@ MOONCAKE_BUCKET_S = 3.0
 MAX_PROMPT_TOKENS = 131_072
 BLOCK_TOKENS = 512
 CACHE_BLOCKS = 16_384
-"""Of a worker that has a prefix cache: 8.4 million tokens, about 145 GB of this model's full layers, as in a node's memory."""
+"""Size of a worker's prefix cache, where it has one: 8.4 million tokens, about 145 GB of this model's full layers, as in a
+node's memory."""
 
 
 class Case(NamedTuple):
@@ -34,7 +35,7 @@ class Case(NamedTuple):
     """The paper's solver on these very lengths: with caches, on what one cache that forgets nothing would leave to compute."""
     duration_s: float
     cache_blocks: int = 0
-    """Of each worker."""
+    """Size of each worker's prefix cache; 0: none."""
     block_tokens: int = BLOCK_TOKENS
 
 
@@ -44,7 +45,7 @@ FIXED_POINT_ROUNDS = 8
 def cases(
     load: float, *, duration_s: float = 1800.0, seed: int = 1, block_tokens: int = BLOCK_TOKENS
 ) -> dict[str, Callable[[], Case]]:
-    """By name, each made when it is called. `load`: of what the paper's policy could carry without queues."""
+    """Cases by name, each made when it is called. `load`: share of what the paper's policy could carry without queues."""
 
     def paper(name: str, what: str, link: LinkSpec) -> Case:
         rate = load * carried_req_s([LENGTHS.quantile((i + 0.5) / 4096) for i in range(4096)], OUTPUT_TOKENS)
@@ -61,7 +62,7 @@ def cases(
         )
 
     def uncached(arrivals: Sequence[Arrival]) -> list[Arrival]:
-        """With the lengths that one cache for all of them, which forgets nothing, would leave."""
+        """Arrivals with the lengths that one cache for all of them, which forgets nothing, would leave."""
         prompts = [TraceRequest(0.0, each.prompt_tokens, 0, each.block_ids, block_tokens) for each in arrivals]
         left = uncached_tokens(prompts)
         return [each._replace(prompt_tokens=max(2, tokens)) for each, tokens in zip(arrivals, left, strict=True)]
@@ -153,7 +154,7 @@ def solved_threshold(arrivals: Sequence[Arrival]) -> int:
 
 
 def carried_req_s(lengths_tokens: Sequence[float], output_tokens: float) -> float:
-    """With the mean of T(L), as requests bring it, at the solver's threshold; decode by Eq 5."""
+    """Rate by the mean of T(L), as requests bring it, at the solver's threshold; decode by Eq 5."""
     case = two_sites(lengths_tokens, output_tokens)
     threshold = best_threshold(case, MACHINES.n_prefill).threshold_tokens or 0.0
     count = len(lengths_tokens)

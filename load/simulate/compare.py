@@ -29,9 +29,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     threshold_tokens: int
     report: Report
     egress_peak_gbit_s: float
-    """Of the busiest second."""
+    """Bytes of the busiest second."""
     cached_share: dict[str, float]
-    """Of all prompt tokens, those that a prefill worker of this site, or `<site> decode` a decode worker, had cached."""
+    """Share of all prompt tokens that a prefill worker of the site (or, under `<site> decode`, a decode worker) had cached."""
 
 
 def simulated(case: Case, policy: str, threshold_tokens: int, *, caches_announced: bool = True) -> SimResult:

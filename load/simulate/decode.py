@@ -15,13 +15,13 @@ from prfaas.capacity.observed import ObservedTimes, RecentMean
 from prfaas.contracts.terms import Role
 
 STEP_ROUNDING = 1e-6
-"""So far above a whole step the sum of its parts may come to lie."""
+"""Rounding error allowed in the sum of a step's parts."""
 
 
 class DecodeWorker:
     """The batch steps 1 / T_decode(batch) times a second, for the batch as it is at each moment.
 
-    Who joins during a step waits for its end."""
+    A request that joins during a step waits for its end."""
 
     def __init__(
         self, env: simpy.Environment, site: str, name: str, pool: DecodePool, token_scale: float, time_scale: float
@@ -32,19 +32,19 @@ class DecodeWorker:
         self.waiting_limit = pool.waiting
         self.held = 0
         self.leaving = False
-        """It takes nobody any more."""
+        """True once it accepts no more requests."""
         self.left: simpy.Event = env.event()
         self.observed = ObservedTimes()
-        """Of its steps, by batch."""
+        """Observed step times by batch."""
         self.output_tokens = RecentMean()
-        """Of its answers."""
+        """Mean length of its answers."""
         self._env = env
         self._profile = pool.profile
         self._scale = token_scale / time_scale
         self._line: deque[simpy.Event] = deque()
         self._batch = 0
         self._steps = 0.0
-        self._at_s = 0.0
+        self._advanced_at = 0.0
         self._due: list[tuple[float, int, bool, simpy.Event]] = []
         """(step, order, leaves the batch, event)"""
         self._order = count()
@@ -56,7 +56,7 @@ class DecodeWorker:
         return sum(not slot.triggered for slot in self._line)
 
     def leave(self) -> simpy.Event:
-        """Happens when nobody is here any more."""
+        """Stops accepting requests. Returns the event of its last request being over."""
         self.leaving = True
         self._leave_when_empty()
         return self.left
@@ -66,7 +66,7 @@ class DecodeWorker:
             self.left.succeed()
 
     def admit(self) -> simpy.Event | None:
-        """Happens when a slot is free; None: the line is full."""
+        """Returns the event of a slot being free; None: the line is full."""
         slot: simpy.Event = self._env.event()
         if self.held < self.slots:
             self.held += 1
@@ -78,7 +78,7 @@ class DecodeWorker:
         return slot
 
     def leave_line(self, slot: simpy.Event) -> None:
-        """Of a request that gave up before it had a slot."""
+        """Removes a request that gave up before it had a slot."""
         self._line.remove(slot)
 
     def release(self) -> None:
@@ -104,14 +104,14 @@ class DecodeWorker:
         return first, last
 
     def step_s(self, batch: int) -> float:
-        """Above BS_max the machine makes no more tokens per second, as in the emulated engine."""
+        """T_decode of a batch. Above BS_max the machine makes no more tokens per second, as in the emulated engine."""
         full = self._profile.batch_max()
         return self._profile.step_s(min(batch, full)) * max(1.0, batch / full) * self._scale
 
     def _advance(self) -> None:
         if self._batch:
-            self._steps += (self._env.now - self._at_s) / self.step_s(self._batch)
-        self._at_s = self._env.now
+            self._steps += (self._env.now - self._advanced_at) / self.step_s(self._batch)
+        self._advanced_at = self._env.now
 
     def _wake(self) -> None:
         self._changed.succeed()
@@ -123,8 +123,8 @@ class DecodeWorker:
                 yield self._changed
                 continue
             changed = self._changed
-            due_s = self._at_s + max(0.0, self._due[0][0] - self._steps) * self.step_s(self._batch)
-            yield self._env.timeout(max(0.0, due_s - self._env.now)) | changed
+            due_at = self._advanced_at + max(0.0, self._due[0][0] - self._steps) * self.step_s(self._batch)
+            yield self._env.timeout(max(0.0, due_at - self._env.now)) | changed
             if changed.triggered:
                 continue
             self._advance()

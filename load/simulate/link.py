@@ -13,35 +13,35 @@ class Link:
             raise ValueError(f"a link's rates must start at 0 s, rise in time and not be negative, but they are {spec.rates}.")
         self.rtt_s = spec.rtt_s
         self.sent_bytes: dict[int, float] = {}
-        """Per second."""
+        """Bytes sent, by second of the run."""
         self._starts = starts
         self._rates = [rate for _, rate in spec.rates]
-        self._free_s = 0.0
+        self._free_at = 0.0
 
     def rate(self, now_s: float) -> float:
         return self._rates[bisect_right(self._starts, now_s) - 1]
 
     def send(self, size_bytes: float, now_s: float) -> float:
-        """When the last byte arrives at the other end; infinite where the link stays cut."""
-        start_s = max(now_s, self._free_s)
-        self._free_s = self._carry(size_bytes, start_s)
-        return self._free_s + self.rtt_s / 2
+        """Queues bytes. Returns the moment of the last one's arrival; infinite where the link stays cut."""
+        start_at = max(now_s, self._free_at)
+        self._free_at = self._carry(size_bytes, start_at)
+        return self._free_at + self.rtt_s / 2
 
-    def _carry(self, size_bytes: float, at_s: float) -> float:
+    def _carry(self, size_bytes: float, at: float) -> float:
         left_bytes = size_bytes
         while left_bytes > 0:
-            if at_s == math.inf:
+            if at == math.inf:
                 return math.inf
-            index = bisect_right(self._starts, at_s) - 1
+            index = bisect_right(self._starts, at) - 1
             rate = self._rates[index]
-            rate_end_s = self._starts[index + 1] if index + 1 < len(self._starts) else math.inf
+            rate_end_at = self._starts[index + 1] if index + 1 < len(self._starts) else math.inf
             # A slice ends where the rate does, where the second does, or with the last byte.
-            end_s = min(rate_end_s, math.floor(at_s) + 1.0) if rate else rate_end_s
-            carried = min(left_bytes, rate * (end_s - at_s)) if rate else 0.0
+            end_at = min(rate_end_at, math.floor(at) + 1.0) if rate else rate_end_at
+            carried = min(left_bytes, rate * (end_at - at)) if rate else 0.0
             if carried:
-                self.sent_bytes[math.floor(at_s)] = self.sent_bytes.get(math.floor(at_s), 0.0) + carried
+                self.sent_bytes[math.floor(at)] = self.sent_bytes.get(math.floor(at), 0.0) + carried
             if carried == left_bytes and rate:
-                return at_s + carried / rate
+                return at + carried / rate
             left_bytes -= carried
-            at_s = end_s
-        return at_s
+            at = end_at
+        return at

@@ -23,13 +23,13 @@ STEADY = LinkSpec(rates=((0.0, LINK_BYTES_PER_S),))
 H200_NAME, H20_NAME = "paper-1t-h200-anchored", "paper-1t-h20"
 H200, H20 = builtin_profile(H200_NAME), builtin_profile(H20_NAME)
 SLOTS = 64
-"""Of a decode worker: the batch of 20, and requests that wait for their KV."""
+"""Slots of a decode worker: the batch of 20, and requests that wait for their KV."""
 BINS = 4096
 
 
 class Deployment(NamedTuple):
     name: str
-    """Also of its policy."""
+    """Name of the deployment and of its policy."""
     n_prfaas: int
     n_prefill: int
     n_decode: int
@@ -40,7 +40,7 @@ class Deployment(NamedTuple):
 
     @property
     def keys(self) -> dict[str, Any]:
-        """Of its scheduler, for tokens that are the paper's."""
+        """Keys of its scheduler, for tokens that are the paper's."""
         return scheduler_keys(self.name, THRESHOLD_TOKENS)
 
     @property
@@ -71,7 +71,7 @@ class Capacity(NamedTuple):
 
 
 def mean_work_capacity(deployment: Deployment, lengths: Lengths = LENGTHS) -> Capacity:
-    """With E[T(L)] in place of the paper's T(E[L])."""
+    """Capacity with E[T(L)] in place of the paper's T(E[L])."""
     points = quantile_midpoints(lengths, BINS)
     remote_s = sum(H200.prefill_s(tokens) * deployment.offloads(tokens) for tokens in points) / BINS
     local_s = sum(H20.prefill_s(tokens) * (1 - deployment.offloads(tokens)) for tokens in points) / BINS
@@ -94,7 +94,7 @@ def _at_mean(profile: Profile, points: Sequence[float], shares: Sequence[float])
 
 
 def _capacity(deployment: Deployment, remote_s: float, local_s: float) -> Capacity:
-    """From the seconds of prefill that an average request brings to each site."""
+    """Capacity by the seconds of prefill that an average request brings to each site."""
     batch = H20.batch_max()
     return Capacity(
         prfaas=deployment.n_prfaas / remote_s if remote_s else float("inf"),

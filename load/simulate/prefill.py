@@ -19,16 +19,16 @@ from prfaas_prefill_worker.service_core import PrefillCore, PrefillEnded
 PIECES = 8
 """A transfer leaves in this many parts, spread over its prefill."""
 CHUNK_TOKENS = 8192
-"""Of the profile's."""
+"""Chunk size, in tokens of the profile."""
 WINDOW_PIECES = 2
 """Parts on the way at once: more would be a queue in front of the link; a prefill waits instead."""
 
 
 class Prompt(NamedTuple):
     tokens: int
-    """To prefill."""
+    """Tokens to prefill."""
     blocks: Sequence[int] = ()
-    """Names of the whole blocks of those."""
+    """Names of the whole blocks of these tokens."""
     block_tokens: int = 0
 
 
@@ -45,20 +45,19 @@ class Job:
         worker: str | None = None,
         deferred: bool = False,
     ) -> None:
-        """`link` is None within a site; `from_token`: full layers are shipped from there on; `worker`: the one to take it;
-        `deferred`: only when no other job waits."""
+        """`link`: None within a site. `from_token`: first token that full layers ship. `worker`: the only one that may take it.
+        `deferred`: taken only when no other job waits."""
         self.prompt = prompt
         self.from_token = from_token
         self.worker = worker
         self.deferred = deferred
         self.cached_tokens = 0
         self.link = link
-        self.submitted_s = env.now
         self.verified: simpy.Event = env.event()
         self.cancelled: simpy.Event = env.event()
 
     def arrived(self, _: simpy.Event) -> None:
-        """Of the last piece."""
+        """Callback of the last piece's arrival."""
         self.verified.succeed()
 
     def cancel(self) -> None:
@@ -70,13 +69,13 @@ class PrefillWorker:
     def __init__(self, env: simpy.Environment, site: str, name: str, cache_blocks: int) -> None:
         self.name = name
         self.leaving = False
-        """It only takes jobs that are bound to it."""
+        """True once it only takes jobs that are bound to it."""
         self.left: simpy.Event = env.event()
         self.own: deque[Job] = deque()
         """Jobs that are bound to it; it takes these first."""
         self.cache = BlockCache(site, name, Role.PREFILL, cache_blocks)
         self.core = PrefillCore(MODEL, "", 1)
-        """Only for what it observes of T_prefill, which is what live workers announce."""
+        """Core that observes T_prefill, which is what live workers announce."""
         self.busy_s = 0.0
         self.queue = SharedQueue(self.core.observed)
 
@@ -94,7 +93,7 @@ class PrefillStation:
         self.site = site
         self._announce = announce
         self.cached_tokens = 0
-        """That did not have to be computed."""
+        """Tokens that did not have to be computed."""
         self._env = env
         self._profile = pool.profile
         self._token_scale = token_scale
@@ -105,7 +104,7 @@ class PrefillStation:
         self._idle: deque[tuple[PrefillWorker, simpy.Event]] = deque()
         self._cache_blocks = pool.cache_blocks
         self.workers: list[PrefillWorker] = []
-        """Those that have left, too."""
+        """Workers, those that have left included."""
         self._by_name: dict[str, PrefillWorker] = {}
         for index in range(pool.workers):
             self.add(f"p{index}")
@@ -113,14 +112,14 @@ class PrefillStation:
     def add(self, name: str) -> PrefillWorker:
         worker = self._by_name[name] = PrefillWorker(self._env, self.site, name, self._cache_blocks)
         self.workers.append(worker)
-        # Live workers warm up with a chunk for nobody, so that the first placement has a figure.
+        # Live workers warm up with a chunk of no request, so that the first placement has a figure.
         chunk_tokens = round(CHUNK_TOKENS / self._token_scale)
         worker.core.handle(PrefillEnded(chunk_tokens, self.prefill_s(chunk_tokens)))
         self._env.process(self._work(worker))
         return worker
 
     def leave(self, name: str) -> PrefillWorker:
-        """Its `left` happens when it has done what is its own."""
+        """Lets a worker leave: its `left` happens when its own jobs are done."""
         worker = self._by_name[name]
         worker.leaving = True
         self._wake(worker)
@@ -145,19 +144,19 @@ class PrefillStation:
 
     @property
     def waiting(self) -> int:
-        """Jobs that nobody has taken; deferred ones stand in nobody's way."""
+        """Jobs that no worker has taken; deferred ones do not count, as they make no other job wait."""
         return len(self._queue)
 
     def prefill_s(self, tokens: int) -> float:
         return self._profile.prefill_s(tokens * self._token_scale) / self._time_scale
 
-    def _for(self, worker: PrefillWorker) -> deque[Job]:
-        """Where its next job is, if there is one."""
+    def _queue_of(self, worker: PrefillWorker) -> deque[Job]:
+        """Queue with its next job; empty if there is none."""
         return worker.own if worker.own or worker.leaving else self._queue or self._deferred
 
     def _work(self, worker: PrefillWorker) -> Generator[simpy.Event, Any, None]:
         while True:
-            while not (waiting := self._for(worker)):
+            while not (waiting := self._queue_of(worker)):
                 if worker.leaving:
                     worker.left.succeed()
                     return
@@ -168,7 +167,7 @@ class PrefillStation:
             job = waiting.popleft()
             if job.cancelled.triggered:
                 continue
-            started_s = self._env.now
+            started_at = self._env.now
             prompt = job.prompt
             job.cached_tokens = worker.cache.cached(prompt.blocks) * prompt.block_tokens
             worker.queue.take(prompt.tokens - job.cached_tokens, self._env.now)
@@ -181,7 +180,7 @@ class PrefillStation:
                 self.cached_tokens += job.cached_tokens
                 if (changed := worker.cache.use(prompt.blocks)) is not None:
                     self._announce(changed)
-            worker.busy_s += self._env.now - started_s
+            worker.busy_s += self._env.now - started_at
 
     def _prefill(self, job: Job) -> Generator[simpy.Event, Any, None]:
         """T of what is computed, as the emulated engine takes it: attention's time for the cached prefix is left out."""
@@ -189,11 +188,11 @@ class PrefillStation:
         sizes = piece_bytes(self._profile, job.prompt.tokens * scale, job.from_token * scale)
         computed_tokens = job.prompt.tokens - job.cached_tokens
         on_the_way: deque[simpy.Event] = deque()
-        begun_s = 0.0
+        begun_at = 0.0
         for index, size_bytes in enumerate(sizes):
-            ended_s = max(begun_s, self.prefill_s(computed_tokens * (index + 1) // PIECES) if computed_tokens else 0.0)
-            yield self._env.timeout(ended_s - begun_s)
-            begun_s = ended_s
+            ended_s = max(begun_at, self.prefill_s(computed_tokens * (index + 1) // PIECES) if computed_tokens else 0.0)
+            yield self._env.timeout(ended_s - begun_at)
+            begun_at = ended_s
             if job.link is None:
                 continue
             while len(on_the_way) >= WINDOW_PIECES and not job.cancelled.triggered:

@@ -25,7 +25,7 @@ from prfaas.planner.solver import solve_two_sites
 
 SHORT_OUTPUT_TOKENS = 128
 LOAD = 0.75
-"""Of what the equations give for the best split."""
+"""Load, as a share of what the equations give for the best split."""
 SLO = Slo(ttft_s=30.0, tpot_s=1.1 / 40)
 EVERY_S, AWAY_S = 60.0, 30.0
 LENGTHS_SAMPLE = quantile_midpoints(LENGTHS, 1024)
@@ -36,7 +36,7 @@ class Phase(NamedTuple):
     output_tokens: int
     rate_req_s: float
     n_prefill: int
-    """Of the best split for it."""
+    """Prefill workers of the best split for the phase."""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +63,7 @@ def arrivals_of(found: Sequence[Phase], phase_s: float, seed: int) -> list[Arriv
 
 
 def run(n_prefill: int, movable: bool, found: Sequence[Phase], phase_s: float, seed: int = 1) -> Run:
-    """From this split on, under the re-solved threshold."""
+    """The scenario that begins with this split, under the re-solved threshold."""
     deployment = DEPLOYMENTS["threshold"]
     total = deployment.n_prefill + deployment.n_decode
     deployment = deployment._replace(n_prefill=n_prefill, n_decode=total - n_prefill)

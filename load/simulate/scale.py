@@ -37,7 +37,7 @@ WARM_UP = 0.2
 
 
 class Fleet(NamedTuple):
-    """How many of the paper's 4 + 3 + 5, in how many sites."""
+    """Number of the paper's units of 4 + 3 + 5, and of sites."""
 
     units: int
     pd_sites: int
@@ -49,7 +49,7 @@ class Fleet(NamedTuple):
 
 
 def fleet(nodes: int, sites: int) -> Fleet:
-    """At most `nodes`, in whole units, as many in each site as in the next. Raises ValueError."""
+    """The largest fleet of at most `nodes`, in whole units, as many in each site as in the next. Raises ValueError."""
     pd_sites = sites // 2
     prfaas_sites = sites - pd_sites
     if pd_sites < 1:
@@ -114,7 +114,7 @@ def main() -> None:
     for column in ("policy", "requests", "in SLO", "goodput/s", "TTFT mean", "P90", "P99", "offloaded", "took"):
         table.add_column(column, justify="left" if column == "policy" else "right")
     for policy in arguments.policy or POLICIES:
-        started_s = time.monotonic()
+        started_at = time.monotonic()
         made = fleet_scenario(size, policy, load=arguments.load, duration_s=arguments.seconds, seed=arguments.seed)
         records = simulate(made).records
         report = report_of(records, arguments.seconds)
@@ -128,7 +128,7 @@ def main() -> None:
             f"{report.goodput_req_s:.1f}",
             *([f"{value:.2f}" for value in (ttft.mean_s, ttft.p90_s, ttft.p99_s)] if ttft else ["-"] * 3),
             f"{offloaded:.1%}",
-            f"{time.monotonic() - started_s:.0f} s",
+            f"{time.monotonic() - started_at:.0f} s",
         )
     Console(width=120).print(table)
 

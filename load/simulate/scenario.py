@@ -1,4 +1,4 @@
-"""What is simulated: sites and their machines, links, how news travels, and the load."""
+"""Scenarios: sites and their machines, links, message delays, and the load."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -19,7 +19,7 @@ class PrefillPool(msgspec.Struct, frozen=True, kw_only=True):
     profile: Profile
     workers: int
     cache_blocks: int = 0
-    """Of each worker's prefix cache."""
+    """Size of each worker's prefix cache; 0: none."""
 
 
 class DecodePool(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,7 +30,7 @@ class DecodePool(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int = 64
     """Requests that may wait for a slot; more are refused."""
     cache_blocks: int = 0
-    """Of each worker's cache of served prompts: full layers need not be shipped again for those."""
+    """Size of each worker's cache of served prompts, for which full layers need not be shipped again; 0: none."""
 
 
 class LinkSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,16 +45,16 @@ class PrfaasSite(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     prefill: PrefillPool
     links: Mapping[str, LinkSpec]
-    """By pd site. Without a link nothing is heard of this site there."""
+    """Links by pd site. Without a link a pd site does not know of this one."""
 
 
 class MovableWorkers(msgspec.Struct, frozen=True, kw_only=True):
     """Long-term control of a pd site."""
 
     controller: Callable[[Fleet], RoleController]
-    """A fresh one per run."""
+    """Makes a fresh controller per run."""
     away_s: float = 30.0
-    """From the end of a worker's drain until it is there in its other role."""
+    """Time between the end of a worker's drain and its first heartbeat in the other role."""
 
 
 class PdSite(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,21 +63,21 @@ class PdSite(msgspec.Struct, frozen=True, kw_only=True):
     """None: all its machines decode."""
     decode: DecodePool
     policy: Callable[[], Policy]
-    """A fresh one per run: policies may keep state."""
+    """Makes a fresh policy per run: policies may keep state."""
     arrivals: Sequence[Arrival]
     movable: MovableWorkers | None = None
     """None: every worker keeps its role."""
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
-    """How news travels, in seconds."""
+    """Intervals and delays of messages."""
 
     heartbeat_s: float = 1.0
-    """Between two beats of a worker."""
+    """Interval between two beats of a worker."""
     link_estimate_s: float = 1.0
-    """Between two estimates of a link."""
+    """Interval between two estimates of a link."""
     control_s: float = 0.002
-    """One control message within a site; between sites half an RTT comes on top."""
+    """Delay of one control message within a site; between sites half an RTT comes on top."""
     ttft_deadline_s: float = 600.0
 
 
@@ -86,11 +86,11 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     prfaas: Sequence[PrfaasSite] = ()
     timing: Timing = Timing()
     seed: int = 0
-    """Of the workers' heartbeat phases."""
+    """Seed of the workers' heartbeat phases."""
     token_scale: float = 1.0
-    """As the emulated engine's: tokens of the profile that one token here stands for."""
+    """Tokens of the profile that one token here stands for, as in the emulated engine."""
     time_scale: float = 1.0
     block_tokens: int = 512
-    """Of the blocks that arrivals name, in tokens of the profile."""
+    """Size of the blocks that arrivals name, in tokens of the profile."""
     caches_announced: bool = True
-    """False: workers have caches, but schedulers hear nothing of them."""
+    """False: workers have caches and do not announce them."""

@@ -36,18 +36,18 @@ ROLES_TICK_S = 1.0
 
 class SimResult(msgspec.Struct, frozen=True, kw_only=True):
     records: dict[str, list[Record]]
-    """By pd site, in order of arrival."""
+    """Records by pd site, in order of arrival."""
     egress_bytes: dict[str, dict[int, float]]
-    """By link `source.destination`: bytes sent in each second."""
+    """Bytes sent in each second, by link `source.destination`."""
     prefill_busy_s: dict[str, float]
-    """By site: time that its prefill workers were held, waiting for the link included."""
+    """Time that prefill workers were held, waiting for the link included, by site."""
     cached_tokens: dict[str, int]
-    """By site: prompt tokens that its prefill workers had cached; those that a decode worker had, by `<site> decode`."""
+    """Prompt tokens that prefill workers had cached, by site; those that decode workers had, by `<site> decode`."""
     home_cached_tokens: dict[str, list[int]]
-    """By pd site, in order of arrival: how much of the prompt a prefill worker of that site had cached when it was placed."""
+    """Prefix tokens that the site's best prefill worker had cached when each prompt was placed, by pd site, in order of
+    arrival."""
     role_changes: dict[str, list[tuple[float, str, str]]]
-    """By pd site: (when it was done, worker, its new role)."""
-    end_s: float
+    """(moment of its end, worker, new role) of each change, by pd site."""
 
 
 def simulate(scenario: Scenario) -> SimResult:
@@ -114,10 +114,9 @@ class _World:
             | {f"{home.site.name} decode": home.decode_tokens for home in self.homes},
             home_cached_tokens={home.site.name: home.cached_tokens for home in self.homes},
             role_changes={home.site.name: home.role_changes for home in self.homes},
-            end_s=self.env.now,
         )
 
-    # ---- what the scheduler hears
+    # ---- events of the scheduler
 
     def _announce(self, home: _Home, phases: random.Random) -> None:
         beat_s = self.timing.heartbeat_s
@@ -135,14 +134,14 @@ class _World:
 
     def _beats(self, home: _Home, phase_s: float, beat: Any, link: Link | None) -> Generator[simpy.Event, Any, None]:
         delay_s = self.timing.control_s + (link.rtt_s / 2 if link else 0.0)
-        # The first beats are heard before the first request: a site that has just started refuses it otherwise.
+        # The first beats arrive before the first request: a site that has just started refuses it otherwise.
         home.core.handle(HeartbeatReceived(self.env.now, beat()))
         yield self.env.timeout(phase_s)
         while True:
-            said: Heartbeat | None = beat()
-            if said is None:  # it has changed its role
+            current: Heartbeat | None = beat()
+            if current is None:  # it has changed its role
                 return
-            self.env.process(self._hear(home, HeartbeatReceived(self.env.now + delay_s, said), delay_s))
+            self.env.process(self._deliver(home, HeartbeatReceived(self.env.now + delay_s, current), delay_s))
             yield self.env.timeout(self.timing.heartbeat_s)
 
     def _estimates(self, home: _Home, source: str, link: Link) -> Generator[simpy.Event, Any, None]:
@@ -163,9 +162,9 @@ class _World:
         link = self.links.get((changed.site, home.site.name))
         if self.scenario.caches_announced and (link is not None or changed.site == home.site.name):
             delay_s = self.timing.control_s + (link.rtt_s / 2 if link else 0.0)
-            self.env.process(self._hear(home, CacheChanged(self.env.now + delay_s, changed), delay_s))
+            self.env.process(self._deliver(home, CacheChanged(self.env.now + delay_s, changed), delay_s))
 
-    def _hear(self, home: _Home, event: Event, delay_s: float) -> Generator[simpy.Event, Any, None]:
+    def _deliver(self, home: _Home, event: Event, delay_s: float) -> Generator[simpy.Event, Any, None]:
         yield self.env.timeout(delay_s)
         home.core.handle(event)
 
@@ -190,7 +189,7 @@ class _World:
         )
 
     def _is_shared(self, site: str) -> bool:
-        """Whether several pd sites place prompts there."""
+        """True if several pd sites place prompts there."""
         return len(self.homes) > 1 and all(home.site.name != site for home in self.homes)
 
     def _decode_beat(self, home: _Home, decoder: DecodeWorker) -> Heartbeat | None:
@@ -218,14 +217,14 @@ class _World:
     def _move_workers(self, home: _Home, roles: RoleController) -> Generator[simpy.Event, Any, None]:
         while True:
             yield self.env.timeout(ROLES_TICK_S)
-            for said in roles.handle(RolesDue(self.env.now)):
-                if isinstance(said, BeginMove):
-                    self.env.process(self._move(home, said))
-                elif said.result is MoveResult.DONE:
-                    home.role_changes.append((self.env.now, said.worker, said.to_role.value))
+            for instruction in roles.handle(RolesDue(self.env.now)):
+                if isinstance(instruction, BeginMove):
+                    self.env.process(self._move(home, instruction))
+                elif instruction.result is MoveResult.DONE:
+                    home.role_changes.append((self.env.now, instruction.worker, instruction.to_role.value))
 
     def _move(self, home: _Home, move: BeginMove) -> Generator[simpy.Event, Any, None]:
-        """It drains, however long that takes, and is away for a while."""
+        """Moves a worker: it drains, however long that takes, and is away for a while."""
         assert home.site.movable is not None
         station, control_s = self.stations[home.site.name], self.timing.control_s
         yield self.env.timeout(control_s)
@@ -256,7 +255,8 @@ class _World:
             self._all_over.succeed()
 
     def _serve(self, home: _Home, index: int, arrival: Arrival, record: Record) -> Generator[simpy.Event, Any, None]:
-        deadline_s = self.env.now + self.timing.ttft_deadline_s
+        # Placed, and handed to a decode worker that is not leaving.
+        deadline_at = self.env.now + self.timing.ttft_deadline_s
         yield self.env.timeout(self.timing.control_s)
         refused_by: list[str] = []
         while True:
@@ -271,20 +271,23 @@ class _World:
                 break
             refused_by.append(decoder.name)
             yield self.env.timeout(self.timing.control_s)
+        # A slot.
         slot = decoder.admit()
         if slot is None:
             record.error = FailureCode.OVERLOADED
             return
-        yield slot | self.env.timeout(max(0.0, deadline_s - self.env.now))
+        yield slot | self.env.timeout(max(0.0, deadline_at - self.env.now))
         if not slot.triggered:
             decoder.leave_line(slot)
             record.error = FailureCode.DEADLINE
             return
-        verified = yield from self._prefill(home, self._request_id(home, index), arrival, record, placement, decoder, deadline_s)
+        # Its KV.
+        verified = yield from self._prefill(home, self._request_id(home, index), arrival, record, placement, decoder, deadline_at)
         if not verified:
             record.error = FailureCode.DEADLINE
             decoder.release()
             return
+        # The answer.
         first, last = decoder.join(arrival.output_tokens)
         yield first
         record.first_s = self.env.now + 2 * self.timing.control_s
@@ -325,31 +328,36 @@ class _World:
         record: Record,
         placement: Placement,
         decoder: DecodeWorker,
-        deadline_s: float,
+        deadline_at: float,
     ) -> Generator[simpy.Event, Any, bool]:
-        """As the decode worker does it: an attempt at the placement's site, then one at its fallback, until the deadline. A
-        deferred one comes before them."""
+        """Attempts as a decode worker makes them: a deferred one if the placement asks for it, one at the placement's site,
+        then one at its fallback, until the deadline. Returns True once the KV is verified."""
         site, worker, deferred = placement.prefill_site, placement.prefill_worker, placement.deferred_s > 0
         tokens = arrival.prompt_tokens - 1
         prompt = Prompt(tokens, arrival.block_ids[: tokens // self.block_tokens], self.block_tokens)
         while True:
-            left_s = max(0.0, deadline_s - self.env.now)
+            left_s = max(0.0, deadline_at - self.env.now)
             may_fall_back = placement.fallback_site not in (None, site)
+            # Send the job to the site of this attempt.
             link = self.links.get((site, home.site.name))
             from_token = decoder.cache.cached(prompt.blocks) * self.block_tokens
             job = Job(self.env, prompt, link, from_token=from_token, worker=worker, deferred=deferred)
-            limit_s = placement.deferred_s if deferred else placement.fallback_after_s if may_fall_back else left_s
+            limit_s, next_site = left_s, None
+            if deferred:
+                limit_s, next_site = placement.deferred_s, site
+            elif may_fall_back:
+                limit_s, next_site = placement.fallback_after_s, placement.fallback_site
             timeout = self.env.timeout(min(left_s, limit_s))
             yield self.env.timeout(self.timing.control_s + (link.rtt_s / 2 if link else 0.0))
             self.stations[site].submit(job)
             yield job.verified | timeout
-            failed_over_to = site if deferred else placement.fallback_site if may_fall_back else None
+            # Report its end to the scheduler.
             ended = AttemptEnded(
                 request_id=request_id,
                 site=site,
                 verified=job.verified.triggered,
                 code="" if job.verified.triggered else FailureCode.TIMEOUT,
-                next_site=None if job.verified.triggered else failed_over_to,
+                next_site=None if job.verified.triggered else next_site,
             )
             home.core.handle(AttemptOver(self.env.now, ended))
             if job.verified.triggered:
@@ -357,8 +365,9 @@ class _World:
                 if (changed := decoder.cache.use(prompt.blocks)) is not None:
                     self._announce_blocks(home, changed)
                 return True
+            # Not verified: the next attempt, if there is one.
             job.cancel()
-            if deferred and self.env.now < deadline_s:
+            if deferred and self.env.now < deadline_at:
                 deferred = False
                 continue
             if not may_fall_back:

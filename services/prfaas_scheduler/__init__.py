@@ -1,1 +1,1 @@
-"""Where each prompt is prefilled and decoded, and why."""
+"""The scheduler: decides where each prompt is prefilled and decoded, and says why."""

@@ -12,7 +12,7 @@ class _Placed:
     work_s: float
     kv_bytes: float
     started_at: float | None
-    """When one of the site's workers must have taken it, first come first served; None while it waits."""
+    """Moment at which a worker of the site must have taken it, first come first served; None while it waits."""
 
 
 class Backlog:

@@ -85,7 +85,7 @@ class BlockDirectory:
             self._free.append(number)
 
     def needs_list(self, key: str, now_s: float) -> bool:
-        """Whether to ask the worker, which just gave a sign of life, for all that it holds."""
+        """True if the worker, which just gave a sign of life, is to be asked for all that it holds."""
         cache = self._caches.get(key)
         if cache is None or cache.certain or now_s < cache.ask_at:
             return False

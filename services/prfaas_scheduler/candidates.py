@@ -72,7 +72,7 @@ class Holder(NamedTuple):
 
 
 class Route(NamedTuple):
-    """How a site would prefill the prompt."""
+    """The way in which a site would prefill the prompt."""
 
     worker: str | None
     """None: any worker of the site."""

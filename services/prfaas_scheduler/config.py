@@ -25,7 +25,7 @@ class SchedulerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_f
     role: ClassVar[str] = "scheduler"
 
     policy: PolicyName = "threshold"
-    """Which policy chooses the site of each prefill."""
+    """Policy that chooses the site of each prefill."""
     threshold_tokens: Annotated[int, Meta(ge=0)] = DEFAULTS.threshold_tokens
     """Policy `threshold`: prompts with more uncached tokens than this are prefilled remotely."""
     resolve_every_s: Annotated[float, Meta(ge=0)] = DEFAULTS.resolve_every_s

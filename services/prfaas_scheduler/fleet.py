@@ -34,7 +34,7 @@ class PlacedPrefill:
     tokens: int
     """Tokens to prefill."""
     expires_at: float
-    """When the placement is over, reported or not."""
+    """Moment at which the placement is over, reported or not."""
     deferred: bool = False
 
 
@@ -71,7 +71,7 @@ class Fleet:
         self.alive: Counter[tuple[str, Role]] = Counter()
         """Count of live workers by site and role; 0 where there were some."""
         self._now_s = -inf
-        self._heard: dict[str, Worker] = {}
+        self._beating: dict[str, Worker] = {}
         """Workers that are not silent, the one with the oldest heartbeat first."""
         self._decoders: dict[str, DecodePool] = {}
         """Live decode workers by model."""
@@ -85,8 +85,8 @@ class Fleet:
         more."""
         assert now_s >= self._now_s, "time does not go back"
         self._now_s = now_s
-        while self._heard:
-            key, worker = next(iter(self._heard.items()))
+        while self._beating:
+            key, worker = next(iter(self._beating.items()))
             if not worker.is_silent(now_s):
                 break
             self._unlist(key)
@@ -99,7 +99,7 @@ class Fleet:
     def update_worker(self, beat: Heartbeat) -> None:
         self._unlist(beat.key)
         bit = self.directory.join(beat.key)
-        self.workers[beat.key] = self._heard[beat.key] = worker = Worker(beat, self._now_s, bit)
+        self.workers[beat.key] = self._beating[beat.key] = worker = Worker(beat, self._now_s, bit)
         self.alive[beat.site, beat.role] += not beat.draining
         if beat.draining:
             return
@@ -123,7 +123,7 @@ class Fleet:
         self.links.pop(key, None)
 
     def serves(self, model: str) -> bool:
-        """Whether any worker, alive or not, has announced the model."""
+        """True if any worker, alive or not, has announced the model."""
         return any(worker.beat.model == model for worker in self.workers.values())
 
     def decode_pool(self, model: str) -> DecodePool | None:
@@ -196,7 +196,7 @@ class Fleet:
 
     def _unlist(self, key: str) -> None:
         """Takes a worker out of all indexes; an unknown key changes nothing."""
-        worker = self._heard.pop(key, None)
+        worker = self._beating.pop(key, None)
         if worker is None or worker.beat.draining:
             return
         beat = worker.beat
@@ -262,7 +262,7 @@ class Fleet:
         for key, worker in self.workers.items():
             beat = worker.beat
             assert key == beat.key and worker.placed_requests >= 0
-            assert (key in self._heard) is not worker.is_silent(self._now_s)
+            assert (key in self._beating) is not worker.is_silent(self._now_s)
             if beat.draining or worker.is_silent(self._now_s):
                 continue
             alive[beat.site, beat.role] += 1

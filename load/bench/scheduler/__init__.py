@@ -1,1 +1,1 @@
-"""How fast placements are decided."""
+"""Bench of the scheduler: decisions per second and their latency."""

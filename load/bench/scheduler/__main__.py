@@ -31,18 +31,18 @@ BAR_US = 1000.0
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     p99_us: float
-    """The slowest policy's, in process, at the largest fleet, with all cached blocks."""
+    """p99 of the slowest policy, in process, at the largest fleet, with all cached blocks."""
     bar_us: float = BAR_US
     kept: bool
     p99_cpu_us: float
-    """The same without the time in which the machine ran something else."""
+    """CPU part of it: without the time in which the machine ran something else."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     machine: str
     python: str
     load_average: float
-    """At the start: other work on the machine disturbs latencies."""
+    """Load of the machine at the start: other work disturbs latencies."""
     date: str
     cached_blocks: int
     in_process: list[InProcess]

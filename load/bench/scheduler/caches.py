@@ -1,4 +1,4 @@
-"""What the fleet's workers have cached: conversations that go on, all of which begin with the same system prompt."""
+"""Caches of the fleet's workers: conversations that go on, all of which begin with the same system prompt."""
 
 import random
 from array import array
@@ -16,7 +16,7 @@ SYSTEM_BLOCKS = 4
 REUSE = 0.7
 """Share of the requests that continue a conversation that some worker still holds."""
 NEW_BLOCKS = 8
-"""That a continued conversation brings, at most."""
+"""Most new blocks that a continued conversation brings."""
 HASHES_PER_MESSAGE = 16_384
 _INCARNATION = "bench"
 

@@ -15,7 +15,7 @@ from prfaas_scheduler.policies.registry import POLICIES, PolicyOptions
 HOME = "home"
 MODEL = "emulated-1t"
 PRFAAS_SITES = 4
-"""As long as there are as many prfaas workers."""
+"""Most prfaas sites; fewer where there are fewer prfaas workers."""
 LENGTHS = TruncatedLogNormal(mu=9.90, sigma=1.00, low_tokens=128, high_tokens=131_072)
 THRESHOLD_TOKENS = 19_419
 OUTPUT_TOKENS = 1024
@@ -25,7 +25,7 @@ RATE_REQ_S_PER_WORKER = 0.7 * 3.24 / 12
 PRFAAS, PD = builtin_profile("paper-1t-h200-anchored"), builtin_profile("paper-1t-h20")
 _SLOTS, _WAITING_LIMIT = 40, 64
 _GOODPUT_BYTES_PER_S = 100e9 / 8 / 4
-"""Per prfaas worker: four of them share 100 Gbit/s."""
+"""Goodput per prfaas worker: four of them share 100 Gbit/s."""
 
 
 def make_policy(name: str) -> Policy:
@@ -34,7 +34,7 @@ def make_policy(name: str) -> Policy:
 
 class Fleet(NamedTuple):
     beats: list[Heartbeat]
-    """One of each worker, without any load."""
+    """One heartbeat of each worker, without any load."""
     links: list[LinkEstimate]
 
 
@@ -71,7 +71,7 @@ def make_fleet(workers: int) -> Fleet:
 
 
 def _prefill(site: str, index: int, profile: Profile) -> Heartbeat:
-    """Of a worker that has seen prompts of all lengths: about twenty points."""
+    """Heartbeat of a worker that has seen prompts of all lengths: about twenty points."""
     seen = ObservedTimes()
     for half_octave in range(14, 35):
         tokens = round(2 ** (half_octave / 2))

@@ -33,7 +33,7 @@ from prfaas_scheduler.service_core import SchedulerCore
 
 PREEMPTED_US = 100.0
 IDLE_S = 1e-4
-"""Before each decision."""
+"""Pause before each decision."""
 WARM_UP_S = 40.0
 """Virtual: longer than a request lives."""
 TTFT_DEADLINE_S = 30.0
@@ -46,21 +46,21 @@ class InProcess(msgspec.Struct, frozen=True, kw_only=True):
     """Pairs of worker and block that the scheduler knows."""
     decisions: int
     decisions_per_s: float
-    """Of one core that does nothing else: 1 over the mean latency."""
+    """Rate of one core that does nothing else: 1 over the mean latency."""
     p50_us: float
     p99_us: float
     max_us: float
     p99_cpu_us: float
-    """Without the time in which the machine ran something else."""
+    """CPU time alone: without the time in which the machine ran something else."""
     max_cpu_us: float
     preempted_share: float
-    """Of the decisions: those that waited more than PREEMPTED_US for a core. Above 1 % the p99 is the machine's, not ours."""
+    """Share of decisions that waited more than PREEMPTED_US for a core. Above 1 % the p99 is the machine's, not ours."""
     heartbeat_us: float
     """Mean time to take in one."""
     change_us: float
     """Mean time to take in a worker's announcement of a new conversation's blocks in the place of an old one's."""
     core_share: float
-    """Of one core, for decisions, heartbeats and all else at the fleet's real rates."""
+    """Share of one core that decisions, heartbeats and all else take at the fleet's real rates."""
     outstanding: float
     """Placed prefills that are not over, in the mean."""
     offloaded_share: float
@@ -82,7 +82,7 @@ class _World:
         self.random = random.Random(seed)
         self.running: Counter[str] = Counter()
         self.free_s: dict[str, list[float]] = {}
-        """By site: heap of when each prefill worker is free."""
+        """Heap of the moments at which prefill workers are free, by site."""
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self.forget_times()

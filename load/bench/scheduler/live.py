@@ -27,19 +27,19 @@ from prfaas.bus.presence import INTERVAL_S, Announcer
 from prfaas.contracts import subjects
 from prfaas.contracts.terms import Role
 from prfaas.contracts.to_gateway import Placement, Refusal
-from prfaas.contracts.to_scheduler import AttemptEnded, Heartbeat, LinkEstimate, PlaceRequest
+from prfaas.contracts.to_scheduler import AttemptEnded, PlaceRequest
 
 OPEN_LOOP_REQ_S = 200.0
 OPEN_LOOP_S = 10.0
 SATURATED_S = 3.0
 IN_FLIGHT = 64
 HOLD_S = 2.0
-"""How long each placement stays before its attempt is reported as over."""
+"""Time between a placement and the report that its attempt is over."""
 SLOTS = 1_000_000
 """No decode worker is ever full: refusals would be measured instead."""
-ALL_KNOWN_DEADLINE_S = 30.0
-ANSWER_DEADLINE_S = 5.0
-READY_DEADLINE_S = 30.0
+ALL_KNOWN_TIMEOUT_S = 30.0
+ANSWER_TIMEOUT_S = 5.0
+READY_TIMEOUT_S = 30.0
 
 
 class Live(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,18 +49,18 @@ class Live(msgspec.Struct, frozen=True, kw_only=True):
     """Pairs of worker and block that the scheduler knows."""
     asked_req_s: float
     p50_ms: float
-    """From the request to its reply, through the server and both Python clients."""
+    """Time between request and reply, through the server and both Python clients."""
     p99_ms: float
     decision_mean_us: float
-    """As the process itself counts it, under the same load."""
+    """Mean latency as the process itself counts it, under the same load."""
     decision_p99_at_most_us: float
     """Upper edge of the histogram's bucket."""
     saturated_req_s: float
     """Answers with 64 requests in flight all the time."""
     scheduler_cpu: float
-    """Of one core, while asked at `asked_req_s`."""
+    """Share of one core, at `asked_req_s`."""
     machine_idle: float
-    """What all cores had left meanwhile: without any, latencies are those of waiting for a core."""
+    """Idle share of all cores meanwhile: near 0, latencies are those of waiting for a core."""
     outstanding: float
     failed: int
     """Refused or not answered."""
@@ -80,7 +80,7 @@ async def measure_live(policy: str, workers: int, cached_blocks: int = 0, seed: 
             }
             process = await ServiceProcess("scheduler", "scheduler", config, directory, {}).spawn()
             try:
-                await process.wait_ready(READY_DEADLINE_S)
+                await process.wait_ready(READY_TIMEOUT_S)
                 async with _announced(server.client_url, workers):
                     await _wait_for(process.http_port, "prfaas_workers", workers)
                     return await _ask(policy, workers, caches, server.client_url, process)
@@ -175,7 +175,7 @@ class _Client:
         )
         begun_s = time.monotonic()
         try:
-            answer = await self._bus.request(subjects.place(HOME), request, Placement | Refusal, ANSWER_DEADLINE_S)
+            answer = await self._bus.request(subjects.place(HOME), request, Placement | Refusal, ANSWER_TIMEOUT_S)
         except TimeoutError:
             self.failed += 1
             return
@@ -197,7 +197,7 @@ class _Client:
 
 class _Decisions(msgspec.Struct, frozen=True):
     buckets: dict[float, float]
-    """Decisions that took at most so many seconds."""
+    """Number of decisions by their longest duration, s."""
     sum_s: float
     count: float
 
@@ -221,7 +221,7 @@ async def _decisions(port: int) -> _Decisions:
 
 
 async def _wait_for(port: int, name: str, value: float) -> None:
-    async with asyncio.timeout(ALL_KNOWN_DEADLINE_S):
+    async with asyncio.timeout(ALL_KNOWN_TIMEOUT_S):
         while True:
             families = text_string_to_metric_families(await _metrics(port))
             if sum(sample.value for family in families for sample in family.samples if sample.name == name) == value:
@@ -250,12 +250,8 @@ def _announce(url: str, workers: int) -> None:
     asyncio.run(_announce_all(url, workers))
 
 
-def _same(entry: Heartbeat | LinkEstimate) -> Heartbeat | LinkEstimate:
-    return entry
-
-
 async def _announce_all(url: str, workers: int) -> None:
-    """One connection for all: what the scheduler hears is the same."""
+    """Announces all workers over one connection: the scheduler receives the same."""
     bus = await ControlBus.connect(NatsEndpoint(url=url), "fleet")
     fleet = make_fleet(workers)
     beats = [msgspec.structs.replace(beat, slots=SLOTS) if beat.role is Role.DECODE else beat for beat in fleet.beats]

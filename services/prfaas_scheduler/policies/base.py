@@ -1,4 +1,5 @@
-"""What every policy sees and answers. A policy picks one of the candidate sites and says why in a sentence."""
+"""The interface of a policy: what it sees and what it answers. A policy picks one of the candidate sites and says why in a
+sentence."""
 
 from typing import NamedTuple, Protocol
 

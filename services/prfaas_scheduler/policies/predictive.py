@@ -92,7 +92,7 @@ class Predictive:
 
 
 def _predict_remote(remote: Candidate) -> Predicted | None:
-    """None while the site's speed or its link is not known."""
+    """Prediction for a remote site; None while its speed or its link is not known."""
     prefill_s, link = remote.route.prefill_s, remote.site.link
     if prefill_s is None or link is None or not link.samples or link.goodput_bytes_per_s <= 0:
         return None

@@ -267,7 +267,7 @@ class RoleController:
 
 
 def _noise(requests: int, n_decode: int) -> float:
-    """Least relative difference of two rates, measured on so many requests and answers, that is more than noise."""
+    """Least relative difference of two measured rates that is more than noise, by the number of requests and answers."""
     return 2 / sqrt(min(requests, n_decode * RecentMean.REMEMBERED))
 
 

@@ -30,7 +30,7 @@ class FailureCode(StrEnum):
 
     @property
     def retry(self) -> bool:
-        """Whether the same request may succeed later. The answer has one of RETRY_STATUSES then."""
+        """True if the same request may succeed later. The answer has one of RETRY_STATUSES then."""
         return not RETRY_STATUSES.isdisjoint(self.statuses)
 
     # ---- the client's request is at fault

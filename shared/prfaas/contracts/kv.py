@@ -18,7 +18,7 @@ class KVTransfer(msgspec.Struct, frozen=True, kw_only=True):
     """First token that full layers ship: the decode worker has those before it from an earlier prompt. A multiple of the block
     size. Sliding and recurrent layers always ship all that is needed."""
     lossy: bool = False
-    """Whether the decode worker installs frames of a lossy codec too."""
+    """True if the decode worker installs frames of a lossy codec too."""
     fingerprint: str
     """Digest of model, weights, dtype and KV layout; a mismatch is refused before any byte is installed."""
 

@@ -4,14 +4,14 @@ from enum import StrEnum
 
 
 class Role(StrEnum):
-    """What a worker does."""
+    """Work that a worker does."""
 
     PREFILL = "prefill"
     DECODE = "decode"
 
 
 class Outcome(StrEnum):
-    """Why a request ran where it ran, or how that changed."""
+    """Reason why a request ran where it ran, or how that changed."""
 
     LOCAL_SHORT = "local_short"
     LOCAL_POLICY = "local_policy"
@@ -25,7 +25,7 @@ class Outcome(StrEnum):
 
 
 class FinishReason(StrEnum):
-    """Why a complete answer ends where it ends."""
+    """Reason why a complete answer ends where it ends."""
 
     STOP = "stop"
     """An end-of-text token or a stop string came."""

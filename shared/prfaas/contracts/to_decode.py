@@ -51,7 +51,7 @@ class PrefillDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     worker: str
     prefill_s: float
     ended_unix_s: float
-    """When the last layer was computed, by the prefill site's clock."""
+    """Moment at which the last layer was computed, by the prefill site's clock."""
 
 
 class PrefillFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):

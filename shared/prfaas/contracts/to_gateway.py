@@ -22,9 +22,9 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     fallback_site: str | None = None
     """Site where the next attempt prefills when the first one fails; None when the first one already is the local site."""
     fallback_after_s: float
-    """How long the first attempt may take until its KV is verified."""
+    """Time that the first attempt may take until its KV is verified."""
     deferred_s: float = 0.0
-    """Above 0: time that an attempt before it waits in the site's queue of deferred jobs, taken when no other job waits."""
+    """Time, if not 0, that an attempt before it waits in the site's queue of deferred jobs, taken when no other job waits."""
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -85,7 +85,7 @@ class Tokens(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class TransferReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How one request's KV came: for the demo's table, spans and benchmarks."""
+    """Figures of one request's transfer: for the demo's table, spans and benchmarks."""
 
     bytes: int = 0
     saved_bytes: int = 0

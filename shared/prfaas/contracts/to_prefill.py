@@ -5,7 +5,7 @@ import msgspec
 from prfaas.contracts.kv import KVTransfer
 
 LEASE_S = 1.0
-"""How long a lease holds, from when it was asked for."""
+"""Duration of a lease, counted from the question for it."""
 ALONE_AFTER_S = 2.5 * LEASE_S
 """Silence of the probe after which a worker goes on with its own equal part. The probe notices a silent worker after LEASE_S;
 another LEASE_S later every lease has ended that counted on it; the rest is for a question that was under way for long."""
@@ -29,7 +29,7 @@ class PrefillJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 class CancelPrefill(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     transfer_id: str
     attempt: int
-    """This attempt and all before it."""
+    """Last attempt to cancel; those before it are cancelled too."""
 
 
 class EgressLease(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -28,7 +28,7 @@ class TrainReport(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Reply to the last TrainPart."""
 
     parts: int
-    """How many came, the last one included."""
+    """Number of parts that came, the last one included."""
     tail_bytes_per_s: float = 0.0
     """Rate at which the last parts came; 0: too few came, or all at once."""
 

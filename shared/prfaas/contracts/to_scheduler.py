@@ -64,7 +64,7 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     output_tokens: float = 0.0
     """Decode: mean length of the last answers; 0 while there is none."""
     movable: bool = False
-    """Whether it becomes a worker of the other role when told to."""
+    """True if it becomes a worker of the other role when told to."""
     draining: bool = False
 
     @property
@@ -73,8 +73,8 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class BlocksChanged(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """What a worker's prefix cache took in and gave up. A lost one costs a hit or a detour, never a wrong token: workers compare
-    tokens, and the scheduler asks for BlocksHeld when the numbers have a gap."""
+    """Blocks that a worker's prefix cache took in and gave up. A lost one costs a hit or a detour, never a wrong token: workers
+    compare tokens, and the scheduler asks for BlocksHeld when the numbers have a gap."""
 
     site: str
     worker: str
@@ -107,7 +107,7 @@ class LinkEstimate(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     goodput_bytes_per_s: float
     """Rate that KV may count on: at most the link's egress budget."""
     samples: int
-    """How many measurements stand behind the figures; 0 means none yet."""
+    """Number of measurements behind the figures; 0: none yet."""
     confidence: float = 1.0
     """0 to 1: how many of the last measurements of goodput there are, and agree."""
     age_s: float = 0.0

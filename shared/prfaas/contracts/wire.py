@@ -1,4 +1,4 @@
-"""How messages look on the wire: tagged msgspec structs as MessagePack; prompts as packed little-endian uint32."""
+"""Encoding of messages: tagged msgspec structs as MessagePack; prompts as packed little-endian uint32."""
 
 from array import array
 from collections.abc import Sequence
