@@ -188,11 +188,11 @@ class PrefillStation:
         sizes = piece_bytes(self._profile, job.prompt.tokens * scale, job.from_token * scale)
         computed_tokens = job.prompt.tokens - job.cached_tokens
         on_the_way: deque[simpy.Event] = deque()
-        begun_at = 0.0
+        begun_s = 0.0
         for index, size_bytes in enumerate(sizes):
-            ended_s = max(begun_at, self.prefill_s(computed_tokens * (index + 1) // PIECES) if computed_tokens else 0.0)
-            yield self._env.timeout(ended_s - begun_at)
-            begun_at = ended_s
+            ended_s = max(begun_s, self.prefill_s(computed_tokens * (index + 1) // PIECES) if computed_tokens else 0.0)
+            yield self._env.timeout(ended_s - begun_s)
+            begun_s = ended_s
             if job.link is None:
                 continue
             while len(on_the_way) >= WINDOW_PIECES and not job.cancelled.triggered:

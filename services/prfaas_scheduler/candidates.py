@@ -103,14 +103,9 @@ class Candidate:
         return self.site.name
 
     @cached_property
-    def unbound_route(self) -> Route:
-        """The route to any worker."""
-        return self._unbound(self.site.wait_s)
-
-    @cached_property
     def route(self) -> Route:
         """The route to the holder if that is done sooner, else to any worker."""
-        unbound = self.unbound_route
+        unbound = self._unbound(self.site.wait_s)
         if self.holder is None:
             return unbound
         worker, cached_tokens, wait_s = self.holder

@@ -116,9 +116,10 @@ class PrefillPool:
     def queue_s(self) -> float:
         """Wait until a worker is free for the next prompt, as the workers announce it; 0 while one is idle. They look at one
         queue within a second of each other: the longest that one saw keeps schedulers from rushing to the same site at once."""
-        beats = [worker.beat for worker in self._workers.values()]
-        if min(beat.busy_s for beat in beats) <= 0:
+        # Ends at the first idle worker: a walk over all of a large site would be most of a decision.
+        if any(worker.beat.busy_s <= 0 for worker in self._workers.values()):
             return 0.0
+        beats = [worker.beat for worker in self._workers.values()]
         return (sum(beat.busy_s for beat in beats) + max(beat.queued_s for beat in beats)) / len(beats)
 
     @property
