@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -29,6 +29,7 @@ from prfaas.telemetry.metrics import TransferMetrics, overlap_ratio
 from prfaas.telemetry.tracing import Tracing
 from prfaas.transfer.errors import TransferError
 from prfaas.transfer.receiver import KVReceiver, ReaderReport
+from prfaas.worker.faults import fault_text
 from prfaas_decode_worker.events import AttemptFailed, AttemptVerified, BeginAttempt, EndAttempt, Event, PrefillTimed, Release
 from prfaas_decode_worker.prefixes import KeptPrefixes
 
@@ -194,12 +195,22 @@ class Attempts:
         except EngineError as error:
             self._failed(attempt, FailureCode.ENGINE, str(error))
         except BusError as error:
-            self._failed(attempt, FailureCode.JOB_NOT_QUEUED, str(error))
+            self._failed(attempt, "job_not_queued", str(error))
+        except Exception as error:  # such as torch's own: it ends this attempt, and no other request
+            log.error("attempt_broke", request_id=order.request_id, attempt=order.attempt, exc_info=error)
+            self._failed(attempt, "engine", fault_text(error))
         finally:
             if reader is not None:
-                await reader.close()
+                await self._after(attempt, "reader_not_closed", reader.close())
         if report is not None and not report.lossy_frames:
-            await self._kept.keep(sequence, order.token_ids)
+            await self._after(attempt, "prefix_not_kept", self._kept.keep(sequence, order.token_ids))
+
+    async def _after(self, attempt: Attempt, failed: str, work: Coroutine[Any, Any, None]) -> None:
+        """Does what the request does not need any more: an error is only logged, as `failed`."""
+        try:
+            await work
+        except Exception as error:
+            log.error(failed, request_id=attempt.order.request_id, reason=fault_text(error), exc_info=error)
 
     async def _submit(self, attempt: Attempt, transfer: KVTransfer, worker: str | None) -> None:
         order = attempt.order

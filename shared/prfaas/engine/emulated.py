@@ -201,17 +201,17 @@ class EmulatedEngine:
         else:
             self._step_due_s = called_s + step_s
         time.sleep(max(0.0, self._step_due_s - time.monotonic()))
-        tokens = []
+        tokens = [_token(row, state) for row, state in zip(rows, states, strict=True)]
+        # Nothing below can fail: a step that raises has advanced no sequence.
         for row, state in zip(rows, states, strict=True):
             row.sequence.advance(state)
-            token_id = _ANSWER_BYTES[state % len(_ANSWER_BYTES)]
-            logprobs = row.sampler.top_logprobs
-            tokens.append(
-                SampledToken(
-                    token_id=token_id, logprob=None if logprobs is None else 0.0, top=((token_id, 0.0),) if logprobs else ()
-                )
-            )
         return tokens
+
+
+def _token(row: DecodeRow, state: int) -> SampledToken:
+    token_id = _ANSWER_BYTES[state % len(_ANSWER_BYTES)]
+    logprobs = row.sampler.top_logprobs
+    return SampledToken(token_id=token_id, logprob=None if logprobs is None else 0.0, top=((token_id, 0.0),) if logprobs else ())
 
 
 def _sleep_until(due_s: float, cancelled: Callable[[], bool]) -> None:

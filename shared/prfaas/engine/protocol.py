@@ -74,7 +74,7 @@ class Engine(Protocol):
         cached blocks first. `on_piece` may block: that is the back-pressure of the link. A piece's buffers stay valid and
         unchanged for as long as someone refers to them. No logits are computed.
 
-        Raises PrefillCancelled, EngineError."""
+        Raises PrefillCancelled, EngineError, or what a library raises; the engine can take the next prompt then."""
         ...
 
     def reserve(self, prefill_tokens: int, total_tokens: int) -> Any:
@@ -100,7 +100,8 @@ class Engine(Protocol):
         ...
 
     def decode(self, rows: Sequence[DecodeRow]) -> list[SampledToken]:
-        """One step for a ragged batch: append each row's token to its sequence, sample each row's next.
+        """Computes one step of a ragged batch: appends each row's token to its sequence, and samples each row's next one.
 
-        Raises EngineError, BadLogitsError; then no sequence has grown and no random state has moved."""
+        Raises EngineError, BadLogitsError, or what a library raises. Whatever it raises, no sequence has grown and no random
+        state has moved then, so that the step may be done again with other rows."""
         ...
