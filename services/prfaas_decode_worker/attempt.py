@@ -21,15 +21,14 @@ from prfaas.contracts.kv import KVTransfer
 from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
 from prfaas.contracts.to_prefill import CancelPrefill, PrefillJob
 from prfaas.contracts.wire import pack_tokens
-from prfaas.engine.protocol import Engine, EngineDescription, EngineError
+from prfaas.engine.protocol import Engine, EngineDescription
 from prfaas.process.tasks import Tasks
 from prfaas.telemetry import names
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics import TransferMetrics, overlap_ratio
 from prfaas.telemetry.tracing import Tracing
-from prfaas.transfer.errors import TransferError
 from prfaas.transfer.receiver import KVReceiver, ReaderReport
-from prfaas.worker.faults import fault_text
+from prfaas.worker.faults import failure_code, fault_text
 from prfaas_decode_worker.events import AttemptFailed, AttemptVerified, BeginAttempt, EndAttempt, Event, PrefillTimed, Release
 from prfaas_decode_worker.prefixes import KeptPrefixes
 
@@ -190,15 +189,8 @@ class Attempts:
             report = await self._await_kv(attempt, reader, worker)
             if report is not None:
                 self._verified(attempt, sequence, report, from_token)
-        except TransferError as error:
-            self._failed(attempt, error.code, str(error))
-        except EngineError as error:
-            self._failed(attempt, FailureCode.ENGINE, str(error))
-        except BusError as error:
-            self._failed(attempt, "job_not_queued", str(error))
-        except Exception as error:  # such as torch's own: it ends this attempt, and no other request
-            log.error("attempt_broke", request_id=order.request_id, attempt=order.attempt, exc_info=error)
-            self._failed(attempt, "engine", fault_text(error))
+        except Exception as error:  # an engine raises more than EngineError: torch's own, MemoryError; they end this attempt only
+            self._failed(attempt, failure_code(error), fault_text(error))
         finally:
             if reader is not None:
                 await self._after(attempt, "reader_not_closed", reader.close())

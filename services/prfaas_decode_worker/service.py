@@ -6,7 +6,6 @@ import time
 from opentelemetry import context as trace_context
 from tokenizers import Tokenizer
 
-from prfaas.bus.control import ControlBus
 from prfaas.bus.jobs import JobQueue
 from prfaas.bus.presence import Announcer
 from prfaas.capacity.observed import RecentMean

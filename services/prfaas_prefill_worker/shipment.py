@@ -28,7 +28,7 @@ from prfaas.telemetry.metrics import PrefillMetrics, SendMetrics
 from prfaas.telemetry.tracing import Tracing
 from prfaas.transfer.errors import TransferError
 from prfaas.transfer.sender import KVSender
-from prfaas.worker.faults import fault_text
+from prfaas.worker.faults import failure_code, fault_text
 from prfaas_prefill_worker.leases import give_back, keep_leased
 from prfaas_prefill_worker.service_core import PrefillCore, PrefillEnded, Refuse, Run
 
@@ -163,7 +163,7 @@ class Shipments:
             span.set_attribute(names.ERROR_TYPE, "expired" if late else "cancelled")
             await self._give_up(taken, writer, "expired" if late else "cancelled", "the decode worker stopped waiting")
         except Exception as error:  # an engine raises more than EngineError: torch's own, MemoryError; they end this job only
-            code = error.code.value if isinstance(error, TransferError) else "engine"
+            code = failure_code(error)
             span.set_attribute(names.ERROR_TYPE, code)
             span.set_status(StatusCode.ERROR, fault_text(error))
             await self._give_up(taken, writer, code, fault_text(error))

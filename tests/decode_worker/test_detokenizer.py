@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from prfaas_decode_worker.decoder_stages import BYTE_OF_CHARACTER, MAX_RUN_BYTES
 from prfaas_decode_worker.detokenizer import Detokenizer, TokenTexts, UnknownDecoderError, texts_of
-from tests.decode_worker.tokenizers_at_hand import TOKENIZERS, byte_token_ids, special_token_ids
+from tests.decode_worker.tokenizers_at_hand import TOKENIZERS, byte_token_ids, special_token_ids, token_id_of
 
 HALF_A_LLAMA = [478, 397, 404, 391, 478, 1123]
 """Gemma's tokens of the bytes of a llama, of the first byte of another one, and of " x"."""
@@ -110,8 +110,7 @@ def test_a_tokens_own_bytes_are_those_of_its_vocabulary(name: str) -> None:
     ],
 )
 def test_a_mark_for_a_space_is_a_space_in_a_tokens_bytes(name: str, token: str, own: bytes) -> None:
-    tokenizer = TOKENIZERS[name]()
-    assert texts_of(tokenizer).token_bytes(tokenizer.token_to_id(token)) == own
+    assert texts_of(TOKENIZERS[name]()).token_bytes(token_id_of(name, token)) == own
 
 
 @pytest.mark.parametrize("name", ["gemma", "smollm2", "byte level"])

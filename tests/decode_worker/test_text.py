@@ -6,7 +6,7 @@ from hypothesis import given
 
 from prfaas.contracts.to_decode import Sampling
 from prfaas_decode_worker.text import TextStream, TokenizerVocabulary
-from tests.decode_worker.tokenizers_at_hand import TOKENIZERS, byte_token_ids
+from tests.decode_worker.tokenizers_at_hand import TOKENIZERS, byte_token_ids, token_id_of
 
 
 def spelled(name: str, text: bytes) -> list[int]:
@@ -47,7 +47,7 @@ def test_a_stop_string_of_bytes_ends_the_answer(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["gemma", "byte level"])
 def test_a_stop_string_may_be_the_mark_of_an_unfinished_character(name: str) -> None:
-    half = [TOKENIZERS[name]().token_to_id("a"), *spelled(name, "🦙".encode()[:2])]
+    half = [token_id_of(name, "a"), *spelled(name, "🦙".encode()[:2])]
     assert answer(name, half, ("�",)) == ("a", 3), "it ends in what is let go at the end"
     assert answer(name, half, ("a�",)) == ("", 3)
     assert answer(name, half, ("��!",))[0] == TOKENIZERS[name]().decode(half)

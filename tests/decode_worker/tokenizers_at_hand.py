@@ -111,3 +111,9 @@ def byte_token_ids(name: str) -> dict[int, int]:
 def special_token_ids(name: str) -> tuple[int, ...]:
     added = TOKENIZERS[name]().get_added_tokens_decoder()
     return tuple(token_id for token_id, token in added.items() if token.special)
+
+
+def token_id_of(name: str, token: str) -> int:
+    token_id = TOKENIZERS[name]().token_to_id(token)
+    assert token_id is not None, f"{name} has no token {token!r}"
+    return token_id

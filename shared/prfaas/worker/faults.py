@@ -1,6 +1,20 @@
-"""What a client and a log are told of an error that ends one request."""
+"""The code and the sentence of an error that ends one request."""
+
+from prfaas.bus.errors import BusError
+from prfaas.transfer.errors import TransferError
 
 MAX_CHARS = 500
+
+
+def failure_code(error: Exception) -> str:
+    """Returns the code of an attempt that ended in `error`. What neither the link nor the bus raises, the engine does."""
+    match error:
+        case TransferError():
+            return error.code.value
+        case BusError():
+            return "job_not_queued"
+        case _:
+            return "engine"
 
 
 def fault_text(error: BaseException) -> str:
