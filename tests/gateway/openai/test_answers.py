@@ -181,7 +181,11 @@ LETTER, HALF, BYTE, NOTHING, NOTHING_TOO = (
 )
 def test_tokens_of_one_text_do_not_overwrite_one_another(chosen: TokenLogprob, tops: dict[str, float]) -> None:
     everything = (LETTER, HALF, BYTE, NOTHING, NOTHING_TOO)
-    events: list[GenerateEvent] = [started(), tokens(1, "A", details=(TokenDetail(chosen=chosen, top=everything),)), finished(2, 1)]
+    events: list[GenerateEvent] = [
+        started(),
+        tokens(1, "A", details=(TokenDetail(chosen=chosen, top=everything),)),
+        finished(2, 1),
+    ]
     logprobs = whole(CompletionShape(), events)["choices"][0]["logprobs"]
     assert logprobs["top_logprobs"] == [tops]
     assert logprobs["top_logprobs"][0][logprobs["tokens"][0]] == logprobs["token_logprobs"][0]
