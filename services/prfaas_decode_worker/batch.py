@@ -32,7 +32,9 @@ class Batch:
         tell: Callable[[Event], None],
         flushed: Callable[[], Awaitable[None]],
     ) -> None:
-        """`flushed` returns when what the last step produced is on the bus: a slow bus slows the batch, not memory."""
+        """Waits for `flushed` after each step, which returns when the step's events are on the bus.
+
+        A slow bus so slows the batch, and takes no memory."""
         self.observed = ObservedTimes()
         """Times of the steps by the number of rows."""
         self._engine = engine

@@ -1,4 +1,4 @@
-"""The steps of a tokenizer's decoder, one token at a time: what a step has given out is never taken back.
+"""Steps of a tokenizer's decoder, one token at a time. What a step has given out is never taken back.
 
 Each stage gives the same pieces as the `tokenizers` decoder of the same name gives for the whole list. One rule is ours:
 `ByteRuns` decides a run of more than `MAX_RUN_BYTES` byte tokens in parts.
@@ -12,13 +12,15 @@ from typing import Protocol
 from tokenizers import decoders
 
 MAX_RUN_BYTES = 64
-"""Byte tokens that may wait for the end of their run."""
+"""Most byte tokens that wait for the end of their run."""
 _BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f+][0-9A-Fa-f])>")
 _LEAD = "a"
 """A token that every positional decoder leaves as it is; put in front, it makes the next token one that is not the first."""
 
 
 class Stage(Protocol):
+    """One step of a decoder."""
+
     def push(self, piece: str) -> list[str]:
         """Returns the pieces that are certain now."""
         ...
@@ -47,7 +49,7 @@ class _Immediate:
 
 
 class Replaced(_Immediate):
-    """Each piece by itself, as Replace makes it."""
+    """Replace, on each piece by itself."""
 
     def __init__(self, decoder: decoders.Decoder) -> None:
         self._decoder = decoder
@@ -60,10 +62,10 @@ class Replaced(_Immediate):
 
 
 class Placed(_Immediate):
-    """Each piece by itself, the first one in another way than the rest: Metaspace and WordPiece."""
+    """Metaspace and WordPiece, on each piece by itself. They treat the first one in another way than the rest."""
 
     def __init__(self, decoder: decoders.Decoder, own_pattern: str, own_text: str) -> None:
-        """`own_text` replaces `own_pattern` in a token's own text."""
+        """Takes the decoder, and what replaces a pattern in a token's own text."""
         self._decoder = decoder
         self._own_pattern = re.compile(own_pattern)
         self._own_text = own_text
@@ -116,7 +118,7 @@ class WordEnds:
 
 
 class Stripped(_Immediate):
-    """Strip of a start: up to `start` characters `content` are left out, of each piece or of all of them as one text."""
+    """Strip at the start: up to `start` characters `content` are left out, of each piece or of all of them as one text."""
 
     def __init__(self, content: str, start: int, *, one_text: bool) -> None:
         self._content = content
@@ -142,8 +144,8 @@ class Stripped(_Immediate):
 class ByteRuns:
     """ByteFallback: a run of byte tokens is UTF-8 as a whole, else one U+FFFD for each of its bytes.
 
-    A later byte can so change all characters of its run, which therefore waits for its end. A run of `MAX_RUN_BYTES` bytes is
-    decided by itself, up to its last unfinished character: nothing is held for longer, and no byte is looked at often."""
+    A later byte can change all characters of its run, which therefore waits for its end. `MAX_RUN_BYTES` bytes are decided by
+    themselves, up to their last unfinished character: nothing is held for longer, and each byte is decoded once."""
 
     def __init__(self) -> None:
         self._run = b""

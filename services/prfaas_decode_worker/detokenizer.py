@@ -1,4 +1,4 @@
-"""From token ids to text, token by token.
+"""Text of token ids, token by token.
 
 Text that was given out is never revised. All of it together is `Tokenizer.decode` of all ids without special tokens, but for
 runs of more than `decoder_stages.MAX_RUN_BYTES` byte-fallback tokens, which are decoded in parts.
@@ -29,11 +29,11 @@ MakeStage = Callable[[], Stage]
 
 
 class UnknownDecoderError(Exception):
-    """The text of a tokenizer's tokens cannot be told before the last one is known."""
+    """Refusal of a tokenizer whose tokens have no certain text before the last one is known."""
 
 
 class TokenTexts:
-    """The texts of one tokenizer's tokens. Raises UnknownDecoderError when made."""
+    """Texts of one tokenizer's tokens. Raises UnknownDecoderError when made."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -60,7 +60,7 @@ class TokenTexts:
 
 
 class Detokenizer:
-    """The text of one list of token ids as it grows."""
+    """Text of one list of token ids as it grows."""
 
     def __init__(self, texts: TokenTexts) -> None:
         self._texts = texts
@@ -99,12 +99,12 @@ class Detokenizer:
 
 @lru_cache(maxsize=8)
 def texts_of(tokenizer: Tokenizer) -> TokenTexts:
-    """Made once for each tokenizer. Raises UnknownDecoderError."""
+    """Returns a tokenizer's texts, made once. Raises UnknownDecoderError."""
     return TokenTexts(tokenizer)
 
 
 def decoder_stages(tokenizer: Tokenizer) -> list[MakeStage]:
-    """What makes the stages of a tokenizer's decoder, in order. Raises UnknownDecoderError."""
+    """Returns what makes the stages of a tokenizer's decoder, in order. Raises UnknownDecoderError."""
     if tokenizer.decoder is None:
         return [Spaced]
     makers: list[MakeStage] = []
@@ -129,7 +129,7 @@ def _steps(decoder: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _before_fuse(step: Mapping[str, Any]) -> MakeStage | None:
-    """The stage of a step that sees every token; None for an unknown one."""
+    """Returns the stage of a step that sees every token; None for an unknown one."""
     match step:
         case {"type": "Replace"}:
             return partial(Replaced, _replace(step))
@@ -151,7 +151,7 @@ def _before_fuse(step: Mapping[str, Any]) -> MakeStage | None:
 
 
 def _after_fuse(step: Mapping[str, Any]) -> MakeStage | None:
-    """The stage of a step that sees all tokens as one text; None where a later part could change an earlier one."""
+    """Returns the stage of a step that sees all tokens as one text; None where a later part could change an earlier one."""
     match step:
         case {"type": "Replace", "pattern": {"String": pattern}} if len(pattern) == 1:
             return partial(Replaced, _replace(step))

@@ -1,4 +1,4 @@
-"""The decode worker as a process: the core's events come in from the bus, its instructions go out to engine, lane and bus."""
+"""Decode worker as a process: the core's events come in from the bus, its instructions go out to engine, lane and bus."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""The decode worker's decisions, pure: admission, attempts with their fallbacks, the running batch, what each client is told.
+"""Decisions of the decode worker, pure: admission, attempts with their fallbacks, the running batch, what each client is told.
 
 A request waits for a slot, then for its KV (one attempt after another, each fenced by its number), then runs in the batch.
 Exactly one terminal event (Finished or Failed) ends it, unless its client left; then it ends silently.

@@ -1,4 +1,4 @@
-"""Stop strings in a stream of text, of which a stop string may come in parts."""
+"""Stop strings in a stream of text, in which they may come in parts."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The text of an answer: detokenized, and cut before the first stop string."""
+"""Text of an answer: detokenized, and cut before the first stop string."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,13 +11,15 @@ from prfaas_decode_worker.stop_strings import StopMatcher
 
 
 class TextDelta(NamedTuple):
+    """Text that became certain."""
+
     text: str
     stopped: bool
-    """A stop string was met: the answer ends before it."""
+    """Whether a stop string was met. The answer ends before it."""
 
 
 class TextStream:
-    """The text of one answer, token by token. Stop strings count from token `min_tokens` + 1 on, as vLLM has it."""
+    """Text of one answer, token by token. Stop strings count from token `min_tokens` + 1 on, as vLLM has it."""
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], min_tokens: int = 0) -> None:
         self._detokenizer = Detokenizer(texts_of(tokenizer))
@@ -44,7 +46,7 @@ class TextStream:
 
 
 class TokenizerVocabulary:
-    """The decode core's view of a tokenizer. Raises UnknownDecoderError when made."""
+    """Tokenizer as the decode core sees it. Raises UnknownDecoderError when made."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer

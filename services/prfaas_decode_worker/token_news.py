@@ -1,4 +1,4 @@
-"""What one sampled token brings its client: text, log-probabilities, perhaps the end of the answer."""
+"""News that one sampled token brings its client: text, log-probabilities, perhaps the end of the answer."""
 
 from collections.abc import Collection
 from typing import NamedTuple
@@ -9,8 +9,10 @@ from prfaas_decode_worker.request import Request, Text, Vocabulary
 
 
 class TokenNews(NamedTuple):
+    """What the client hears of one token."""
+
     is_end_token: bool
-    """An end token counts as generated, and is not sent."""
+    """Whether it ends the answer by itself. Such a token counts as generated, and is not sent."""
     text: str
     details: tuple[TokenDetail, ...] = ()
     finish_reason: str | None = None
@@ -38,7 +40,7 @@ def take_token(request: Request, token: SampledToken, vocabulary: Vocabulary, eo
 
 
 def token_detail(vocabulary: Vocabulary, text: Text, token: SampledToken) -> TokenDetail:
-    """The log-probabilities of a token that `text` has not taken yet."""
+    """Returns the log-probabilities of a token that `text` has not taken yet."""
     assert token.logprob is not None, "the engine was asked for log-probabilities and gave none"
     return TokenDetail(
         chosen=_entry(vocabulary, token.token_id, token.logprob),

@@ -14,7 +14,7 @@ from tests.e2e.conftest import describe
 
 MODEL = "gemma-3-270m"
 DESCRIPTION = describe(MODEL)
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]
 
 BOS, FIRST_BYTE = 2, 238
 HALF_A_LLAMA = [478, 397, 404, 391, 478, 1123]

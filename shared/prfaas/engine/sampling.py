@@ -1,4 +1,4 @@
-"""From logits to tokens. A request's tokens depend on its own logits and seed, never on the other rows of the batch."""
+"""Sampling: logits in, tokens out. A request's tokens depend on its own logits and seed, never on the other rows of the batch."""
 
 import math
 import random
