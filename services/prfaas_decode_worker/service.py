@@ -4,7 +4,6 @@ import asyncio
 import time
 
 from opentelemetry import context as trace_context
-from tokenizers import Tokenizer
 
 from prfaas.bus.jobs import JobQueue
 from prfaas.bus.presence import Announcer
@@ -50,7 +49,7 @@ from prfaas_decode_worker.outbox import Outbox
 from prfaas_decode_worker.prefixes import KeptPrefixes
 from prfaas_decode_worker.service_core import DecodeCore
 from prfaas_decode_worker.spans import RequestSpans
-from prfaas_decode_worker.text import TokenizerVocabulary
+from prfaas_decode_worker.text import load_vocabulary
 
 TICK_S = 0.1
 
@@ -79,6 +78,8 @@ class DecodeWorkerService:
         assert config.bulk is not None
         files = await asyncio.to_thread(prepare, config.engine.model)
         self._engine = await asyncio.to_thread(build_engine, config.engine)
+        # Before anything is connected: a large vocabulary takes seconds, in which no connection could be kept alive.
+        vocabulary = await asyncio.to_thread(load_vocabulary, files.tokenizer)
         self._description = self._engine.describe()
         self._site = await SiteConnections.open(config.control, config.bulk, config.name)
         bus, lane = self._site
@@ -97,7 +98,7 @@ class DecodeWorkerService:
             config.engine.model,
             Limits(config.slots, config.waiting, self._description.max_context_tokens, config.cache_mib << 20),
             self._description.eos_token_ids,
-            TokenizerVocabulary(Tokenizer.from_file(str(files.tokenizer))),
+            vocabulary,
             self._engine.sequence_bytes,
         )
         blocks = BlockAnnouncer(bus, site=config.site, worker=config.name, role=Role.DECODE, sites=[config.site])

@@ -1,6 +1,7 @@
 """Text of an answer: detokenized, and cut before the first stop string."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from tokenizers import Tokenizer
@@ -57,3 +58,8 @@ class TokenizerVocabulary:
 
     def token_bytes(self, token_id: int) -> bytes:
         return self._texts.token_bytes(token_id)
+
+
+def load_vocabulary(path: Path) -> TokenizerVocabulary:
+    """Reads a `tokenizer.json`. Raises UnknownDecoderError."""
+    return TokenizerVocabulary(Tokenizer.from_file(str(path)))

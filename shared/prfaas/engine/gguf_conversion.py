@@ -1,4 +1,4 @@
-"""Conversion of GGUF to safetensors and tokenizer.json by transformers' own reader. A child process of `prfaas.engine.weights`."""
+"""Conversion of GGUF to safetensors and a tokenizer by transformers' own reader, a child process of `prfaas.engine.weights`."""
 
 import copy
 import hashlib

@@ -73,7 +73,7 @@ class PrefillCache(Cache):
         self._kept = []
 
     def take_block(self) -> tuple[KVPiece, ...]:
-        """Returns the chunk that was just computed, one piece per layer, in memory of its own; nothing if it is not to be kept."""
+        """Returns the chunk just computed, one piece per layer, in memory of its own; nothing if it is not to be kept."""
         kept, self._kept = self._kept, []
         return tuple(kept)
 

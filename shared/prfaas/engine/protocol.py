@@ -1,4 +1,4 @@
-"""Protocol between serving and computing. It is synchronous: a worker's engine has a thread of its own, for one call at a time."""
+"""Protocol between serving and computing. It is synchronous: a worker's engine has its own thread, one call at a time."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
