@@ -18,7 +18,7 @@ class Limits(NamedTuple):
 class Refusal(NamedTuple):
     """Reason why a request is not taken."""
 
-    code: str
+    code: FailureCode
     message: str
 
 

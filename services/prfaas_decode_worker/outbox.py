@@ -6,6 +6,7 @@ from collections.abc import Callable
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError
 from prfaas.contracts import subjects
+from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.to_gateway import Failed
 from prfaas.telemetry.logs import get_logger
 from prfaas.worker.faults import fault_text
@@ -57,7 +58,7 @@ class Outbox:
         request_id = lost.event.request_id
         self._give_up(request_id)
         message = f"a {what} event of request {request_id!r} cannot be sent: {fault_text(error)}"
-        failed = Failed(request_id=request_id, sequence=lost.event.sequence, code="internal", message=message)
+        failed = Failed(request_id=request_id, sequence=lost.event.sequence, code=FailureCode.INTERNAL_ERROR, message=message)
         try:
             await bus.publish(lost.reply_to, failed)
         except BusError as lost_too:

@@ -70,7 +70,7 @@ class Request:
     attempt: int = 0
     attempts_at_site: int = 0
     engine_failures: int = 0
-    """Attempts that ended in the code `engine`."""
+    """Attempts that ended in FailureCode.ENGINE."""
     events_sent: int = 0
     generated: int = 0
     joined_at: float = 0.0

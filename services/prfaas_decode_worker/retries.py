@@ -12,14 +12,6 @@ MAX_ENGINE_FAILURES = 2
 MIN_ATTEMPT_S = 0.2
 """Least time until the deadline for another attempt to be begun."""
 
-FALLBACK_OUTCOMES = {
-    "timeout": Outcome.FALLBACK_TIMEOUT,
-    "expired": Outcome.FALLBACK_TIMEOUT,
-    "corrupt": Outcome.FALLBACK_CORRUPT,
-    "broker": Outcome.FALLBACK_BROKER,
-}
-"""The outcome by the code of the failure before it; FALLBACK_PREFILL_FAILED for any other code."""
-
 
 def next_attempt(request: Request, now_s: float) -> BeginAttempt:
     """Counts and returns the request's next attempt.
@@ -54,10 +46,10 @@ def give_up(request: Request, code: str, message: str, now_s: float) -> tuple[st
     placement = request.generate.placement
     fallback = placement.fallback_site
     site = request.prefill_site
-    request.engine_failures += code == "engine"
+    request.engine_failures += code == FailureCode.ENGINE
     if request.engine_failures >= MAX_ENGINE_FAILURES:
         return code, f"prefill failed {request.engine_failures} times, the last time at site {site}: {message}"
-    if request.attempt == 1 and placement.deferred_s and FALLBACK_OUTCOMES.get(code) is Outcome.FALLBACK_TIMEOUT:
+    if request.attempt == 1 and placement.deferred_s and code in OUT_OF_TIME:
         request.attempts_at_site = 0  # nobody had time for it: now it waits in turn
     elif fallback is not None and fallback != site:
         request.outcome = FALLBACK_OUTCOMES.get(code, Outcome.FALLBACK_PREFILL_FAILED)
@@ -66,5 +58,5 @@ def give_up(request: Request, code: str, message: str, now_s: float) -> tuple[st
     elif request.attempts_at_site >= MAX_LOCAL_ATTEMPTS:
         return code, f"prefill at site {site} failed: {message}"
     if request.first_token_due_at - now_s < MIN_ATTEMPT_S:
-        return "deadline", request.too_late(f"prefill at {site} failed: {message}")
+        return FailureCode.DEADLINE, request.too_late(f"prefill at {site} failed: {message}")
     return None

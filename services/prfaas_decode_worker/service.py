@@ -196,14 +196,21 @@ class DecodeWorkerService:
     # ---- instructions out
 
     def _handle(self, event: Event) -> None:
-        for order in self._core.handle(event):
+        try:
+            orders = self._core.handle(event)
+        except Exception as error:
+            request_id = getattr(event, "request_id", None)
+            log.error("event_failed", request_id=request_id, handled=type(event).__name__, exc_info=error)
+            if request_id is not None and not isinstance(event, RequestBroken):
+                self._handle(RequestBroken(time.monotonic(), request_id, fault_text(error)))
+            return
+        for order in orders:
             try:
                 self._carry_out(order)
             except Exception as error:  # ends the request that the instruction is for, never the process
                 request_id = request_id_of(order)
                 log.error("instruction_failed", request_id=request_id, instruction=type(order).__name__, exc_info=error)
-                message = f"the decode worker could not go on with request {request_id!r}: {fault_text(error)}"
-                self._handle(RequestBroken(time.monotonic(), request_id, message))
+                self._handle(RequestBroken(time.monotonic(), request_id, fault_text(error)))
         self._measure()
 
     def _carry_out(self, order: Instruction) -> None:
@@ -211,7 +218,7 @@ class DecodeWorkerService:
         match order:
             case Answer(request_id, answer):
                 self._answers.pop(request_id).set_result(answer)
-                if isinstance(answer, GenerateRefused) and answer.code != "duplicate":
+                if isinstance(answer, GenerateRefused) and answer.code != FailureCode.DUPLICATE:
                     self._spans.refused(request_id, answer.code)
             case BeginAttempt():
                 self._attempts.begin(order, self._spans.of(order.request_id))

@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from prfaas.contracts.to_decode import Generate, GenerateAccepted, GenerateRefused
-from prfaas.contracts.to_gateway import Failed, Finished, Started, Tokens
+from prfaas.contracts.codes import FailureCode
+from prfaas.contracts.terms import FinishReason
+from prfaas.contracts.to_decode import Generate
+from prfaas.contracts.to_gateway import Failed, Finished, GenerateAccepted, GenerateRefused, Started, Tokens
 from prfaas.contracts.to_scheduler import AttemptEnded
 from prfaas.contracts.wire import BadMessageError, unpack_tokens
 from prfaas.engine.protocol import SampledToken
@@ -94,9 +96,10 @@ class DecodeCore:
             case StepDone(now_s, tokens):
                 return [out for request_id, token in tokens for out in self._stepped(request_id, token, now_s)]
             case StepFailed(now_s, request_ids, message):
-                return [out for request_id in request_ids for out in self._broken(request_id, "engine", message, now_s)]
+                return [out for request_id in request_ids for out in self._broken(request_id, FailureCode.ENGINE, message, now_s)]
             case RequestBroken(now_s, request_id, message):
-                return self._broken(request_id, "internal", message, now_s)
+                told = f"the decode worker could not go on with request {request_id!r}: {message}"
+                return self._broken(request_id, FailureCode.INTERNAL_ERROR, told, now_s)
             case Tick(now_s):
                 return self._tick(now_s)
             case DrainAsked():
@@ -119,13 +122,12 @@ class DecodeCore:
             request = self._request(generate, now_s)
             refusal = self._refusal(generate, request)
         except BadMessageError as error:
-            refusal = Refusal("bad_request", str(error))
+            refusal = Refusal(FailureCode.BAD_REQUEST, str(error))
         except Exception as error:  # neither tokenizer nor engine may take the others' requests with this one
-            refusal = Refusal("internal", f"request {generate.request_id!r} cannot be taken: {fault_text(error)}")
+            refusal = Refusal(FailureCode.INTERNAL, f"request {generate.request_id!r} cannot be taken: {fault_text(error)}")
         if refusal:
-            answer = GenerateRefused(
-                request_id=generate.request_id, code=refusal.code, message=refusal.message, retry_after_s=1.0
-            )
+            code, message = refusal
+            answer = GenerateRefused(request_id=generate.request_id, code=code, message=message, retry_after_s=1.0)
             return [Answer(generate.request_id, answer)]
         self.requests[generate.request_id] = request
         accepted = Answer(generate.request_id, GenerateAccepted(request_id=generate.request_id))
@@ -133,11 +135,13 @@ class DecodeCore:
 
     def _refusal(self, generate: Generate, request: Request) -> Refusal | None:
         if self.draining:
-            return Refusal("draining", f"decode worker {self.worker!r} is shutting down")
+            return Refusal(FailureCode.DRAINING, f"decode worker {self.worker!r} is shutting down")
         if generate.model != self.model:
-            return Refusal("wrong_model", f"decode worker {self.worker!r} serves {self.model!r}, not {generate.model!r}")
+            return Refusal(
+                FailureCode.WRONG_MODEL, f"decode worker {self.worker!r} serves {self.model!r}, not {generate.model!r}"
+            )
         if generate.request_id in self.requests:
-            return Refusal("duplicate", f"request {generate.request_id!r} is already running here")
+            return Refusal(FailureCode.DUPLICATE, f"request {generate.request_id!r} is already running here")
         return self.admission.refusal(len(request.prompt), generate.sampling.max_tokens, request.cache_bytes)
 
     def _request(self, generate: Generate, now_s: float) -> Request:
@@ -200,7 +204,7 @@ class DecodeCore:
         site = request.prefill_site
         if told := give_up(request, code, message, now_s):
             # An engine fails on this prompt wherever it is sent: that the client tries again helps nothing.
-            return self._fail(request, *told, None if code == "engine" else 1.0, now_s)
+            return self._fail(request, *told, None if code == FailureCode.ENGINE else 1.0, now_s)
         ended = AttemptEnded(request_id=request_id, site=site, verified=False, code=code, next_site=request.prefill_site)
         return [EndAttempt(request_id, attempt, site), TellScheduler(ended), next_attempt(request, now_s)]
 
@@ -220,7 +224,9 @@ class DecodeCore:
         try:
             news = take_token(request, token, self.vocabulary, self.eos_token_ids)
         except Exception as error:  # a text that cannot be told ends its own request only
-            return self._fail(request, "text", f"token {token.token_id} gives no text: {fault_text(error)}", None, now_s)
+            return self._fail(
+                request, FailureCode.TEXT, f"token {token.token_id} gives no text: {fault_text(error)}", None, now_s
+            )
         out: list[Instruction] = []
         if not news.is_end_token:
             tokens = Tokens(
@@ -245,7 +251,7 @@ class DecodeCore:
             out += self._fail(request, FailureCode.DEADLINE, request.too_late(f"it {doing[request.phase]}"), 1.0, now_s)
         return out
 
-    def _finish(self, request: Request, finish_reason: str, rest: str, now_s: float) -> list[Instruction]:
+    def _finish(self, request: Request, finish_reason: FinishReason, rest: str, now_s: float) -> list[Instruction]:
         finished = Finished(
             request_id=request.request_id,
             sequence=request.next_sequence(),

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from typing import NamedTuple
 
+from prfaas.contracts.terms import FinishReason
 from prfaas.contracts.to_gateway import TokenDetail, TokenLogprob
 from prfaas.engine.protocol import SampledToken
 from prfaas_decode_worker.request import Request, Text, Vocabulary
@@ -15,7 +16,7 @@ class TokenNews(NamedTuple):
     """Whether it ends the answer by itself. Such a token counts as generated, and is not sent."""
     text: str
     details: tuple[TokenDetail, ...] = ()
-    finish_reason: str | None = None
+    finish_reason: FinishReason | None = None
     rest: str = ""
     """Text that was held back until the answer's end."""
 
@@ -28,15 +29,15 @@ def take_token(request: Request, token: SampledToken, vocabulary: Vocabulary, eo
     # Samplers draw no end token before `min_tokens`. Where an engine does, it is a token like any other.
     may_end = not sampling.ignore_eos and request.generated > sampling.min_tokens
     if may_end and token.token_id in eos_token_ids:
-        return TokenNews(True, "", finish_reason="stop", rest=request.text.flush().text)
+        return TokenNews(True, "", finish_reason=FinishReason.STOP, rest=request.text.flush().text)
     details = () if sampling.top_logprobs is None else (token_detail(vocabulary, request.text, token),)
     delta = request.text.push(token.token_id)
     if delta.stopped:
-        return TokenNews(False, delta.text, details, "stop")
+        return TokenNews(False, delta.text, details, FinishReason.STOP)
     if request.generated < sampling.max_tokens:
         return TokenNews(False, delta.text, details)
     rest = request.text.flush()
-    return TokenNews(False, delta.text, details, "stop" if rest.stopped else "length", rest.text)
+    return TokenNews(False, delta.text, details, FinishReason.STOP if rest.stopped else FinishReason.LENGTH, rest.text)
 
 
 def token_detail(vocabulary: Vocabulary, text: Text, token: SampledToken) -> TokenDetail:

@@ -108,7 +108,7 @@ class Shipments:
         """Ends a job that could not be begun, for a reason that nothing foresaw."""
         log.error("job_broke", request_id=taken.job.request_id, attempt=taken.job.transfer.attempt, exc_info=error)
         self._metrics.job("failed")
-        await self._tell(taken, self._failure(taken, "internal", fault_text(error)))
+        await self._tell(taken, self._failure(taken, FailureCode.INTERNAL, fault_text(error)))
         await taken.ack()
 
     async def run(self, taken: TakenJob, run: Run) -> None:
@@ -160,8 +160,9 @@ class Shipments:
             )
         except PrefillCancelled:
             late = time.monotonic() >= due_at
-            span.set_attribute(names.ERROR_TYPE, "expired" if late else "cancelled")
-            await self._give_up(taken, writer, "expired" if late else "cancelled", "the decode worker stopped waiting")
+            ended = FailureCode.EXPIRED if late else FailureCode.CANCELLED
+            span.set_attribute(names.ERROR_TYPE, ended)
+            await self._give_up(taken, writer, ended, "the decode worker stopped waiting")
         except Exception as error:  # an engine raises more than EngineError: torch's own, MemoryError; they end this job only
             code = failure_code(error)
             span.set_attribute(names.ERROR_TYPE, code)
@@ -221,7 +222,7 @@ class Shipments:
             self._metrics.job("done")
             await self._report(job.decode_site)
         except Exception as error:
-            code = error.code.value if isinstance(error, TransferError) else "internal"
+            code = error.code if isinstance(error, TransferError) else FailureCode.INTERNAL
             span.set_attribute(names.ERROR_TYPE, code)
             span.set_status(StatusCode.ERROR, fault_text(error))
             self._metrics.job("failed")

@@ -6,7 +6,6 @@ from msgspec.structs import replace
 from prfaas.contracts.terms import Outcome
 from prfaas.contracts.to_decode import Generate
 from prfaas.contracts.to_gateway import Failed, Started
-from prfaas.contracts.to_scheduler import Outcome
 from prfaas_decode_worker.events import (
     AttemptFailed,
     AttemptVerified,

@@ -230,7 +230,7 @@ def test_a_request_that_the_shell_cannot_go_on_with_fails_alone() -> None:
     started(core, ask("r2"))
     out = core.handle(RequestBroken(1.0, "r1", "its span is gone"))
     (failed,) = events_of(out)
-    assert isinstance(failed, Failed) and (failed.code, failed.retry_after_s) == ("internal", None)
+    assert isinstance(failed, Failed) and (failed.code, failed.retry_after_s) == ("internal_error", None)
     assert EndAttempt("r1", 1, "far") in out and list(core.requests) == ["r2"]
     assert core.handle(RequestBroken(1.0, "r1", "again")) == []
 

@@ -23,12 +23,14 @@ HALF_A_LLAMA = [478, 397, 404, 391, 478, 1123]
 
 async def whole(stack: Stack, **ask: Any) -> Any:
     async with client_of(stack) as client:
-        return await client.completions.create(**({"model": MODEL, "temperature": 0} | ask))
+        fields: dict[str, Any] = {"model": MODEL, "temperature": 0} | ask
+        return await client.completions.create(**fields)
 
 
 async def streamed(stack: Stack, **ask: Any) -> tuple[str, list[Any]]:
     async with client_of(stack) as client:
-        stream = await client.completions.create(**({"model": MODEL, "temperature": 0, "stream": True} | ask))
+        fields: dict[str, Any] = {"model": MODEL, "temperature": 0, "stream": True} | ask
+        stream = await client.completions.create(**fields)
         chunks = [chunk async for chunk in stream]
     return "".join(chunk.choices[0].text for chunk in chunks if chunk.choices), chunks
 

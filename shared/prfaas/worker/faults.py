@@ -1,20 +1,21 @@
 """The code and the sentence of an error that ends one request."""
 
 from prfaas.bus.errors import BusError
+from prfaas.contracts.codes import FailureCode
 from prfaas.transfer.errors import TransferError
 
 MAX_CHARS = 500
 
 
-def failure_code(error: Exception) -> str:
+def failure_code(error: Exception) -> FailureCode:
     """Returns the code of an attempt that ended in `error`. What neither the link nor the bus raises, the engine does."""
     match error:
         case TransferError():
-            return error.code.value
+            return error.code
         case BusError():
-            return "job_not_queued"
+            return FailureCode.JOB_NOT_QUEUED
         case _:
-            return "engine"
+            return FailureCode.ENGINE
 
 
 def fault_text(error: BaseException) -> str:
