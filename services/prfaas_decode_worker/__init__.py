@@ -1,1 +1,1 @@
-"""Owns a request from placement to last token: reads its KV, batches its decoding, streams its text."""
+"""Decode worker: owns a request from placement to last token, reads its KV, batches its decoding, streams its text."""

@@ -1,4 +1,4 @@
-"""Who holds a slot and cache space, who waits for them, and who is told to come back later."""
+"""Slots and cache space: which requests hold them, which wait for them, and which are refused."""
 
 from typing import NamedTuple
 
@@ -7,6 +7,8 @@ from prfaas_decode_worker.request import Phase, Request
 
 
 class Limits(NamedTuple):
+    """Most that a worker takes."""
+
     slots: int
     waiting: int
     context_tokens: int
@@ -14,19 +16,22 @@ class Limits(NamedTuple):
 
 
 class Refusal(NamedTuple):
+    """Reason why a request is not taken."""
+
     code: FailureCode
     message: str
 
 
 class Admission:
+    """All requests of a worker by id, in the order of their arrival."""
+
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.requests: dict[str, Request] = {}
-        """In the order of their arrival."""
 
     @property
     def holding(self) -> list[Request]:
-        """Requests that hold a slot."""
+        """Requests that hold a slot and cache space."""
         return [request for request in self.requests.values() if request.phase is not Phase.WAITING]
 
     @property
@@ -38,7 +43,7 @@ class Admission:
         return sum(request.cache_bytes for request in self.holding)
 
     def refusal(self, prompt_tokens: int, max_tokens: int, cache_bytes: int) -> Refusal | None:
-        """Why a request of this size cannot be taken, ever or now."""
+        """Returns why a request of this size cannot be taken, ever or now; None where it can."""
         total_tokens = prompt_tokens + max_tokens
         if not prompt_tokens or max_tokens < 1:
             return Refusal(FailureCode.BAD_REQUEST, "a request needs at least one prompt token and one token to generate")
@@ -61,11 +66,12 @@ class Admission:
         return None
 
     def admit(self, now_s: float) -> list[Request]:
-        """Those that get a slot now. First come, first served: a large request at the head is not overtaken by small ones, or it
-        would starve."""
+        """Gives free slots to waiting requests, and returns these.
+
+        First come, first served: small requests do not overtake a large one at the head, or it would starve."""
         admitted: list[Request] = []
         for request in self.waiting:
-            if now_s >= request.deadline_s:
+            if now_s >= request.first_token_due_at:
                 continue  # the next tick fails it; a slot would be wasted on it
             if not self._fits(request.cache_bytes):
                 break

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,14 +21,14 @@ from prfaas.contracts.kv import KVTransfer
 from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
 from prfaas.contracts.to_prefill import CancelPrefill, PrefillJob
 from prfaas.contracts.wire import pack_tokens
-from prfaas.engine.protocol import Engine, EngineDescription, EngineError
+from prfaas.engine.protocol import Engine, EngineDescription
 from prfaas.process.tasks import Tasks
 from prfaas.telemetry import names
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics import TransferMetrics, overlap_ratio
 from prfaas.telemetry.tracing import Tracing
-from prfaas.transfer.errors import TransferError
 from prfaas.transfer.receiver import KVReceiver, ReaderReport
+from prfaas.worker.faults import failure_code, fault_text
 from prfaas_decode_worker.events import AttemptFailed, AttemptVerified, BeginAttempt, EndAttempt, Event, PrefillTimed, Release
 from prfaas_decode_worker.prefixes import KeptPrefixes
 
@@ -189,17 +189,20 @@ class Attempts:
             report = await self._await_kv(attempt, reader, worker)
             if report is not None:
                 self._verified(attempt, sequence, report, from_token)
-        except TransferError as error:
-            self._failed(attempt, error.code, str(error))
-        except EngineError as error:
-            self._failed(attempt, FailureCode.ENGINE, str(error))
-        except BusError as error:
-            self._failed(attempt, FailureCode.JOB_NOT_QUEUED, str(error))
+        except Exception as error:  # an engine raises more than EngineError: torch's own, MemoryError; they end this attempt only
+            self._failed(attempt, failure_code(error), fault_text(error))
         finally:
             if reader is not None:
-                await reader.close()
+                await self._after(attempt, "reader_not_closed", reader.close())
         if report is not None and not report.lossy_frames:
-            await self._kept.keep(sequence, order.token_ids)
+            await self._after(attempt, "prefix_not_kept", self._kept.keep(sequence, order.token_ids))
+
+    async def _after(self, attempt: Attempt, failed: str, work: Coroutine[Any, Any, None]) -> None:
+        """Does what the request does not need any more: an error is only logged, as `failed`."""
+        try:
+            await work
+        except Exception as error:
+            log.error(failed, request_id=attempt.order.request_id, reason=fault_text(error), exc_info=error)
 
     async def _submit(self, attempt: Attempt, transfer: KVTransfer, worker: str | None) -> None:
         order = attempt.order

@@ -1,22 +1,27 @@
-"""The engine's thread and the loop that steps it: between two steps requests join and leave."""
+"""The loop that steps the engine on a thread of its own. Between two steps requests join and leave."""
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from prfaas.capacity.observed import ObservedTimes
-from prfaas.engine.protocol import BadLogitsError, DecodeRow, Engine, EngineError
+from prfaas.engine.protocol import DecodeRow, Engine
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics import DecodeMetrics
 from prfaas.worker.engine_thread import engine_thread
+from prfaas.worker.faults import fault_text
+from prfaas_decode_worker.decode_step import decode_step
 from prfaas_decode_worker.events import Event, StepDone, StepFailed
-from prfaas_decode_worker.service_core import DecodeCore
+from prfaas_decode_worker.service_core import DecodeCore, Row
 
 log = get_logger(__name__)
 
 
 class Batch:
+    """The running batch. An error in a step ends the requests of the rows that it fails with, and no other."""
+
     def __init__(
         self,
         engine: Engine,
@@ -27,9 +32,11 @@ class Batch:
         tell: Callable[[Event], None],
         flushed: Callable[[], Awaitable[None]],
     ) -> None:
-        """`flushed` returns when what the last step produced is on the bus: a slow bus slows the batch, not memory."""
+        """Waits for `flushed` after each step, which returns when the step's events are on the bus.
+
+        A slow bus so slows the batch, and takes no memory."""
         self.observed = ObservedTimes()
-        """Of the steps, by batch."""
+        """Times of the steps by the number of rows."""
         self._engine = engine
         self._core = core
         self._sequences = sequences
@@ -41,7 +48,7 @@ class Batch:
         self._work = asyncio.Event()
 
     def wake(self) -> None:
-        """There may be rows to decode."""
+        """Tells the loop that there may be rows to decode."""
         self._work.set()
 
     def release(self, request_id: str) -> None:
@@ -58,34 +65,47 @@ class Batch:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _step(self) -> bool:
+        """Returns whether there was anything to decode."""
         rows = self._core.rows()
         if not rows:
             return False
+        # What belongs to one request, its sampler above all, can only break that request.
+        inputs: dict[str, DecodeRow] = {}
         for row in rows:
-            if row.request_id not in self._samplers:
-                sampling = self._core.requests[row.request_id].generate.sampling
-                self._samplers[row.request_id] = self._engine.sampler(sampling)
-        inputs = [
-            DecodeRow(
-                sequence=self._sequences[row.request_id],
-                token_id=row.token_id,
-                sampler=self._samplers[row.request_id],
-                forbid_eos=row.forbid_eos,
-            )
-            for row in rows
-        ]
-        request_ids = [row.request_id for row in rows]
+            try:
+                inputs[row.request_id] = self._input(row)
+            except Exception as error:
+                self._failed(row.request_id, error)
         started_s = time.monotonic()
-        try:
-            tokens = await asyncio.get_running_loop().run_in_executor(self._thread, self._engine.decode, inputs)
-        except EngineError as error:
-            failed = [request_ids[row] for row in error.rows] if isinstance(error, BadLogitsError) else request_ids
-            log.error("step_failed", request_ids=failed, reason=str(error))
-            self._tell(StepFailed(time.monotonic(), tuple(failed), str(error)))
-            return True
+        step = partial(decode_step, self._engine, list(inputs.values()))
+        outcomes = await asyncio.get_running_loop().run_in_executor(self._thread, step)
         ended_s = time.monotonic()
-        self._metrics.step_s.observe(ended_s - started_s)
-        self.observed.observe(len(rows), ended_s - started_s)
+
+        # A token for each row that has one, an end for each that has not.
+        results = list(zip(inputs, outcomes, strict=True))
+        tokens = tuple((request_id, outcome) for request_id, outcome in results if not isinstance(outcome, Exception))
+        if len(tokens) == len(rows):  # a step that was done in parts says nothing of the engine's pace
+            self._metrics.step_s.observe(ended_s - started_s)
+            self.observed.observe(len(rows), ended_s - started_s)
         self._metrics.tokens.inc(len(tokens))
-        self._tell(StepDone(ended_s, tuple(zip(request_ids, tokens, strict=True))))
+        if tokens:
+            self._tell(StepDone(ended_s, tokens))
+        for request_id, outcome in results:
+            if isinstance(outcome, Exception):
+                self._failed(request_id, outcome)
         return True
+
+    def _input(self, row: Row) -> DecodeRow:
+        if row.request_id not in self._samplers:
+            sampling = self._core.requests[row.request_id].generate.sampling
+            self._samplers[row.request_id] = self._engine.sampler(sampling)
+        return DecodeRow(
+            sequence=self._sequences[row.request_id],
+            token_id=row.token_id,
+            sampler=self._samplers[row.request_id],
+            forbid_eos=row.forbid_eos,
+        )
+
+    def _failed(self, request_id: str, error: Exception) -> None:
+        log.error("step_failed", request_id=request_id, reason=fault_text(error), exc_info=error)
+        self._tell(StepFailed(time.monotonic(), (request_id,), f"the engine failed in a decode step: {fault_text(error)}"))

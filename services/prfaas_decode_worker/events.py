@@ -1,4 +1,4 @@
-"""What the decode worker's core hears and what it orders."""
+"""Events that the decode worker's core handles, and the instructions that it gives."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ class CancelAsked:
 
 @dataclass(frozen=True, slots=True)
 class AttemptVerified:
-    """Every byte of the attempt is checked and installed."""
+    """All bytes of the attempt are checked and installed."""
 
     now_s: float
     request_id: str
@@ -33,16 +33,16 @@ class AttemptVerified:
     frames: int = 0
     lossy_frames: int = 0
     cached_tokens: int = 0
-    """Of the prompt's prefix, that the prefill did not compute."""
+    """Tokens of the prompt's prefix that the prefill had in its cache."""
     reused_tokens: int = 0
-    """Whose KV in full layers was here already, and did not come."""
+    """Tokens whose KV in full layers was here already and did not come."""
     saved_bytes: int = 0
     duration_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class PrefillTimed:
-    """What the prefill worker says of its part. May come after the KV: it travels by another connection."""
+    """The prefill worker's account of its part. It may come after the KV, since it travels by another connection."""
 
     now_s: float
     request_id: str
@@ -69,10 +69,19 @@ class StepDone:
 
 @dataclass(frozen=True, slots=True)
 class StepFailed:
-    """The engine could not do the step: all its requests fail, the others go on."""
+    """The engine cannot compute these rows. Their requests fail, the others go on."""
 
     now_s: float
     request_ids: tuple[str, ...]
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestBroken:
+    """The shell could not carry out an instruction for this request, which fails alone."""
+
+    now_s: float
+    request_id: str
     message: str
 
 
@@ -101,6 +110,7 @@ Event = (
     | PrefillTimed
     | StepDone
     | StepFailed
+    | RequestBroken
     | Tick
     | DrainAsked
     | DrainGivenUp
@@ -117,27 +127,27 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class BeginAttempt:
-    """Reserve a fresh sequence, install what is here already, open the reader, send the job to `prefill_site`, and report within
-    `timeout_s`."""
+    """Reserve a fresh sequence and install what is here already. Open the reader, send the job to `prefill_site`, and report
+    within `timeout_s`."""
 
     request_id: str
     transfer_id: str
     attempt: int
     prefill_site: str
     prefill_worker: str | None
-    """None: whoever is free first."""
+    """None: any worker of the site, the first that is free."""
     token_ids: tuple[int, ...]
-    """All that is to be prefilled; empty for a prompt of one token, which needs no transfer."""
+    """Tokens to prefill, all but the prompt's last one. Empty for a prompt of one token, which needs no transfer."""
     total_tokens: int
     tenant: str
     timeout_s: float
     deferred: bool = False
-    """Only a worker that has nothing else to do is to take it."""
+    """Whether only a worker without other work may take it."""
 
 
 @dataclass(frozen=True, slots=True)
 class EndAttempt:
-    """Close the reader, cancel the prefill, drop the attempt's sequence. The attempt is not heard of again."""
+    """Close the reader, cancel the prefill, drop the attempt's sequence. No event of the attempt follows."""
 
     request_id: str
     attempt: int
@@ -152,7 +162,7 @@ class Emit:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """The request is over and holds nothing any more; `outcome` and `ended` are what it is counted under."""
+    """Forget the request, which is over. `outcome` and `ended` are what it is counted under."""
 
     request_id: str
     outcome: Outcome
@@ -160,16 +170,27 @@ class Release:
     report: TransferReport
     completion_tokens: int
     decode_s: float
-    """From joining the batch; 0 when it never did."""
+    """Time since it joined the batch, s; 0 when it never did."""
     ended: str
-    """A finish reason, `cancelled`, or the code of its failure."""
+    """The finish reason, `cancelled`, or the code of the failure."""
 
 
 @dataclass(frozen=True, slots=True)
 class TellScheduler:
-    """Best effort: what the scheduler does not hear, its own clock tells it."""
+    """Tell the scheduler how an attempt ended. Best effort: its own clock tells it what it does not hear."""
 
     ended: AttemptEnded
 
 
 Instruction = Answer | BeginAttempt | EndAttempt | Emit | Release | TellScheduler
+
+
+def request_id_of(instruction: Instruction) -> str:
+    """Returns the request that an instruction is for."""
+    match instruction:
+        case Emit(_, event):
+            return event.request_id
+        case TellScheduler(ended):
+            return ended.request_id
+        case _:
+            return instruction.request_id

@@ -1,6 +1,6 @@
-"""The full layers' KV of prompts that were served here, block by block: what a later prompt shares of it need not come again.
+"""Full layers' KV of prompts that were served here, block by block. A later prompt's transfer leaves out what it shares.
 
-Only verified KV of prefills enters: what a decode step makes of the same tokens differs in its last bits.
+Only verified KV of prefills enters: a decode step's KV of the same tokens differs in its last bits.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from prfaas.kvcache.prefix_cache import Block, Changes, PrefixCache
 
 
 class KeptPrefixes:
-    """Of the loop's thread; only the copying is done beside it."""
+    """Blocks that are kept. Its state is the loop's own; only copying is done on other threads."""
 
     def __init__(self, engine: Engine, capacity_bytes: int, changed: Callable[[Changes], None]) -> None:
         description = engine.describe()
@@ -23,15 +23,16 @@ class KeptPrefixes:
         self._changed = changed
 
     async def install(self, sequence: Any, token_ids: Sequence[int]) -> int:
-        """Fills a fresh sequence with what is kept of its prompt, less than all of it. Returns the token from which the rest must
-        come. Raises EngineError."""
+        """Fills a fresh sequence with what is kept of its prompt, less than all of it.
+
+        Returns the token from which the rest must come. Raises what the engine raises."""
         with self._cache.pin(token_ids, max_tokens=len(token_ids) - 1) as prefix:
             if prefix.blocks:
                 await asyncio.to_thread(self._install, sequence, prefix.blocks)
             return prefix.cached_tokens
 
     async def keep(self, sequence: Any, token_ids: Sequence[int]) -> None:
-        """Stores what of a verified prompt is not kept yet. It may be decoded meanwhile."""
+        """Stores what of a verified prompt is not kept yet. Raises what the engine raises. It may be decoded meanwhile."""
         with self._cache.pin(token_ids) as prefix:
             block_tokens = self._cache.block_tokens
             while prefix.wants(prefix.tokens, prefix.tokens + block_tokens) and prefix.tokens + block_tokens <= len(token_ids):

@@ -1,4 +1,4 @@
-"""One request in the decode worker, from its acceptance to its last token."""
+"""State of one request in the decode worker, from its acceptance to its last token."""
 
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -12,23 +12,42 @@ from prfaas.contracts.to_gateway import TransferReport
 
 
 class Delta(Protocol):
+    """Text that became certain."""
+
     @property
     def text(self) -> str: ...
     @property
-    def stopped(self) -> bool: ...
+    def stopped(self) -> bool:
+        """Whether a stop string ends the answer here."""
+        ...
 
 
 class Text(Protocol):
-    def push(self, token_id: int) -> Delta: ...
-    def flush(self) -> str: ...
+    """The text of one answer, which grows by tokens."""
+
+    def push(self, token_id: int) -> Delta:
+        """Takes one token. Returns what is certain with it."""
+        ...
+
+    def flush(self) -> Delta:
+        """Returns what was held back; no token follows."""
+        ...
+
+    def offset_chars(self, token_id: int) -> int:
+        """Returns the character at which the text of the next token, `token_id`, begins."""
+        ...
 
 
 class Vocabulary(Protocol):
+    """Texts of tokens. Any method may raise, which ends the request that it was called for."""
+
     def new_text(self, sampling: Sampling) -> Text: ...
-    def token_text(self, token_id: int) -> str: ...
+    def token_bytes(self, token_id: int) -> bytes: ...
 
 
 class Phase(Enum):
+    """How far a request is: it waits for a slot, for its KV, or for its next token."""
+
     WAITING = auto()
     TRANSFER = auto()
     RUNNING = auto()
@@ -36,12 +55,13 @@ class Phase(Enum):
 
 @dataclass(slots=True)
 class Request:
+    """State of one accepted request."""
+
     generate: Generate
     prompt: list[int]
     text: Text
     cache_bytes: int
-    deadline_s: float
-    """For the first token."""
+    first_token_due_at: float
     next_token: int
     outcome: Outcome
     reason: str
@@ -49,9 +69,12 @@ class Request:
     phase: Phase = Phase.WAITING
     attempt: int = 0
     attempts_at_site: int = 0
+    engine_failures: int = 0
+    """Attempts that ended in FailureCode.ENGINE."""
     events_sent: int = 0
     generated: int = 0
-    joined_s: float = 0.0
+    joined_at: float = 0.0
+    """When it joined the batch, by the clock of the events."""
     verified_unix_s: float = 0.0
     prefill_ended_unix_s: float = 0.0
     report: TransferReport = field(default_factory=TransferReport)
@@ -70,7 +93,7 @@ class Request:
         return replace(self.report, residual_s=max(0.0, self.verified_unix_s - self.prefill_ended_unix_s))
 
     def next_sequence(self) -> int:
-        """The number of its next event."""
+        """Returns the number of its next event, and counts it as sent."""
         self.events_sent += 1
         return self.events_sent - 1
 

@@ -1,4 +1,4 @@
-"""Where a request's KV is prefilled, attempt by attempt, until one is verified or enough have failed."""
+"""The sites at which a request's KV is prefilled, attempt by attempt, until one is verified or enough have failed."""
 
 from prfaas.contracts.codes import FALLBACK_OUTCOMES, OUT_OF_TIME, FailureCode
 from prfaas.contracts.terms import Outcome
@@ -6,17 +6,21 @@ from prfaas_decode_worker.events import BeginAttempt
 from prfaas_decode_worker.request import Request
 
 MAX_LOCAL_ATTEMPTS = 2
-"""At the last site that is tried: a broken local prefill is tried once more, then the client hears of it."""
+"""Attempts at the last site that is tried. After them the client hears of the failure."""
+MAX_ENGINE_FAILURES = 2
+"""Attempts that may fail in an engine. A prompt that breaks two of them would break a third."""
 MIN_ATTEMPT_S = 0.2
-"""With less time than this until the deadline another attempt is not begun."""
+"""Least time until the deadline for another attempt to be begun."""
 
 
 def next_attempt(request: Request, now_s: float) -> BeginAttempt:
-    """The first one goes to the worker that the placement names, if it does; the others to whoever of the site is free. A
-    deferred one comes before all these."""
+    """Counts and returns the request's next attempt.
+
+    The first one goes to the worker that the placement names, if it names one; the others go to any free worker of the site.
+    A deferred attempt comes before all these."""
     request.attempt += 1
     request.attempts_at_site += 1
-    left_s = request.deadline_s - now_s
+    left_s = request.first_token_due_at - now_s
     placement = request.generate.placement
     deferred = request.attempt == 1 and placement.deferred_s > 0
     may_fall_back = placement.fallback_site not in (None, request.prefill_site)
@@ -36,11 +40,15 @@ def next_attempt(request: Request, now_s: float) -> BeginAttempt:
 
 
 def give_up(request: Request, code: str, message: str, now_s: float) -> tuple[str, str] | None:
-    """After a failed attempt: the code and sentence that the client hears, or None when there is another one to try; then the
-    request's site, outcome and reason are those of that one."""
+    """Returns the code and sentence that the client hears after a failed attempt; None when another one is to be tried.
+
+    The request's site, outcome and reason are then those of the next attempt."""
     placement = request.generate.placement
     fallback = placement.fallback_site
     site = request.prefill_site
+    request.engine_failures += code == FailureCode.ENGINE
+    if request.engine_failures >= MAX_ENGINE_FAILURES:
+        return code, f"prefill failed {request.engine_failures} times, the last time at site {site}: {message}"
     if request.attempt == 1 and placement.deferred_s and code in OUT_OF_TIME:
         request.attempts_at_site = 0  # nobody had time for it: now it waits in turn
     elif fallback is not None and fallback != site:
@@ -49,6 +57,6 @@ def give_up(request: Request, code: str, message: str, now_s: float) -> tuple[st
         request.prefill_site, request.attempts_at_site = fallback, 0
     elif request.attempts_at_site >= MAX_LOCAL_ATTEMPTS:
         return code, f"prefill at site {site} failed: {message}"
-    if request.deadline_s - now_s < MIN_ATTEMPT_S:
+    if request.first_token_due_at - now_s < MIN_ATTEMPT_S:
         return FailureCode.DEADLINE, request.too_late(f"prefill at {site} failed: {message}")
     return None

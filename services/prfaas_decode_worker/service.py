@@ -1,13 +1,10 @@
-"""The decode worker as a process: the core's events come in from the bus, its instructions go out to engine, lane and bus."""
+"""Decode worker as a process: the core's events come in from the bus, its instructions go out to engine, lane and bus."""
 
 import asyncio
 import time
 
 from opentelemetry import context as trace_context
-from tokenizers import Tokenizer
 
-from prfaas.bus.control import ControlBus
-from prfaas.bus.errors import BusError
 from prfaas.bus.jobs import JobQueue
 from prfaas.bus.presence import Announcer
 from prfaas.capacity.observed import RecentMean
@@ -24,6 +21,7 @@ from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics import DecodeMetrics, TransferMetrics, watch_bucket
 from prfaas.transfer.bucket_keeper import KVBucketKeeper
 from prfaas.worker.block_announcer import BlockAnnouncer
+from prfaas.worker.faults import fault_text
 from prfaas.worker.role_change import RoleChange
 from prfaas.worker.site_connections import SiteConnections
 from prfaas_decode_worker.admission import Limits
@@ -40,14 +38,18 @@ from prfaas_decode_worker.events import (
     EndAttempt,
     Event,
     GenerateAsked,
+    Instruction,
     Release,
+    RequestBroken,
     TellScheduler,
     Tick,
+    request_id_of,
 )
+from prfaas_decode_worker.outbox import Outbox
 from prfaas_decode_worker.prefixes import KeptPrefixes
 from prfaas_decode_worker.service_core import DecodeCore
 from prfaas_decode_worker.spans import RequestSpans
-from prfaas_decode_worker.text import TokenizerVocabulary
+from prfaas_decode_worker.text import load_vocabulary
 
 TICK_S = 0.1
 
@@ -62,8 +64,7 @@ class DecodeWorkerService:
         self._transfer_metrics = TransferMetrics(context.registry)
         self._spans = RequestSpans(context.tracing, config.name)
         self._answers: dict[str, asyncio.Future[GenerateAccepted | GenerateRefused]] = {}
-        self._outbox: asyncio.Queue[Emit | TellScheduler] = asyncio.Queue()
-        """Bounded all the same: the batch waits between two steps until it is empty."""
+        self._outbox = Outbox(config.site, self._give_up)
         self._idle = asyncio.Event()
         """Set while no request is here."""
         self._site: SiteConnections | None = None
@@ -77,6 +78,8 @@ class DecodeWorkerService:
         assert config.bulk is not None
         files = await asyncio.to_thread(prepare, config.engine.model)
         self._engine = await asyncio.to_thread(build_engine, config.engine)
+        # Before anything is connected: a large vocabulary takes seconds, in which no connection could be kept alive.
+        vocabulary = await asyncio.to_thread(load_vocabulary, files.tokenizer)
         self._description = self._engine.describe()
         self._site = await SiteConnections.open(config.control, config.bulk, config.name)
         bus, lane = self._site
@@ -95,7 +98,7 @@ class DecodeWorkerService:
             config.engine.model,
             Limits(config.slots, config.waiting, self._description.max_context_tokens, config.cache_mib << 20),
             self._description.eos_token_ids,
-            TokenizerVocabulary(Tokenizer.from_file(str(files.tokenizer))),
+            vocabulary,
             self._engine.sequence_bytes,
         )
         blocks = BlockAnnouncer(bus, site=config.site, worker=config.name, role=Role.DECODE, sites=[config.site])
@@ -124,7 +127,7 @@ class DecodeWorkerService:
         )
         await blocks.start()
         context.tasks.spawn("announce blocks", blocks.run())
-        context.tasks.spawn("publish", self._publish(bus))
+        context.tasks.spawn("publish", self._outbox.run(bus))
         context.tasks.spawn("batch", self._batch.run())
         context.tasks.spawn("tick", self._tick())
         await bus.subscribe(subjects.prefill_progress(config.site, config.name), PrefillProgress, self._attempts.hear)
@@ -173,11 +176,17 @@ class DecodeWorkerService:
         if request_id not in self._core.requests:
             self._spans.arrived(generate, trace_context.get_current())
         self._answers[request_id] = answer
-        self._handle(GenerateAsked(time.monotonic(), generate))
-        return answer.result()
+        try:
+            self._handle(GenerateAsked(time.monotonic(), generate))
+            return answer.result()
+        finally:
+            self._answers.pop(request_id, None)
 
     def _cancel(self, cancel: CancelGenerate) -> None:
         self._handle(CancelAsked(time.monotonic(), cancel.request_id))
+
+    def _give_up(self, request_id: str) -> None:
+        self._handle(CancelAsked(time.monotonic(), request_id))
 
     async def _tick(self) -> None:
         while True:
@@ -187,30 +196,47 @@ class DecodeWorkerService:
     # ---- instructions out
 
     def _handle(self, event: Event) -> None:
-        assert self._batch is not None
-        for order in self._core.handle(event):
-            match order:
-                case Answer(request_id, answer):
-                    self._answers.pop(request_id).set_result(answer)
-                    if isinstance(answer, GenerateRefused) and answer.code != FailureCode.DUPLICATE:
-                        self._spans.refused(request_id, answer.code)
-                case BeginAttempt():
-                    self._attempts.begin(order, self._spans.of(order.request_id))
-                case EndAttempt():
-                    self._attempts.end(order)
-                case Emit(_, told):
-                    self._outbox.put_nowait(order)
-                    if isinstance(told, Started):
-                        self._spans.joined(told.request_id)
-                        self._batch.wake()
-                case Release():
-                    self._release(order)
-                case TellScheduler():
-                    self._outbox.put_nowait(order)
+        try:
+            orders = self._core.handle(event)
+        except Exception as error:
+            request_id = getattr(event, "request_id", None)
+            log.error("event_failed", request_id=request_id, handled=type(event).__name__, exc_info=error)
+            if request_id is not None and not isinstance(event, RequestBroken):
+                self._handle(RequestBroken(time.monotonic(), request_id, fault_text(error)))
+            return
+        for order in orders:
+            try:
+                self._carry_out(order)
+            except Exception as error:  # ends the request that the instruction is for, never the process
+                request_id = request_id_of(order)
+                log.error("instruction_failed", request_id=request_id, instruction=type(order).__name__, exc_info=error)
+                self._handle(RequestBroken(time.monotonic(), request_id, fault_text(error)))
         self._measure()
+
+    def _carry_out(self, order: Instruction) -> None:
+        assert self._batch is not None
+        match order:
+            case Answer(request_id, answer):
+                self._answers.pop(request_id).set_result(answer)
+                if isinstance(answer, GenerateRefused) and answer.code != FailureCode.DUPLICATE:
+                    self._spans.refused(request_id, answer.code)
+            case BeginAttempt():
+                self._attempts.begin(order, self._spans.of(order.request_id))
+            case EndAttempt():
+                self._attempts.end(order)
+            case Emit(_, told):
+                self._outbox.put(order)
+                if isinstance(told, Started):
+                    self._spans.joined(told.request_id)
+                    self._batch.wake()
+            case Release():
+                self._release(order)
+            case TellScheduler():
+                self._outbox.put(order)
 
     def _release(self, release: Release) -> None:
         assert self._batch is not None
+        self._metrics.ended(release.ended)
         self._attempts.release(release)
         self._batch.release(release.request_id)
         self._spans.released(release)
@@ -252,21 +278,6 @@ class DecodeWorkerService:
         self._metrics.running.set(running)
         self._metrics.waiting.set(len(self._core.requests) - running)
         self._metrics.cache_usage_ratio.set(self._core.admission.cache_bytes / self._core.admission.limits.cache_bytes)
-
-    async def _publish(self, bus: ControlBus) -> None:
-        """One task, so that a request's events keep their order. A lost event is a gap that the gateway turns into an error."""
-        while True:
-            order = await self._outbox.get()
-            try:
-                if isinstance(order, Emit):
-                    await bus.publish(order.reply_to, order.event)
-                else:
-                    await bus.publish(subjects.attempts(self._config.site), order.ended)
-            except BusError as error:
-                told = order.event if isinstance(order, Emit) else order.ended
-                log.error("event_lost", request_id=told.request_id, message=type(told).__name__, reason=str(error))
-            finally:
-                self._outbox.task_done()
 
     def _heartbeat(self) -> Heartbeat:
         assert self._batch is not None

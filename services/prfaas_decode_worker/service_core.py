@@ -1,4 +1,4 @@
-"""The decode worker's decisions, pure: admission, attempts with their fallbacks, the running batch, what each client is told.
+"""Decisions of the decode worker, pure: admission, attempts with their fallbacks, the running batch, what each client is told.
 
 A request waits for a slot, then for its KV (one attempt after another, each fenced by its number), then runs in the batch.
 Exactly one terminal event (Finished or Failed) ends it, unless its client left; then it ends silently.
@@ -12,19 +12,11 @@ from msgspec.structs import replace
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.terms import FinishReason
 from prfaas.contracts.to_decode import Generate
-from prfaas.contracts.to_gateway import (
-    Failed,
-    Finished,
-    GenerateAccepted,
-    GenerateRefused,
-    Started,
-    TokenDetail,
-    TokenLogprob,
-    Tokens,
-)
+from prfaas.contracts.to_gateway import Failed, Finished, GenerateAccepted, GenerateRefused, Started, Tokens
 from prfaas.contracts.to_scheduler import AttemptEnded
-from prfaas.contracts.wire import unpack_tokens
+from prfaas.contracts.wire import BadMessageError, unpack_tokens
 from prfaas.engine.protocol import SampledToken
+from prfaas.worker.faults import fault_text
 from prfaas_decode_worker.admission import Admission, Limits, Refusal
 from prfaas_decode_worker.events import (
     Answer,
@@ -40,6 +32,7 @@ from prfaas_decode_worker.events import (
     Instruction,
     PrefillTimed,
     Release,
+    RequestBroken,
     StepDone,
     StepFailed,
     TellScheduler,
@@ -47,15 +40,20 @@ from prfaas_decode_worker.events import (
 )
 from prfaas_decode_worker.request import Phase, Request, Vocabulary
 from prfaas_decode_worker.retries import give_up, next_attempt
+from prfaas_decode_worker.token_news import take_token
 
 
 class Row(NamedTuple):
+    """One request's part in the next step."""
+
     request_id: str
     token_id: int
     forbid_eos: bool
 
 
 class DecodeCore:
+    """One worker's requests. `handle` takes what happened and returns what the shell is to do."""
+
     def __init__(
         self,
         worker: str,
@@ -75,7 +73,7 @@ class DecodeCore:
         self.draining = False
 
     def rows(self) -> list[Row]:
-        """The next step of the batch."""
+        """Returns the rows of the batch's next step."""
         return [
             Row(request.request_id, request.next_token, request.generated < request.generate.sampling.min_tokens)
             for request in self.requests.values()
@@ -96,14 +94,12 @@ class DecodeCore:
             case AttemptFailed(now_s, request_id, attempt, code, message):
                 return self._attempt_failed(request_id, attempt, code, message, now_s)
             case StepDone(now_s, tokens):
-                out: list[Instruction] = []
-                for request_id, token in tokens:
-                    if request_id in self.requests:
-                        out += self._token(self.requests[request_id], token, now_s)
-                return out
+                return [out for request_id, token in tokens for out in self._stepped(request_id, token, now_s)]
             case StepFailed(now_s, request_ids, message):
-                running = [self.requests[request_id] for request_id in request_ids if request_id in self.requests]
-                return [i for request in running for i in self._fail(request, FailureCode.ENGINE, message, None, now_s)]
+                return [out for request_id in request_ids for out in self._broken(request_id, FailureCode.ENGINE, message, now_s)]
+            case RequestBroken(now_s, request_id, message):
+                told = f"the decode worker could not go on with request {request_id!r}: {message}"
+                return self._broken(request_id, FailureCode.INTERNAL_ERROR, told, now_s)
             case Tick(now_s):
                 return self._tick(now_s)
             case DrainAsked():
@@ -122,38 +118,45 @@ class DecodeCore:
     # ---- admission
 
     def _generate(self, generate: Generate, now_s: float) -> list[Instruction]:
-        prompt = unpack_tokens(generate.token_ids)
-        max_tokens = generate.sampling.max_tokens
-        cache_bytes = self.sequence_bytes(len(prompt) + max_tokens)
+        try:
+            request = self._request(generate, now_s)
+            refusal = self._refusal(generate, request)
+        except BadMessageError as error:
+            refusal = Refusal(FailureCode.BAD_REQUEST, str(error))
+        except Exception as error:  # neither tokenizer nor engine may take the others' requests with this one
+            refusal = Refusal(FailureCode.INTERNAL, f"request {generate.request_id!r} cannot be taken: {fault_text(error)}")
+        if refusal:
+            code, message = refusal
+            answer = GenerateRefused(request_id=generate.request_id, code=code, message=message, retry_after_s=1.0)
+            return [Answer(generate.request_id, answer)]
+        self.requests[generate.request_id] = request
+        accepted = Answer(generate.request_id, GenerateAccepted(request_id=generate.request_id))
+        return [accepted, *self._admit(now_s)]
+
+    def _refusal(self, generate: Generate, request: Request) -> Refusal | None:
         if self.draining:
-            refusal: Refusal | None = Refusal(FailureCode.DRAINING, f"decode worker {self.worker!r} is shutting down")
-        elif generate.model != self.model:
-            refusal = Refusal(
+            return Refusal(FailureCode.DRAINING, f"decode worker {self.worker!r} is shutting down")
+        if generate.model != self.model:
+            return Refusal(
                 FailureCode.WRONG_MODEL, f"decode worker {self.worker!r} serves {self.model!r}, not {generate.model!r}"
             )
-        elif generate.request_id in self.requests:
-            refusal = Refusal(FailureCode.DUPLICATE, f"request {generate.request_id!r} is already running here")
-        else:
-            refusal = self.admission.refusal(len(prompt), max_tokens, cache_bytes)
-        if refusal:
-            answer = GenerateRefused(
-                request_id=generate.request_id, code=refusal.code, message=refusal.message, retry_after_s=1.0
-            )
-            return [Answer(generate.request_id, answer)]
+        if generate.request_id in self.requests:
+            return Refusal(FailureCode.DUPLICATE, f"request {generate.request_id!r} is already running here")
+        return self.admission.refusal(len(request.prompt), generate.sampling.max_tokens, request.cache_bytes)
 
-        self.requests[generate.request_id] = Request(
+    def _request(self, generate: Generate, now_s: float) -> Request:
+        prompt = unpack_tokens(generate.token_ids)
+        return Request(
             generate=generate,
             prompt=prompt,
             text=self.vocabulary.new_text(generate.sampling),
-            cache_bytes=cache_bytes,
-            deadline_s=now_s + generate.ttft_deadline_s,
-            next_token=prompt[-1],
+            cache_bytes=self.sequence_bytes(len(prompt) + generate.sampling.max_tokens),
+            first_token_due_at=now_s + generate.ttft_deadline_s,
+            next_token=prompt[-1] if prompt else 0,
             outcome=generate.placement.outcome,
             reason=generate.placement.reason,
             prefill_site=generate.placement.prefill_site,
         )
-        accepted = Answer(generate.request_id, GenerateAccepted(request_id=generate.request_id))
-        return [accepted, *self._admit(now_s)]
 
     def _admit(self, now_s: float) -> list[Instruction]:
         return [next_attempt(request, now_s) for request in self.admission.admit(now_s)]
@@ -165,7 +168,7 @@ class DecodeCore:
         if request is None:
             return []
         request.phase = Phase.RUNNING
-        request.joined_s = event.now_s
+        request.joined_at = event.now_s
         request.verified_unix_s = event.verified_unix_s
         request.report = replace(
             request.report,
@@ -200,12 +203,13 @@ class DecodeCore:
             return []
         site = request.prefill_site
         if told := give_up(request, code, message, now_s):
-            return self._fail(request, *told, 1.0, now_s)
+            # An engine fails on this prompt wherever it is sent: that the client tries again helps nothing.
+            return self._fail(request, *told, None if code == FailureCode.ENGINE else 1.0, now_s)
         ended = AttemptEnded(request_id=request_id, site=site, verified=False, code=code, next_site=request.prefill_site)
         return [EndAttempt(request_id, attempt, site), TellScheduler(ended), next_attempt(request, now_s)]
 
     def _fenced(self, request_id: str, attempt: int) -> Request | None:
-        """None for news of an attempt that is no longer the current one."""
+        """Returns the request; None for news of an attempt that is no longer the current one."""
         request = self.requests.get(request_id)
         if request is None or request.attempt != attempt or request.phase is not Phase.TRANSFER:
             return None
@@ -213,55 +217,54 @@ class DecodeCore:
 
     # ---- the batch
 
-    def _token(self, request: Request, token: SampledToken, now_s: float) -> list[Instruction]:
-        sampling = request.generate.sampling
-        request.generated += 1
-        request.next_token = token.token_id
-        if token.token_id in self.eos_token_ids and not sampling.ignore_eos:
-            return self._finish(request, FinishReason.STOP, now_s)
-        delta = request.text.push(token.token_id)
-        tokens = Tokens(
-            request_id=request.request_id,
-            sequence=request.next_sequence(),
-            text=delta.text,
-            token_ids=(token.token_id,),
-            details=() if sampling.top_logprobs is None else (self._detail(token),),
-        )
-        out: list[Instruction] = [Emit(request.generate.reply_to, tokens)]
-        if delta.stopped:
-            return out + self._finish(request, FinishReason.STOP, now_s)
-        if request.generated >= sampling.max_tokens:
-            return out + self._finish(request, FinishReason.LENGTH, now_s)
+    def _stepped(self, request_id: str, token: SampledToken, now_s: float) -> list[Instruction]:
+        request = self.requests.get(request_id)
+        if request is None:
+            return []
+        try:
+            news = take_token(request, token, self.vocabulary, self.eos_token_ids)
+        except Exception as error:  # a text that cannot be told ends its own request only
+            return self._fail(
+                request, FailureCode.TEXT, f"token {token.token_id} gives no text: {fault_text(error)}", None, now_s
+            )
+        out: list[Instruction] = []
+        if not news.is_end_token:
+            tokens = Tokens(
+                request_id=request_id,
+                sequence=request.next_sequence(),
+                text=news.text,
+                token_ids=(token.token_id,),
+                details=news.details,
+            )
+            out.append(Emit(request.generate.reply_to, tokens))
+        if news.finish_reason is not None:
+            out += self._finish(request, news.finish_reason, news.rest, now_s)
         return out
-
-    def _detail(self, token: SampledToken) -> TokenDetail:
-        def entry(token_id: int, logprob: float) -> TokenLogprob:
-            text = self.vocabulary.token_text(token_id)
-            return TokenLogprob(text, logprob, tuple(text.encode()))
-
-        assert token.logprob is not None, "the engine was asked for log-probabilities"
-        return TokenDetail(chosen=entry(token.token_id, token.logprob), top=tuple(entry(*top) for top in token.top))
 
     # ---- endings
 
     def _tick(self, now_s: float) -> list[Instruction]:
-        late = [request for request in self.requests.values() if not request.generated and now_s >= request.deadline_s]
+        late = [request for request in self.requests.values() if not request.generated and now_s >= request.first_token_due_at]
         out: list[Instruction] = []
         for request in late:
             doing = {Phase.WAITING: "waited for a free slot", Phase.TRANSFER: "waited for its KV", Phase.RUNNING: "was decoding"}
             out += self._fail(request, FailureCode.DEADLINE, request.too_late(f"it {doing[request.phase]}"), 1.0, now_s)
         return out
 
-    def _finish(self, request: Request, finish_reason: FinishReason, now_s: float) -> list[Instruction]:
+    def _finish(self, request: Request, finish_reason: FinishReason, rest: str, now_s: float) -> list[Instruction]:
         finished = Finished(
             request_id=request.request_id,
             sequence=request.next_sequence(),
             finish_reason=finish_reason,
-            text=request.text.flush(),
+            text=rest,
             completion_tokens=request.generated,
             transfer=request.transfer_report(),
         )
         return [Emit(request.generate.reply_to, finished), *self._end(request, finish_reason, now_s)]
+
+    def _broken(self, request_id: str, code: str, message: str, now_s: float) -> list[Instruction]:
+        request = self.requests.get(request_id)
+        return [] if request is None else self._fail(request, code, message, None, now_s)
 
     def _fail(self, request: Request, code: str, message: str, retry_after_s: float | None, now_s: float) -> list[Instruction]:
         failed = Failed(
@@ -287,7 +290,7 @@ class DecodeCore:
                 prefill_site=request.prefill_site,
                 report=request.transfer_report(),
                 completion_tokens=request.generated,
-                decode_s=now_s - request.joined_s if request.phase is Phase.RUNNING else 0.0,
+                decode_s=now_s - request.joined_at if request.phase is Phase.RUNNING else 0.0,
                 ended=ended,
             )
         )

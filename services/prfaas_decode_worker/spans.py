@@ -1,4 +1,4 @@
-"""A request's spans in the decode worker: `generate` from arrival to the end, `decode` from joining the batch to the end."""
+"""Spans of a request in the decode worker: `generate` from arrival to the end, `decode` from joining the batch to the end."""
 
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind
@@ -12,6 +12,8 @@ from prfaas_decode_worker.events import Release
 
 
 class RequestSpans:
+    """Open spans by request."""
+
     def __init__(self, tracing: Tracing, worker: str) -> None:
         self._tracing = tracing
         self._worker = worker

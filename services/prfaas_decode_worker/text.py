@@ -1,73 +1,65 @@
-"""From token ids to text that is certain: incremental detokenization, and stop strings that may span tokens."""
+"""Text of an answer: detokenized, and cut before the first stop string."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
 
 from prfaas.contracts.to_decode import Sampling
-
-
-class StopMatcher:
-    """Cuts a stream of text before the first stop string, holding back only what could still become one."""
-
-    def __init__(self, stop: Sequence[str]) -> None:
-        self._stop = tuple(stop)
-        self._held = ""
-
-    def push(self, text: str) -> tuple[str, bool]:
-        """Returns what is certain now, and whether a stop string was met; after that nothing more comes."""
-        self._held += text
-        found = [at for at in (self._held.find(stop) for stop in self._stop) if at >= 0]
-        if found:
-            certain, self._held = self._held[: min(found)], ""
-            return certain, True
-        keep = max((self._overlap(stop) for stop in self._stop), default=0)
-        certain, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
-        return certain, False
-
-    def flush(self) -> str:
-        rest, self._held = self._held, ""
-        return rest
-
-    def _overlap(self, stop: str) -> int:
-        """Length of the longest end of the held text that is a proper start of `stop`."""
-        for length in range(min(len(stop) - 1, len(self._held)), 0, -1):
-            if self._held.endswith(stop[:length]):
-                return length
-        return 0
+from prfaas_decode_worker.detokenizer import Detokenizer, texts_of
+from prfaas_decode_worker.stop_strings import StopMatcher
 
 
 class TextDelta(NamedTuple):
+    """Text that became certain."""
+
     text: str
     stopped: bool
+    """Whether a stop string was met. The answer ends before it."""
 
 
 class TextStream:
-    """The text of one answer, token by token. A character whose bytes are not complete yet is held back."""
+    """Text of one answer, token by token. Stop strings count from token `min_tokens` + 1 on, as vLLM has it."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
-        self._tokenizer = tokenizer
-        self._decoder = DecodeStream(skip_special_tokens=True)
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], min_tokens: int = 0) -> None:
+        self._detokenizer = Detokenizer(texts_of(tokenizer))
         self._matcher = StopMatcher(stop)
+        self._min_tokens = min_tokens
+        self._tokens = 0
 
     def push(self, token_id: int) -> TextDelta:
-        return TextDelta(*self._matcher.push(self._decoder.step(self._tokenizer, token_id) or ""))
+        """Returns the text that is certain with one token more."""
+        self._tokens += 1
+        return self._matched(self._detokenizer.push(token_id))
 
-    def flush(self) -> str:
-        """What was held back for a stop string that did not come."""
-        return self._matcher.flush()
+    def flush(self) -> TextDelta:
+        """Returns all that was held back: an unfinished character, and what did not become a stop string."""
+        text, stopped = self._matched(self._detokenizer.flush())
+        return TextDelta(text if stopped else text + self._matcher.flush(), stopped)
+
+    def offset_chars(self, token_id: int) -> int:
+        """Returns where in the answer's text the next token, `token_id`, begins."""
+        return self._detokenizer.offset_chars(token_id)
+
+    def _matched(self, text: str) -> TextDelta:
+        return TextDelta(*self._matcher.push(text, counts=self._tokens > self._min_tokens))
 
 
 class TokenizerVocabulary:
-    """The decode core's view of a tokenizer."""
+    """Tokenizer as the decode core sees it. Raises UnknownDecoderError when made."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+        self._texts = texts_of(tokenizer)
 
     def new_text(self, sampling: Sampling) -> TextStream:
-        return TextStream(self._tokenizer, sampling.stop)
+        return TextStream(self._tokenizer, sampling.stop, sampling.min_tokens)
 
-    def token_text(self, token_id: int) -> str:
-        return self._tokenizer.decode([token_id], skip_special_tokens=False)
+    def token_bytes(self, token_id: int) -> bytes:
+        return self._texts.token_bytes(token_id)
+
+
+def load_vocabulary(path: Path) -> TokenizerVocabulary:
+    """Reads a `tokenizer.json`. Raises UnknownDecoderError."""
+    return TokenizerVocabulary(Tokenizer.from_file(str(path)))

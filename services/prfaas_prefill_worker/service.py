@@ -5,6 +5,7 @@ import time
 
 from prfaas.bus.jobs import JobConsumer
 from prfaas.bus.presence import Announcer
+from prfaas.bus.taken_jobs import TakenJob
 from prfaas.contracts import subjects
 from prfaas.contracts.terms import Role
 from prfaas.contracts.to_prefill import CancelPrefill
@@ -131,12 +132,18 @@ class PrefillWorkerService:
                 if draining and self._draining.is_set():
                     return
                 continue
-            (verdict,) = self._core.handle(JobTaken(taken.job, taken.age_s, taken.deliveries))
-            if isinstance(verdict, Refuse):
-                await self._shipments.refuse(taken, verdict)
-            else:
-                self._queue.take(len(verdict.token_ids), time.monotonic())
-                await self._shipments.run(taken, verdict)
+            try:
+                await self._do(taken)
+            except Exception as error:  # one job must not take those behind it with it
+                await self._shipments.fail(taken, error)
+
+    async def _do(self, taken: TakenJob) -> None:
+        (verdict,) = self._core.handle(JobTaken(taken.job, taken.age_s, taken.deliveries))
+        if isinstance(verdict, Refuse):
+            await self._shipments.refuse(taken, verdict)
+        else:
+            self._queue.take(len(verdict.token_ids), time.monotonic())
+            await self._shipments.run(taken, verdict)
 
     @property
     def _shared(self) -> bool:

@@ -17,7 +17,7 @@ from prfaas.contracts import subjects
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
 from prfaas.contracts.to_probe import TransferMeasured
-from prfaas.engine.protocol import Engine, EngineError, PrefillCancelled
+from prfaas.engine.protocol import Engine, PrefillCancelled
 from prfaas.kvcache.layout import KVPiece
 from prfaas.kvcache.prefix_cache import Changes, PrefixCache
 from prfaas.link.link import Link, LinkConfig
@@ -28,6 +28,7 @@ from prfaas.telemetry.metrics import PrefillMetrics, SendMetrics
 from prfaas.telemetry.tracing import Tracing
 from prfaas.transfer.errors import TransferError
 from prfaas.transfer.sender import KVSender
+from prfaas.worker.faults import failure_code, fault_text
 from prfaas_prefill_worker.leases import give_back, keep_leased
 from prfaas_prefill_worker.service_core import PrefillCore, PrefillEnded, Refuse, Run
 
@@ -103,6 +104,13 @@ class Shipments:
             await self._tell(taken, self._failure(taken, refuse.code, refuse.message))
         await taken.ack()
 
+    async def fail(self, taken: TakenJob, error: Exception) -> None:
+        """Ends a job that could not be begun, for a reason that nothing foresaw."""
+        log.error("job_broke", request_id=taken.job.request_id, attempt=taken.job.transfer.attempt, exc_info=error)
+        self._metrics.job("failed")
+        await self._tell(taken, self._failure(taken, FailureCode.INTERNAL, fault_text(error)))
+        await taken.ack()
+
     async def run(self, taken: TakenJob, run: Run) -> None:
         """Returns when the next job may be prefilled."""
         job, transfer = run.job, run.job.transfer
@@ -110,7 +118,7 @@ class Shipments:
         now_ns = time.time_ns()
         self._metrics.queue_s.observe(taken.age_s)
         self._tracing.record(names.PREFILL_QUEUE, parent=taken.context, start_ns=now_ns - int(taken.age_s * 1e9), end_ns=now_ns)
-        deadline_s = time.monotonic() + run.timeout_s
+        due_at = time.monotonic() + run.timeout_s
         span = self._tracing.start(
             names.PREFILL,
             parent=taken.context,
@@ -148,18 +156,18 @@ class Shipments:
                 loop,
                 run,
                 writer.put,
-                lambda: self._core.cancelled(job) or time.monotonic() >= deadline_s,
+                lambda: self._core.cancelled(job) or time.monotonic() >= due_at,
             )
         except PrefillCancelled:
-            late = time.monotonic() >= deadline_s
+            late = time.monotonic() >= due_at
             ended = FailureCode.EXPIRED if late else FailureCode.CANCELLED
             span.set_attribute(names.ERROR_TYPE, ended)
             await self._give_up(taken, writer, ended, "the decode worker stopped waiting")
-        except (EngineError, TransferError) as error:
-            code = error.code if isinstance(error, TransferError) else FailureCode.ENGINE
+        except Exception as error:  # an engine raises more than EngineError: torch's own, MemoryError; they end this job only
+            code = failure_code(error)
             span.set_attribute(names.ERROR_TYPE, code)
-            span.set_status(StatusCode.ERROR, str(error))
-            await self._give_up(taken, writer, code, str(error))
+            span.set_status(StatusCode.ERROR, fault_text(error))
+            await self._give_up(taken, writer, code, fault_text(error))
         else:
             prefill_s = time.monotonic() - started_s
             # What the link made it wait for is no part of T_prefill: a policy would take a slow link for a slow machine.
@@ -213,12 +221,13 @@ class Shipments:
             span.set_attribute(names.KV_GOODPUT, report.goodput_bytes_per_s)
             self._metrics.job("done")
             await self._report(job.decode_site)
-        except TransferError as error:
-            span.set_attribute(names.ERROR_TYPE, error.code)
-            span.set_status(StatusCode.ERROR, str(error))
+        except Exception as error:
+            code = error.code if isinstance(error, TransferError) else FailureCode.INTERNAL
+            span.set_attribute(names.ERROR_TYPE, code)
+            span.set_status(StatusCode.ERROR, fault_text(error))
             self._metrics.job("failed")
             if not self._core.cancelled(job):
-                await self._tell(taken, self._failure(taken, error.code, str(error)))
+                await self._tell(taken, self._failure(taken, code, fault_text(error)))
         finally:
             span.end()
             self._room.release()
@@ -242,8 +251,8 @@ class Shipments:
         """Best effort: what a decode worker does not hear, its deadline tells it."""
         try:
             await self._bus.publish(taken.job.reply_to, progress, parent=taken.context)
-        except BusError as error:
-            log.warning("progress_not_sent", request_id=taken.job.request_id, reason=str(error))
+        except Exception as error:  # beside the bus's own: a reply subject of the job that is none
+            log.warning("progress_not_sent", request_id=taken.job.request_id, reason=fault_text(error))
 
     async def _report(self, decode_site: str) -> None:
         """To the site's bandwidth probe, if there is one: what the link delivered lately, of all its transfers."""

@@ -232,3 +232,24 @@ async def test_a_worker_that_goes_with_the_job_in_its_queue_is_noticed(home: Hom
     await home.serve("r1", prompt(100), attempt=2)
     home.attempts.end(EndAttempt("r1", 2, SITE))
     await home.until_no_object_is_left()
+
+
+@pytest.mark.parametrize("breaks", ["reserve", "install", "read"])
+async def test_an_engine_that_raises_anything_fails_one_attempt(home: Home, monkeypatch: pytest.MonkeyPatch, breaks: str) -> None:
+    def broken(*args: object) -> None:
+        raise MemoryError("no room")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EmulatedEngine, breaks, broken)
+        home.begin("r1", prompt(200))
+        if breaks != "reserve":
+            await home.prefill()
+        event = await home.hear()
+    if breaks == "read":  # only to keep the prompt, which the request does not need
+        assert isinstance(event, AttemptVerified)
+    else:
+        assert isinstance(event, AttemptFailed)
+        assert (event.code, event.message) == ("engine", "MemoryError: no room")
+    home.attempts.end(EndAttempt("r1", 1, SITE))
+    assert isinstance((await home.serve("r2", prompt(200)))[1], AttemptVerified)
+    assert not home.tasks.failed.done()

@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from prfaas.contracts.terms import Outcome
 from prfaas.contracts.to_decode import Generate
-from prfaas.contracts.to_gateway import Started
+from prfaas.contracts.to_gateway import Failed, Started
 from prfaas_decode_worker.events import (
     AttemptFailed,
     AttemptVerified,
@@ -56,6 +56,30 @@ def test_its_turn_at_the_same_site_is_no_fallback() -> None:
     events = [each.event for each in core.handle(AttemptVerified(6.0, "r1", 2, 0.0)) if isinstance(each, Emit)]
     (started,) = (event for event in events if isinstance(event, Started))
     assert started.outcome is Outcome.LOCAL_SHORT
+
+
+def failed_for_good(instructions: list[Instruction]) -> Failed:
+    (event,) = (each.event for each in instructions if isinstance(each, Emit))
+    assert isinstance(event, Failed)
+    return event
+
+
+@pytest.mark.parametrize("remote", [True, False])
+def test_a_prompt_that_breaks_two_engines_is_not_given_to_a_third(remote: bool) -> None:
+    core = make_core()
+    core.handle(GenerateAsked(0.0, ask(remote=remote)))
+    assert begun(failed(core, 1, "engine", 1.0)).prefill_site == "home"
+    event = failed_for_good(failed(core, 2, "engine", 2.0))
+    assert event.code == "engine" and "failed 2 times" in event.message
+    assert event.retry_after_s is None, "to try again would break two more"
+
+
+def test_an_engine_may_fail_once_among_other_failures() -> None:
+    core = make_core()
+    core.handle(GenerateAsked(0.0, ask()))
+    failed(core, 1, "engine", 1.0)
+    assert begun(failed(core, 2, "timeout", 2.0)).attempt == 3
+    assert failed_for_good(failed(core, 3, "engine", 3.0)).code == "engine"
 
 
 def test_what_is_no_wait_falls_back_at_once() -> None:

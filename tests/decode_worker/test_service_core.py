@@ -38,6 +38,7 @@ from prfaas_decode_worker.events import (
     Instruction,
     PrefillTimed,
     Release,
+    RequestBroken,
     StepDone,
     StepFailed,
     TellScheduler,
@@ -46,6 +47,8 @@ from prfaas_decode_worker.events import (
 from prfaas_decode_worker.service_core import DecodeCore
 
 EOS = 7
+POISON = 666
+"""A token whose text cannot be told."""
 DEADLINE_S = 10.0
 
 
@@ -55,24 +58,39 @@ class Piece(NamedTuple):
 
 
 class SpelledText:
-    """Token n is the digit n; `9` stops when the request has stop strings."""
+    """Token n is the digit n; `9` stops when the request has stop strings, and `8` is held back until the next one."""
 
     def __init__(self, stop: tuple[str, ...]) -> None:
         self.stop = stop
+        self.held = ""
+        self.chars = 0
 
     def push(self, token_id: int) -> Piece:
-        return Piece(str(token_id), str(token_id) in self.stop)
+        if token_id == POISON:
+            raise RuntimeError("no such digit")
+        text, self.held = self.held + str(token_id), ""
+        if token_id == 8:
+            text, self.held = text[:-1], "8"
+        self.chars += len(text)
+        return Piece(text, token_id != 8 and str(token_id) in self.stop)
 
-    def flush(self) -> str:
-        return ""
+    def flush(self) -> Piece:
+        return Piece(self.held, self.held in self.stop)
+
+    def offset_chars(self, token_id: int) -> int:
+        return self.chars + len(self.held)
 
 
 class Digits:
     def new_text(self, sampling: Sampling) -> SpelledText:
+        if "poison" in sampling.stop:
+            raise ValueError("a tokenizer that\n  raises")
         return SpelledText(sampling.stop)
 
-    def token_text(self, token_id: int) -> str:
-        return str(token_id)
+    def token_bytes(self, token_id: int) -> bytes:
+        if token_id == POISON:
+            raise RuntimeError("no such digit")
+        return b"\xff" if token_id == 6 else str(token_id).encode()
 
 
 def make_core(slots: int = 2, waiting: int = 2, cache_bytes: int = 1000) -> DecodeCore:
@@ -159,6 +177,73 @@ def test_a_stop_string_ends_the_answer() -> None:
     assert isinstance(finished, Finished) and finished.finish_reason == "stop"
 
 
+def test_eos_and_stop_strings_end_nothing_before_min_tokens() -> None:
+    core = make_core()
+    started(core, ask(min_tokens=2))
+    for token_id in (EOS, EOS):
+        (tokens,) = events_of(step(core, token_id))
+        assert isinstance(tokens, Tokens) and tokens.token_ids == (EOS,)
+    (finished,) = events_of(step(core, EOS))
+    assert isinstance(finished, Finished) and (finished.finish_reason, finished.completion_tokens) == ("stop", 3)
+
+
+def test_what_is_held_back_comes_out_at_every_end() -> None:
+    for max_tokens, last, stop, reason, rest in (
+        (2, 8, (), "length", "8"),
+        (9, EOS, (), "stop", "8"),
+        (2, 8, ("8",), "stop", "8"),
+    ):
+        core = make_core()
+        started(core, ask(max_tokens=max_tokens, stop=stop))
+        step(core, 8 if last == EOS else 1)
+        *_, finished = events_of(step(core, last))
+        assert isinstance(finished, Finished) and (finished.finish_reason, finished.text) == (reason, rest)
+
+
+def test_a_token_without_a_text_fails_its_own_request_and_says_which() -> None:
+    core = make_core()
+    started(core, ask("r1"))
+    started(core, ask("r2"))
+    tokens = (("r1", SampledToken(token_id=POISON)), ("r2", SampledToken(token_id=5)))
+    failed, went_on = events_of(core.handle(StepDone(2.0, tokens)))
+    assert isinstance(failed, Failed) and (failed.request_id, failed.code, failed.sequence) == ("r1", "text", 1)
+    assert failed.retry_after_s is None and "token 666" in failed.message and "RuntimeError: no such digit" in failed.message
+    assert isinstance(went_on, Tokens) and list(core.requests) == ["r2"]
+    core.validate()
+
+
+def test_log_probabilities_that_cannot_be_told_fail_their_request_only() -> None:
+    core = make_core()
+    started(core, ask("r1", top_logprobs=1))
+    started(core, ask("r2", top_logprobs=1))
+    bad = SampledToken(token_id=5, logprob=-1.0, top=((POISON, -0.5),))
+    good = SampledToken(token_id=5, logprob=-1.0, top=((5, -1.0),))
+    failed, went_on = events_of(core.handle(StepDone(2.0, (("r1", bad), ("r2", good)))))
+    assert isinstance(failed, Failed) and isinstance(went_on, Tokens)
+    (failed,) = events_of(core.handle(StepDone(2.0, (("r2", SampledToken(token_id=5)),))))
+    assert isinstance(failed, Failed) and "gave none" in failed.message
+
+
+def test_a_request_that_the_shell_cannot_go_on_with_fails_alone() -> None:
+    core = make_core()
+    core.handle(GenerateAsked(0.0, ask("r1")))
+    started(core, ask("r2"))
+    out = core.handle(RequestBroken(1.0, "r1", "its span is gone"))
+    (failed,) = events_of(out)
+    assert isinstance(failed, Failed) and (failed.code, failed.retry_after_s) == ("internal_error", None)
+    assert EndAttempt("r1", 1, "far") in out and list(core.requests) == ["r2"]
+    assert core.handle(RequestBroken(1.0, "r1", "again")) == []
+
+
+def test_a_tokenizer_that_raises_refuses_the_request_and_changes_nothing() -> None:
+    core = make_core()
+    (out,) = core.handle(GenerateAsked(0.0, ask(stop=("poison",))))
+    assert isinstance(out, Answer) and isinstance(out.answer, GenerateRefused)
+    assert out.answer.code == "internal"
+    assert out.answer.message == "request 'r1' cannot be taken: ValueError: a tokenizer that raises"
+    assert not core.requests
+
+
 def test_a_failed_remote_attempt_falls_back_to_the_local_site_and_says_so() -> None:
     core = make_core()
     core.handle(GenerateAsked(0.0, ask()))
@@ -240,10 +325,11 @@ def test_bad_requests_are_refused_and_change_nothing() -> None:
         "wrong_model": Generate(**{**{f: getattr(ask(), f) for f in ask().__struct_fields__}, "model": "other"}),
         "context_length_exceeded": ask(prompt=tuple(range(90)), max_tokens=20),
         "bad_request": ask(prompt=()),
+        "bad_request ": msgspec.structs.replace(ask(), token_ids=b"\x01"),
     }
     for code, generate in cases.items():
         (out,) = core.handle(GenerateAsked(0.0, generate))
-        assert isinstance(out, Answer) and isinstance(out.answer, GenerateRefused) and out.answer.code == code
+        assert isinstance(out, Answer) and isinstance(out.answer, GenerateRefused) and out.answer.code == code.strip()
     assert not core.requests
     small = make_core(cache_bytes=50)
     (out,) = small.handle(GenerateAsked(0.0, ask()))
@@ -257,6 +343,10 @@ def test_logprobs_are_spelled_out() -> None:
     (tokens,) = events_of(out)
     assert isinstance(tokens, Tokens)
     assert tokens.details[0].chosen.token == "5" and tokens.details[0].top[0].logprob == -0.5
+    (tokens,) = events_of(core.handle(StepDone(2.0, (("r1", SampledToken(token_id=6, logprob=-0.5)),))))
+    assert isinstance(tokens, Tokens)
+    (detail,) = tokens.details
+    assert (detail.chosen.token, detail.chosen.bytes, detail.chosen.token_id, detail.text_offset) == ("\\xff", (0xFF,), 6, 1)
 
 
 def test_a_draining_worker_takes_nothing_new_and_finishes_what_it_has() -> None:
@@ -329,7 +419,7 @@ class AnyOrder(RuleBasedStateMachine):
                 AttemptFailed(self.now_s, request_id, attempt, data.draw(st.sampled_from(["timeout", "corrupt", "x"])), "why")
             )
 
-    @rule(token_id=st.integers(0, 9))
+    @rule(token_id=st.one_of(st.integers(0, 9), st.just(POISON)))
     def step(self, token_id: int) -> None:
         rows = self.core.rows()
         self.do(StepDone(self.now_s, tuple((row.request_id, SampledToken(token_id=token_id)) for row in rows)))
@@ -337,6 +427,11 @@ class AnyOrder(RuleBasedStateMachine):
     @rule()
     def engine_fails(self) -> None:
         self.do(StepFailed(self.now_s, tuple(row.request_id for row in self.core.rows()), "the engine broke"))
+
+    @precondition(lambda self: self.count)
+    @rule(data=st.data())
+    def shell_breaks(self, data: st.DataObject) -> None:
+        self.do(RequestBroken(self.now_s, f"r{data.draw(st.integers(1, self.count))}", "the shell broke"))
 
     @precondition(lambda self: self.count)
     @rule(data=st.data())

@@ -125,6 +125,19 @@ def test_numbers_that_are_not_finite_are_refused_before_anything_moves(bad: floa
     assert one.random.getstate() == before
 
 
+def test_a_row_that_raises_moves_no_other_rows_seed() -> None:
+    """The rows are sampled again without it, and get what they would have got."""
+    first, last = sampler(seed=5), sampler(seed=6)
+    broken = sampler(seed=7, top_logprobs=1000)  # more than there are tokens
+    with pytest.raises(RuntimeError):
+        sample(LOGITS.repeat(3, 1), [first, last, broken], [False] * 3, ())
+    with pytest.raises(RuntimeError):
+        sample(LOGITS.repeat(3, 1), [first, broken, last], [False] * 3, ())
+    for again, seed in ((first, 5), (last, 6)):
+        fresh = sampler(seed=seed)
+        assert [draw(LOGITS, again) for _ in range(20)] == [draw(LOGITS, fresh) for _ in range(20)]
+
+
 def test_bfloat16_logits_work_too() -> None:
     token = draw(LOGITS.bfloat16(), sampler(top_p=0.5, top_logprobs=1))
     assert token.token_id == 0

@@ -84,7 +84,6 @@ class StreamedAnswer:
     head: AnswerHead
     progress: Progress
     options: UsageOptions
-    _offset_chars: int = 0
 
     def handle(self, event: GenerateEvent) -> bytes:
         """What to send now, possibly nothing. A Failed gives nothing: how the stream ends then is for the caller to say.
@@ -106,9 +105,7 @@ class StreamedAnswer:
                 return b""
 
     def _text(self, text: str, details: tuple[TokenDetail, ...]) -> bytes:
-        choice = self.head.shape.delta(text, details, self._offset_chars)
-        self._offset_chars += sum(len(detail.chosen.token) for detail in details)
-        return self._chunk(choice)
+        return self._chunk(self.head.shape.delta(text, details))
 
     def _chunk(self, choice: Choice) -> bytes:
         usage: Usage | UnsetType | None = UNSET

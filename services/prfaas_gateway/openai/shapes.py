@@ -27,7 +27,7 @@ class Shape(Protocol):
         """The chunk before the first text, where the shape has one."""
         ...
 
-    def delta(self, text: str, details: Sequence[TokenDetail], offset_chars: int) -> Choice: ...
+    def delta(self, text: str, details: Sequence[TokenDetail]) -> Choice: ...
 
     def ending(self, finish_reason: str) -> Choice: ...
 
@@ -42,14 +42,14 @@ class CompletionShape:
     def opening(self) -> Choice | None:
         return None
 
-    def delta(self, text: str, details: Sequence[TokenDetail], offset_chars: int) -> Choice:
-        return CompletionChoice(text=text, logprobs=_completion_logprobs(details, offset_chars))
+    def delta(self, text: str, details: Sequence[TokenDetail]) -> Choice:
+        return CompletionChoice(text=text, logprobs=_completion_logprobs(details))
 
     def ending(self, finish_reason: str) -> Choice:
         return CompletionChoice(text="", finish_reason=finish_reason)
 
     def whole(self, text: str, details: Sequence[TokenDetail], finish_reason: str) -> Choice:
-        return CompletionChoice(text=text, logprobs=_completion_logprobs(details, 0), finish_reason=finish_reason)
+        return CompletionChoice(text=text, logprobs=_completion_logprobs(details), finish_reason=finish_reason)
 
 
 class ChatShape:
@@ -60,7 +60,7 @@ class ChatShape:
     def opening(self) -> Choice | None:
         return ChatChunkChoice(delta=ChatDelta(role="assistant", content=""))
 
-    def delta(self, text: str, details: Sequence[TokenDetail], offset_chars: int) -> Choice:
+    def delta(self, text: str, details: Sequence[TokenDetail]) -> Choice:
         return ChatChunkChoice(delta=ChatDelta(content=text), logprobs=_chat_logprobs(details))
 
     def ending(self, finish_reason: str) -> Choice:
@@ -70,21 +70,35 @@ class ChatShape:
         return ChatChoice(message=AssistantMessage(content=text), logprobs=_chat_logprobs(details), finish_reason=finish_reason)
 
 
-def _completion_logprobs(details: Sequence[TokenDetail], offset_chars: int) -> CompletionLogprobs | None:
+def _completion_logprobs(details: Sequence[TokenDetail]) -> CompletionLogprobs | None:
     if not details:
         return None
-    offsets = []
-    for detail in details:
-        offsets.append(offset_chars)
-        offset_chars += len(detail.chosen.token)
-    tops = [{item.token: item.logprob for item in (*detail.top, detail.chosen)} if detail.top else {} for detail in details]
+    tops = [_tops_by_text(detail) if detail.top else {} for detail in details]
     return CompletionLogprobs(
-        tokens=[detail.chosen.token for detail in details],
+        tokens=[_completion_token(detail.chosen) for detail in details],
         token_logprobs=[detail.chosen.logprob for detail in details],
         # `logprobs: 0` asks for the chosen tokens only.
         top_logprobs=tops if any(tops) else None,
-        text_offset=offsets,
+        text_offset=[detail.text_offset for detail in details],
     )
+
+
+def _tops_by_text(detail: TokenDetail) -> dict[str, float]:
+    """The likeliest tokens and the chosen one, by their text. Of several with one text the chosen one has it, else the likeliest;
+    the others go by `token_id:N`, as vLLM names tokens by id."""
+    chosen_text = _completion_token(detail.chosen)
+    tops: dict[str, float] = {}
+    for item in (*detail.top, detail.chosen):
+        text = _completion_token(item)
+        if item.token_id != detail.chosen.token_id and (text == chosen_text or text in tops):
+            text = f"token_id:{item.token_id}"
+        tops[text] = item.logprob
+    return tops
+
+
+def _completion_token(item: TokenLogprob) -> str:
+    """A part of a character is `bytes:` and its bytes, as OpenAI's completions spell it."""
+    return item.token if bytes(item.bytes) in (b"", item.token.encode()) else f"bytes:{item.token}"
 
 
 def _chat_logprobs(details: Sequence[TokenDetail]) -> ChatLogprobs | None:

@@ -103,7 +103,8 @@ def sampling_of(
         temperature=request.temperature,
         top_p=request.top_p,
         seed=request.seed,
-        stop=(*_stop(request.stop), *extra_stop),
+        # `extra_stop` is the model's end of turn, which is an end token in all but name.
+        stop=_stop(request.stop) if request.ignore_eos else (*_stop(request.stop), *extra_stop),
         ignore_eos=request.ignore_eos,
         top_logprobs=_top_logprobs(request),
     )

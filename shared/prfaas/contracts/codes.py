@@ -78,17 +78,19 @@ class FailureCode(StrEnum):
     BAD_JOB = "bad_job", "the job's tokens do not fit its transfer", "prefill worker", 503
     MAX_DELIVERIES = "max_deliveries", "several workers took the job and none finished it", "prefill worker", 503
     JOB_NOT_QUEUED = "job_not_queued", "the prefill job could not be put into its queue", "decode worker", 503
-    ENGINE = (
-        "engine", "the engine failed: 503 while it prefilled, 500 while it decoded", "decode worker, prefill worker", 500, 503,
-    )  # fmt: skip
 
     # ---- an answer was cut off, or something broke
 
     EVENTS_LOST = "events_lost", "part of the answer was lost on its way", "gateway", 500
     IDLE_DEADLINE = "idle_deadline", "no next token within `idle-deadline-s`", "gateway", 500
     CLIENT_TOO_SLOW = "client_too_slow", "the client reads more slowly than tokens come", "gateway", 500
-    INTERNAL_ERROR = "internal_error", "the gateway failed; its log says why", "gateway", 500
-    INTERNAL = "internal", "the handler of a message failed; its log says why", "bus", 503
+    ENGINE = (
+        "engine", "the model cannot compute this request: two prefills failed, or a decode step", "decode worker, prefill worker",
+        500,
+    )  # fmt: skip
+    TEXT = "text", "a generated token gives no text", "decode worker", 500
+    INTERNAL_ERROR = "internal_error", "the process that had the request failed; its log says why", "gateway, decode worker", 500
+    INTERNAL = "internal", "the message could not be handled; a log says why", "bus, decode worker, prefill worker", 503
     BAD_MESSAGE = "bad_message", "a message is not of the type of its subject", "bus", 503
 
     # ---- ends that a client does not read, and answers to processes only

@@ -54,13 +54,18 @@ class GenerateRefused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 class TokenLogprob(msgspec.Struct, frozen=True):
     token: str
+    r"""The token's bytes as text; each as `\xf0` where they are not UTF-8 by themselves."""
     logprob: float
     bytes: tuple[int, ...] = ()
+    """The token's own bytes; none for an id that the tokenizer does not have."""
+    token_id: int | None = None
 
 
 class TokenDetail(msgspec.Struct, frozen=True, kw_only=True):
     chosen: TokenLogprob
     top: tuple[TokenLogprob, ...] = ()
+    text_offset: int = 0
+    """Characters of the answer before the token's text."""
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True, tag=True):

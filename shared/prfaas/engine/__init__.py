@@ -1,1 +1,1 @@
-"""What computes: the Engine protocol and its implementations."""
+"""The Engine protocol and its implementations: they prefill and decode."""

@@ -1,4 +1,4 @@
-"""Our attention function, which transformers' model classes call by its registered name."""
+"""Attention function that transformers' model classes call by its registered name."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def attention(
     scaling: float,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """`query` is [rows, heads, tokens, head_dim]; returns [rows, tokens, heads, head_dim]."""
+    """Takes `query` as [rows, heads, tokens, head_dim]. Returns [rows, tokens, heads, head_dim]."""
     if isinstance(key, Ragged) or isinstance(value, Ragged):
         assert isinstance(key, Ragged) and isinstance(value, Ragged)
         return _ragged(query, key, value, scaling), None
@@ -39,13 +39,13 @@ def attention(
 
 
 def causal_on_gpu(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
-    """A chunk that sees all earlier ones. Flash attention on a GPU aligns the causal diagonal with the last key by itself."""
+    """Attention of a chunk that sees all earlier ones. Flash attention on a GPU aligns the causal diagonal with the last key."""
     causal = causal_lower_right(query.shape[2], key.shape[2])
     return scaled_dot_product_attention(query, key, value, attn_mask=causal, scale=scaling, enable_gqa=True)
 
 
 def causal_on_cpu(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
-    """A chunk that sees all earlier ones.
+    """Attention of a chunk that sees all earlier ones.
 
     The CPU's flash kernel aligns its causal diagonal with the first key, and loses a tenth of its speed to any mask. So the
     chunk attends once to itself and once, unmasked, to what precedes it. With L the logsumexp of a part's scores, softmax over
@@ -62,13 +62,14 @@ def causal_on_cpu(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, s
 
 
 def _grouped(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    """The query heads that share a KV head one behind the other, as if they were tokens: [rows, kv_heads, heads_per_kv_head *
-    tokens, head_dim]. One pass over keys and values then serves them all."""
+    """Returns [rows, kv_heads, heads_per_kv_head * tokens, head_dim]: query heads of one KV head stand as if they were tokens.
+
+    One pass over keys and values then serves them all."""
     return query.reshape(query.shape[0], key.shape[1], -1, query.shape[3])
 
 
 def _ragged(query: torch.Tensor, key: Ragged, value: Ragged, scaling: float) -> torch.Tensor:
-    """One token per row. Row by row is as fast as one padded call here, and needs neither padding nor copies."""
+    """Attention of one token per row. A call per row is as fast here as a padded one, and needs neither padding nor copies."""
     rows, heads, _, head_dim = query.shape
     grouped = _grouped(query, key.rows[0])
     outputs = [
@@ -78,8 +79,9 @@ def _ragged(query: torch.Tensor, key: Ragged, value: Ragged, scaling: float) -> 
 
 
 def sliding_mask(cache: PrefillCache, heads_per_kv_head: int) -> torch.Tensor | None:
-    """What is added to the scores of the current chunk in sliding layers: 0 or -inf, [1, 1, heads_per_kv_head * chunk, visible];
-    None where no token has left the window, so that plain causal will do. Made once per chunk, used by every sliding layer."""
+    """Returns what is added to a chunk's scores in sliding layers: 0 or -inf, [1, 1, heads_per_kv_head * chunk, visible].
+
+    None where no token has left the window: plain causal attention is right then. All sliding layers of a chunk share it."""
     layer = next(index for index, spec in enumerate(cache.layout.layers) if spec.kind is LayerKind.SLIDING)
     window_tokens = cache.layout.layers[layer].window_tokens
     first = cache.first_position(layer)

@@ -22,16 +22,16 @@ from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange
 from prfaas.kvcache.prefix_cache import PinnedPrefix
 
 SLICE_S = 0.05
-"""How long a prefill sleeps between two looks at `cancelled()`."""
+"""Longest sleep of a prefill between two looks at `cancelled()`."""
 HIDDEN_SHARE = 0.25
-"""Of a decode step, that the host may take between two steps without slowing the emulated device."""
+"""Share of a decode step that the host may take between two steps without slowing the emulated device."""
 _ANSWER_BYTES = b"abcdefghijklmnopqrstuvwxyz      "
-"""What answers consist of: whole characters, so that each token is text at once."""
+"""Bytes of answers. Each is a whole character, so that each token is text at once."""
 
 
 class EmulatedConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
     profile: str = "paper-1t-h20"
-    """Which machine to be as fast as: a built-in profile's name, or the path of a profile's JSON file."""
+    """Machine to be as fast as: a built-in profile's name, or the path of a profile's JSON file."""
     time_scale: float = 1.0
     """Seconds of the profile in one second here: 10 is ten times as fast."""
     byte_scale: float = 1.0
@@ -50,7 +50,7 @@ class EmulatedConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class EmulatedEngine:
-    """Implements prfaas.engine.protocol.Engine."""
+    """Engine without a model; see prfaas.engine.protocol.Engine."""
 
     def __init__(self, model: str, config: EmulatedConfig, *, chunk_tokens: int) -> None:
         """Raises EngineError for a model or profile that does not exist, or scales that leave nothing to emulate."""
@@ -79,11 +79,11 @@ class EmulatedEngine:
         return self._description
 
     def prefill_s(self, tokens: int) -> float:
-        """T_prefill here: how long a prefill of `tokens` is made to take."""
+        """Returns T_prefill of `tokens` here, s."""
         return self.profile.prefill_s(tokens * self.config.token_scale) / self.config.time_scale
 
     def step_s(self, batch: int) -> float:
-        """T_decode here. Above BS_max the machine makes no more tokens per second, so the step grows with the batch.
+        """Returns T_decode here, s. Above BS_max the machine makes no more tokens per second, so the step grows with the batch.
 
         Raises ProfileError when the profile has no decode points."""
         full = self.profile.batch_max()
@@ -99,7 +99,7 @@ class EmulatedEngine:
         prefix: PinnedPrefix | None = None,
         from_token: int = 0,
     ) -> None:
-        """Takes T_prefill of the tokens that are not cached."""
+        """Prefills in T_prefill of the tokens that are not cached."""
         due_s = time.monotonic()
         _check_tokens(token_ids)
         total_tokens = len(token_ids)
@@ -143,7 +143,7 @@ class EmulatedEngine:
         from_token: int,
         on_piece: Callable[[KVPiece], None],
     ) -> int:
-        """Hands out what is cached; returns how many tokens are."""
+        """Hands out what is cached. Returns the number of cached tokens."""
         tokens = prefix.tokens
         for piece in prefix.needed(self.layout, total_tokens, from_token):
             on_piece(piece)
@@ -153,7 +153,7 @@ class EmulatedEngine:
         return tokens
 
     def _block(self, hashes: PrefixHashes, start: int, end: int) -> dict[int, KVPiece]:
-        """Full layers only: the state at a block's end is made when it is asked for, which takes no time worth emulating."""
+        """Returns the block's pieces by layer, of full layers only. A state at its end is made when it is needed, in no time."""
         return {
             part.layer: hashes.piece(self.layout, part)
             for part in self.layout.block_ranges(start, end)
@@ -161,7 +161,7 @@ class EmulatedEngine:
         }
 
     def _block_bytes(self, start: int, end: int) -> int:
-        """With the states, which the emulated machine would have to keep."""
+        """Returns the size of a block with the states, which the emulated machine would have to keep."""
         return sum(self.layout.range_bytes(part) for part in self.layout.block_ranges(start, end))
 
     def reserve(self, prefill_tokens: int, total_tokens: int) -> EmulatedSequence:
@@ -181,7 +181,7 @@ class EmulatedEngine:
         return sequence.read(piece)
 
     def sampler(self, sampling: Sampling) -> Sampling:
-        """Only whether log-probabilities are wanted: the next token is certain."""
+        """Returns the settings themselves. Only `top_logprobs` matters: the next token is certain."""
         return sampling
 
     def decode(self, rows: Sequence[DecodeRow]) -> list[SampledToken]:
@@ -201,17 +201,17 @@ class EmulatedEngine:
         else:
             self._step_due_s = called_s + step_s
         time.sleep(max(0.0, self._step_due_s - time.monotonic()))
-        tokens = []
+        tokens = [_token(row, state) for row, state in zip(rows, states, strict=True)]
+        # Nothing below can fail: a step that raises has advanced no sequence.
         for row, state in zip(rows, states, strict=True):
             row.sequence.advance(state)
-            token_id = _ANSWER_BYTES[state % len(_ANSWER_BYTES)]
-            logprobs = row.sampler.top_logprobs
-            tokens.append(
-                SampledToken(
-                    token_id=token_id, logprob=None if logprobs is None else 0.0, top=((token_id, 0.0),) if logprobs else ()
-                )
-            )
         return tokens
+
+
+def _token(row: DecodeRow, state: int) -> SampledToken:
+    token_id = _ANSWER_BYTES[state % len(_ANSWER_BYTES)]
+    logprobs = row.sampler.top_logprobs
+    return SampledToken(token_id=token_id, logprob=None if logprobs is None else 0.0, top=((token_id, 0.0),) if logprobs else ())
 
 
 def _sleep_until(due_s: float, cancelled: Callable[[], bool]) -> None:
@@ -230,6 +230,6 @@ def _check_tokens(token_ids: Sequence[int]) -> None:
 
 
 def _fingerprint(model: str, layout: KVLayout, chunk_tokens: int, token_scale: float) -> str:
-    """The machine's profile and time scale are left out: they change the pace, not the bytes."""
+    """Hash of what decides the bytes. The machine's profile and time scale change the pace only, and are left out."""
     parts = {"emulated": model, "layout": layout, "chunk_tokens": chunk_tokens, "token_scale": token_scale}
     return xxhash.xxh3_128_hexdigest(msgspec.json.encode(parts))

@@ -17,14 +17,14 @@ Words = NDArray[np.uint64]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _CHANNEL_SCALES = 2
-"""Channels differ in scale by powers of two, this many."""
+"""Number of scales, powers of two, in which channels differ."""
 _MEAN = 1.0
-"""In standard deviations. With it the high byte of a bf16 is as compressible as in real KV: byte planes under zstd are 1.46 to
-1.48 times smaller, real ones 1.45 to 1.49 times."""
+"""Mean of the values in standard deviations. With it the high byte of a bf16 is as compressible as in real KV: byte planes under
+zstd are 1.46 to 1.48 times smaller, real ones 1.45 to 1.49 times."""
 
 
 class PrefixHashes:
-    """One hash per token, of all tokens up to it."""
+    """Hashes of a prompt's prefixes: one per token, of all tokens up to it."""
 
     def __init__(self, token_ids: Sequence[int]) -> None:
         tokens = np.fromiter(token_ids, dtype=np.uint64, count=len(token_ids))
@@ -32,7 +32,7 @@ class PrefixHashes:
         self._hashes = _mixed(np.cumsum(_mixed(tokens + places), dtype=np.uint64))
 
     def piece(self, layout: KVLayout, part: LayerRange) -> KVPiece:
-        """Keys and values of tokens [start, end), or the state after `end` tokens."""
+        """Returns keys and values of tokens [start, end), or the state after `end` tokens."""
         spec = layout.layers[part.layer]
         if spec.kind is LayerKind.RECURRENT:
             state = _values(self._hashes[part.end - 1 : part.end], part.layer, spec.state_bytes // 2)
@@ -43,7 +43,7 @@ class PrefixHashes:
 
 
 def _values(hashes: Words, layer: int, row: int) -> NDArray[np.uint16]:
-    """bf16 numbers of shape [tokens, row]."""
+    """Returns bf16 numbers of shape [tokens, row]."""
     columns = _mixed(np.arange(-(-row // 4), dtype=np.uint64) + np.uint64(layer << 32))
     random = _mixed(hashes[:, None] + columns).view(np.uint16)[:, :row]
     scales = _mixed(columns).view(np.uint16)[:row] % _CHANNEL_SCALES
@@ -53,7 +53,7 @@ def _values(hashes: Words, layer: int, row: int) -> NDArray[np.uint16]:
 
 @cache
 def _bell_curve() -> NDArray[np.uint16]:
-    """A normally distributed bf16 for each 16-bit number."""
+    """Returns a normally distributed bf16 for each 16-bit number."""
     normal = NormalDist(mu=_MEAN)
     # Few enough to be cheap at start, and the low byte of the result still is incompressible.
     quantiles = np.array([normal.inv_cdf((index + 0.5) / 65536) for index in range(65536)], dtype=np.float32)
@@ -65,7 +65,7 @@ def _bytes(values: NDArray[np.uint16]) -> memoryview:
 
 
 def _mixed(words: Words) -> Words:
-    """The finalizer of splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014)."""
+    """Finalizer of splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014)."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return words ^ (words >> np.uint64(31))

@@ -25,16 +25,16 @@ _STATE_ALIGN_BYTES = 8
 
 
 class EmulatedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """The KV of a model belongs to the model, not to a machine: all its engines take it from the same profile."""
+    """Geometry of a model's KV. It is the model's own, so all machines take it from the same profile."""
 
     kv_profile: str
     """Name of the built-in profile whose S_kv(l) the layout follows."""
     recurrent_layers: int
     full_layers: int
-    """Few stand for many: a layer here carries the bytes of several real ones."""
+    """Number of layers with full attention. Each carries the bytes of several real ones."""
 
     def layout(self, profile: Profile, *, byte_scale: float, token_scale: float) -> KVLayout:
-        """A layout with total_bytes(n) = S_kv(n * token_scale) / byte_scale, as near as a straight line and whole values come.
+        """Returns a layout with total_bytes(n) = S_kv(n * token_scale) / byte_scale, as near as a line of whole values comes.
 
         Raises ValueError when a token would have no bytes left."""
         constant_bytes, token_bytes = kv_line(profile)
@@ -59,11 +59,11 @@ EMULATED_MODELS = {
     "emulated-1t": EmulatedModel(kv_profile="paper-1t-h200", recurrent_layers=6, full_layers=2),
     "emulated-dense": EmulatedModel(kv_profile="minimax-m2.5-h200", recurrent_layers=0, full_layers=4),
 }
-"""The paper's 1T hybrid, three recurrent layers to one with full attention, and a dense model for contrast."""
+"""Models by name: the paper's 1T hybrid with three recurrent layers to one of full attention, and a dense one for contrast."""
 
 
 def kv_line(profile: Profile) -> tuple[float, float]:
-    """(bytes, bytes per token) of the straight line nearest to the profile's S_kv points by relative error."""
+    """Returns (bytes, bytes per token) of the straight line nearest to the profile's S_kv points by relative error."""
     weights = [1 / point.kv_bytes**2 for point in profile.prefill]
     total = sum(weights)
     mean_tokens = sum(weight * point.tokens for weight, point in zip(weights, profile.prefill, strict=True)) / total
@@ -77,7 +77,7 @@ def kv_line(profile: Profile) -> tuple[float, float]:
 
 
 def byte_tokenizer() -> Tokenizer:
-    """Token b is byte b, for any text; 256 ends an answer."""
+    """Returns a tokenizer in which token b is byte b; token 256 ends an answer."""
     tokenizer = Tokenizer(BPE(vocab={character: byte for byte, character in enumerate(_byte_characters())}, merges=[]))
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = ByteLevelDecoder()
@@ -86,7 +86,7 @@ def byte_tokenizer() -> Tokenizer:
 
 
 def write_tokenizer(path: Path) -> None:
-    """Whole or not at all, also when several processes do it at once."""
+    """Writes the tokenizer whole or not at all, also when several processes do it at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -95,12 +95,12 @@ def write_tokenizer(path: Path) -> None:
 
 
 def _parts(whole: int, count: int) -> list[int]:
-    """`whole` in `count` parts that differ by at most one."""
+    """Returns `whole` in `count` parts that differ by at most one."""
     return [whole * (index + 1) // count - whole * index // count for index in range(count)]
 
 
 def _interleaved(states: list[LayerSpec], full: list[LayerSpec]) -> list[LayerSpec]:
-    """Each full layer after its share of the recurrent ones, as hybrid models have them."""
+    """Returns each full layer after its share of the recurrent ones, as hybrid models have them."""
     layers: list[LayerSpec] = []
     at = 0
     for spec, share in zip(full, _parts(len(states), len(full)), strict=True):
@@ -110,7 +110,7 @@ def _interleaved(states: list[LayerSpec], full: list[LayerSpec]) -> list[LayerSp
 
 
 def _byte_characters() -> list[str]:
-    """The character that byte-level tokenizers write for each byte: printable ones as they are, the rest from U+0100 on."""
+    """Returns the character that byte-level tokenizers write for each byte: printable ones themselves, others from U+0100 on."""
     printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     others = iter(range(256, 512))
     return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]

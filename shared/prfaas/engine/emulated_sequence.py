@@ -1,4 +1,4 @@
-"""The KV of one request that the emulated engine decodes, and the hash that its answer follows from."""
+"""KV of one request that the emulated engine decodes, and the hash that its answer follows from."""
 
 import xxhash
 
@@ -7,6 +7,8 @@ from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange
 
 
 class EmulatedSequence:
+    """Bytes that were installed, per layer, and the hash of them and of the tokens so far."""
+
     def __init__(self, layout: KVLayout, prefill_tokens: int, total_tokens: int) -> None:
         self.layout = layout
         self.tokens = prefill_tokens
@@ -23,7 +25,7 @@ class EmulatedSequence:
         self._state: int | None = None
 
     def install(self, piece: KVPiece) -> None:
-        """Pieces of a layer come in token order without gaps; one that begins at the layer's first token starts it again.
+        """Takes a layer's pieces in token order without gaps. A piece from the layer's first token on starts it again.
 
         Raises EngineError for a piece that does not fit."""
         layer, start, end = piece.range
@@ -61,7 +63,7 @@ class EmulatedSequence:
         self._installed[layer] = end
 
     def read(self, piece: LayerRange) -> KVPiece:
-        """A copy of installed tokens of a full layer."""
+        """Returns a copy of installed tokens of a full layer."""
         layer, start, end = piece
         assert self.layout.layers[layer].kind is LayerKind.FULL and end <= self._installed[layer]
         row_bytes = self.layout.token_bytes(layer) // 2
@@ -69,7 +71,7 @@ class EmulatedSequence:
         return KVPiece(piece, memoryview(self._keys[layer][at]), memoryview(self._values[layer][at]))
 
     def next_state(self, row: int, token_id: int) -> int:
-        """What the hash becomes with one more token; nothing has moved yet. Raises EngineError."""
+        """Returns the hash with one more token, which `advance` makes the sequence's own. Raises EngineError."""
         missing = [needed.layer for needed, end in zip(self._needed, self._installed, strict=True) if end != needed.end]
         if missing:
             raise EngineError(f"row {row} cannot be decoded: the KV of its layers {missing} is not installed")

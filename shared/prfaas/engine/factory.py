@@ -1,4 +1,4 @@
-"""From configuration to a running engine."""
+"""Configuration of an engine, and the engine that is built from it."""
 
 from typing import Literal
 
@@ -15,14 +15,14 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     chunk_tokens: int = 512
     """Tokens per prefill chunk. Part of the fingerprint: all workers of a model need the same."""
     threads: int = 1
-    """CPU threads of the whole process: two spinning pools on the same cores are 5 to 10 times slower than one."""
+    """CPU threads of the whole process. Two spinning pools on the same cores are 5 to 10 times slower than one."""
     device: str = "auto"
-    """`auto` takes the first GPU, else the CPU; else a torch device such as `cpu` or `cuda:1`."""
+    """Torch device such as `cpu` or `cuda:1`. `auto` is the first GPU where there is one, else the CPU."""
     lossy_kv: bool = False
-    """This model's KV may cross slow links in 8 bits: answers then depend a little on where the prefill ran. A prefill worker
-    sends it and a decode worker installs it only where this is set."""
+    """Permission for this model's KV to cross slow links in 8 bits. Answers then depend a little on where the prefill ran. A
+    prefill worker sends such KV, and a decode worker installs it, only where this is set."""
     emulated: EmulatedConfig = EmulatedConfig()
-    """For the engine `emulated`; it reads `model`, `chunk-tokens` and this."""
+    """Settings of the engine `emulated`, which reads `model` and `chunk-tokens` beside them."""
 
     def __post_init__(self) -> None:
         for name, value in (("chunk-tokens", self.chunk_tokens), ("threads", self.threads)):

@@ -1,4 +1,4 @@
-"""What two engines must have in common for one to continue the other's KV."""
+"""Fingerprint: what two engines must have in common for one to continue the other's KV."""
 
 import importlib.metadata
 
@@ -8,11 +8,11 @@ import xxhash
 from prfaas.kvcache.layout import KVLayout
 
 COMPUTATION = 2
-"""Raise it with every change of our own code that changes the last bits of the KV."""
+"""Version of our own computation. Raise it with every change that changes the last bits of the KV."""
 
 
 def fingerprint_of(model: str, weights_xxh3_128: str, layout: KVLayout, chunk_tokens: int) -> str:
-    """A hash of all that decides the bits of the KV, but for the hardware.
+    """Hashes all that decides the bits of the KV, but for the hardware.
 
     chunk_tokens: other chunk boundaries sum in another order, and the last bits differ. torch, transformers: another release
     may compute the same layer by other kernels. Hardware is left out on purpose, since one site's accelerators may differ from

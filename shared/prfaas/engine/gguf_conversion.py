@@ -1,4 +1,4 @@
-"""GGUF to safetensors and tokenizer.json, by transformers' own reader. Runs as a child process of `prfaas.engine.weights`."""
+"""Conversion of GGUF to safetensors and a tokenizer by transformers' own reader, a child process of `prfaas.engine.weights`."""
 
 import copy
 import hashlib
@@ -23,7 +23,7 @@ def main() -> None:
 
 
 def convert(model: str, staging: Path) -> None:
-    """Leaves bf16 weights, tokenizer, configuration and, last, the manifest in `staging`."""
+    """Writes bf16 weights, tokenizer, configuration and, last, the manifest into `staging`. Raises WeightsError."""
     source = source_of(model)
     started_s = time.monotonic()
 
@@ -65,7 +65,7 @@ def convert(model: str, staging: Path) -> None:
 
 
 def clean(quantized: Any) -> Any:
-    """transformers refuses to save a model that came from GGUF; a fresh instance with the same weights it does save."""
+    """Returns a fresh instance with the same weights, since transformers refuses to save a model that came from GGUF."""
     config = copy.deepcopy(quantized.config)
     del config.quantization_config
     model = type(quantized)(config)

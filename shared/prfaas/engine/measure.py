@@ -1,4 +1,4 @@
-"""A profile of an engine as it runs here: T_prefill(l) and the decode step's time by batch, each on an otherwise idle engine."""
+"""Profile of an engine as it runs here: T_prefill(l), and the decode step's time by batch, each on an otherwise idle engine."""
 
 import random
 import statistics
@@ -11,11 +11,11 @@ from prfaas.engine.protocol import DecodeRow, Engine
 from prfaas.kvcache.layout import KVPiece
 
 ENOUGH_S = 2.0
-"""A point is measured again and again until it took this long in all."""
+"""Time after which a point is measured no more, s."""
 MAX_ROUNDS = 7
 WARM_UP_STEPS = 1
 _TOKEN_IDS = range(3, 250)
-"""In every vocabulary. What the tokens say does not change the time."""
+"""Token ids of every vocabulary. Their meaning does not change the time."""
 
 
 def measure_profile(
@@ -28,7 +28,7 @@ def measure_profile(
     context_tokens: int,
     measured: Callable[[PrefillPoint | DecodePoint], None] = lambda point: None,
 ) -> Profile:
-    """Medians at every length and every batch; decode steps start at `context_tokens`. `measured` hears of each point at once.
+    """Measures medians at every length and batch. Decode steps start at `context_tokens`; `measured` gets each point at once.
 
     Raises EngineError for a length or batch that the engine cannot take, ProfileError where the points make no profile."""
     prompt = random.Random(1).choices(_TOKEN_IDS, k=max(*lengths, context_tokens))
@@ -60,7 +60,7 @@ def _prefills(engine: Engine, prompt: Sequence[int]) -> Iterator[float]:
 
 
 def _steps(engine: Engine, pieces: Sequence[KVPiece], context_tokens: int, batch: int) -> Iterator[float]:
-    """Of one batch whose sequences grow by a token per step."""
+    """Yields the steps' times, s, of one batch whose sequences grow by a token per step."""
     steps = WARM_UP_STEPS + MAX_ROUNDS
     sampling = Sampling(max_tokens=steps, temperature=0.0, ignore_eos=True)
     rows = []
@@ -89,7 +89,7 @@ def _median_s(rounds: Iterator[float]) -> float:
 
 
 def _discard(piece: KVPiece) -> None:
-    """Where the KV would be shipped: shipping is not the engine's time."""
+    """Drops KV that would be shipped: shipping is not the engine's time."""
 
 
 def _never() -> bool:

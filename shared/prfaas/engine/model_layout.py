@@ -1,4 +1,4 @@
-"""From a transformers configuration to the KV layout of its cache."""
+"""KV layout of the model that a transformers configuration describes."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ KINDS = {"full_attention": LayerKind.FULL, "sliding_attention": LayerKind.SLIDIN
 
 
 def layout_of(config: Any, dtype: str) -> KVLayout:
-    """Raises ValueError for a layer type that the torch engine cannot hold."""
+    """Returns the layout of a model's KV. Raises ValueError for a layer type that the torch engine cannot hold."""
     types: list[str] = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
     if unknown := sorted(set(types) - set(KINDS)):
         raise ValueError(f"layers of type {', '.join(unknown)} in a {config.model_type} model; known are {', '.join(KINDS)}")

@@ -11,7 +11,7 @@ import torch
 
 
 def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
-    """Only bf16 on a CPU with instructions for it; in fp32 the packed kernel is another one, with other last bits."""
+    """Returns whether packed weights give the same bits: in bf16 on a CPU with instructions for it. fp32 has another kernel."""
     return (
         dtype is torch.bfloat16
         and device.type == "cpu"
@@ -21,6 +21,8 @@ def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 class PackedLinear(torch.nn.Module):
+    """Linear layer over weights that are laid out already."""
+
     def __init__(self, linear: torch.nn.Linear) -> None:
         super().__init__()
         # Opaque: neither a parameter nor a buffer, since torch can do nothing with it but multiply.

@@ -1,4 +1,4 @@
-"""The cache of one chunked prefill. KV leaves from here: a layer's piece is handed out before its attention is even computed."""
+"""Cache of one chunked prefill. A layer's KV is handed out from here before its attention is computed."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from prfaas.kvcache.prefix_cache import Block
 
 
 class PrefillCache(Cache):
-    """Keys and values are kept as [kv_heads, tokens, head_dim], which attention reads fastest. Pieces leave in the canonical
+    """Keys and values as [kv_heads, tokens, head_dim], which attention reads fastest. Pieces leave in the canonical
     order [tokens, kv_heads, head_dim]: with one KV head that is a view, with several a copy of the chunk's own tokens. Of a
     chunk that is kept as a block it always is a copy: a view would hold the whole prompt's buffers in memory.
 
@@ -45,7 +45,7 @@ class PrefillCache(Cache):
         self._values: dict[int, torch.Tensor] = {}
 
     def load(self, blocks: Sequence[Block], tokens: int) -> None:
-        """The prompt's first `tokens` tokens, as if they had just been computed, but nothing is handed out."""
+        """Takes the prompt's first `tokens` tokens as if they had just been computed, but hands nothing out."""
         assert self.end == 0, "cached blocks come first"
         self.end = tokens
         for layer, spec in enumerate(self.layout.layers):
@@ -64,7 +64,7 @@ class PrefillCache(Cache):
             self._keys[layer], self._values[layer] = keys, values
 
     def begin_chunk(self, start: int, end: int, *, keep: bool = False) -> None:
-        """`keep`: its KV is to be taken as a block afterwards."""
+        """Begins the chunk [start, end). `keep`: its KV is to be taken as a block afterwards."""
         assert start == self.end, f"chunks follow one another: {start} after {self.end}"
         self.start, self.end = start, end
         ranges = self.layout.chunk_ranges(start, end, self.prefill_tokens, self.from_token)
@@ -73,18 +73,18 @@ class PrefillCache(Cache):
         self._kept = []
 
     def take_block(self) -> tuple[KVPiece, ...]:
-        """The chunk that was just computed, one piece per layer, in memory of its own; nothing when it was not to be kept."""
+        """Returns the chunk just computed, one piece per layer, in memory of its own; nothing if it is not to be kept."""
         kept, self._kept = self._kept, []
         return tuple(kept)
 
     def first_position(self, layer: int) -> int:
-        """Of the tokens that `update` returns in this chunk."""
+        """Returns the position of the first token that `update` returns in this chunk."""
         return self._first_before(layer, self.start)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Takes the chunk's [1, kv_heads, chunk, head_dim]; returns all that its attention may see, in the same order."""
+        """Takes the chunk's [1, kv_heads, chunk, head_dim]. Returns all that its attention may see, in the same order."""
         first = self.first_position(layer_idx)
         keys = self._grown(self._keys, layer_idx, first, key_states)
         values = self._grown(self._values, layer_idx, first, value_states)
@@ -101,7 +101,7 @@ class PrefillCache(Cache):
         return keys.unsqueeze(0), values.unsqueeze(0)
 
     def _first_before(self, layer: int, position: int) -> int:
-        """The first token that the one at `position` sees in this layer."""
+        """Returns the position of the first token that the one at `position` sees in this layer."""
         spec = self.layout.layers[layer]
         return max(0, position - (spec.window_tokens - 1)) if spec.kind is LayerKind.SLIDING else 0
 
@@ -121,17 +121,17 @@ class PrefillCache(Cache):
         return buffer[:, : self.end - first]
 
     def _tensor(self, data: memoryview, layer: int) -> torch.Tensor:
-        """Canonical bytes as [kv_heads, tokens, head_dim]."""
+        """Returns canonical bytes as [kv_heads, tokens, head_dim]."""
         spec = self.layout.layers[layer]
         return torch.frombuffer(data, dtype=self.dtype).view(-1, spec.kv_heads, spec.head_dim).transpose(0, 1)
 
 
 def canonical_bytes(tensor: torch.Tensor) -> memoryview:
-    """Of [kv_heads, tokens, head_dim], in the order tokens, heads. A view keeps the tensor's memory alive."""
+    """Returns the bytes of [kv_heads, tokens, head_dim] in the order tokens, heads. A view keeps the tensor's memory alive."""
     return tensor.transpose(0, 1).contiguous().view(torch.uint8).cpu().reshape(-1).numpy().data
 
 
 def own_bytes(tensor: torch.Tensor) -> memoryview:
-    """The same, always in memory that nothing else is in."""
+    """Returns the same as `canonical_bytes`, always in memory of their own."""
     tokens_first = tensor.transpose(0, 1)
     return canonical_bytes(torch.empty(tokens_first.shape, dtype=tensor.dtype).copy_(tokens_first).transpose(0, 1))

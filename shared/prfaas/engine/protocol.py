@@ -1,4 +1,4 @@
-"""The seam between serving and computing. Synchronous: a worker runs an engine on a thread of its own, one call at a time."""
+"""Protocol between serving and computing. It is synchronous: a worker's engine has its own thread, one call at a time."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -11,6 +11,8 @@ from prfaas.kvcache.prefix_cache import PinnedPrefix
 
 
 class EngineDescription(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine serves, and within which limits."""
+
     model: str
     fingerprint: str
     """Hash of model, weights, dtype, KV layout, prefill chunking and library versions: equal fingerprints promise
@@ -22,11 +24,11 @@ class EngineDescription(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineError(Exception):
-    """The engine could not do what was asked; the message says what, and the request fails with it."""
+    """Refusal of an engine. The message says what it could not do; the request fails with it."""
 
 
 class BadLogitsError(EngineError):
-    """The model computed no usable numbers for some rows. Nothing has moved: the step may be done again without them."""
+    """Failure of some rows for which the model computed no usable numbers. The step may be done again without them."""
 
     def __init__(self, rows: Sequence[int]) -> None:
         super().__init__(f"the model's output is not finite in rows {list(rows)} of the batch")
@@ -34,28 +36,32 @@ class BadLogitsError(EngineError):
 
 
 class PrefillCancelled(Exception):
-    """`cancelled()` turned true between two chunks."""
+    """End of a prefill whose `cancelled()` turned true between two chunks."""
 
 
 class SampledToken(msgspec.Struct, frozen=True, kw_only=True):
+    """Next token of one row, with log-probabilities where they were asked for."""
+
     token_id: int
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
-    """(token id, log-probability), most likely first."""
+    """Pairs of token id and log-probability, most likely first."""
 
 
 class DecodeRow(msgspec.Struct, kw_only=True):
-    """One request's part in a decode step: feed `token_id` at the sequence's end, sample the next."""
+    """One request's part in a decode step: `token_id` is fed at the sequence's end, and the next one is sampled."""
 
     sequence: Any
     token_id: int
     sampler: Any
-    """From Engine.sampler; holds the request's random state."""
+    """Result of Engine.sampler, which holds the request's random state."""
     forbid_eos: bool = False
-    """min_tokens is not reached yet."""
+    """Whether the next token may not be an end token, since min_tokens is not reached yet."""
 
 
 class Engine(Protocol):
+    """Prefill and decode of one model."""
+
     def describe(self) -> EngineDescription: ...
 
     def prefill(
@@ -72,19 +78,19 @@ class Engine(Protocol):
 
         Hands out every range of KVLayout.chunk_ranges as soon as its layer is computed, on the calling thread, those of
         cached blocks first. `on_piece` may block: that is the back-pressure of the link. A piece's buffers stay valid and
-        unchanged for as long as someone refers to them. No logits are computed.
+        unchanged for as long as they are referred to. No logits are computed.
 
-        Raises PrefillCancelled, EngineError."""
+        Raises PrefillCancelled, EngineError, or what a library raises; the engine can take the next prompt then."""
         ...
 
     def reserve(self, prefill_tokens: int, total_tokens: int) -> Any:
-        """A sequence with room for `total_tokens`, of which the first `prefill_tokens` will be installed.
+        """Returns a sequence with room for `total_tokens`, of which the first `prefill_tokens` will be installed.
 
         Raises EngineError when it can never fit."""
         ...
 
     def sequence_bytes(self, total_tokens: int) -> int:
-        """What `reserve` takes from memory."""
+        """Returns the bytes that `reserve` takes from memory."""
         ...
 
     def install(self, sequence: Any, piece: KVPiece) -> None:
@@ -92,15 +98,16 @@ class Engine(Protocol):
         ...
 
     def read(self, sequence: Any, piece: LayerRange) -> KVPiece:
-        """A copy of what was installed of a full layer. Safe beside a running decode."""
+        """Returns a copy of what was installed of a full layer. Safe beside a running decode."""
         ...
 
     def sampler(self, sampling: Sampling) -> Any:
-        """The random state and settings of one request; decoding never depends on the rest of the batch."""
+        """Returns the random state and settings of one request. Decoding never depends on the rest of the batch."""
         ...
 
     def decode(self, rows: Sequence[DecodeRow]) -> list[SampledToken]:
-        """One step for a ragged batch: append each row's token to its sequence, sample each row's next.
+        """Computes one step of a ragged batch: appends each row's token to its sequence, and samples each row's next one.
 
-        Raises EngineError, BadLogitsError; then no sequence has grown and no random state has moved."""
+        Raises EngineError, BadLogitsError, or what a library raises. Whatever it raises, no sequence has grown and no random
+        state has moved then, so that the step may be done again with other rows."""
         ...

@@ -1,4 +1,4 @@
-"""From logits to tokens. A request's tokens depend on its own logits and seed, never on who else is in the batch."""
+"""Sampling: logits in, tokens out. A request's tokens depend on its own logits and seed, never on the other rows of the batch."""
 
 import math
 import random
@@ -18,14 +18,24 @@ class Sampler:
         self.top_p = sampling.top_p
         self.top_logprobs = sampling.top_logprobs
         self.random = random.Random(sampling.seed)
+        self._returned: list[float] = []
+
+    def uniform(self) -> float:
+        """Draws from [0, 1)."""
+        return self._returned.pop() if self._returned else self.random.random()
+
+    def give_back(self, drawn: float) -> None:
+        """Undoes the last draw, which gave `drawn`."""
+        self._returned.append(drawn)
 
 
 def sample(
     logits: torch.Tensor, samplers: Sequence[Sampler], forbid_eos: Sequence[bool], eos_token_ids: Collection[int]
 ) -> list[SampledToken]:
-    """One token per row of [rows, vocabulary] logits, which it may change. Log-probabilities are the model's, before temperature.
+    """Returns one token per row of [rows, vocabulary] logits, which it may change.
 
-    Raises BadLogitsError, before any random state has moved."""
+    Log-probabilities are the model's, before temperature. Raises BadLogitsError. Whatever it raises, no random state has
+    moved then."""
     forbidden = [row for row, forbid in enumerate(forbid_eos) if forbid]
     if forbidden and eos_token_ids:
         logits[torch.tensor(forbidden)[:, None], torch.tensor(sorted(eos_token_ids))] = -torch.inf
@@ -34,16 +44,26 @@ def sample(
     if bad := [row for row, value in enumerate(best.tolist()) if not math.isfinite(value)]:
         raise BadLogitsError(bad)
     tokens = []
-    for row, (sampler, best_id) in enumerate(zip(samplers, best_ids.tolist(), strict=True)):
-        token_id = best_id if sampler.temperature == 0 else _draw(logits[row].float(), sampler)
-        if sampler.top_logprobs is None:
-            tokens.append(SampledToken(token_id=token_id))
-        else:
-            tokens.append(_with_logprobs(logits[row].float(), token_id, sampler.top_logprobs))
+    drawn: list[tuple[Sampler, float]] = []
+    try:
+        for row, (sampler, best_id) in enumerate(zip(samplers, best_ids.tolist(), strict=True)):
+            token_id = best_id
+            if sampler.temperature > 0:
+                drawn.append((sampler, sampler.uniform()))
+                token_id = _draw(logits[row].float(), sampler, drawn[-1][1])
+            if sampler.top_logprobs is None:
+                tokens.append(SampledToken(token_id=token_id))
+            else:
+                tokens.append(_with_logprobs(logits[row].float(), token_id, sampler.top_logprobs))
+    except Exception:
+        # One row's error must not move the others' seeds: their rows are sampled again.
+        for sampler, uniform in reversed(drawn):
+            sampler.give_back(uniform)
+        raise
     return tokens
 
 
-def _draw(logits: torch.Tensor, sampler: Sampler) -> int:
+def _draw(logits: torch.Tensor, sampler: Sampler, uniform: float) -> int:
     """Inverse transform sampling: one uniform number per token, so the stream of a seed does not depend on the nucleus' size."""
     # Subtracting the maximum first: a temperature near 0 then gives exp(-inf) = 0 and never inf - inf. The smallest float32
     # stands in for temperatures that would round to 0, and 0 / 0 is NaN.
@@ -64,7 +84,7 @@ def _draw(logits: torch.Tensor, sampler: Sampler) -> int:
     else:
         cumulative = probabilities.double().cumsum(0)
     # right=True: never a token of probability 0, even when the number drawn is 0.0. The last index only by rounding.
-    target = sampler.random.random() * cumulative[-1]
+    target = uniform * cumulative[-1]
     index = int(torch.searchsorted(cumulative, target, right=True).clamp(max=len(cumulative) - 1))
     return index if token_ids is None else int(token_ids[index])
 

@@ -1,4 +1,4 @@
-"""The KV of one decoding request: bounded, allocated once, filled by `install`, then one token longer per step."""
+"""KV of one decoding request: allocated once, filled by `install`, then one token longer per step."""
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ def slots_of(layout: KVLayout, layer: int, total_tokens: int) -> int:
 
 
 class SequenceCache:
-    """Per layer keys and values of shape [slots, kv_heads, head_dim]; token p lives in slot p % slots.
+    """Keys and values per layer, of shape [slots, kv_heads, head_dim]; token p lives in slot p % slots.
 
     A sliding layer has one slot per token of its window, so it is a ring: the token that leaves the window is overwritten by
     the one that enters it, and attention needs no mask. (The slots' order does not matter: positions are inside the keys.)
@@ -37,7 +37,7 @@ class SequenceCache:
         self._installed = [needed.start for needed in self._needed]
 
     def install(self, piece: KVPiece) -> None:
-        """Pieces of a layer come in token order without gaps; one that begins at the layer's first token starts it again.
+        """Takes a layer's pieces in token order without gaps. A piece from the layer's first token on starts it again.
 
         Raises EngineError for a piece that does not fit."""
         layer, start, end = piece.range
@@ -60,17 +60,17 @@ class SequenceCache:
         self._installed[layer] = end
 
     def read(self, piece: LayerRange) -> KVPiece:
-        """A copy of installed tokens of a full layer, in canonical bytes."""
+        """Returns a copy of installed tokens of a full layer, in canonical bytes."""
         layer, start, end = piece
         assert self.layout.layers[layer].kind is LayerKind.FULL and end <= self._installed[layer]
         return KVPiece(piece, _read(self.keys[layer][start:end]), _read(self.values[layer][start:end]))
 
     def missing(self) -> list[int]:
-        """Layers whose KV is not installed completely."""
+        """Returns the layers whose KV is not installed completely."""
         return [needed.layer for needed, end in zip(self._needed, self._installed, strict=True) if end != needed.end]
 
     def append(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Stores one token's [kv_heads, head_dim]; returns all that it attends to as [1, kv_heads, slots, head_dim].
+        """Stores one token's [kv_heads, head_dim]. Returns all that it attends to as [1, kv_heads, slots, head_dim].
 
         The sequence grows only when `tokens` is raised, so a step that failed half-way may be done again."""
         layer_keys, layer_values = self.keys[layer], self.values[layer]

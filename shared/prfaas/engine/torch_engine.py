@@ -1,4 +1,4 @@
-"""The `torch` engine: Hugging Face's model classes with our attention and our caches, on a CPU or a GPU."""
+"""Engine `torch`: Hugging Face's model classes with our attention and our caches, on a CPU or a GPU."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ from prfaas.kvcache.prefix_cache import PinnedPrefix
 
 
 class TorchEngine:
-    """Implements prfaas.engine.protocol.Engine."""
+    """Engine for real models; see prfaas.engine.protocol.Engine."""
 
     def __init__(self, files: ModelFiles, *, dtype: str, chunk_tokens: int, device: torch.device) -> None:
         """Loads the weights. Raises WeightsError."""
@@ -134,7 +134,7 @@ class TorchEngine:
         masks: Any,
         cache: PrefillCache | DecodeCache,
     ) -> torch.Tensor:
-        """The body of the model, without its head: hidden states [rows, tokens, hidden size]."""
+        """Runs the model without its head. Returns hidden states [rows, tokens, hidden size]."""
         output = self.model.model(
             input_ids=torch.tensor(token_ids, device=self.device),
             position_ids=torch.tensor(positions, device=self.device),

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from prfaas.engine.emulated_model import CHAT_TEMPLATE, EMULATED_MODELS, EOS_TOKEN_ID, MAX_CONTEXT_TOKENS, write_tokenizer
 
 CONVERSION_VERSION = 1
-"""Part of the folder's name: raise it when what the conversion writes changes."""
+"""Version of what the conversion writes, a part of the folder's name. Raise it with every change."""
 CONVERSION_TIMEOUT_S = 900.0
 MANIFEST = "prfaas.json"
 WEIGHTS = "model.safetensors"
@@ -36,10 +36,12 @@ QUESTION_ANSWER_TEMPLATE = """\
 
 
 class WeightsError(Exception):
-    """A model is unknown, its package is missing, or its files are not what they should be."""
+    """Failure to get a model: it is unknown, its package is missing, or its files are not what they should be."""
 
 
 class ModelSource(msgspec.Struct, frozen=True, kw_only=True):
+    """Package that a model's weights come from, and what they lack for a chat."""
+
     package: str
     install: str
     gguf_sha256: str
@@ -65,12 +67,14 @@ SOURCES = {
 
 
 class FileStamp(msgspec.Struct, frozen=True, kw_only=True):
+    """Size and hash that a file must have."""
+
     size_bytes: int
     xxh3_128: str
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """Written last by a conversion: a folder with a manifest is complete."""
+    """Contents of a converted folder. It is written last, so a folder with a manifest is complete."""
 
     model: str
     gguf_sha256: str
@@ -81,19 +85,21 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """Files of a prepared model, and what serving must know of it."""
+
     model: str
     directory: Path
-    """What transformers' `from_pretrained` takes."""
+    """Argument for transformers' `from_pretrained`."""
     weights: Path
     tokenizer: Path
-    """For `tokenizers.Tokenizer.from_file`. Encoding adds the BOS token where the model wants one."""
+    """File for `tokenizers.Tokenizer.from_file`. Encoding adds the BOS token where the model wants one."""
     weights_xxh3_128: str
     max_context_tokens: int
     eos_token_ids: frozenset[int]
     chat_template: str
-    """Jinja2, with `messages` and `add_generation_prompt`."""
+    """Jinja2 template over `messages` and `add_generation_prompt`."""
     chat_stop: tuple[str, ...]
-    """Stop strings that a chat reply needs beside the client's own: a base model does not end its turn."""
+    """Strings that end a chat reply, beside the client's own stop strings. A base model does not end its turn otherwise."""
 
 
 def source_of(model: str) -> ModelSource:
@@ -105,7 +111,7 @@ def source_of(model: str) -> ModelSource:
 
 
 def cache_root() -> Path:
-    """$PRFAAS_CACHE_DIR, else $XDG_CACHE_HOME/prfaas, else ~/.cache/prfaas."""
+    """Returns $PRFAAS_CACHE_DIR, else $XDG_CACHE_HOME/prfaas, else ~/.cache/prfaas."""
     if own := os.environ.get("PRFAAS_CACHE_DIR"):
         return Path(own)
     base = os.environ.get("XDG_CACHE_HOME")
@@ -121,7 +127,7 @@ def stamp(path: Path) -> FileStamp:
 
 
 def prepare(model: str) -> ModelFiles:
-    """The model's files, converted first if this machine has not done so yet (about a minute, progress on stderr).
+    """Returns the model's files, converted first if this machine has not done so yet (about a minute, progress on stderr).
 
     Processes that ask at the same time convert once: the others wait. Raises WeightsError."""
     if model in EMULATED_MODELS:
@@ -157,7 +163,7 @@ def prepare(model: str) -> ModelFiles:
 
 
 def _emulated_files(model: str) -> ModelFiles:
-    """A tokenizer is all that an emulated model has."""
+    """Writes and returns the tokenizer, which is all that an emulated model has."""
     directory = cache_root() / "models" / model
     tokenizer = directory / TOKENIZER
     write_tokenizer(tokenizer)
@@ -189,7 +195,7 @@ def progress(model: str, what: str) -> None:
 
 
 def _complete_manifest(directory: Path) -> Manifest | None:
-    """None when the folder is absent or a file is missing or cut short."""
+    """Returns the manifest; None when the folder is absent, or a file is missing or cut short."""
     try:
         manifest = msgspec.json.decode((directory / MANIFEST).read_bytes(), type=Manifest)
         complete = all((directory / name).stat().st_size == file.size_bytes for name, file in manifest.files.items())
@@ -199,7 +205,7 @@ def _complete_manifest(directory: Path) -> Manifest | None:
 
 
 def _convert(model: str, directory: Path) -> Manifest:
-    """Under the lock. In a child process: transformers' memory and settings stay out of the caller."""
+    """Converts in a child process, so that transformers' memory and settings stay out of the caller, who holds the lock."""
     if manifest := _complete_manifest(directory):
         return manifest
     prefix = f".{directory.name}."

@@ -89,6 +89,14 @@ class DecodeMetrics:
         self.tokens = Counter(
             "prfaas_decoded_tokens", "Tokens sampled by this worker.", ["model_name"], registry=registry
         ).labels(model_name)  # fmt: skip
+        self._ended = Counter(
+            "prfaas_decode_requests", "Accepted requests, by how they ended.", ["model_name", "result"], registry=registry
+        )
+        self._model_name = model_name
+
+    def ended(self, result: str) -> None:
+        """`result`: stop, length, cancelled, or the code of a failure such as engine, text or deadline."""
+        self._ended.labels(self._model_name, result).inc()
 
 
 class PrefillMetrics:

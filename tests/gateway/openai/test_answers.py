@@ -40,8 +40,9 @@ def finished(sequence: int, completion_tokens: int, text: str = "", reason: str 
     )
 
 
-def detail(token: str, logprob: float, *top: tuple[str, float]) -> TokenDetail:
-    return TokenDetail(chosen=TokenLogprob(token, logprob, tuple(token.encode())), top=tuple(TokenLogprob(*item) for item in top))
+def detail(token: str, logprob: float, *top: tuple[str, float], text_offset: int = 0) -> TokenDetail:
+    chosen = TokenLogprob(token, logprob, tuple(token.encode()))
+    return TokenDetail(chosen=chosen, top=tuple(TokenLogprob(*item) for item in top), text_offset=text_offset)
 
 
 def head(shape: Shape) -> AnswerHead:
@@ -137,7 +138,7 @@ def test_whole_bodies() -> None:
 LOGGED: list[GenerateEvent] = [
     started(),
     tokens(1, "", details=(detail("he", -0.1, ("he", -0.1), ("she", -2.0)),)),
-    tokens(2, "hello", details=(detail("llo", -0.5, ("y", -0.4)),)),
+    tokens(2, "hello", details=(detail("llo", -0.5, ("y", -0.4), text_offset=2),)),
     finished(3, 2),
 ]
 
@@ -158,6 +159,44 @@ def test_completion_logprobs() -> None:
 def test_completion_logprobs_without_alternatives() -> None:
     events: list[GenerateEvent] = [started(), tokens(1, "a", details=(detail("a", -0.25),)), finished(2, 1)]
     assert whole(CompletionShape(), events)["choices"][0]["logprobs"]["top_logprobs"] is None
+
+
+LETTER, HALF, BYTE, NOTHING, NOTHING_TOO = (
+    TokenLogprob("A", -0.5, (65,), 10),
+    TokenLogprob("\\xf0\\x9f", -0.6, (0xF0, 0x9F), 11),
+    TokenLogprob("A", -0.7, (65,), 12),
+    TokenLogprob("", -0.8, (), 13),
+    TokenLogprob("", -0.9, (), 14),
+)
+"""A letter and the byte token of that letter, part of a character, and two ids that only the model has."""
+
+
+@pytest.mark.parametrize(
+    ("chosen", "tops"),
+    [
+        (LETTER, {"A": -0.5, "bytes:\\xf0\\x9f": -0.6, "token_id:12": -0.7, "": -0.8, "token_id:14": -0.9}),
+        (BYTE, {"token_id:10": -0.5, "bytes:\\xf0\\x9f": -0.6, "A": -0.7, "": -0.8, "token_id:14": -0.9}),
+        (NOTHING_TOO, {"A": -0.5, "bytes:\\xf0\\x9f": -0.6, "token_id:12": -0.7, "token_id:13": -0.8, "": -0.9}),
+    ],
+)
+def test_tokens_of_one_text_do_not_overwrite_one_another(chosen: TokenLogprob, tops: dict[str, float]) -> None:
+    everything = (LETTER, HALF, BYTE, NOTHING, NOTHING_TOO)
+    events: list[GenerateEvent] = [
+        started(),
+        tokens(1, "A", details=(TokenDetail(chosen=chosen, top=everything),)),
+        finished(2, 1),
+    ]
+    logprobs = whole(CompletionShape(), events)["choices"][0]["logprobs"]
+    assert logprobs["top_logprobs"] == [tops]
+    assert logprobs["top_logprobs"][0][logprobs["tokens"][0]] == logprobs["token_logprobs"][0]
+
+
+def test_a_part_of_a_character_is_spelled_as_openai_spells_it() -> None:
+    events: list[GenerateEvent] = [started(), tokens(1, "", details=(TokenDetail(chosen=HALF, top=(NOTHING,)),)), finished(2, 1)]
+    assert whole(CompletionShape(), events)["choices"][0]["logprobs"]["tokens"] == ["bytes:\\xf0\\x9f"]
+    (content,) = whole(ChatShape(), events)["choices"][0]["logprobs"]["content"]
+    assert (content["token"], content["bytes"]) == ("\\xf0\\x9f", [0xF0, 0x9F])
+    assert content["top_logprobs"] == [{"token": "", "logprob": -0.8, "bytes": None}]
 
 
 def test_chat_logprobs() -> None:

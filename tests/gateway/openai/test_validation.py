@@ -49,10 +49,16 @@ def test_everything_supported_reaches_the_sampler() -> None:
         temperature=0,
         top_p=0.5,
         seed=-3,
-        stop=("a", "b", "c"),
+        stop=("a", "b"),
         ignore_eos=True,
         top_logprobs=4,
     )
+
+
+def test_the_models_end_of_turn_ends_an_answer_unless_ends_are_ignored() -> None:
+    assert sampling(chat(stop=["a"]), extra_stop=("c",)).stop == ("a", "c")
+    assert sampling(chat(stop=["a"], ignore_eos=False, min_tokens=3), extra_stop=("c",)).stop == ("a", "c")
+    assert sampling(chat(ignore_eos=True), extra_stop=("c",)).stop == ()
 
 
 @pytest.mark.parametrize(("request_", "expected"), [

@@ -1,0 +1,65 @@
+"""Events of requests on their way to gateways, and those of attempts to the scheduler, in order."""
+
+import asyncio
+from collections.abc import Callable
+
+from prfaas.bus.control import ControlBus
+from prfaas.bus.errors import BusError
+from prfaas.contracts import subjects
+from prfaas.contracts.codes import FailureCode
+from prfaas.contracts.to_gateway import Failed
+from prfaas.telemetry.logs import get_logger
+from prfaas.worker.faults import fault_text
+from prfaas_decode_worker.events import Emit, TellScheduler, request_id_of
+
+log = get_logger(__name__)
+
+
+class Outbox:
+    """One queue, so that a request's events keep their order. It is bounded: the batch waits between two steps until it is empty.
+
+    An event that is lost on the bus is a gap that the gateway turns into an error. One that cannot be sent at all, because it
+    cannot be encoded, ends its request: `give_up` is called with the request's id."""
+
+    def __init__(self, site: str, give_up: Callable[[str], None]) -> None:
+        self._site = site
+        self._give_up = give_up
+        self._queue: asyncio.Queue[Emit | TellScheduler] = asyncio.Queue()
+
+    def put(self, order: Emit | TellScheduler) -> None:
+        self._queue.put_nowait(order)
+
+    async def join(self) -> None:
+        """Returns when all that was put is on the bus."""
+        await self._queue.join()
+
+    async def run(self, bus: ControlBus) -> None:
+        while True:
+            order = await self._queue.get()
+            try:
+                await self._send(bus, order)
+            finally:
+                self._queue.task_done()
+
+    async def _send(self, bus: ControlBus, order: Emit | TellScheduler) -> None:
+        try:
+            if isinstance(order, Emit):
+                await bus.publish(order.reply_to, order.event)
+            else:
+                await bus.publish(subjects.attempts(self._site), order.ended)
+        except Exception as error:
+            what = type(order.event if isinstance(order, Emit) else order.ended).__name__
+            log.error("event_lost", request_id=request_id_of(order), message=what, reason=fault_text(error))
+            if isinstance(order, Emit) and not isinstance(error, BusError):
+                await self._replace(bus, order, what, error)
+
+    async def _replace(self, bus: ControlBus, lost: Emit, what: str, error: Exception) -> None:
+        """Sends an error in the place of an event that cannot be encoded."""
+        request_id = lost.event.request_id
+        self._give_up(request_id)
+        message = f"a {what} event of request {request_id!r} cannot be sent: {fault_text(error)}"
+        failed = Failed(request_id=request_id, sequence=lost.event.sequence, code=FailureCode.INTERNAL_ERROR, message=message)
+        try:
+            await bus.publish(lost.reply_to, failed)
+        except BusError as lost_too:
+            log.error("event_lost", request_id=request_id, message="Failed", reason=str(lost_too))

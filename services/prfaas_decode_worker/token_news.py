@@ -1,0 +1,63 @@
+"""News that one sampled token brings its client: text, log-probabilities, perhaps the end of the answer."""
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+from prfaas.contracts.terms import FinishReason
+from prfaas.contracts.to_gateway import TokenDetail, TokenLogprob
+from prfaas.engine.protocol import SampledToken
+from prfaas_decode_worker.request import Request, Text, Vocabulary
+
+
+class TokenNews(NamedTuple):
+    """What the client hears of one token."""
+
+    is_end_token: bool
+    """Whether it ends the answer by itself. Such a token counts as generated, and is not sent."""
+    text: str
+    details: tuple[TokenDetail, ...] = ()
+    finish_reason: FinishReason | None = None
+    rest: str = ""
+    """Text that was held back until the answer's end."""
+
+
+def take_token(request: Request, token: SampledToken, vocabulary: Vocabulary, eos_token_ids: Collection[int]) -> TokenNews:
+    """Adds a token to its answer. Raises what the text raises: then the request cannot go on."""
+    sampling = request.generate.sampling
+    request.generated += 1
+    request.next_token = token.token_id
+    # Samplers draw no end token before `min_tokens`. Where an engine does, it is a token like any other.
+    may_end = not sampling.ignore_eos and request.generated > sampling.min_tokens
+    if may_end and token.token_id in eos_token_ids:
+        return TokenNews(True, "", finish_reason=FinishReason.STOP, rest=request.text.flush().text)
+    details = () if sampling.top_logprobs is None else (token_detail(vocabulary, request.text, token),)
+    delta = request.text.push(token.token_id)
+    if delta.stopped:
+        return TokenNews(False, delta.text, details, FinishReason.STOP)
+    if request.generated < sampling.max_tokens:
+        return TokenNews(False, delta.text, details)
+    rest = request.text.flush()
+    return TokenNews(False, delta.text, details, FinishReason.STOP if rest.stopped else FinishReason.LENGTH, rest.text)
+
+
+def token_detail(vocabulary: Vocabulary, text: Text, token: SampledToken) -> TokenDetail:
+    """Returns the log-probabilities of a token that `text` has not taken yet."""
+    assert token.logprob is not None, "the engine was asked for log-probabilities and gave none"
+    return TokenDetail(
+        chosen=_entry(vocabulary, token.token_id, token.logprob),
+        top=tuple(_entry(vocabulary, token_id, logprob) for token_id, logprob in token.top),
+        text_offset=text.offset_chars(token.token_id),
+    )
+
+
+def _entry(vocabulary: Vocabulary, token_id: int, logprob: float) -> TokenLogprob:
+    data = vocabulary.token_bytes(token_id)
+    return TokenLogprob(spelling(data), logprob, tuple(data), token_id)
+
+
+def spelling(data: bytes) -> str:
+    r"""Returns the bytes as text where they are UTF-8, else each as `\xf0`, as OpenAI spells a part of a character."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return "".join(f"\\x{byte:02x}" for byte in data)

@@ -1,0 +1,72 @@
+"""A job that breaks ends alone: the decode worker hears of it, and the next job is prefilled."""
+
+import asyncio
+from typing import Any
+
+import pytest
+import torch
+
+from prfaas.contracts import subjects
+from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
+from prfaas.engine.emulated import EmulatedEngine
+from prfaas_prefill_worker.service_core import PrefillCore
+from tests.prefill_worker.test_prefix import DEADLINE_S, MODEL, SITE, Place, place, prompt
+
+__all__ = ["place"]
+
+
+async def heard(place: Place) -> asyncio.Queue[PrefillProgress]:
+    queue: asyncio.Queue[PrefillProgress] = asyncio.Queue()
+    await place.bus.subscribe(subjects.prefill_progress(SITE, "d1"), PrefillProgress, queue.put_nowait)
+    return queue
+
+
+async def failure(queue: asyncio.Queue[PrefillProgress]) -> PrefillFailed:
+    while not isinstance(told := await asyncio.wait_for(queue.get(), DEADLINE_S), PrefillFailed):
+        assert isinstance(told, PrefillStarted | PrefillDone)
+    return told
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("no room for 4 GiB"), RuntimeError("a kernel broke"), MemoryError(), ValueError("x" * 10_000)],
+    ids=lambda error: type(error).__name__,
+)
+async def test_whatever_an_engine_raises_fails_its_job_only(
+    place: Place, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    prefill = EmulatedEngine.prefill
+
+    def breaks_after_a_chunk(engine: EmulatedEngine, token_ids: Any, on_piece: Any, *args: Any, **kwargs: Any) -> None:
+        if len(token_ids) == 111:
+            prefill(engine, token_ids[:BROKEN_AFTER], on_piece, *args, **kwargs)
+            raise error
+        prefill(engine, token_ids, on_piece, *args, **kwargs)
+
+    queue = await heard(place)
+    monkeypatch.setattr(EmulatedEngine, "prefill", breaks_after_a_chunk)
+    poisoned, _ = await place.submit(prompt(111))
+    failed = await failure(queue)
+    assert failed.code == "engine" and type(error).__name__ in failed.message and len(failed.message) <= 500
+    await poisoned.close()
+    monkeypatch.undo()
+    await place.prefill(prompt(120, seed=1))
+    assert place.registry.get_sample_value("prfaas_prefill_jobs_total", {"model_name": MODEL, "result": "failed"}) == 1
+
+
+BROKEN_AFTER = 1
+"""Tokens that the engine prefills before it breaks."""
+
+
+async def test_a_job_that_cannot_even_be_begun_fails_alone(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(core: PrefillCore, event: object) -> None:
+        raise KeyError("what nothing foresaw")
+
+    queue = await heard(place)
+    with monkeypatch.context() as broken:
+        broken.setattr(PrefillCore, "handle", breaks)
+        reader, _ = await place.submit(prompt(70))
+        failed = await failure(queue)
+    assert failed.code == "internal" and "KeyError" in failed.message
+    await reader.close()
+    await place.prefill(prompt(70))
