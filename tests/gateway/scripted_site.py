@@ -11,21 +11,9 @@ from nats.aio.msg import Msg
 
 from prfaas.bus.control import ERROR_CODE
 from prfaas.contracts import subjects
-from prfaas.contracts.terms import Outcome
-from prfaas.contracts.to_decode import CancelGenerate, Generate
-from prfaas.contracts.to_gateway import (
-    Failed,
-    Finished,
-    GenerateAccepted,
-    GenerateRefused,
-    Placement,
-    Refusal,
-    Started,
-    TokenDetail,
-    Tokens,
-    TransferReport,
-)
-from prfaas.contracts.to_scheduler import PlaceRequest
+from prfaas.contracts.to_decode import CancelGenerate, Generate, GenerateAccepted, GenerateRefused
+from prfaas.contracts.to_gateway import Failed, Finished, Started, TokenDetail, Tokens, TransferReport
+from prfaas.contracts.to_scheduler import Heartbeat, Outcome, Placement, PlaceRequest, Refusal, Role
 from prfaas.contracts.wire import decode, encode
 
 SITE = "home"
@@ -96,6 +84,7 @@ class ScriptedSite:
     """Of the Generate messages."""
     cancelled: "asyncio.Queue[CancelGenerate]" = field(default_factory=asyncio.Queue)
     running: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    announcing: asyncio.Task[None] | None = None
 
     @classmethod
     async def connect(cls, url: str) -> "ScriptedSite":
@@ -104,9 +93,31 @@ class ScriptedSite:
         await site.client.subscribe(subjects.generate(SITE, WORKER), cb=site._generate)
         await site.client.subscribe(subjects.cancel_generate(SITE, WORKER), cb=site._cancel)
         await site.client.flush()
+        site.announcing = asyncio.create_task(site._keep_announcing())
         return site
 
+    async def announce(self, worker: str = WORKER, *, gone: bool = False, model: str = "tiny", draining: bool = False) -> None:
+        """Puts a heartbeat into the workers' bucket, or deletes it."""
+        beat = Heartbeat(
+            site=SITE, worker=worker, role=Role.DECODE, model=model, fingerprint="f", max_context_tokens=100, draining=draining
+        )
+        headers = {"KV-Operation": "DEL"} if gone else None
+        await self.client.publish(f"$KV.{subjects.workers_bucket(SITE)}.{beat.key}", encode(beat), headers=headers)
+        await self.client.flush()
+
+    async def _keep_announcing(self) -> None:
+        """Another worker than the one that requests are placed on, so that tests may let that one come and go."""
+        while True:
+            await self.announce("decode-0")
+            await asyncio.sleep(0.1)
+
+    async def stop_announcing(self) -> None:
+        assert self.announcing is not None
+        self.announcing.cancel()
+        await asyncio.gather(self.announcing, return_exceptions=True)
+
     async def close(self) -> None:
+        await self.stop_announcing()
         for task in self.running.values():
             task.cancel()
         results = await asyncio.gather(*self.running.values(), return_exceptions=True)

@@ -17,6 +17,7 @@ import msgspec
 
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.process.config_schema import ConfigError, Schema, take_string
+from prfaas.process.http import IDLE_TIMEOUT_S
 
 __all__ = ["ConfigError", "ServiceConfig", "SubjectToken", "load_config"]
 
@@ -47,6 +48,8 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Address for /health, /ready and /metrics (and the gateway's API)."""
     http_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     """0: any free port; the `ready` line of the log says which."""
+    http_idle_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = IDLE_TIMEOUT_S
+    """How long an HTTP connection may stay open without a request; longer than the pools of most clients keep theirs."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
     drain_s: Annotated[float, msgspec.Meta(ge=0)] = 20.0

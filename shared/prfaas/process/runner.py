@@ -154,7 +154,7 @@ class _Process:
         tracing, http = Tracing(), None
         try:
             tracing = set_up_tracing(role=config.role, instance=config.name, site=config.site, registry=registry)
-            http = HttpServer(self._dispatch, config.http_host, config.http_port)
+            http = HttpServer(self._dispatch, config.http_host, config.http_port, idle_timeout_s=config.http_idle_timeout_s)
             log.info("http_listening", http_host=config.http_host, http_port=http.port)
             routes = service_routes(self._ready, registry)
             self._app = Starlette(routes=[*routes, Route("/{path:path}", _starting, methods=["GET", "POST"])])
@@ -260,7 +260,8 @@ class _Process:
 
 
 async def _starting(_request: Request) -> JSONResponse:
-    return JSONResponse({"error": {"message": "the service is starting", "type": "unavailable"}}, 503, {"retry-after": "1"})
+    error = {"message": "The service is starting.", "type": "server_error", "param": None, "code": "starting"}
+    return JSONResponse({"error": error}, 503, {"retry-after": "1"})
 
 
 def _exit_even_if_a_thread_hangs() -> None:
