@@ -77,6 +77,9 @@ class Prompts:
             raise invalid(message, "messages", "invalid_value") from error
 
     def _of_messages(self, messages: list[ChatMessage]) -> list[int]:
+        # Every message has a token at the least: its role, or what ends it.
+        if self._context_tokens is not None and len(messages) >= self._context_tokens:
+            raise context_exceeded(self._context_tokens, f"{len(messages)} messages", "messages")
         return self._token_ids(self.render(messages), "messages")
 
     def _of_prompt(self, prompt: str | list[int]) -> list[int]:

@@ -103,12 +103,12 @@ class ScriptedSite:
         )
         headers = {"KV-Operation": "DEL"} if gone else None
         await self.client.publish(f"$KV.{subjects.workers_bucket(SITE)}.{beat.key}", encode(beat), headers=headers)
-        await self.client.flush()
 
     async def _keep_announcing(self) -> None:
         """Another worker than the one that requests are placed on, so that tests may let that one come and go."""
         while True:
-            await self.announce("decode-0")
+            if self.client.is_connected:
+                await self.announce("decode-0")
             await asyncio.sleep(0.1)
 
     async def stop_announcing(self) -> None:

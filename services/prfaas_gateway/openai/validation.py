@@ -10,7 +10,7 @@ from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.to_decode import Sampling
 from prfaas_gateway.openai.errors import ApiError, context_exceeded, invalid
 from prfaas_gateway.openai.plain import plain
-from prfaas_gateway.openai.types import ChatRequest, CompletionRequest, GenerationRequest
+from prfaas_gateway.openai.types import ChatMessage, ChatRequest, CompletionRequest, GenerationRequest
 from prfaas_gateway.openai.unsupported import (
     UNSUPPORTED,
     UNSUPPORTED_IN_MESSAGE,
@@ -48,6 +48,7 @@ def parse_chat(body: bytes) -> ChatRequest:
     """Raises ApiError."""
     fields = _fields(body)
     if isinstance(messages := fields.get("messages"), list):
+        # One by one: of a million wrong ones only the first is looked at.
         fields["messages"] = [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
     request = _convert(fields, ChatRequest)
     if request.top_logprobs and not request.logprobs:
@@ -111,7 +112,9 @@ def _stop(stop: str | list[str] | None) -> tuple[str, ...]:
 def _fields(body: bytes) -> dict[str, Any]:
     """The body as a plain object, without its inert fields and those that ask for nothing."""
     try:
-        value = plain(msgspec.json.decode(body))
+        value = msgspec.json.decode(body)
+        if isinstance(value, dict):
+            value = {name: item if name == "messages" else plain(item) for name, item in value.items() if item is not None}
     except UnicodeDecodeError as error:
         message = f"The body is not valid UTF-8: byte 0x{error.object[error.start]:02x} starts no character."
         raise invalid(message) from error
@@ -136,10 +139,19 @@ def _check_inert(name: str, value: Any) -> None:
         raise _named(error, prefix=name) from error
 
 
-def _message(message: Any, where: str) -> Any:
-    """Refuses by name what OpenAI knows and this server does not; wrong types are left to the conversion."""
-    if not isinstance(message, dict):
-        return message
+def _message(message: Any, where: str) -> ChatMessage:
+    """Raises ApiError. What OpenAI knows and this server does not is refused by name."""
+    try:
+        message = plain(message)
+    except RecursionError as error:
+        raise invalid("The body is nested too deeply.") from error
+    try:
+        return msgspec.convert(_served_fields(message, where) if isinstance(message, dict) else message, ChatMessage)
+    except msgspec.ValidationError as error:
+        raise _named(error, prefix=where) from error
+
+
+def _served_fields(message: dict[str, Any], where: str) -> dict[str, Any]:
     if message.get("role") in ("tool", "function"):
         raise invalid(
             f"Messages of role `{message['role']}` are not supported by this server.",

@@ -28,19 +28,19 @@ from prfaas.telemetry.tracing import Tracing, set_up_tracing
 
 CHECK = "--check"
 STOP_DEADLINE_S = 5.0
-"""For each step after draining: cancelling background tasks, closing connections, sending the last spans."""
+"""Time for each step after draining: cancelling background tasks, closing connections, sending the last spans."""
 
 log = get_logger(__name__)
 
 
 class ServiceContext(NamedTuple):
-    """What the runner gives to a service."""
+    """Parts of the process that a service uses."""
 
     tasks: Tasks
     registry: CollectorRegistry
     tracing: Tracing
     program: "Program | None" = None
-    """What runs the service; None where something else than `run_service` does, such as a test."""
+    """The program that runs the service; None where something else than `run_service` does, such as a test."""
 
 
 class Service(Protocol):
@@ -49,7 +49,10 @@ class Service(Protocol):
         ...
 
     def ready(self) -> str | None:
-        """Why it cannot take work at this moment, or None. Only asked between start and drain."""
+        """Returns why it cannot take work at this moment, or None. Asked between start and drain only.
+
+        Ready means able: everything that a request needs of this service can be used now, each with a reason of its own. What
+        other services need of their neighbours is their own reason: two services never wait for each other."""
         ...
 
     async def drain(self, deadline_s: float) -> None:
@@ -131,7 +134,7 @@ class _Process:
     def __init__(self, program: Program) -> None:
         self.program = program
         self.listening: socket.socket | None = None
-        """For the program that takes this one's place."""
+        """Socket for the program that takes this one's place."""
         self._phase = "starting"
         self._service: Service | None = None
         self._app: ASGIApp | None = None
