@@ -1,7 +1,9 @@
 """One request's way through the site: accepted by a decode worker, then its events, each in time."""
 
 import asyncio
+import contextlib
 import random
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final, Self
@@ -21,7 +23,7 @@ EVENTS_PER_REQUEST: Final = 4096
 """Events that may wait while a client reads slowly."""
 DEADLINE_GRACE_S: Final = 0.5
 """The decode worker keeps the same deadline from a little later on, and its error says more than ours."""
-TRYING_AT_ONCE: Final = 4
+TRYING_AT_ONCE: Final = 2
 """Waiting requests of a model that ask for a place at one time; the others wait for their turn."""
 JUDGE_EVERY_S: Final = 0.5
 """How often a waiting request is judged again: can it still be served in time?"""
@@ -81,12 +83,34 @@ class _Line:
     def __init__(self) -> None:
         self.turns = Turns(TRYING_AT_ONCE)
         self.pace = Pace()
-        self.freed = asyncio.Event()
-        """Set for a moment when a place may have become free."""
+        self._sleeping: deque[asyncio.Future[None]] = deque()
+        self._missed = False
+        """A place became free while none slept: one of those that were trying may not have seen it."""
 
     @property
     def empty(self) -> bool:
         return self.turns.core.idle
+
+    def place_freed(self, now_at: float) -> None:
+        """Wakes one request: one place is for one."""
+        self.pace.place_freed(now_at)
+        if self._sleeping:
+            self._sleeping.popleft().set_result(None)
+        else:
+            self._missed = True
+
+    async def sleep(self, at_most_s: float) -> None:
+        """Returns when a place has become free, or after the time."""
+        if self._missed:
+            self._missed = False
+            return
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._sleeping.append(woken)
+        try:
+            await asyncio.wait([woken], timeout=max(0.0, at_most_s))
+        finally:
+            if not woken.done():
+                self._sleeping.remove(woken)
 
 
 class Generations:
@@ -115,8 +139,7 @@ class Generations:
                 why = why_given_up(error)
                 raise
             finally:
-                line.pace.place_freed(asyncio.get_running_loop().time())
-                line.freed.set()
+                line.place_freed(asyncio.get_running_loop().time())
                 if not generation.over:
                     await self._placing.cancel(job.request_id, placement.decode_worker, why)
 
@@ -140,14 +163,15 @@ class Generations:
     async def _wait_for_place(self, job: Job, root: Span, line: _Line, turn: Turn, refused: Refused | None) -> Placement:
         while not turn.granted.is_set():
             self._judge(job, line, turn, refused)
-            await _within(turn.granted, min(JUDGE_EVERY_S, job.left_s))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, min(JUDGE_EVERY_S, job.left_s))):
+                    await turn.granted.wait()
         backoff_s = FIRST_BACKOFF_S if refused else 0.0
         while True:
             self._judge(job, line, turn, refused)
             # Jitter: several gateways must not ask in step.
-            await _within(line.freed, min(backoff_s * random.uniform(0.5, 1.0), job.left_s))
+            await line.sleep(min(backoff_s * random.uniform(0.5, 1.0), job.left_s))
             self._judge(job, line, turn, refused)
-            line.freed.clear()
             placement = await self._placing.try_once(job, root)
             if not isinstance(placement, Refused):
                 return placement
@@ -169,15 +193,6 @@ class Generations:
                 f"would come in about {after_s:.0f} s, and its deadline is in {left_s:.1f} s."
             )
             raise overloaded(message, after_s)
-
-
-async def _within(event: asyncio.Event, timeout_s: float) -> None:
-    """Returns when the event is set, or after the timeout."""
-    try:
-        async with asyncio.timeout(max(0.0, timeout_s)):
-            await event.wait()
-    except TimeoutError:
-        pass
 
 
 def _failure(failed: Failed) -> ApiError:

@@ -31,6 +31,9 @@ PLACEMENT = Placement(
 )
 
 
+FULL = Refusal(code="overloaded", message="all workers are full", retry_after_s=0.1)
+
+
 class Emitter:
     """Sends one request's events, numbered."""
 
@@ -76,6 +79,8 @@ class ScriptedSite:
     """For a request that a decode worker refused."""
     refusal: GenerateRefused | None = None
     script: Script = say_hello
+    slots: int | None = None
+    """Requests that the worker runs at once; more are refused, by the scheduler or by the worker."""
     answers_place: bool = True
     answers_generate: bool = True
     placed: list[PlaceRequest] = field(default_factory=list)
@@ -126,6 +131,10 @@ class ScriptedSite:
             if isinstance(result, Exception):
                 raise result
 
+    @property
+    def full(self) -> bool:
+        return self.slots is not None and sum(not task.done() for task in self.running.values()) >= self.slots
+
     async def cancellation(self) -> CancelGenerate:
         async with asyncio.timeout(DEADLINE_S):
             return await self.cancelled.get()
@@ -137,7 +146,8 @@ class ScriptedSite:
         request = decode(message.data, PlaceRequest)
         self.placed.append(request)
         if self.answers_place:
-            await self.client.publish(message.reply, encode(self.placement_again if request.refused_by else self.placement))
+            answer = self.placement_again if request.refused_by else self.placement
+            await self.client.publish(message.reply, encode(FULL if self.full else answer))
 
     async def _generate(self, message: Msg) -> None:
         generate = decode(message.data, Generate)
@@ -145,9 +155,11 @@ class ScriptedSite:
         self.headers.append(dict(message.headers or {}))
         if not self.answers_generate:
             return
-        answer = self.refusal or GenerateAccepted(request_id=generate.request_id)
-        await self.client.publish(message.reply, encode(answer))
-        if self.refusal is None:
+        refusal = self.refusal
+        if self.full:
+            refusal = GenerateRefused(request_id=generate.request_id, code=FULL.code, message=FULL.message, retry_after_s=0.1)
+        await self.client.publish(message.reply, encode(refusal or GenerateAccepted(request_id=generate.request_id)))
+        if refusal is None:
             work = self._play(generate, Emitter(self.client, generate))
             self.running[generate.request_id] = asyncio.create_task(work)
 
