@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from prfaas.contracts.codes import FailureCode
 from prfaas_gateway.openai.errors import overloaded, unavailable
 
 
@@ -21,7 +22,7 @@ class Admission:
     def enter(self) -> Iterator[None]:
         """Raises ApiError 429 or 503."""
         if self._draining:
-            raise unavailable("This gateway is shutting down.", 1.0, "draining")
+            raise unavailable("This gateway is shutting down.", 1.0, FailureCode.DRAINING)
         if self.running >= self._limit:
             raise overloaded(f"This gateway already has {self._limit} requests in flight.", 1.0)
         self.running += 1

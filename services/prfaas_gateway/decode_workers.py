@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from prfaas.contracts.to_scheduler import Heartbeat, Role
+from prfaas.contracts.terms import Role
+from prfaas.contracts.to_scheduler import Heartbeat
 
 
 class DecodeWorkers:

@@ -10,11 +10,11 @@ from typing import Final, Self
 
 from opentelemetry.trace import Span
 
-from prfaas.contracts.to_gateway import Failed, Finished, Started, Tokens
-from prfaas.contracts.to_scheduler import Placement
+from prfaas.contracts.codes import FailureCode
+from prfaas.contracts.to_gateway import Failed, Finished, Placement, Started, Tokens
 from prfaas_gateway.in_flight import EventOverflowError, EventQueue, EventUnreadableError, InFlight, WorkerLostError
-from prfaas_gateway.job import Job, sentence, too_late
-from prfaas_gateway.openai.errors import ApiError, internal, overloaded, unavailable
+from prfaas_gateway.job import Job, failure, refused, too_late
+from prfaas_gateway.openai.errors import internal, unavailable
 from prfaas_gateway.placing import RETRY_AFTER_S, Placing, Refused, why_given_up
 from prfaas_gateway.turns import Turn, Turns
 from prfaas_gateway.waiting_line import Pace
@@ -23,6 +23,9 @@ EVENTS_PER_REQUEST: Final = 4096
 """Events that may wait while a client reads slowly."""
 DEADLINE_GRACE_S: Final = 0.5
 """The decode worker keeps the same deadline from a little later on, and its error says more than ours."""
+MAX_PLACEMENTS: Final = 3
+"""Placements of one try: a decode worker that begins to drain, fills up or dies between its last heartbeat and the request is not
+the client's concern while another one can answer."""
 TRYING_AT_ONCE: Final = 2
 """Waiting requests of a model that ask for a place at one time; the others wait for their turn."""
 JUDGE_EVERY_S: Final = 0.5
@@ -54,7 +57,7 @@ class Generation:
         event = await self._next()
         self.over = isinstance(event, Finished | Failed)
         if isinstance(event, Failed):
-            raise _failure(event)
+            raise failure(event)
         if isinstance(event, Tokens) and not self._has_token:
             self._has_token = True
             self._pace.first_token_came(asyncio.get_running_loop().time() - self._accepted_at)
@@ -72,9 +75,9 @@ class Generation:
             self.over = True
             raise unavailable(f"The answer is lost: {error}.", RETRY_AFTER_S, FailureCode.DECODE_WORKER_LOST) from error
         except EventOverflowError as error:
-            raise internal(f"The answer is cut off: {error}.", "client_too_slow") from error
+            raise internal(f"The answer is cut off: {error}.", FailureCode.CLIENT_TOO_SLOW) from error
         except EventUnreadableError as error:
-            raise internal(f"Part of the answer was lost on its way: {error}.", "events_lost") from error
+            raise internal(f"Part of the answer was lost on its way: {error}.", FailureCode.EVENTS_LOST) from error
 
 
 class _Line:
@@ -145,46 +148,46 @@ class Generations:
 
     async def _accepted(self, job: Job, root: Span, line: _Line) -> Placement:
         """Raises ApiError: at once for what waiting would not change, and for what would come too late."""
-        refused: Refused | None = None
+        last: Refused | None = None
         if line.empty:
-            placement = await self._placing.try_once(job, root)
+            placement = await self._placing.try_once(job, root, MAX_PLACEMENTS)
             if not isinstance(placement, Refused):
                 return placement
-            refused = placement
+            last = placement
         if line.empty:
             line.pace.begin(asyncio.get_running_loop().time())
         self.waiting += 1
         try:
             with line.turns.joined(job.tenant) as turn:
-                return await self._wait_for_place(job, root, line, turn, refused)
+                return await self._wait_for_place(job, root, line, turn, last)
         finally:
             self.waiting -= 1
 
-    async def _wait_for_place(self, job: Job, root: Span, line: _Line, turn: Turn, refused: Refused | None) -> Placement:
+    async def _wait_for_place(self, job: Job, root: Span, line: _Line, turn: Turn, last: Refused | None) -> Placement:
         while not turn.granted.is_set():
-            self._judge(job, line, turn, refused)
+            self._judge(job, line, turn, last)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, min(JUDGE_EVERY_S, job.left_s))):
                     await turn.granted.wait()
-        backoff_s = FIRST_BACKOFF_S if refused else 0.0
+        backoff_s = FIRST_BACKOFF_S if last else 0.0
         while True:
-            self._judge(job, line, turn, refused)
+            self._judge(job, line, turn, last)
             # Jitter: several gateways must not ask in step.
             await line.sleep(min(backoff_s * random.uniform(0.5, 1.0), job.left_s))
-            self._judge(job, line, turn, refused)
-            placement = await self._placing.try_once(job, root)
+            self._judge(job, line, turn, last)
+            placement = await self._placing.try_once(job, root, MAX_PLACEMENTS)
             if not isinstance(placement, Refused):
                 return placement
-            refused = placement
-            backoff_s = min(MAX_BACKOFF_S, max(FIRST_BACKOFF_S, backoff_s * 1.6, refused.not_before_s))
+            last = placement
+            backoff_s = min(MAX_BACKOFF_S, max(FIRST_BACKOFF_S, backoff_s * 1.6, last.not_before_s))
 
-    def _judge(self, job: Job, line: _Line, turn: Turn, refused: Refused | None) -> None:
+    def _judge(self, job: Job, line: _Line, turn: Turn, last: Refused | None) -> None:
         """Raises ApiError when the request cannot be served within its deadline any more."""
         left_s = job.left_s
-        if refused is not None and refused.not_before_s >= left_s:
-            raise refused.error
+        if last is not None and last.not_before_s >= left_s:
+            raise last.error
         if left_s <= 0:
-            raise refused.error if refused is not None else too_late(job.ttft_deadline_s)
+            raise last.error if last is not None else too_late(job.ttft_deadline_s)
         ahead = line.turns.ahead(turn)
         after_s = line.pace.first_token_after_s(ahead, asyncio.get_running_loop().time())
         if after_s is not None and after_s > left_s:
@@ -192,10 +195,4 @@ class Generations:
                 f"All decode workers of model {job.model!r} are full and {ahead} requests wait before this one: its first token "
                 f"would come in about {after_s:.0f} s, and its deadline is in {left_s:.1f} s."
             )
-            raise overloaded(message, after_s)
-
-
-def _failure(failed: Failed) -> ApiError:
-    if failed.retry_after_s is None:
-        return internal(sentence(failed.message), failed.code)
-    return unavailable(sentence(failed.message), failed.retry_after_s, failed.code)
+            raise refused(FailureCode.OVERLOADED, message, after_s)

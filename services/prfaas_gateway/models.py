@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
-from prfaas.contracts.codes import FailureCode
 from prfaas.engine.weights import ModelFiles
 from prfaas_gateway.prompts import Prompts
 from prfaas_gateway.turns import Turns

@@ -9,15 +9,17 @@ from opentelemetry.trace import Span, SpanKind
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError, NoRespondersError, RemoteError
 from prfaas.contracts import subjects
-from prfaas.contracts.to_decode import CancelGenerate, Generate, GenerateAccepted, GenerateRefused
-from prfaas.contracts.to_scheduler import Placement, PlaceRequest, Refusal
+from prfaas.contracts.codes import REQUEST_FAULTS, FailureCode
+from prfaas.contracts.to_decode import CancelGenerate, Generate
+from prfaas.contracts.to_gateway import GenerateAccepted, GenerateRefused, Placement, Refusal
+from prfaas.contracts.to_scheduler import PlaceRequest
 from prfaas.contracts.wire import BadMessageError, pack_tokens
 from prfaas.kvcache.blocks import block_hashes
 from prfaas.telemetry import names
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.tracing import Tracing
-from prfaas_gateway.job import Job, sentence, too_late
-from prfaas_gateway.openai.errors import ApiError, invalid, overloaded, unavailable
+from prfaas_gateway.job import Job, refused, too_late
+from prfaas_gateway.openai.errors import ApiError, unavailable
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -25,12 +27,7 @@ if TYPE_CHECKING:
 Reply = TypeVar("Reply")
 
 RETRY_AFTER_S: Final = 1.0
-MAX_PLACEMENTS: Final = 3
-"""Placements of one try: a decode worker that begins to drain, fills up or dies between its last heartbeat and the request is not
-the client's concern while another one can answer."""
-_REQUESTS_FAULT: Final = ("context_length_exceeded", "cache_too_small", "bad_request")
-"""Codes of a refusal that every worker would repeat."""
-_PASSING_ERRORS: Final = ("overloaded", "cancelled")
+_PASSING_ERRORS: Final = frozenset({FailureCode.OVERLOADED, FailureCode.CANCELLED})
 """Codes of a handler's error that say nothing about the request."""
 
 log = get_logger(__name__)
@@ -53,7 +50,7 @@ class Placing:
     control_deadline_s: float
     block_tokens: int
 
-    async def try_once(self, job: Job, root: Span) -> Placement | Refused:
+    async def try_once(self, job: Job, root: Span, max_placements: int) -> Placement | Refused:
         """Returns the placement that a decode worker has accepted. Raises ApiError for what no other try would change."""
         refused_by: list[str] = []
         while True:
@@ -69,10 +66,10 @@ class Placing:
             if refusal is None:
                 return placement
             refused_by.append(placement.decode_worker)
-            if refusal.code in _REQUESTS_FAULT:
-                raise _refusal(refusal.code, refusal.message, refusal.retry_after_s)
-            if len(refused_by) == MAX_PLACEMENTS:
-                return Refused(_refusal(refusal.code, refusal.message, refusal.retry_after_s))
+            if refusal.code in REQUEST_FAULTS:
+                raise refused(refusal.code, refusal.message, refusal.retry_after_s)
+            if len(refused_by) == max_placements:
+                return Refused(refused(refusal.code, refusal.message, refusal.retry_after_s))
             log.info("placed_again", request_id=job.request_id, refused_by=refused_by, code=refusal.code)
 
     async def cancel(self, request_id: str, worker: str, why: str) -> None:
@@ -104,8 +101,8 @@ class Placing:
             if isinstance(answer, Refused):
                 return answer
             if isinstance(answer, Refusal):
-                error = _refusal(answer.code, answer.message, answer.retry_after_s)
-                if answer.code in _REQUESTS_FAULT:
+                error = refused(answer.code, answer.message, answer.retry_after_s)
+                if answer.code in REQUEST_FAULTS:
                     raise error
                 return Refused(error, answer.retry_after_s)
             span.set_attributes({
@@ -134,7 +131,9 @@ class Placing:
         try:
             answer = await self._ask(job, subject, request, GenerateAccepted | GenerateRefused, root, whom)
         except NoRespondersError as error:
-            return GenerateRefused(request_id=job.request_id, code="no_answer", message=str(error), retry_after_s=RETRY_AFTER_S)
+            return GenerateRefused(
+                request_id=job.request_id, code=FailureCode.NO_ANSWER, message=str(error), retry_after_s=RETRY_AFTER_S
+            )
         if isinstance(answer, Refused):
             raise answer.error
         return answer if isinstance(answer, GenerateRefused) else None
@@ -152,7 +151,7 @@ class Placing:
             raise
         except RemoteError as error:
             log.warning("asked_in_vain", whom=whom, subject=subject, code=error.code, error=str(error))
-            refusal = _refusal(error.code, f"{whom} says: {error.message}", RETRY_AFTER_S)
+            refusal = refused(error.code, f"{whom} says: {error.message}", RETRY_AFTER_S)
             if error.code not in _PASSING_ERRORS:
                 raise refusal from error
             return Refused(refusal)
@@ -167,13 +166,4 @@ def why_given_up(error: BaseException) -> str:
 
 
 def _no_answer(whom: str) -> ApiError:
-    return unavailable(f"{whom} gives no answer.", RETRY_AFTER_S, "no_answer")
-
-
-def _refusal(code: str, message: str, retry_after_s: float) -> ApiError:
-    """A scheduler's or decode worker's refusal, as the client hears it."""
-    if code == "overloaded":
-        return overloaded(sentence(message), retry_after_s)
-    if code in _REQUESTS_FAULT:
-        return invalid(sentence(message), code=code)
-    return unavailable(sentence(message), retry_after_s, code)
+    return unavailable(f"{whom} gives no answer.", RETRY_AFTER_S, FailureCode.NO_ANSWER)

@@ -12,6 +12,7 @@ from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer, decoders, normalizers
 
+from prfaas.contracts.codes import FailureCode
 from prfaas_gateway.openai.errors import context_exceeded, invalid
 from prfaas_gateway.openai.types import ChatMessage, ChatRequest, CompletionRequest
 from prfaas_gateway.turns import Turns
@@ -74,7 +75,7 @@ class Prompts:
             return self._template.render(messages=[_message(message) for message in messages], add_generation_prompt=True)
         except jinja2.TemplateError as error:
             message = f"The model's chat template does not take these messages: {error}."
-            raise invalid(message, "messages", "invalid_value") from error
+            raise invalid(message, "messages", FailureCode.INVALID_VALUE) from error
 
     def _of_messages(self, messages: list[ChatMessage]) -> list[int]:
         # Every message has a token at the least: its role, or what ends it.

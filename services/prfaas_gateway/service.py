@@ -13,6 +13,7 @@ from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError, NotConnectedError
 from prfaas.bus.presence import watch
 from prfaas.contracts import subjects
+from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.to_scheduler import Heartbeat
 from prfaas.engine.weights import ModelFiles, prepare
 from prfaas.process.runner import ServiceContext
@@ -145,7 +146,7 @@ class GatewayService:
     def _lose(self, in_flight: InFlight, worker: str) -> None:
         del self._silent[worker]
         if lost := in_flight.lose(worker):
-            log.warning("decode_worker_lost", worker=worker, requests=lost)
+            log.warning(FailureCode.DECODE_WORKER_LOST, worker=worker, requests=lost)
 
     async def _watch_scheduler(self, bus: ControlBus) -> None:
         """Asks with an empty message, which is no PlaceRequest: the bus at the other end says so. That answer shows that the

@@ -11,9 +11,21 @@ from nats.aio.msg import Msg
 
 from prfaas.bus.control import ERROR_CODE
 from prfaas.contracts import subjects
-from prfaas.contracts.to_decode import CancelGenerate, Generate, GenerateAccepted, GenerateRefused
-from prfaas.contracts.to_gateway import Failed, Finished, Started, TokenDetail, Tokens, TransferReport
-from prfaas.contracts.to_scheduler import Heartbeat, Outcome, Placement, PlaceRequest, Refusal, Role
+from prfaas.contracts.terms import Outcome, Role
+from prfaas.contracts.to_decode import CancelGenerate, Generate
+from prfaas.contracts.to_gateway import (
+    Failed,
+    Finished,
+    GenerateAccepted,
+    GenerateRefused,
+    Placement,
+    Refusal,
+    Started,
+    TokenDetail,
+    Tokens,
+    TransferReport,
+)
+from prfaas.contracts.to_scheduler import Heartbeat, PlaceRequest
 from prfaas.contracts.wire import decode, encode
 
 SITE = "home"

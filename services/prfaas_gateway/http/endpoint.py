@@ -184,7 +184,7 @@ class Exchange:
             else:
                 await self._collect(WholeAnswer(head=head, progress=progress, report=self._wants_report()), generation)
         except EventGapError as error:
-            raise internal(f"Part of the answer was lost on its way: {error}.", "events_lost") from error
+            raise internal(f"Part of the answer was lost on its way: {error}.", FailureCode.EVENTS_LOST) from error
 
     async def _in_time(self, work: Awaitable[Result]) -> Result:
         """Raises ApiError after the deadline of the first token."""

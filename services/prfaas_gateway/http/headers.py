@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from starlette.datastructures import Headers
 
+from prfaas.contracts.codes import FailureCode
 from prfaas.process.request_ids import MAX_REQUEST_ID_CHARS, REQUEST_ID_HEADER, is_request_id
 from prfaas_gateway.openai.errors import invalid, unauthorized
 
@@ -36,7 +37,7 @@ def check_request_id(headers: Headers) -> None:
     given = headers.get(REQUEST_ID_HEADER)
     if given is not None and not is_request_id(given):
         message = f"`X-Request-ID` must be 1 to {MAX_REQUEST_ID_CHARS} printable ASCII characters."
-        raise invalid(message, REQUEST_ID_HEADER, "invalid_value")
+        raise invalid(message, REQUEST_ID_HEADER, FailureCode.INVALID_VALUE)
 
 
 def ttft_deadline_of(headers: Headers, default_s: float, max_s: float) -> float:

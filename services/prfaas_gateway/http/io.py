@@ -35,7 +35,7 @@ class Body:
         encoding = self._headers.get("content-encoding", "")
         if any(coding.strip().lower() not in ("", "identity") for coding in encoding.split(",")):
             message = f"The body's content-encoding is `{encoding}`; this server reads plain bodies only."
-            raise invalid(message, "content-encoding", "unsupported_value")
+            raise invalid(message, "content-encoding", FailureCode.UNSUPPORTED_VALUE)
         declared = self._headers.get("content-length", "0")
         if declared.isdigit() and int(declared) > self._limit_bytes:
             raise too_large(self._limit_bytes)

@@ -64,7 +64,7 @@ def invalid(message: str, param: str | None = None, code: str | None = None) -> 
 
 def context_exceeded(context_tokens: int, prompt_has: str, param: str) -> ApiError:
     message = f"This model's context is {context_tokens} tokens and the prompt has {prompt_has}."
-    return invalid(message, param, "context_length_exceeded")
+    return invalid(message, param, FailureCode.CONTEXT_LENGTH_EXCEEDED)
 
 
 def unauthorized(message: str) -> ApiError:
@@ -84,7 +84,7 @@ def too_large(limit_bytes: int) -> ApiError:
     )
 
 
-def overloaded(message: str, retry_after_s: float, code: str = "overloaded") -> ApiError:
+def overloaded(message: str, retry_after_s: float, code: str = FailureCode.OVERLOADED) -> ApiError:
     """429: too many requests for what is there."""
     return ApiError(429, message, type="rate_limit_error", code=code, retry_after_s=retry_after_s)
 

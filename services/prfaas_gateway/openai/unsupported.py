@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from msgspec.json import encode
 
+from prfaas.contracts.codes import FailureCode
 from prfaas_gateway.openai.errors import invalid
 
 NEVER: Final = object()
@@ -74,7 +75,7 @@ def take_unsupported(fields: dict[str, Any], unsupported: dict[str, Any], where:
         elif not asks_for_nothing(name, value, unsupported[name]):
             path = f"{where}.{name}" if where else name
             hint = "" if unsupported[name] is NEVER else f"; leave it out or send {encode(unsupported[name]).decode()}"
-            raise invalid(f"`{path}` is not supported by this server{hint}.", path, "unsupported_parameter")
+            raise invalid(f"`{path}` is not supported by this server{hint}.", path, FailureCode.UNSUPPORTED_PARAMETER)
     return others
 
 

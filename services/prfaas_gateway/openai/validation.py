@@ -52,7 +52,7 @@ def parse_chat(body: bytes) -> ChatRequest:
         fields["messages"] = [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
     request = _convert(fields, ChatRequest)
     if request.top_logprobs and not request.logprobs:
-        raise invalid("`top_logprobs` needs `logprobs` to be true.", "top_logprobs", "invalid_value")
+        raise invalid("`top_logprobs` needs `logprobs` to be true.", "top_logprobs", FailureCode.INVALID_VALUE)
     return request
 
 
@@ -83,7 +83,7 @@ def sampling_of(
     max_tokens = asked if asked is not None else min(default_max_tokens, room_tokens)
     if request.min_tokens > max_tokens:
         message = f"`min_tokens` is {request.min_tokens}, more than the {max_tokens} tokens of `max_tokens`."
-        raise invalid(message, "min_tokens", "invalid_value")
+        raise invalid(message, "min_tokens", FailureCode.INVALID_VALUE)
     return Sampling(
         max_tokens=max_tokens,
         min_tokens=request.min_tokens,
@@ -170,7 +170,7 @@ def _part(part: Any, where: str) -> Any:
     kind = part.get("type", "text")
     if isinstance(kind, str) and kind != "text":
         message = f"Content of type `{kind}` is not supported by this server; only `text` is."
-        raise invalid(message, f"{where}.type", "unsupported_value")
+        raise invalid(message, f"{where}.type", FailureCode.UNSUPPORTED_VALUE)
     return take_unsupported(part, UNSUPPORTED_IN_PART, where)
 
 
@@ -192,7 +192,7 @@ def _convert(fields: dict[str, Any], kind: type[Request]) -> Request:
         raise _named(error) from error
     both = (request.max_tokens, request.max_completion_tokens)
     if None not in both and both[0] != both[1]:
-        raise invalid("`max_tokens` and `max_completion_tokens` differ; send one.", "max_tokens", "invalid_value")
+        raise invalid("`max_tokens` and `max_completion_tokens` differ; send one.", "max_tokens", FailureCode.INVALID_VALUE)
     return request
 
 

@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from prfaas.contracts.codes import FailureCode
 from prfaas.process.config import ConfigError, ServiceConfig, load_config
 from prfaas.process.http import HttpServer, pass_on, service_routes
 from prfaas.process.tasks import Tasks
@@ -263,7 +264,7 @@ class _Process:
 
 
 async def _starting(_request: Request) -> JSONResponse:
-    error = {"message": "The service is starting.", "type": "server_error", "param": None, "code": "starting"}
+    error = {"message": "The service is starting.", "type": "server_error", "param": None, "code": FailureCode.STARTING}
     return JSONResponse({"error": error}, 503, {"retry-after": "1"})
 
 

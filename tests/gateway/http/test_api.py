@@ -10,7 +10,7 @@ import pytest
 from prfaas.contracts.to_decode import Generate
 from prfaas.contracts.to_gateway import GenerateRefused, Refusal, TokenDetail, TokenLogprob
 from prfaas.contracts.wire import unpack_tokens
-from prfaas_gateway.placing import MAX_PLACEMENTS
+from prfaas_gateway.generation import MAX_PLACEMENTS
 from tests.gateway.conftest import Edge
 from tests.gateway.scripted_site import PLACEMENT, Emitter
 from tests.gateway.tiny_tokenizer import BOS, WORDS

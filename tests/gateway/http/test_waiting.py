@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from prfaas.contracts.to_decode import Generate, GenerateRefused
-from prfaas.contracts.to_scheduler import Refusal
+from prfaas.contracts.to_decode import Generate
+from prfaas.contracts.to_gateway import GenerateRefused, Refusal
 from tests.gateway.conftest import Edge, running_edge, until
 from tests.gateway.scripted_site import FULL, PLACEMENT, Emitter, say_hello
 
