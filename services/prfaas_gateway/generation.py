@@ -178,7 +178,8 @@ class Generations:
             placement = await self._placing.try_once(job, root, MAX_PLACEMENTS)
             if not isinstance(placement, Refused):
                 return placement
-            last = placement
+            if last is None or job.left_s > 0:  # a try that the deadline cut short says less than the one before
+                last = placement
             backoff_s = min(MAX_BACKOFF_S, max(FIRST_BACKOFF_S, backoff_s * 1.6, last.not_before_s))
 
     def _judge(self, job: Job, line: _Line, turn: Turn, last: Refused | None) -> None:

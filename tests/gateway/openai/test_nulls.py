@@ -76,7 +76,7 @@ def test_any_number_of_nulls_changes_nothing(nulls: dict[str, None]) -> None:
 
 def test_the_sdks_own_history_is_taken() -> None:
     answer = ChatCompletionMessage(role="assistant", content="hi", refusal=None, annotations=None, audio=None, tool_calls=None)
-    others = {
+    others: dict[str, Any] = {
         "reasoning_content": None,
         "function_call": None,
         "tool_calls": [],
