@@ -66,6 +66,7 @@ class BandwidthProbeService:
         await control.serve(subjects.probe_egress(config.site), EgressAsked, self._lease)
 
     def ready(self) -> str | None:
+        """The probe needs both connections. A link that is down is what it is there to notice."""
         assert self._control is not None and self._bulk is not None
         if not self._control.connected:
             return "the control connection to the site's NATS server is down"

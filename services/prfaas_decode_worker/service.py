@@ -68,6 +68,7 @@ class DecodeWorkerService:
         self._idle = asyncio.Event()
         """Set while no request is here."""
         self._site: SiteConnections | None = None
+        self._keeper: KVBucketKeeper | None = None
         self._batch: Batch | None = None
         self._leaving = False
         self._output_tokens = RecentMean()
@@ -83,7 +84,7 @@ class DecodeWorkerService:
         self._description = self._engine.describe()
         self._site = await SiteConnections.open(config.control, config.bulk, config.name)
         bus, lane = self._site
-        keeper = KVBucketKeeper(lane, config.site, max_bytes=config.bucket_mib << 20, ttl_s=config.bucket_ttl_s)
+        self._keeper = keeper = KVBucketKeeper(lane, config.site, max_bytes=config.bucket_mib << 20, ttl_s=config.bucket_ttl_s)
         await keeper.start()
         context.tasks.spawn("keep bucket", keeper.run())
         watch_bucket(
@@ -138,8 +139,10 @@ class DecodeWorkerService:
         context.tasks.spawn("announce", self._announcer.run())
 
     def ready(self) -> str | None:
-        assert self._site is not None
-        return self._site.down()
+        """The worker needs both connections, the site's KV bucket, and to be heard of. It needs no gateway, scheduler or prefill
+        worker: they may start later."""
+        assert self._site is not None and self._keeper is not None
+        return self._site.down() or self._keeper.problem or self._announcer.problem
 
     async def drain(self, deadline_s: float) -> None:
         self._role_change.give_up()

@@ -1,4 +1,4 @@
-"""What an operator can set."""
+"""Keys of the gateway's configuration."""
 
 from typing import Annotated, ClassVar
 
@@ -17,7 +17,9 @@ class GatewayConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_fie
     models: Annotated[tuple[str, ...], Meta(min_length=1)]
     """Names of the models to serve."""
     api_keys: tuple[str, ...] = ()
-    """Accepted as `Authorization: Bearer KEY`. Empty: everybody may ask."""
+    """Keys accepted as `Authorization: Bearer KEY`. Empty: all clients may ask."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins of web pages that may call the API from a browser, such as `https://chat.example.org`; `*`: all. Empty: none."""
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 4 * 2**20
     """A larger request is refused with 413."""
     max_requests: Annotated[int, Meta(ge=1)] = 512
@@ -25,24 +27,24 @@ class GatewayConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_fie
     default_max_tokens: Annotated[int, Meta(ge=1)] = 1024
     """Length of a chat answer whose request does not say; a plain completion's is 16, as OpenAI's."""
     ttft_deadline_s: Seconds = 30.0
-    """From the complete request to its first token; a request may ask for another by `x-prfaas-ttft-deadline-s`."""
+    """Time from the complete request to its first token; a request may set its own by `x-prfaas-ttft-deadline-s`."""
     max_ttft_deadline_s: Seconds = 600.0
     """The longest that a request may ask for."""
     idle_deadline_s: Seconds = 30.0
-    """Between two events of a running answer; later it fails."""
+    """Time between two events of a running answer; later it fails."""
     worker_grace_s: Seconds = 5.0
     """How long a decode worker may be away after its heartbeat has expired, before its requests are given up."""
     read_deadline_s: Seconds = 30.0
-    """For a request's body to arrive."""
+    """Time for a request's body to arrive."""
     write_deadline_s: Seconds = 30.0
     """How long a client may read nothing of its answer."""
     control_deadline_s: Seconds = 5.0
-    """For the scheduler's and the decode worker's reply."""
+    """Time for one reply of the scheduler or of a decode worker; the scheduler is asked again within `ttft-deadline-s`."""
     tokenizer_threads: Annotated[int, Meta(ge=1)] = 1
-    """For prompts that are too long to be tokenized on the event loop."""
+    """Threads for prompts that are too long for the event loop; bodies above 64 KiB are read in a process of their own."""
 
     block_tokens: Annotated[int, Meta(ge=1)] = 512
-    """Of the blocks that cached prefixes are found by: the workers' `engine.chunk-tokens`. With another one none is found."""
+    """Length of the blocks that cached prefixes are found by: the workers' `engine.chunk-tokens`, else none is found."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

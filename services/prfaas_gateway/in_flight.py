@@ -1,11 +1,14 @@
-"""The requests that wait for events. One subscription hears all of them; each has a bounded queue of its own."""
+"""The requests that wait for events. One subscription hears all events; each request has a bounded queue of its own."""
 
 import asyncio
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import msgspec
+
 from prfaas.contracts.to_gateway import GenerateEvent
+from prfaas.contracts.wire import BadMessageError, decode
 
 
 class EventOverflowError(Exception):
@@ -14,6 +17,19 @@ class EventOverflowError(Exception):
 
 class WorkerLostError(Exception):
     """The decode worker of a request is gone: it left, or has not been heard of."""
+
+
+class EventUnreadableError(Exception):
+    """An event of a request could not be decoded."""
+
+
+class _Addressed(msgspec.Struct):
+    """The part of every event that says whose it is."""
+
+    request_id: str
+
+
+_ADDRESSED = msgspec.msgpack.Decoder(_Addressed)
 
 
 class EventQueue:
@@ -35,12 +51,12 @@ class EventQueue:
         self._arrived.set()
 
     def end(self, error: Exception) -> None:
-        """No event will come any more: what is queued is still handed out, then the error is raised."""
+        """Lets `get` raise the error once what is queued has been handed out. Later events are dropped."""
         self._broken = self._broken or error
         self._arrived.set()
 
     async def get(self, timeout_s: float) -> GenerateEvent:
-        """Raises TimeoutError, EventOverflowError, WorkerLostError."""
+        """Raises TimeoutError, EventOverflowError, EventUnreadableError, WorkerLostError."""
         if not self._events and self._broken is None:
             self._arrived.clear()
             async with asyncio.timeout(max(timeout_s, 0)):
@@ -61,7 +77,7 @@ class InFlight:
 
     @contextmanager
     def open(self, request_id: str) -> Iterator[EventQueue]:
-        """Must be open before the request is sent anywhere: events may come before its acceptance does."""
+        """Opens before the request is sent anywhere: events may come before its acceptance does."""
         assert request_id not in self._queues, "request ids are unique"
         queue = self._queues[request_id] = EventQueue(self._queue_limit)
         try:
@@ -69,8 +85,25 @@ class InFlight:
         finally:
             del self._queues[request_id]
 
+    def hear(self, data: bytes) -> bool:
+        """Dispatches an event as it came. One that cannot be decoded ends its own request and no other.
+
+        Raises BadMessageError when it does not even say whose it is."""
+        try:
+            return self.dispatch(decode(data, GenerateEvent))
+        except (BadMessageError, RecursionError) as error:
+            try:
+                request_id = _ADDRESSED.decode(data).request_id
+            except (msgspec.DecodeError, RecursionError) as unaddressed:
+                raise BadMessageError(f"an event of {len(data)} bytes names no request: {unaddressed}") from error
+            queue = self._queues.get(request_id)
+            if queue is None:
+                return False
+            queue.end(EventUnreadableError(str(error)))
+            return True
+
     def dispatch(self, event: GenerateEvent) -> bool:
-        """False when nobody waits for it: the tail of a cancelled request, usually."""
+        """Returns False for an event of a request that is not in flight: usually the tail of a cancelled one."""
         queue = self._queues.get(event.request_id)
         if queue is None:
             return False
@@ -78,7 +111,7 @@ class InFlight:
         return True
 
     def lose(self, worker: str) -> int:
-        """Ends all requests of a decode worker that is gone; says how many."""
+        """Ends all requests of a decode worker that is gone. Returns their number."""
         queues = [queue for queue in self._queues.values() if queue.worker == worker]
         for queue in queues:
             queue.end(WorkerLostError(f"decode worker {worker!r} is gone"))

@@ -10,11 +10,12 @@ from typing import Any, Final
 import jinja2
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, normalizers
 
 from prfaas.contracts.codes import FailureCode
-from prfaas_gateway.openai.errors import invalid
-from prfaas_gateway.openai.types import ChatMessage
+from prfaas_gateway.openai.errors import context_exceeded, invalid
+from prfaas_gateway.openai.types import ChatMessage, ChatRequest, CompletionRequest
+from prfaas_gateway.turns import Turns
 
 INLINE_CHARS: Final = 2000
 """Longer prompts are tokenized off the event loop; a hop to a thread costs about as much as this many characters."""
@@ -23,8 +24,18 @@ INLINE_MESSAGES: Final = 32
 
 
 class Prompts:
-    def __init__(self, tokenizer: Tokenizer, chat_template: str, executor: Executor | None = None) -> None:
-        """`chat_template` is Jinja source as models ship it, run in a sandbox: it comes with the weights, not from us."""
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        chat_template: str,
+        executor: Executor | None = None,
+        context_tokens: int | None = None,
+        turns: Turns | None = None,
+    ) -> None:
+        """`chat_template` is Jinja source as models ship it, run in a sandbox: it comes with the weights, not from us.
+
+        Prompts of `context_tokens` and more are refused before they are tokenized where that can be known. `turns` are those of
+        the executor's threads."""
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
         environment.filters["tojson"] = _tojson
         environment.globals["raise_exception"] = _raise_exception
@@ -33,17 +44,50 @@ class Prompts:
         self._tokenizer = tokenizer
         self._vocabulary_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
         self._executor = executor
+        self._turns = turns or Turns()
+        self._context_tokens = context_tokens
+        self._longest_token_chars = _longest_token_chars(tokenizer)
 
-    async def of_messages(self, messages: list[ChatMessage]) -> list[int]:
-        """Raises ApiError when the template refuses the messages."""
-        if len(messages) <= INLINE_MESSAGES:
-            return await self._encode(self.render(messages))
-        return await self._off_loop(lambda: self._token_ids(self.render(messages)))
+    async def of_messages(self, messages: list[ChatMessage], tenant: str = "") -> list[int]:
+        """Raises ApiError when the template refuses the messages, or they cannot fit into the context."""
+        if len(messages) > INLINE_MESSAGES:
+            return await self._off_loop(lambda: self._of_messages(messages), tenant)
+        text = self.render(messages)
+        if len(text) <= INLINE_CHARS:
+            return self._token_ids(text, "messages")
+        return await self._off_loop(lambda: self._token_ids(text, "messages"), tenant)
 
-    async def of_prompt(self, prompt: str | list[int]) -> list[int]:
-        """Raises ApiError for a token id that is not in the vocabulary."""
+    async def of_prompt(self, prompt: str | list[int], tenant: str = "") -> list[int]:
+        """Raises ApiError for a token id that is not in the vocabulary, and for what cannot fit into the context."""
+        if isinstance(prompt, list) or len(prompt) <= INLINE_CHARS:
+            return self._of_prompt(prompt)
+        return await self._off_loop(lambda: self._of_prompt(prompt), tenant)
+
+    def of_request(self, request: ChatRequest | CompletionRequest) -> list[int]:
+        """Does the work in this thread, however much it is. Raises ApiError."""
+        if isinstance(request, ChatRequest):
+            return self._of_messages(request.messages)
+        return self._of_prompt(request.prompt)
+
+    def render(self, messages: list[ChatMessage]) -> str:
+        """`bos_token` is not defined in the template, so it renders as nothing: the tokenizer adds it, exactly once."""
+        try:
+            return self._template.render(messages=[_message(message) for message in messages], add_generation_prompt=True)
+        except jinja2.TemplateError as error:
+            message = f"The model's chat template does not take these messages: {error}."
+            raise invalid(message, "messages", FailureCode.INVALID_VALUE) from error
+
+    def _of_messages(self, messages: list[ChatMessage]) -> list[int]:
+        # Every message has a token at the least: its role, or what ends it.
+        if self._context_tokens is not None and len(messages) >= self._context_tokens:
+            raise context_exceeded(self._context_tokens, f"{len(messages)} messages", "messages")
+        return self._token_ids(self.render(messages), "messages")
+
+    def _of_prompt(self, prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, str):
-            return await self._encode(prompt)
+            return self._token_ids(prompt, "prompt")
+        if self._context_tokens is not None and len(prompt) >= self._context_tokens:
+            raise context_exceeded(self._context_tokens, str(len(prompt)), "prompt")
         for token_id in (min(prompt, default=0), max(prompt, default=0)):
             if not 0 <= token_id < self._vocabulary_size:
                 at = prompt.index(token_id)
@@ -51,24 +95,30 @@ class Prompts:
                 raise invalid(message, "prompt", FailureCode.INVALID_VALUE)
         return prompt
 
-    def render(self, messages: list[ChatMessage]) -> str:
-        """`bos_token` is not defined in the template, so it renders as nothing: the tokenizer adds it, exactly once."""
-        try:
-            return self._template.render(messages=[_message(message) for message in messages], add_generation_prompt=True)
-        except jinja2.TemplateError as error:
-            raise invalid(f"The model's chat template does not take these messages: {error}.", "messages") from error
-
-    async def _encode(self, text: str) -> list[int]:
-        if len(text) <= INLINE_CHARS:
-            return self._token_ids(text)
-        return await self._off_loop(lambda: self._token_ids(text))
-
-    async def _off_loop(self, work: Callable[[], list[int]]) -> list[int]:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
-
-    def _token_ids(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text).ids
+    def _token_ids(self, text: str, param: str) -> list[int]:
+        if self._context_tokens is not None and self._longest_token_chars is not None:
+            least_tokens = -(-len(text) // self._longest_token_chars)
+            if least_tokens >= self._context_tokens:
+                raise context_exceeded(self._context_tokens, f"at least {least_tokens} ({len(text)} characters)", param)
+        # Unlike `encode`, it lets other threads run while it works.
+        ids: list[int] = self._tokenizer.encode_batch([text])[0].ids
         return ids
+
+    async def _off_loop(self, work: Callable[[], list[int]], tenant: str) -> list[int]:
+        with self._turns.joined(tenant) as turn:
+            await turn.granted.wait()
+            return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+
+def _longest_token_chars(tokenizer: Tokenizer) -> int | None:
+    """The most characters that one token stands for; None where one may stand for any number."""
+    by_bytes = isinstance(tokenizer.decoder, decoders.ByteLevel) or getattr(tokenizer.model, "byte_fallback", False)
+    keeps_length = tokenizer.normalizer is None or isinstance(tokenizer.normalizer, normalizers.Replace | normalizers.Prepend)
+    strips = any(token.lstrip or token.rstrip for token in tokenizer.get_added_tokens_decoder().values())
+    # An unknown token, a normalizer or a token that takes the spaces beside it may swallow text of any length.
+    if not by_bytes or not keeps_length or strips:
+        return None
+    return max(map(len, tokenizer.get_vocab(with_added_tokens=True)))
 
 
 def _message(message: ChatMessage) -> dict[str, Any]:

@@ -1,8 +1,7 @@
-"""What is counted and traced about one request."""
+"""Counts, spans and the log line of one request."""
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from opentelemetry.context import Context
@@ -13,9 +12,9 @@ from prfaas.contracts.to_decode import Sampling
 from prfaas.contracts.to_gateway import Finished, GenerateEvent, Started, Tokens
 from prfaas.telemetry import names
 from prfaas.telemetry.logs import get_logger
-from prfaas.telemetry.metrics import GatewayMetrics, ModelRequests
-from prfaas.telemetry.tracing import AttributeValue, Tracing, trace_id
-from prfaas_gateway.metrics import EdgeMetrics
+from prfaas.telemetry.metrics import ModelRequests
+from prfaas.telemetry.tracing import AttributeValue, trace_id
+from prfaas_gateway.observers import Observers
 from prfaas_gateway.openai.types import ChatRequest, GenerationRequest
 
 log = get_logger(__name__)
@@ -24,15 +23,6 @@ CLIENT_REQUEST_ID = "prfaas.client_request_id"
 
 CLIENT_GONE_STATUS = 499
 """nginx's: the client closed the connection before its answer was complete."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Observers:
-    """Where all requests are counted and traced."""
-
-    shared: GatewayMetrics
-    edge: EdgeMetrics
-    tracing: Tracing
 
 
 class RequestRecord:
@@ -55,7 +45,7 @@ class RequestRecord:
         self._said["client_request_id"] = client_request_id
 
     def parsed(self, request: GenerationRequest, parent: Context, ids: Mapping[str, str]) -> Span:
-        """The root span: the request is well-formed, and for a model that is served."""
+        """Starts the root span of a request that is well-formed and for a model that is served."""
         operation = names.OPERATION_CHAT if isinstance(request, ChatRequest) else names.OPERATION_TEXT_COMPLETION
         attributes: dict[str, AttributeValue] = {
             names.OPERATION_NAME: operation,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+from nats.aio.msg import Msg
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -12,22 +13,25 @@ from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError, NotConnectedError
 from prfaas.bus.presence import watch
 from prfaas.contracts import subjects
-from prfaas.contracts.terms import Role
-from prfaas.contracts.to_gateway import GenerateEvent
+from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.to_scheduler import Heartbeat
 from prfaas.engine.weights import ModelFiles, prepare
 from prfaas.process.runner import ServiceContext
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics import GatewayMetrics
+from prfaas_gateway.admission import Admission
 from prfaas_gateway.config import GatewayConfig
+from prfaas_gateway.decode_workers import DecodeWorkers
 from prfaas_gateway.generation import Generations
 from prfaas_gateway.http.app import make_app
 from prfaas_gateway.http.endpoint import Gateway
 from prfaas_gateway.http.headers import ApiKeys
 from prfaas_gateway.in_flight import InFlight
-from prfaas_gateway.metrics import EdgeMetrics
-from prfaas_gateway.models import Admission, ServedModel
-from prfaas_gateway.record import Observers
+from prfaas_gateway.large_requests import LargeRequestReader
+from prfaas_gateway.models import ServedModel
+from prfaas_gateway.observers import EdgeMetrics, Observers
+from prfaas_gateway.placing import Placing
+from prfaas_gateway.turns import Turns
 
 CHECK_INTERVAL_S = 2.0
 RETRY_INTERVAL_S = 0.2
@@ -48,34 +52,27 @@ class GatewayService:
         self._tokenizing = ThreadPoolExecutor(config.tokenizer_threads, thread_name_prefix="tokenize")
         self._bus: ControlBus | None = None
         self._gateway: Gateway | None = None
+        self._large_requests: LargeRequestReader | None = None
+        self._decode_workers = DecodeWorkers(config.site)
         self._silent: dict[str, asyncio.TimerHandle] = {}
-        """Decode workers whose heartbeat has stopped, and what will give up their requests."""
+        """Decode workers whose heartbeat has stopped, and the timers that will give up their requests."""
         self._scheduler_silent: str | None = "the scheduler has not been asked yet"
 
     async def start(self) -> None:
         config, context = self._config, self._context
-        models = [await asyncio.to_thread(self._load, name) for name in config.models]
+        files = [await asyncio.to_thread(self._load_files, name) for name in config.models]
+        turns = Turns(config.tokenizer_threads)
+        models = [await asyncio.to_thread(ServedModel.load, each, self._tokenizing, turns) for each in files]
+        self._large_requests = LargeRequestReader(files)
         self._bus = bus = await ControlBus.connect(config.control, name=config.name)
-        generations = Generations(
-            bus,
-            site=config.site,
-            gateway=config.name,
-            tracing=context.tracing,
-            control_deadline_s=config.control_deadline_s,
-            idle_deadline_s=config.idle_deadline_s,
-            block_tokens=config.block_tokens,
-        )
-
-        def hear(event: GenerateEvent) -> None:
-            if not generations.in_flight.dispatch(event):
-                self._observers.edge.stray_events.inc()
-
-        await bus.subscribe(subjects.events(config.site, config.name), GenerateEvent, hear)
+        generations = self._generations(bus)
+        await bus.subscribe_raw(subjects.events(config.site, config.name), partial(self._event, generations.in_flight))
         self._gateway = Gateway(
             config=config,
             models={model.name: model for model in models},
             keys=ApiKeys(config.api_keys),
             admission=self._admission,
+            large_requests=self._large_requests,
             generations=generations,
             observers=self._observers,
         )
@@ -83,16 +80,22 @@ class GatewayService:
         changed = partial(self._worker, generations.in_flight)
         context.tasks.spawn("watch_workers", watch(bus, subjects.workers_bucket(config.site), Heartbeat, changed))
         context.tasks.spawn("watch_scheduler", self._watch_scheduler(bus))
+        context.tasks.spawn("warm up for large requests", self._large_requests.warm_up())
 
     def app(self, routes: Sequence[Route]) -> ASGIApp:
         assert self._gateway is not None
         return make_app(self._gateway, routes)
 
     def ready(self) -> str | None:
+        """The gateway needs the bus, a scheduler that answers, and for each model a decode worker that takes requests."""
         assert self._bus is not None
         if not self._bus.connected:
             return "the connection to the site's NATS server is down"
-        return self._scheduler_silent
+        if self._scheduler_silent is not None:
+            return self._scheduler_silent
+        if unserved := self._decode_workers.unserved(self._config.models):
+            return f"no decode worker takes requests for {', '.join(map(repr, unserved))}"
+        return None
 
     @property
     def requests_running(self) -> int:
@@ -105,13 +108,33 @@ class GatewayService:
         self._tokenizing.shutdown(wait=False, cancel_futures=True)
         for timer in self._silent.values():
             timer.cancel()
+        if self._large_requests is not None:
+            await self._large_requests.close()
         if self._bus is not None:
             await self._bus.drain(STOP_DEADLINE_S)
 
+    def _generations(self, bus: ControlBus) -> Generations:
+        config = self._config
+        placing = Placing(
+            bus=bus,
+            site=config.site,
+            gateway=config.name,
+            tracing=self._context.tracing,
+            control_deadline_s=config.control_deadline_s,
+            block_tokens=config.block_tokens,
+        )
+        generations = Generations(placing, config.idle_deadline_s)
+        self._observers.edge.watch_waiting(lambda: generations.waiting)
+        return generations
+
+    def _event(self, in_flight: InFlight, message: Msg) -> None:
+        if not in_flight.hear(message.data):
+            self._observers.edge.stray_events.inc()
+
     def _worker(self, in_flight: InFlight, key: str, beat: Heartbeat | None) -> None:
         """A decode worker that is gone sends no more events: its requests need not wait for their deadlines to see it."""
-        site, _, worker = key.partition(f".{Role.DECODE}.")
-        if site != self._config.site or not worker:
+        worker = self._decode_workers.heard(key, beat)
+        if worker is None:
             return
         if beat is not None:
             if timer := self._silent.pop(worker, None):
@@ -123,14 +146,11 @@ class GatewayService:
     def _lose(self, in_flight: InFlight, worker: str) -> None:
         del self._silent[worker]
         if lost := in_flight.lose(worker):
-            log.warning("decode_worker_lost", worker=worker, requests=lost)
-
-    def _load(self, name: str) -> ServedModel:
-        return ServedModel.load(self._load_files(name), self._tokenizing)
+            log.warning(FailureCode.DECODE_WORKER_LOST, worker=worker, requests=lost)
 
     async def _watch_scheduler(self, bus: ControlBus) -> None:
-        """An empty message is no PlaceRequest, and the bus at the other end says so: its answer shows that the scheduler lives,
-        and is counted and traced nowhere."""
+        """Asks with an empty message, which is no PlaceRequest: the bus at the other end says so. That answer shows that the
+        scheduler lives, and is counted and traced nowhere."""
         while True:
             try:
                 await bus.request_raw(subjects.place(self._config.site), b"", self._config.control_deadline_s)
@@ -141,6 +161,6 @@ class GatewayService:
 
 
 async def watch_bus(bus: ControlBus) -> None:
-    """Reconnecting is the bus's own affair; when it gives up, so does the process, and whoever supervises it starts it again."""
+    """Reconnecting is the bus's own affair. When it gives up, so does the process, and its supervisor starts it again."""
     await bus.closed.wait()
     raise NotConnectedError("the connection to the site's NATS server has ended for good")

@@ -83,8 +83,9 @@ class PrefillWorkerService:
         context.tasks.spawn("announce", self._announcer.run())
 
     def ready(self) -> str | None:
+        """The worker needs both connections, its site's job queue, and a site that hears of it."""
         assert self._site is not None
-        return self._site.down()
+        return self._site.down() or self._consumer.problem or self._announcer.problem
 
     async def drain(self, deadline_s: float) -> None:
         self._role_change.give_up()

@@ -8,7 +8,7 @@ from opentelemetry.trace import SpanKind
 
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError
-from prfaas.bus.presence import watch
+from prfaas.bus.presence import BucketStatus, watch
 from prfaas.contracts import subjects
 from prfaas.contracts.to_gateway import Placement, Refusal
 from prfaas.contracts.to_scheduler import (
@@ -67,6 +67,8 @@ class SchedulerService:
         )
         self._roles = config.make_roles(self._core.fleet)
         self._bus: ControlBus | None = None
+        self._workers_bucket = BucketStatus(subjects.workers_bucket(config.site))
+        self._links_bucket = BucketStatus(subjects.links_bucket(config.site))
         self._listing: set[str] = set()
         """Workers whose cache list is awaited."""
         self._list_room = asyncio.Semaphore(CONCURRENT_CACHE_LISTS)
@@ -75,8 +77,9 @@ class SchedulerService:
         config = self._config
         self._bus = bus = await ControlBus.connect(config.control, config.name, CONNECT_TIMEOUT_S)
         tasks = self._context.tasks
-        tasks.spawn("workers", watch(bus, subjects.workers_bucket(config.site), Heartbeat, self._on_heartbeat))
-        tasks.spawn("links", watch(bus, subjects.links_bucket(config.site), LinkEstimate, self._on_link))
+        workers, links = subjects.workers_bucket(config.site), subjects.links_bucket(config.site)
+        tasks.spawn("workers", watch(bus, workers, Heartbeat, self._on_heartbeat, status=self._workers_bucket))
+        tasks.spawn("links", watch(bus, links, LinkEstimate, self._on_link, status=self._links_bucket))
         await bus.subscribe(subjects.attempts(config.site), AttemptEnded, self._on_attempt_ended)
         await bus.subscribe(subjects.blocks(config.site), BlocksChanged, self._on_cache_changed)
         await bus.serve(subjects.place(config.site), PlaceRequest, self._place)
@@ -84,8 +87,11 @@ class SchedulerService:
             tasks.spawn("roles", self._move_workers(bus, self._roles))
 
     def ready(self) -> str | None:
+        """The scheduler needs the bus and the buckets of workers and links. It can decide, and refuse, without any worker."""
         assert self._bus is not None
-        return None if self._bus.connected else "the connection to the site's NATS server is down"
+        if not self._bus.connected:
+            return "the connection to the site's NATS server is down"
+        return self._workers_bucket.problem or self._links_bucket.problem
 
     async def drain(self, deadline_s: float) -> None:
         """Returns at once: placements are answered as they come."""

@@ -11,7 +11,7 @@ from nats.aio.msg import Msg
 
 from prfaas.bus.control import ERROR_CODE
 from prfaas.contracts import subjects
-from prfaas.contracts.terms import Outcome
+from prfaas.contracts.terms import Outcome, Role
 from prfaas.contracts.to_decode import CancelGenerate, Generate
 from prfaas.contracts.to_gateway import (
     Failed,
@@ -25,7 +25,7 @@ from prfaas.contracts.to_gateway import (
     Tokens,
     TransferReport,
 )
-from prfaas.contracts.to_scheduler import PlaceRequest
+from prfaas.contracts.to_scheduler import Heartbeat, PlaceRequest
 from prfaas.contracts.wire import decode, encode
 
 SITE = "home"
@@ -41,6 +41,9 @@ PLACEMENT = Placement(
     reason="4,000 tokens > 512",
     fallback_after_s=1.0,
 )
+
+
+FULL = Refusal(code="overloaded", message="all workers are full", retry_after_s=0.1)
 
 
 class Emitter:
@@ -88,6 +91,8 @@ class ScriptedSite:
     """For a request that a decode worker refused."""
     refusal: GenerateRefused | None = None
     script: Script = say_hello
+    slots: int | None = None
+    """Requests that the worker runs at once; more are refused, by the scheduler or by the worker."""
     answers_place: bool = True
     answers_generate: bool = True
     placed: list[PlaceRequest] = field(default_factory=list)
@@ -96,6 +101,7 @@ class ScriptedSite:
     """Of the Generate messages."""
     cancelled: "asyncio.Queue[CancelGenerate]" = field(default_factory=asyncio.Queue)
     running: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    announcing: asyncio.Task[None] | None = None
 
     @classmethod
     async def connect(cls, url: str) -> "ScriptedSite":
@@ -104,9 +110,31 @@ class ScriptedSite:
         await site.client.subscribe(subjects.generate(SITE, WORKER), cb=site._generate)
         await site.client.subscribe(subjects.cancel_generate(SITE, WORKER), cb=site._cancel)
         await site.client.flush()
+        site.announcing = asyncio.create_task(site._keep_announcing())
         return site
 
+    async def announce(self, worker: str = WORKER, *, gone: bool = False, model: str = "tiny", draining: bool = False) -> None:
+        """Puts a heartbeat into the workers' bucket, or deletes it."""
+        beat = Heartbeat(
+            site=SITE, worker=worker, role=Role.DECODE, model=model, fingerprint="f", max_context_tokens=100, draining=draining
+        )
+        headers = {"KV-Operation": "DEL"} if gone else None
+        await self.client.publish(f"$KV.{subjects.workers_bucket(SITE)}.{beat.key}", encode(beat), headers=headers)
+
+    async def _keep_announcing(self) -> None:
+        """Another worker than the one that requests are placed on, so that tests may let that one come and go."""
+        while True:
+            if self.client.is_connected:
+                await self.announce("decode-0")
+            await asyncio.sleep(0.1)
+
+    async def stop_announcing(self) -> None:
+        assert self.announcing is not None
+        self.announcing.cancel()
+        await asyncio.gather(self.announcing, return_exceptions=True)
+
     async def close(self) -> None:
+        await self.stop_announcing()
         for task in self.running.values():
             task.cancel()
         results = await asyncio.gather(*self.running.values(), return_exceptions=True)
@@ -114,6 +142,10 @@ class ScriptedSite:
         for result in results:
             if isinstance(result, Exception):
                 raise result
+
+    @property
+    def full(self) -> bool:
+        return self.slots is not None and sum(not task.done() for task in self.running.values()) >= self.slots
 
     async def cancellation(self) -> CancelGenerate:
         async with asyncio.timeout(DEADLINE_S):
@@ -126,7 +158,8 @@ class ScriptedSite:
         request = decode(message.data, PlaceRequest)
         self.placed.append(request)
         if self.answers_place:
-            await self.client.publish(message.reply, encode(self.placement_again if request.refused_by else self.placement))
+            answer = self.placement_again if request.refused_by else self.placement
+            await self.client.publish(message.reply, encode(FULL if self.full else answer))
 
     async def _generate(self, message: Msg) -> None:
         generate = decode(message.data, Generate)
@@ -134,9 +167,11 @@ class ScriptedSite:
         self.headers.append(dict(message.headers or {}))
         if not self.answers_generate:
             return
-        answer = self.refusal or GenerateAccepted(request_id=generate.request_id)
-        await self.client.publish(message.reply, encode(answer))
-        if self.refusal is None:
+        refusal = self.refusal
+        if self.full:
+            refusal = GenerateRefused(request_id=generate.request_id, code=FULL.code, message=FULL.message, retry_after_s=0.1)
+        await self.client.publish(message.reply, encode(refusal or GenerateAccepted(request_id=generate.request_id)))
+        if refusal is None:
             work = self._play(generate, Emitter(self.client, generate))
             self.running[generate.request_id] = asyncio.create_task(work)
 

@@ -164,6 +164,79 @@ def test_a_wrong_file_is_named(tmp_path: Path, text: str, message: str) -> None:
     assert message in str(caught.value)
 
 
+ADDRESS = st.ip_addresses().map(str)
+PORT = st.integers(1, 65535)
+SERVICE_NAME = st.sampled_from([
+    "prfaas", "prfaas-gateway", "prfaas-http", "prfaas-decode-worker-0", "prfaas-name", "prfaas-control--url", "prfaas-site",
+    "prfaas-port", "prfaas-threshold-tokens",
+]) | st.from_regex(r"prfaas-[a-z0-9]([-a-z0-9]{0,20}[a-z0-9])?", fullmatch=True)  # fmt: skip
+PORT_NAME = st.none() | st.from_regex(r"[a-z]([-a-z0-9]{0,8}[a-z0-9])?", fullmatch=True)
+
+
+def kubernetes_variables(service: str, address: str, port: int, port_name: str | None, protocol: str) -> dict[str, str]:
+    """The variables that a kubelet gives to containers for one Service (makeLinkVariables of kubernetes/pkg/kubelet/envvars)."""
+    name = service.upper().replace("-", "_")
+    host = f"[{address}]" if ":" in address else address
+    link = f"{protocol}://{host}:{port}"
+    numbered = f"{name}_PORT_{port}_{protocol.upper()}"
+    variables = {
+        f"{name}_SERVICE_HOST": address,
+        f"{name}_SERVICE_PORT": str(port),
+        f"{name}_PORT": link,
+        numbered: link,
+        f"{numbered}_PROTO": protocol,
+        f"{numbered}_PORT": str(port),
+        f"{numbered}_ADDR": address,
+    }
+    if port_name is not None:
+        variables[f"{name}_SERVICE_PORT_{port_name.upper().replace('-', '_')}"] = str(port)
+    return variables
+
+
+@given(
+    st.builds(kubernetes_variables, SERVICE_NAME, ADDRESS, PORT, PORT_NAME, st.sampled_from(["tcp", "udp", "sctp"])),
+    st.data(),
+)
+def test_variables_of_kubernetes_services_are_not_ours(variables: dict[str, str], data: st.DataObject) -> None:
+    some = data.draw(st.sets(st.sampled_from(sorted(variables))))
+    environ = {name: variables[name] for name in some}
+    assert load(["--name", "t"], environ) == load(["--name", "t"])
+    assert load(["--name", "t"], {**environ, "PRFAAS_DRAIN_S": "7"}).drain_s == 7
+
+
+def test_variables_of_docker_links_are_not_ours() -> None:
+    environ = {"PRFAAS_NAME": "/web/prfaas", "PRFAAS_GATEWAY_NAME": "/web/gateway", "PRFAAS_GATEWAY_ENV_PATH": "/bin"}
+    assert load(["--name", "t"], environ) == load(["--name", "t"])
+
+
+@pytest.mark.parametrize(("variable", "value"), [
+    ("PRFAAS_GATEWAY_PORT", "8000"),
+    ("PRFAAS_SERVICE_PORT", "http"),
+    ("PRFAAS_HTPP_PORT", "8000"),
+    ("PRFAAS_HTTP_HOSTS", "0.0.0.0"),
+    ("PRFAAS_SERVICE_NAME", "x"),
+    ("PRFAAS_CONTROL_URL", "nats://127.0.0.1:4222"),
+])  # fmt: skip
+def test_a_typo_in_our_own_variables_is_still_named(variable: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"environment variable {variable}: unknown key"):
+        load(environ={variable: value})
+
+
+@pytest.mark.parametrize("url", [
+    "", "127.0.0.1:4222", "localhost", "http://127.0.0.1:4222", "ws://127.0.0.1:80", "nats://", "nats://:4222", "nats:4222",
+    "nats://a:99999", "nats://a:0", "nats://a:b", "nats://[::1", "nats://a b:4222", "nats://a:4222/path", " nats://a:4222",
+])  # fmt: skip
+@pytest.mark.parametrize("key", ["control", "bulk"])
+def test_a_url_that_is_no_nats_servers_is_named_with_its_origin(key: str, url: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^command line: `{key}\.url` is .*; expected nats://host"):
+        load([f"--{key}.url={url}"])
+
+
+@pytest.mark.parametrize("url", ["nats://127.0.0.1:4222", "tls://nats.example.org:4222", "nats://[::1]:4222", "nats://host"])
+def test_urls_of_nats_servers(url: str) -> None:
+    assert load(["--control.url", url]).control.url == url
+
+
 class WorkerConfig(ServiceConfig, frozen=True, kw_only=True):
     role: ClassVar[str] = "decode-worker"
     slots: int = 1

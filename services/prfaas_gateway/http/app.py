@@ -1,39 +1,45 @@
-"""The routes of the HTTP edge, and OpenAI's error shape for everything that is not found."""
+"""Routes of the HTTP edge, and OpenAI's error shape for everything that is not found."""
 
 from collections.abc import Sequence
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from prfaas.contracts.codes import FailureCode
 from prfaas.telemetry.logs import get_logger
 from prfaas_gateway.http.endpoint import Endpoint, Gateway
-from prfaas_gateway.http.headers import request_id_of
 from prfaas_gateway.models import ServedModel
 from prfaas_gateway.openai.errors import ApiError, internal
 from prfaas_gateway.openai.shapes import ChatShape, CompletionShape
 from prfaas_gateway.openai.types import Model, ModelList
-from prfaas_gateway.openai.validation import parse_chat, parse_completion
 
 log = get_logger(__name__)
 
 
-def make_app(gateway: Gateway, service_routes: Sequence[Route]) -> Starlette:
+RESPONSE_HEADERS = (
+    "x-request-id", "x-prfaas-outcome", "x-prfaas-prefill-site", "x-prfaas-reason", "x-prfaas-trace-id", "retry-after",
+)  # fmt: skip
+"""Headers that a page of another origin may read."""
+
+
+def make_app(gateway: Gateway, service_routes: Sequence[Route]) -> ASGIApp:
     async def models(request: Request) -> Response:
         gateway.keys.check(request.headers)
-        return _json(request, ModelList(data=[_model(model) for model in gateway.models.values()]))
+        return _json(ModelList(data=[_model(model) for model in gateway.models.values()]))
 
     async def one_model(request: Request) -> Response:
         gateway.keys.check(request.headers)
-        return _json(request, _model(gateway.model(request.path_params["name"])))
+        return _json(_model(gateway.model(request.path_params["name"])))
 
-    chat = Endpoint(gateway, "chat.completions", parse_chat, ChatShape())
-    completions = Endpoint(gateway, "completions", parse_completion, CompletionShape())
-    return Starlette(
+    chat = Endpoint(gateway, "chat.completions", ChatShape())
+    completions = Endpoint(gateway, "completions", CompletionShape())
+    app = Starlette(
         routes=[
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/completions", completions, methods=["POST"]),
@@ -43,16 +49,24 @@ def make_app(gateway: Gateway, service_routes: Sequence[Route]) -> Starlette:
         ],
         exception_handlers={ApiError: _api_error, HTTPException: _http_error, Exception: _crash},
     )
+    if not gateway.config.cors_origins:
+        return app
+    # Around the whole app, not among its middleware: pages must be able to read errors too.
+    return CORSMiddleware(
+        app,
+        allow_origins=gateway.config.cors_origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=RESPONSE_HEADERS,
+    )
 
 
 def _model(model: ServedModel) -> Model:
     return Model(id=model.name, created=model.created, max_model_len=model.context_tokens)
 
 
-def _json(request: Request, value: object) -> Response:
-    return Response(
-        msgspec.json.encode(value), media_type="application/json", headers={"x-request-id": request_id_of(request.headers)}
-    )
+def _json(value: object) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")
 
 
 async def _api_error(_request: Request, error: Exception) -> Response:

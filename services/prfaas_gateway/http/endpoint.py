@@ -1,49 +1,61 @@
-"""The two endpoints that generate: from a client's bytes to its last token, or to its error."""
+"""The endpoints `/v1/chat/completions` and `/v1/completions`: from a client's bytes to its last token, or to its error."""
 
 import asyncio
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.to_gateway import Started
+from prfaas.process.request_ids import request_id_of
 from prfaas.telemetry import names
 from prfaas.telemetry.logs import get_logger, request_logs
 from prfaas.telemetry.tracing import extract, trace_id
+from prfaas_gateway.admission import Admission
 from prfaas_gateway.config import GatewayConfig
-from prfaas_gateway.generation import Generation, Generations, Job, too_late
-from prfaas_gateway.http.headers import ApiKeys, header_value, request_id_of, ttft_deadline_of
+from prfaas_gateway.generation import Generation, Generations
+from prfaas_gateway.http.headers import ApiKeys, check_request_id, header_value, ttft_deadline_of
 from prfaas_gateway.http.io import Body, ClientGoneError, Reply, until_disconnect
-from prfaas_gateway.models import Admission, ServedModel
+from prfaas_gateway.job import Job, too_late
+from prfaas_gateway.large_requests import LARGE_BODY_BYTES, LargeRequest, LargeRequestReader
+from prfaas_gateway.models import ServedModel
+from prfaas_gateway.observers import Observers
 from prfaas_gateway.openai.answers import AnswerHead, StreamedAnswer, UsageOptions, WholeAnswer, error_event
 from prfaas_gateway.openai.errors import ApiError, internal, unknown_model
 from prfaas_gateway.openai.progress import EventGapError, Progress
 from prfaas_gateway.openai.shapes import Shape
 from prfaas_gateway.openai.types import ChatRequest, CompletionRequest, GenerationRequest
-from prfaas_gateway.openai.validation import sampling_of
-from prfaas_gateway.record import CLIENT_GONE_STATUS, CLIENT_REQUEST_ID, Observers, RequestRecord
+from prfaas_gateway.openai.validation import PARSERS, sampling_of
+from prfaas_gateway.record import CLIENT_GONE_STATUS, CLIENT_REQUEST_ID, RequestRecord
 
 OPENAI_COMPLETION_TOKENS = 16
 """OpenAI's default `max_tokens` of a plain completion."""
 
+INLINE_ANSWER_TOKENS = 256
+"""Longer whole answers are put together off the event loop."""
+
 CLIENT_IDS = {"x-correlation-id": "prfaas.client_correlation_id", "x-session-affinity": "prfaas.client_session"}
 """Headers that load clients send, and the attributes of the root span that keep them."""
+
+Result = TypeVar("Result")
 
 log = get_logger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gateway:
-    """What all requests share."""
+    """Parts that all requests share."""
 
     config: GatewayConfig
     models: dict[str, ServedModel]
     keys: ApiKeys
     admission: Admission
+    large_requests: LargeRequestReader
     generations: Generations
     observers: Observers
 
@@ -57,12 +69,10 @@ class Gateway:
 class Endpoint:
     """An ASGI application: Starlette's own responses notice a client that leaves only once the answer has begun."""
 
-    def __init__(
-        self, gateway: Gateway, name: str, parse: Callable[[bytes], ChatRequest | CompletionRequest], shape: Shape
-    ) -> None:
+    def __init__(self, gateway: Gateway, name: str, shape: Shape) -> None:
+        """`name` is a key of PARSERS, and the endpoint's name in metrics and logs."""
         self._gateway = gateway
         self._name = name
-        self._parse = parse
         self._shape = shape
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,13 +85,14 @@ class Endpoint:
         status = CLIENT_GONE_STATUS
         try:
             try:
-                reply.headers["x-request-id"] = request_id_of(headers)
-                record.identified(reply.headers["x-request-id"])
+                client_id = request_id_of(scope)
+                record.identified(client_id)
+                check_request_id(headers)
                 tenant = gateway.keys.check(headers)
                 with gateway.admission.enter():
                     data = await body.read(config.read_deadline_s)
-                    exchange = Exchange(gateway, headers, reply, record, self._shape, tenant)
-                    await until_disconnect(receive, reply, exchange.answer(self._parse, data))
+                    exchange = Exchange(gateway, self._name, headers, reply, record, self._shape, tenant, client_id)
+                    await until_disconnect(receive, reply, exchange.answer(data))
                 error_code = None
             except ApiError as error:
                 error_code = error.body.code or FailureCode.INVALID_REQUEST
@@ -108,80 +119,106 @@ class Endpoint:
 
 
 class Exchange:
-    """One request whose body is there."""
+    """One request whose body has arrived."""
 
     def __init__(
-        self, gateway: Gateway, headers: Headers, reply: Reply, record: RequestRecord, shape: Shape, tenant: str
+        self,
+        gateway: Gateway,
+        endpoint: str,
+        headers: Headers,
+        reply: Reply,
+        record: RequestRecord,
+        shape: Shape,
+        tenant: str,
+        client_id: str,
     ) -> None:
         self._gateway = gateway
+        self._endpoint = endpoint
         self._headers = headers
         self._reply = reply
         self._record = record
         self._shape = shape
         self._tenant = tenant
         # The client's own id may repeat; ours names the request inside.
+        self._client_id = client_id
         self._request_id = uuid.uuid4().hex
+        config = gateway.config
+        self._ttft_deadline_s = ttft_deadline_of(headers, config.ttft_deadline_s, config.max_ttft_deadline_s)
+        self._deadline_at = asyncio.get_running_loop().time() + self._ttft_deadline_s
 
-    async def answer(self, parse: Callable[[bytes], ChatRequest | CompletionRequest], data: bytes) -> None:
+    async def answer(self, data: bytes) -> None:
         """Raises ApiError, ClientGoneError."""
-        config, observers = self._gateway.config, self._gateway.observers
-        arrived = asyncio.get_running_loop().time()
-        request = parse(data)
+        tracing = self._gateway.observers.tracing
+        start_ns = time.time_ns()
+        token_ids: list[int] | None = None
+        if len(data) > LARGE_BODY_BYTES:
+            large = LargeRequest(self._endpoint, data)
+            request, token_ids = await self._in_time(self._gateway.large_requests.read(large, self._tenant))
+        else:
+            request = PARSERS[self._endpoint](data)
         model = self._gateway.model(request.model)
-        ttft_deadline_s = ttft_deadline_of(self._headers, config.ttft_deadline_s, config.max_ttft_deadline_s)
         root = self._record.parsed(request, extract(self._headers), self._ids())
-        if observers.tracing.enabled:
+        if tracing.enabled:
             self._reply.headers["x-prfaas-trace-id"] = trace_id(root)
         with request_logs(self._request_id, root):
-            job = await self._job(request, model, ttft_deadline_s, arrived + ttft_deadline_s)
-            head = AnswerHead(
-                request_id=self._request_id,
-                created=int(time.time()),
-                model=model.name,
-                system_fingerprint=model.fingerprint,
-                shape=self._shape,
-            )
-            progress = Progress(prompt_tokens=len(job.token_ids))
+            if token_ids is None:
+                start_ns = time.time_ns()
+                token_ids = await self._in_time(self._tokenized(request, model))
+            job = self._job(request, model, token_ids)
+            self._record.tokenized(len(token_ids), job.sampling, start_ns)
             async with self._gateway.generations.run(job, root) as generation:
-                try:
-                    if request.stream:
-                        answer = StreamedAnswer(head=head, progress=progress, options=self._usage_options(request))
-                        await self._stream(answer, generation)
-                    else:
-                        await self._collect(WholeAnswer(head=head, progress=progress, report=self._wants_report()), generation)
-                except EventGapError as error:
-                    raise internal(f"Part of the answer was lost on its way: {error}.", FailureCode.EVENTS_LOST) from error
+                await self._answer_from(generation, request, model, job)
 
-    async def _job(
-        self, request: ChatRequest | CompletionRequest, model: ServedModel, ttft_deadline_s: float, deadline: float
-    ) -> Job:
-        start_ns = time.time_ns()
-        default_max_tokens, extra_stop = OPENAI_COMPLETION_TOKENS, tuple[str, ...]()
+    async def _answer_from(
+        self, generation: Generation, request: ChatRequest | CompletionRequest, model: ServedModel, job: Job
+    ) -> None:
+        head = AnswerHead(
+            request_id=self._request_id,
+            created=int(time.time()),
+            model=model.name,
+            system_fingerprint=model.fingerprint,
+            shape=self._shape,
+        )
+        progress = Progress(prompt_tokens=len(job.token_ids))
         try:
-            async with asyncio.timeout_at(deadline):
-                if isinstance(request, ChatRequest):
-                    token_ids = await model.prompts.of_messages(request.messages)
-                    default_max_tokens, extra_stop = self._gateway.config.default_max_tokens, model.chat_stop
-                else:
-                    token_ids = await model.prompts.of_prompt(request.prompt)
+            if request.stream:
+                answer = StreamedAnswer(head=head, progress=progress, options=self._usage_options(request))
+                await self._stream(answer, generation)
+            else:
+                await self._collect(WholeAnswer(head=head, progress=progress, report=self._wants_report()), generation)
+        except EventGapError as error:
+            raise internal(f"Part of the answer was lost on its way: {error}.", FailureCode.EVENTS_LOST) from error
+
+    async def _in_time(self, work: Awaitable[Result]) -> Result:
+        """Raises ApiError after the deadline of the first token."""
+        try:
+            async with asyncio.timeout_at(self._deadline_at):
+                return await work
         except TimeoutError as error:
-            raise too_late(ttft_deadline_s) from error
+            raise too_late(self._ttft_deadline_s) from error
+
+    async def _tokenized(self, request: ChatRequest | CompletionRequest, model: ServedModel) -> list[int]:
+        if isinstance(request, ChatRequest):
+            return await model.prompts.of_messages(request.messages, self._tenant)
+        return await model.prompts.of_prompt(request.prompt, self._tenant)
+
+    def _job(self, request: ChatRequest | CompletionRequest, model: ServedModel, token_ids: list[int]) -> Job:
+        is_chat = isinstance(request, ChatRequest)
         sampling = sampling_of(
             request,
             prompt_tokens=len(token_ids),
             context_tokens=model.context_tokens,
-            default_max_tokens=default_max_tokens,
-            extra_stop=extra_stop,
+            default_max_tokens=self._gateway.config.default_max_tokens if is_chat else OPENAI_COMPLETION_TOKENS,
+            extra_stop=model.chat_stop if is_chat else (),
         )
-        self._record.tokenized(len(token_ids), sampling, start_ns)
         return Job(
             request_id=self._request_id,
             model=model.name,
             tenant=self._tenant,
             token_ids=token_ids,
             sampling=sampling,
-            ttft_deadline_s=ttft_deadline_s,
-            deadline=deadline,
+            ttft_deadline_s=self._ttft_deadline_s,
+            deadline_at=self._deadline_at,
         )
 
     async def _stream(self, answer: StreamedAnswer, generation: Generation) -> None:
@@ -199,10 +236,13 @@ class Exchange:
             answer.handle(event)
             self._record.heard(event)
         assert answer.progress.started is not None
-        await self._reply.json(200, answer.body(), _started_headers(answer.progress.started))
+        # Log-probabilities of thousands of tokens take a while to put together.
+        large = answer.progress.completion_tokens > INLINE_ANSWER_TOKENS
+        body = await asyncio.to_thread(answer.body) if large else answer.body()
+        await self._reply.json(200, body, _started_headers(answer.progress.started))
 
     def _ids(self) -> dict[str, str]:
-        ids = {names.REQUEST_ID: self._request_id, CLIENT_REQUEST_ID: self._reply.headers["x-request-id"]}
+        ids = {names.REQUEST_ID: self._request_id, CLIENT_REQUEST_ID: self._client_id}
         for header, attribute in CLIENT_IDS.items():
             if value := self._headers.get(header):
                 ids[attribute] = value[:256]

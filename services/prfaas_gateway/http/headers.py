@@ -1,14 +1,14 @@
-"""What clients say in headers, checked."""
+"""Headers of requests, checked."""
 
 import hashlib
 import hmac
 import math
-import uuid
 from collections.abc import Iterable
 
 from starlette.datastructures import Headers
 
 from prfaas.contracts.codes import FailureCode
+from prfaas.process.request_ids import MAX_REQUEST_ID_CHARS, REQUEST_ID_HEADER, is_request_id
 from prfaas_gateway.openai.errors import invalid, unauthorized
 
 
@@ -17,8 +17,8 @@ class ApiKeys:
         self._digests = [_digest(key) for key in keys]
 
     def check(self, headers: Headers) -> str:
-        """The key's tenant: a short name that does not tell the key, and is the same at every gateway. Without configured keys
-        everybody may ask, and is the tenant "". Raises ApiError 401."""
+        """Returns the key's tenant: a short name that does not tell the key and is the same at every gateway. Without configured
+        keys all clients may ask, as the tenant "". Raises ApiError 401."""
         if not self._digests:
             return ""
         scheme, _, key = headers.get("authorization", "").partition(" ")
@@ -32,18 +32,16 @@ class ApiKeys:
         return hashlib.blake2b(given, digest_size=6, person=b"prfaas tenant").hexdigest()
 
 
-def request_id_of(headers: Headers) -> str:
-    """`X-Request-ID`, which is echoed, or a new one. Raises ApiError."""
-    given = headers.get("x-request-id")
-    if given is None:
-        return uuid.uuid4().hex
-    if not (0 < len(given) <= 256 and given.isascii() and given.isprintable()):
-        raise invalid("`X-Request-ID` must be 1 to 256 printable ASCII characters.", "x-request-id", FailureCode.INVALID_VALUE)
-    return given
+def check_request_id(headers: Headers) -> None:
+    """Raises ApiError for an `X-Request-ID` that cannot be echoed."""
+    given = headers.get(REQUEST_ID_HEADER)
+    if given is not None and not is_request_id(given):
+        message = f"`X-Request-ID` must be 1 to {MAX_REQUEST_ID_CHARS} printable ASCII characters."
+        raise invalid(message, REQUEST_ID_HEADER, FailureCode.INVALID_VALUE)
 
 
 def ttft_deadline_of(headers: Headers, default_s: float, max_s: float) -> float:
-    """`x-prfaas-ttft-deadline-s`. Raises ApiError."""
+    """Returns `x-prfaas-ttft-deadline-s`, or the default. Raises ApiError."""
     name = "x-prfaas-ttft-deadline-s"
     given = headers.get(name)
     if given is None:

@@ -32,9 +32,10 @@ class Body:
 
     async def read(self, timeout_s: float) -> bytes:
         """Raises ApiError (too large, too slow, compressed) and ClientGoneError. Holds no more than the limit in memory."""
-        encoding = self._headers.get("content-encoding", "identity")
-        if encoding != "identity":
-            raise invalid(f"The body's content-encoding is `{encoding}`; this server reads plain bodies only.")
+        encoding = self._headers.get("content-encoding", "")
+        if any(coding.strip().lower() not in ("", "identity") for coding in encoding.split(",")):
+            message = f"The body's content-encoding is `{encoding}`; this server reads plain bodies only."
+            raise invalid(message, "content-encoding", FailureCode.UNSUPPORTED_VALUE)
         declared = self._headers.get("content-length", "0")
         if declared.isdigit() and int(declared) > self._limit_bytes:
             raise too_large(self._limit_bytes)
@@ -70,7 +71,7 @@ class Reply:
         self._send = send
         self._write_timeout_s = write_timeout_s
         self.headers: dict[str, str] = {}
-        """On every response, whatever becomes of the request."""
+        """Headers of the response, whatever becomes of the request."""
         self.status: int | None = None
         self.complete = False
 
@@ -89,7 +90,8 @@ class Reply:
             raise ClientGoneError(FailureCode.CLIENT_STALLED) from error
 
     async def json(self, status: int, data: bytes, headers: Mapping[str, str]) -> None:
-        """What is left of a refused request's body, uvicorn reads and drops: else the reset would take our answer with it."""
+        """Sends a whole answer. uvicorn reads and drops what is left of a refused request's body: a reset would take the answer
+        with it."""
         await self.start(status, {**headers, "content-type": "application/json", "content-length": str(len(data))})
         await self.write(data, last=True)
 

@@ -1,6 +1,7 @@
-"""Every way a request can fail, in OpenAI's error shape."""
+"""Errors of requests, in OpenAI's shape."""
 
 import math
+from typing import Any
 
 import msgspec
 
@@ -19,7 +20,7 @@ class ErrorResponse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ApiError(Exception):
-    """What the client is told: an HTTP status and OpenAI's `{"error": {...}}`."""
+    """An HTTP status and OpenAI's `{"error": {...}}`."""
 
     def __init__(
         self,
@@ -36,6 +37,10 @@ class ApiError(Exception):
         self.body = ErrorBody(message=message, type=type, param=param, code=code)
         self.retry_after_s = retry_after_s
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Lets an error cross from the prompt process to the gateway."""
+        return _api_error, (self.status, self.body, self.retry_after_s)
+
     def encode(self) -> bytes:
         return msgspec.json.encode(ErrorResponse(error=self.body))
 
@@ -49,8 +54,17 @@ class ApiError(Exception):
         return {"retry-after": str(max(1, math.ceil(self.retry_after_s)))}
 
 
+def _api_error(status: int, body: ErrorBody, retry_after_s: float | None) -> ApiError:
+    return ApiError(status, body.message, type=body.type, param=body.param, code=body.code, retry_after_s=retry_after_s)
+
+
 def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:
     return ApiError(400, message, param=param, code=code)
+
+
+def context_exceeded(context_tokens: int, prompt_has: str, param: str) -> ApiError:
+    message = f"This model's context is {context_tokens} tokens and the prompt has {prompt_has}."
+    return invalid(message, param, FailureCode.CONTEXT_LENGTH_EXCEEDED)
 
 
 def unauthorized(message: str) -> ApiError:
@@ -71,12 +85,12 @@ def too_large(limit_bytes: int) -> ApiError:
 
 
 def overloaded(message: str, retry_after_s: float, code: str = FailureCode.OVERLOADED) -> ApiError:
-    """Too many requests for what is there: 429."""
+    """429: too many requests for what is there."""
     return ApiError(429, message, type="rate_limit_error", code=code, retry_after_s=retry_after_s)
 
 
-def unavailable(message: str, retry_after_s: float, code: str) -> ApiError:
-    """Something that should be there is not, and may come back: 503."""
+def unavailable(message: str, retry_after_s: float, code: str = "unavailable") -> ApiError:
+    """503: something is missing and may come back."""
     return ApiError(503, message, type="server_error", code=code, retry_after_s=retry_after_s)
 
 

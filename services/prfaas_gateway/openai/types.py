@@ -12,7 +12,6 @@ StopString = Annotated[str, Meta(min_length=1, max_length=1024)]
 class StreamOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     include_usage: bool = False
     continuous_usage_stats: bool = False
-    include_obfuscation: bool = False
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,50 +1,25 @@
 """Untrusted bytes in, a well-formed request out, or an ApiError that names the field."""
 
 import re
+from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import msgspec
 
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.to_decode import Sampling
-from prfaas_gateway.openai.errors import ApiError, invalid
-from prfaas_gateway.openai.types import ChatRequest, CompletionRequest, GenerationRequest
+from prfaas_gateway.openai.errors import ApiError, context_exceeded, invalid
+from prfaas_gateway.openai.plain import plain
+from prfaas_gateway.openai.types import ChatMessage, ChatRequest, CompletionRequest, GenerationRequest
+from prfaas_gateway.openai.unsupported import (
+    UNSUPPORTED,
+    UNSUPPORTED_IN_MESSAGE,
+    UNSUPPORTED_IN_PART,
+    UNSUPPORTED_IN_STREAM_OPTIONS,
+    take_unsupported,
+)
 
 Request = TypeVar("Request", bound=GenerationRequest)
-
-_NEVER: Final = object()
-
-UNSUPPORTED: Final[dict[str, Any]] = {
-    # OpenAI's or vLLM's, and not ours. The value is the one that asks for nothing, which is accepted.
-    "n": 1,
-    "best_of": 1,
-    "echo": False,
-    "suffix": "",
-    "frequency_penalty": 0,
-    "presence_penalty": 0,
-    "logit_bias": {},
-    "tools": [],
-    "tool_choice": "none",
-    "parallel_tool_calls": False,
-    "functions": [],
-    "function_call": "none",
-    "response_format": {"type": "text"},
-    "modalities": ["text"],
-    "audio": _NEVER,
-    "prediction": _NEVER,
-    "moderation": _NEVER,
-    "reasoning_effort": "none",
-    "verbosity": "medium",
-    "web_search_options": _NEVER,
-    "top_k": -1,
-    "min_p": 0,
-    "repetition_penalty": 1,
-    "use_beam_search": False,
-    "stop_token_ids": [],
-    "prompt_logprobs": _NEVER,
-    "skip_special_tokens": True,
-    "add_special_tokens": True,
-}
 
 INERT: Final[dict[str, Any]] = {
     # These change nothing about an answer, at OpenAI neither: accepted once their type is right.
@@ -60,20 +35,32 @@ INERT: Final[dict[str, Any]] = {
 
 
 def parse_completion(body: bytes) -> CompletionRequest:
+    """Raises ApiError."""
     fields = _fields(body)
     if isinstance(fields.get("prompt"), list):
         fields["prompt"] = _one_prompt(fields["prompt"])
+    if fields.get("logprobs") is False:
+        del fields["logprobs"]  # a chat request's way to ask for none
     return _convert(fields, CompletionRequest)
 
 
 def parse_chat(body: bytes) -> ChatRequest:
+    """Raises ApiError."""
     fields = _fields(body)
-    for index, message in _items(fields.get("messages")):
-        _check_message(message, f"messages[{index}]")
+    if isinstance(messages := fields.get("messages"), list):
+        # One by one: of a million wrong ones only the first is looked at.
+        fields["messages"] = [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
     request = _convert(fields, ChatRequest)
-    if request.top_logprobs is not None and not request.logprobs:
-        raise invalid("`top_logprobs` needs `logprobs` to be true.", "top_logprobs")
+    if request.top_logprobs and not request.logprobs:
+        raise invalid("`top_logprobs` needs `logprobs` to be true.", "top_logprobs", FailureCode.INVALID_VALUE)
     return request
+
+
+PARSERS: Final[dict[str, Callable[[bytes], ChatRequest | CompletionRequest]]] = {
+    "chat.completions": parse_chat,
+    "completions": parse_completion,
+}
+"""By the endpoint's name in metrics and logs."""
 
 
 def sampling_of(
@@ -92,11 +79,11 @@ def sampling_of(
     room_tokens = context_tokens - prompt_tokens
     if room_tokens < 1 or (asked is not None and asked > room_tokens):
         wanted = f"; you asked for {asked} more" if asked is not None and room_tokens >= 1 else ""
-        message = f"This model's context is {context_tokens} tokens and the prompt has {prompt_tokens}{wanted}."
-        raise invalid(message, param, FailureCode.CONTEXT_LENGTH_EXCEEDED)
+        raise context_exceeded(context_tokens, f"{prompt_tokens}{wanted}", param)
     max_tokens = asked if asked is not None else min(default_max_tokens, room_tokens)
     if request.min_tokens > max_tokens:
-        raise invalid(f"`min_tokens` is {request.min_tokens}, more than the {max_tokens} tokens of `max_tokens`.", "min_tokens")
+        message = f"`min_tokens` is {request.min_tokens}, more than the {max_tokens} tokens of `max_tokens`."
+        raise invalid(message, "min_tokens", FailureCode.INVALID_VALUE)
     return Sampling(
         max_tokens=max_tokens,
         min_tokens=request.min_tokens,
@@ -123,27 +110,25 @@ def _stop(stop: str | list[str] | None) -> tuple[str, ...]:
 
 
 def _fields(body: bytes) -> dict[str, Any]:
-    """The body as an object without its nulls, its inert fields and what is unsupported but asks for nothing."""
+    """The body as a plain object, without its inert fields and those that ask for nothing."""
     try:
         value = msgspec.json.decode(body)
+        if isinstance(value, dict):
+            value = {name: item if name == "messages" else plain(item) for name, item in value.items() if item is not None}
     except UnicodeDecodeError as error:
-        raise invalid(f"The body is not valid UTF-8: byte 0x{error.object[error.start]:02x} starts no character.") from error
+        message = f"The body is not valid UTF-8: byte 0x{error.object[error.start]:02x} starts no character."
+        raise invalid(message) from error
     except RecursionError as error:
         raise invalid("The body is nested too deeply.") from error
     except msgspec.DecodeError as error:
         raise invalid(f"The body is not valid JSON: {error}.") from error
     if not isinstance(value, dict):
         raise invalid(f"The body must be a JSON object, not {_json_name(value)}.")
-    fields = {}
-    for name, item in value.items():
-        if item is None:
-            continue
-        if name in INERT:
-            _check_inert(name, item)
-        elif name in UNSUPPORTED:
-            _check_unsupported(name, item)
-        else:
-            fields[name] = item
+    for name in INERT.keys() & value.keys():
+        _check_inert(name, value.pop(name))
+    fields = take_unsupported(value, UNSUPPORTED)
+    if isinstance(options := fields.get("stream_options"), dict):
+        fields["stream_options"] = take_unsupported(options, UNSUPPORTED_IN_STREAM_OPTIONS, "stream_options")
     return fields
 
 
@@ -154,42 +139,43 @@ def _check_inert(name: str, value: Any) -> None:
         raise _named(error, prefix=name) from error
 
 
-def _check_unsupported(name: str, value: Any) -> None:
-    neutral = UNSUPPORTED[name]
-    # JSON's true is not its 1, though Python's is.
-    if value == neutral and isinstance(value, bool) == isinstance(neutral, bool):
-        return
-    hint = "" if neutral is _NEVER else f"; leave it out or send {msgspec.json.encode(neutral).decode()}"
-    raise invalid(f"`{name}` is not supported by this server{hint}.", name, FailureCode.UNSUPPORTED_PARAMETER)
+def _message(message: Any, where: str) -> ChatMessage:
+    """Raises ApiError. What OpenAI knows and this server does not is refused by name."""
+    try:
+        message = plain(message)
+    except RecursionError as error:
+        raise invalid("The body is nested too deeply.") from error
+    try:
+        return msgspec.convert(_served_fields(message, where) if isinstance(message, dict) else message, ChatMessage)
+    except msgspec.ValidationError as error:
+        raise _named(error, prefix=where) from error
 
 
-def _check_message(message: Any, where: str) -> None:
-    """Refuses by name what OpenAI knows and we do not; wrong types are left to the conversion."""
-    if not isinstance(message, dict):
-        return
+def _served_fields(message: dict[str, Any], where: str) -> dict[str, Any]:
     if message.get("role") in ("tool", "function"):
         raise invalid(
             f"Messages of role `{message['role']}` are not supported by this server.",
             f"{where}.role",
             FailureCode.UNSUPPORTED_VALUE,
         )
-    for name in ("tool_calls", "function_call", "audio", "refusal", "tool_call_id"):
-        if message.get(name) is not None:
-            raise invalid(
-                f"`{name}` in a message is not supported by this server.", f"{where}.{name}", FailureCode.UNSUPPORTED_PARAMETER
-            )
-        message.pop(name, None)
-    for index, part in _items(message.get("content")):
-        kind = part.get("type", "text") if isinstance(part, dict) else "text"
-        if isinstance(kind, str) and kind != "text":
-            param = f"{where}.content[{index}].type"
-            raise invalid(
-                f"Content of type `{kind}` is not supported by this server; only `text` is.", param, FailureCode.UNSUPPORTED_VALUE
-            )
+    fields = take_unsupported(message, UNSUPPORTED_IN_MESSAGE, where)
+    if isinstance(parts := fields.get("content"), list):
+        fields["content"] = [_part(part, f"{where}.content[{index}]") for index, part in enumerate(parts)]
+    return fields
+
+
+def _part(part: Any, where: str) -> Any:
+    if not isinstance(part, dict):
+        return part
+    kind = part.get("type", "text")
+    if isinstance(kind, str) and kind != "text":
+        message = f"Content of type `{kind}` is not supported by this server; only `text` is."
+        raise invalid(message, f"{where}.type", FailureCode.UNSUPPORTED_VALUE)
+    return take_unsupported(part, UNSUPPORTED_IN_PART, where)
 
 
 def _one_prompt(prompts: list[Any]) -> Any:
-    """OpenAI's batch of prompts, of which this server takes one; a flat list of numbers already is one."""
+    """The only prompt of OpenAI's batch of prompts; a flat list of numbers already is one prompt."""
     if not prompts or not isinstance(prompts[0], str | list):
         return prompts
     if len(prompts) > 1:
@@ -204,15 +190,9 @@ def _convert(fields: dict[str, Any], kind: type[Request]) -> Request:
         request = msgspec.convert(fields, kind)
     except msgspec.ValidationError as error:
         raise _named(error) from error
-    if request.stream_options is not None:
-        if not request.stream:
-            raise invalid("`stream_options` is only allowed when `stream` is true.", "stream_options")
-        if request.stream_options.include_obfuscation:
-            param = "stream_options.include_obfuscation"
-            raise invalid(f"`{param}` is not supported by this server.", param, FailureCode.UNSUPPORTED_PARAMETER)
     both = (request.max_tokens, request.max_completion_tokens)
     if None not in both and both[0] != both[1]:
-        raise invalid("`max_tokens` and `max_completion_tokens` differ; send one.", "max_tokens")
+        raise invalid("`max_tokens` and `max_completion_tokens` differ; send one.", "max_tokens", FailureCode.INVALID_VALUE)
     return request
 
 
@@ -222,7 +202,7 @@ _MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$", re.DOTA
 
 
 def _named(error: msgspec.ValidationError, prefix: str = "") -> ApiError:
-    """msgspec says where in prose; OpenAI's clients read `param`."""
+    """An ApiError whose `param` is the path that msgspec gives in prose."""
     match = _AT.match(str(error))
     assert match is not None
     what, path = match["what"], match["path"] or ""
@@ -234,10 +214,6 @@ def _named(error: msgspec.ValidationError, prefix: str = "") -> ApiError:
         param = f"{path}.{missing['name']}" if path else missing["name"]
         return invalid(f"Missing required parameter: `{param}`.", param, FailureCode.MISSING_REQUIRED_PARAMETER)
     return invalid(f"Invalid value for `{path}`: {what[0].lower()}{what[1:]}.", path or None, FailureCode.INVALID_VALUE)
-
-
-def _items(value: Any) -> list[tuple[int, Any]]:
-    return list(enumerate(value)) if isinstance(value, list) else []
 
 
 def _json_name(value: Any) -> str:

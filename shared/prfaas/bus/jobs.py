@@ -113,6 +113,8 @@ class JobConsumer:
         self._stream = subjects.jobs_stream(site)
         self._ack_wait_s = ack_wait_s
         self._changed = asyncio.Event()
+        self.problem: str | None = None
+        """Why no job can be taken, for readiness; None while the queue answers."""
         self._filters = {
             f"worker_{worker}": subjects.worker_jobs(site, worker),
             "prefill_" + subjects.jobs(site, model).rpartition(".")[2]: subjects.jobs(site, model),
@@ -166,9 +168,12 @@ class JobConsumer:
             if left_s <= 0:
                 return None
             try:
-                if not await look(left_s):
+                found = await look(left_s)
+                self.problem = None
+                if not found:
                     return None
             except (BusError, TimeoutError) as error:
+                self.problem = f"the job queue {self._stream} cannot be used: {str(error) or 'no answer to a pull'}"
                 _log.warning("jobs_unreachable", stream=self._stream, reason=str(error) or "no answer to a pull")
                 await asyncio.sleep(min(_RETRY_WAIT_S, max(0.0, until_s - time.monotonic())))
                 await self._restore()

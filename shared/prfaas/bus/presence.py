@@ -71,6 +71,13 @@ class Announcer:
         self._missed: dict[str, int] = {}
         self._withdrawn = False
 
+    @property
+    def problem(self) -> str | None:
+        """Why no site hears of this process, for readiness; None while one does."""
+        if not self._missed or len(self._missed) < len(self._sites):
+            return None
+        return f"this process cannot be announced to {', '.join(self._missed)}"
+
     async def run(self) -> None:
         """Until withdrawn or cancelled. A put that fails is logged, once until it works again, and tried at the next beat."""
         while not self._withdrawn:
@@ -126,18 +133,27 @@ async def ensure_bucket(bus: ControlBus, bucket: str, ttl_s: float = TTL_S) -> N
     )
 
 
+class BucketStatus:
+    """Whether the owner of a bucket can use it."""
+
+    def __init__(self, bucket: str) -> None:
+        self.problem: str | None = f"the bucket {bucket} has not been reached yet"
+        """Why not, for readiness; None while it can be used."""
+
+
 async def watch(
     bus: ControlBus,
     bucket: str,
     kind: "TypeForm[Value]",
     changed: Callable[[str, Value | None], None],
     ttl_s: float = TTL_S,
+    status: BucketStatus | None = None,
 ) -> None:
     """Owns a bucket of the own site and tells of every put, with the key, and of every key that is gone, with None. Runs until it
-    is cancelled.
+    is cancelled, and keeps `status` up to date.
 
     Gone means: deleted by its owner, or not put again for `ttl_s`."""
-    watcher = _Watcher(bus, bucket, kind, changed, ttl_s)
+    watcher = _Watcher(bus, bucket, kind, changed, ttl_s, status or BucketStatus(bucket))
     await watcher.run()
 
 
@@ -149,8 +165,10 @@ class _Watcher:
         kind: "TypeForm[Value]",
         changed: Callable[[str, Value | None], None],
         ttl_s: float,
+        status: BucketStatus,
     ) -> None:
         self._bus = bus
+        self._status = status
         self._bucket = bucket
         self._changed: Callable[[str, object], None] = changed  # type: ignore[assignment]
         self._kind: TypeForm[object] = kind
@@ -184,8 +202,11 @@ class _Watcher:
                     if not known:
                         await self._read_all()
                         known = True
+                    self._status.problem = None
                 except (BusError, TimeoutError) as error:
-                    _log.warning("bucket_unreachable", bucket=self._bucket, reason=str(error) or "no answer in time")
+                    reason = str(error) or "no answer in time"
+                    self._status.problem = f"the bucket {self._bucket} cannot be used: {reason}"
+                    _log.warning("bucket_unreachable", bucket=self._bucket, reason=reason)
             await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _read_all(self) -> None:

@@ -60,6 +60,7 @@ class FailureCode(StrEnum):
     NO_ANSWER = "no_answer", "the scheduler or a decode worker does not answer", "gateway", 503
     NO_DECODE_WORKER = "no_decode_worker", "no decode worker of the model is alive", "scheduler", 503
     NO_PREFILL_WORKER = "no_prefill_worker", "no prefill worker makes KV that the decode worker takes", "scheduler", 503
+    STARTING = "starting", "the process has only just started", "every process, bandwidth probe", 503
     DUPLICATE = "duplicate", "the worker runs a request of this id already", "decode worker", 503
     DEADLINE = "deadline", "no first token before the request's deadline", "gateway, decode worker", 503
     DECODE_WORKER_LOST = "decode_worker_lost", "the decode worker of the request is gone", "gateway", 503
@@ -99,7 +100,6 @@ class FailureCode(StrEnum):
     CLIENT_GONE = "client_gone", "the client closed the connection", "gateway"
     CLIENT_STALLED = "client_stalled", "the client reads nothing any more", "gateway"
     NOT_MEASURED = "not_measured", "the probe does not measure the link asked about", "bandwidth probe"
-    STARTING = "starting", "the probe has yet to hear of all workers", "bandwidth probe"
 
 
 REQUEST_FAULTS = frozenset({FailureCode.CONTEXT_LENGTH_EXCEEDED, FailureCode.CACHE_TOO_SMALL, FailureCode.BAD_REQUEST})

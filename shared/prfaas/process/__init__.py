@@ -1,1 +1,1 @@
-"""What every process has: typed configuration, supervision, health and metrics over HTTP, drain on SIGTERM."""
+"""Parts of every process: typed configuration, supervision, health and metrics over HTTP, drain on SIGTERM."""

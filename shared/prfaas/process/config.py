@@ -17,21 +17,23 @@ import msgspec
 
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.process.config_schema import ConfigError, Schema, take_string
+from prfaas.process.http import IDLE_TIMEOUT_S
+from prfaas.process.platform_variables import is_platforms
 
 __all__ = ["ConfigError", "ServiceConfig", "SubjectToken", "load_config"]
 
 PLAIN_VARIABLES = frozenset({"CACHE_DIR"})
-"""Variables with our prefix that are no configuration keys: read elsewhere, the same for every process of a host."""
+"""Variables with our prefix that are no configuration keys. Other modules read them, the same for every process of a host."""
 
 ROLES = frozenset({"gateway", "scheduler", "prefill-worker", "decode-worker", "bandwidth-probe"})
-"""Whose keys a source may hold; each service's own `role` is one of them."""
+"""Roles whose keys a source may hold; each service's own `role` is one of them."""
 
 SubjectToken = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)]
-"""Goes into NATS subjects and bucket names as one token: no dots, spaces or wildcards."""
+"""A name that is one token of NATS subjects and bucket names: no dots, spaces or wildcards."""
 
 
 class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    """What all services share; each one subclasses it (`kw_only=True` is not inherited) and sets `role`."""
+    """Keys that all services share. Each service subclasses it (`kw_only=True` is not inherited) and sets `role`."""
 
     role: ClassVar[str] = "service"
 
@@ -47,12 +49,19 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Address for /health, /ready and /metrics (and the gateway's API)."""
     http_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     """0: any free port; the `ready` line of the log says which."""
+    http_idle_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = IDLE_TIMEOUT_S
+    """How long an HTTP connection may stay open without a request; longer than the pools of most clients keep theirs."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
     drain_s: Annotated[float, msgspec.Meta(ge=0)] = 20.0
-    """After SIGTERM: how long running work may take to finish."""
+    """How long running work may take to finish after SIGTERM."""
 
     def __post_init__(self) -> None:
+        """Raises ValueError, which msgspec reports as a ValidationError; the message begins with the key."""
+        for key, endpoint in (("control", self.control), ("bulk", self.bulk)):
+            if endpoint is not None and (problem := endpoint.problem()):
+                expected = "expected nats://host:port or tls://host:port"
+                raise ValueError(f"`{key}.url` is {endpoint.url!r}, which {problem}; {expected}")
         if not self.name:
             msgspec.structs.force_setattr(self, "name", f"{self.role}-{secrets.token_hex(4)}")
 
@@ -98,7 +107,7 @@ def load_config(cls: type[Config], *, argv: Sequence[str], environ: Mapping[str,
 
 
 def _for_role(settings: Iterable[Setting], role: str) -> list[Setting]:
-    """Without the keys of other roles; this role's own ones come last."""
+    """Drops the keys of other roles; this role's own ones come last."""
     plain, own = [], []
     for setting in settings:
         owner = setting.key.partition(".")[0]
@@ -123,10 +132,10 @@ def _flags(argv: Sequence[str]) -> Iterator[Setting]:
 
 
 def _environment(environ: Mapping[str, str], prefix: str) -> Iterator[Setting]:
-    """An empty variable counts as not set: compose files and shells cannot unset one."""
+    """Yields our variables. An empty one counts as not set: compose files and shells cannot unset one."""
     for variable, value in sorted(environ.items()):
         name = variable.removeprefix(f"{prefix}_")
-        if name == variable or not value or name in PLAIN_VARIABLES:
+        if name == variable or not value or name in PLAIN_VARIABLES or is_platforms(name, value):
             continue
         key = ".".join(part.lower().replace("_", "-") for part in name.split("__"))
         yield Setting(key, value, f"environment variable {variable}")

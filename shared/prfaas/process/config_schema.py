@@ -1,4 +1,4 @@
-"""The keys that a configuration struct takes: finding, coercing, explaining and listing them."""
+"""Keys that a configuration struct takes: finding, coercing, explaining and listing them."""
 
 import ast
 import difflib
@@ -15,13 +15,13 @@ _COLLECTIONS = types.ListType | types.VarTupleType | types.SetType | types.Froze
 
 
 class ConfigError(ValueError):
-    """The configuration is wrong; the message is a sentence for whoever wrote it."""
+    """A wrong configuration; the message is a sentence for its author."""
 
 
 class Key(NamedTuple):
     type: types.Type
     required: str
-    """When it must be set, for --help; empty: never."""
+    """The case in which it must be set, for --help; empty: none."""
     default: Any
     doc: str
 
@@ -53,7 +53,7 @@ class Schema:
         return key in self.groups
 
     def find(self, key: str, origin: str) -> types.Type:
-        """Raises ConfigError for a key that does not exist, with the one that was perhaps meant."""
+        """Returns a key's type. Raises ConfigError for a key that does not exist, with the one that was perhaps meant."""
         if key in self.keys:
             return self.keys[key].type
         if key in self.groups:
@@ -64,7 +64,7 @@ class Schema:
         raise ConfigError(f"{origin}: unknown key `{key}`; {hint}")
 
     def explain(self, error: msgspec.ValidationError, origins: Mapping[str, str]) -> ConfigError:
-        """msgspec says what was wrong and the path; we add where the value was set."""
+        """Returns the error with the place where the value was set; msgspec only knows what was wrong and the path."""
         what, _, path = str(error).partition(" - at `$")
         key = path.rstrip("`").lstrip(".")
         missing = re.fullmatch(r"Object missing required field `(.+)`", what)
@@ -72,6 +72,9 @@ class Schema:
             full = f"{key}.{missing[1]}" if key else missing[1]
             inside = full if full in self.keys else next(known for known in self.keys if known.startswith(f"{full}."))
             return ConfigError(f"key `{inside}` is not set; give it in the file, the environment or as `--{inside}`.")
+        if not key:  # from a struct's own check, whose sentence begins with the key
+            named = re.match("`([^`]+)`", what)
+            return ConfigError(f"{origins.get(named[1] if named else '', 'configuration')}: {what}.")
         origin = next((origins[known] for known in origins if key == known or key.startswith((f"{known}[", f"{known}."))), "")
         return ConfigError(f"{origin or 'configuration'}: key `{key}`: {what[:1].lower()}{what[1:]}.")
 
@@ -92,7 +95,7 @@ class Schema:
 
 
 def take_string(text: str, kind: types.Type, key: str, origin: str) -> Any:
-    """Collections are comma-separated or JSON, tables are JSON; msgspec coerces scalars itself."""
+    """Reads a string as its key takes it: collections are comma-separated or JSON, tables JSON; msgspec takes scalars itself."""
     for member in _members(kind):
         if isinstance(member, _COLLECTIONS | types.DictType):
             if text[:1] in ("[", "{") or isinstance(member, types.DictType):
@@ -105,7 +108,7 @@ def take_string(text: str, kind: types.Type, key: str, origin: str) -> Any:
 
 
 def field_docs(cls: type[msgspec.Struct]) -> dict[str, str]:
-    """The string under each field, read from the source where there is one."""
+    """Returns the string under each field, read from the source where there is one."""
     docs: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if not issubclass(base, msgspec.Struct) or base is msgspec.Struct:

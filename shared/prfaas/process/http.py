@@ -14,6 +14,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from prfaas.process.http_protocol import HttpProtocol, MarkEventStreams
+from prfaas.process.request_ids import RequestIds
+
+IDLE_TIMEOUT_S = 75.0
+
 
 def service_routes(ready: Callable[[], str | None], registry: CollectorRegistry) -> list[Route]:
     """`/health`: 200 while the loop turns. `/ready`: 200, or 503 with the reason. `/metrics`: Prometheus or OpenMetrics text."""
@@ -37,18 +42,22 @@ def service_routes(ready: Callable[[], str | None], registry: CollectorRegistry)
 class HttpServer:
     """uvicorn on a socket of our own, so that the port is known, and a taken one is an error of ours, before anything starts."""
 
-    def __init__(self, app: ASGIApp, host: str, port: int, grace_s: float = 1.0) -> None:
+    def __init__(
+        self, app: ASGIApp, host: str, port: int, *, grace_s: float = 1.0, idle_timeout_s: float = IDLE_TIMEOUT_S
+    ) -> None:
         """Binds at once, or takes over the socket that this process was started with (see `inherited_socket`).
 
-        `grace_s` is what open connections get when it stops. Raises OSError that names the address."""
+        Connections without a request are closed after `idle_timeout_s`, open ones `grace_s` after `stop`. Raises OSError that
+        names the address."""
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             self._socket = inherited_socket() or socket.create_server((host, port), family=family, backlog=2048)
         except OSError as error:
             raise OSError(f"cannot listen for HTTP on {host}:{port}: {error.strerror or error}") from error
         config = uvicorn.Config(
-            app,
+            MarkEventStreams(RequestIds(app)),
             interface="asgi3",
+            http=HttpProtocol,
             lifespan="off",
             log_config=None,
             access_log=False,
@@ -57,6 +66,9 @@ class HttpServer:
             ws="none",
             reset_contextvars=True,
             timeout_graceful_shutdown=math.ceil(grace_s),
+            timeout_keep_alive=idle_timeout_s,  # type: ignore[arg-type]  # it goes to call_later, which takes fractions
+            # Clients that read it do not reuse a connection in the moment in which it is closed.
+            headers=[("keep-alive", f"timeout={int(idle_timeout_s)}")] if idle_timeout_s >= 1 else [],
         )
         self._server = _Server(config)
 
@@ -66,7 +78,7 @@ class HttpServer:
         return port
 
     def duplicate(self) -> socket.socket:
-        """Listens on after this server has stopped: connections wait in it for whoever takes it over."""
+        """A socket that listens on after this server has stopped: connections wait in it until another server takes it over."""
         return self._socket.dup()
 
     async def serve(self) -> None:
@@ -81,8 +93,8 @@ LISTEN_FD = 3
 
 
 def inherited_socket() -> socket.socket | None:
-    """By the protocol of systemd's socket activation (sd_listen_fds(3)): descriptor 3 is a listening socket for the process that
-    LISTEN_PID names. Children must not take it for theirs, so the variables end here."""
+    """Takes the socket of systemd's socket activation (sd_listen_fds(3)), or None: descriptor 3 is a listening socket for the
+    process that LISTEN_PID names. The variables are removed, so that children do not take it for theirs."""
     meant = os.environ.pop("LISTEN_PID", "") == str(os.getpid()) and os.environ.pop("LISTEN_FDS", "") == "1"
     if not meant:
         return None
@@ -91,8 +103,8 @@ def inherited_socket() -> socket.socket | None:
 
 
 def pass_on(listening: socket.socket) -> dict[str, str]:
-    """Puts the socket where `inherited_socket` of the program that this process executes next looks for it, closes all other
-    files but the standard ones, and returns the environment variables that announce it."""
+    """Puts the socket where `inherited_socket` of the next program looks for it, and closes all files but it and the standard
+    ones. Returns the environment variables that announce it."""
     os.dup2(listening.fileno(), LISTEN_FD)
     os.set_inheritable(LISTEN_FD, True)
     # A device's driver may keep memory for as long as one of its files is open.
@@ -103,5 +115,5 @@ def pass_on(listening: socket.socket) -> dict[str, str]:
 class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Signals are the runner's."""
+        """Leaves signals to the runner."""
         yield

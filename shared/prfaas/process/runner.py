@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from prfaas.contracts.codes import FailureCode
 from prfaas.process.config import ConfigError, ServiceConfig, load_config
 from prfaas.process.http import HttpServer, pass_on, service_routes
 from prfaas.process.tasks import Tasks
@@ -28,19 +29,19 @@ from prfaas.telemetry.tracing import Tracing, set_up_tracing
 
 CHECK = "--check"
 STOP_DEADLINE_S = 5.0
-"""For each step after draining: cancelling background tasks, closing connections, sending the last spans."""
+"""Time for each step after draining: cancelling background tasks, closing connections, sending the last spans."""
 
 log = get_logger(__name__)
 
 
 class ServiceContext(NamedTuple):
-    """What the runner gives to a service."""
+    """Parts of the process that a service uses."""
 
     tasks: Tasks
     registry: CollectorRegistry
     tracing: Tracing
     program: "Program | None" = None
-    """What runs the service; None where something else than `run_service` does, such as a test."""
+    """The program that runs the service; None where something else than `run_service` does, such as a test."""
 
 
 class Service(Protocol):
@@ -49,7 +50,10 @@ class Service(Protocol):
         ...
 
     def ready(self) -> str | None:
-        """Why it cannot take work at this moment, or None. Only asked between start and drain."""
+        """Returns why it cannot take work at this moment, or None. Asked between start and drain only.
+
+        Ready means able: everything that a request needs of this service can be used now, each with a reason of its own. What
+        other services need of their neighbours is their own reason: two services never wait for each other."""
         ...
 
     async def drain(self, deadline_s: float) -> None:
@@ -131,7 +135,7 @@ class _Process:
     def __init__(self, program: Program) -> None:
         self.program = program
         self.listening: socket.socket | None = None
-        """For the program that takes this one's place."""
+        """Socket for the program that takes this one's place."""
         self._phase = "starting"
         self._service: Service | None = None
         self._app: ASGIApp | None = None
@@ -154,7 +158,7 @@ class _Process:
         tracing, http = Tracing(), None
         try:
             tracing = set_up_tracing(role=config.role, instance=config.name, site=config.site, registry=registry)
-            http = HttpServer(self._dispatch, config.http_host, config.http_port)
+            http = HttpServer(self._dispatch, config.http_host, config.http_port, idle_timeout_s=config.http_idle_timeout_s)
             log.info("http_listening", http_host=config.http_host, http_port=http.port)
             routes = service_routes(self._ready, registry)
             self._app = Starlette(routes=[*routes, Route("/{path:path}", _starting, methods=["GET", "POST"])])
@@ -260,7 +264,8 @@ class _Process:
 
 
 async def _starting(_request: Request) -> JSONResponse:
-    return JSONResponse({"error": {"message": "the service is starting", "type": "unavailable"}}, 503, {"retry-after": "1"})
+    error = {"message": "The service is starting.", "type": "server_error", "param": None, "code": FailureCode.STARTING}
+    return JSONResponse({"error": error}, 503, {"retry-after": "1"})
 
 
 def _exit_even_if_a_thread_hangs() -> None:

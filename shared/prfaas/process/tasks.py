@@ -1,4 +1,4 @@
-"""Background tasks under supervision: one that fails brings the process down, so that none is ever half dead."""
+"""Background tasks under supervision: one that fails brings the process down, so that no service runs on half dead."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -21,7 +21,7 @@ class Tasks:
         return task
 
     def fail(self, name: str, error: BaseException) -> None:
-        """For what runs outside of the loop, such as an engine's thread (by `loop.call_soon_threadsafe`)."""
+        """Reports a failure outside of the loop, such as in an engine's thread (by `loop.call_soon_threadsafe`)."""
         if not self.failed.done():
             self.failed.set_result((name, error))
 

@@ -78,6 +78,8 @@ class KVBucketKeeper:
         self.leaked_bytes = 0
         """Of objects past their grace that are still there, at the last look (an orphan's share of the bytes, by messages)."""
         self.stored_bytes = 0
+        self.problem: str | None = None
+        """Why the bucket cannot be used, for readiness; None while it can."""
 
     async def start(self) -> None:
         """Raises LaneError, TimeoutError."""
@@ -88,8 +90,11 @@ class KVBucketKeeper:
         self._lane.add_listener(self)
         try:
             while True:
-                with contextlib.suppress(LaneError, TimeoutError):
+                try:
                     await self.sweep()
+                    self.problem = None
+                except (LaneError, TimeoutError) as error:
+                    self.problem = f"the bucket {self._bucket} cannot be used: {str(error) or 'no answer in time'}"
                 self._wake.clear()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._interval_s):

@@ -144,7 +144,8 @@ async def test_the_deadline_of_a_request_travels_with_it(edge: Edge) -> None:
 ])  # fmt: skip
 async def test_a_refused_placement(edge: Edge, refusal: Refusal, status: int, retry_after: str) -> None:
     edge.site.placement = refusal
-    answer = await edge.post("/v1/completions", {"model": "tiny", "prompt": "x", "stream": True})
+    body = {"model": "tiny", "prompt": "x", "stream": True}
+    answer = await edge.post("/v1/completions", body, x_prfaas_ttft_deadline_s="0.5")
     assert (answer.status_code, answer.headers["retry-after"]) == (status, retry_after)
     assert answer.json()["error"]["code"] == refusal.code
     assert answer.json()["error"]["message"] == f"{refusal.message.capitalize()}."
@@ -154,7 +155,7 @@ async def test_a_refused_placement(edge: Edge, refusal: Refusal, status: int, re
 @pytest.mark.parametrize(("code", "status"), [("overloaded", 429), ("draining", 503), ("cache_too_small", 400)])
 async def test_a_refusing_worker(edge: Edge, code: str, status: int) -> None:
     edge.site.refusal = GenerateRefused(request_id="r", code=code, message="no", retry_after_s=1)
-    answer = await edge.post("/v1/completions", {"model": "tiny", "prompt": "x"})
+    answer = await edge.post("/v1/completions", {"model": "tiny", "prompt": "x"}, x_prfaas_ttft_deadline_s="0.5")
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert ("retry-after" in answer.headers) == (status != 400)
 
@@ -167,17 +168,18 @@ async def test_a_worker_that_is_gone_or_refuses_is_no_concern_of_the_client(edge
     assert len({request.request_id for request in edge.site.placed}) == 1
 
 
-async def test_a_request_is_placed_a_bounded_number_of_times(edge: Edge) -> None:
+async def test_a_try_is_placed_a_bounded_number_of_times(edge: Edge) -> None:
     edge.site.refusal = GenerateRefused(request_id="r", code="draining", message="it drains", retry_after_s=1)
-    answer = await edge.post("/v1/completions", {"model": "tiny", "prompt": "x"})
+    answer = await edge.post("/v1/completions", {"model": "tiny", "prompt": "x"}, x_prfaas_ttft_deadline_s="0.5")
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "draining")
-    assert len(edge.site.placed) == len(edge.site.generated) == MAX_PLACEMENTS
+    tries = [len(request.refused_by) for request in edge.site.placed]
+    assert tries[: MAX_PLACEMENTS + 1] == [0, 1, 2, 0], "then it begins anew, with all workers"
 
 
 async def test_the_second_placement_may_be_refused(edge: Edge) -> None:
     edge.site.placement = msgspec.structs.replace(PLACEMENT, decode_worker="gone")
     edge.site.placement_again = Refusal(code="overloaded", message="all others are full", retry_after_s=2)
-    answer = await edge.post("/v1/completions", {"model": "tiny", "prompt": "x"})
+    answer = await edge.post("/v1/completions", {"model": "tiny", "prompt": "x"}, x_prfaas_ttft_deadline_s="1")
     assert (answer.status_code, answer.json()["error"]["message"]) == (429, "All others are full.")
     assert edge.site.generated == []
 

@@ -8,13 +8,9 @@ from typing import Any
 import openai
 import pytest
 
-from prfaas.contracts import subjects
-from prfaas.contracts.terms import Role
 from prfaas.contracts.to_decode import Generate
-from prfaas.contracts.to_scheduler import Heartbeat
-from prfaas.contracts.wire import encode
 from tests.gateway.conftest import Edge, running_edge, until
-from tests.gateway.scripted_site import DEADLINE_S, SITE, WORKER, Emitter, say_hello
+from tests.gateway.scripted_site import DEADLINE_S, WORKER, Emitter, say_hello
 
 MESSAGES: Any = [{"role": "user", "content": "hello"}]
 
@@ -159,7 +155,7 @@ async def test_a_silent_scheduler_or_worker_is_503(tmp_path: Any) -> None:
         # It may have heard the request all the same.
         await edge.site.cancellation()
         edge.site.answers_place = False
-        answer = await edge.post("/v1/completions", {"model": "tiny", "prompt": "x"})
+        answer = await edge.post("/v1/completions", {"model": "tiny", "prompt": "x"}, x_prfaas_ttft_deadline_s="1.5")
         assert answer.json()["error"]["message"] == "The scheduler of site home gives no answer."
 
 
@@ -180,14 +176,6 @@ async def test_a_client_that_does_not_read_is_dropped(tmp_path: Any) -> None:
             await until(lambda: edge.service.requests_running == 0)
 
 
-async def announce(edge: Edge, worker: str, *, gone: bool = False) -> None:
-    """As a put or a delete in the workers' bucket arrives."""
-    beat = Heartbeat(site=SITE, worker=worker, role=Role.DECODE, model="tiny", fingerprint="f", max_context_tokens=100)
-    headers = {"KV-Operation": "DEL"} if gone else None
-    await edge.site.client.publish(f"$KV.{subjects.workers_bucket(SITE)}.{beat.key}", encode(beat), headers=headers)
-    await edge.site.client.flush()
-
-
 @pytest.mark.parametrize("first_tokens", [0, 1])
 async def test_a_decode_worker_that_is_gone_ends_its_requests(tmp_path: Any, first_tokens: int) -> None:
     async with running_edge(tmp_path, worker_grace_s=0.05) as edge:
@@ -195,10 +183,10 @@ async def test_a_decode_worker_that_is_gone_ends_its_requests(tmp_path: Any, fir
         async with edge.openai() as client:
             asking = asyncio.create_task(client.completions.create(model="tiny", prompt="x"))
             await until(lambda: edge.site.running)
-            await announce(edge, WORKER)
-            await announce(edge, "another")
-            await announce(edge, "another", gone=True)
-            await announce(edge, WORKER, gone=True)
+            await edge.site.announce(WORKER)
+            await edge.site.announce("another")
+            await edge.site.announce("another", gone=True)
+            await edge.site.announce(WORKER, gone=True)
             with pytest.raises(openai.APIStatusError, match="The answer is lost: decode worker 'decode-1' is gone") as raised:
                 await asking
         assert raised.value.status_code == 503
@@ -217,7 +205,7 @@ async def test_a_decode_worker_that_comes_back_in_time_keeps_its_requests(tmp_pa
         asking = asyncio.create_task(edge.post("/v1/completions", {"model": "tiny", "prompt": "x"}))
         await until(lambda: edge.site.running)
         for gone in (False, True, False):
-            await announce(edge, WORKER, gone=gone)
+            await edge.site.announce(WORKER, gone=gone)
         await asyncio.sleep(1.2)  # that nothing happens shows only by waiting
         go_on.set()
         assert (await asking).status_code == 200

@@ -41,9 +41,10 @@ async def test_readiness_follows_the_scheduler(edge: Edge) -> None:
 async def test_not_ready_without_a_scheduler(tmp_path: Path) -> None:
     async with running_edge(tmp_path, control_deadline_s=1) as edge:
         await until(lambda: edge.service.ready() is None)
+        await edge.site.stop_announcing()
         await edge.site.client.drain()
         await until(lambda: "the scheduler does not answer" in (edge.service.ready() or ""))
-        answer = await edge.post("/v1/completions", ASK)
+        answer = await edge.post("/v1/completions", ASK, x_prfaas_ttft_deadline_s="1")
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
 
 
@@ -258,8 +259,9 @@ async def test_the_process(tmp_path: Path) -> None:
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{ready['http_port']}", trust_env=False) as client:
                 assert (await client.get("/v1/models")).json()["data"][0]["id"] == "emulated-dense"
                 assert (await client.get("/health")).status_code == 200
+                soon = {"x-prfaas-ttft-deadline-s": "1"}
                 assert "scheduler" in (await client.get("/ready")).json()["reason"]
-                answer = await client.post("/v1/completions", json={"model": "emulated-dense", "prompt": "x"})
+                answer = await client.post("/v1/completions", json={"model": "emulated-dense", "prompt": "x"}, headers=soon)
                 assert answer.status_code == 503
             process.send_signal(signal.SIGTERM)
             async with asyncio.timeout(30):

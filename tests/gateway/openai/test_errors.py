@@ -2,7 +2,7 @@ import pytest
 
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.to_gateway import Failed
-from prfaas_gateway.generation import failure, refused
+from prfaas_gateway.job import failure, refused
 
 HEARD = [code for code in FailureCode if {"scheduler", "decode worker", "bus"} & set(code.said_by.split(", "))]
 REFUSALS = [code for code in HEARD if code.statuses != (500,)]

@@ -1,0 +1,39 @@
+"""A bound on the requests in flight."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prfaas.contracts.codes import FailureCode
+from prfaas_gateway.openai.errors import overloaded, unavailable
+
+
+class Admission:
+    """Counts requests in flight, refuses those beyond the limit, and waits for the last one when the gateway leaves."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.running = 0
+        self._draining = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @contextmanager
+    def enter(self) -> Iterator[None]:
+        """Raises ApiError 429 or 503."""
+        if self._draining:
+            raise unavailable("This gateway is shutting down.", 1.0, FailureCode.DRAINING)
+        if self.running >= self._limit:
+            raise overloaded(f"This gateway already has {self._limit} requests in flight.", 1.0)
+        self.running += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self.running -= 1
+            if not self.running:
+                self._idle.set()
+
+    async def drain(self) -> None:
+        self._draining = True
+        await self._idle.wait()

@@ -1,0 +1,49 @@
+"""A client's request in tokens, and the errors that end it before its answer does."""
+
+import asyncio
+from dataclasses import dataclass
+
+from prfaas.contracts.codes import REQUEST_FAULTS, FailureCode
+from prfaas.contracts.to_decode import Sampling
+from prfaas.contracts.to_gateway import Failed
+from prfaas_gateway.openai.errors import ApiError, internal, invalid, overloaded, unavailable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    request_id: str
+    model: str
+    tenant: str
+    token_ids: list[int]
+    sampling: Sampling
+    ttft_deadline_s: float
+    deadline_at: float
+    """The moment of `ttft_deadline_s` on the loop's clock, s."""
+
+    @property
+    def left_s(self) -> float:
+        return self.deadline_at - asyncio.get_running_loop().time()
+
+
+def too_late(ttft_deadline_s: float) -> ApiError:
+    return unavailable(f"No first token within {ttft_deadline_s:g} s.", 1.0, FailureCode.DEADLINE)
+
+
+def refused(code: str, message: str, retry_after_s: float) -> ApiError:
+    """A scheduler's or decode worker's refusal, as the client hears it."""
+    if code == FailureCode.OVERLOADED:
+        return overloaded(_sentence(message), retry_after_s)
+    if code in REQUEST_FAULTS:
+        return invalid(_sentence(message), code=code)
+    return unavailable(_sentence(message), retry_after_s, code)
+
+
+def failure(failed: Failed) -> ApiError:
+    """The end of a request that a decode worker had accepted, as the client hears it."""
+    if failed.retry_after_s is None:
+        return internal(_sentence(failed.message), failed.code)
+    return unavailable(_sentence(failed.message), failed.retry_after_s, failed.code)
+
+
+def _sentence(message: str) -> str:
+    return f"{message[:1].upper()}{message[1:].rstrip('.')}."

@@ -1,0 +1,43 @@
+"""Metrics and tracing that all requests of a gateway share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from prfaas.telemetry.metrics import TTFT_BUCKETS, GatewayMetrics
+from prfaas.telemetry.tracing import Tracing
+
+
+class EdgeMetrics:
+    """Metrics of the HTTP face, the tokenizer and the waiting line, beside those that services share."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._responses = Counter(
+            "prfaas_gateway_responses",
+            "Responses by HTTP status; 499: the client left before its answer was complete.",
+            ["endpoint", "status"],
+            registry=registry,
+        )
+        self.stray_events = Counter(
+            "prfaas_gateway_stray_events", "Events of requests that are no longer in flight.", registry=registry
+        )
+        self.tokenize_s = Histogram(
+            "prfaas_gateway_tokenize_seconds", "Chat template and tokenizer.", registry=registry, buckets=TTFT_BUCKETS
+        )
+        self._waiting = Gauge(
+            "prfaas_gateway_waiting_requests", "Requests that wait for a place at a decode worker.", registry=registry
+        )
+
+    def response(self, endpoint: str, status: int) -> None:
+        self._responses.labels(endpoint, str(status)).inc()
+
+    def watch_waiting(self, waiting: Callable[[], int]) -> None:
+        self._waiting.set_function(waiting)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observers:
+    shared: GatewayMetrics
+    edge: EdgeMetrics
+    tracing: Tracing

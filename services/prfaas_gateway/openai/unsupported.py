@@ -1,0 +1,91 @@
+"""Fields that OpenAI's or vLLM's clients know and this server does not serve, and the values of them that ask for nothing."""
+
+from typing import Any, Final
+
+from msgspec.json import encode
+
+from prfaas.contracts.codes import FailureCode
+from prfaas_gateway.openai.errors import invalid
+
+NEVER: Final = object()
+"""The neutral value of a field that has none; null and empty ones still ask for nothing."""
+
+UNSUPPORTED: Final[dict[str, Any]] = {
+    "n": 1,
+    "best_of": 1,
+    "echo": False,
+    "suffix": "",
+    "frequency_penalty": 0,
+    "presence_penalty": 0,
+    "logit_bias": {},
+    "tools": [],
+    "tool_choice": "none",
+    "parallel_tool_calls": False,
+    "functions": [],
+    "function_call": "none",
+    "response_format": {"type": "text"},
+    "modalities": ["text"],
+    "audio": NEVER,
+    "prediction": NEVER,
+    "moderation": NEVER,
+    "reasoning_effort": "none",
+    "verbosity": "medium",
+    "web_search_options": NEVER,
+    "top_k": -1,
+    "min_p": 0,
+    "repetition_penalty": 1,
+    "use_beam_search": False,
+    "stop_token_ids": [],
+    "prompt_logprobs": NEVER,
+    "skip_special_tokens": True,
+    "add_special_tokens": True,
+}
+"""Fields of a request, each with a value that asks for nothing."""
+
+ALSO_NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
+    "top_k": (0,),  # off in vLLM, as -1 is
+    # Without tools there is nothing to choose and nothing to call side by side.
+    "tool_choice": ("auto",),
+    "function_call": ("auto",),
+    "parallel_tool_calls": (True,),
+}
+
+UNSUPPORTED_IN_MESSAGE: Final[dict[str, Any]] = {
+    "tool_calls": [],
+    "function_call": NEVER,
+    "tool_call_id": "",
+    "audio": NEVER,
+    "refusal": "",
+    "annotations": [],
+    "reasoning_content": "",
+    "reasoning": "",
+}
+
+UNSUPPORTED_IN_PART: Final[dict[str, Any]] = {"cache_control": {}, "annotations": []}
+
+UNSUPPORTED_IN_STREAM_OPTIONS: Final[dict[str, Any]] = {"include_obfuscation": False}
+
+
+def take_unsupported(fields: dict[str, Any], unsupported: dict[str, Any], where: str = "") -> dict[str, Any]:
+    """Returns the other fields. Raises ApiError for an unsupported one that asks for something; `where` is the object's path."""
+    others: dict[str, Any] = {}
+    for name, value in fields.items():
+        if name not in unsupported:
+            others[name] = value
+        elif not asks_for_nothing(name, value, unsupported[name]):
+            path = f"{where}.{name}" if where else name
+            hint = "" if unsupported[name] is NEVER else f"; leave it out or send {encode(unsupported[name]).decode()}"
+            raise invalid(f"`{path}` is not supported by this server{hint}.", path, FailureCode.UNSUPPORTED_PARAMETER)
+    return others
+
+
+def asks_for_nothing(name: str, value: Any, neutral: Any) -> bool:
+    """Tells whether a plain value (see `plain`) is neutral, empty, or a bias of nothing."""
+    if value in ("", [], {}):
+        return True
+    if name == "logit_bias" and isinstance(value, dict):
+        return all(bias == 0 and not isinstance(bias, bool) for bias in value.values())
+    # JSON's true is not its 1, though Python's is.
+    return any(
+        value == each and isinstance(value, bool) == isinstance(each, bool) for each in (neutral, *ALSO_NEUTRAL.get(name, ()))
+    )
