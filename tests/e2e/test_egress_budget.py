@@ -39,7 +39,7 @@ class Egress:
 
     @property
     def rates(self) -> list[float]:
-        """Over every second that begins with a sample, in bytes/s: to the first sample after it."""
+        """Rate over every second that begins with a sample, in bytes/s: to the first sample after it."""
         times = [at for at, _ in self.samples]
         found = []
         for start, before in self.samples:

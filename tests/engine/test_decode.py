@@ -16,7 +16,7 @@ GREEDY = Sampling(max_tokens=16, temperature=0)
 
 
 def shipped_kv(engine: TorchEngine, token_ids: Sequence[int]) -> list[KVPiece]:
-    """As it would arrive: bytes that share no memory with the prefill."""
+    """Copies a piece as the network would: bytes that share no memory with the prefill."""
     pieces: list[KVPiece] = []
     engine.prefill(
         token_ids,

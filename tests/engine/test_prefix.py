@@ -18,7 +18,7 @@ BLOCK_TOKENS = 128
 CAPACITY_BYTES = 256 << 20
 
 KV = dict[int, tuple[int, bytes, bytes]]
-"""By layer: the first token, then the keys and values of all tokens from there on."""
+"""Layer -> the first token, then the keys and values of all tokens from there on."""
 
 
 @pytest.fixture(scope="module")

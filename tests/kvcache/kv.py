@@ -62,7 +62,7 @@ def make_pieces(
     make: Callable[[KVLayout, LayerRange, int], KVPiece] = make_piece,
     from_token: int = 0,
 ) -> list[KVPiece]:
-    """In the order in which an engine computes them."""
+    """Pieces in the order in which an engine computes them."""
     pieces = []
     for start in range(0, prefill_tokens, chunk_tokens):
         end = min(start + chunk_tokens, prefill_tokens)

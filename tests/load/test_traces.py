@@ -74,7 +74,7 @@ def test_azures_lengths_and_span() -> None:
 
 
 def test_agentxs_lengths_and_reuse() -> None:
-    """In one pass: the trace is large."""
+    """Reads it in one pass: the trace is large."""
     inputs, outputs, sessions = [], [], set()
 
     def noted() -> Iterator[TraceRequest]:

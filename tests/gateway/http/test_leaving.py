@@ -181,7 +181,7 @@ async def test_a_client_that_does_not_read_is_dropped(tmp_path: Any) -> None:
 
 
 async def announce(edge: Edge, worker: str, *, gone: bool = False) -> None:
-    """As a put or a delete in the workers' bucket arrives."""
+    """Tells of a put or a delete in the workers' bucket."""
     beat = Heartbeat(site=SITE, worker=worker, role=Role.DECODE, model="tiny", fingerprint="f", max_context_tokens=100)
     headers = {"KV-Operation": "DEL"} if gone else None
     await edge.site.client.publish(f"$KV.{subjects.workers_bucket(SITE)}.{beat.key}", encode(beat), headers=headers)
