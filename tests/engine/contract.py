@@ -1,6 +1,6 @@
 """The promises of prfaas.engine.protocol.Engine, as tests that any engine runs.
 
-A test class of an engine inherits EngineContract and gives it two fixtures: `engine`, and `prompt`, token ids of about 2.5 chunks.
+An engine's test class inherits EngineContract and gives it two fixtures: `engine`, and `prompt`, token ids of about 2.5 chunks.
 Answers are compared exactly, so an engine whose sums depend on the batch must be given in a dtype that rounds finely enough.
 """
 

@@ -1,0 +1,48 @@
+"""docs/structure.md names every file of the tree, draws its rooms as they are, and answers a newcomer's questions."""
+
+from collections import Counter
+
+from tests.docs.pages import STRUCTURE, files_named, rows, section
+from tests.docs.structure_page import gone_files, missing_rows, named_files
+from tests.test_architecture import FLOORS
+
+QUESTIONS = 20
+
+
+def test_every_source_file_has_a_row() -> None:
+    assert missing_rows() == [], "python -m tests.docs.structure_page prints them"
+
+
+def test_every_row_names_a_file_that_exists_and_no_file_twice() -> None:
+    assert gone_files() == []
+    assert [name for name, count in Counter(named_files()).items() if count > 1] == []
+
+
+def test_rows_fit_a_screen() -> None:
+    assert [line for line in STRUCTURE.read_text().splitlines() if len(line) > 120] == []
+
+
+def test_the_picture_shows_the_floors_as_the_imports_have_them() -> None:
+    lines = section(STRUCTURE, "The rooms").split("```")[1].splitlines()
+    short = {room: room.rpartition(".")[2].removeprefix("prfaas_") for floor in FLOORS for room in floor}
+    at = -1
+    for floor in reversed(FLOORS[1:]):
+        wanted = {short[room] for room in floor}
+        at += 1
+        while at < len(lines) and not wanted & set(lines[at].replace("|", " ").replace(":", " ").split()):
+            at += 1
+        words = " ".join(lines[at : at + 2])
+        assert all(name in words for name in wanted), f"{floor} is not on a floor of its own in the picture"
+
+
+def test_a_newcomers_questions_lead_to_a_file_in_two_steps() -> None:
+    """Step one is this page, step two the file or the page that its row names."""
+    answers = rows(section(STRUCTURE, "Where do I find"))
+    assert len(answers) >= QUESTIONS
+    for question, answer in answers:
+        links = [part.split(")")[0].partition("#")[0] for part in answer.split("](")[1:]]
+        files = [part.partition(":")[0] for part in answer.split("`")[1::2] if "/" in part or part.endswith(".py")]
+        assert links or files, question
+        assert all((STRUCTURE.parent / link).exists() for link in links), question
+        for file in files:
+            assert file.endswith("/") or files_named(file), f"{question}: {file}"
