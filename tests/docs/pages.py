@@ -69,7 +69,7 @@ def files_named(short: str) -> list[Path]:
 
 
 def names_in(path: Path) -> set[str]:
-    """Dotted names that a file defines: functions, classes, methods, constants, attributes and constructor arguments of classes."""
+    """Dotted names that a file defines: functions, classes, constants; methods, attributes, constructor arguments of classes."""
     return set(_names(ast.parse(path.read_text()).body, ""))
 
 
