@@ -14,7 +14,7 @@ from load.client import Arrival
 from load.report import Report, Slo, summarize, table
 from load.simulate.paper import DEPLOYMENTS, HOME, LENGTHS, OUTPUT_TOKENS, THRESHOLD_TOKENS, scenario
 from load.simulate.world import simulate
-from prfaas.contracts.to_scheduler import Outcome
+from prfaas.contracts.terms import Outcome
 from prfaas_scheduler.policies.base import Candidates, Choice, Policy, Threshold
 
 

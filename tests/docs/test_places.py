@@ -16,7 +16,7 @@ def test_every_place_that_a_page_names_exists() -> None:
         elif name not in names_in(paths[0]):
             wrong.append(f"{page.name}: {file} has no {name}")
     assert len(found) > 50
-    assert wrong == []
+    assert wrong == [], "\n".join(wrong)
 
 
 def anchors(text: str) -> set[str]:
@@ -37,4 +37,4 @@ def test_every_link_between_pages_leads_to_a_page_and_a_heading() -> None:
                 wrong.append(f"{page.relative_to(ROOT)} links to {target}")
             elif anchor and anchor not in anchors(other.read_text()):
                 wrong.append(f"{page.relative_to(ROOT)}: {other.name} has no heading {anchor}")
-    assert wrong == []
+    assert wrong == [], "\n".join(wrong)

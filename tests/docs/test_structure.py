@@ -10,7 +10,8 @@ QUESTIONS = 20
 
 
 def test_every_source_file_has_a_row() -> None:
-    assert missing_rows() == [], "python -m tests.docs.structure_page prints them"
+    missing = missing_rows()
+    assert missing == [], "python -m tests.docs.structure_page prints them:\n" + "\n".join(missing)
 
 
 def test_every_row_names_a_file_that_exists_and_no_file_twice() -> None:
