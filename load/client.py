@@ -75,7 +75,7 @@ class Record(msgspec.Struct, kw_only=True):
 
     @property
     def lag_s(self) -> float:
-        """How late this client was."""
+        """Delay of this client itself."""
         return 0.0 if self.sent_s is None else self.sent_s - self.arrival.arrival_s
 
 
@@ -244,7 +244,7 @@ class _Request:
             raise _Failed("cut_off", "the stream ended without a finish reason")
 
     def _message(self, message: bytes) -> bool:
-        """Whether it says that the answer is complete."""
+        """Takes one event of the stream in. Returns whether it says that the answer is complete."""
         data = message.removeprefix(b"data:").strip()
         if not message.startswith(b"data:") or data == b"[DONE]":
             return False

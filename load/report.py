@@ -54,7 +54,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     prefill_sites: dict[str, int]
     errors: dict[str, int]
     lag_p99_s: float
-    """How late this client itself was."""
+    """Delay of the client itself."""
 
     def sustained(self, slo: Slo) -> bool:
         return self.kept_share >= slo.share

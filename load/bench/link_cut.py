@@ -1,4 +1,4 @@
-"""How soon offloading resumes after a link was down, and whether any request suffers: real processes, emulated engines.
+"""Time until offloading resumes after a link was down, and requests that suffered: real processes, emulated engines.
 
 `python -m load.bench.link_cut [--json FILE]`. Requests keep coming while the emulated link is cut (connections reset, new ones
 refused) or half-open (every byte swallowed), and after it is repaired. Counted from the repair: `placed_s`, when the first
@@ -44,7 +44,7 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     outage_s: float
     requests: int
     failed: int
-    """Not answered in full with status 200."""
+    """Requests not answered in full with status 200."""
     wrong: int
     """Answered with other tokens than the right ones."""
     outcomes: dict[str, int]

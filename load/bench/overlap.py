@@ -1,4 +1,4 @@
-"""How much of a KV transfer hides behind its own prefill: a 4,000-token prompt over the demo's emulated link.
+"""Share of a KV transfer that hides behind its own prefill: a 4,000-token prompt over the demo's emulated link.
 
 `python -m load.bench.overlap [--json FILE]`. What is left after the last layer is computed (residual) is set against the time
 that the transfer would take on the same link with nothing beside it (serial); both in one run, over the same bytes. Both sites'

@@ -1,4 +1,4 @@
-"""How long a change of role takes, and that no request is lost by it: four workers under a stream of requests.
+"""Duration of a change of role, and requests lost by it: four workers under a stream of requests.
 
 `python -m load.bench.roles [--model emulated-1t] [--moves 8] [--per-s 4] [--json FILE]`. One of two decode workers is told to
 prefill and back, then one of two prefill workers to decode and back. `drain`: until nothing runs on it any more; `away`: then

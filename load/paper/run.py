@@ -34,7 +34,7 @@ Timers = dict[tuple[str, str], tuple[float, float]]
 
 
 class Pacing(msgspec.Struct, frozen=True, kw_only=True):
-    """How the emulated engines' times came out: measured over nominal, minus 1. Prefill includes waiting for the link."""
+    """Error of the emulated engines' times: measured over nominal, minus 1. Prefill includes waiting for the link."""
 
     prefill: dict[str, float]
     """Site -> measured over nominal, minus 1."""

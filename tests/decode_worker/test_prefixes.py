@@ -1,4 +1,4 @@
-"""What a decode worker keeps of the prompts that it has served, and installs for the next."""
+"""Prefixes that a decode worker keeps of served prompts, and installs for later ones."""
 
 import asyncio
 import random

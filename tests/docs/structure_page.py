@@ -1,4 +1,4 @@
-"""What docs/structure.md lacks: `python -m tests.docs.structure_page` prints rows to add, and rows whose file is gone."""
+"""Rows that docs/structure.md lacks: `python -m tests.docs.structure_page` prints rows to add, and rows whose file is gone."""
 
 import ast
 import re

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.docs.pages import ROOT, rows, section
-from tests.source_tree import module_name
+from tests.docs.pages import rows, section
+from tests.source_tree import ROOT, module_name
 
 PAGE = ROOT / "docs/when-things-fail.md"
 CLOCKS = rows(section(PAGE, "All clocks"))

@@ -50,7 +50,7 @@ def decode(engine: TorchEngine, rows: Sequence[DecodeRow], steps: int) -> list[l
 
 @torch.inference_mode()
 def plain_tokens(model: Any, prompt: Sequence[int], generated: Sequence[int]) -> list[int]:
-    """What plain transformers finds most likely after the prompt and after each of the generated tokens but the last.
+    """Tokens that plain transformers finds most likely after the prompt and after each generated token but the last.
 
     One forward for all of them: if these are the generated tokens, then step by step it would have generated the same."""
     logits = model(torch.tensor([[*prompt, *generated[:-1]]]), logits_to_keep=len(generated)).logits

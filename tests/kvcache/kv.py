@@ -127,7 +127,7 @@ def rewrite(message: bytes, payload: bytes | None = None, **fields: Any) -> byte
 
 
 class Cache:
-    """What a decode worker's memory would hold: per layer the tokens' keys and values, in order of installation."""
+    """The contents of a decode worker's memory: per layer the tokens' keys and values, in order of installation."""
 
     def __init__(self) -> None:
         self.keys: dict[int, bytearray] = {}

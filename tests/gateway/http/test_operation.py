@@ -1,4 +1,4 @@
-"""What an operator sees: readiness, metrics, traces, limits, drain; and the console script itself."""
+"""The operator's view: readiness, metrics, traces, limits, drain; and the console script itself."""
 
 import asyncio
 import json

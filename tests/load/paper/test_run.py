@@ -17,7 +17,7 @@ SCALES = Scales(time=50.0)
 
 
 def expected(prompt: list[int], tokens: int) -> str:
-    """What an engine answers that computes all by itself."""
+    """The answer of an engine that computes all by itself."""
     engine = SCALES.engine(H20_NAME)
     pieces: list[KVPiece] = []
     engine.prefill(prompt[:-1], pieces.append, lambda: False)

@@ -1,4 +1,4 @@
-"""What our policy is to do better than the paper's, and where it is to do nothing."""
+"""Our policy does better than the paper's in these cases, and nothing in those that need none."""
 
 import pytest
 
