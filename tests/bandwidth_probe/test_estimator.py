@@ -68,9 +68,10 @@ def test_a_steady_link_is_estimated_exactly(goodput: float, rtt_s: float) -> Non
     assert announced[-1].rtt_s == pytest.approx(rtt_s)
 
 
+@pytest.mark.slow
 @given(st.floats(1e7, 1e9), st.floats(0.001, 0.08))
 def test_probing_costs_no_more_than_its_share(goodput: float, rtt_s: float) -> None:
-    """Takes five minutes, for which the first deep trains, which find out how much the link carries, are paid."""
+    """Five simulated minutes pay for the first deep trains, which find out how much the link carries."""
     seconds = 300
     trains = [(at_s, order) for at_s, order in run(make_estimator(), goodput, rtt_s, seconds) if isinstance(order, SendTrain)]
     sent_bytes = sum(order.parts * order.part_bytes for _, order in trains)

@@ -29,6 +29,15 @@ def section(page: Path, title: str) -> str:
     return "\n".join(rest[:end])
 
 
+def titles(page: Path) -> list[str]:
+    return re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+
+
+def slug(title: str) -> str:
+    """Anchor of a heading, as renderers of Markdown make it."""
+    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+
+
 def rows(text: str) -> list[list[str]]:
     """Cells of all table rows in `text`, without headers and rules."""
     found: list[list[str]] = []

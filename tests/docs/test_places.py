@@ -2,7 +2,7 @@
 
 import re
 
-from tests.docs.pages import files_named, names_in, pages, places
+from tests.docs.pages import files_named, names_in, pages, places, slug, titles
 from tests.source_tree import ROOT
 
 
@@ -19,12 +19,6 @@ def test_every_place_that_a_page_names_exists() -> None:
     assert wrong == [], "\n".join(wrong)
 
 
-def anchors(text: str) -> set[str]:
-    """Anchors of a page's headings, as renderers of Markdown make them."""
-    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
 def test_every_link_between_pages_leads_to_a_page_and_a_heading() -> None:
     wrong = []
     for page in pages():
@@ -35,6 +29,6 @@ def test_every_link_between_pages_leads_to_a_page_and_a_heading() -> None:
                 continue
             if not other.exists():
                 wrong.append(f"{page.relative_to(ROOT)} links to {target}")
-            elif anchor and anchor not in anchors(other.read_text()):
+            elif anchor and anchor not in map(slug, titles(other)):
                 wrong.append(f"{page.relative_to(ROOT)}: {other.name} has no heading {anchor}")
     assert wrong == [], "\n".join(wrong)

@@ -1,12 +1,15 @@
 """docs/structure.md names every file of the tree, draws its rooms as they are, and answers a newcomer's questions."""
 
+import re
 from collections import Counter
 
-from tests.docs.pages import STRUCTURE, files_named, rows, section
+from tests.docs.pages import STRUCTURE, files_named, rows, section, slug, titles
 from tests.docs.structure_page import gone_files, missing_rows, named_files
 from tests.test_architecture import FLOORS
 
 QUESTIONS = 20
+LINK = re.compile(r"\]\(([^)#]+)#([^)]+)\)")
+PATH = re.compile(r"`(?:[\w-]+/)+[\w.-]*(?::[\w.]+)?`")
 
 
 def test_every_source_file_has_a_row() -> None:
@@ -36,14 +39,16 @@ def test_the_picture_shows_the_floors_as_the_imports_have_them() -> None:
         assert all(name in words for name in wanted), f"{floor} is not on a floor of its own in the picture"
 
 
-def test_a_newcomers_questions_lead_to_a_file_in_two_steps() -> None:
-    """Step one is this page, step two the file or the page that its row names."""
+def test_a_newcomers_questions_lead_to_a_file_in_two_steps_and_faults_in_three() -> None:
+    """Steps: the row of this page; the file that it names, or the section that it links to; the file that the section names."""
     answers = rows(section(STRUCTURE, "Where do I find"))
     assert len(answers) >= QUESTIONS
     for question, answer in answers:
-        links = [part.split(")")[0].partition("#")[0] for part in answer.split("](")[1:]]
+        links = LINK.findall(answer)
         files = [part.partition(":")[0] for part in answer.split("`")[1::2] if "/" in part or part.endswith(".py")]
         assert links or files, question
-        assert all((STRUCTURE.parent / link).exists() for link in links), question
-        for file in files:
-            assert file.endswith("/") or files_named(file), f"{question}: {file}"
+        assert [file for file in files if not file.endswith("/") and not files_named(file)] == [], question
+        for page, anchor in links:
+            headings = {slug(title): title for title in titles(STRUCTURE.parent / page)}
+            assert anchor in headings, f"{question}: {page} has no heading {anchor}"
+            assert PATH.search(section(STRUCTURE.parent / page, headings[anchor])) or files, f"{question}: {anchor} names no file"

@@ -4,8 +4,12 @@ import asyncio
 import sys
 from pathlib import Path
 
+import pytest
+
 from infra.stack import Stack
 from load.emulated_stack import HOME, MODEL, right_answer, two_sites
+
+pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
 PROMPT = "Which way is the shortest? " * 20

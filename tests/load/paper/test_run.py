@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from infra.stack import Stack
 from load.client import Arrival, Target, random_bytes, replay
@@ -12,6 +13,8 @@ from load.simulate.paper import DEPLOYMENTS, FAR, H20_NAME, HOME, THRESHOLD_TOKE
 from prfaas.contracts.to_decode import Sampling
 from prfaas.engine.protocol import DecodeRow
 from prfaas.kvcache.layout import KVPiece
+
+pytestmark = pytest.mark.e2e
 
 SCALES = Scales(time=50.0)
 
