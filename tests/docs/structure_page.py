@@ -1,15 +1,20 @@
-"""Rows that docs/structure.md lacks: `python -m tests.docs.structure_page` prints rows to add, and rows whose file is gone."""
+"""Rows that docs/structure.md lacks, and rows whose file is gone.
 
+`python -m tests.docs.structure_page` prints them; with `--write` it takes gone rows out and puts drafts in, made from the
+docstrings of the modules, to be read and shortened by hand.
+"""
+
+import argparse
 import ast
 import re
 import sys
-from pathlib import Path
 
 from tests.docs.pages import STRUCTURE, section
 from tests.source_tree import ROOT, source_files
 
 HEADING = re.compile(r"### `([\w/]+/)`")
 ROW = re.compile(r"\| `([\w./-]+)` \|")
+ROW_CHARACTERS = 120
 
 
 def files_to_name() -> set[str]:
@@ -30,26 +35,60 @@ def named_files() -> list[str]:
     return found
 
 
-def missing_rows() -> list[str]:
-    """A draft of a row, from the module's docstring, for each file without one."""
-    drafts = []
-    for path in sorted(files_to_name() - set(named_files())):
-        text = ast.get_docstring(ast.parse((ROOT / path).read_text())) or ""
-        drafts.append(f"{path} | {text.partition(chr(10))[0].rstrip('.')[:100]}")
-    return drafts
+def missing_rows() -> dict[str, str]:
+    """File without a row -> draft of what to say, from the module's docstring."""
+    return {path: _draft(path) for path in sorted(files_to_name() - set(named_files()))}
 
 
 def gone_files() -> list[str]:
     return [name for name in named_files() if not (ROOT / name).is_file()]
 
 
+def _draft(path: str) -> str:
+    text = ast.get_docstring(ast.parse((ROOT / path).read_text())) or ""
+    return text.partition("\n")[0].rstrip(".")[: ROW_CHARACTERS - len(path) - 10]
+
+
+def rewritten(page: str, missing: dict[str, str], gone: list[str]) -> str:
+    """The page without the gone rows, and with a draft row for each missing file, in its folder and in order of names.
+
+    Raises ValueError for a file whose folder has no heading yet."""
+    lines, folder = [], ""
+    left = dict(missing)
+    for line in [*page.splitlines(), ""]:
+        if heading := HEADING.fullmatch(line):
+            folder = heading[1]
+        row = ROW.match(line) if folder else None
+        if row and folder + row[1] in gone:
+            continue
+        if folder and (row or (not line and lines[-1].startswith("|"))):
+            # A row comes before the first one that is greater; the rest of a folder's come at the end of its table.
+            for path in [path for path in left if path.startswith(folder) and (not row or path < folder + row[1])]:
+                lines.append(f"| `{path.removeprefix(folder)}` | {left.pop(path)} |")
+        lines.append(line)
+    if left:
+        raise ValueError(f"the page has no heading for the folder of {', '.join(left)}")
+    return "\n".join(lines)
+
+
 def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.docs.structure_page", description=__doc__)
+    parser.add_argument("--write", action="store_true", help="change the page")
+    arguments = parser.parse_args()
     missing, gone = missing_rows(), gone_files()
-    print("\n".join(f"missing: {row}" for row in missing))
-    print("\n".join(f"gone: {name}" for name in gone))
+    for path, draft in missing.items():
+        print(f"missing: {path} | {draft}")
+    for path in gone:
+        print(f"gone: {path}")
+    if arguments.write:
+        try:
+            STRUCTURE.write_text(rewritten(STRUCTURE.read_text(), missing, gone))
+        except ValueError as error:
+            print(f"nothing is written: {error}", file=sys.stderr)
+            return 1
+        return 0
     return 1 if missing or gone else 0
 
 
 if __name__ == "__main__":
-    assert Path("docs/structure.md").exists(), "run it from the project's folder"
     sys.exit(main())
