@@ -45,14 +45,26 @@ def gone_files() -> list[str]:
 
 
 def _draft(path: str) -> str:
+    """The docstring's first sentence as far as a row has room, cut where a part of it ends."""
     text = ast.get_docstring(ast.parse((ROOT / path).read_text())) or ""
-    return text.partition("\n")[0].rstrip(".")[: ROW_CHARACTERS - len(path) - 10]
+    sentence = " ".join(text.partition("\n\n")[0].split()).split(". ")[0].rstrip(".")
+    room = ROW_CHARACTERS - len(path) - 10
+    while len(sentence) > room:
+        ends = [sentence.rfind(sign, 0, room) for sign in (": ", ", ", "; ", " ")]
+        sentence = sentence[: next((end for end in ends if end > 0), room)]
+    return sentence
+
+
+def _room(path: str) -> str:
+    """Folder that has a heading of its own."""
+    parts = path.split("/")
+    return "/".join(parts[: {"services": 2, "shared": 3}.get(parts[0], 1)]) + "/"
 
 
 def rewritten(page: str, missing: dict[str, str], gone: list[str]) -> str:
-    """The page without the gone rows, and with a draft row for each missing file, in its folder and in order of names.
+    """The page without the gone rows, and with a draft row for each missing file: in its folder, in order of names.
 
-    Raises ValueError for a file whose folder has no heading yet."""
+    A folder without a heading gets one, after all others."""
     lines, folder = [], ""
     left = dict(missing)
     for line in [*page.splitlines(), ""]:
@@ -66,8 +78,11 @@ def rewritten(page: str, missing: dict[str, str], gone: list[str]) -> str:
             for path in [path for path in left if path.startswith(folder) and (not row or path < folder + row[1])]:
                 lines.append(f"| `{path.removeprefix(folder)}` | {left.pop(path)} |")
         lines.append(line)
-    if left:
-        raise ValueError(f"the page has no heading for the folder of {', '.join(left)}")
+    end = next((index for index, line in enumerate(lines) if line.startswith("Beside this page")), len(lines))
+    for room in sorted({_room(path) for path in left}):
+        drafts = [f"| `{path.removeprefix(room)}` | {draft} |" for path, draft in left.items() if _room(path) == room]
+        lines[end:end] = [f"### `{room}`", "", "| file | what |", "|---|---|", *drafts, ""]
+        end += len(drafts) + 5
     return "\n".join(lines)
 
 
@@ -81,11 +96,7 @@ def main() -> int:
     for path in gone:
         print(f"gone: {path}")
     if arguments.write:
-        try:
-            STRUCTURE.write_text(rewritten(STRUCTURE.read_text(), missing, gone))
-        except ValueError as error:
-            print(f"nothing is written: {error}", file=sys.stderr)
-            return 1
+        STRUCTURE.write_text(rewritten(STRUCTURE.read_text(), missing, gone))
         return 0
     return 1 if missing or gone else 0
 

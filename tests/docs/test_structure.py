@@ -27,6 +27,8 @@ def test_a_draft_row_comes_into_its_folder_and_a_gone_one_goes() -> None:
     rows_left = [line for line in new.splitlines() if line.startswith("| `")]
     assert rows_left == ["| `a.py` | first |", "| `c.py` | middle |", "| `d.py` | d |", "| `e/f.py` | last |"]
     assert rewritten(STRUCTURE.read_text(), {}, []) == STRUCTURE.read_text()
+    new = rewritten(STRUCTURE.read_text(), {"shared/prfaas/new/a.py": "a new room"}, [])
+    assert "### `shared/prfaas/new/`\n\n| file | what |\n|---|---|\n| `a.py` | a new room |\n\nBeside" in new
 
 
 def test_rows_fit_a_screen() -> None:
