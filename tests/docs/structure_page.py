@@ -65,7 +65,8 @@ def rewritten(page: str, missing: dict[str, str], gone: list[str]) -> str:
     """The page without the gone rows, and with a draft row for each missing file: in its folder, in order of names.
 
     A folder without a heading gets one, after all others."""
-    lines, folder = [], ""
+    lines: list[str] = []
+    folder = ""
     left = dict(missing)
     for line in [*page.splitlines(), ""]:
         if heading := HEADING.fullmatch(line):
