@@ -72,6 +72,7 @@ def send(url: str, transfer: KVTransfer, pipe: Connection) -> None:
     pipe.send(asyncio.run(main()))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(150)
 async def test_peak_memory_does_not_grow_with_the_transfer(lane: BulkLane, server: NatsServer) -> None:
     transfer = make_transfer(CHUNKS * CHUNK_TOKENS)
