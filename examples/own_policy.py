@@ -15,19 +15,22 @@ from load.report import Report, Slo, summarize, table
 from load.simulate.paper import DEPLOYMENTS, HOME, LENGTHS, OUTPUT_TOKENS, THRESHOLD_TOKENS, scenario
 from load.simulate.world import simulate
 from prfaas.contracts.terms import Outcome
-from prfaas_scheduler.policies.base import Candidates, Choice, Policy, Threshold
+from prfaas_scheduler.policies.base import Candidates, Choice, Policy
+from prfaas_scheduler.policies.threshold import Threshold
+from prfaas_scheduler.prompt import Prompt
 
 
 class ShortestWait:
     """Sends each prompt to the site where it would begin first, whatever its length."""
 
     name = "shortest_wait"
+    fixed_threshold_tokens = None
 
-    def choose(self, prefill_tokens: int, candidates: Candidates) -> Choice:
-        sites = [*candidates.remotes, *([candidates.local] if candidates.local else [])]
-        chosen = min(sites, key=lambda site: site.wait_s)
+    def choose(self, prompt: Prompt, candidates: Candidates) -> Choice:
+        places = [*candidates.remotes, *([candidates.local] if candidates.local else [])]
+        chosen = min(places, key=lambda place: place.site.wait_s)
         outcome = Outcome.LOCAL_POLICY if chosen is candidates.local else Outcome.OFFLOADED
-        return Choice(chosen, outcome, f"{chosen.site} is free in {chosen.wait_s:.2f} s")
+        return Choice(chosen, outcome, f"{chosen.name} is free in {chosen.site.wait_s:.2f} s")
 
 
 def run(make_policy: Callable[[], Policy], arrivals: Sequence[Arrival], seconds: float) -> Report:

@@ -12,17 +12,13 @@ from tests.source_tree import ROOT
 FOLDERS = ("services", "shared", "infra", "load", "tests", "examples")
 _NOT_YET = {
     "infra",
-    "load/simulate",
     "services/prfaas_bandwidth_probe",
     "services/prfaas_decode_worker",
     "services/prfaas_gateway",
     "services/prfaas_prefill_worker",
-    "services/prfaas_scheduler",
     "shared/prfaas/bus",
     "shared/prfaas/capacity",
     "shared/prfaas/cli",
-    "shared/prfaas/contracts",
-    "shared/prfaas/engine",
     "shared/prfaas/kvcache",
     "shared/prfaas/link",
     "shared/prfaas/planner",
