@@ -7,13 +7,21 @@ OUT ?=
 MODEL ?= gemma-3-270m
 ROUNDS ?= 10
 
-.PHONY: help demo test fuzz up lint bench bench-engine bench-kv bench-codec bench-probe bench-prefix bench-scheduler bench-paper bench-policies bench-link-cut bench-roles clean
+.PHONY: help demo up test test-fast fuzz lint bench bench-engine bench-kv bench-codec bench-probe bench-prefix bench-scheduler bench-paper bench-policies bench-link-cut bench-roles clean
 
-help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+##@ See it work
+help: ## this list
+	@awk -F ':.*## ' '/^##@ / { print (n++ ? "\n" : "") substr($$0, 5) } /^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/installed ## two sites on this machine, a short and a long prompt, proof that the answer is the same
 	$(BIN)/python -m infra.demo --model $(MODEL)
+
+up: $(VENV)/installed ## the same two sites in the foreground, until Ctrl-C
+	$(BIN)/python -m infra.up --model $(MODEL)
+
+##@ Change it
+test-fast: $(VENV)/installed ## tests without real models and whole stacks
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not e2e"
 
 test: $(VENV)/installed lint ## ruff, strict mypy and the whole test suite
 	$(BIN)/python -m prfaas.engine.weights gemma-3-270m smollm2-135m
@@ -24,14 +32,12 @@ fuzz: $(VENV)/installed ## the property tests with new examples, ROUNDS times, u
 		$(BIN)/python -m pytest -q -n 2 --dist loadfile -m hypothesis --hypothesis-profile new || exit 1; \
 	done
 
-up: $(VENV)/installed ## the same two sites in the foreground, until Ctrl-C
-	$(BIN)/python -m infra.up --model $(MODEL)
-
-lint: $(VENV)/installed
+lint: $(VENV)/installed ## ruff and strict mypy over code and tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy services shared infra load tests
+	$(BIN)/mypy services shared infra load examples tests
 
+##@ Measure it (OUT=FILE writes the figures as JSON)
 bench: $(VENV)/installed ## how much of a transfer overlaps prefill, through the emulated link
 	$(BIN)/python -m load.bench.overlap $(if $(OUT),--json $(OUT))
 
@@ -65,6 +71,7 @@ bench-link-cut: $(VENV)/installed ## how soon offloading resumes after the emula
 bench-roles: $(VENV)/installed ## how long a worker takes to change its role, under requests of which none may be lost
 	$(BIN)/python -m load.bench.roles $(if $(OUT),--json $(OUT))
 
+##@ Tidy up
 clean: ## remove the venv and run directories; the model cache stays
 	rm -rf $(VENV) .run
 

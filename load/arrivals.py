@@ -1,4 +1,4 @@
-"""When requests come and how long they are: Poisson arrivals with lengths from a distribution, or a trace."""
+"""Arrivals of requests, their moments and lengths: Poisson arrivals with lengths from a distribution, or a trace."""
 
 import random
 from collections.abc import Iterable, Iterator

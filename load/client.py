@@ -1,7 +1,7 @@
 """An open-loop client: requests leave when they are due, however long the answers to earlier ones take.
 
-All times count from when a request was due, never from when it was sent: a client that falls behind makes its own delay part
-of the result instead of hiding it (coordinated omission).
+All times count from the moment at which a request is due, never from its sending: the delay of a client that falls behind is
+part of the result instead of hidden (coordinated omission).
 """
 
 import asyncio
@@ -21,7 +21,7 @@ MAX_IN_FLIGHT = 4096
 
 class Arrival(NamedTuple):
     arrival_s: float
-    """From the start of the run."""
+    """Moment at which the request is due, seconds after the start of the run."""
     prompt_tokens: int
     output_tokens: int
     block_ids: Sequence[int] = ()
@@ -34,14 +34,14 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     """`http://host:port` of an OpenAI-compatible server."""
     model: str
     timeout_s: float = 120.0
-    """From when a request was due to its last byte."""
+    """Longest time between the moment at which a request is due and its last byte."""
     ttft_deadline_s: float | None = None
     """Sent along as `x-prfaas-ttft-deadline-s`."""
     api_key: str = ""
 
 
 class Record(msgspec.Struct, kw_only=True):
-    """What became of one request. Times are seconds from the start of the run."""
+    """One request and its end. Times are seconds after the start of the run."""
 
     arrival: Arrival
     sent_s: float | None = None
@@ -49,11 +49,11 @@ class Record(msgspec.Struct, kw_only=True):
     last_s: float | None = None
     """The answer's last token."""
     gaps_s: list[float] = []
-    """Between two pieces of text."""
+    """Times between two pieces of text."""
     tokens: int = 0
-    """As the server counted them."""
+    """Answer's tokens, as the server counted them."""
     cached_tokens: int = 0
-    """Of the prompt, as the server says."""
+    """Prompt tokens that the server did not compute, as it says."""
     text: str = ""
     outcome: str = ""
     prefill_site: str = ""
@@ -75,7 +75,7 @@ class Record(msgspec.Struct, kw_only=True):
 
     @property
     def lag_s(self) -> float:
-        """How late this client was."""
+        """Delay of this client itself."""
         return 0.0 if self.sent_s is None else self.sent_s - self.arrival.arrival_s
 
 
@@ -244,7 +244,7 @@ class _Request:
             raise _Failed("cut_off", "the stream ended without a finish reason")
 
     def _message(self, message: bytes) -> bool:
-        """Whether it says that the answer is complete."""
+        """Takes one event of the stream in. Returns whether it says that the answer is complete."""
         data = message.removeprefix(b"data:").strip()
         if not message.startswith(b"data:") or data == b"[DONE]":
             return False

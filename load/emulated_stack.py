@@ -53,7 +53,7 @@ def two_sites(
 
 
 def right_answer(description: Description, prompt: Sequence[int], output_tokens: int) -> str:
-    """What every worker of this stack must answer greedily, by an engine of one's own that takes no time."""
+    """The answer that every worker of this stack must give greedily, computed here by an engine that takes no time."""
     (config,) = [service.config for service in description.services if service.name == "d0"]
     keys = msgspec.convert(config["engine"], EngineConfig)
     engine = EmulatedEngine(MODEL, msgspec.structs.replace(keys.emulated, time_scale=1e9), chunk_tokens=keys.chunk_tokens)

@@ -1,20 +1,56 @@
-"""What this machine had left while something ran on it: else a benchmark may have measured its processors."""
+"""The machine that a benchmark ran on, and the processor time that it had left: without any, the machine was measured."""
 
+import os
+import platform
 import time
 from collections.abc import Iterable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
 from typing import Self
 
 import msgspec
 import psutil
 
 
+class Conditions(msgspec.Struct, frozen=True, kw_only=True):
+    """Moment, machine and versions of a benchmark's run."""
+
+    machine: str
+    cpus: int
+    load_average: float
+    """Load of the last minute at the start; other work on the machine disturbs the figures, and ratios less."""
+    date: str
+    """Start, ISO 8601, UTC."""
+    versions: dict[str, str]
+    """Python, the kernel, and the libraries that matter to the benchmark."""
+
+
+def conditions(*packages: str) -> Conditions:
+    """Takes the conditions now, before the benchmark. `packages`: distributions whose versions are noted."""
+    versions = {"python": platform.python_version(), "linux": platform.release()}
+    return Conditions(
+        machine=_machine_name(),
+        cpus=os.cpu_count() or 1,
+        load_average=os.getloadavg()[0],
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=versions | {name: version(name) for name in packages},
+    )
+
+
+def _machine_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{models[0] if models else platform.machine()}, {os.cpu_count()} cores"
+
+
 class CpuUse(msgspec.Struct, frozen=True, kw_only=True):
     """Shares of all processors together, 0 to 1."""
 
     idle: float
-    """Of all that ran on the machine."""
+    """Share left by everything that ran on the machine."""
     ours: float
-    """The processes that were watched."""
+    """Share of the processes that were watched."""
 
 
 class CpuMeter:

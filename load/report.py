@@ -1,4 +1,4 @@
-"""From records of single requests to what a run showed: rates, latencies, goodput under an SLO, outcomes."""
+"""Summary of a run's records: rates, latencies, goodput under an SLO, outcomes."""
 
 import math
 from collections import Counter
@@ -11,13 +11,13 @@ from load.client import Record
 
 
 class Slo(msgspec.Struct, frozen=True, kw_only=True):
-    """What one request must keep to count. A failed request keeps nothing."""
+    """Limits that one request must keep to count. A failed request keeps none."""
 
     ttft_s: float
     tpot_s: float = math.inf
     """Mean time per token after the first."""
     share: float = 0.9
-    """Of the requests that must keep it for a rate to be sustained: 0.9 says that the 90th percentiles keep it."""
+    """Share of the requests that must keep them for a rate to be sustained; 0.9: the 90th percentiles keep them."""
 
     def kept(self, record: Record) -> bool:
         if record.error or record.ttft_s is None:
@@ -45,7 +45,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     goodput_req_s: float
     """Requests due in the window that kept the SLO."""
     kept_share: float
-    """Of the requests due in the window."""
+    """Share of the requests due in the window that kept the SLO."""
     output_tokens_per_s: float
     ttft: Latency | None
     tpot: Latency | None
@@ -54,14 +54,16 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     prefill_sites: dict[str, int]
     errors: dict[str, int]
     lag_p99_s: float
-    """How late this client itself was."""
+    """Delay of the client itself."""
 
     def sustained(self, slo: Slo) -> bool:
         return self.kept_share >= slo.share
 
 
 def summarize(records: Sequence[Record], slo: Slo, start_s: float, end_s: float) -> Report:
-    """Of the window [start_s, end_s) of a run: cut off the warm-up, and what came after the last arrival."""
+    """Summarizes the window [start_s, end_s) of a run, without its warm-up and without what came after the last arrival.
+
+    Raises ValueError for a window that does not end after it starts."""
     if not start_s < end_s:
         raise ValueError(f"a window must end after it starts, but it goes from {start_s} to {end_s}.")
     window_s = end_s - start_s

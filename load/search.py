@@ -16,7 +16,7 @@ class Sustained(NamedTuple):
     """The highest rate that kept the SLO; 0 when none did."""
     at: Report | None
     tried: list[Tried]
-    """In the order of trying."""
+    """All tries in their order."""
 
 
 def sustained_rate(

@@ -1,4 +1,4 @@
-"""What each codec costs and saves on real KV, and what the lossy one does to answers: `python -m load.bench.codec [--json FILE]`.
+"""Cost and gain of each codec on real KV, and the lossy one's effect on answers: `python -m load.bench.codec [--json FILE]`.
 
 Every prompt is real text: pages of these docs and modules of the standard library. It is prefilled once; its KV goes frame by
 frame through each codec, is installed, and 64 tokens are decoded greedily from it. "Equal" compares the free-running answers
@@ -8,7 +8,6 @@ Speeds are per second of CPU time, so that other work on the machine disturbs th
 """
 
 import argparse
-import datetime
 import inspect
 import os
 import statistics
@@ -23,7 +22,8 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from load.bench.engine import machine_name
+from load.json_option import add_json_option, write_json
+from load.machine import Conditions, conditions
 from prfaas.contracts.to_decode import Sampling
 from prfaas.engine.factory import EngineConfig, build_engine
 from prfaas.engine.protocol import DecodeRow, Engine, SampledToken
@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = ("docs/structure.md", "docs/api.md", "docs/operating.md", "docs/plan.md")
 MODULES = ("argparse", "textwrap", "statistics", "asyncio.locks")
 PROMPT_TOKENS = (300, 600, 1000, 2000)
-"""Of the pages, and of the modules."""
+"""Prompt lengths: one for each page, then the same for the modules."""
 ANSWER_TOKENS = 64
 FRAME_BYTES = 1 << 20
 CODECS = ("raw", "planes", "int8", "zeros")
@@ -65,11 +65,9 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    machine: str
-    load_average: float
-    date: str
+    conditions: Conditions
     prompts: dict[str, int]
-    """Where from, and how many tokens at most."""
+    """Source of each prompt -> its tokens at most."""
     results: list[Result]
 
 
@@ -204,13 +202,13 @@ def line(result: Result) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m load.bench.codec", description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report there")
+    add_json_option(parser)
     parser.add_argument("--models", nargs="+", default=sorted(SOURCES), choices=sorted(SOURCES))
     options = parser.parse_args()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     torch.set_num_threads(1)
-    load_average = os.getloadavg()[0]
-    print(f"{machine_name()}, one of them used; load average {load_average:.1f}")
+    at = conditions("torch")
+    print(f"{at.machine}, one of them used; load average {at.load_average:.1f}")
     print(f"{len(PAGES + MODULES)} prompts of {', '.join(map(str, PROMPT_TOKENS))} tokens, {ANSWER_TOKENS} decoded greedily\n")
     print(f"{'':29}{'':13}one core{'':10}free-running{'':11}fed the reference's tokens")
     print("model          codec    bytes  encode / decode MiB/s   equal  same  first diff.  same choice  |d logprob| mean, max")
@@ -219,15 +217,8 @@ def main() -> None:
         for result in measure(model):
             results.append(result)
             print(line(result), flush=True)
-    if options.json:
-        report = Report(
-            machine=machine_name(),
-            load_average=load_average,
-            date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            prompts=dict(zip(PAGES + MODULES, PROMPT_TOKENS * 2, strict=True)),
-            results=results,
-        )
-        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(report)))
+    prompts = dict(zip(PAGES + MODULES, PROMPT_TOKENS * 2, strict=True))
+    write_json(Report(conditions=at, prompts=prompts, results=results), options.json)
 
 
 if __name__ == "__main__":

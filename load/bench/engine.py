@@ -9,20 +9,18 @@ work on the machine disturbs less.
 """
 
 import argparse
-import datetime
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
 import transformers
 
+from load.json_option import add_json_option, write_json
+from load.machine import Conditions, conditions
 from prfaas.contracts.to_decode import Sampling
 from prfaas.engine.factory import EngineConfig, build_engine
 from prfaas.engine.protocol import DecodeRow, Engine
@@ -35,7 +33,7 @@ DECODE_BATCHES = (1, 8, 32)
 DECODE_CONTEXT_TOKENS = 512
 DECODE_TURNS = 5
 DECODE_STEPS = 6
-"""Per turn and variant."""
+"""Steps in one turn of a variant."""
 CLEARLY_SLOWER = 1.15
 """A way of running plain transformers that took this much longer than the fastest one is not run again: it is no baseline."""
 
@@ -57,14 +55,10 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    machine: str
+    conditions: Conditions
     threads: int
     dtype: str
     chunk_tokens: int
-    load_average: float
-    """At the start: other work on the machine disturbs the numbers, the ratios less."""
-    versions: dict[str, str]
-    date: str
     duration_s: float
     results: list[Result]
 
@@ -200,27 +194,19 @@ def line(result: Result) -> str:
     )
 
 
-def machine_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    models = [text.partition(":")[2].strip() for text in cpuinfo.read_text().splitlines() if text.startswith("model name")]
-    return f"{models[0] if models else platform.processor()}, {os.cpu_count()} cores"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m load.bench.engine", description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report there")
+    add_json_option(parser)
     parser.add_argument("--models", nargs="+", default=sorted(SOURCES), choices=sorted(SOURCES))
     parser.add_argument("--threads", type=int, default=1, help="torch threads of both (default: 1, as workers run)")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--chunk-tokens", type=int, default=512)
     options = parser.parse_args()
     started_s = time.monotonic()
-    versions = {"torch": str(torch.__version__), "transformers": transformers.__version__, "python": platform.python_version()}
-    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    load_average = os.getloadavg()[0]
+    at = conditions("torch", "transformers")
     print(
-        f"{machine_name()}; {options.threads} torch thread(s), {options.dtype}, chunks of {options.chunk_tokens} tokens; "
-        f"torch {versions['torch']}, transformers {versions['transformers']}; {date}, load average {load_average:.1f}"
+        f"{at.machine}; {options.threads} torch thread(s), {options.dtype}, chunks of {options.chunk_tokens} tokens; "
+        f"torch {at.versions['torch']}, transformers {at.versions['transformers']}; {at.date}, load average {at.load_average:.1f}"
     )
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     results = list(
@@ -228,19 +214,15 @@ def main() -> None:
     )
     duration_s = time.monotonic() - started_s
     print(f"took {duration_s:.0f} s")
-    if options.json:
-        report = Report(
-            machine=machine_name(),
-            threads=options.threads,
-            dtype=options.dtype,
-            chunk_tokens=options.chunk_tokens,
-            load_average=load_average,
-            versions=versions,
-            date=date,
-            duration_s=duration_s,
-            results=results,
-        )
-        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(report)))
+    report = Report(
+        conditions=at,
+        threads=options.threads,
+        dtype=options.dtype,
+        chunk_tokens=options.chunk_tokens,
+        duration_s=duration_s,
+        results=results,
+    )
+    write_json(report, options.json)
 
 
 if __name__ == "__main__":

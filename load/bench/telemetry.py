@@ -1,4 +1,4 @@
-"""What observing costs: one operation each, with tracing off and on, interleaved. `python -m load.bench.telemetry`."""
+"""The cost of observing: one operation each, with tracing off and on, interleaved. `python -m load.bench.telemetry`."""
 
 import gc
 import statistics

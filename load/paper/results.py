@@ -1,9 +1,10 @@
-"""What `load.paper` found: the structures that it writes, the ratios, and the tables that it prints."""
+"""Results of `load.paper`: the structures that it writes, the ratios, and the tables that it prints."""
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from load.machine import Conditions
 from load.paper.run import LiveRun
 from load.paper.stack import Scales
 from load.report import Slo
@@ -19,8 +20,8 @@ MAX_PACING_ERROR = 0.03
 REFERENCE = "threshold"
 CASES = ("drop100", "bursts", "reuse")
 CASE_LOAD = 1.05
-"""Of what the paper's policy carries without queues. Below its limit nearly every request is in time under both policies: at 1.0
-a perfect one could win 4 % in bursts."""
+"""Load as a share of what the paper's policy carries without queues. Below its limit nearly every request is in time under both
+policies: at 1.0 a perfect one could win 4 % in bursts."""
 POLICIES = ("threshold", "predictive")
 """The paper's and ours: what gains are of."""
 ALL_POLICIES = (*POLICIES, "balanced", "local_only", "remote_all")
@@ -40,9 +41,9 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     mean_work_req_s: float
     """The same with E[T(L)]."""
     simulated_req_s: float
-    """Where the SLO breaks in the simulation of runs as long as these."""
+    """Rate at which the SLO breaks in the simulation of runs as long as these."""
     sustained_req_s: float
-    """Where the share of requests in the SLO falls below what it asks for."""
+    """Rate at which the share of requests in the SLO falls below what it asks for."""
     saturated_req_s: float
     """Most answers per second in any run."""
     tried: list[Tried]
@@ -56,6 +57,7 @@ class CaseRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True):
+    conditions: Conditions
     scales: Scales
     slo: Slo
     case_slo: Slo

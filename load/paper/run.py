@@ -34,12 +34,12 @@ Timers = dict[tuple[str, str], tuple[float, float]]
 
 
 class Pacing(msgspec.Struct, frozen=True, kw_only=True):
-    """How the emulated engines' times came out: measured over nominal, minus 1. Prefill includes waiting for the link."""
+    """Error of the emulated engines' times: measured over nominal, minus 1. Prefill includes waiting for the link."""
 
     prefill: dict[str, float]
-    """By site."""
+    """Site -> measured over nominal, minus 1."""
     step: float
-    """Of decode steps; positive too where batches above BS_max made them longer."""
+    """The same for decode steps; positive too where batches above BS_max made them longer."""
 
 
 class LiveRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,7 +49,7 @@ class LiveRun(msgspec.Struct, frozen=True, kw_only=True):
     cpu: CpuUse
     pacing: Pacing
     cached_share: float
-    """Of the prompts' tokens, those that a prefill worker had cached."""
+    """Share of the prompts' tokens that a prefill worker had cached."""
     simulated_cached_share: float
 
 

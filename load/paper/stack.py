@@ -17,27 +17,27 @@ MODEL = "emulated-1t"
 
 
 class Scales(msgspec.Struct, frozen=True, kw_only=True):
-    """One second, byte or token here stands for so many of the paper's machines."""
+    """Seconds, bytes and tokens of the paper's machines that one of this stack stands for."""
 
     time: float = 4.0
     bytes: float = 6000.0
     tokens: float = 32.0
     chunk_tokens: int = 256
-    """Of the scaled ones."""
+    """Scaled tokens in a chunk."""
     cache_blocks: int = 0
-    """Of each worker's prefix cache; a block is a chunk."""
+    """Blocks in each worker's prefix cache; a block is a chunk."""
 
     @property
     def block_tokens(self) -> int:
-        """Of the paper's."""
+        """The paper's tokens in a block."""
         return round(self.chunk_tokens * self.tokens)
 
     def rate_mbit(self, bytes_per_s: float) -> float:
-        """What a link of the paper's carries here, in 10^6 bits a second."""
+        """Scaled rate of a link of the paper's, in 10^6 bits a second."""
         return bytes_per_s * 8 / 1e6 * self.time / self.bytes
 
     def link(self, spec: LinkSpec) -> LinkSpec:
-        """For a simulation in scaled time; its bytes are the paper's."""
+        """Scales a link for a simulation in scaled time; its bytes are the paper's."""
         rates = tuple((start_s / self.time, bytes_per_s * self.time) for start_s, bytes_per_s in spec.rates)
         return LinkSpec(rates=rates, rtt_s=spec.rtt_s / self.time)
 
@@ -53,7 +53,7 @@ class Scales(msgspec.Struct, frozen=True, kw_only=True):
         return keys | scaled
 
     def engine(self, profile: str) -> EmulatedEngine:
-        """As a worker with this profile builds it."""
+        """Builds the engine that a worker with this profile has."""
         return EmulatedEngine(MODEL, self._config(profile), chunk_tokens=self.chunk_tokens)
 
     def cache_keys(self, role: Role) -> dict[str, Any]:

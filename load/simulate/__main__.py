@@ -2,13 +2,13 @@
 
 import argparse
 import time
-from pathlib import Path
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
 from load.arrivals import poisson
+from load.json_option import add_json_option, write_json
 from load.report import Report, Slo, summarize
 from load.search import Sustained, sustained_rate
 from load.simulate.paper import (
@@ -61,7 +61,7 @@ def search(deployment: Deployment, slo: Slo, duration_s: float, seed: int) -> Su
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m load.simulate", description=__doc__)
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    add_json_option(parser)
     parser.add_argument("--quick", action="store_true", help="shorter runs: rougher figures")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
@@ -100,8 +100,7 @@ def main() -> None:
         },
     )
     _print(results, duration_s, time.monotonic() - started_at)
-    if arguments.json:
-        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(results)))
+    write_json(results, arguments.json)
 
 
 def _print(results: Results, duration_s: float, took_s: float) -> None:

@@ -6,12 +6,12 @@ the pd site's best cache leaves of it to compute.
 """
 
 import argparse
-from pathlib import Path
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from load.json_option import add_json_option, write_json
 from load.report import Report, summarize
 from load.simulate.cases import Case, cases
 from load.simulate.compare import SLO, WARM_UP, simulated
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--threshold", type=int, default=19_400)
     parser.add_argument("--seconds", type=float, default=1200.0)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    add_json_option(parser)
     arguments = parser.parse_args()
     case = cases(arguments.load, duration_s=arguments.seconds, seed=arguments.seed)["agentic"]()
     outcomes = [run(case, policy, arguments.threshold, told=told) for policy in POLICIES for told in (True, False)]
@@ -102,8 +102,7 @@ def main() -> None:
     console = Console(width=150)
     console.print(table)
     console.print("Short, long: share offloaded, of so many requests.")
-    if arguments.json:
-        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(outcomes)) + b"\n")
+    write_json(outcomes, arguments.json)
 
 
 def _offloaded(kind: Kind) -> str:

@@ -4,12 +4,12 @@ At one load, or (`--sustained`) at the highest load of each policy that keeps 90
 """
 
 import argparse
-from pathlib import Path
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from load.json_option import add_json_option, write_json
 from load.report import Report, Slo, summarize
 from load.search import Sustained, sustained_rate
 from load.simulate.cases import MACHINES, Case, cases
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--sustained", action="store_true", help="raise the load until the SLO breaks")
     parser.add_argument("--seconds", type=float, default=1800.0, help="of each run")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    add_json_option(parser)
     arguments = parser.parse_args()
     say = Console(width=140)
     outcomes: list[Outcome] = []
@@ -95,8 +95,7 @@ def main() -> None:
         found = [run(case, policy) for policy in POLICIES]
         outcomes += found
         say.print(_table(case, found))
-    if arguments.json:
-        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(outcomes)) + b"\n")
+    write_json(outcomes, arguments.json)
 
 
 def _sustained_table(name: str, duration_s: float, seed: int) -> Table:

@@ -6,7 +6,6 @@ that suits 3 + 5 (prefill + decode), then answers of 128 at one that suits the b
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -14,6 +13,7 @@ from rich.console import Console
 
 from load.arrivals import poisson
 from load.client import Arrival
+from load.json_option import add_json_option, write_json
 from load.report import Report, Slo, summarize, table
 from load.simulate.cases import two_sites
 from load.simulate.paper import DEPLOYMENTS, HOME, LENGTHS, OUTPUT_TOKENS, scenario
@@ -84,7 +84,7 @@ def run(n_prefill: int, movable: bool, found: Sequence[Phase], phase_s: float, s
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m load.simulate.roles", description=__doc__)
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    add_json_option(parser)
     parser.add_argument("--quick", action="store_true", help="shorter phases")
     arguments = parser.parse_args()
     phase_s = 1800.0 if arguments.quick else 3600.0
@@ -101,8 +101,7 @@ def main() -> None:
         console.print(table({name: at.phases[phase.name] for name, at in runs.items()}, title))
     for at_s, worker, role in runs[f"from {first} + {8 - first}, moving"].role_changes:
         console.print(f"{at_s:7.0f} s: {worker} is a {role} worker")
-    if arguments.json:
-        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(runs)))
+    write_json(runs, arguments.json)
 
 
 if __name__ == "__main__":

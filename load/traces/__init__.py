@@ -15,12 +15,12 @@ MOONCAKE_BUCKET_S = 3.0
 
 
 def mooncake_bursts() -> Iterator[TraceRequest]:
-    """With the raw stamps: about ten requests every 3 s at once. An artefact of rounding, of use as a burst scenario."""
+    """Reads the trace with its raw stamps: about ten requests at once every 3 s, an artefact of rounding that makes bursts."""
     return read_mooncake(MOONCAKE_CONVERSATION)
 
 
 def mooncake_steady(seed: int) -> Iterator[TraceRequest]:
-    """With arrivals spread over their 3 s buckets."""
+    """Reads the trace and spreads arrivals over their 3 s buckets."""
     return spread_arrivals(read_mooncake(MOONCAKE_CONVERSATION), bucket_s=MOONCAKE_BUCKET_S, seed=seed)
 
 

@@ -39,7 +39,7 @@ def answered(
 def run(
     estimator: LinkEstimator, goodput: float, rtt_s: float, seconds: float, noise_s: float = 0.0, start_s: float = 0.0
 ) -> list[tuple[float, Instruction]]:
-    """Against a link that answers at once; with noise, all trains but every fourth take longer."""
+    """Runs trains against a link that answers at once; with noise, all trains but every fourth take longer."""
     told: list[tuple[float, Instruction]] = []
     trains = 0
     for step in range(int(seconds * 10)):
@@ -68,9 +68,10 @@ def test_a_steady_link_is_estimated_exactly(goodput: float, rtt_s: float) -> Non
     assert announced[-1].rtt_s == pytest.approx(rtt_s)
 
 
+@pytest.mark.slow
 @given(st.floats(1e7, 1e9), st.floats(0.001, 0.08))
 def test_probing_costs_no_more_than_its_share(goodput: float, rtt_s: float) -> None:
-    """Over five minutes, for which the first deep trains, which find out how much the link carries, are paid."""
+    """Five simulated minutes pay for the first deep trains, which find out how much the link carries."""
     seconds = 300
     trains = [(at_s, order) for at_s, order in run(make_estimator(), goodput, rtt_s, seconds) if isinstance(order, SendTrain)]
     sent_bytes = sum(order.parts * order.part_bytes for _, order in trains)
@@ -113,7 +114,7 @@ def estimator_says(estimator: LinkEstimator, now_s: float, rtt_s: float) -> list
 
 
 def delivered_s(size_bytes: float, goodput: float, rtt_s: float) -> float:
-    """From the first byte's arrival on, after a pause: a window of ten segments that doubles every round trip."""
+    """TCP's rate after a pause, counted from the first byte's arrival: a window of ten segments that doubles every round trip."""
     window_bytes, seconds = 14_480.0, 0.0
     while window_bytes < goodput * rtt_s and size_bytes > window_bytes:
         size_bytes -= window_bytes

@@ -27,7 +27,7 @@ async def sites(tmp_path: Path) -> AsyncIterator[RunningSites]:
 
 @pytest.fixture
 async def probes(sites: RunningSites, tmp_path: Path) -> AsyncIterator[dict[str, ServiceProcess]]:
-    """By site."""
+    """Keyed by site."""
     processes: dict[str, ServiceProcess] = {}
     for service in sites.description.services:
         if service.role is Role.BANDWIDTH_PROBE:

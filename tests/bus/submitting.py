@@ -7,7 +7,7 @@ from prfaas.contracts.to_prefill import PrefillJob
 
 
 async def submit_once_joined(bus: ControlBus, site: str, job: PrefillJob, *, timeout_s: float) -> None:
-    """To a queue of another site that was made a moment ago: the interest in its subjects has yet to cross the link."""
+    """Submits to another site's queue made a moment ago: the interest in its subjects has yet to cross the link."""
     async with asyncio.timeout(timeout_s):
         while True:
             try:

@@ -41,7 +41,7 @@ class Change(NamedTuple):
 
 
 class Seen:
-    """What a watch has told, to wait for."""
+    """Entries that a watch has told, to wait for."""
 
     def __init__(self) -> None:
         self.changes: asyncio.Queue[Change] = asyncio.Queue()

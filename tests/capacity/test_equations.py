@@ -1,4 +1,4 @@
-"""Against the paper's own arithmetic (sections 2.3 and 4.3)."""
+"""The equations beside the paper's own arithmetic (sections 2.3 and 4.3)."""
 
 import math
 

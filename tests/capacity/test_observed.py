@@ -1,4 +1,4 @@
-"""What a worker observed of its own speed, and what is read from it."""
+"""A worker's observations of its own speed, and the curves read from them."""
 
 import hypothesis.strategies as st
 import pytest

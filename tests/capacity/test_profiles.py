@@ -52,7 +52,7 @@ def test_kv_rate_is_equation_1() -> None:
 
 @pytest.mark.parametrize(("thousand", "gbit_s"), [(1, 3.61), (8, 3.59), (32, 3.19), (128, 2.62)])
 def test_table_5s_kv_rates_follow_from_its_other_columns(thousand: int, gbit_s: float) -> None:
-    """To 1 %: the paper's times are rounded to 10 ms."""
+    """Compares to 1 %: the paper's times are rounded to 10 ms."""
     assert builtin_profile("paper-1t-h200").kv_gbit_s(thousand * 1024) == pytest.approx(gbit_s, rel=0.01)
 
 

@@ -9,6 +9,8 @@ from prfaas.capacity.profiles import Profile
 from prfaas.cli.__main__ import main
 from prfaas.engine.factory import EngineConfig, build_engine
 
+pytestmark = pytest.mark.slow
+
 DEPLOYMENT = """
 [traffic]
 lognormal = { mu = 4.0, sigma = 1.0, low-tokens = 8, high-tokens = 512 }

@@ -1,4 +1,4 @@
-"""Attempts at a real server: only verified KV is kept, the next transfer brings the rest, and nobody waits for who is gone."""
+"""Attempts at a real server: only verified KV is kept, the next transfer brings the rest, a dead worker is not waited for."""
 
 import asyncio
 import random
@@ -164,7 +164,7 @@ async def test_the_next_transfer_brings_what_is_not_kept(home: Home) -> None:
 
 
 def installed(home: Home, token_ids: tuple[int, ...]) -> EmulatedSequence:
-    """From a prefill of all of it."""
+    """Sequence with the KV of a prefill of the whole prompt."""
     sequence = home.engine.reserve(len(token_ids), len(token_ids) + 10)
     home.engine.prefill(token_ids, lambda piece: home.engine.install(sequence, piece), lambda: False)
     return sequence

@@ -1,4 +1,4 @@
-"""What a decode worker keeps of the prompts that it has served, and installs for the next."""
+"""Prefixes that a decode worker keeps of served prompts, and installs for later ones."""
 
 import asyncio
 import random
@@ -35,7 +35,7 @@ def transferred(engine: EmulatedEngine, token_ids: Sequence[int], from_token: in
 
 
 async def serve(engine: EmulatedEngine, kept: KeptPrefixes | None, token_ids: Sequence[int]) -> tuple[int, EmulatedSequence]:
-    """As an attempt does: installs what is kept, then the rest."""
+    """Installs the kept prefix, then the rest, like an attempt."""
     sequence = engine.reserve(len(token_ids), len(token_ids) + 20)
     from_token = await kept.install(sequence, token_ids) if kept else 0
     for piece in transferred(engine, token_ids, from_token):

@@ -1,4 +1,4 @@
-"""What end-to-end tests ask and compare."""
+"""Requests and comparisons that end-to-end tests share."""
 
 import contextlib
 from collections.abc import AsyncIterator

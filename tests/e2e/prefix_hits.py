@@ -23,7 +23,7 @@ async def restart(stack: Stack, site: str, role: Role) -> None:
 
 
 async def ask_until(stack: Stack, expected: Callable[[Told], bool]) -> Told:
-    """What a decode worker keeps of a request it does after the answer has begun."""
+    """Asks again and again: a decode worker keeps a request's prefix only after the answer has begun."""
     async with asyncio.timeout(DEADLINE_S):
         while not expected(told := await complete(stack, PROMPT)):
             continue

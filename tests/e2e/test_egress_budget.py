@@ -25,7 +25,7 @@ SAMPLE_S = 0.1
 
 
 class Egress:
-    """What has left a site on its bulk leaf connection, as its server counts it, every 100 ms."""
+    """Samples the bytes that left a site on its bulk leaf connection, as its server counts them, every 100 ms."""
 
     def __init__(self, stack: Stack) -> None:
         self._server = stack.sites.servers[FAR]
@@ -39,7 +39,7 @@ class Egress:
 
     @property
     def rates(self) -> list[float]:
-        """Over every second that begins with a sample, in bytes/s: to the first sample after it."""
+        """Rate over every second that begins with a sample, in bytes/s: to the first sample after it."""
         times = [at for at, _ in self.samples]
         found = []
         for start, before in self.samples:

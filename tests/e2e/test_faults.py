@@ -25,7 +25,7 @@ async def at_home(stack: Stack) -> Told:
 
 
 async def prefill_under_way(stack: Stack) -> None:
-    """Until the remote worker has taken the job."""
+    """Waits until the remote worker has taken the job."""
     log = stack.process("remote", Role.PREFILL_WORKER).log_path
     before = log.stat().st_size
     while b"job_taken" not in log.read_bytes()[before:]:

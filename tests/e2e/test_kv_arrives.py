@@ -23,11 +23,11 @@ from tests.e2e.asking import tokens_of
 
 LENGTHS = (1, 511, 512, 513, 3000)
 LONG_TOKENS = 8000
-"""With the hybrid model only: two prefills of that length take the dense one three minutes, and the same-answer tests ask it."""
+"""The hybrid model only: two prefills of that length take the dense one three minutes, and the same-answer tests ask it."""
 DEADLINE_S = 200.0
 
 Cache = dict[int, list[tuple[int, int, bytes, bytes]]]
-"""By layer: start, end, keys, values."""
+"""Layer -> start, end, keys, values."""
 
 
 def keep(cache: Cache, piece: KVPiece) -> None:

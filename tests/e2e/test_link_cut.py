@@ -1,4 +1,4 @@
-"""A link goes down under load and comes back: nobody gets an error or another answer, and offloading resumes."""
+"""A link goes down under load and comes back: no client gets an error or another answer, and offloading resumes."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Two prefill workers: a prompt goes to the one that has its prefix, and when that one dies, nobody waits for it."""
+"""Two prefill workers: a prompt goes to the one that has its prefix, and when that one dies, no request waits for it."""
 
 import asyncio
 import itertools

@@ -48,7 +48,7 @@ def worker(stack: Stack, name: str) -> ServiceProcess:
 
 
 def texts(records: list[Record]) -> dict[int, set[str]]:
-    """By length of the prompt, which no two prompts share."""
+    """Keyed by length of the prompt, which no two prompts share."""
     found: dict[int, set[str]] = {}
     for record in records:
         assert (record.status, record.error) == (200, ""), f"{record.error}: {record.message}"

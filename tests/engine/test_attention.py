@@ -13,7 +13,7 @@ from prfaas.kvcache.layout import KVLayout, LayerKind, LayerSpec
 
 SCALING = 0.3
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 0.02}
-"""Of outputs whose size is about 1."""
+"""Absolute, for outputs whose size is about 1."""
 
 
 def defined(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window_tokens: int) -> torch.Tensor:

@@ -16,7 +16,7 @@ GREEDY = Sampling(max_tokens=16, temperature=0)
 
 
 def shipped_kv(engine: TorchEngine, token_ids: Sequence[int]) -> list[KVPiece]:
-    """As it would arrive: bytes that share no memory with the prefill."""
+    """Copies a piece as the network would: bytes that share no memory with the prefill."""
     pieces: list[KVPiece] = []
     engine.prefill(
         token_ids,
@@ -50,7 +50,7 @@ def decode(engine: TorchEngine, rows: Sequence[DecodeRow], steps: int) -> list[l
 
 @torch.inference_mode()
 def plain_tokens(model: Any, prompt: Sequence[int], generated: Sequence[int]) -> list[int]:
-    """What plain transformers finds most likely after the prompt and after each of the generated tokens but the last.
+    """Tokens that plain transformers finds most likely after the prompt and after each generated token but the last.
 
     One forward for all of them: if these are the generated tokens, then step by step it would have generated the same."""
     logits = model(torch.tensor([[*prompt, *generated[:-1]]]), logits_to_keep=len(generated)).logits

@@ -1,4 +1,4 @@
-"""What is measured is what the engine does: the emulated engine keeps the times of a known profile."""
+"""Measurements show the engine's own times: the emulated engine keeps those of a known profile."""
 
 import pytest
 

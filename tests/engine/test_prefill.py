@@ -122,7 +122,7 @@ engine.prefill([int(token_id) for token_id in token_ids], show, lambda: False)
 
 @pytest.mark.timeout(300)
 def test_every_process_computes_the_same_bits(bf16_engine: TorchEngine, text_ids: list[int]) -> None:
-    """What equal fingerprints promise."""
+    """The promise of equal fingerprints."""
     description = bf16_engine.describe()
     prompt = text_ids[:1025]  # two whole chunks and one of a single token
 

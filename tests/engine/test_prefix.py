@@ -18,7 +18,7 @@ BLOCK_TOKENS = 128
 CAPACITY_BYTES = 256 << 20
 
 KV = dict[int, tuple[int, bytes, bytes]]
-"""By layer: the first token, then the keys and values of all tokens from there on."""
+"""Layer -> the first token, then the keys and values of all tokens from there on."""
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_a_hit_gives_the_bits_of_a_miss(engine: TorchEngine, text_ids: list[int]
 
 
 def test_what_the_decode_worker_has_is_not_handed_out(engine: TorchEngine, text_ids: list[int]) -> None:
-    """Whether the prefill worker has it too, or less of it, or more."""
+    """The prefill worker has as much of it, or less, or more."""
     prompt = text_ids[:700]
     whole = prefill(engine, prompt)
     layout = engine.describe().layout
@@ -127,7 +127,7 @@ def test_a_cancelled_prefill_leaves_whole_blocks_and_nothing_in_use(engine: Torc
 
 
 def test_blocks_own_their_memory(engine: TorchEngine, text_ids: list[int]) -> None:
-    """What the cache counts is what it holds: no view keeps the buffers of a whole prompt alive."""
+    """The cache counts all that it holds: no view keeps the buffers of a whole prompt alive."""
     cache = PrefixCache(BLOCK_TOKENS, CAPACITY_BYTES)
     prefill(engine, text_ids[:300], cache)
     with cache.pin(text_ids[:300]) as prefix:

@@ -38,7 +38,7 @@ def new_sequence(prefill_tokens: int, total_tokens: int) -> SequenceCache:
 
 
 def visible(states: torch.Tensor, values: bool = False) -> set[int]:
-    """Which tokens are among [1, kv_heads, slots, head_dim]."""
+    """Tokens that are among [1, kv_heads, slots, head_dim]."""
     rows = states[0].transpose(0, 1)
     tokens = {round(float(row[0, 0]) - (0.5 if values else 0)) // 10 for row in rows}
     assert len(tokens) == len(rows)

@@ -81,6 +81,7 @@ def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch
     assert cache_root() == Path("/own")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_processes_that_start_together_convert_once_and_replace_what_is_incomplete(tmp_path: Path) -> None:
     """The real conversion, of the smaller model."""

@@ -31,7 +31,7 @@ from prfaas.contracts.wire import decode, encode
 SITE = "home"
 WORKER = "decode-1"
 DEADLINE_S = 10.0
-"""Of every wait in these tests; none comes near it unless something is broken."""
+"""Longest wait in these tests; none comes near it unless something is broken."""
 
 PLACEMENT = Placement(
     transfer_id="t",
@@ -88,7 +88,7 @@ class ScriptedSite:
     client: Client
     placement: Placement | Refusal = PLACEMENT
     placement_again: Placement | Refusal = PLACEMENT
-    """For a request that a decode worker refused."""
+    """Placement of a request that a decode worker refused."""
     refusal: GenerateRefused | None = None
     script: Script = say_hello
     slots: int | None = None
@@ -98,7 +98,7 @@ class ScriptedSite:
     placed: list[PlaceRequest] = field(default_factory=list)
     generated: list[Generate] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
-    """Of the Generate messages."""
+    """Headers of the Generate messages."""
     cancelled: "asyncio.Queue[CancelGenerate]" = field(default_factory=asyncio.Queue)
     running: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     announcing: asyncio.Task[None] | None = None

@@ -62,7 +62,7 @@ def make_pieces(
     make: Callable[[KVLayout, LayerRange, int], KVPiece] = make_piece,
     from_token: int = 0,
 ) -> list[KVPiece]:
-    """In the order in which an engine computes them."""
+    """Pieces in the order in which an engine computes them."""
     pieces = []
     for start in range(0, prefill_tokens, chunk_tokens):
         end = min(start + chunk_tokens, prefill_tokens)
@@ -127,7 +127,7 @@ def rewrite(message: bytes, payload: bytes | None = None, **fields: Any) -> byte
 
 
 class Cache:
-    """What a decode worker's memory would hold: per layer the tokens' keys and values, in order of installation."""
+    """The contents of a decode worker's memory: per layer the tokens' keys and values, in order of installation."""
 
     def __init__(self) -> None:
         self.keys: dict[int, bytearray] = {}

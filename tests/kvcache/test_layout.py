@@ -1,4 +1,4 @@
-"""Over all chunks, what is shipped is exactly what decoding needs."""
+"""The pieces of all chunks together are exactly what decoding needs."""
 
 import itertools
 

@@ -9,7 +9,7 @@ def lease(bytes_per_s: float | None, alone: float | None = None) -> EgressLease:
 
 
 def sent_bytes(pace: Pace, start: float, end: float, frame_bytes: int = 1000) -> int:
-    """By one who always has something."""
+    """Bytes sent by one that always has something."""
     now, sent = start, 0
     while now < end:
         at = pace.allows_at(now)

@@ -70,7 +70,7 @@ def test_the_window_fills_the_link_without_a_long_queue(rate: float, rtt_s: floa
 
 
 def test_the_queue_does_not_grow_over_minutes() -> None:
-    """Without draining it would pass for RTT, and the window would follow it upwards."""
+    """A queue that is never drained would pass for RTT, and the window would follow it upwards."""
     link = SimulatedLink(LinkCore(LinkConfig()), 12.5e6, 0.02)
     link.add(1, 1 << 40)
     link.run(60)

@@ -73,8 +73,9 @@ def test_azures_lengths_and_span() -> None:
     assert gaps_s.std() / gaps_s.mean() == pytest.approx(1.09, abs=0.01)
 
 
+@pytest.mark.slow
 def test_agentxs_lengths_and_reuse() -> None:
-    """In one pass: the trace is large."""
+    """Reads it in one pass: the trace is large."""
     inputs, outputs, sessions = [], [], set()
 
     def noted() -> Iterator[TraceRequest]:

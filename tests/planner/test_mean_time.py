@@ -38,7 +38,7 @@ def test_with_one_length_both_ways_of_counting_agree(paper_case: TwoSites) -> No
 
 
 def test_queues_feel_more_than_the_equations_say(paper_case: TwoSites) -> None:
-    """By Jensen: the H20's T bends upward."""
+    """Jensen's inequality: the H20's T bends upward."""
     rates = mean_time_rates(paper_case)
     assert rates.prfaas < solve_two_sites(paper_case).throughput_req_s
     assert rates.homogeneous < baselines.homogeneous(paper_case, 12).throughput_req_s

@@ -88,6 +88,7 @@ def test_the_sweeps_of_figure_5(anchored_case: TwoSites) -> None:
     n_pd=st.integers(min_value=2, max_value=12),
     gbit_s=st.floats(min_value=0.1, max_value=200),
 )
+@pytest.mark.slow
 def test_no_point_of_a_fine_grid_beats_the_solver(mu: float, sigma: float, n_prfaas: int, n_pd: int, gbit_s: float) -> None:
     case = TwoSites(
         lengths=TruncatedLogNormal(mu=mu, sigma=sigma, low_tokens=128, high_tokens=131072),

@@ -1,4 +1,4 @@
-"""What waits, and what is in hand, in seconds."""
+"""Seconds of work that wait, and that are in hand."""
 
 from prfaas.capacity.observed import ObservedTimes
 from prfaas_prefill_worker.announced_queue import SharedQueue

@@ -77,7 +77,7 @@ class Place:
         return reader, sequence
 
     async def prefill(self, token_ids: Sequence[int], from_token: int = 0) -> ReaderReport:
-        """What came is, byte for byte, what a prefill of all of it makes."""
+        """Receives a prefill, and asserts that its KV is, byte for byte, that of the whole prompt's prefill."""
         reader, sequence = await self.submit(token_ids, from_token)
         report = await reader.verified(DEADLINE_S)
         await reader.close()

@@ -1,4 +1,4 @@
-"""Jobs that nobody wants any more, or that cannot be done right, are refused with a reason."""
+"""Jobs that are no longer wanted, or that cannot be done right, are refused with a reason."""
 
 from typing import Any
 

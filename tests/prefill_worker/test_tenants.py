@@ -38,7 +38,7 @@ ENGINE = EngineConfig(
 LAYOUT = build_engine(ENGINE).describe().layout
 FLOOD = 4
 FLOOD_TOKENS, ONE_TOKENS = 4096, 1024
-"""Of each transfer. The flood is four times what passes beside the one at most, so it does not end before."""
+"""Tokens of each transfer. The flood is four times what passes beside the one at most, so it does not end before."""
 DEADLINE_S = 60.0
 
 

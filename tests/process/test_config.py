@@ -1,4 +1,4 @@
-"""Where configuration comes from, which source wins, and what wrong ones are told."""
+"""The sources of configuration, the one that wins, and the errors that wrong ones get."""
 
 import tempfile
 from collections.abc import Mapping, Sequence

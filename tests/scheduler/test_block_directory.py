@@ -113,7 +113,7 @@ class Cache:
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """Messages get lost, workers restart, leave and come back. Whoever has answered since the last loss is known exactly."""
+    """Messages get lost, workers restart, leave and come back; what a worker said after the last loss is known exactly."""
 
     def __init__(self) -> None:
         super().__init__()

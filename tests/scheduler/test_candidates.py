@@ -1,4 +1,4 @@
-"""What a cached prefix is worth at a site: computing, waiting, shipping."""
+"""The worth of a cached prefix at a site: computing, waiting, shipping."""
 
 import pytest
 

@@ -118,7 +118,7 @@ class AnyOrder(RuleBasedStateMachine):
             self.held[key] = (self.held.get(key, set()) - set(range(1, first))) | set(range(first, first + count))
 
     def depth(self, beat: Heartbeat, blocks: int) -> int:
-        """How many of the first `blocks` blocks a walk finds at a worker."""
+        """Number of the first `blocks` blocks that a walk finds at a worker."""
         return max((block for block in self.held.get(beat.key, ()) if block <= blocks), default=0)
 
     @rule(site=SITES, goodput_bytes_per_s=st.sampled_from([0.0, 1e6, 1e10]))

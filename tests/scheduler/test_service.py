@@ -78,7 +78,7 @@ async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
 
 @pytest.fixture
 async def registry(server: NatsServer) -> AsyncIterator[CollectorRegistry]:
-    """Of a scheduler that runs."""
+    """Registry of a scheduler that runs."""
     config = msgspec.convert({"site": SITE, "control": {"url": server.client_url}, "policy": "local_only"}, SchedulerConfig)
     registry = CollectorRegistry()
     tasks = Tasks()

@@ -1,4 +1,4 @@
-"""What a line of the log holds. In a process of its own: setting up logs takes over the whole process."""
+"""Lines of the log, written by a process of their own: setting up logs takes over the whole process."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What nats-server does with an object's subject, as a model: fast ingest with gap=fail, the expected-last-sequence header,
+"""Model of nats-server's handling of an object's subject: fast ingest with gap=fail, the expected-last-sequence header,
 and a consumer in stream order. Written from the server's source (server/stream.go of 2.15) and checked by the tests that run
 against the real one."""
 

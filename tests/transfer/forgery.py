@@ -54,7 +54,7 @@ class Forger:
     def __init__(
         self, layout: KVLayout, messages: list[bytes], other_messages: list[list[bytes]], position: int, raw_bytes: int
     ) -> None:
-        """For a receiver that has accepted the first `position` of `messages`, which carried `raw_bytes`."""
+        """Forgeries for a receiver that has accepted the first `position` of `messages`, which carried `raw_bytes`."""
         self._layout = layout
         self._messages = messages
         self._others = other_messages
@@ -62,7 +62,7 @@ class Forger:
         self._raw_bytes = raw_bytes
 
     def foreign(self, which: int) -> Iterator[bytes]:
-        """Of an older attempt, of another transfer, and this attempt's earlier ones with other bytes."""
+        """Frames of an older attempt, of another transfer, and this attempt's earlier ones with other bytes."""
         for messages in self._others:
             yield messages[min(self._position + which % 3, len(messages) - 1)]
         if self._position:

@@ -8,7 +8,7 @@ from prfaas.transfer.frame import Codec, FrameError
 
 
 def gaussian_bf16(count: int) -> memoryview:
-    """What KV looks like to a codec."""
+    """Bytes that look like KV to a codec."""
     values = np.random.default_rng(0).standard_normal(count).astype(np.float32)
     return (values.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8).data
 

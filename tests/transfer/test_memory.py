@@ -21,14 +21,14 @@ from tests.kvcache.kv import make_transfer
 LAYOUT = KVLayout(dtype="bfloat16", layers=(LayerSpec(kind=LayerKind.FULL, kv_heads=8, head_dim=128),))
 CHUNK_TOKENS = 256
 CHUNKS = 256
-"""Of 1 MiB."""
+"""Number of chunks; each has 1 MiB of KV."""
 LIMIT_MIB = 128
 _CONTEXT = multiprocessing.get_context("spawn")
 _DEADLINE_S = 100.0
 
 
 def growth_mib(before: int) -> float:
-    """Of this process's peak over `before`. Not ru_maxrss: that begins at what the parent had when it forked, tests and all."""
+    """Growth of this process's peak over `before`. ru_maxrss would begin at the peak of the parent that forked it."""
     (peak,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
     return (int(peak.split()[1]) - before / 1024) / 1024
 
@@ -72,6 +72,7 @@ def send(url: str, transfer: KVTransfer, pipe: Connection) -> None:
     pipe.send(asyncio.run(main()))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(150)
 async def test_peak_memory_does_not_grow_with_the_transfer(lane: BulkLane, server: NatsServer) -> None:
     transfer = make_transfer(CHUNKS * CHUNK_TOKENS)

@@ -52,7 +52,7 @@ class TransferMachine(RuleBasedStateMachine):
             msgspec.structs.replace(transfer, transfer_id=make_transfer(tokens).transfer_id),
         )
         self.other_messages = [encode_transfer(other, LAYOUT, other_pieces, MAX_PAYLOAD_BYTES) for other in others]
-        """Of an older attempt, and of another transfer with the same attempt's number."""
+        """Frames of an older attempt, and of another transfer with the same attempt's number."""
         self.expected = Cache.of(pieces)
         self.broker = BrokerModel()
         self.lost_memory = False
@@ -60,7 +60,7 @@ class TransferMachine(RuleBasedStateMachine):
         self.start_sender()
         self.start_receiver()
         self.connections: list[deque[Sent]] = [deque()]
-        """Towards the server; the last one is alive, what is left in earlier ones may still arrive."""
+        """Connections to the server; the last one is alive, what is left in earlier ones may still arrive."""
         self.answers: deque[sender.SenderEvent] = deque()
         self.connected = True
 
@@ -216,7 +216,7 @@ class TransferMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.sender.acked)  # before, it would be another writer's object
     @rule(whose=st.integers(0, 1), ahead=st.integers(0, 2))
     def store_what_is_not_ours(self, whose: int, ahead: int) -> None:
-        """Where the receiver could mistake it for what it waits for."""
+        """Stores a foreign frame at a position where the receiver could mistake it for the one that it waits for."""
         messages = self.other_messages[whose]
         self.broker.store(messages[min(self.receiver.frames + ahead, len(messages) - 1)])
 
@@ -310,7 +310,7 @@ class TransferMachine(RuleBasedStateMachine):
         assert self.outcome in ("", "verified", "timeout") or (self.outcome == "corrupt" and self.damage > MAX_REWINDS)
 
     def teardown(self) -> None:
-        """Without further faults both sides end, and soon; and what can arrive does."""
+        """Ends without further faults: both sides end soon, and what can arrive does."""
         if not hasattr(self, "sender"):
             return
         if not self.connected:

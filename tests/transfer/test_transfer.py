@@ -123,7 +123,7 @@ async def test_a_piece_that_is_not_what_the_layout_says_is_refused(lane: BulkLan
 
 
 async def test_put_blocks_at_the_buffers_limit_and_fails_with_the_transfer(lane: BulkLane) -> None:
-    """Nobody stores the frames: the bucket of this transfer does not exist."""
+    """No stream stores the frames: the bucket of this transfer does not exist."""
     transfer = make_transfer(8000, site="nowhere")
     writer = await KVSender.open(lane, transfer, LAYOUT, deadline_s=20, link=Link(), buffer_bytes=200_000, idle_timeout_s=0.5)
     with pytest.raises(TransferError) as caught:

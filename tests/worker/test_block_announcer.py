@@ -19,7 +19,7 @@ DEADLINE_S = 20.0
 
 
 class Heard:
-    """What one site's scheduler would know."""
+    """Blocks that one site's scheduler would know."""
 
     def __init__(self) -> None:
         self.messages: asyncio.Queue[BlocksChanged] = asyncio.Queue()

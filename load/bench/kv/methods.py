@@ -46,11 +46,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     send_endpoint: NatsEndpoint
     receive_endpoint: NatsEndpoint
     tcp_address: tuple[str, int] | None = None
-    """Where a plain TCP sender connects; None: straight to the receiver."""
+    """Address that a plain TCP sender connects to; None: the receiver's own."""
     tcp_port: int = 0
-    """Where a plain TCP receiver listens; 0 picks one."""
+    """Port on which a plain TCP receiver listens; 0 picks one."""
     transfers: int = 1
-    """At once; together they have `total_bytes`."""
+    """Number of transfers at once; together they have `total_bytes`."""
     object_digest: bool = False
     lossless: bool = False
     warm_bytes: int = 0
@@ -58,11 +58,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     like_kv: bool = False
     """Numbers as in a real cache, which a codec can shrink, instead of a pattern."""
     pace_s: float = 0.0
-    """Between two pieces: prefill computes as it ships. 0: as fast as it goes."""
+    """Pause between two pieces, as a prefill that computes while it ships has it. 0: none."""
 
     @property
     def tokens(self) -> int:
-        """Of each transfer."""
+        """Tokens of each transfer."""
         return self.total_bytes // (self.transfers * LAYERS * _TOKEN_BYTES)
 
     @property

@@ -21,7 +21,7 @@ _CLEAR_REFS = Path("/proc/self/clear_refs")
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
-    """From the sender's first put (paced: its last) to the receiver's last verified byte."""
+    """Time between the sender's first put (paced: its last) and the receiver's last verified byte."""
     started_at: float
     """time.monotonic()"""
     first_byte_s: float

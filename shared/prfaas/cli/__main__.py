@@ -1,8 +1,8 @@
-"""`prfaas <command>`. A command is a module of this package, listed in COMMANDS, with
+"""The `prfaas` command. A sub-command is a module of this package, listed in COMMANDS, with
 
     def add_arguments(parser: argparse.ArgumentParser) -> None    and    def run(arguments: argparse.Namespace) -> int
 
-Its docstring's first line is its help, and the exit status is what `run` returns."""
+The first line of its docstring is its help, and `run` returns the exit status."""
 
 import argparse
 import importlib
@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from prfaas import __version__
 from prfaas.cli import UsageError
 
 COMMANDS = ("plan", "profile")
@@ -17,6 +18,7 @@ COMMANDS = ("plan", "profile")
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="prfaas", description="Prefill-as-a-Service: plan and look at deployments.")
+    parser.add_argument("--version", action="version", version=f"prfaas {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name in COMMANDS:
         module = importlib.import_module(f"prfaas.cli.{name}")

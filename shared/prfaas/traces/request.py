@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 class TraceRequest(NamedTuple):
     arrival_s: float
-    """Since the trace's start; in a session trace since the session's start (sessions there have no common clock)."""
+    """Seconds after the trace's start; in a session trace after the session's start (sessions there have no common clock)."""
     input_tokens: int
     output_tokens: int
     block_ids: Sequence[int] = ()

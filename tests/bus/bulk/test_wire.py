@@ -17,7 +17,7 @@ class Received:
         message.release()
 
     def feed(self, data: bytes, sizes: list[int]) -> None:
-        """As a socket would: never more than the parser's buffer takes."""
+        """Feeds like a socket: never more than the parser's buffer takes."""
         position, turn = 0, 0
         while position < len(data):
             buffer = self.parser.get_buffer(-1)

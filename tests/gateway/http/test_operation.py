@@ -1,4 +1,4 @@
-"""What an operator sees: readiness, metrics, traces, limits, drain; and the console script itself."""
+"""The operator's view: readiness, metrics, traces, limits, drain; and the console script itself."""
 
 import asyncio
 import json
@@ -237,7 +237,7 @@ async def test_a_request_that_crashes_us_is_a_500_and_the_next_one_is_fine(edge:
 
 
 async def test_the_process(tmp_path: Path) -> None:
-    """With the emulated model, whose files need no download."""
+    """Uses the emulated model, whose files need no download."""
 
     async def event(process: asyncio.subprocess.Process, name: str) -> dict[str, Any]:
         assert process.stderr is not None

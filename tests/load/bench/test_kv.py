@@ -24,6 +24,7 @@ async def lane(tmp_path: Path) -> AsyncIterator[BulkLane]:
         await lane.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 async def test_every_method_moves_the_bytes_and_leaves_nothing_behind(lane: BulkLane, method: str) -> None:
     job = Job(total_bytes=4 << 20, send_endpoint=lane.endpoint, receive_endpoint=lane.endpoint, warm_bytes=1 << 20)

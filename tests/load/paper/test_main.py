@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
+
+pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[3]
 

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from load.client import Arrival, Record
-from load.machine import CpuUse
+from load.machine import CpuUse, conditions
 from load.paper.results import ALL_POLICIES, CASES, POLICIES, SLO, CaseRun, Found, Results, Tried, crossing, show, summary
 from load.paper.run import LiveRun, Pacing
 from load.paper.stack import Scales
@@ -70,6 +70,7 @@ def test_the_summary_takes_the_lowest_gain_of_all_cases() -> None:
     assert values["over_paper_policy_simulated"] == pytest.approx(1.0)
     assert values["pacing_error_max"] == 0.02 and values["cpu_idle_min"] == 0.5
     results = Results(
+        conditions=conditions(),
         scales=Scales(),
         slo=SLO,
         case_slo=SLO,
@@ -87,8 +88,15 @@ def test_cases_alone_have_gains_and_no_ratios() -> None:
     values = summary({}, cases)
     assert not any(name.startswith("ratio") for name in values) and values["over_paper_policy"] == 1.0
     results = Results(
-        scales=Scales(), slo=SLO, case_slo=SLO, seconds_per_run=1.0, deployments={}, cases=cases, summary=values
-    )  # fmt: skip
+        conditions=conditions(),
+        scales=Scales(),
+        slo=SLO,
+        case_slo=SLO,
+        seconds_per_run=1.0,
+        deployments={},
+        cases=cases,
+        summary=values,
+    )
     shown = io.StringIO()
     show(results, Console(width=200, file=shown))
     assert "remote_all" in shown.getvalue() and "Eq 3-6" not in shown.getvalue()

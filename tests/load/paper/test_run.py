@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from infra.stack import Stack
 from load.client import Arrival, Target, random_bytes, replay
@@ -13,11 +14,13 @@ from prfaas.contracts.to_decode import Sampling
 from prfaas.engine.protocol import DecodeRow
 from prfaas.kvcache.layout import KVPiece
 
+pytestmark = pytest.mark.e2e
+
 SCALES = Scales(time=50.0)
 
 
 def expected(prompt: list[int], tokens: int) -> str:
-    """What an engine answers that computes all by itself."""
+    """The answer of an engine that computes all by itself."""
     engine = SCALES.engine(H20_NAME)
     pieces: list[KVPiece] = []
     engine.prefill(prompt[:-1], pieces.append, lambda: False)

@@ -1,4 +1,4 @@
-"""What our policy is to do better than the paper's, and where it is to do nothing."""
+"""Our policy does better than the paper's in these cases, and nothing in those that need none."""
 
 import pytest
 
@@ -40,7 +40,7 @@ def test_schedulers_that_share_their_prefill_sites_do_not_rush_to_the_same_one()
 
 
 def test_offloading_resumes_soon_after_a_link_is_repaired() -> None:
-    """And while it is cut, nobody fails."""
+    """No request fails while the link is cut."""
     cut_s, repaired_s = 60.0, 90.0
     rate_req_s = 0.6 * mean_work_capacity(DEPLOYMENTS["threshold"]).req_s
     arrivals = poisson(LENGTHS, rate_req_s=rate_req_s, duration_s=150.0, output_tokens=OUTPUT_TOKENS, seed=1)

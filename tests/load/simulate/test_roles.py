@@ -1,4 +1,4 @@
-"""Simulated workers change their role: nobody is lost on the way, and traffic that turns is followed."""
+"""Simulated workers change their role: no request is lost on the way, and traffic that turns is followed."""
 
 from collections.abc import Generator
 from typing import Any

@@ -1,0 +1,97 @@
+"""Docstrings of the whole tree begin with a noun or a verb, and have none of the words that make a sentence a riddle."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.source_tree import ROOT
+
+FOLDERS = ("services", "shared", "infra", "load", "tests", "examples")
+_NOT_YET = {
+    "infra",
+    "services/prfaas_bandwidth_probe",
+    "services/prfaas_decode_worker",
+    "services/prfaas_gateway",
+    "services/prfaas_prefill_worker",
+    "shared/prfaas/bus",
+    "shared/prfaas/capacity",
+    "shared/prfaas/cli",
+    "shared/prfaas/kvcache",
+    "shared/prfaas/link",
+    "shared/prfaas/planner",
+    "shared/prfaas/process",
+    "shared/prfaas/telemetry",
+    "shared/prfaas/transfer",
+    "shared/prfaas/worker",
+}
+"""Folders whose docstrings are still being rewritten. Remove each one when it is done; an entry that passes fails the test."""
+
+# A fragment such as "Of its workers." takes its subject from the identifier: it must be read twice.
+FRAGMENT = re.compile(
+    r"(?:Of|By|That|Whose|Which|So (?:many|much|long)|Until|Behind|Beyond|Beside|In|Into|From|With|Without|Within|Where|While|For"
+    r"|To|Towards|At|As|On|Over|Under|Above|Below|Between|Among|Against|Through|Per|Since|Out of|After|Before|And|But)\b"
+)
+RIDDLE = re.compile(r"\b(?:nobody|whoever|so many|that one which)\b", re.IGNORECASE)
+
+
+def docstrings(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """(line, text) of every docstring of modules, classes, functions and attributes: strings that stand alone."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.lineno, node.value.value
+
+
+def complaint(text: str) -> str:
+    """Reason why a docstring is refused, or an empty string."""
+    if found := FRAGMENT.match(text.strip()):
+        return f"begins with {found[0]!r}"
+    if found := RIDDLE.search(text):
+        return f"says {found[0]!r}"
+    return ""
+
+
+def complaints(path: Path) -> list[str]:
+    found = [(line, complaint(text)) for line, text in docstrings(ast.parse(path.read_text()))]
+    return [f"{path.relative_to(ROOT)}:{line} {reason}" for line, reason in found if reason]
+
+
+def postponed(path: Path) -> str:
+    """The entry of _NOT_YET that covers `path`, or an empty string."""
+    return next((str(parent) for parent in path.relative_to(ROOT).parents if str(parent) in _NOT_YET), "")
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_docstrings_begin_with_a_noun_or_a_verb(folder: str) -> None:
+    files = sorted((ROOT / folder).rglob("*.py"))
+    assert files
+    assert [line for path in files if not postponed(path) for line in complaints(path)] == []
+
+
+@pytest.mark.parametrize("folder", sorted(_NOT_YET))
+def test_a_postponed_folder_still_has_such_docstrings(folder: str) -> None:
+    assert any(complaints(path) for path in (ROOT / folder).rglob("*.py")), f"{folder} is done: remove it from _NOT_YET"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Of its workers.", "begins with 'Of'"),
+        ("\n    Until a deferred prompt is there.", "begins with 'Until'"),
+        ("So many workers at once.", "begins with 'So many'"),
+        ("Announcements that nobody hears.", "says 'nobody'"),
+        ("Whoever asks first.", "says 'Whoever'"),
+        ("Office hours.", ""),
+        ("Bytes in flight.", ""),
+        ("Sends one frame.", ""),
+    ],
+)
+def test_a_fragment_is_told_from_a_sentence(text: str, reason: str) -> None:
+    assert complaint(text) == reason
+
+
+def test_attributes_of_classes_and_modules_are_read_too() -> None:
+    source = '"""Module."""\nA = 1\n"""Of a module."""\nclass C:\n    """Class."""\n    b: int\n    """Of a class."""\n'
+    assert [line for line, text in docstrings(ast.parse(source)) if complaint(text)] == [3, 7]
