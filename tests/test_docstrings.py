@@ -22,7 +22,6 @@ _NOT_YET = {
     "shared/prfaas/kvcache",
     "shared/prfaas/link",
     "shared/prfaas/planner",
-    "shared/prfaas/process",
     "shared/prfaas/telemetry",
     "shared/prfaas/transfer",
     "shared/prfaas/worker",
