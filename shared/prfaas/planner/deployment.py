@@ -36,8 +36,9 @@ class LogNormalTable(_Table, frozen=True, kw_only=True):
 
 class TraceTable(_Table, frozen=True, kw_only=True):
     file: str
-    """Relative to the deployment file."""
-    format: Literal["mooncake", "azure", "agentx"]
+    """Path, relative to the deployment file."""
+    format: str | None = None
+    """Name of a trace format; without it the file shows its format."""
     cache_tokens: Annotated[float, msgspec.Meta(ge=0)] = float("inf")
     """Size of the prefix cache whose hits are left out of the lengths; 0: no cache."""
 

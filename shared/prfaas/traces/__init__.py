@@ -1,16 +1,22 @@
 """Request traces of public services as one row type, whatever format they come in."""
 
-from prfaas.traces.readers import FORMATS, TraceError, read_agentx, read_azure, read_mooncake, read_trace
+from prfaas.traces.agentx import read_agentx
+from prfaas.traces.azure import read_azure
+from prfaas.traces.errors import TraceError
+from prfaas.traces.formats import FORMATS, TraceFormat, read_trace, recognise_format
+from prfaas.traces.mooncake import read_mooncake
 from prfaas.traces.request import TraceRequest, scaled, sped_up, spread_arrivals
 
 __all__ = [
     "FORMATS",
     "TraceError",
+    "TraceFormat",
     "TraceRequest",
     "read_agentx",
     "read_azure",
     "read_mooncake",
     "read_trace",
+    "recognise_format",
     "scaled",
     "sped_up",
     "spread_arrivals",

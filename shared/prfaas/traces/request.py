@@ -1,4 +1,4 @@
-"""One request of a trace, and what may be done to a trace without breaking its structure."""
+"""One request of a trace, and changes to a trace that keep its structure."""
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,24 +8,24 @@ from typing import NamedTuple
 
 class TraceRequest(NamedTuple):
     arrival_s: float
-    """Seconds after the trace's start; in a session trace after the session's start (sessions there have no common clock)."""
+    """Time since the trace's start. Sessions have no common clock: theirs is the time since the session's start."""
     input_tokens: int
     output_tokens: int
     block_ids: Sequence[int] = ()
-    """Names of the prompt's blocks in order; equal ids have equal content, and everything before them too. Unique over the
-    whole trace. Empty where the trace does not say."""
+    """Names of the prompt's blocks in order. Equal ids stand for equal content up to the block's end, over the whole trace.
+    Empty where the trace does not say."""
     block_tokens: int = 0
-    """Tokens in a block, the last one of a prompt may be partial; 0 without block_ids."""
+    """Tokens in a block; a prompt's last block may hold fewer. 0 without block_ids."""
     session: str = ""
-    """Requests of one session come one after the other, each after the answer to the last one."""
+    """Name of a conversation: each of its requests follows the answer to the one before."""
     think_s: float = 0.0
     """Pause between the previous answer of the session and this request."""
 
 
 def scaled(requests: Iterable[TraceRequest], divisor: int) -> Iterator[TraceRequest]:
-    """Lengths and block size divided by the same `divisor` (rounded up), so block structure and reuse ratios stay.
+    """Divides lengths (rounded up) and block sizes by `divisor`, which keeps the blocks and what is reused.
 
-    Raises ValueError when a block cannot be divided."""
+    Raises ValueError when a block size is no multiple of it."""
     if divisor < 1:
         raise ValueError(f"lengths are divided by a whole number of at least 1, not {divisor}.")
     for request in requests:
@@ -39,7 +39,7 @@ def scaled(requests: Iterable[TraceRequest], divisor: int) -> Iterator[TraceRequ
 
 
 def sped_up(requests: Iterable[TraceRequest], factor: float) -> Iterator[TraceRequest]:
-    """Arrivals and pauses `factor` times as fast. Raises ValueError when the factor is not positive."""
+    """Divides arrival times and pauses by `factor`. Raises ValueError when it is not positive."""
     if not factor > 0:
         raise ValueError(f"a trace is sped up by a positive factor, not {factor}.")
     for request in requests:
@@ -47,10 +47,9 @@ def sped_up(requests: Iterable[TraceRequest], factor: float) -> Iterator[TraceRe
 
 
 def spread_arrivals(requests: Iterable[TraceRequest], *, bucket_s: float, seed: int) -> Iterator[TraceRequest]:
-    """Every arrival moved to a uniform place in the `bucket_s` after its stamp; order within a stamp is kept.
+    """Moves every arrival to a uniform place in the `bucket_s` after its stamp and keeps the order within a stamp.
 
-    For traces whose stamps are rounded (Mooncake's to about 3 s): raw, their burstiness is an artefact. `requests` must be in
-    order of arrival."""
+    Rounded stamps (Mooncake's: about 3 s) make bursts that the traffic did not have. `requests` must be in order of arrival."""
     source = random.Random(seed)
     for stamp_s, group in groupby(requests, key=lambda request: request.arrival_s):
         bucket = list(group)

@@ -1,0 +1,62 @@
+"""Every trace format that can be read, and which one a file has.
+
+A new format is a module with a `recognise_x(first_line)` and a `read_x(path)`, and its line in FORMATS.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from prfaas.traces.agentx import read_agentx, recognise_agentx
+from prfaas.traces.azure import read_azure, recognise_azure
+from prfaas.traces.errors import TraceError, shown, shown_path
+from prfaas.traces.lines import read_lines
+from prfaas.traces.mooncake import read_mooncake, recognise_mooncake
+from prfaas.traces.request import TraceRequest
+
+
+class TraceFormat(NamedTuple):
+    recognise: Callable[[str], bool]
+    """Whether a file whose first line this is has the format."""
+    read: Callable[[Path], Iterator[TraceRequest]]
+
+
+FORMATS: dict[str, TraceFormat] = {
+    "mooncake": TraceFormat(recognise_mooncake, read_mooncake),
+    "azure": TraceFormat(recognise_azure, read_azure),
+    "agentx": TraceFormat(recognise_agentx, read_agentx),
+}
+
+
+def recognise_format(path: Path) -> str:
+    """Returns the name of the format that the file's first line shows. Raises TraceError."""
+    if _is_pipe(path):
+        # Reading it here would take its first line away from the reader.
+        raise TraceError(path, f"the format of a pipe is not recognised; name one of {_names()}")
+    first = next(read_lines(path), None)
+    if first is None:
+        raise TraceError(path, "the file is empty")
+    for name, format in FORMATS.items():
+        if format.recognise(first.text):
+            return name
+    raise TraceError(path, f'"{shown(first.text)}" begins no format that is known; there are {_names()}', line=first.number)
+
+
+def read_trace(path: Path, format: str | None = None) -> Iterator[TraceRequest]:
+    """Yields the trace's requests; without a `format` the file shows which it is.
+
+    Raises TraceError: at once for an unknown format, while reading for a row that cannot be read."""
+    if format is not None and format not in FORMATS:
+        raise TraceError(None, f"trace {shown_path(path)}: there is no trace format {shown(format)}; there are {_names()}")
+    return FORMATS[format or recognise_format(path)].read(path)
+
+
+def _is_pipe(path: Path) -> bool:
+    try:
+        return path.is_fifo()
+    except OSError:  # such as a name that is too long: opening it says so
+        return False
+
+
+def _names() -> str:
+    return ", ".join(sorted(FORMATS))
