@@ -13,8 +13,8 @@ from prfaas.capacity.profiles import BITS_PER_BYTE, DecodePoint, PrefillPoint, P
 MIB = 1 << 20
 
 _TABLE_5 = {1: (0.44, 190.8), 8: (0.72, 308.9), 32: (1.84, 701.3), 128: (7.40, 2316.3)}
-"""Ki tokens: (T_prefill in s, S_kv in MiB). That Table 5's K are 1024 follows from its S_kv column: 17,276 bytes a token
-from 1K to 8K, and 15 MLA layers x (512 + 64) values x 2 bytes are 17,280."""
+"""Pairs (T_prefill in s, S_kv in MiB) by Ki tokens. Table 5's K are 1024, by its S_kv column: 17,276 bytes a token from 1K to 8K,
+and 15 MLA layers x (512 + 64) values x 2 bytes are 17,280."""
 
 
 def _paper_1t_h200() -> Profile:
@@ -65,15 +65,15 @@ def _paper_1t_h20() -> Profile:
 
 
 class KvRate(msgspec.Struct, frozen=True, kw_only=True):
-    """Phi_kv of a model of which neither prefill time nor cache size was published, only their quotient."""
+    """Phi_kv of a model whose published figure is only this quotient of cache size and prefill time."""
 
     name: str
     source: str
     points: tuple[tuple[int, float], ...]
-    """(tokens, Phi_kv in Gbit/s) of one instance, in rising order of tokens."""
+    """Pairs (tokens, Phi_kv in Gbit/s) of one instance, in rising order of tokens."""
 
     def kv_gbit_s(self, tokens: float) -> float:
-        """Eq 1, read off the line between two measured points; beyond the ends the nearest point's."""
+        """Eq 1, read off the line between two measured points; beyond the ends the value of the nearest point."""
         right = bisect.bisect_left(self.points, tokens, key=lambda point: point[0])
         if right in (0, len(self.points)):
             return self.points[min(right, len(self.points) - 1)][1]
@@ -113,7 +113,7 @@ def _table_3() -> dict[str, KvRate]:
 
 
 KV_RATES = _table_3()
-"""Table 3's models, by name. The first four are hybrids, the last two have full attention in every layer."""
+"""Models of Table 3, by name. The first four are hybrids, the last two have full attention in every layer."""
 
 PROFILES: dict[str, Profile] = {
     profile.name: profile
@@ -136,7 +136,7 @@ PROFILES: dict[str, Profile] = {
 
 
 def builtin_profile(name: str) -> Profile:
-    """Raises ProfileError, which lists the names there are."""
+    """Returns a profile by name. Raises ProfileError, which lists the names there are."""
     if name not in PROFILES:
         raise ProfileError(f"there is no built-in profile {name}; there are {', '.join(sorted(PROFILES))}.")
     return PROFILES[name]

@@ -1,4 +1,4 @@
-"""How long requests are: the distribution of uncached input tokens, L, as Equations 3 to 7 need it."""
+"""Distributions of uncached input tokens, L, as Equations 3 to 7 need them."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -8,6 +8,8 @@ from typing import Protocol
 import numpy as np
 
 _NORMAL = NormalDist()
+_MAX_MU, _MAX_SIGMA = 100.0, 20.0
+"""Parameters of ln L beyond which exp(mu + sigma^2 / 2) leaves the range of a float."""
 
 
 class Lengths(Protocol):
@@ -35,7 +37,7 @@ class Lengths(Protocol):
         ...
 
     def quantile(self, share: float) -> float:
-        """The length that `share` of all requests do not exceed."""
+        """Returns the length that `share` of all requests do not exceed."""
         ...
 
 
@@ -44,10 +46,10 @@ class TruncatedLogNormal:
 
     def __init__(self, *, mu: float, sigma: float, low_tokens: float, high_tokens: float) -> None:
         """`mu` and `sigma` are those of ln L before the cut. Raises ValueError."""
-        if not (sigma > 0 and 0 < low_tokens < high_tokens < math.inf):
+        if not (abs(mu) <= _MAX_MU and 0 < sigma <= _MAX_SIGMA and 0 < low_tokens < high_tokens < math.inf):
             raise ValueError(
-                f"a truncated log-normal needs sigma > 0 and 0 < low < high, but sigma is {sigma}, "
-                f"low {low_tokens}, high {high_tokens}."
+                f"a truncated log-normal needs mu within {_MAX_MU:g} of 0, sigma > 0 and at most {_MAX_SIGMA:g}, and "
+                f"0 < low < high, but mu is {mu:g}, sigma {sigma:g}, low {low_tokens:g}, high {high_tokens:g}."
             )
         self.mu, self.sigma, self.low_tokens, self.high_tokens = mu, sigma, low_tokens, high_tokens
         self._low_cdf = self._untruncated_cdf(low_tokens)
@@ -95,7 +97,7 @@ class TruncatedLogNormal:
 
 
 class EmpiricalLengths:
-    """The lengths that were seen, each as likely as any other."""
+    """Lengths that were seen, each as likely as any other."""
 
     def __init__(self, lengths_tokens: Iterable[float]) -> None:
         """Raises ValueError when there are none, or one is negative."""
@@ -141,5 +143,5 @@ class EmpiricalLengths:
 
 
 def quantile_midpoints(lengths: Lengths, bins: int) -> Sequence[float]:
-    """`bins` lengths that stand for an equal share of the requests each."""
+    """Returns `bins` lengths that stand for an equal share of the requests each."""
     return [lengths.quantile((index + 0.5) / bins) for index in range(bins)]

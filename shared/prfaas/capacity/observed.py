@@ -1,5 +1,4 @@
-"""How long something takes by its size, as a worker observes it: T_prefill(l) and T_decode(batch), in a few points that every new
-observation moves, and what lies between them.
+"""Times by size, as a worker observes them: T_prefill(l) and T_decode(batch), in a few points that every observation moves.
 
 Time is not size divided by a rate: it has a constant and it bends upward. So points are kept per size, two to an octave.
 """
@@ -20,7 +19,7 @@ class ObservedPoint(NamedTuple):
 
 
 class ObservedTimes:
-    """A worker's own record. Sizes are tokens of a prefill, or requests in a batch."""
+    """Record of one worker. Sizes are tokens of a prefill, or requests in a batch."""
 
     def __init__(self) -> None:
         self._points: dict[int, ObservedPoint] = {}
@@ -36,12 +35,12 @@ class ObservedTimes:
             )
 
     def points(self) -> tuple[tuple[float, float], ...]:
-        """(size, seconds) in rising order of size, for a heartbeat."""
+        """Returns (size, seconds) in rising order of size, for a heartbeat."""
         return tuple((point.size, point.seconds) for _, point in sorted(self._points.items()))
 
 
 class RecentMean:
-    """Of the last values, the newest most: 0 without any."""
+    """Mean of the last values, which the newest moves most; 0 without any."""
 
     REMEMBERED = 64
 
@@ -55,8 +54,8 @@ class RecentMean:
 
 
 def interpolated(points: Sequence[tuple[float, float]], tokens: float) -> float | None:
-    """Between two points on the line through them; below the first, as much as the first; above the last, in proportion to it:
-    too little for a curve that bends upward. None without any point."""
+    """Reads a value off the line between two points. Below the first point it is that point's; above the last it is in proportion
+    to it, which is too little for a curve that bends upward. None without any point."""
     if not points:
         return None
     at = bisect_left(points, (tokens, 0.0))
@@ -70,8 +69,9 @@ def interpolated(points: Sequence[tuple[float, float]], tokens: float) -> float 
 
 
 def extrapolated(points: Sequence[tuple[float, float]], size: float) -> float | None:
-    """The same, but above the last point along the line from the first to the last one: a decode step has a large constant part,
-    and one in proportion would make a full batch look far too slow. Never falling, never steeper than in proportion."""
+    """Reads a value as `interpolated` does, but above the last point along the line from the first to the last one. A decode step
+    has a large constant part: in proportion a full batch would look far too slow. The line never falls, and is never steeper than
+    in proportion."""
     if not points or size <= points[-1][0]:
         return interpolated(points, size)
     (first_size, first_s), (last_size, last_s) = points[0], points[-1]

@@ -1,11 +1,12 @@
-"""What one instance of a model on one kind of machine can do: T_prefill(l), S_kv(l), decode step time and batch limit.
+"""Profile of one instance of a model on one kind of machine: T_prefill(l), S_kv(l), decode step time and batch limit.
 
 A profile is a list of measured points. Between two points values are read off the straight line through them, outside
-along the line of the outermost two: a prefill curve that bends upward is underestimated beyond its last point.
+along the line of the outermost two: a prefill curve that bends upward is underestimated beyond its last point. No curve falls:
+more tokens or requests never take less time, nor less memory.
 """
 
 import bisect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
@@ -14,8 +15,18 @@ from typing import Any, Self, TypeVar
 import msgspec
 
 from prfaas.capacity.equations import kv_bytes_per_s
+from prfaas.capacity.small_file import read_small
 
 BITS_PER_BYTE = 8
+MAX_POINTS = 4096
+LIMITS = {
+    "tokens": (1, 1e8),
+    "prefill_s": (1e-6, 1e6),
+    "kv_bytes": (1, 1e15),
+    "batch": (1, 1e6),
+    "step_s": (1e-6, 1e4),
+}
+"""Smallest and largest values that are believed, by field."""
 Point = TypeVar("Point")
 _tokens = attrgetter("tokens")
 _batch = attrgetter("batch")
@@ -26,12 +37,12 @@ def gbit_s(bytes_per_s: float) -> float:
 
 
 class ProfileError(ValueError):
-    """A profile that cannot be used; the message names it and says why."""
+    """Raised for a profile that cannot be used; the message names it and says why."""
 
 
 class PrefillPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tokens: int
-    """Uncached tokens that the instance prefills."""
+    """Number of uncached tokens that the instance prefills."""
     prefill_s: float
     """T_prefill(tokens): latency of the whole prefill on an otherwise idle instance."""
     kv_bytes: float
@@ -45,13 +56,13 @@ class DecodePoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Points are in rising order of tokens and batch; raises ProfileError where they are not usable.
+    """Points in rising order of tokens and batch. Raises ProfileError for points that no machine can have.
 
     `decode` may be empty for a machine that only prefills."""
 
     name: str
     source: str
-    """Where the numbers come from, in a sentence: a measurement, a table of a paper, a derivation."""
+    """Origin of the numbers, in a sentence: a measurement, a table of a paper, a derivation."""
     prefill: tuple[PrefillPoint, ...]
     decode: tuple[DecodePoint, ...] = ()
     batch_limit: int = 0
@@ -60,34 +71,56 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def __post_init__(self) -> None:
         if len(self.prefill) < 2:
             raise ProfileError(f"profile {self.name}: {len(self.prefill)} prefill point(s) given, at least 2 are needed.")
-        for points, key in ((self.prefill, "tokens"), (self.decode, "batch")):
+        for points, key, curves in (
+            (self.prefill, "tokens", ("prefill_s", "kv_bytes")),
+            (self.decode, "batch", ("step_s",)),
+        ):
+            if len(points) > MAX_POINTS:
+                raise ProfileError(f"profile {self.name}: {len(points)} points of {key} given, at most {MAX_POINTS} are read.")
             for point in points:
                 for field, value in msgspec.structs.asdict(point).items():
-                    if not 0 < value < float("inf"):
-                        raise ProfileError(f"profile {self.name}: {field} must be positive and finite, not {value}, in {point}.")
-            sizes = [getattr(point, key) for point in points]
-            if any(left >= right for left, right in pairwise(sizes)):
-                raise ProfileError(f"profile {self.name}: {key} must rise from point to point, but they are {sizes}.")
+                    low, high = LIMITS[field]
+                    if not low <= value <= high:
+                        raise ProfileError(
+                            f"profile {self.name}: {field} is {value:g} in {point}; expected a number from {low:g} to {high:g}."
+                        )
+            for left, right in pairwise(points):
+                self._check_rise(left, right, key, curves)
         if self.batch_limit < 0:
             raise ProfileError(f"profile {self.name}: batch_limit must not be negative, but it is {self.batch_limit}.")
+
+    def _check_rise(self, left: msgspec.Struct, right: msgspec.Struct, key: str, curves: Sequence[str]) -> None:
+        sizes = getattr(left, key), getattr(right, key)
+        if sizes[0] >= sizes[1]:
+            raise ProfileError(f"profile {self.name}: {key} must rise from point to point, but {sizes[1]} follows {sizes[0]}.")
+        for curve in curves:
+            before, after = getattr(left, curve), getattr(right, curve)
+            if after < before:
+                raise ProfileError(
+                    f"profile {self.name}: {curve} falls from {before:g} at {sizes[0]} {key} to {after:g} at {sizes[1]}, "
+                    f"which no machine does; measure again, with nothing else running."
+                )
+
+    @property
+    def last_tokens(self) -> int:
+        """Length of the longest measured prefill: beyond it times are read off the extended line."""
+        return self.prefill[-1].tokens
 
     def prefill_s(self, tokens: float) -> float:
         """T_prefill(l) in seconds."""
         left, right, part = _segment(self.prefill, tokens, _tokens)
-        return self._at_least_in_proportion(
-            tokens, left.prefill_s + part * (right.prefill_s - left.prefill_s), self.prefill[0].prefill_s
+        first = self.prefill[0]
+        return _at_least_in_proportion(
+            left.prefill_s + part * (right.prefill_s - left.prefill_s), first.prefill_s, tokens / first.tokens
         )
 
     def kv_bytes(self, tokens: float) -> float:
         """S_kv(l) in bytes."""
         left, right, part = _segment(self.prefill, tokens, _tokens)
-        return self._at_least_in_proportion(
-            tokens, left.kv_bytes + part * (right.kv_bytes - left.kv_bytes), self.prefill[0].kv_bytes
+        first = self.prefill[0]
+        return _at_least_in_proportion(
+            left.kv_bytes + part * (right.kv_bytes - left.kv_bytes), first.kv_bytes, tokens / first.tokens
         )
-
-    def _at_least_in_proportion(self, tokens: float, value: float, first: float) -> float:
-        """Below the first point a steep line would go through zero; what is shorter costs at least its part of that point."""
-        return max(value, first * min(tokens / self.prefill[0].tokens, 1.0)) if tokens < self.prefill[0].tokens else value
 
     def kv_gbit_s(self, tokens: float) -> float:
         """Phi_kv(l), Eq 1, in Gbit/s."""
@@ -100,23 +133,24 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         if len(self.decode) == 1:
             return self.decode[0].step_s
         left, right, part = _segment(self.decode, batch, _batch)
-        return max(0.0, left.step_s + part * (right.step_s - left.step_s))
+        first = self.decode[0]
+        return _at_least_in_proportion(left.step_s + part * (right.step_s - left.step_s), first.step_s, batch / first.batch)
 
     def batch_max(self, tokens_per_s: float = 0.0) -> int:
-        """BS_max: the largest measured batch that still gives every request `tokens_per_s` (the SLO); 0 when none does.
+        """BS_max: the largest measured batch that still gives every request `tokens_per_s` (the SLO); 0 without one.
 
         Raises ProfileError when the profile has no decode points."""
         self.step_s(1)
         last = self.decode[-1].batch
         limit = min(self.batch_limit or last, last)
         # A step of exactly 1 / SLO keeps the SLO; the slack is for the rounding of 1 / tokens_per_s.
-        fits = (n for n in range(limit, 0, -1) if self.step_s(n) * tokens_per_s <= 1 + 1e-9)
-        return next(fits, 0)
+        # Steps never get faster with the batch, so the largest that fits is found by halves.
+        return bisect.bisect_left(range(1, limit + 1), True, key=lambda n: self.step_s(n) * tokens_per_s > 1 + 1e-9)
 
     def slowed(self, factor: float, name: str) -> "Profile":
-        """The same model on a machine that takes `factor` times as long to prefill: an assumption, and it says so."""
-        if not factor > 0:
-            raise ProfileError(f"profile {name}: a slowdown must be positive, not {factor}.")
+        """Returns an assumed profile: the same model on a machine that takes `factor` times as long to prefill."""
+        if not 0 < factor < float("inf"):
+            raise ProfileError(f"profile {name}: a slowdown must be positive and finite, not {factor}.")
         points = tuple(msgspec.structs.replace(point, prefill_s=point.prefill_s * factor) for point in self.prefill)
         source = f"Assumed: prefill takes {factor:g} times as long as in {self.name}. {self.source}"
         return msgspec.structs.replace(self, name=name, source=source, prefill=points)
@@ -128,15 +162,22 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def load(cls, path: Path) -> Self:
         """Raises ProfileError, which names the file and what is wrong in it."""
         try:
-            return msgspec.json.decode(path.read_bytes(), type=cls)
+            return msgspec.json.decode(read_small(path), type=cls)
         except OSError as error:
             raise ProfileError(f"profile {path} cannot be read: {error.strerror}.") from error
-        except msgspec.DecodeError as error:
-            raise ProfileError(f"profile {path} is not usable: {error}") from error
+        except RecursionError:
+            raise ProfileError(f"profile {path} is not usable: its JSON is nested too deeply.") from None
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise ProfileError(f"profile {path} is not usable: {str(error).rstrip('.')}.") from error
+
+
+def _at_least_in_proportion(value: float, first: float, part: float) -> float:
+    """Bounds `value` below the first point, where a steep line would reach zero: a `part` of a size costs its part at least."""
+    return max(value, first * max(part, 0.0)) if part < 1 else value
 
 
 def _segment(points: tuple[Point, ...], x: float, key: Callable[[Any], float]) -> tuple[Point, Point, float]:
-    """The two neighbouring points to read `x` from, and how far along their line it lies (outside 0..1 at the ends)."""
+    """Returns the two neighbouring points to read `x` from, and its place on their line (outside 0..1 at the ends)."""
     right = min(max(bisect.bisect_left(points, x, key=key), 1), len(points) - 1)
     left_x, right_x = key(points[right - 1]), key(points[right])
     return points[right - 1], points[right], (x - left_x) / (right_x - left_x)

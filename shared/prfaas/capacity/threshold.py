@@ -1,7 +1,7 @@
-"""Eq 7 from what a running system observes: the t at which both prefill stages fill up together. No profile, no scipy.
+"""Eq 7 on observed figures: the t at which both prefill stages fill up together. Needs no profile and no scipy.
 
-The solver (`capacity.solver`) answers a plan's question, over all N_p; here the roles are as they are, and remote sites may be
-several. Like there, a grid over quantiles finds the bracket: with T at the mean length, as the equations have it, a steep T and
+The solver (`planner.solver`) answers a plan's question, over all N_p. Here the roles are given, and there may be several remote
+sites. As there, a grid over quantiles finds the bracket: with T at the mean length, as the equations have it, a steep T and
 many tiny prompts make more than one crossing. Bisection over whole tokens finds the crossing in it.
 """
 
@@ -17,7 +17,7 @@ GRID_STEPS = 32
 
 
 class PrefillStage(NamedTuple):
-    """The prefill workers of one site."""
+    """Prefill workers of one site."""
 
     workers: float
     prefill_s: Callable[[float], float]
@@ -25,7 +25,7 @@ class PrefillStage(NamedTuple):
     kv_bytes: Callable[[float], float]
     """S_kv(l)."""
     egress_bytes_per_s: float = inf
-    """B_out to the pd site."""
+    """Egress to the pd site, B_out."""
 
     def req_s(self, tokens: float) -> float:
         """Eq 3; without an egress limit it is Eq 4."""
@@ -33,12 +33,12 @@ class PrefillStage(NamedTuple):
 
 
 def prefill_limit_req_s(lengths: Lengths, threshold_tokens: float, local: PrefillStage, remotes: Sequence[PrefillStage]) -> float:
-    """Eq 6 without decode, which has no say in t: the rate at which the first of the prefill stages is full."""
+    """Eq 6 without decode, on which t does not depend: the rate at which the first of the prefill stages is full."""
     return min(_limits_req_s(lengths, threshold_tokens, local, remotes))
 
 
 def solve_threshold(lengths: Lengths, local: PrefillStage, remotes: Sequence[PrefillStage]) -> int:
-    """The best t in whole tokens; remote sites add up (Eq 3 each). Between lengths that were seen, t may lie anywhere."""
+    """Returns the best t in whole tokens, which may lie between lengths that were seen. Remote sites add up (Eq 3 each)."""
 
     def carried_req_s(tokens: int) -> float:
         return prefill_limit_req_s(lengths, tokens, local, remotes)
@@ -60,7 +60,7 @@ def solve_threshold(lengths: Lengths, local: PrefillStage, remotes: Sequence[Pre
 def _limits_req_s(
     lengths: Lengths, threshold_tokens: float, local: PrefillStage, remotes: Sequence[PrefillStage]
 ) -> tuple[float, float]:
-    """The two sides of Eq 7: Theta_prfaas / p and Theta_pd-p / (1 - p)."""
+    """Returns the two sides of Eq 7: Theta_prfaas / p and Theta_pd-p / (1 - p)."""
     p = lengths.share_above(threshold_tokens)
     remote_req_s = sum(stage.req_s(lengths.mean_above(threshold_tokens)) for stage in remotes)
     return (

@@ -2,4 +2,4 @@
 
 
 class UsageError(Exception):
-    """What the user asked for cannot be done; the message is a sentence, and the exit status 2."""
+    """Raised for what cannot be done as asked; the message is a sentence, and the exit status 2."""

@@ -6,6 +6,7 @@ The first line of its docstring is its help, and `run` returns the exit status."
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -29,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     arguments = parser.parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name in a file may have letters that the terminal has not
     try:
         status = int(arguments.run(arguments))
         sys.stdout.flush()
@@ -37,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"prfaas {arguments.command}: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        # `prfaas plan ... | head`: the reader has what it wanted. Without this the interpreter complains once more at exit.
+        # `prfaas plan ... | head`: the reader has enough. Without this the interpreter complains once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 

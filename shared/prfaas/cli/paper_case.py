@@ -1,4 +1,4 @@
-"""Table 6 of arXiv 2604.15039 beside what the model computes here."""
+"""Table 6 of arXiv 2604.15039 beside the figures of this model."""
 
 from typing import Any
 
@@ -45,7 +45,7 @@ TABLE_6: dict[str, dict[str, float]] = {
         "throughput_req_s": 2.45,
     },
 }
-"""Share and egress are from section 4.3.1."""
+"""Figures of Table 6; share and egress are from section 4.3.1."""
 
 _ROWS = {
     "threshold_tokens": ("t (tokens)", ",.0f"),
@@ -139,7 +139,7 @@ def _ratios(columns: list[tuple[str, Arm | dict[str, float]]], ours: dict[str, A
 
 
 def _with_titles(header: list[str], rows: list[list[str]]) -> list[list[str]]:
-    """One header line: the arm's name over its first column only."""
+    """Adds a header line with each arm's name over its first column only."""
     seen: set[str] = set()
     titles = []
     for title in header:

@@ -1,4 +1,4 @@
-"""Where to prefill what: threshold, roles, throughput, egress, and whether offloading pays at all.
+"""Plan a deployment: threshold, roles, throughput, egress, and whether offloading pays.
 
 Reads a deployment file (TOML: [traffic], [slo], [[site]], [[link]], [[profile]]), or a case that comes with the project:
 `paper` is the case study of arXiv 2604.15039, printed beside the paper's Table 6; `dense` the same with a model whose
@@ -19,7 +19,7 @@ from prfaas.cli import UsageError
 from prfaas.cli.paper_case import paper_comparison, paper_json
 from prfaas.cli.plan_plot import plot_plan
 from prfaas.cli.tables import format_table
-from prfaas.planner.deployment import CASES, DeploymentError, Loaded, load_deployment
+from prfaas.planner.deployment import CASES, DeploymentError, Loaded, load_deployment, read_deployment
 from prfaas.planner.network import PlanError
 from prfaas.planner.report import Report, report
 from prfaas.traces import TraceError
@@ -39,10 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     path = CASES / f"{arguments.case}.toml" if arguments.case else arguments.file
-    if arguments.show:
-        print(path.read_text(encoding="utf-8"), end="")
-        return 0
     try:
+        if arguments.show:
+            print(read_deployment(path), end="")
+            return 0
         loaded = load_deployment(path)
         with _stdout_is_ours():
             found = report(loaded)
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _stdout_is_ours() -> Iterator[None]:
-    """HiGHS has prints of its own, below Python, that would end up in the middle of our JSON: they go to stderr."""
+    """Sends prints of HiGHS, which it makes below Python, to stderr: they would end up in the middle of the JSON."""
     sys.stdout.flush()
     ours = os.dup(1)
     os.dup2(2, 1)
@@ -76,7 +76,7 @@ def _stdout_is_ours() -> Iterator[None]:
 
 
 def describe(loaded: Loaded, found: Report) -> str:
-    parts = [_headline(loaded, found), _sites(loaded, found), _links(found)]
+    parts = [_headline(loaded, found), _beyond(found), _sites(loaded, found), _links(found)]
     if found.arms:
         parts.append(_arms(found) + "\n" + _mean_time(found))
     ratios = {
@@ -111,6 +111,19 @@ def _headline(loaded: Loaded, found: Report) -> str:
     lines.append(f"TTFT mean {found.ttft_mean_s:.2f} s, P90 {found.ttft_p90_s:.2f} s: prefill alone, no queue, no transfer.")
     if slo.ttft_p90_s is not None:
         lines.append(f"The SLO of P90 TTFT {slo.ttft_p90_s:g} s is {'kept' if found.meets_slo else 'NOT kept'}.")
+    return "\n".join(lines)
+
+
+def _beyond(found: Report) -> str:
+    lines = [
+        f"Profile {each.profile} ({', '.join(each.sites)}) ends at {each.last_tokens:,} tokens. Requests of up to "
+        f"{each.longest_tokens:,.0f} tokens, {each.times:.1f} times as long, are read off its extended line: "
+        f"{each.request_share:.1%} of all requests lie beyond it, and take longer than this if the curve bends upward."
+        for each in found.extrapolated
+    ]
+    bound = found.throughput_bound_req_s
+    if bound is not None and bound > found.throughput_req_s * 1.001:
+        lines.append(f"The solver's time was up: a better plan may exist, of at most {bound:.2f} req/s.")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""Throughput over the threshold and over N_p, as in the paper's Figure 5."""
+"""Plot of throughput over the threshold and over N_p, as in the paper's Figure 5."""
 
 from pathlib import Path
 
@@ -57,5 +57,5 @@ def plot_plan(loaded: Loaded, found: Report, path: Path) -> None:
     over_n.legend(fontsize="small")
     try:
         figure.savefig(path)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}.") from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{str(path)!r} cannot be written: {getattr(error, 'strerror', None) or error}.") from error

@@ -1,7 +1,7 @@
 """Measure what this machine does with a model, for `prfaas plan`: prefill time and cache by length, decode step by batch.
 
-The engine runs here, alone, as a worker with the same options would run it. Keep the machine quiet meanwhile: what else runs
-goes into the numbers. The file that --out names is a profile; a deployment file refers to it by `[[profile]] file = "..."`.
+The engine runs here, alone, as a worker with the same options would run it. Keep the machine quiet meanwhile: other work
+makes the numbers worse. The file that --out names is a profile; a deployment file refers to it by `[[profile]] file = "..."`.
 """
 
 import argparse
@@ -20,13 +20,15 @@ from prfaas.engine.weights import WeightsError
 LENGTHS = (128, 512, 2048, 4096)
 BATCHES = (1, 2, 4, 8, 16)
 CONTEXT_TOKENS = 512
+MAX_TOKENS, MAX_BATCH, MAX_THREADS = 100_000_000, 65_536, 4096
+"""Bounds beyond which a number is a slip: a list of so many tokens is made before the engine can refuse it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     default = EngineConfig()
     parser.add_argument("--model", default=default.model, help="default: %(default)s")
     parser.add_argument("--dtype", default=default.dtype, choices=("bfloat16", "float32"), help="default: %(default)s")
-    parser.add_argument("--threads", type=_positive, default=default.threads, help="CPU threads; default: %(default)s")
+    parser.add_argument("--threads", type=_threads, default=default.threads, help="CPU threads; default: %(default)s")
     parser.add_argument("--device", default=default.device, help="default: %(default)s")
     parser.add_argument(
         "--lengths", type=_positives, default=LENGTHS, metavar="N,N,...", help=f"prompt tokens; default: {_listed(LENGTHS)}"
@@ -44,6 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     if len(set(arguments.lengths)) < 2:
         raise UsageError("--lengths needs at least two lengths: a profile is read off lines between points.")
+    if max(arguments.lengths) > MAX_TOKENS or max(arguments.batches) > MAX_BATCH or arguments.context > MAX_TOKENS:
+        raise UsageError(f"at most {MAX_TOKENS} tokens and a batch of {MAX_BATCH} are measured.")
+    if arguments.out.is_dir():
+        raise UsageError(f"{arguments.out} cannot be written: it is a directory.")
     if not arguments.out.absolute().parent.is_dir():
         raise UsageError(f"{arguments.out} cannot be written: its directory does not exist.")
     config = EngineConfig(model=arguments.model, dtype=arguments.dtype, threads=arguments.threads, device=arguments.device)
@@ -60,8 +66,11 @@ def run(arguments: argparse.Namespace) -> int:
         profile.save(arguments.out)
     except (EngineError, WeightsError, ProfileError) as error:
         raise UsageError(str(error)) from error
-    except OSError as error:
-        raise UsageError(f"{arguments.out} cannot be written: {error.strerror}.") from error
+    except (RuntimeError, MemoryError) as error:  # as torch says that memory is short
+        first, _, _ = str(error).partition("\n")
+        raise UsageError(f"the engine could not run this: {first or type(error).__name__}.") from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{str(arguments.out)!r} cannot be written: {getattr(error, 'strerror', None) or error}.") from error
     print(f"{arguments.out}: profile {profile.name}. {profile.source}")
     return 0
 
@@ -89,6 +98,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} must be at least 1")
+    return value
+
+
+def _threads(text: str) -> int:
+    value = _positive(text)
+    if value > MAX_THREADS:
+        raise argparse.ArgumentTypeError(f"{value} must be at most {MAX_THREADS}")
     return value
 
 

@@ -1,15 +1,20 @@
 """Profile of an engine as it runs here: T_prefill(l), and the decode step's time by batch, each on an otherwise idle engine."""
 
+import math
 import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import msgspec
 
 from prfaas.capacity.profiles import DecodePoint, PrefillPoint, Profile
 from prfaas.contracts.to_decode import Sampling
 from prfaas.engine.protocol import DecodeRow, Engine
 from prfaas.kvcache.layout import KVPiece
 
+Point = TypeVar("Point", PrefillPoint, DecodePoint)
 ENOUGH_S = 2.0
 """Time after which a point is measured no more, s."""
 MAX_ROUNDS = 7
@@ -30,6 +35,8 @@ def measure_profile(
 ) -> Profile:
     """Measures medians at every length and batch. Decode steps start at `context_tokens`; `measured` gets each point at once.
 
+    Other work makes a point slower and never faster: one that took longer than a larger one is given that one's time.
+
     Raises EngineError for a length or batch that the engine cannot take, ProfileError where the points make no profile."""
     prompt = random.Random(1).choices(_TOKEN_IDS, k=max(*lengths, context_tokens))
     layout = engine.describe().layout
@@ -49,7 +56,21 @@ def measure_profile(
         step = DecodePoint(batch=batch, step_s=_median_s(_steps(engine, pieces, context_tokens, batch)))
         measured(step)
         decode.append(step)
-    return Profile(name=name, source=source, prefill=tuple(prefill), decode=tuple(decode))
+    return Profile(
+        name=name,
+        source=source,
+        prefill=_undisturbed(prefill, "prefill_s"),
+        decode=_undisturbed(decode, "step_s"),
+    )
+
+
+def _undisturbed(points: Sequence[Point], field: str) -> tuple[Point, ...]:
+    least = math.inf
+    found: list[Point] = []
+    for point in reversed(points):
+        least = min(least, getattr(point, field))
+        found.append(msgspec.structs.replace(point, **{field: least}))
+    return tuple(reversed(found))
 
 
 def _prefills(engine: Engine, prompt: Sequence[int]) -> Iterator[float]:

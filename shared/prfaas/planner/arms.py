@@ -1,4 +1,4 @@
-"""The ways to run the paper's two sites, side by side in the terms of its Table 6."""
+"""Ways to run the paper's two sites, side by side in the terms of its Table 6."""
 
 import msgspec
 

@@ -1,4 +1,7 @@
-"""The file that `prfaas plan` reads: sites, profiles, links, traffic and SLO, in TOML."""
+"""Deployment file of `prfaas plan`: sites, profiles, links, traffic and SLO, in TOML.
+
+Every number has bounds: within them the solvers end, and their results mean something.
+"""
 
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -9,18 +12,26 @@ import msgspec
 
 from prfaas.capacity.builtin import PROFILES
 from prfaas.capacity.lengths import EmpiricalLengths, Lengths, TruncatedLogNormal
-from prfaas.capacity.profiles import BITS_PER_BYTE, DecodePoint, Profile, ProfileError
+from prfaas.capacity.profiles import BITS_PER_BYTE, MAX_POINTS, DecodePoint, Profile, ProfileError
+from prfaas.capacity.small_file import read_small
 from prfaas.planner.network import Link, Network, PdSite, PrfaasSite
 from prfaas.planner.solver import TwoSites
 from prfaas.planner.uncached import uncached_tokens
 from prfaas.traces import TraceError, TraceRequest, read_trace
 
-Positive = Annotated[float, msgspec.Meta(gt=0)]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=128)]
+Tokens = Annotated[float, msgspec.Meta(ge=1e-3, le=1e8)]
+Seconds = Annotated[float, msgspec.Meta(ge=1e-6, le=1e6)]
+Rate = Annotated[float, msgspec.Meta(ge=1e-6, le=1e9)]
+Factor = Annotated[float, msgspec.Meta(ge=1e-6, le=1e6)]
+MAX_INSTANCES = 1024
+"""Instances of one site: every split of a pd site's between its two roles is tried."""
+MAX_SITES, MAX_LINKS, MAX_PROFILES = 32, 128, 256
 CASES = Path(__file__).parent / "cases"
 
 
 class DeploymentError(ValueError):
-    """The deployment file is wrong; the message is a sentence that names the key."""
+    """Raised for a wrong deployment file; the message is a sentence that names the key."""
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
@@ -28,76 +39,77 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ke
 
 
 class LogNormalTable(_Table, frozen=True, kw_only=True):
-    mu: float
-    sigma: Positive
-    low_tokens: Positive
-    high_tokens: Positive
+    mu: Annotated[float, msgspec.Meta(ge=-100, le=100)]
+    sigma: Annotated[float, msgspec.Meta(gt=0, le=20)]
+    low_tokens: Tokens
+    high_tokens: Tokens
 
 
 class TraceTable(_Table, frozen=True, kw_only=True):
-    file: str
+    file: Annotated[str, msgspec.Meta(max_length=4096)]
     """Path, relative to the deployment file."""
-    format: str | None = None
+    format: Annotated[str, msgspec.Meta(max_length=64)] | None = None
     """Name of a trace format; without it the file shows its format."""
     cache_tokens: Annotated[float, msgspec.Meta(ge=0)] = float("inf")
-    """Size of the prefix cache whose hits are left out of the lengths; 0: no cache."""
+    """Size of the prefix cache, whose hits are left out of the lengths; 0: no cache."""
 
 
 class TrafficTable(_Table, frozen=True, kw_only=True):
-    """Either `lognormal` or `trace`."""
+    """Traffic from either `lognormal` or `trace`."""
 
     lognormal: LogNormalTable | None = None
     trace: TraceTable | None = None
-    output_tokens: Positive | None = None
-    """Mean; of a trace its own when not given."""
-    rate_req_s: Positive | None = None
-    """What has to be carried; without it a plan asks how much could be."""
+    output_tokens: Tokens | None = None
+    """Mean length of answers; a trace has its own."""
+    rate_req_s: Rate | None = None
+    """Rate that has to be carried; without it the plan says how much could be."""
 
 
 class SloTable(_Table, frozen=True, kw_only=True):
-    decode_tokens_per_s: Positive
-    """What every running request gets; decides the batch."""
-    ttft_p90_s: Positive | None = None
+    decode_tokens_per_s: Annotated[float, msgspec.Meta(ge=1e-6, le=1e6)]
+    """Decode rate of every running request; decides the batch."""
+    ttft_p90_s: Seconds | None = None
 
 
 class DecodeRow(_Table, frozen=True, kw_only=True):
-    batch: Annotated[int, msgspec.Meta(gt=0)]
-    step_s: Positive
+    batch: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+    step_s: Annotated[float, msgspec.Meta(ge=1e-6, le=1e4)]
 
 
 class ProfileTable(_Table, frozen=True, kw_only=True):
-    """A profile of this file: read from `file`, or `base` (a built-in one) with changes."""
+    """Profile of this file: read from `file`, or `base` (a built-in one) with changes."""
 
-    name: str
+    name: Name
     file: str | None = None
     base: str | None = None
-    slowdown: Positive = 1.0
-    decode: tuple[DecodeRow, ...] = ()
+    slowdown: Factor = 1.0
+    decode: Annotated[tuple[DecodeRow, ...], msgspec.Meta(max_length=MAX_POINTS)] = ()
 
 
 class SiteTable(_Table, frozen=True, kw_only=True):
-    name: str
+    name: Name
     kind: Literal["prfaas", "pd"]
-    instances: Annotated[int, msgspec.Meta(ge=0)]
-    profile: str
-    """Of a `[[profile]]` of this file, or a built-in one."""
-    cost: Positive = 1.0
-    """Of one instance, in any unit that all sites share."""
+    instances: Annotated[int, msgspec.Meta(ge=0, le=MAX_INSTANCES)]
+    profile: Name
+    """Name of a `[[profile]]` of this file, or of a built-in one."""
+    cost: Factor = 1.0
+    """Cost of one instance, in any unit that all sites share."""
     demand_share: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
 
 
 class LinkTable(_Table, frozen=True, kw_only=True):
-    source: str
-    destination: str
-    gbit_s: Annotated[float, msgspec.Meta(ge=0)]
+    source: Name
+    destination: Name
+    gbit_s: Annotated[float, msgspec.Meta(ge=0, le=1e6)]
+    """Rate of the link; 0: it is cut."""
 
 
 class Deployment(_Table, frozen=True, kw_only=True):
     traffic: TrafficTable
     slo: SloTable
-    site: tuple[SiteTable, ...]
-    link: tuple[LinkTable, ...] = ()
-    profile: tuple[ProfileTable, ...] = ()
+    site: Annotated[tuple[SiteTable, ...], msgspec.Meta(max_length=MAX_SITES)]
+    link: Annotated[tuple[LinkTable, ...], msgspec.Meta(max_length=MAX_LINKS)] = ()
+    profile: Annotated[tuple[ProfileTable, ...], msgspec.Meta(max_length=MAX_PROFILES)] = ()
 
     @property
     def prfaas_sites(self) -> list[SiteTable]:
@@ -109,21 +121,21 @@ class Deployment(_Table, frozen=True, kw_only=True):
 
     @property
     def is_pair(self) -> bool:
-        """One prfaas and one pd site: the paper's case."""
+        """Whether there is one prfaas and one pd site: the paper's case."""
         return len(self.prfaas_sites) == len(self.pd_sites) == 1
 
 
 class Loaded(msgspec.Struct, frozen=True):
-    """A deployment with everything it refers to."""
+    """Deployment with everything that it refers to."""
 
     deployment: Deployment
     lengths: Lengths
     output_tokens: float
     profiles: Mapping[str, Profile]
-    """By site."""
+    """Profile of each site, by its name."""
 
     def two_sites(self) -> TwoSites:
-        """For Deployment.is_pair."""
+        """Returns the case of a deployment that is a pair."""
         (prfaas,), (pd,) = self.deployment.prfaas_sites, self.deployment.pd_sites
         egress = sum(link.gbit_s for link in self.deployment.link if (link.source, link.destination) == (prfaas.name, pd.name))
         return TwoSites(
@@ -153,14 +165,7 @@ class Loaded(msgspec.Struct, frozen=True):
 
 def load_deployment(path: Path) -> Loaded:
     """Raises DeploymentError, ProfileError, TraceError; PlanError comes later, from the solver."""
-    try:
-        deployment = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Deployment)
-    except OSError as error:
-        raise DeploymentError(f"{path} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DeploymentError(f"{path} is no TOML: {error}.") from error
-    except msgspec.ValidationError as error:
-        raise DeploymentError(f"{path}: {error}.") from error
+    deployment = _parse(read_deployment(path), path)
     _check_names(deployment, path)
     lengths, output_tokens = _traffic(deployment.traffic, path)
     own = {table.name: _profile(table, path) for table in deployment.profile}
@@ -174,11 +179,40 @@ def load_deployment(path: Path) -> Loaded:
     return Loaded(deployment, lengths, output_tokens, profiles)
 
 
+def read_deployment(path: Path) -> str:
+    """Raises DeploymentError."""
+    try:
+        return read_small(path).decode("utf-8").removeprefix("\ufeff")
+    except OSError as error:
+        raise DeploymentError(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise DeploymentError(
+            f"{path} is no TOML: it is not UTF-8, byte {error.start + 1} is 0x{error.object[error.start]:02x}."
+        ) from error
+    except ValueError as error:
+        raise DeploymentError(f"{str(path)!r} cannot be read: {error}.") from error
+
+
+def _parse(text: str, path: Path) -> Deployment:
+    try:
+        # As Python does with all text: TOML itself knows no lone carriage return.
+        tables = tomllib.loads(text.replace("\r\n", "\n"))
+    except RecursionError:
+        raise DeploymentError(f"{path} is no TOML that can be read: it is nested too deeply.") from None
+    except ValueError as error:  # also for numbers with more digits than Python reads
+        raise DeploymentError(f"{path} is no TOML: {str(error).rstrip('.')}.") from error
+    try:
+        return msgspec.convert(tables, Deployment)
+    except (msgspec.ValidationError, ValueError, OverflowError) as error:
+        raise DeploymentError(f"{path}: {str(error).rstrip('.')}.") from error
+
+
 def _check_names(deployment: Deployment, path: Path) -> None:
     names = [site.name for site in deployment.site]
-    for name in names:
-        if names.count(name) > 1:
-            raise DeploymentError(f"{path}: two sites are called {name}.")
+    for kind, called in (("site", names), ("profile", [profile.name for profile in deployment.profile])):
+        for name in called:
+            if called.count(name) > 1:
+                raise DeploymentError(f"{path}: two {kind}s are called {name}.")
     if not deployment.pd_sites:
         raise DeploymentError(f"{path}: no site is of kind pd, so nobody would decode.")
     for site in deployment.pd_sites:
@@ -211,17 +245,22 @@ def _trace_traffic(table: TrafficTable, path: Path) -> tuple[Lengths, float]:
     trace = table.trace
     assert trace is not None
     file = path.parent / trace.file
-    outputs: list[int] = []
+    count = output_tokens = 0
 
     def requests() -> Iterator[TraceRequest]:
+        nonlocal count, output_tokens
         for request in read_trace(file, trace.format):
-            outputs.append(request.output_tokens)
+            count += 1
+            output_tokens += request.output_tokens
             yield request
 
-    lengths = list(uncached_tokens(requests(), trace.cache_tokens))
-    if not lengths:
-        raise TraceError(f"trace {file} holds no request.")
-    return EmpiricalLengths(lengths), table.output_tokens or max(sum(outputs) / len(outputs), 1.0)
+    try:
+        lengths = EmpiricalLengths(uncached_tokens(requests(), trace.cache_tokens))
+    except TraceError:
+        raise
+    except ValueError:  # there is no length
+        raise TraceError(file, "the file holds no request") from None
+    return lengths, table.output_tokens or max(output_tokens / count, 1.0)
 
 
 def _profile(table: ProfileTable, path: Path) -> Profile:

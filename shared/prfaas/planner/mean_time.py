@@ -1,7 +1,7 @@
-"""The arms once more, with the mean of T(L) over all lengths where Equations 3 and 4 take T at the mean length.
+"""Rates of the arms with the mean of T(L) over all lengths, where Equations 3 and 4 take T at the mean length.
 
-A queue feels the mean of T. Where T bends upward that is more than T of the mean, so these rates are lower, and they are what
-a run with real arrivals is to be held against.
+A queue feels the mean of T. Where T bends upward that is more than T of the mean, so these rates are lower. A run with real
+arrivals is to be compared with them.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ def mean_time_rates(case: TwoSites) -> MeanTimeRates:
     remote_s, local_s, kv_bytes = (
         _mean_above(lengths, cost) for cost in (case.prfaas.prefill_s, case.pd.prefill_s, case.prfaas.kv_bytes)
     )
-    # [cut]: what an average request brings to each stage when lengths[cut:] are offloaded.
+    # Index `cut`: the time that an average request brings to each stage when lengths[cut:] are offloaded.
     compute, link = _rate(case.n_prfaas, remote_s), _rate(case.egress_bytes_per_s, kv_bytes)
     offloaded = np.minimum(compute, link)
     best, best_cut, best_n = 0.0, BINS, 1
@@ -64,13 +64,13 @@ def mean_time_rates(case: TwoSites) -> MeanTimeRates:
 
 
 def _mean_above(lengths: Sequence[float], cost: Callable[[float], float]) -> "np.ndarray":
-    """[cut]: the mean over all requests of `cost` where only lengths[cut:] have one; BINS + 1 values, the last 0."""
+    """Returns, by `cut`, the mean over all requests of a `cost` that only lengths[cut:] have; BINS + 1 values, the last 0."""
     costs = np.array([cost(tokens) for tokens in lengths])
     return np.append(np.cumsum(costs[::-1])[::-1], 0.0) / len(lengths)
 
 
 def _rate(capacity: float, cost: "np.ndarray") -> "np.ndarray":
-    """Infinite where nothing is to be done."""
+    """Divides capacity by cost; infinite where there is nothing to do."""
     rates = np.full_like(cost, np.inf)
     np.divide(capacity, cost, out=rates, where=cost > 0)
     return rates

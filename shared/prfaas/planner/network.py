@@ -1,4 +1,4 @@
-"""A deployment of any number of sites and links, and what a plan for it says."""
+"""Network of any number of sites and links, and a plan for it."""
 
 import math
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class PdSite(NamedTuple):
     instances: int
     profile: Profile
     demand_share: float | None = None
-    """w_d, the share of all requests that arrive here; None at every site: requests may be sent to any."""
+    """Share of all requests that arrive here, w_d; None at every site: requests may be sent to any."""
 
 
 class Link(NamedTuple):
@@ -35,7 +35,7 @@ class Network(NamedTuple):
     prfaas: Sequence[PrfaasSite]
     pd: Sequence[PdSite]
     links: Sequence[Link]
-    """Directed; a pd site may prefill for another one too."""
+    """Directed links; a pd site may prefill for another one too."""
     lengths: Lengths
     output_tokens: float
     decode_tokens_per_s: float = 0.0
@@ -50,17 +50,17 @@ class PdPlan(NamedTuple):
     n_prefill: int
     n_decode: int
     threshold_tokens: float
-    """`high_tokens` of the distribution where nothing is offloaded."""
+    """Threshold t; `high_tokens` of the distribution where nothing is offloaded."""
     offloaded_share: float
-    """Of the requests decoded here."""
+    """Share of the requests that are decoded here."""
     decoded_req_s: float
 
 
 class Load(NamedTuple):
-    """How full a stage or link is at Lambda_max."""
+    """Load of a stage or link at Lambda_max."""
 
     name: str
-    """`prefill <site>`, `decode <site>` or `link <source>-><destination>`."""
+    """One of `prefill <site>`, `decode <site>`, `link <source>-><destination>`."""
     used: float
     capacity: float
     unit: str
@@ -75,9 +75,9 @@ class NetworkPlan(NamedTuple):
     pd: Sequence[PdPlan]
     loads: Sequence[Load]
     bound_req_s: float
-    """No plan can do better: above `throughput_req_s` by more than 0.01 % only when the solver's time was up."""
+    """Bound on any plan's throughput: it is more than 0.01 % above `throughput_req_s` only when the solver's time was up."""
     routes: Sequence[tuple[str, str, float, float]]
-    """(prefill site, pd site, tokens, req/s) of every bin that has a rate: `tokens` is its mean length."""
+    """Rows (prefill site, pd site, mean tokens, req/s), one for every bin with a rate."""
 
     @property
     def binds(self) -> tuple[str, ...]:
@@ -85,7 +85,7 @@ class NetworkPlan(NamedTuple):
 
 
 class PlanError(ValueError):
-    """The network is inconsistent, or the solver found no plan; the message says which."""
+    """Raised for an inconsistent network, and when no plan was found; the message says which."""
 
 
 class Bin(NamedTuple):
@@ -96,7 +96,7 @@ class Bin(NamedTuple):
 
 
 def length_bins(lengths: Lengths, bins: int = BINS) -> list[Bin]:
-    """Bins of about equal width in log length; those without requests are left out."""
+    """Returns bins of about equal width in log length; those without requests are left out."""
     low, high = max(lengths.low_tokens, 1.0), max(lengths.high_tokens, 2.0)
     edges = [0.0, *(low * (high / low) ** (step / bins) for step in range(1, bins)), high]
     found = []

@@ -1,4 +1,4 @@
-"""The general program: any number of prfaas and pd sites, each pair with its own link, solved as a mixed-integer linear program.
+"""General program: any number of prfaas and pd sites, each pair with its own link, solved as a mixed-integer linear program.
 
 Lengths are cut into bins b (share q_b, mean length l_b). Unknown are the rates x[s,d,b] of requests of bin b that site s prefills
 and pd site d decodes, the total rate Lambda, the prefill instances N_p[d] (integer), and z[d,b] = 1 where bin b may be offloaded
@@ -25,7 +25,10 @@ from scipy.sparse import coo_array
 from prfaas.capacity import equations
 from prfaas.planner.network import BINS, Bin, Load, Network, NetworkPlan, PdPlan, PdSite, PlanError, check_network, length_bins
 
-TIME_LIMIT_S = 60.0
+TIME_LIMIT_S = 30.0
+"""Time for each of the two passes; the best plan by then is taken, with its bound."""
+LEAST_REQ_S = 1e-5
+"""Throughput below which the solver's tolerances are as large as the plan."""
 
 
 def solve_network(network: Network, bins: int = BINS) -> NetworkPlan:
@@ -35,7 +38,7 @@ def solve_network(network: Network, bins: int = BINS) -> NetworkPlan:
 
 
 class _Program:
-    """Columns: Lambda, headroom, N_p per pd site, z per (pd site, bin), x per (route, bin)."""
+    """Program with the columns Lambda, headroom, N_p per pd site, z per (pd site, bin), x per (route, bin)."""
 
     LAMBDA, HEADROOM = 0, 1
 
@@ -126,6 +129,8 @@ class _Program:
             low[self._n_prefill(pd)], high[self._n_prefill(pd)] = 1, site.instances - 1
         high[self.HEADROOM] = 0
         first, bound = self._run(-_unit(self.columns, self.LAMBDA), integer, low, high)
+        if first[self.LAMBDA] < LEAST_REQ_S:
+            raise PlanError(f"these sites carry less than {LEAST_REQ_S:g} req/s, too little to plan with.")
 
         low[self.LAMBDA] = first[self.LAMBDA] * (1 - 1e-5)
         for pd in range(len(self.network.pd)):
@@ -144,21 +149,25 @@ class _Program:
     def _run(
         self, cost: "np.ndarray", integer: "np.ndarray", low: "np.ndarray", high: "np.ndarray"
     ) -> tuple["np.ndarray", float]:
-        """The best columns that were found, and the bound on `cost`."""
+        """Returns the best columns that were found, and the bound on `cost`. Raises PlanError."""
         entries = [(row, column, value) for row, (terms, _, _) in enumerate(self.rows) for column, value in terms.items()]
         at, columns, values = zip(*entries, strict=True)
         matrix = coo_array((values, (at, columns)), shape=(len(self.rows), self.columns)).tocsr()
         constraint = LinearConstraint(matrix, [row[1] for row in self.rows], [row[2] for row in self.rows])
-        result = milp(
-            cost,
-            integrality=integer,
-            bounds=Bounds(low, high),
-            constraints=constraint,
-            options={"time_limit": TIME_LIMIT_S, "mip_rel_gap": 1e-4},
-        )
+        try:
+            result = milp(
+                cost,
+                integrality=integer,
+                bounds=Bounds(low, high),
+                constraints=constraint,
+                options={"time_limit": TIME_LIMIT_S, "mip_rel_gap": 1e-4},
+            )
+        except ValueError as error:
+            raise PlanError(f"the solver took no such network: {error}.") from error
         if result.x is None:
-            raise PlanError(f"the solver found no plan: {result.message}")
-        return np.asarray(result.x), float(result.mip_dual_bound)
+            raise PlanError(f"the solver found no plan within {TIME_LIMIT_S:g} s: {str(result.message).rstrip('.')}.")
+        bound = result.fun if result.mip_dual_bound is None else result.mip_dual_bound
+        return np.asarray(result.x), float(bound)
 
     def _plan(self, x: "np.ndarray", bound_req_s: float) -> NetworkPlan:
         rate = float(x[self.LAMBDA])
@@ -190,7 +199,7 @@ class _Program:
         return PdPlan(site.name, n_prefill, site.instances - n_prefill, self._threshold(per_bin, local), share, decoded)
 
     def _threshold(self, per_bin: Sequence[float], local: Sequence[float]) -> float:
-        """The length in the first bin that is offloaded in part, such that the part below it is what stays."""
+        """Returns the length in the first bin that is offloaded in part, below which the part that stays lies."""
         for part, all_req_s, local_req_s in zip(self.bins, per_bin, local, strict=True):
             if all_req_s > 1e-9 and local_req_s < all_req_s * (1 - 1e-6):
                 lengths = self.network.lengths

@@ -1,4 +1,6 @@
-"""What a plan says: the best allocation of a deployment, what it is held against, and whether offloading pays."""
+"""Report of a plan: the best allocation of a deployment, its baselines, and whether offloading pays."""
+
+from math import inf, isinf
 
 import msgspec
 
@@ -7,7 +9,7 @@ from prfaas.planner import baselines
 from prfaas.planner.arms import Arm, arms
 from prfaas.planner.deployment import Loaded
 from prfaas.planner.mean_time import MeanTimeRates, mean_time_rates
-from prfaas.planner.network import Network, NetworkPlan, check_network
+from prfaas.planner.network import Network, NetworkPlan, PlanError, check_network
 from prfaas.planner.program import solve_network
 from prfaas.planner.ttft import Ttft, weighted
 from prfaas.planner.verdict import Rates, decide, ratio, why_network, why_pair
@@ -21,7 +23,7 @@ class SitePlan(msgspec.Struct, frozen=True, kw_only=True):
     prefill_utilisation: float
     decode_utilisation: float | None = None
     threshold_tokens: float | None = None
-    """Of a pd site: longer requests are offloaded."""
+    """Threshold of a pd site: longer requests are offloaded."""
     offloaded_share: float | None = None
 
 
@@ -32,20 +34,33 @@ class LinkPlan(msgspec.Struct, frozen=True, kw_only=True):
     egress_gbit_s: float
 
 
+class Extrapolation(msgspec.Struct, frozen=True, kw_only=True):
+    """Profile whose last prefill point is shorter than the longest request: beyond it times are read off the extended line."""
+
+    profile: str
+    sites: tuple[str, ...]
+    last_tokens: int
+    longest_tokens: float
+    times: float
+    """Longest request over the last point."""
+    request_share: float
+    """Share of all requests that are longer than the last point."""
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     program: str
-    """`two-site` (Equations 3 to 8, T at the mean length) or `network` (the mixed-integer program, the mean of T)."""
+    """Either `two-site` (Equations 3 to 8, T at the mean length) or `network` (the mixed-integer program, the mean of T)."""
     threshold_tokens: float | None
-    """None where several pd sites have one each: see `sites`."""
+    """Threshold t; None where several pd sites have one each: see `sites`."""
     offloaded_share: float
     n_prefill: int
     """Prefill instances of all pd sites."""
     n_decode: int
     throughput_req_s: float
     throughput_bound_req_s: float | None = None
-    """Of the network program: no plan can do better. Above the throughput only when the solver's time was up."""
+    """Bound of the network program on any plan. It is above the throughput only when the solver's time was up."""
     egress_gbit_s: float
-    """Over all links."""
+    """Egress over all links."""
     binds: tuple[str, ...]
     ttft_mean_s: float
     """Pure prefill latency at the routed instance, as in the paper: no queue, no transfer."""
@@ -58,19 +73,67 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     ratio_local_only: float | None
     """Throughput over that of the pd sites alone."""
     ratio_equal_cost: float | None
-    """Over that of pd instances for the money of all sites."""
+    """Throughput over that of pd instances for the money of all sites."""
     ratio_homogeneous: float | None = None
-    """Over that of as many instances, all of the pd kind. This and the rest: only for one prfaas and one pd site."""
+    """Throughput over that of as many instances, all of the pd kind. This and the rest: only for one prfaas and one pd site."""
     ratio_naive: float | None = None
     ratio_balanced: float | None = None
     arms: dict[str, Arm] = {}
     mean_time: MeanTimeRates | None = None
-    """The same arms with the mean of T(L), where Equations 3 and 4 take T of the mean L."""
+    """Rates of the same arms with the mean of T(L), where Equations 3 and 4 take T of the mean L."""
+    extrapolated: tuple[Extrapolation, ...] = ()
+    """Profiles that end before the traffic's longest request."""
 
 
 def report(loaded: Loaded) -> Report:
-    """Raises PlanError, ValueError."""
-    return _report_pair(loaded) if loaded.deployment.is_pair else _report_network(loaded)
+    """Raises PlanError: where there is no plan, and where it would be an impossible one."""
+    try:
+        found = _report_pair(loaded) if loaded.deployment.is_pair else _report_network(loaded)
+    except PlanError:
+        raise
+    except (ValueError, ArithmeticError) as error:
+        raise PlanError(f"these figures make no plan: {str(error).rstrip('.')}.") from error
+    found = msgspec.structs.replace(found, extrapolated=_extrapolated(loaded))
+    _check_possible(found)
+    return found
+
+
+def _extrapolated(loaded: Loaded) -> tuple[Extrapolation, ...]:
+    lengths = loaded.lengths
+    sites: dict[str, list[str]] = {}
+    for site in loaded.deployment.site:
+        sites.setdefault(loaded.profiles[site.name].name, []).append(site.name)
+    profiles = {profile.name: profile for profile in loaded.profiles.values()}
+    return tuple(
+        Extrapolation(
+            profile=name,
+            sites=tuple(sites[name]),
+            last_tokens=profile.last_tokens,
+            longest_tokens=lengths.high_tokens,
+            times=lengths.high_tokens / profile.last_tokens,
+            request_share=lengths.share_above(profile.last_tokens),
+        )
+        for name, profile in profiles.items()
+        if lengths.high_tokens > profile.last_tokens
+    )
+
+
+def _check_possible(found: Report) -> None:
+    """Raises PlanError for figures that no deployment can have: the input is then outside of what the equations hold for."""
+    times = {"TTFT mean": found.ttft_mean_s, "TTFT P90": found.ttft_p90_s}
+    rates = {"throughput": found.throughput_req_s, "egress": found.egress_gbit_s}
+    shares = {"offloaded share": found.offloaded_share}
+    for site in found.sites:
+        shares |= {
+            f"{site.site}, prefill busy": site.prefill_utilisation,
+            f"{site.site}, decode busy": site.decode_utilisation or 0,
+        }
+    for name, value in (times | rates | shares).items():
+        high = 1.01 if name in shares else inf
+        if not 0 <= value <= high or isinf(value):
+            raise PlanError(f"these figures make no plan: its {name} would be {value:g}.")
+    if not found.throughput_req_s:
+        raise PlanError("these figures make no plan: its throughput would be 0 req/s.")
 
 
 def _report_pair(loaded: Loaded) -> Report:
@@ -198,7 +261,7 @@ def _report_network(loaded: Loaded) -> Report:
 
 
 def _local_only(network: Network) -> NetworkPlan:
-    """With every pd site for itself."""
+    """Plans every pd site for itself."""
     return solve_network(network._replace(prfaas=(), links=()))
 
 
@@ -208,6 +271,6 @@ def _network_ttft(network: Network, plan: NetworkPlan) -> Ttft:
 
 
 def _meets_slo(loaded: Loaded, p90_s: float) -> bool:
-    """The decode rate is kept by construction (BS_max); what remains is the TTFT, if the SLO has one."""
+    """Checks the TTFT, if the SLO has one: the decode rate is kept by construction (BS_max)."""
     limit_s = loaded.deployment.slo.ttft_p90_s
     return limit_s is None or p90_s <= limit_s

@@ -1,4 +1,4 @@
-"""The paper's program for one prfaas and one pd site: the threshold t and the split N_p / N_d that maximise Eq 6.
+"""Solver of the paper's program for one prfaas and one pd site: the threshold t and the split N_p / N_d that maximise Eq 6.
 
 N_p runs over all splits that leave each role an instance. For each, Eq 7 gives t: the busy time that an average request brings
 to the offloaded stage, p / Theta_prfaas, falls as t rises, that of the local stage rises, and they cross at the best t. A grid
@@ -21,7 +21,7 @@ GRID_STEPS = 64
 
 
 class Stage(StrEnum):
-    """What can bind."""
+    """Stages that can bind."""
 
     PRFAAS_COMPUTE = "prfaas_compute"
     LINK = "link"
@@ -30,20 +30,20 @@ class Stage(StrEnum):
 
 
 class TwoSites(NamedTuple):
-    """What is given: one prfaas site, one pd site, the link between them, the traffic and the SLO."""
+    """Input of the program: one prfaas site, one pd site, the link between them, the traffic and the SLO."""
 
     lengths: Lengths
-    """Of uncached input tokens."""
+    """Distribution of uncached input tokens."""
     output_tokens: float
-    """Mean."""
+    """Mean length of answers."""
     prfaas: Profile
     n_prfaas: int
     pd: Profile
     n_pd: int
     egress_bytes_per_s: float
-    """B_out: what the link from the prfaas to the pd site carries."""
+    """Rate of the link from the prfaas to the pd site, B_out."""
     decode_tokens_per_s: float = 0.0
-    """SLO: what every running request must get; decides BS_max."""
+    """Rate that every running request must get (SLO); decides BS_max."""
 
     def decode_req_s(self, n_decode: int) -> float:
         """Eq 5 with BS_max from the SLO; 0 when no batch keeps it."""
@@ -52,16 +52,16 @@ class TwoSites(NamedTuple):
 
 
 class Allocation(NamedTuple):
-    """Who does what, and the rates that follow (req/s, in the paper's notation)."""
+    """Roles, and the rates that follow (req/s, in the paper's notation)."""
 
     threshold_tokens: float | None
-    """t; None where requests are not split by length."""
+    """Threshold t; None where requests are not split by length."""
     offloaded_share: float
-    """p."""
+    """Share p of requests."""
     long_tokens: float
-    """l_long: mean length of the offloaded requests."""
+    """Mean length of the offloaded requests, l_long."""
     short_tokens: float
-    """l_short: mean length of the others."""
+    """Mean length of the others, l_short."""
     n_prfaas: int
     n_prefill: int
     n_decode: int
@@ -70,7 +70,7 @@ class Allocation(NamedTuple):
     pd_prefill_req_s: float
     pd_decode_req_s: float
     egress_bytes_per_s: float
-    """What the link carries at `throughput_req_s`."""
+    """Rate on the link at `throughput_req_s`."""
 
     @property
     def prfaas_req_s(self) -> float:
@@ -84,7 +84,7 @@ class Allocation(NamedTuple):
 
     @property
     def limits_req_s(self) -> dict[Stage, float]:
-        """Per stage, the total request rate at which it is full."""
+        """Total request rate at which each stage is full."""
         p = self.offloaded_share
         return {
             Stage.PRFAAS_COMPUTE: equations.stage_limit_req_s(self.prfaas_compute_req_s, p),
@@ -95,7 +95,7 @@ class Allocation(NamedTuple):
 
     @property
     def binds(self) -> tuple[Stage, ...]:
-        """The stages that are full at the maximum, to half a per cent."""
+        """Stages that are full at the maximum, to half a per cent."""
         return tuple(stage for stage, limit in self.limits_req_s.items() if limit <= self.throughput_req_s * 1.005)
 
 
@@ -144,7 +144,7 @@ def at_threshold(case: TwoSites, threshold_tokens: float, n_prefill: int) -> All
 def best_threshold(case: TwoSites, n_prefill: int) -> Allocation:
     """Eq 7: the t at which both prefill stages fill up together, for a given N_p.
 
-    Decode has no say in it: where it binds, this t leaves the two prefill stages the same headroom."""
+    Decode does not enter: where it binds, this t leaves the two prefill stages the same headroom."""
     if not case.n_prfaas or not case.egress_bytes_per_s:
         return at_threshold(case, case.lengths.high_tokens, n_prefill)
 
@@ -154,7 +154,9 @@ def best_threshold(case: TwoSites, n_prefill: int) -> Allocation:
         return at.offloaded_share / at.prfaas_req_s - (1 - at.offloaded_share) / at.pd_prefill_req_s
 
     # Just below the shortest length everything is offloaded, at the longest nothing.
-    grid = sorted({case.lengths.low_tokens - 1, *(case.lengths.quantile(step / GRID_STEPS) for step in range(GRID_STEPS + 1))})
+    grid = sorted(
+        {max(case.lengths.low_tokens - 1, 0.0), *(case.lengths.quantile(step / GRID_STEPS) for step in range(GRID_STEPS + 1))}
+    )
     found = [at_threshold(case, tokens, n_prefill) for tokens in grid]
     best = max(range(len(grid)), key=lambda index: _prefill_limit_req_s(found[index]))
     around = grid[max(best - 1, 0) : best + 2]
@@ -165,14 +167,14 @@ def best_threshold(case: TwoSites, n_prefill: int) -> Allocation:
 
 
 def prefill_counts(n_pd: int) -> Sequence[int]:
-    """All N_p that leave both roles an instance. Raises ValueError when there is none."""
+    """Lists all N_p that leave both roles an instance. Raises ValueError when there is none."""
     if n_pd < 2:
         raise ValueError(f"a pd site needs an instance for prefill and one for decode, but it has {n_pd}.")
     return range(1, n_pd)
 
 
 def solve_two_sites(case: TwoSites) -> Allocation:
-    """The (t, N_p) that maximises Lambda_max; of equal ones, the smallest N_p. Raises ValueError."""
+    """Returns the (t, N_p) that maximises Lambda_max; of equal ones, the smallest N_p. Raises ValueError."""
     return max((best_threshold(case, n_prefill) for n_prefill in prefill_counts(case.n_pd)), key=lambda at: at.throughput_req_s)
 
 

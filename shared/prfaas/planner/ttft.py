@@ -1,6 +1,6 @@
-"""Time to first token as the paper's Table 6 has it: the pure prefill latency at the instance that a request is sent to.
+"""Time to first token as in the paper's Table 6: the pure prefill latency at the instance that a request is sent to.
 
-No queueing, no transfer, no network: both reproduce only with them left out, in spite of the text of section 4.3.2.
+Queueing, transfer and network are left out: only then do mean and P90 of the table come out, in spite of section 4.3.2.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +20,7 @@ class Ttft(NamedTuple):
 
 
 def prefill_latency(lengths: Lengths, places: Callable[[float], Iterable[tuple[float, Profile]]]) -> Ttft:
-    """Mean and 90th percentile of T_prefill(L); `places(l)` says which share of requests of length l goes to which profile."""
+    """Returns mean and 90th percentile of T_prefill(L); `places(l)` gives the share of requests of length l per profile."""
     return weighted(
         [
             (profile.prefill_s(tokens), share)
@@ -32,13 +32,14 @@ def prefill_latency(lengths: Lengths, places: Callable[[float], Iterable[tuple[f
 
 
 def weighted(latencies: Sequence[tuple[float, float]]) -> Ttft:
-    """Mean and 90th percentile of (latency in s, weight) pairs."""
+    """Returns mean and 90th percentile of (latency in s, weight) pairs. Raises ValueError when there is no weight."""
     ordered = sorted(latencies)
     total = sum(weight for _, weight in ordered)
     if not total:
         raise ValueError("there is no request to take a latency of.")
     reached = accumulate(weight for _, weight in ordered)
-    p90_s = next(latency_s for (latency_s, _), sum_so_far in zip(ordered, reached, strict=True) if sum_so_far >= 0.9 * total)
+    within = (latency_s for (latency_s, _), sum_so_far in zip(ordered, reached, strict=True) if sum_so_far >= 0.9 * total)
+    p90_s = next(within, ordered[-1][0])
     return Ttft(sum(latency_s * weight for latency_s, weight in ordered) / total, p90_s)
 
 

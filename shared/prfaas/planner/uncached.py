@@ -1,7 +1,7 @@
-"""What prefill really has to compute: prompt lengths less the prefix that a cache of a given size still holds.
+"""Uncached lengths: prompt lengths less the prefix that a cache of a given size still holds.
 
-Used as L in Equations 3 to 7, they stand for prompts of that length: the time that attention spends on the cached prefix is left
-out, and of the KV only the uncached part crosses the link, so the decode site must hold the prefix too.
+As L in Equations 3 to 7 they stand for prompts of that length. This leaves out the time that attention spends on the cached
+prefix. Only the uncached part of the KV crosses the link, so the decode site must hold the prefix too.
 """
 
 import math
@@ -18,7 +18,7 @@ class Prompt(Protocol):
 
     @property
     def block_ids(self) -> Sequence[int]:
-        """Equal ids have equal content, and everything before them too."""
+        """Names of blocks: equal ids stand for equal content up to the block's end."""
         ...
 
     @property
@@ -26,9 +26,9 @@ class Prompt(Protocol):
 
 
 def uncached_tokens(prompts: Iterable[Prompt], cache_tokens: float = math.inf) -> Iterator[int]:
-    """Per prompt, in order: its tokens after the longest cached prefix of whole blocks, 0 at least.
+    """Yields for each prompt its tokens after the longest cached prefix of whole blocks, 0 at least.
 
-    One cache of `cache_tokens`, least recently used blocks leave first. A prompt without block ids is uncached."""
+    One cache holds `cache_tokens`; the least recently used blocks leave first. A prompt without block ids is uncached."""
     if math.isinf(cache_tokens):
         yield from _never_evicted(prompts)
         return
@@ -44,7 +44,7 @@ def uncached_tokens(prompts: Iterable[Prompt], cache_tokens: float = math.inf) -
 
 
 def _never_evicted(prompts: Iterable[Prompt]) -> Iterator[int]:
-    """A block that was seen was seen with all before it, so the end of the hits can be searched by halves."""
+    """Searches the end of the hits by halves: a block that was seen was seen with all before it."""
     seen: set[int] = set()
     for prompt in prompts:
         ids = prompt.block_ids

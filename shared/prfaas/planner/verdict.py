@@ -1,4 +1,4 @@
-"""Whether offloading pays at all, as a sentence with its reason."""
+"""Verdict on whether offloading pays, as a sentence with its reason."""
 
 from math import inf
 from typing import NamedTuple
@@ -16,7 +16,7 @@ PAYS_FROM = 1.02
 
 
 class Rates(NamedTuple):
-    """What the verdict weighs, in req/s."""
+    """Rates that the verdict weighs, in req/s."""
 
     best: float
     local_only: float
@@ -33,7 +33,7 @@ class Rates(NamedTuple):
 
 
 def decide(loaded: Loaded, rates: Rates, why: str) -> str:
-    """A sentence that begins with yes or no."""
+    """Returns a sentence that begins with yes or no."""
     demand, slo_s = loaded.deployment.traffic.rate_req_s, loaded.deployment.slo.ttft_p90_s
     alone = f"{rates.local_only:.2f} req/s"
     if demand is not None and rates.local_only >= demand and (slo_s is None or rates.local_ttft.p90_s <= slo_s):
