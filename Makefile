@@ -7,7 +7,7 @@ OUT ?=
 MODEL ?= gemma-3-270m
 ROUNDS ?= 10
 
-.PHONY: help demo up test test-fast fuzz lint bench bench-engine bench-kv bench-codec bench-probe bench-prefix bench-scheduler bench-paper bench-policies bench-link-cut bench-roles clean
+.PHONY: help demo up test test-fast fuzz lint bench bench-engine bench-kv bench-codec bench-probe bench-prefix bench-scheduler bench-paper bench-policies bench-link-cut bench-roles bench-poison clean
 
 ##@ See it work
 help: ## this list
@@ -43,6 +43,9 @@ bench: $(VENV)/installed ## how much of a transfer overlaps prefill, through the
 
 bench-engine: $(VENV)/installed ## our engine and plain transformers, side by side
 	$(BIN)/python -m load.bench.engine $(if $(OUT),--json $(OUT))
+
+bench-poison: $(VENV)/installed ## every third request is poisonous while others stream: exits, wrong tokens, the longest stall
+	$(BIN)/python -m load.bench.poison $(if $(OUT),--json $(OUT))
 
 bench-kv: $(VENV)/installed ## the KV lane, plain TCP and nats-py, side by side
 	$(BIN)/python -m load.bench.kv $(if $(OUT),--json $(OUT))

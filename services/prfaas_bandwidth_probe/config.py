@@ -1,4 +1,4 @@
-"""What an operator can set."""
+"""Configuration of the bandwidth probe."""
 
 from typing import Annotated, ClassVar
 
@@ -13,18 +13,18 @@ class BandwidthProbeConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unkn
     role: ClassVar[str] = "bandwidth-probe"
 
     measures: tuple[SubjectToken, ...] = ()
-    """The pd sites that KV leaves this one for; each gets an estimate of the link to it. Empty: it only answers."""
+    """Names of the pd sites that KV leaves this one for: the links to them are measured. Empty: the probe only answers."""
     egress_mbit: dict[SubjectToken, Annotated[float, Meta(gt=0)]] = field(default_factory=dict)
-    """By pd site: 10^6 bits a second that may leave this site for it, of all its prefill workers together. The workers get their
+    """Egress budgets by pd site, in 10^6 bits a second, for all prefill workers of this site together. The workers get their
     parts from this process. A site that is not named has no budget."""
     leafs: dict[SubjectToken, Annotated[str, Meta(pattern=r"^.+:[0-9]+$")]] = field(default_factory=dict)
-    """By pd site: `host:port` that this site's nats-server dials. Where server and probe share a network namespace, the kernel
-    then says how many segments are sent again."""
+    """Addresses (`host:port`) that this site's nats-server dials, by pd site. Where server and probe share a network namespace,
+    the kernel then says how many segments are sent again."""
     ping_interval_s: Annotated[float, Meta(gt=0)] = 1.0
     link_share: Annotated[float, Meta(gt=0, le=0.5)] = 0.01
-    """How much of a link's goodput its measurement may cost."""
+    """Share of a link's goodput that its measurement may cost."""
     timeout_s: Annotated[float, Meta(gt=0)] = 3.0
-    """A link that answers no probe for so long has no estimate."""
+    """Time after which a link that answers no probe has no estimate."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -38,6 +38,6 @@ class BandwidthProbeConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unkn
             raise ValueError(f"`leafs` names {unmeasured[0]!r}, but `measures` has no such site")
 
     def egress_bytes_per_s(self, destination: str) -> float | None:
-        """None: no budget."""
+        """Returns the budget of the link to `destination`; None: no budget."""
         mbit = self.egress_mbit.get(destination)
         return None if mbit is None else mbit * 1e6 / 8

@@ -1,6 +1,6 @@
-"""What a link delivers to all workers of a site together, from their own counts. Pure: time comes in.
+"""Sum of what a link delivers for all workers of a site, from their own counts. Pure: time comes in.
 
-A worker sees only its part of a link that others use too; the sum is what the link carries at least.
+A worker sees only its part of a link that others use too. The link carries the sum at least.
 """
 
 STRETCH_S = 1.0
@@ -9,12 +9,12 @@ STRETCH_S = 1.0
 class DeliveredTogether:
     def __init__(self) -> None:
         self._counts: dict[str, tuple[float, int]] = {}
-        """By worker: when it told last, and its count."""
+        """Moment and count of each worker's last word."""
         self._since_s = 0.0
         self._bytes = 0.0
 
     def tell(self, worker: str, delivered_bytes: int, now_s: float) -> float | None:
-        """`delivered_bytes`: since the worker began. Returns bytes/s at the end of each stretch of about a second, else None."""
+        """Takes a worker's count since it began. Returns bytes/s at the end of each stretch of about a second, else None."""
         for name in [name for name, (told_s, _) in self._counts.items() if now_s - told_s > STRETCH_S]:
             del self._counts[name]  # it may count anew when it comes back
         if not self._counts:

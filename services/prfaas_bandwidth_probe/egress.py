@@ -1,9 +1,9 @@
 """Shares one link's egress out to the workers of a site, as leases that never exceed its budget together. Pure: time comes in.
 
-Max-min fair: who wants less than its part gets that, the others share the rest by their transfers. A worker may use what it held
-until it has told that it took less, so another one gets what is freed a moment later and not before. A silent worker may be alive
-and go on by itself: its equal part is kept for a while. What TCP sends again counts against the budget too: a link that loses
-segments has less of it for KV.
+Shares are max-min fair: a worker that wants less than its part gets that, and the others share the rest by their transfers. A
+worker may use what it held until it has told that it took less, so another one gets what is freed a moment later and not before.
+A silent worker may be alive and go on by itself: its equal part is kept for a while. Segments that TCP sends again count against
+the budget too: a link that loses segments has less of it for KV.
 """
 
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from prfaas.contracts.to_prefill import LEASE_S, EgressLease
 from prfaas.contracts.to_probe import EGRESS_HEADROOM, EgressAsked
 
 REMEMBER_S = 10.0
-"""How long the part of a worker that went silent is kept."""
+"""Time that the part of a silent worker is kept."""
 BUSY_S, IDLE_S = 0.1, 0.5
-"""How often a worker asks while it has transfers, and while it has none."""
+"""Pauses between two questions of a worker with transfers, and of one without."""
 HURRY_S = 0.02
-"""When to ask again for what another worker is about to give back, or to tell that less was taken."""
+"""Pause before a worker asks for what another is about to give back, or tells that it took less."""
 _ENOUGH = 0.95
 """A difference below this waits until it is asked anyway."""
 _MOST_LOSS = 0.5
-"""Few segments on an idle link say little about it."""
+"""Largest share of lost segments that is believed: few segments on an idle link say little."""
 _FLOOR = 0.05
-"""Of its fair part, that a worker with transfers is not left without, so that it can begin."""
+"""Share of its fair part that a worker with transfers gets at least, so that it can begin."""
 
 
 @dataclass(slots=True)
@@ -31,7 +31,7 @@ class _Worker:
     asked: EgressAsked
     asked_s: float
     granted_bytes_per_s: float = 0.0
-    """By the last answer."""
+    """Rate in the last answer."""
 
 
 class EgressAllocator:
@@ -39,13 +39,13 @@ class EgressAllocator:
         self._whole = None if budget_bytes_per_s is None else (1 - EGRESS_HEADROOM) * budget_bytes_per_s
         self._capacity = self._whole
         self._lost_more_s = -inf
-        """When there came to be less: leases that were given before hold for a while."""
+        """Moment of the last cut: leases that were given before hold for a while."""
         self._settled_s = now_s + LEASE_S
-        """Before, there may be workers with leases of a probe that ran earlier, which have not asked yet."""
+        """Moment until which workers may hold leases of an earlier probe without having asked this one."""
         self._workers: dict[str, _Worker] = {}
 
     def ask(self, asked: EgressAsked, now_s: float, goodput_bytes_per_s: float | None, rtt_s: float | None) -> EgressLease | None:
-        """None: not yet, the worker is to go on as it does."""
+        """Returns the worker's next lease; None: not yet, it goes on as it does."""
         for name in [name for name, worker in self._workers.items() if now_s - worker.asked_s > REMEMBER_S]:
             del self._workers[name]
         if asked.leaving:
@@ -79,8 +79,16 @@ class EgressAllocator:
             rtt_s=rtt_s,
         )
 
+    @property
+    def workers(self) -> int:
+        """Number of workers that are remembered."""
+        return len(self._workers)
+
+    def knows(self, worker: str) -> bool:
+        return worker in self._workers
+
     def lose(self, retransmit_share: float, now_s: float) -> None:
-        """`retransmit_share`: of what leaves, what TCP sends again, 0 to 1."""
+        """Takes in the share of what leaves that TCP sends again, 0 to 1."""
         if self._whole is None or self._capacity is None:
             return
         capacity = (1 - min(retransmit_share, _MOST_LOSS)) * self._whole
@@ -89,15 +97,15 @@ class EgressAllocator:
         self._capacity = capacity
 
     def busy(self, now_s: float) -> bool:
-        """Whether a worker has transfers, or may have because it was not heard lately."""
+        """Returns whether a worker has transfers, or may have some because it is silent."""
         return any(worker.asked.transfers or now_s - worker.asked_s > LEASE_S for worker in self._workers.values())
 
     def leased_bytes_per_s(self, now_s: float) -> float:
-        """By the last answers."""
+        """Sum of the rates in the last answers."""
         return sum(worker.granted_bytes_per_s for worker in self._workers.values() if now_s - worker.asked_s <= LEASE_S)
 
     def validate(self, now_s: float) -> None:
-        """What the last answers gave is within the budget; what somebody brought along may not be, and then ends by itself."""
+        """Asserts that the last answers are within the budget. A rate that a worker brought along may exceed it, and ends."""
         if self._capacity is not None and now_s - self._lost_more_s > LEASE_S:
             assert self.leased_bytes_per_s(now_s) <= self._capacity * (1 + 1e-9)
 
@@ -113,12 +121,12 @@ class EgressAllocator:
         return self._capacity / len(self._workers)
 
     def _share(self, target: dict[str, float], name: str) -> float:
-        """Of the window: as the rates are shared. One that has nothing to send yet may come to be one more."""
+        """Share of the window, as the rates are shared. A worker without transfers counts as one more."""
         whole = sum(target.values())
         return target[name] / whole if target.get(name) and whole > 0 else 1 / (len(target) + 1)
 
     def _targets(self, now_s: float, goodput_bytes_per_s: float | None) -> dict[str, float]:
-        """What each worker with transfers should have in the end."""
+        """Rates that the workers with transfers should have in the end."""
         active = {
             name: worker.asked
             for name, worker in self._workers.items()
@@ -137,7 +145,7 @@ class EgressAllocator:
 
 
 def _max_min_fair(whole: float, wanted: dict[str, float], weights: dict[str, float]) -> dict[str, float]:
-    """What nobody wants is dealt out by weight too: it is there at once for who comes to want it."""
+    """Max-min fair parts of `whole`. What is left over is dealt out by weight: it is there at once for a worker that needs it."""
     given: dict[str, float] = {}
     left, weight = whole, sum(weights.values())
     for name in sorted(wanted, key=lambda name: wanted[name] / weights[name]):

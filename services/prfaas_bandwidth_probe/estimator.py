@@ -1,118 +1,48 @@
-"""When to probe a link and what the answers say about it. Pure: time comes in with the events.
+"""Estimator of one link: decides when to probe it, and what the answers say. Pure: time comes in with the events.
 
 Goodput = bytes of a train of messages / (round trip of the train - round trip of a tiny message). Noise (a busy process, a burst
-of other traffic) makes either only longer, so the smallest of the last few counts, as in BBR. A link that got slower shows when
-the older measurements have left the window, within a few seconds. Beside a transfer it is the share that another one would get;
-what an idle link carries beyond it, `idle_goodput` knows. Under an egress budget, trains are small against the budget too, and
-KV never gets more than it.
+of other traffic) only makes either longer, so the smallest of the last few counts, as in BBR. A link that got slower shows when
+the older measurements have left the window, within a few seconds. Beside a transfer the result is the share that another one
+would get. `idle_goodput` knows what an idle link carries beyond it. An egress budget bounds trains and the estimate too.
 """
 
 from collections import deque
-from dataclasses import dataclass
-from enum import StrEnum
 from itertools import pairwise
 from math import inf
 
+from prfaas_bandwidth_probe.events import (
+    Announce,
+    DeepTrainAnswered,
+    Event,
+    Instruction,
+    PongHeard,
+    Probe,
+    ProbeFailed,
+    SendPing,
+    SendTrain,
+    Tick,
+    TrainAnswered,
+    TransferReported,
+)
 from prfaas_bandwidth_probe.idle_goodput import DEEP_SHARE, IdleGoodput
 
 TRAIN_PARTS = 16
 _TRAIN_S = 0.010
-"""A train is as long as the link carries in this time: long against the jitter of processes, short for everyone else."""
+"""Length of a train in time: long against the jitter of processes, short for other traffic."""
 _FIRST_PART_BYTES = 4 << 10
 _PART_LIMITS_BYTES = (2 << 10, 32 << 10)
 _LEAST_PART_BYTES = 512
 _BUDGET_SHARE = 0.02
-"""Of a second's budget, that one train may take."""
+"""Share of a second's budget that one train may take."""
 _MIN_TRAIN_INTERVAL_S = 0.5
 _WINDOW = 5
 """Measurements that count."""
 _BASE_MEMORY_S = 60.0
-"""For the round trip of a tiny message. Beside transfers it waits in their queue, as the train does; taken for the way itself,
-it would leave the train no time at all and make the link look endless."""
+"""Memory for the round trip of a tiny message. Beside transfers it waits in their queue, as the train does: such a round trip
+alone would leave the train no time at all and make the link look endless."""
 _LEAST_S = 1e-5
 _TRANSFER_COUNTS_S = 5.0
 _TRANSFERS = 64
-
-
-class Probe(StrEnum):
-    PING = "ping"
-    TRAIN = "train"
-    DEEP_TRAIN = "deep_train"
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    now_s: float
-    busy: bool = False
-    """Transfers are under way."""
-
-
-@dataclass(frozen=True, slots=True)
-class PongHeard:
-    now_s: float
-    rtt_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class TrainAnswered:
-    now_s: float
-    base_s: float
-    """Round trip of a tiny message on the connection that carries the train."""
-    train_bytes: int
-    train_s: float
-    """From the first byte sent to the reply to the last."""
-
-
-@dataclass(frozen=True, slots=True)
-class DeepTrainAnswered:
-    now_s: float
-    train_bytes: int
-    tail_bytes_per_s: float
-    """As the receiver saw the last of it; 0: it saw nothing of use."""
-
-
-@dataclass(frozen=True, slots=True)
-class TransferReported:
-    now_s: float
-    goodput_bytes_per_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeFailed:
-    """No answer in time, or nobody there."""
-
-    now_s: float
-    probe: Probe
-
-
-Event = Tick | PongHeard | TrainAnswered | DeepTrainAnswered | TransferReported | ProbeFailed
-
-
-@dataclass(frozen=True, slots=True)
-class SendPing:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class SendTrain:
-    parts: int
-    part_bytes: int
-    deep: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Announce:
-    """As LinkEstimate."""
-
-    rtt_s: float
-    jitter_s: float
-    goodput_bytes_per_s: float
-    samples: int
-    confidence: float
-    age_s: float
-
-
-Instruction = SendPing | SendTrain | Announce
 
 
 class LinkEstimator:
@@ -128,14 +58,14 @@ class LinkEstimator:
         self._budget_bytes_per_s = inf if budget_bytes_per_s is None else budget_bytes_per_s
         self._rtts_s: deque[float] = deque(maxlen=_WINDOW)
         self._bases_s: deque[tuple[float, float]] = deque()
-        """(when, seconds) of the last minute."""
+        """Pairs (moment, seconds) of the last minute."""
         self._trains: deque[tuple[int, float]] = deque(maxlen=_WINDOW)
-        """(bytes, seconds)"""
+        """Pairs (bytes, seconds)."""
         self._transfers: deque[tuple[float, float]] = deque(maxlen=_TRANSFERS)
-        """(when reported, bytes/s)"""
+        """Pairs (moment of the report, bytes/s)."""
         self._idle = IdleGoodput(link_share, _BUDGET_SHARE * self._budget_bytes_per_s)
         self._measured_s = 0.0
-        """When goodput was measured last."""
+        """Moment of the last measurement of goodput."""
         self._samples = 0
         self._pinging = False
         self._training = False
@@ -148,7 +78,7 @@ class LinkEstimator:
 
     @property
     def jitter_s(self) -> float:
-        """Mean difference between two round trips in a row."""
+        """Mean difference of two consecutive round trips."""
         steps_s = [abs(later - earlier) for earlier, later in pairwise(self._rtts_s)]
         return sum(steps_s) / len(steps_s) if steps_s else 0.0
 
@@ -162,7 +92,7 @@ class LinkEstimator:
 
     @property
     def confidence(self) -> float:
-        """Share of the trains that count, which came through and say at least half of what the fastest says."""
+        """Share of the counted trains that came through and show at least half of what the fastest shows."""
         found = self._by_trains() if self._trains else []
         return sum(2 * goodput >= max(found) for goodput in found) / _WINDOW
 

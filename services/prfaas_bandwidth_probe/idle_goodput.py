@@ -1,22 +1,22 @@
-"""What an idle link would carry, where a short train cannot show it. Pure: time comes in.
+"""Goodput of an idle link that a short train cannot show. Pure: time comes in.
 
 TCP begins anew after a pause, with a small window that doubles every round trip. A train that ends before the window has grown to
-the link shows some windows per round trip, however fast the link is. A deep train is long enough, and of it the receiver counts
-the second half alone. Transfers say the same and cost nothing, so deep trains are for links that are idle, few, and never beside
-a transfer. What either said holds while the short trains, which come often, stay what they were.
+the link shows some windows per round trip, however fast the link is. A deep train is long enough, and the receiver counts its
+second half alone. Transfers say the same and cost nothing, so deep trains are few, and only run on idle links. A result holds
+while the short trains, which come often, show what they showed.
 """
 
 DEEP_SHARE = 0.2
-"""Of what measuring may cost."""
+"""Share of the cost of measuring that deep trains may have."""
 _ROUND_TRIPS = 6
-"""Of the link's rate, that a deep train holds: about two until the window has grown, and the half that counts."""
+"""Length of a deep train at the link's rate: two round trips until the window has grown, and the half that counts."""
 _GROWING_ROUND_TRIPS = 8
-"""While each shows more than the one before: the rate to size it by was too low."""
+"""Length while each train shows more than the one before: the rate to size it by was too low."""
 _GROWTH = 1.3
 _FALLEN = 0.7
-"""Of what short trains showed when the link was measured: less is no noise."""
+"""Share of what short trains showed when the link was measured: less is no noise."""
 _DEEPER = 2
-"""Times as long as a short train: else it shows nothing that the short one does not."""
+"""Length in short trains: a shorter deep train shows nothing more than they do."""
 _AGAIN_S = 300.0
 _GROWING_INTERVAL_S = 1.0
 _AFTER_FAILURE_S = 60.0
@@ -25,24 +25,24 @@ _MOST_BYTES = 32 << 20
 
 class IdleGoodput:
     def __init__(self, link_share: float, most_bytes: float) -> None:
-        """`link_share`: of the link, that measuring may cost; `most_bytes`: the largest train that the egress budget allows."""
+        """`link_share`: part of the link that measuring may cost; `most_bytes`: largest train that the egress budget allows."""
         self._cost_share = DEEP_SHARE * link_share
         self._most_bytes = min(most_bytes, _MOST_BYTES)
         self._next_s = 0.0
         self._spent_bytes = 0
-        """While it grows: paid for with a pause afterwards."""
+        """Bytes sent while the train grows, which a pause afterwards makes up for."""
         self.forget()
 
     def forget(self) -> None:
-        """What comes back after an outage may be another link."""
+        """Forgets the link: after an outage it may be another one."""
         self._goodput: float | None = None
         self._short: float | None = None
-        """The most that short trains have shown since, beside no transfer."""
+        """Largest goodput that short trains without transfers have shown since."""
         self._measured_s = 0.0
         self._by_transfers = False
-        """Which a short one may overrate: a deep train has yet to confirm it."""
+        """Whether transfers showed it: a short one may overrate, so a deep train has yet to confirm it."""
         self._last: tuple[int, float] | None = None
-        """While deep trains grow, the last one: bytes, and bytes/s. No estimate yet, for the next one shows more, or less."""
+        """Last deep train while they grow: bytes, and bytes/s. It is no estimate yet, for the next one shows more, or less."""
         self._growing = True
 
     def goodput_bytes_per_s(self, short_bytes_per_s: float) -> float:
@@ -50,7 +50,7 @@ class IdleGoodput:
         return max(short_bytes_per_s, (self._goodput or 0.0) * self._change(short_bytes_per_s))
 
     def due_bytes(self, now_s: float, rtt_s: float, short_bytes_per_s: float, short_train_bytes: int) -> int | None:
-        """How long a deep train should be now; None: none is worth sending, or it has to wait."""
+        """Returns the length of a deep train to send now; None: none is worth sending, or it has to wait."""
         goodput = self.goodput_bytes_per_s(short_bytes_per_s)
         changed = self._change(short_bytes_per_s) < 1 or goodput > _GROWTH * (self._goodput or 0.0)
         if not (self._growing or self._by_transfers or changed or now_s - self._measured_s > _AGAIN_S):
@@ -69,7 +69,7 @@ class IdleGoodput:
         return int(min(wanted_bytes, self._most_bytes))
 
     def measured(self, now_s: float, train_bytes: int, goodput_bytes_per_s: float, short_bytes_per_s: float) -> None:
-        """By a deep train. `goodput_bytes_per_s`: 0 when it came too fast for its receiver."""
+        """Takes in a deep train's goodput: 0 when it came too fast for its receiver."""
         known = self.goodput_bytes_per_s(short_bytes_per_s)
         before = self._last[1] if self._last else known
         limited = 2 * train_bytes > self._most_bytes
@@ -87,21 +87,21 @@ class IdleGoodput:
         self._spent_bytes = 0
 
     def failed(self, now_s: float) -> None:
-        """The deep train did not come through in time."""
+        """Takes in that a deep train did not come through in time."""
         self.forget()
         self._next_s = now_s + _AFTER_FAILURE_S
 
     def transferred(self, now_s: float, goodput_bytes_per_s: float) -> None:
-        """By transfers."""
+        """Takes in the goodput of transfers."""
         self._goodput, self._measured_s = goodput_bytes_per_s, now_s
         self._growing, self._by_transfers, self._last = False, True, None
 
     def short(self, short_bytes_per_s: float) -> None:
-        """By short trains beside no transfer."""
+        """Takes in the goodput of short trains without transfers."""
         self._short = max(self._short or 0.0, short_bytes_per_s)
 
     def _change(self, short_bytes_per_s: float) -> float:
-        """Of the link's rate, since it was measured."""
+        """Factor by which the link's rate has changed since it was measured."""
         if not self._short:
             return 1.0
         change = short_bytes_per_s / self._short

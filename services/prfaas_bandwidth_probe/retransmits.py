@@ -1,7 +1,7 @@
-"""How many segments of a link's connections had to be sent again, by the kernel's own count (TCP_INFO).
+"""Count of the segments of a link's connections that were sent again, by the kernel (TCP_INFO).
 
-The connections belong to nats-server, so they are looked up with NETLINK_SOCK_DIAG, as `ss -ti` does: no privilege is needed, but
-the same network namespace. Elsewhere nothing is found, and nothing is said.
+The connections belong to nats-server, so they are looked up with NETLINK_SOCK_DIAG, as `ss -ti` does. This needs no privilege,
+but the same network namespace: elsewhere nothing is found.
 """
 
 import socket
@@ -26,15 +26,16 @@ _OBSERVATIONS = 30
 
 
 class Segments(NamedTuple):
-    """Of one connection, since it was opened."""
+    """Segments of one connection since it was opened."""
 
     sent: int
-    """With data; those sent again are counted again."""
+    """Segments with data, counted each time that they are sent."""
     retransmitted: int
 
 
 def segments_to(addresses: Iterable[tuple[str, int]]) -> dict[tuple[str, int, int], Segments]:
-    """Of all established connections to these (IP address, port), by the far address, far and near port. Raises OSError."""
+    """Returns the segments of all established connections to these (IP address, port), by (far address, far port, near port).
+    Raises OSError."""
     wanted = set(addresses)
     found: dict[tuple[str, int, int], Segments] = {}
     for family in (socket.AF_INET, socket.AF_INET6):
@@ -47,7 +48,7 @@ def segments_to(addresses: Iterable[tuple[str, int]]) -> dict[tuple[str, int, in
 
 
 def _connections(family: socket.AddressFamily) -> Iterator[tuple[str, int, int, bytes]]:
-    """(far address, far port, near port, struct tcp_info)"""
+    """Yields (far address, far port, near port, struct tcp_info) of each connection."""
     request = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 1 << (_INET_DIAG_INFO - 1), 0, 1 << _ESTABLISHED) + bytes(48)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG) as netlink:
         netlink.settimeout(_DEADLINE_S)
@@ -87,7 +88,7 @@ def _aligned(length: int) -> int:
 
 
 class RetransmitShare:
-    """Over the last observations of a link's connections. Pure."""
+    """Share of retransmitted segments over the last observations of a link's connections. Pure."""
 
     def __init__(self) -> None:
         self._seen: Mapping[tuple[str, int, int], Segments] = {}
@@ -107,6 +108,6 @@ class RetransmitShare:
 
     @property
     def share(self) -> float | None:
-        """0 to 1; None while no segment was seen."""
+        """Share from 0 to 1; None while no segment was seen."""
         sent = sum(step.sent for step in self._steps)
         return min(1.0, sum(step.retransmitted for step in self._steps) / sent) if sent else None

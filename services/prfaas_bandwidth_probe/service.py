@@ -1,9 +1,12 @@
-"""The probe as a process: answers other sites, and runs one estimator per link to measure."""
+"""Shell of the probe: answers other sites, and runs one estimator per link that it measures."""
 
 import asyncio
 import secrets
 import socket
+import struct
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError, RemoteError
@@ -15,16 +18,17 @@ from prfaas.contracts.to_probe import EgressAsked, Ping, Pong, TrainPart, TrainR
 from prfaas.contracts.to_scheduler import LinkEstimate
 from prfaas.contracts.wire import BadMessageError
 from prfaas.process.runner import ServiceContext
+from prfaas.telemetry.faults import FAULTS
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics import LinkMetrics
 from prfaas_bandwidth_probe.config import BandwidthProbeConfig
 from prfaas_bandwidth_probe.delivered import DeliveredTogether
 from prfaas_bandwidth_probe.egress import EgressAllocator
-from prfaas_bandwidth_probe.estimator import (
+from prfaas_bandwidth_probe.estimator import LinkEstimator
+from prfaas_bandwidth_probe.events import (
     Announce,
     DeepTrainAnswered,
     Event,
-    LinkEstimator,
     PongHeard,
     Probe,
     ProbeFailed,
@@ -39,6 +43,8 @@ from prfaas_bandwidth_probe.train_sink import TrainSink
 
 CONNECT_DEADLINE_S = 10.0
 TICK_S = 0.1
+MAX_WORKERS = 1024
+"""Workers that may share one link."""
 
 log = get_logger(__name__)
 
@@ -75,7 +81,7 @@ class BandwidthProbeService:
         return None
 
     async def drain(self, deadline_s: float) -> None:
-        """Nobody waits for a probe: there is nothing to finish."""
+        """Returns at once: no request waits for a probe."""
 
     async def stop(self) -> None:
         for bus in (self._control, self._bulk):
@@ -95,6 +101,8 @@ class BandwidthProbeService:
             raise RemoteError(
                 FailureCode.NOT_MEASURED, f"the probe of {self._config.site} does not measure a link to {asked.destination}"
             )
+        if not link.takes(asked.worker):
+            raise RemoteError(FailureCode.OVERLOADED, f"{MAX_WORKERS} workers share the link to {asked.destination} already")
         lease = link.lease(asked)
         if lease is None:
             raise RemoteError(FailureCode.STARTING, "the probe has just started and waits to hear of all workers")
@@ -102,7 +110,7 @@ class BandwidthProbeService:
 
 
 class MeasuredLink:
-    """From the own site to one other."""
+    """Link from the own site to one other."""
 
     def __init__(
         self, config: BandwidthProbeConfig, destination: str, control: ControlBus, bulk: ControlBus, metrics: LinkMetrics
@@ -124,7 +132,7 @@ class MeasuredLink:
         self._delivered = DeliveredTogether()
         self._retransmits = RetransmitShare()
         self._announced = True
-        """Whether the last announcement arrived: its failures are logged once."""
+        """Whether the last announcement arrived: failures in a row are logged once."""
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as probes:
@@ -132,6 +140,9 @@ class MeasuredLink:
                 now_s = time.monotonic()
                 self._handle(Tick(now_s, self._allocator.busy(now_s)), probes)
                 await asyncio.sleep(TICK_S)
+
+    def takes(self, worker: str) -> bool:
+        return self._allocator.knows(worker) or self._allocator.workers < MAX_WORKERS
 
     def transferred(self, goodput_bytes_per_s: float) -> None:
         self._estimator.handle(TransferReported(time.monotonic(), goodput_bytes_per_s))
@@ -151,44 +162,43 @@ class MeasuredLink:
         for order in self._estimator.handle(event):
             match order:
                 case SendPing():
-                    probes.create_task(self._ping(probes))
-                case SendTrain(parts, part_bytes, deep):
-                    probes.create_task((self._deep_train if deep else self._train)(parts, part_bytes, probes))
+                    probes.create_task(self._probe(Probe.PING, self._ping(), probes))
+                case SendTrain(parts, part_bytes, True):
+                    probes.create_task(self._probe(Probe.DEEP_TRAIN, self._deep_train(parts, part_bytes), probes))
+                case SendTrain(parts, part_bytes, False):
+                    probes.create_task(self._probe(Probe.TRAIN, self._train(parts, part_bytes), probes))
                 case Announce():
                     probes.create_task(self._announce(order))
 
-    async def _ping(self, probes: asyncio.TaskGroup) -> None:
-        subject = subjects.probe_echo(self._destination)
+    async def _probe(self, probe: Probe, sent: Coroutine[Any, Any, Event], probes: asyncio.TaskGroup) -> None:
+        """Sends one probe and tells the estimator what came of it. Never raises: the answer is another site's word, and a task
+        that raises ends the process."""
+        try:
+            event = await sent
+        except (BusError, BadMessageError) as error:
+            event = self._failed(error, probe)
+        except Exception as error:
+            FAULTS.failed["probe"] += 1
+            log.error("probe_not_handled", destination=self._destination, probe=probe, exc_info=error)
+            event = self._failed(error, probe)
+        self._handle(event, probes)
+
+    async def _ping(self) -> Event:
         started_s = time.perf_counter()
-        event: Event
-        try:
-            await self._control.request(subject, Ping(source=self._source), Pong, self._timeout_s)
-            event = PongHeard(time.monotonic(), time.perf_counter() - started_s)
-        except (BusError, BadMessageError) as error:
-            event = self._failed(error, Probe.PING)
-        self._handle(event, probes)
+        await self._control.request(subjects.probe_echo(self._destination), Ping(source=self._source), Pong, self._timeout_s)
+        return PongHeard(time.monotonic(), time.perf_counter() - started_s)
 
-    async def _train(self, parts: int, part_bytes: int, probes: asyncio.TaskGroup) -> None:
-        event: Event
-        try:
-            base_s, _ = await self._send_train(1, b"")
-            train_s, _ = await self._send_train(parts, _padding(part_bytes))
-            event = TrainAnswered(time.monotonic(), base_s, parts * part_bytes, train_s)
-        except (BusError, BadMessageError) as error:
-            event = self._failed(error, Probe.TRAIN)
-        self._handle(event, probes)
+    async def _train(self, parts: int, part_bytes: int) -> Event:
+        base_s, _ = await self._send_train(1, b"")
+        train_s, _ = await self._send_train(parts, _padding(part_bytes))
+        return TrainAnswered(time.monotonic(), base_s, parts * part_bytes, train_s)
 
-    async def _deep_train(self, parts: int, part_bytes: int, probes: asyncio.TaskGroup) -> None:
-        event: Event
-        try:
-            _, report = await self._send_train(parts, _padding(part_bytes))
-            event = DeepTrainAnswered(time.monotonic(), parts * part_bytes, report.tail_bytes_per_s)
-        except (BusError, BadMessageError) as error:
-            event = self._failed(error, Probe.DEEP_TRAIN)
-        self._handle(event, probes)
+    async def _deep_train(self, parts: int, part_bytes: int) -> Event:
+        _, report = await self._send_train(parts, _padding(part_bytes))
+        return DeepTrainAnswered(time.monotonic(), parts * part_bytes, report.tail_bytes_per_s)
 
     async def _send_train(self, parts: int, padding: bytes) -> tuple[float, TrainReport]:
-        """Seconds until the reply, and the reply."""
+        """Returns the seconds until the reply, and the reply. Raises BusError, BadMessageError."""
         subject = subjects.probe_train(self._destination)
         part = TrainPart(train_id=secrets.token_hex(8), padding=padding)
         started_s = time.perf_counter()
@@ -211,7 +221,12 @@ class MeasuredLink:
             addresses = [(str(address[0]), int(port)) for *_, address in found]
             self._retransmits.observe(await asyncio.to_thread(segments_to, addresses))
             self._allocator.lose(self._retransmits.share or 0.0, time.monotonic())
-        except OSError as error:
+        except (
+            OSError,
+            ValueError,
+            OverflowError,
+            struct.error,
+        ) as error:  # a name that resolves to nothing, a port beyond 65535
             log.debug("leaf_not_observed", destination=self._destination, reason=str(error))
 
     async def _announce(self, announce: Announce) -> None:
@@ -247,5 +262,5 @@ class MeasuredLink:
 
 
 def _padding(size_bytes: int) -> bytes:
-    """Incompressible, should a link compress."""
+    """Random bytes: a link may compress."""
     return secrets.token_bytes(size_bytes)

@@ -1,4 +1,4 @@
-"""Where other sites' trains end: counts their parts, and tells the sender how they came."""
+"""End of other sites' trains: counts their parts, and tells the sender how they came."""
 
 import time
 from collections import OrderedDict
@@ -10,9 +10,11 @@ from nats.aio.msg import Msg
 
 from prfaas.bus.control import ControlBus
 from prfaas.contracts.to_probe import TrainPart, TrainReport
-from prfaas.contracts.wire import decode, encode
+from prfaas.contracts.wire import BadMessageError, decode, encode
 
 REMEMBERED_TRAINS = 64
+MAX_PARTS = 4096
+"""Parts of one train that are remembered: four times those of the longest that is sent."""
 _LEAST_S = 1e-4
 
 
@@ -22,10 +24,10 @@ class Arrival(NamedTuple):
 
 
 def tail_bytes_per_s(arrivals: Sequence[Arrival]) -> float:
-    """The least rate from a part between the middle and three quarters to the last; 0: all came at once.
+    """Least rate from a part between the middle and three quarters to the last part; 0: all came at once.
 
-    The first half is TCP's slow start. What was held up, by a lost segment or a busy process, comes all at once: seen from there
-    the rest looks too fast, but hardly from everywhere."""
+    The first half is TCP's slow start. Parts that were held up, by a lost segment or a busy process, come all at once: from such
+    a part the rest looks too fast, but hardly from every one."""
     last_s = arrivals[-1].seconds
     left_bytes, least = 0, inf
     for number in range(len(arrivals) - 1, len(arrivals) // 2 - 1, -1):
@@ -44,6 +46,9 @@ class TrainSink:
     async def receive(self, message: Msg) -> None:
         part = decode(message.data, TrainPart)
         arrivals = self._trains[part.train_id] = self._trains.pop(part.train_id, [])
+        if len(arrivals) >= MAX_PARTS:
+            del self._trains[part.train_id]
+            raise BadMessageError(f"train {part.train_id!r} has more than {MAX_PARTS} parts")
         arrivals.append(Arrival(time.perf_counter(), len(message.data)))
         while len(self._trains) > REMEMBERED_TRAINS:  # those whose last part was lost
             self._trains.popitem(last=False)

@@ -46,7 +46,7 @@ class PrefillWorkerService:
         self._site = await SiteConnections.open(config.control, config.bulk, config.name)
         bus, lane = self._site
         self._kv_points = description.layout.size_points(description.max_context_tokens)
-        self._core = PrefillCore(description.model, description.fingerprint, description.max_context_tokens)
+        self._core = PrefillCore(description.model, description.fingerprint, description.max_context_tokens, config.serves)
         blocks = BlockAnnouncer(bus, site=config.site, worker=config.name, role=Role.PREFILL, sites=config.serves)
         self._shipments = Shipments(
             site=config.site,

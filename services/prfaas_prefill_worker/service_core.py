@@ -1,6 +1,7 @@
 """Which jobs are worth running, pure: expired, cancelled, foreign and redelivered ones are refused with a reason."""
 
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from prfaas.capacity.observed import ObservedTimes
@@ -54,10 +55,12 @@ class Refuse:
 
 
 class PrefillCore:
-    def __init__(self, model: str, fingerprint: str, max_context_tokens: int) -> None:
+    def __init__(self, model: str, fingerprint: str, max_context_tokens: int, serves: Collection[str] | None = None) -> None:
+        """`serves`: decode sites whose jobs are taken; None: those of any."""
         self.model = model
         self.fingerprint = fingerprint
         self.max_context_tokens = max_context_tokens
+        self.serves = serves
         self.observed = ObservedTimes()
         self._cancelled: OrderedDict[str, int] = OrderedDict()
 
@@ -93,6 +96,10 @@ class PrefillCore:
             return Refuse(
                 job, FailureCode.WORKER_LOST, f"this is delivery {deliveries}: the worker that had the job before is gone"
             )
+        if self.serves is not None and job.decode_site not in self.serves:
+            # Each decode site costs a link and a task for good, so a job's word is not enough.
+            sites = ", ".join(sorted(self.serves))
+            return Refuse(job, FailureCode.BAD_JOB, f"this worker serves {sites}, the job is for decode site {job.decode_site!r}")
         if job.model != self.model:
             return Refuse(job, FailureCode.WRONG_MODEL, f"this worker serves {self.model!r}, the job wants {job.model!r}")
         if transfer.fingerprint != self.fingerprint:

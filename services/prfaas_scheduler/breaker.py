@@ -30,6 +30,11 @@ class Breaker:
             return BreakerState.CLOSED
         return BreakerState.OPEN if now_s < self._open_until else BreakerState.HALF_OPEN
 
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to remember: no failure since the last success."""
+        return self._open_until_s is None and not self._failures
+
     def allows(self, now_s: float) -> bool:
         state = self.state(now_s)
         return state is BreakerState.CLOSED or (state is BreakerState.HALF_OPEN and self._trial is None)

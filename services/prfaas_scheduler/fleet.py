@@ -24,6 +24,10 @@ DECODE_SLACK = 1 / 8
 share, so that a system prompt that all requests share gathers them nowhere."""
 
 
+MAX_SITES = 256
+"""Sites that are remembered at once. A name costs its sender nothing, a place here costs memory and a metric's series."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacedPrefill:
     """A prefill in a site's backlog, with enough to place the same prompt again elsewhere."""
@@ -96,18 +100,22 @@ class Fleet:
 
     # ---- workers and links
 
-    def update_worker(self, beat: Heartbeat) -> None:
+    def update_worker(self, beat: Heartbeat) -> bool:
+        """Returns whether the worker is taken in: not one of a site that is too many."""
+        if not self._admit(beat.site):
+            return False
         self._unlist(beat.key)
         bit = self.directory.join(beat.key)
         self.workers[beat.key] = self._beating[beat.key] = worker = Worker(beat, self._now_s, bit)
         self.alive[beat.site, beat.role] += not beat.draining
         if beat.draining:
-            return
+            return True
         if beat.role is Role.DECODE:
             self._decoders.setdefault(beat.model, DecodePool()).put(worker)
         else:
             sites = self._prefillers.setdefault((beat.model, beat.fingerprint), {})
             sites.setdefault(beat.site, PrefillPool()).add(worker)
+        return True
 
     def remove_worker(self, key: str) -> None:
         self._unlist(key)
@@ -115,6 +123,8 @@ class Fleet:
         self.directory.leave(key)
 
     def update_link(self, estimate: LinkEstimate) -> None:
+        if not self._admit(estimate.source):
+            return
         if self._link_from(estimate.source) is None:
             self.site_state(estimate.source).breaker.link_is_back(self._now_s)
         self.links[estimate.key] = (estimate, self._now_s)
@@ -188,6 +198,25 @@ class Fleet:
                 holder = Holder(names[waits_s.index(wait_s)], prompt.cached_tokens(level), wait_s)
         return 0, holder
 
+    def _admit(self, site: str) -> bool:
+        """Returns whether the site is one of MAX_SITES: sites that nothing is known of any more make room."""
+        if site in self.sites:
+            return True
+        if len(self.sites) >= MAX_SITES:
+            for name in [name for name in self.sites if self._idle(name)]:
+                del self.sites[name]
+                for role in Role:
+                    self.alive.pop((name, role), None)
+        if len(self.sites) >= MAX_SITES:
+            return False
+        self.sites[site] = SiteState()
+        return True
+
+    def _idle(self, site: str) -> bool:
+        known = self.sites[site]
+        alive = any(self.alive[site, role] for role in Role)
+        return not alive and not len(known.backlog) and self._link_from(site) is None and known.breaker.idle
+
     def site_state(self, site: str) -> SiteState:
         found = self.sites.get(site)
         if found is None:
@@ -247,6 +276,7 @@ class Fleet:
         self._decoders[decoder.beat.model].put(decoder)
 
     def validate(self) -> None:
+        assert len(self.sites) <= MAX_SITES
         for name, site in self.sites.items():
             site.backlog.validate()
             assert len(site.backlog) == sum(prefill.site == name for prefill in self.placed.values())

@@ -25,6 +25,7 @@ from prfaas.contracts.to_worker import ChangeRole
 from prfaas.contracts.wire import BadMessageError
 from prfaas.process.runner import ServiceContext
 from prfaas.telemetry import names
+from prfaas.telemetry.faults import FAULTS
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics import SchedulerMetrics
 from prfaas_scheduler.config import SchedulerConfig
@@ -72,6 +73,8 @@ class SchedulerService:
         self._listing: set[str] = set()
         """Workers whose cache list is awaited."""
         self._list_room = asyncio.Semaphore(CONCURRENT_CACHE_LISTS)
+        self._shown = 0
+        """Series of the workers' metric."""
 
     async def start(self) -> None:
         config = self._config
@@ -110,7 +113,14 @@ class SchedulerService:
             self._core.handle(WorkerGone(now_s, key))
         else:
             self._request_cache_lists(self._core.handle(HeartbeatReceived(now_s, beat)))
-        for (site, role), count in self._core.fleet.alive.items():
+        self._show_workers()
+
+    def _show_workers(self) -> None:
+        alive = self._core.fleet.alive
+        if len(alive) < self._shown:
+            self._metrics.workers.clear()  # sites were forgotten, and their series go with them
+        self._shown = len(alive)
+        for (site, role), count in alive.items():
             self._metrics.workers.labels(site, role.value).set(count)
 
     def _on_link(self, key: str, estimate: LinkEstimate | None) -> None:
@@ -143,20 +153,33 @@ class SchedulerService:
         except (BusError, BadMessageError, ValueError) as error:
             self._metrics.snapshot("failed")
             log.debug("blocks_not_told", worker=ask.key, error=str(error))
+        except Exception as error:
+            # A background task that raises ends the process, and this one handles what a worker says.
+            self._metrics.snapshot("failed")
+            FAULTS.failed["blocks"] += 1
+            log.error("blocks_not_handled", worker=ask.key, exc_info=error)
         finally:
             self._listing.discard(ask.key)
 
     async def _move_workers(self, bus: ControlBus, roles: RoleController) -> None:
         while True:
             await asyncio.sleep(ROLES_TICK_S)
-            for instruction in roles.handle(RolesDue(time.monotonic())):
-                self._report_move(instruction)
-                if isinstance(instruction, BeginMove) and (refusal := await self._request_move(bus, instruction)):
-                    for over in roles.handle(MoveRefused(time.monotonic(), refusal)):
-                        self._report_move(over)
+            try:
+                await self._move_due(bus, roles)
+            except Exception as error:
+                # Figures of heartbeats are solved here: a strange one may cost a move, never the process.
+                FAULTS.failed["roles"] += 1
+                log.error("roles_not_solved", exc_info=error)
+
+    async def _move_due(self, bus: ControlBus, roles: RoleController) -> None:
+        for instruction in roles.handle(RolesDue(time.monotonic())):
+            self._report_move(instruction)
+            if isinstance(instruction, BeginMove) and (refusal := await self._request_move(bus, instruction)):
+                for over in roles.handle(MoveRefused(time.monotonic(), refusal)):
+                    self._report_move(over)
 
     async def _request_move(self, bus: ControlBus, move: BeginMove) -> str:
-        """Why the worker does not move; empty when it does."""
+        """Returns why the worker does not move; empty when it does."""
         subject = subjects.change_role(self._config.site, move.role, move.worker)
         change = ChangeRole(role=move.to_role, drain_s=move.drain_s)
         try:
@@ -184,7 +207,12 @@ class SchedulerService:
         span = self._context.tracing.start(names.PLACE, parent=parent, kind=SpanKind.SERVER, attributes=attributes)
         started_s = time.monotonic()
         # Decide.
-        (answered,) = self._core.handle(PlacementRequested(started_s, request))
+        try:
+            (answered,) = self._core.handle(PlacementRequested(started_s, request))
+        except Exception as error:  # the caller is told at once, and asks again or fails this one request
+            span.set_attribute(names.ERROR_TYPE, type(error).__name__)
+            span.end()
+            raise
         answer = answered.answer
         self._metrics.decision_s.observe(time.monotonic() - started_s)
         # A request that is placed again was counted the first time.

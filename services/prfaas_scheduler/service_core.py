@@ -59,8 +59,7 @@ class SchedulerCore:
         self.fleet.advance(event.now_s)
         match event:
             case HeartbeatReceived(now_s, beat):
-                self.fleet.update_worker(beat)
-                if self.fleet.directory.needs_list(beat.key, now_s):
+                if self.fleet.update_worker(beat) and self.fleet.directory.needs_list(beat.key, now_s):
                     return [RequestCacheList(beat.site, beat.role, beat.worker, beat.key)]
             case CacheChanged(now_s, changed):
                 key = f"{changed.site}.{changed.role}.{changed.worker}"
@@ -87,9 +86,10 @@ class SchedulerCore:
 
     def _attempt_over(self, ended: AttemptEnded, now_s: float) -> None:
         prefill = self.fleet.remove_placement(ended.request_id)
-        # What the end says about the link to a remote site.
-        if ended.site != self.fleet.site:
-            breaker = self.fleet.site_state(ended.site).breaker
+        # What the end says about the link to a remote site. A name in a report is no reason to remember a site.
+        known = self.fleet.sites.get(ended.site) if ended.site != self.fleet.site else None
+        if known is not None:
+            breaker = known.breaker
             if ended.verified:
                 breaker.succeeded()
             elif ended.code == FailureCode.CANCELLED or (prefill and prefill.deferred and ended.code in OUT_OF_TIME):

@@ -3,12 +3,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from prfaas_bandwidth_probe.estimator import (
-    TRAIN_PARTS,
+from prfaas_bandwidth_probe.estimator import TRAIN_PARTS, LinkEstimator
+from prfaas_bandwidth_probe.events import (
     Announce,
     DeepTrainAnswered,
     Instruction,
-    LinkEstimator,
     PongHeard,
     Probe,
     ProbeFailed,

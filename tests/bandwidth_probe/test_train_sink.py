@@ -1,8 +1,15 @@
+from typing import cast
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nats.aio.client import Client
+from nats.aio.msg import Msg
 
-from prfaas_bandwidth_probe.train_sink import Arrival, tail_bytes_per_s
+from prfaas.bus.control import ControlBus
+from prfaas.contracts.to_probe import TrainPart
+from prfaas.contracts.wire import BadMessageError, encode
+from prfaas_bandwidth_probe.train_sink import MAX_PARTS, REMEMBERED_TRAINS, Arrival, TrainSink, tail_bytes_per_s
 
 PART_BYTES = 10_000
 RATE = 1e6
@@ -41,3 +48,25 @@ def test_parts_that_come_in_clusters_do_not_either(cluster: int) -> None:
 def test_all_at_once_says_nothing() -> None:
     assert rate([1.0] * 20) == 0.0
     assert rate([1.0]) == 0.0
+
+
+class _Silent:
+    """A bulk bus that nothing is published on."""
+
+
+def part(train_id: str) -> Msg:
+    return Msg(_client=Client(), subject="train", data=encode(TrainPart(train_id=train_id, padding=b"x")))
+
+
+async def test_trains_without_an_end_are_forgotten() -> None:
+    sink = TrainSink(cast(ControlBus, _Silent()))
+    for number in range(3 * REMEMBERED_TRAINS):
+        await sink.receive(part(f"t{number}"))
+    assert len(sink._trains) == REMEMBERED_TRAINS
+    with pytest.raises(BadMessageError, match="has more than 4096 parts"):
+        for _ in range(MAX_PARTS + 1):
+            await sink.receive(part("endless"))
+    assert "endless" not in sink._trains
+    for data in (b"", b"\x91" * 100_000, b"\xff"):
+        with pytest.raises(BadMessageError):
+            await sink.receive(Msg(_client=Client(), subject="train", data=data))

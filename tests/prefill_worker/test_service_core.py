@@ -61,6 +61,14 @@ def test_a_bad_job_is_refused(job: PrefillJob, age_s: float, deliveries: int, co
     assert isinstance(refused, Refuse) and refused.code == code and refused.message and not refused.silent
 
 
+def test_a_job_for_a_decode_site_that_is_not_served_is_refused() -> None:
+    """Each decode site costs a link and a task for good: names that are made up must not."""
+    core = PrefillCore("m", "f", max_context_tokens=100, serves=["away"])
+    refused = verdict(core, make_job())
+    assert isinstance(refused, Refuse) and refused.code == "bad_job"
+    assert refused.message == "this worker serves away, the job is for decode site 'home'"
+
+
 @given(st.integers(1, 5), st.integers(1, 5))
 def test_a_cancel_takes_its_attempt_and_all_before_it(cancelled: int, attempt: int) -> None:
     core = make_core()

@@ -10,7 +10,17 @@ from prfaas.contracts.kv import KVTransfer
 from prfaas.kvcache.layout import LayerKind, LayerRange
 from prfaas.transfer import frame as kv
 from prfaas.transfer.quantize import encode_int8
-from prfaas.transfer.receiver_core import Failed, FrameArrived, Install, ReceiverCore, ReceiverInstruction, Rewind, Tick, Verified
+from prfaas.transfer.receiver_core import (
+    DeliveryLost,
+    Failed,
+    FrameArrived,
+    Install,
+    ReceiverCore,
+    ReceiverInstruction,
+    Rewind,
+    Tick,
+    Verified,
+)
 from tests.kvcache.kv import LAYOUT, Cache, encode_transfer, gaussian_piece, make_pieces, make_transfer, rewrite
 
 TOKENS = 200
@@ -192,3 +202,37 @@ def test_a_recurrent_state_in_eight_bits_is_refused() -> None:
             messages[number] = rewrite(message, codec=kv.Codec.INT8)
     assert failure(run(transfer, messages)).code is FailureCode.CORRUPT
     assert "codec INT8" in failure(run(transfer, messages)).message
+
+
+DEEP = b"\x82\xa4type\xa1x\xa2zz" + b"\x91" * 100_000 + b"\xc0"
+
+
+@pytest.mark.parametrize("position", [0, -1])
+def test_a_frame_that_nests_too_deeply_fails_its_own_transfer(position: int) -> None:
+    """Its checksum is right: whoever may write into the bucket can make one."""
+    transfer = make_transfer(TOKENS)
+    messages = attempt(transfer)
+    head = kv.decode_frame(memoryview(messages[position])).head._replace(stored_bytes=len(DEEP), raw_bytes=len(DEEP))
+    forged = kv.encode_frame(head, (memoryview(DEEP),))
+    messages[position] = b"".join(bytes(part) for part in forged.buffers)
+    failed = failure(run(transfer, messages))
+    assert failed.code is FailureCode.CORRUPT
+    assert "does not decode" in failed.message
+
+
+def test_a_connection_that_breaks_again_and_again_without_a_frame_in_between_is_given_up() -> None:
+    transfer = make_transfer(TOKENS)
+    messages = attempt(transfer)
+    core = ReceiverCore(transfer, LAYOUT, now=0.0, deadline=10.0, idle_timeout_s=None)
+    for number, message in enumerate(messages[:3]):
+        for _ in range(60):
+            assert core.handle(DeliveryLost(0.0)) == [Rewind(number + 1 if number else 0)]
+        core.handle(FrameArrived(kv.decode_frame(memoryview(message)), number + 1, 0.0))
+        core.validate()
+    losses = 0
+    while not core.finished:
+        out = core.handle(DeliveryLost(0.0))
+        losses += 1
+        assert losses < 100
+    assert failure(out).code is FailureCode.BROKER
+    assert "without a new frame" in failure(out).message

@@ -27,6 +27,7 @@ from prfaas.bus.errors import (
 from prfaas.bus.trace_context import Headers, trace_headers, trace_of
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.wire import BadMessageError, decode, encode
+from prfaas.telemetry.faults import FAULTS
 from prfaas.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
@@ -39,12 +40,13 @@ _log = get_logger(__name__)
 ERROR_CODE = "Nats-Service-Error-Code"
 ERROR_TEXT = "Nats-Service-Error"
 _HEADER_ROOM_BYTES = 64
+_MAX_ERROR_CHARACTERS = 1000
 _FLUSH_DEADLINE_S = 5
 _MAX_PENDING_BYTES = 64 << 20
 
 
 class Subscription:
-    """Interest in a subject. Messages are handled in order; what exceeds the bounded queue is dropped and counted."""
+    """Interest in a subject. Its queue is bounded: what exceeds it is dropped and counted."""
 
     def __init__(self, subject: str) -> None:
         self.subject = subject
@@ -53,6 +55,18 @@ class Subscription:
         self.failed = 0
         """Messages that did not decode or whose handler raised."""
         self._nats: NatsSubscription | None = None
+
+    def fault(self, subject: str, error: BaseException) -> None:
+        """Counts and logs a message whose handling failed: the 1st, 2nd, 4th, 8th..., so that a flood does not flood the log."""
+        self.failed += 1
+        undecodable = isinstance(error, BadMessageError)
+        (FAULTS.undecodable if undecodable else FAULTS.failed)["control"] += 1
+        if self.failed & (self.failed - 1):
+            return
+        if undecodable:
+            _log.warning("bus_message_undecodable", subject=subject, failed=self.failed, reason=str(error))
+        else:
+            _log.error("bus_handler_failed", subject=subject, failed=self.failed, exc_info=error)
 
     async def drain(self) -> None:
         """Ends the interest and handles what has arrived."""
@@ -169,8 +183,11 @@ class ControlBus:
             except asyncio.CancelledError:
                 await self._answer_error(message, RemoteError(FailureCode.CANCELLED, f"the handler of {subject} was stopped"))
                 raise
-            except Exception as error:
+            except RemoteError as error:
                 subscription.failed += 1
+                await self._answer_error(message, error)
+            except Exception as error:
+                subscription.fault(message.subject, error)
                 await self._answer_error(message, error)
             finally:
                 room.release()
@@ -215,9 +232,8 @@ class ControlBus:
                 task = asyncio.current_task()
                 if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                     raise
-                # Something that the handler awaited was cancelled: nats-py would take it as the subscription's own end.
-                subscription.failed += 1
-                _log.error("bus_handler_failed", subject=message.subject, exc_info=error)
+                # A cancelled wait inside the handler looks to nats-py like the subscription's own end.
+                subscription.fault(message.subject, error)
 
         return await self._subscribe(subject, handle, max_pending, queue)
 
@@ -276,11 +292,14 @@ class ControlBus:
             code, text = FailureCode.BAD_MESSAGE, str(error)
         else:
             code, text = FailureCode.INTERNAL, f"{type(error).__name__}: {error}"
-            _log.error("bus_handler_failed", subject=request.subject, exc_info=error)
         if not request.reply:
             return
-        with contextlib.suppress(BusError):  # the caller's deadline tells it
-            await self.publish_raw(request.reply, b"", headers={ERROR_CODE: code, ERROR_TEXT: text[:1000]})
+        # One line: a line break in a header's value would end the header.
+        headers = {ERROR_CODE: code, ERROR_TEXT: " ".join(text.split())[:_MAX_ERROR_CHARACTERS]}
+        try:
+            await self.publish_raw(request.reply, b"", headers=headers)
+        except Exception as unsent:  # such as a reply subject that is none; the caller's deadline tells it
+            _log.debug("bus_error_not_sent", subject=request.subject, reason=str(unsent))
 
     def _not_connected(self, subject: str, error: Exception) -> NotConnectedError:
         return NotConnectedError(f"nothing can be sent to {subject}: {str(error).removeprefix('nats: ') or repr(error)}")

@@ -1,10 +1,10 @@
-"""What the job queue and the presence buckets need from JetStream, with errors as sentences."""
+"""Calls of JetStream that the job queue and the presence buckets need, with errors as sentences."""
 
-import json
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import msgspec
 from nats import errors as nats_errors
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
@@ -15,6 +15,7 @@ from prfaas.bus.connection import in_own_task
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusTimeoutError, NotConnectedError, StreamError
 from prfaas.bus.trace_context import Headers
+from prfaas.contracts.wire import BadMessageError, decode_json
 
 API_TIMEOUT_S = 5.0
 _STREAM_EXISTS_DIFFERENTLY = 10058
@@ -42,7 +43,7 @@ async def call(bus: ControlBus, what: str, use: Callable[[JetStreamContext], Cor
 
 
 async def ensure_stream(bus: ControlBus, config: StreamConfig) -> None:
-    """Creates the stream in the own site, or brings it to this configuration. Raises what `call` raises."""
+    """Creates the stream in the own site, or brings it to this configuration. Raises the errors of `call`."""
 
     async def create(jetstream: JetStreamContext) -> None:
         try:
@@ -58,15 +59,25 @@ async def ensure_stream(bus: ControlBus, config: StreamConfig) -> None:
 async def publish_acknowledged(
     bus: ControlBus, subject: str, payload: bytes, timeout_s: float, headers: Headers | None = None
 ) -> bool:
-    """Stores a message in the stream of whatever site listens on the subject; the acknowledgement crosses leaf connections like
-    any reply. True when the stream had it already (Nats-Msg-Id).
+    """Stores a message in the stream that listens on the subject, in whatever site. Returns whether the stream had it already
+    (Nats-Msg-Id).
 
-    Raises StreamError when the stream refused it, and what `ControlBus.request_raw` raises."""
+    Raises StreamError when the stream refused it, and the errors of `ControlBus.request_raw`."""
     reply: Msg = await bus.request_raw(subject, payload, timeout_s, headers)
     try:
-        answer = json.loads(reply.data)
-    except ValueError:
+        answer = decode_json(reply.data, _PublishAnswer)
+    except BadMessageError:
         raise StreamError(f"{subject} answered with something that is no acknowledgement: {reply.data[:100]!r}") from None
-    if error := answer.get("error"):
-        raise StreamError(f"the stream of {subject} refused a message: {error.get('description')} ({error.get('err_code')})")
-    return bool(answer.get("duplicate", False))
+    if error := answer.error:
+        raise StreamError(f"the stream of {subject} refused a message: {error.description} ({error.err_code})")
+    return answer.duplicate
+
+
+class _ApiError(msgspec.Struct):
+    description: str = ""
+    err_code: int = 0
+
+
+class _PublishAnswer(msgspec.Struct):
+    error: _ApiError | None = None
+    duplicate: bool = False

@@ -1,20 +1,23 @@
-"""The prefill job queue: one JetStream work-queue stream per site; two durable consumers per model, which its workers share, for
-jobs in their turn and for deferred ones, and one per worker, for jobs whose prompt's prefix it has cached.
+"""The prefill job queue: one JetStream work-queue stream per site, with three kinds of durable consumer.
 
-A job is delivered at least once. A worker that dies loses its job after ACK_WAIT_S, and another takes it with `deliveries` 2; a
-job of its own nobody else takes, so whoever named the worker watches it. After MAX_DELIVERIES the job is removed and its decode
-worker hears PrefillFailed with code `max_deliveries`. A job that nobody takes expires with its own timeout; the decode worker's
-deadline, which is the same, tells it.
+Workers of a model share one for jobs in their turn and one for deferred jobs. Each worker has one of its own, for jobs whose
+prompt's prefix it has cached.
+
+A job is delivered at least once. A worker that dies loses its job after ACK_WAIT_S, and another takes it with `deliveries` 2.
+A job of a worker's own consumer is taken by no other, so the process that named the worker watches it. After MAX_DELIVERIES the
+job is removed, and its decode worker hears PrefillFailed with code `max_deliveries`. A job that no worker takes expires with its
+own timeout, which is the decode worker's deadline too. A job that does not decode is removed by the first worker that gets it.
 """
 
 import asyncio
-import json
 import math
 import time
 from collections.abc import Awaitable, Callable
+from typing import Annotated
 
+import msgspec
 from nats.aio.msg import Msg
-from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, RawStreamMsg, RetentionPolicy, StorageType, StreamConfig
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
@@ -27,7 +30,8 @@ from prfaas.contracts import subjects
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.to_decode import PrefillFailed
 from prfaas.contracts.to_prefill import PrefillJob
-from prfaas.contracts.wire import decode, encode
+from prfaas.contracts.wire import BadMessageError, decode, decode_json, encode
+from prfaas.telemetry.faults import FAULTS
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.tracing import extract
 
@@ -36,6 +40,8 @@ ACK_WAIT_S = 5.0
 MAX_DELIVERIES = 3
 MAX_JOBS = 1024
 MAX_JOBS_BYTES = 256 << 20
+MAX_JOB_AGE_S = 900.0
+"""Longest stay of a job in the stream, also of one whose sender set no time of its own: more than any request may wait."""
 OWN_CONSUMER_INACTIVE_S = 3600.0
 """Then the server forgets a worker that is gone for good. No living one is busy with one job for so long."""
 _TRY_S = 2.0
@@ -60,9 +66,8 @@ class JobQueue:
         deferred: bool = False,
         parent: Span | Context | None = None,
     ) -> None:
-        """For `worker`, or for whoever of the site is free first, or (`deferred`) has no other job. Returns when the site's
-        stream has stored the job. Tries again until `timeout_s` is over; a job that was stored by an earlier try, whose
-        acknowledgement was lost, is stored once.
+        """Returns when the site's stream has stored the job: for `worker`, or for the first of the site that is free, or
+        (`deferred`) for the first that has no other job. Tries again until `timeout_s` is over, and stores the job once.
 
         Raises NoRespondersError (no prefill worker was ever there, or the site is not joined), StreamError (the queue is full),
         BusTimeoutError (it may still be stored), NotConnectedError, MessageTooLargeError."""
@@ -73,18 +78,18 @@ class JobQueue:
         shared = subjects.deferred_jobs if deferred else subjects.jobs
         subject = shared(site, job.model) if worker is None else subjects.worker_jobs(site, worker)
         payload = encode(job)
-        deadline_s = time.monotonic() + timeout_s
+        deadline_at = time.monotonic() + timeout_s
         while True:
-            left_s = deadline_s - time.monotonic()
+            left_s = deadline_at - time.monotonic()
             try:
                 await publish_acknowledged(self._bus, subject, payload, max(0.0, min(_TRY_S, left_s)), headers)
                 return
             except BusTimeoutError:
-                if deadline_s - time.monotonic() <= 0:
+                if deadline_at - time.monotonic() <= 0:
                     raise BusTimeoutError(f"the job queue of site {site}", timeout_s) from None
 
     async def is_there(self, site: str, worker: str) -> bool:
-        """Whether it takes jobs of its own: asked before one is named for it."""
+        """Asks whether the worker takes jobs of its own."""
         try:
             await self._bus.request_raw(subjects.worker_alive(site, worker), b"", _ALIVE_TIMEOUT_S)
         except BusError:
@@ -92,19 +97,19 @@ class JobQueue:
         return True
 
     async def until_gone(self, site: str, worker: str) -> str:
-        """Returns, with the reason, when a worker that a job was named for has not answered for ACK_WAIT_S."""
-        heard_s = time.monotonic()
+        """Returns the reason when the worker has not answered for ACK_WAIT_S."""
+        heard_at = time.monotonic()
         while True:
             await asyncio.sleep(_ALIVE_EVERY_S)
             if await self.is_there(site, worker):
-                heard_s = time.monotonic()
-            elif (silent_s := time.monotonic() - heard_s) >= ACK_WAIT_S:
+                heard_at = time.monotonic()
+            elif (silent_s := time.monotonic() - heard_at) >= ACK_WAIT_S:
                 return f"prefill worker {worker!r} of site {site} has not answered for {silent_s:.1f} s"
 
 
 class JobConsumer:
-    """Takes the jobs of one worker from its site's queue: those that are named for it first, then those that its model's workers
-    share, and of these the deferred ones last."""
+    """Takes jobs for one worker from its site's queue: first those that name it, then those that its model's workers share, last
+    the deferred ones."""
 
     def __init__(self, bus: ControlBus, site: str, model: str, worker: str, ack_wait_s: float) -> None:
         self._bus = bus
@@ -136,13 +141,14 @@ class JobConsumer:
         return consumer
 
     async def take(self, deadline_s: float) -> TakenJob | None:
-        """The oldest waiting job; None when none came within `deadline_s`, or the queue could not be reached (which is logged).
+        """Returns the oldest waiting job; None when none came within `deadline_s`, or the queue could not be reached (which is
+        logged).
 
         Raises NotConnectedError when the connection is closed for good."""
         return await self._take(time.monotonic() + deadline_s, self._next)
 
     async def waiting(self) -> int:
-        """How many shared jobs nobody has taken, without the deferred ones; 0 while the queue cannot be asked."""
+        """Counts the shared jobs that no worker has taken, without the deferred ones; 0 while the queue cannot be asked."""
         try:
             info = await call(
                 self._bus,
@@ -150,21 +156,21 @@ class JobConsumer:
                 lambda jetstream: jetstream.consumer_info(self._stream, self._shared.consumer),
             )
         except BusError:
-            return 0  # whoever takes jobs says what is wrong
+            return 0  # `take` says what is wrong
         return info.num_pending or 0
 
     async def take_last(self, deadline_s: float) -> TakenJob | None:
-        """The next job that already is this worker's, named for it or on the way to it, for one that takes no others any more."""
+        """Returns the next job that is this worker's already: named for it, or on the way to it. Asks for no others."""
         return await self._take(time.monotonic() + deadline_s, self._next_own)
 
-    async def _take(self, until_s: float, look: Callable[[float], Awaitable[bool]]) -> TakenJob | None:
+    async def _take(self, until_at: float, look: Callable[[float], Awaitable[bool]]) -> TakenJob | None:
         while True:
             for source in self._sources:
                 if source.jobs:
                     return source.jobs.popleft()
             if self._bus.closed.is_set():
                 raise NotConnectedError(f"jobs of site {self._site} cannot be taken: the connection is closed")
-            left_s = until_s - time.monotonic()
+            left_s = until_at - time.monotonic()
             if left_s <= 0:
                 return None
             try:
@@ -175,12 +181,12 @@ class JobConsumer:
             except (BusError, TimeoutError) as error:
                 self.problem = f"the job queue {self._stream} cannot be used: {str(error) or 'no answer to a pull'}"
                 _log.warning("jobs_unreachable", stream=self._stream, reason=str(error) or "no answer to a pull")
-                await asyncio.sleep(min(_RETRY_WAIT_S, max(0.0, until_s - time.monotonic())))
+                await asyncio.sleep(min(_RETRY_WAIT_S, max(0.0, until_at - time.monotonic())))
                 await self._restore()
 
     async def _next(self, wait_s: float) -> bool:
-        """Returns when a job may have arrived. A queue is asked only when those before it are empty: what it gives is taken from
-        the other workers. While idle all are waited for; then several may come at once, and wait here."""
+        """Returns when a job may have arrived. A queue is asked only when those before it are empty, since a job that it gives is
+        taken from the other workers. An idle worker waits for all of them: then several jobs may come at once, and wait here."""
         for source in self._sources:
             if not source.pulling():
                 await source.pull(0.0)
@@ -197,7 +203,7 @@ class JobConsumer:
         return any(source.jobs for source in self._sources)
 
     async def _next_own(self, _: float) -> bool:
-        """False when there is no job any more."""
+        """Returns whether there is another job."""
         await self._wait(lambda: self._arrived() or not any(source.pulling() for source in self._sources))
         if not self._arrived():
             await self._own.pull(0.0)
@@ -205,7 +211,7 @@ class JobConsumer:
         return self._arrived()
 
     async def _wait(self, done: Callable[[], bool]) -> None:
-        """The server ends every pull in time, and `pulling` raises when it did not."""
+        """Waits until `done`. The server ends every pull in time, and `pulling` raises when it did not."""
         while not done():
             self._changed.clear()
             try:
@@ -215,7 +221,7 @@ class JobConsumer:
                 continue
 
     async def _restore(self) -> None:
-        """After a server lost its store: the owner makes stream and consumers again."""
+        """Makes stream and consumers again, for a server that lost its store."""
         if self._bus.connected:
             try:
                 await self._ensure()
@@ -235,6 +241,7 @@ class JobConsumer:
                 storage=StorageType.FILE,
                 max_msgs=MAX_JOBS,
                 max_bytes=MAX_JOBS_BYTES,
+                max_age=MAX_JOB_AGE_S,
                 discard=DiscardPolicy.NEW,
                 allow_msg_ttl=True,
                 allow_direct=True,
@@ -258,11 +265,22 @@ class JobConsumer:
             )
 
     async def _give_up(self, advisory: Msg) -> None:
-        """The queue will not deliver this job again: whoever waits for it must not wait for its deadline."""
-        sequence = int(json.loads(advisory.data)["stream_seq"])
+        """Removes a job that the queue will not deliver again, and tells its decode worker. Raises BadMessageError, BusError."""
+        sequence = decode_json(advisory.data, _MaxDeliveries).stream_seq
         stored = await call(
             self._bus, f"job {sequence} cannot be read", lambda jetstream: jetstream.get_msg(self._stream, sequence, direct=True)
         )
+        try:
+            await self._tell_given_up(stored)
+        except Exception as error:
+            # A job that cannot be decoded has nobody to tell. It must leave the queue all the same.
+            faults = FAULTS.undecodable if isinstance(error, BadMessageError) else FAULTS.failed
+            faults["job"] += 1
+            _log.error("job_given_up_untold", stream=self._stream, sequence=sequence, reason=str(error))
+        await call(self._bus, f"job {sequence} cannot be removed", lambda jetstream: jetstream.delete_msg(self._stream, sequence))
+
+    async def _tell_given_up(self, stored: RawStreamMsg) -> None:
+        """Raises BadMessageError, BusError."""
         job = decode(stored.data or b"", PrefillJob)
         _log.error("job_given_up", transfer=job.transfer.object_name, deliveries=MAX_DELIVERIES)
         failed = PrefillFailed(
@@ -273,4 +291,9 @@ class JobConsumer:
             message=f"{MAX_DELIVERIES} workers took the job and none finished it",
         )
         await self._bus.publish(job.reply_to, failed, parent=extract(stored.headers))
-        await call(self._bus, f"job {sequence} cannot be removed", lambda jetstream: jetstream.delete_msg(self._stream, sequence))
+
+
+class _MaxDeliveries(msgspec.Struct):
+    """The server's advisory for a job that was delivered too often."""
+
+    stream_seq: Annotated[int, msgspec.Meta(ge=1)]

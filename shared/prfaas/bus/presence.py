@@ -1,11 +1,15 @@
-"""Who is there: entries that their owners put into a site's KV bucket again and again, and that vanish when they stop.
+"""Presence: entries that their owners put into a site's KV bucket again and again, and that vanish when they stop.
 
-The scheduler hears every put as a message on the bucket's subject, which survives restarts of the server without any state; the
-bucket itself is for whoever comes later, and for operators to look at.
+The scheduler hears every put as a message on the bucket's subject, which survives restarts of the server without any state. The
+bucket itself is for watchers that come later, and for operators.
+
+Anybody with a key may put anything. An entry that does not decode, or that stands under a key not its own, is dropped and
+counted. It never ends a watcher.
 """
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -19,6 +23,7 @@ from prfaas.bus.errors import BusError
 from prfaas.bus.jetstream import call, ensure_stream, publish_acknowledged
 from prfaas.contracts import subjects
 from prfaas.contracts.wire import BadMessageError, decode, encode
+from prfaas.telemetry.faults import FAULTS
 from prfaas.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
@@ -32,6 +37,10 @@ _ENSURE_EVERY_S = 5.0
 _LOOK_EVERY_S = 0.1
 _SNAPSHOT_DEADLINE_S = 5.0
 _MAX_BUCKET_BYTES = 16 << 20
+MAX_ENTRIES_OF_SITE = 4096
+"""Live entries that a watcher takes under one first token of their keys: one site's share."""
+MAX_SITES = 256
+"""First tokens of keys that a watcher takes at once."""
 
 
 class Entry(Protocol):
@@ -43,7 +52,7 @@ Value = TypeVar("Value")
 
 
 async def put_entry(bus: ControlBus, site: str, bucket: str, entry: Entry, timeout_s: float = INTERVAL_S) -> None:
-    """Puts an entry into a bucket of a site, the own one or one that is joined to it. Raises BusError."""
+    """Puts an entry into a bucket of the own site or of one that is joined to it. Raises BusError."""
     await publish_acknowledged(bus, _put_subject(site, bucket, entry.key), encode(entry), timeout_s)
 
 
@@ -79,19 +88,19 @@ class Announcer:
         return f"this process cannot be announced to {', '.join(self._missed)}"
 
     async def run(self) -> None:
-        """Until withdrawn or cancelled. A put that fails is logged, once until it works again, and tried at the next beat."""
+        """Announces until withdrawn or cancelled. A put that fails is logged once until one works, and tried at the next beat."""
         while not self._withdrawn:
             started_s = time.monotonic()
             await self.beat()
             await asyncio.sleep(max(0.0, started_s + self._interval_s - time.monotonic()))
 
     async def beat(self) -> None:
-        """One put to each site now, side by side, for a change that should not wait for the next beat."""
+        """Puts the entry to each site now, for a change that should not wait for the next beat."""
         entry = self._make_entry()
         await asyncio.gather(*(self._put(site, entry) for site in self._sites))
 
     async def withdraw(self) -> None:
-        """Says at once that this process is gone, instead of by its silence. It is not announced again."""
+        """Says at once that this process is gone. It is not announced again."""
         self._withdrawn = True
         key = self._make_entry().key
         for site in self._sites:
@@ -149,10 +158,9 @@ async def watch(
     ttl_s: float = TTL_S,
     status: BucketStatus | None = None,
 ) -> None:
-    """Owns a bucket of the own site and tells of every put, with the key, and of every key that is gone, with None. Runs until it
-    is cancelled, and keeps `status` up to date.
-
-    Gone means: deleted by its owner, or not put again for `ttl_s`."""
+    """Owns a bucket of the own site and calls `changed` with (key, entry) for each put and (key, None) for each key that is gone:
+    deleted by its owner, or not put again for `ttl_s`. Runs until cancelled, and keeps `status` up to date. What `changed` raises
+    is logged and counted."""
     watcher = _Watcher(bus, bucket, kind, changed, ttl_s, status or BucketStatus(bucket))
     await watcher.run()
 
@@ -170,11 +178,14 @@ class _Watcher:
         self._bus = bus
         self._status = status
         self._bucket = bucket
-        self._changed: Callable[[str, object], None] = changed  # type: ignore[assignment]
-        self._kind: TypeForm[object] = kind
+        self._changed: Callable[[str, Entry | None], None] = changed  # type: ignore[assignment]
+        self._kind: TypeForm[Entry] = kind  # type: ignore[assignment]
         self._ttl_s = ttl_s
         self._put_at_s: dict[str, float] = {}
-        """By key, in the order of their last puts."""
+        """Moments of the last puts by key, in their order."""
+        self._of_site: Counter[str] = Counter()
+        """Live keys by their first token."""
+        self._faults = 0
 
     async def run(self) -> None:
         subscription = await self._bus.subscribe_raw(f"$KV.{self._bucket}.>", self._on_put)
@@ -190,7 +201,7 @@ class _Watcher:
             await subscription.drain()
 
     async def _keep_bucket(self) -> None:
-        """Makes the bucket whenever it is missing, and reads once what others put before us."""
+        """Makes the bucket whenever it is missing, and reads once what was put before this watcher came."""
         next_s, known = 0.0, False
         while True:
             if not self._bus.connected:
@@ -207,6 +218,10 @@ class _Watcher:
                     reason = str(error) or "no answer in time"
                     self._status.problem = f"the bucket {self._bucket} cannot be used: {reason}"
                     _log.warning("bucket_unreachable", bucket=self._bucket, reason=reason)
+                except Exception as error:
+                    # nats-py reads the entries and their headers here, which others have written.
+                    FAULTS.failed["entry"] += 1
+                    self._log_fault("bucket_unreadable", "", error)
             await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _read_all(self) -> None:
@@ -237,12 +252,42 @@ class _Watcher:
     def _put(self, key: str, value: bytes) -> None:
         try:
             entry = decode(value, self._kind)
+            self._check(key, entry)
         except BadMessageError as error:
-            _log.error("entry_unreadable", bucket=self._bucket, key=key, reason=str(error))
+            FAULTS.undecodable["entry"] += 1
+            self._log_fault("entry_undecodable", key, error)
             return
-        self._put_at_s.pop(key, None)
+        if self._put_at_s.pop(key, None) is None:
+            self._of_site[_site_of(key)] += 1
         self._put_at_s[key] = time.monotonic()
-        self._changed(key, entry)
+        self._tell(key, entry)
+
+    def _check(self, key: str, entry: Entry) -> None:
+        """Raises BadMessageError for an entry under another one's name, and for one too many."""
+        if entry.key != key:
+            raise BadMessageError(f"the entry calls itself {entry.key!r}")
+        if key in self._put_at_s:
+            return
+        site = _site_of(key)
+        if self._of_site.get(site, 0) >= MAX_ENTRIES_OF_SITE:
+            raise BadMessageError(f"{site} has {MAX_ENTRIES_OF_SITE} entries already, as many as one site may have")
+        if site not in self._of_site and len(self._of_site) >= MAX_SITES:
+            raise BadMessageError(f"{MAX_SITES} sites have entries already, as many as are taken")
+
+    def _tell(self, key: str, entry: Entry | None) -> None:
+        try:
+            self._changed(key, entry)
+        except Exception as error:
+            # One entry's handling fails alone: this runs in a task whose end would be the process's.
+            FAULTS.failed["entry"] += 1
+            self._log_fault("entry_not_handled", key, error)
+
+    def _log_fault(self, event: str, key: str, error: Exception) -> None:
+        """Logs the 1st, 2nd, 4th, 8th...: a bad entry may be put every second for ever."""
+        self._faults += 1
+        if self._faults & (self._faults - 1) == 0:
+            shown = {"reason": str(error)} if isinstance(error, BadMessageError) else {"exc_info": error}
+            _log.error(event, bucket=self._bucket, key=key, faults=self._faults, **shown)
 
     def _expire(self, now_s: float) -> None:
         for key in [key for key, put_at_s in self._put_at_s.items() if now_s - put_at_s > self._ttl_s]:
@@ -250,4 +295,12 @@ class _Watcher:
 
     def _drop(self, key: str) -> None:
         if self._put_at_s.pop(key, None) is not None:
-            self._changed(key, None)
+            site = _site_of(key)
+            self._of_site[site] -= 1
+            if not self._of_site[site]:
+                del self._of_site[site]
+            self._tell(key, None)
+
+
+def _site_of(key: str) -> str:
+    return key.partition(".")[0]

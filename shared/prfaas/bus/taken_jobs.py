@@ -11,7 +11,8 @@ from nats.aio.msg import Msg
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError, StreamError
 from prfaas.contracts.to_prefill import PrefillJob
-from prfaas.contracts.wire import BadMessageError, decode
+from prfaas.contracts.wire import decode
+from prfaas.telemetry.faults import FAULTS
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.tracing import extract
 
@@ -27,7 +28,7 @@ class TakenJob:
         metadata = message.metadata
         self.job = job
         self.deliveries = metadata.num_delivered
-        """1 for the first; more when a worker before lost it or gave it back."""
+        """Number of this delivery: 1 for the first, more when a worker before lost the job or gave it back."""
         self._stored_unix_s = metadata.timestamp.timestamp()
         self.context = extract(message.headers)
         """The submitter's trace context."""
@@ -37,32 +38,32 @@ class TakenJob:
 
     @property
     def age_s(self) -> float:
-        """Since the site's server stored it."""
+        """Time since the site's server stored the job."""
         return max(0.0, time.time() - self._stored_unix_s)
 
     async def ack(self) -> None:
-        """The job is done with, whether it worked or not: it leaves the queue."""
+        """Removes the job from the queue, whether it worked or not."""
         await self._settle(b"+ACK")
 
     async def nak(self, delay_s: float = 0.0) -> None:
-        """Gives it back, for another delivery after `delay_s`."""
+        """Gives the job back, for another delivery after `delay_s`."""
         await self._settle(b"-NAK " + json.dumps({"delay": int(delay_s * 1e9)}).encode())
 
     async def term(self, reason: str) -> None:
-        """Removes it unfinished; the server logs the reason as an advisory."""
+        """Removes the job unfinished; the server tells the reason in an advisory."""
         await self._settle(b"+TERM " + reason.encode())
 
     async def _settle(self, word: bytes) -> None:
         self._heartbeat.cancel()
         try:
             await self._bus.request_raw(self._message.reply, word, ACK_TIMEOUT_S)
-        except BusError as error:  # the job will be delivered again; its attempt is over and whoever gets it will see that
+        except BusError as error:  # the job is delivered again, and refused then: its attempt is over
             _log.warning("job_not_settled", transfer=self.job.transfer.object_name, word=word.decode(), reason=str(error))
 
     async def _keep(self, useful_s: float, interval_s: float) -> None:
-        """Ends with the job's own time: a job that is held for longer is of no use to anyone."""
-        until_s = time.monotonic() + useful_s
-        while time.monotonic() < until_s:
+        """Tells the queue that the job is in progress, until the job's own time is over."""
+        until_at = time.monotonic() + useful_s
+        while time.monotonic() < until_at:
             await asyncio.sleep(interval_s)
             try:
                 await self._bus.publish_raw(self._message.reply, b"+WPI")
@@ -71,8 +72,8 @@ class TakenJob:
 
 
 class JobSource:
-    """One consumer of the stream, of which one job at a time is asked for. What arrives is in progress at once, also while the
-    worker is busy with another job."""
+    """One consumer of the stream, which is asked for one job at a time. A job that arrives is in progress at once, also while the
+    worker is busy with another one."""
 
     def __init__(self, bus: ControlBus, stream: str, consumer: str, ack_wait_s: float, changed: Callable[[], None]) -> None:
         self.consumer = consumer
@@ -84,28 +85,29 @@ class JobSource:
         self._changed = changed
         self._inbox: str = bus.client.new_inbox()
         self._pulls = 0
-        self._ends_s = 0.0
-        """When the server has ended the outstanding pull for certain; 0 without one."""
+        self._ends_at = 0.0
+        """Moment by which the server has ended the outstanding pull for certain; 0 without one."""
         self._refusal = ""
+        self._undecodable = 0
 
     async def open(self) -> None:
         await self._bus.subscribe_raw(f"{self._inbox}.*", self._arrived)
 
     def pulling(self) -> bool:
-        """Whether a job may still come without being asked for. Raises StreamError when the server refused the last pull,
-        TimeoutError when it neither answered nor ended it."""
+        """Returns whether a pull is outstanding. Raises StreamError when the server refused the last one, TimeoutError when it
+        neither answered nor ended it."""
         if self._refusal:
             refusal, self._refusal = self._refusal, ""
             raise StreamError(f"{self._stream} gave no job: {refusal}")
-        if self._ends_s and time.monotonic() > self._ends_s:
-            self._ends_s = 0.0
+        if self._ends_at and time.monotonic() > self._ends_at:
+            self._ends_at = 0.0
             raise TimeoutError
-        return bool(self._ends_s)
+        return bool(self._ends_at)
 
     async def pull(self, wait_s: float) -> None:
-        """Asks for the oldest job, or for the next one that comes within `wait_s`; the server ends the wait."""
+        """Asks for the oldest job, or for the next one that comes within `wait_s`, after which the server ends the pull."""
         self._pulls += 1
-        self._ends_s = time.monotonic() + wait_s + _PULL_GRACE_S
+        self._ends_at = time.monotonic() + wait_s + _PULL_GRACE_S
         pull = {"batch": 1} | ({"expires": int(wait_s * 1e9)} if wait_s else {"no_wait": True})
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self.consumer}"
         await self._bus.publish_raw(subject, json.dumps(pull).encode(), reply=f"{self._inbox}.{self._pulls}")
@@ -115,7 +117,7 @@ class JobSource:
         status = headers.get("Status")
         if status is not None and message.subject != f"{self._inbox}.{self._pulls}":
             return  # the end of an earlier pull
-        self._ends_s = 0.0
+        self._ends_at = 0.0
         if status is None:
             await self._take(message)
         elif status not in ("404", "408"):
@@ -124,12 +126,19 @@ class JobSource:
 
     async def _take(self, message: Msg) -> None:
         try:
-            job = decode(message.data, PrefillJob)
-        except BadMessageError as error:
-            _log.error("job_unreadable", stream=self._stream, reason=str(error))
+            taken = TakenJob(self._bus, message, decode(message.data, PrefillJob), self._ack_wait_s)
+        except Exception as error:
+            # Also what is no delivery of the stream, or has no headers that can be read. A job that stayed would come again and
+            # again, and hold its place in the queue for good.
+            FAULTS.undecodable["job"] += 1
+            self._undecodable += 1
+            if self._undecodable & (self._undecodable - 1) == 0:  # 1, 2, 4, 8...: a queue full of them must not flood the log
+                _log.error(
+                    "job_undecodable", stream=self._stream, consumer=self.consumer, jobs=self._undecodable, reason=str(error)
+                )
             try:
-                await self._bus.request_raw(message.reply, b"+TERM unreadable", ACK_TIMEOUT_S)
+                await self._bus.request_raw(message.reply, b"+TERM undecodable", ACK_TIMEOUT_S)
             except BusError as unsettled:  # it comes again, and goes then
                 _log.warning("job_not_settled", stream=self._stream, word="+TERM", reason=str(unsettled))
         else:
-            self.jobs.append(TakenJob(self._bus, message, job, self._ack_wait_s))
+            self.jobs.append(taken)

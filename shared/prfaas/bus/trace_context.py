@@ -14,14 +14,18 @@ Headers = dict[str, str]
 
 
 def trace_headers(parent: Span | Context | None) -> Headers | None:
-    """The context of `parent`, else the current one; None when there is none, for a message without headers is cheaper."""
+    """Returns the context of `parent`, else the current one; None without any: a message without headers is cheaper."""
     return inject(trace_context.get_current() if parent is None else parent, {}) or None
 
 
 @contextlib.contextmanager
 def trace_of(message: Msg) -> Iterator[None]:
-    """Makes the sender's context current; an empty one, not the subscriber's own, when the message carries none."""
-    token = trace_context.attach(extract(message.headers))
+    """Makes the sender's context current: an empty one, not the subscriber's own, when the message carries none."""
+    try:
+        sent = extract(message.headers)
+    except Exception:  # a trace is no reason to lose the message
+        sent = Context()
+    token = trace_context.attach(sent)
     try:
         yield
     finally:

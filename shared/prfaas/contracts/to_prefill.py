@@ -1,7 +1,11 @@
 """Messages that a prefill worker receives: jobs from its site's work queue, cancellations, and its part of a link."""
 
-import msgspec
+from typing import Annotated
 
+import msgspec
+from msgspec import Meta
+
+from prfaas.contracts.fields import Count, Id, Label, Seconds, Size, Subject, SubjectToken
 from prfaas.contracts.kv import KVTransfer
 
 LEASE_S = 1.0
@@ -12,36 +16,36 @@ another LEASE_S later every lease has ended that counted on it; the rest is for 
 
 
 class PrefillJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    request_id: str
-    model: str
+    request_id: Id
+    model: Label
     transfer: KVTransfer
     token_ids: bytes
     """The tokens to prefill (`transfer.prefill_tokens` of them), packed by wire.pack_tokens."""
-    reply_to: str
+    reply_to: Subject
     """Subject for PrefillProgress."""
-    decode_site: str
-    tenant: str = ""
+    decode_site: SubjectToken
+    tenant: Label = ""
     """Links are shared fairly between tenants. Empty: all requests without a tenant of their own."""
-    timeout_s: float
+    timeout_s: Seconds
     """Counted from the moment the queue stored the job: later the job is useless."""
 
 
 class CancelPrefill(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    transfer_id: str
-    attempt: int
+    transfer_id: Id
+    attempt: Count
     """Last attempt to cancel; those before it are cancelled too."""
 
 
 class EgressLease(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Reply to EgressAsked: what one process may send on one link for the next LEASE_S seconds."""
 
-    bytes_per_s: float | None
+    bytes_per_s: Size | None
     """None: the link has no budget."""
-    alone_bytes_per_s: float | None
+    alone_bytes_per_s: Size | None
     """Rate allowed after ALONE_AFTER_S without an answer: the worker's equal part of the budget. None: any rate."""
-    share: float
+    share: Annotated[float, Meta(gt=0, le=1)]
     """Share of the link's window, above 0 to 1."""
-    ask_again_s: float
-    goodput_bytes_per_s: float | None = None
+    ask_again_s: Annotated[float, Meta(ge=0.001, le=60)]
+    goodput_bytes_per_s: Size | None = None
     """The whole link's goodput, as the probe knows it."""
-    rtt_s: float | None = None
+    rtt_s: Seconds | None = None

@@ -1,71 +1,79 @@
 """Messages that the scheduler receives: requests to place, workers' heartbeats, caches and role replies, estimates of links."""
 
-import msgspec
+from typing import Annotated
 
+import msgspec
+from msgspec import Meta
+
+from prfaas.contracts.fields import Count, Id, Label, Points, Seconds, Share, Size, SubjectToken, check_rising
 from prfaas.contracts.terms import Role
 
 
 class PlaceRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    request_id: str
+    request_id: Id
     """Unique, made by the gateway. Never the client's X-Request-ID: that may repeat, and transfers are named after this one."""
-    model: str
-    prompt_tokens: int
-    max_tokens: int
-    ttft_deadline_s: float
-    refused_by: tuple[str, ...] = ()
+    model: Label
+    prompt_tokens: Annotated[int, Meta(ge=1, le=1 << 32)]
+    max_tokens: Count
+    ttft_deadline_s: Seconds
+    refused_by: tuple[SubjectToken, ...] = ()
     """Decode workers that did not take this request a moment ago: it is placed again, on none of them."""
     block_hashes: bytes = b""
     """Hashes of the prompt's whole blocks, made by kvcache.blocks.block_hashes. The scheduler finds cached prefixes by them."""
-    block_tokens: int = 0
+    block_tokens: Count = 0
     """Tokens of a block; 0 without block_hashes."""
 
 
 class AttemptEnded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Decode worker -> scheduler: a prefill that was placed is over, so its place in the queue is free again."""
 
-    request_id: str
-    site: str
+    request_id: Id
+    site: SubjectToken
     verified: bool
     """False: it failed or was given up."""
-    code: str = ""
+    code: Label = ""
     """A FailureCode, or one of a newer version; empty when verified."""
-    next_site: str | None = None
+    next_site: SubjectToken | None = None
     """Site where the request's next attempt prefills."""
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """A worker's announcement, put into the workers bucket of every site that may place work on it. Silence means death."""
 
-    site: str
-    worker: str
+    site: SubjectToken
+    worker: SubjectToken
     role: Role
-    model: str
-    fingerprint: str
-    max_context_tokens: int
-    queued_s: float = 0.0
+    model: Label
+    fingerprint: Label
+    max_context_tokens: Count
+    queued_s: Seconds = 0.0
     """Prefill, where several pd sites share the worker: work in the site's queue that no worker has taken. Their schedulers do
     not see one another's placements, but they see the queue."""
-    busy_s: float = 0.0
+    busy_s: Seconds = 0.0
     """Prefill, likewise: time left of the job that the worker runs."""
-    prefill_points: tuple[tuple[float, float], ...] = ()
+    prefill_points: Points = ()
     """Prefill: observed (tokens, seconds) in rising order; read by capacity.observed.interpolated."""
-    kv_points: tuple[tuple[float, float], ...] = ()
+    kv_points: Points = ()
     """Prefill: (tokens, KV bytes) of the model in rising order; read by capacity.observed.interpolated."""
-    running: int = 0
+    running: Count = 0
     """Decode: requests that hold a slot."""
-    slots: int = 0
+    slots: Count = 0
     """Decode: how many requests may hold one at once."""
-    waiting: int = 0
+    waiting: Count = 0
     """Decode: accepted requests without a slot."""
-    waiting_limit: int = 0
+    waiting_limit: Count = 0
     """Decode: most requests that may wait; more are refused."""
-    step_points: tuple[tuple[float, float], ...] = ()
+    step_points: Points = ()
     """Decode: observed (requests in the batch, seconds of a step) in rising order."""
-    output_tokens: float = 0.0
+    output_tokens: Size = 0.0
     """Decode: mean length of the last answers; 0 while there is none."""
     movable: bool = False
     """True if it becomes a worker of the other role when told to."""
     draining: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("prefill_points", "kv_points", "step_points"):
+            check_rising(name, getattr(self, name))
 
     @property
     def key(self) -> str:
@@ -76,12 +84,12 @@ class BlocksChanged(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Blocks that a worker's prefix cache took in and gave up. A lost one costs a hit or a detour, never a wrong token: workers
     compare tokens, and the scheduler asks for BlocksHeld when the numbers have a gap."""
 
-    site: str
-    worker: str
+    site: SubjectToken
+    worker: SubjectToken
     role: Role
-    incarnation: str
+    incarnation: Label
     """Names the process: a new one holds nothing."""
-    sequence: int
+    sequence: Count
     """Counts from 1, without gaps within an incarnation."""
     stored: bytes = b""
     """Block hashes, packed like PlaceRequest.block_hashes."""
@@ -91,28 +99,28 @@ class BlocksChanged(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 class BlocksHeld(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Reply to `subjects.held_blocks`: all that a worker's prefix cache holds, as of `sequence` (0: nothing has changed yet)."""
 
-    incarnation: str
-    sequence: int
+    incarnation: Label
+    sequence: Count
     hashes: bytes
 
 
 class LinkEstimate(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """A directed link as last measured. Put again every second; silence means that nothing is known of it any more."""
 
-    source: str
-    destination: str
-    rtt_s: float
+    source: SubjectToken
+    destination: SubjectToken
+    rtt_s: Seconds
     """The smallest of the last round trips: without queueing."""
-    jitter_s: float = 0.0
-    goodput_bytes_per_s: float
+    jitter_s: Seconds = 0.0
+    goodput_bytes_per_s: Size
     """Rate that KV may count on: at most the link's egress budget."""
-    samples: int
+    samples: Count
     """Number of measurements behind the figures; 0: none yet."""
-    confidence: float = 1.0
+    confidence: Share = 1.0
     """0 to 1: how many of the last measurements of goodput there are, and agree."""
-    age_s: float = 0.0
+    age_s: Seconds = 0.0
     """Age of the last measurement of goodput."""
-    retransmit_share: float | None = None
+    retransmit_share: Share | None = None
     """Share of retransmitted segments on the site's leaf connections to the destination lately; None: not measured."""
 
     @property

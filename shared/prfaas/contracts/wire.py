@@ -1,7 +1,7 @@
 """Encoding of messages: tagged msgspec structs as MessagePack; prompts as packed little-endian uint32."""
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -14,7 +14,7 @@ Message = TypeVar("Message")
 
 
 class BadMessageError(ValueError):
-    """A message did not decode into the type its subject promises."""
+    """Raised for every message that does not decode into the type its subject promises, whatever is wrong with it."""
 
 
 def encode(message: Any) -> bytes:
@@ -26,12 +26,27 @@ def _decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
     return msgspec.msgpack.Decoder(kind)
 
 
-def decode(data: bytes, kind: "TypeForm[Message]") -> Message:
-    """Raises BadMessageError; `kind` may be a union of tagged structs."""
+@cache
+def _json_decoder(kind: Any) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind)
+
+
+def decode(data: bytes | memoryview, kind: "TypeForm[Message]") -> Message:
+    """Reads MessagePack. Raises BadMessageError; `kind` may be a union of tagged structs."""
+    return cast(Message, _decoded(_decoder(cast(Any, kind)).decode, data, kind))
+
+
+def decode_json(data: bytes | memoryview, kind: "TypeForm[Message]") -> Message:
+    """Reads JSON, as NATS servers write it. Raises BadMessageError."""
+    return cast(Message, _decoded(_json_decoder(cast(Any, kind)).decode, data, kind))
+
+
+def _decoded(decoder: Callable[[bytes | memoryview], Any], data: bytes | memoryview, kind: Any) -> Any:
     try:
-        message: Message = _decoder(cast(Any, kind)).decode(data)
-        return message
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        return decoder(data)
+    except Exception as error:
+        # Bytes from outside raise more than msgspec's own errors: RecursionError for deep nesting, also in fields that are not
+        # read, UnicodeDecodeError for bad text, MemoryError for sizes that are lies.
         name = getattr(kind, "__name__", str(kind))
         raise BadMessageError(f"a message of {len(data)} bytes is no {name}: {error}") from error
 
@@ -41,6 +56,7 @@ def pack_tokens(token_ids: Sequence[int]) -> bytes:
 
 
 def unpack_tokens(packed: bytes) -> list[int]:
+    """Raises BadMessageError."""
     if len(packed) % 4:
         raise BadMessageError(f"packed tokens are 4 bytes each, but {len(packed)} bytes came")
     return array("I", packed).tolist()

@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 import msgspec
 
 from prfaas.bus.endpoint import NatsEndpoint
+from prfaas.contracts.fields import SubjectToken
 from prfaas.process.config_schema import ConfigError, Schema, take_string
 from prfaas.process.http import IDLE_TIMEOUT_S
 from prfaas.process.platform_variables import is_platforms
@@ -27,9 +28,6 @@ PLAIN_VARIABLES = frozenset({"CACHE_DIR"})
 
 ROLES = frozenset({"gateway", "scheduler", "prefill-worker", "decode-worker", "bandwidth-probe"})
 """Roles whose keys a source may hold; each service's own `role` is one of them."""
-
-SubjectToken = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)]
-"""A name that is one token of NATS subjects and bucket names: no dots, spaces or wildcards."""
 
 
 class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):

@@ -24,6 +24,7 @@ from prfaas.contracts.codes import FailureCode
 from prfaas.process.config import ConfigError, ServiceConfig, load_config
 from prfaas.process.http import HttpServer, pass_on, service_routes
 from prfaas.process.tasks import Tasks
+from prfaas.telemetry.faults import FAULTS
 from prfaas.telemetry.logs import get_logger, set_up_logs
 from prfaas.telemetry.tracing import Tracing, set_up_tracing
 
@@ -154,6 +155,7 @@ class _Process:
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
+        registry.register(FAULTS)
         tasks = Tasks()
         tracing, http = Tracing(), None
         try:

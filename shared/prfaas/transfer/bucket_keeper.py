@@ -7,14 +7,21 @@ most CONSUMER_INACTIVE_S + grace + interval after its reader died, or grace + in
 
 import asyncio
 import contextlib
-import json
 import time
 from typing import Any, NamedTuple
+
+import msgspec
 
 from prfaas.bus.bulk.bucket import STREAM_NOT_FOUND, JetStreamError, api, ensure_kv_bucket, stream_name
 from prfaas.bus.bulk.lane import BulkLane
 from prfaas.bus.bulk.wire import LaneError
 from prfaas.contracts import subjects
+from prfaas.contracts.fields import SubjectToken
+from prfaas.contracts.wire import BadMessageError, decode_json
+from prfaas.telemetry.faults import FAULTS
+from prfaas.telemetry.logs import get_logger
+
+_log = get_logger(__name__)
 
 
 class BucketState(NamedTuple):
@@ -32,6 +39,12 @@ class BucketState(NamedTuple):
         return {subject for subject in self.frames if subject not in self.readers} | {
             meta for meta, chunks in self.metas.items() if chunks not in self.readers
         }
+
+
+class _Meta(msgspec.Struct):
+    """Meta message of an object: all that is read of it."""
+
+    nuid: SubjectToken
 
 
 class SweepCore:
@@ -86,7 +99,7 @@ class KVBucketKeeper:
         await ensure_kv_bucket(self._lane, self._site, **self._limits)
 
     async def run(self) -> None:
-        """Until cancelled: sweeps, and creates the bucket again when the server has come back without it."""
+        """Sweeps until cancelled, and creates the bucket again when the server has come back without it."""
         self._lane.add_listener(self)
         try:
             while True:
@@ -95,6 +108,10 @@ class KVBucketKeeper:
                     self.problem = None
                 except (LaneError, TimeoutError) as error:
                     self.problem = f"the bucket {self._bucket} cannot be used: {str(error) or 'no answer in time'}"
+                except Exception as error:
+                    # What lies in the bucket was written by others. It must not end the process.
+                    FAULTS.failed["bucket"] += 1
+                    _log.error("sweep_failed", bucket=self._bucket, exc_info=error)
                 self._wake.clear()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._interval_s):
@@ -143,7 +160,13 @@ class KVBucketKeeper:
         message = await self._lane.request(f"$JS.API.DIRECT.GET.{stream_name(self._bucket)}.{meta}", deadline_s=5.0)
         if message.status:
             return ""
-        return f"$O.{self._bucket}.C.{json.loads(bytes(message.payload))['nuid']}"
+        try:
+            nuid = decode_json(message.payload, _Meta).nuid
+        except BadMessageError:
+            # Anybody who may write into the bucket may write this. It belongs to no reader, so it is purged.
+            FAULTS.undecodable["meta"] += 1
+            return ""
+        return f"$O.{self._bucket}.C.{nuid}"
 
     async def _readers(self, stream: str) -> frozenset[str]:
         found: set[str] = set()

@@ -2,17 +2,20 @@
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
 import queue
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 from prfaas.bus.bulk.bucket import chunk_subject, meta_subject
 from prfaas.bus.bulk.lane import BulkLane
 from prfaas.bus.bulk.wire import LaneError
 from prfaas.contracts.kv import KVTransfer
+from prfaas.contracts.wire import BadMessageError, decode_json
 from prfaas.transfer.frame import OutgoingFrame
 
 _ATTEMPTS = 3
@@ -81,5 +84,7 @@ async def publish_meta(
             await asyncio.sleep(_PAUSE_S)
             continue
         if answer.status == 0:
-            return "error" not in json.loads(bytes(answer.payload))
+            with contextlib.suppress(BadMessageError):
+                return "error" not in decode_json(answer.payload, dict[str, Any])
+            return False
     return False

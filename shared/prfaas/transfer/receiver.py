@@ -25,6 +25,7 @@ from prfaas.contracts import subjects, wire
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import KVStored, KVTransfer
 from prfaas.kvcache.layout import KVLayout, KVPiece
+from prfaas.telemetry.faults import FAULTS
 from prfaas.transfer import receiver_core as receiver
 from prfaas.transfer.errors import TransferError
 from prfaas.transfer.frame import FrameError, decode_frame
@@ -258,7 +259,7 @@ class KVReceiver:
             if error.code != STREAM_NOT_FOUND:
                 raise
             state = {"last_seq": 0}
-        if state["last_seq"] < self._start_sequence - 1:
+        if int(state.get("last_seq", 0)) < self._start_sequence - 1:
             raise TransferError(FailureCode.BROKER, f"the server has lost {self._stream} and what was stored of this object")
 
     async def _open_consumer(self) -> None:
@@ -278,7 +279,7 @@ class KVReceiver:
         self._consumer = name
         self._credit = 0
         self._inbox = f"{self._lane.inbox}-{name}"
-        self._sid = self._lane.subscribe(self._inbox, self._on_message)
+        self._sid = self._lane.subscribe(self._inbox, self._on_message, self._on_message_failed)
         await api(
             self._lane,
             f"CONSUMER.CREATE.{self._stream}.{name}.{self._subject}",
@@ -319,12 +320,16 @@ class KVReceiver:
         if self._done.done():
             message.release()
             return
+        stream_sequence = _stream_sequence(message.reply)
+        if stream_sequence is None:
+            # No delivery of the consumer: anybody may publish to an inbox.
+            FAULTS.undecodable["frame"] += 1
+            message.release()
+            return
         self._credit -= 1
         self._first_frame_at = self._first_frame_at or now
         try:
-            event: receiver.ReceiverEvent = receiver.FrameArrived(
-                decode_frame(message.payload), _stream_sequence(message.reply), now
-            )
+            event: receiver.ReceiverEvent = receiver.FrameArrived(decode_frame(message.payload), stream_sequence, now)
         except FrameError as error:
             event = receiver.FrameDamaged(str(error), now)
         self._handle(event)
@@ -333,12 +338,16 @@ class KVReceiver:
         if not self._core.finished:
             self._top_up()
 
+    def _on_message_failed(self, error: Exception) -> None:
+        """Ends this attempt: nothing would arrive any more."""
+        self._fail(TransferError(FailureCode.CORRUPT, f"a frame could not be handled: {error!r}"))
+
     def _on_status(self, message: Message, now: float) -> None:
         status = message.status
         if status == 100:
             return
         pending = message.header("Nats-Pending-Messages")
-        if pending is not None:
+        if pending is not None and pending.isascii() and pending.isdigit():
             self._credit -= int(pending)
             if not self._core.finished:
                 self._top_up()
@@ -352,7 +361,12 @@ async def delete_object(lane: BulkLane, transfer: KVTransfer) -> None:
         await api(lane, f"STREAM.PURGE.{stream_name(transfer.bucket)}", {"filter": subject}, deadline_s=_API_TIMEOUT_S)
 
 
-def _stream_sequence(reply: str) -> int:
-    """From a delivery's reply subject: $JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<delivered>.<stream seq>..."""
+def _stream_sequence(reply: str) -> int | None:
+    """Reads it from a delivery's reply subject: $JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<delivered>.<stream seq>...
+
+    None for what is no delivery."""
     fields = reply.split(".")
-    return int(fields[5] if len(fields) == 9 else fields[7])
+    at = 5 if len(fields) == 9 else 7
+    if len(fields) <= at or fields[:2] != ["$JS", "ACK"] or not fields[at].isascii() or not fields[at].isdigit():
+        return None
+    return int(fields[at])

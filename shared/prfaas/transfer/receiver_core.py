@@ -7,10 +7,9 @@ complete only after every needed range came exactly once and the manifest's dige
 from enum import StrEnum
 from typing import NamedTuple
 
-import msgspec
-
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import KVTransfer
+from prfaas.contracts.wire import BadMessageError, decode
 from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange
 from prfaas.transfer.codec import decode_planes
 from prfaas.transfer.frame import (
@@ -26,6 +25,9 @@ from prfaas.transfer.frame import (
 from prfaas.transfer.quantize import decode_int8
 
 _MAX_REWINDS = 3
+"""Times that a transfer is read again because of its content."""
+_MAX_LOSSES = 64
+"""Times that it is read again after a lost delivery without a new frame in between: 6 s of a connection that breaks at once."""
 
 
 # Events.
@@ -62,7 +64,7 @@ class Install(NamedTuple):
 
 
 class Rewind(NamedTuple):
-    """Read again, from this sequence of the stream on (0: from the object's start)."""
+    """Orders to read again, from this sequence of the stream on (0: from the object's start)."""
 
     stream_sequence: int
 
@@ -84,7 +86,7 @@ ReceiverInstruction = Install | Rewind | Verified | Failed
 
 class ReceiverState(StrEnum):
     WAITING = "waiting"
-    """For the opening frame."""
+    """Waits for the opening frame."""
     RECEIVING = "receiving"
     VERIFIED = "verified"
     FAILED = "failed"
@@ -97,7 +99,7 @@ class ReceiverCore:
         """`idle_timeout_s` counts between frames, not before the first one: until then a job may wait in its queue."""
         self.state = ReceiverState.WAITING
         self.frames = 0
-        """Accepted so far: also the next expected position."""
+        """Frames accepted so far, which is also the next expected position."""
         self.raw_bytes = 0
         self.lossy_frames = 0
         self.dropped_frames = 0
@@ -109,11 +111,13 @@ class ReceiverCore:
         self._progress_at = now
         self._last_sequence = 0
         self._rewinds_left = _MAX_REWINDS
+        self._losses = 0
+        """Lost deliveries since the last accepted frame."""
         self._digests: list[bytes] = []
         needed = [layout.needed(layer, transfer.prefill_tokens, transfer.from_token) for layer in range(len(layout.layers))]
         self._needed_end = [piece.end for piece in needed]
         self._covered = [piece.start for piece in needed]
-        """Per layer: the token (recurrent: the byte of the state) that must come next."""
+        """Next token expected, per layer; of a recurrent one the next byte of its state."""
         self._states: dict[int, bytearray] = {}
         for layer, spec in enumerate(layout.layers):
             if spec.kind is LayerKind.RECURRENT:
@@ -133,7 +137,7 @@ class ReceiverCore:
             case FrameDamaged(message, _):
                 return self._rewind(message)
             case DeliveryLost(_):
-                return [Rewind(self._last_sequence + 1 if self._last_sequence else 0)]
+                return self._lost()
             case Tick(now):
                 return self._tick(now)
 
@@ -155,6 +159,7 @@ class ReceiverCore:
         self.frames += 1
         self._digests.append(frame.digest)
         self._progress_at = now
+        self._losses = 0
         self._last_sequence = stream_sequence
         return instructions
 
@@ -169,8 +174,8 @@ class ReceiverCore:
 
     def _open(self, frame: IncomingFrame) -> list[ReceiverInstruction]:
         try:
-            opening = msgspec.msgpack.decode(frame.payload, type=TransferOpening)
-        except msgspec.MsgspecError as error:
+            opening = decode(frame.payload, TransferOpening)
+        except BadMessageError as error:
             return self._fail(FailureCode.CORRUPT, f"the opening frame does not decode: {error}")
         ours = self._transfer
         if opening.fingerprint != ours.fingerprint or opening.layout != self._layout:
@@ -254,8 +259,8 @@ class ReceiverCore:
 
     def _close(self, frame: IncomingFrame) -> list[ReceiverInstruction]:
         try:
-            manifest = msgspec.msgpack.decode(frame.payload, type=Manifest)
-        except msgspec.MsgspecError as error:
+            manifest = decode(frame.payload, Manifest)
+        except BadMessageError as error:
             return self._fail(FailureCode.CORRUPT, f"the manifest does not decode: {error}")
         if manifest.fingerprint != self._transfer.fingerprint:
             return self._fail(FailureCode.FINGERPRINT, f"the manifest is of {manifest.fingerprint!r}")
@@ -275,10 +280,16 @@ class ReceiverCore:
         return [Verified(self.frames + 1, self.raw_bytes, self.lossy_frames, manifest.cached_tokens)]
 
     def _rewind(self, why: str) -> list[ReceiverInstruction]:
-        """The stream is right and the delivery was not, or the stream is wrong: reading again tells."""
+        """Reads again: that tells whether the stream is wrong, or only its delivery was."""
         if self._rewinds_left == 0:
             return self._fail(FailureCode.CORRUPT, f"{why}; reading it again did not help")
         self._rewinds_left -= 1
+        return [Rewind(self._last_sequence + 1 if self._last_sequence else 0)]
+
+    def _lost(self) -> list[ReceiverInstruction]:
+        self._losses += 1
+        if self._losses > _MAX_LOSSES:
+            return self._fail(FailureCode.BROKER, f"reading was interrupted {self._losses} times without a new frame in between")
         return [Rewind(self._last_sequence + 1 if self._last_sequence else 0)]
 
     def _tick(self, now: float) -> list[ReceiverInstruction]:

@@ -13,9 +13,11 @@ from prfaas.bus.bulk.bucket import chunk_subject
 from prfaas.bus.bulk.lane import Buffer, BulkLane
 from prfaas.bus.bulk.wire import DisconnectedError, LaneError, Message, header_block
 from prfaas.contracts import subjects, wire
+from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import KVStored, KVTransfer
 from prfaas.kvcache.layout import KVLayout, KVPiece
 from prfaas.link.link import Link, Sent
+from prfaas.telemetry.faults import FAULTS
 from prfaas.transfer import frame as kv
 from prfaas.transfer import sender_core as sender
 from prfaas.transfer.errors import TransferError
@@ -96,7 +98,7 @@ class KVSender:
         self._freeing = threading.Lock()
         self._freed = self._hashed = self._released = 0
         self._object_digest = ObjectDigest(self._on_hashed) if object_digest else None
-        self._inbox = lane.open_inbox(self._on_reply)
+        self._inbox = lane.open_inbox(self._on_reply, self._on_reply_failed)
         lane.add_listener(self)
         self._key = link.join(self, tenant)
         self._ticker = asyncio.create_task(self._tick(), name=f"kv writer {transfer.object_name}")
@@ -291,14 +293,25 @@ class KVSender:
 
     def _on_reply(self, message: Message) -> None:
         now = time.monotonic()
-        batch_id, _, _, _, operation, _ = message.subject[len(self._inbox) + 1 :].split(".")
-        batch = int(batch_id[len(self._batch_salt) :])
+        try:
+            batch_id, _, _, _, operation, _ = message.subject[len(self._inbox) + 1 :].split(".")
+            batch = int(batch_id[len(self._batch_salt) :])
+        except ValueError:
+            # An answer to nothing that was sent from here.
+            FAULTS.undecodable["ingest"] += 1
+            message.release()
+            return
         if message.status == 503:
             text = f"nobody takes {self._subject}: the link is down or the bucket {self._transfer.bucket} is gone"
             self._handle(sender.Refused(batch, 503, text, now))
             return
-        answer = _decode_reply(message.payload)
-        message.release()
+        try:
+            answer = wire.decode_json(message.payload, _Reply)
+        except wire.BadMessageError:
+            FAULTS.undecodable["ingest"] += 1
+            return
+        finally:
+            message.release()
         if answer.type == "ack":
             self._handle(sender.Acknowledged(batch, answer.seq, operation == str(_PING), now))
         elif answer.error is not None:
@@ -306,6 +319,10 @@ class KVSender:
         elif answer.count is not None:
             self._handle(sender.BatchEnded(batch, answer.count, answer.seq, now))
         # A "gap" only announces the batch's end, whose exact count follows.
+
+    def _on_reply_failed(self, error: Exception) -> None:
+        """Ends this attempt: without its inbox it would wait for its deadline."""
+        self._fail(TransferError(FailureCode.BROKER, f"an answer of the server could not be handled: {error!r}"))
 
     def _release(self, before: int) -> None:
         now = time.monotonic()
@@ -387,6 +404,3 @@ class _Reply(msgspec.Struct):
     seq: int = 0
     count: int | None = None
     error: _ReplyError | None = None
-
-
-_decode_reply = msgspec.json.Decoder(_Reply).decode

@@ -4,9 +4,12 @@ import base64
 import json
 from typing import Any
 
+import msgspec
+
 from prfaas.bus.bulk.lane import BulkLane
 from prfaas.bus.bulk.wire import LaneError
 from prfaas.contracts import subjects
+from prfaas.contracts.wire import BadMessageError, decode_json
 
 _NANOSECONDS = 1_000_000_000
 _STREAM_EXISTS = 10058
@@ -15,7 +18,7 @@ _API_TIMEOUT_S = 5.0
 
 
 class JetStreamError(LaneError):
-    """JetStream refused; `code` is its err_code (503 when nobody answered)."""
+    """Raised when JetStream refuses; `code` is its err_code (503 without an answer)."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
@@ -37,22 +40,35 @@ def meta_subject(bucket: str, object_name: str) -> str:
 async def api(
     lane: BulkLane, verb: str, body: dict[str, Any] | None = None, *, deadline_s: float = _API_TIMEOUT_S
 ) -> dict[str, Any]:
-    """One call of `$JS.API.<verb>` at the site's own server. Raises JetStreamError, DisconnectedError, TimeoutError."""
+    """Calls `$JS.API.<verb>` at the site's own server. Raises JetStreamError, DisconnectedError, TimeoutError."""
     message = await lane.request(f"$JS.API.{verb}", json.dumps(body).encode() if body else b"", deadline_s=deadline_s)
     if message.status == 503:
         raise JetStreamError(503, f"nobody answers $JS.API.{verb}: JetStream is not enabled for this account")
-    answer: dict[str, Any] = json.loads(bytes(message.payload))
-    if "error" in answer:
-        error = answer["error"]
-        raise JetStreamError(error.get("err_code", error.get("code", 0)), f"{verb}: {error.get('description', error)}")
+    try:
+        answer = decode_json(message.payload, dict[str, Any])
+        error = decode_json(message.payload, _Answer).error
+    except BadMessageError as bad:
+        raise JetStreamError(0, f"$JS.API.{verb} was answered with what is no answer: {bad}") from bad
+    if error is not None:
+        raise JetStreamError(error.err_code or error.code, f"{verb}: {error.description}")
     return answer
+
+
+class _Error(msgspec.Struct):
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class _Answer(msgspec.Struct):
+    error: _Error | None = None
 
 
 async def ensure_kv_bucket(lane: BulkLane, site: str, *, max_bytes: int, ttl_s: float, storage: str = "memory") -> None:
     """Creates the bucket of `site`, or brings an existing one to these limits.
 
-    Memory is right for what can be computed again; `file` outlives the server's death. A full bucket refuses (discard new)
-    instead of dropping what someone reads. Raises JetStreamError."""
+    Memory suits what can be computed again; `file` outlives the server's death. A full bucket refuses new frames (discard new)
+    instead of dropping what is being read. Raises JetStreamError."""
     bucket = subjects.kv_bucket(site)
     config = {
         "name": stream_name(bucket),
@@ -77,13 +93,13 @@ async def ensure_kv_bucket(lane: BulkLane, site: str, *, max_bytes: int, ttl_s: 
 
 
 async def direct_get_last(lane: BulkLane, bucket: str, subject: str, *, deadline_s: float) -> tuple[int, memoryview] | None:
-    """Stream sequence and payload of the last message on `subject` in the site's own server; None when there is none.
+    """Returns stream sequence and payload of the last message on `subject` in the site's own server; None without any.
 
     Raises JetStreamError when the server has no such bucket, DisconnectedError, TimeoutError."""
     message = await lane.request(f"$JS.API.DIRECT.GET.{stream_name(bucket)}.{subject}", deadline_s=deadline_s)
     if message.status == 404:
         return None
     sequence = message.header("Nats-Sequence")
-    if sequence is None:
+    if sequence is None or not sequence.isascii() or not sequence.isdigit():
         raise JetStreamError(STREAM_NOT_FOUND, f"the server has no stream {stream_name(bucket)} (status {message.status})")
     return int(sequence), message.payload

@@ -14,12 +14,14 @@ from urllib.parse import urlsplit
 
 import nkeys
 
+from prfaas.bus.bulk.interest import Failed, Handler, Interest
 from prfaas.bus.bulk.wire import BufferPool, DisconnectedError, LaneError, Message, WireParser, header_block
 from prfaas.bus.endpoint import NatsEndpoint
+from prfaas.telemetry.logs import get_logger
 
 Buffer = bytes | memoryview
-Handler = Callable[[Message], None]
 
+_log = get_logger(__name__)
 _CONNECT_TIMEOUT_S = 5.0
 _RECONNECT_FIRST_S = 0.05
 _RECONNECT_MAX_S = 1.0
@@ -31,7 +33,7 @@ _WRITE_LOW_BYTES = 128 << 10
 
 
 class LaneListener(Protocol):
-    """Told of everything that is not a message. Called on the event loop; must not block or raise."""
+    """Hears of everything that is not a message. Called on the event loop; must not block or raise."""
 
     def connected(self) -> None: ...
 
@@ -59,8 +61,8 @@ class BulkLane:
         self._wire: _Wire | None = None
         self._up = asyncio.Event()
         self._listeners: list[LaneListener] = []
-        self._subscriptions: dict[int, tuple[str, Handler]] = {}
-        self._inbox_handlers: dict[str, Handler] = {}
+        self._subscriptions: dict[int, Interest] = {}
+        self._inboxes: dict[str, Interest] = {}
         self._requests: set[asyncio.Future[Message]] = set()
         self._next_id = 0
         self._runner: asyncio.Task[None] | None = None
@@ -97,7 +99,7 @@ class BulkLane:
         return self._wire is not None
 
     async def until_connected(self, deadline_s: float) -> None:
-        """For what had better wait a moment than fail while a server starts again. Raises DisconnectedError."""
+        """Waits for the connection, as while a server starts again. Raises DisconnectedError."""
         try:
             async with asyncio.timeout(deadline_s):
                 await self._up.wait()
@@ -120,11 +122,13 @@ class BulkLane:
         with contextlib.suppress(ValueError):
             self._listeners.remove(listener)
 
-    def subscribe(self, subject: str, handler: Handler) -> int:
-        """Renewed after each reconnect. The handler must release the message."""
+    def subscribe(self, subject: str, handler: Handler, failed: Failed | None = None) -> int:
+        """Subscribes until `unsubscribe`, also after reconnects. The handler must release the message.
+
+        A handler that raises ends its own subscription and nothing else; `failed` is told."""
         self._next_id += 1
         sid = self._next_id
-        self._subscriptions[sid] = (subject, handler)
+        self._subscriptions[sid] = Interest(subject, handler, failed)
         if self._wire is not None:
             self._wire.write([f"SUB {subject} {sid}\r\n".encode()])
         return sid
@@ -133,16 +137,16 @@ class BulkLane:
         if self._subscriptions.pop(sid, None) is not None and self._wire is not None:
             self._wire.write([f"UNSUB {sid}\r\n".encode()])
 
-    def open_inbox(self, handler: Handler) -> str:
-        """A prefix for reply subjects, any tokens may follow. Costs no SUB: the lane's one wildcard covers it, so
-        interest has crossed leaf connections long before the first reply."""
+    def open_inbox(self, handler: Handler, failed: Failed | None = None) -> str:
+        """Returns a prefix for reply subjects, which any tokens may follow. Costs no SUB: the lane's one wildcard covers it, so
+        interest has crossed leaf connections long before the first reply. `failed` is as in `subscribe`."""
         self._next_id += 1
         token = str(self._next_id)
-        self._inbox_handlers[token] = handler
+        self._inboxes[token] = Interest(f"{self.inbox}.{token}", handler, failed)
         return f"{self.inbox}.{token}"
 
     def close_inbox(self, prefix: str) -> None:
-        self._inbox_handlers.pop(prefix.rpartition(".")[2], None)
+        self._inboxes.pop(prefix.rpartition(".")[2], None)
 
     def publish(self, subject: str, parts: list[Buffer], size: int, *, reply: str = "", headers: bytes = b"") -> None:
         """Gathers `parts` (`size` bytes in all) without joining them; they must not change until written.
@@ -162,7 +166,7 @@ class BulkLane:
     async def request(
         self, subject: str, payload: bytes = b"", *, deadline_s: float, headers: dict[str, str] | None = None
     ) -> Message:
-        """One reply; its payload is a copy that needs no release. A 503 (no responders) comes back as a message with that status.
+        """Returns one reply, with a payload that needs no release. No responders make one with status 503.
 
         Raises DisconnectedError, TimeoutError."""
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
@@ -186,18 +190,19 @@ class BulkLane:
 
     def _route_inbox(self, message: Message) -> None:
         token = message.subject[len(self.inbox) + 1 :].partition(".")[0]
-        handler = self._inbox_handlers.get(token)
-        if handler is None:
+        interest = self._inboxes.get(token)
+        if interest is None:
             message.release()
-        else:
-            handler(message)
+            return
+        if not interest.deliver(message):
+            self._inboxes.pop(token, None)
 
     def _on_message(self, message: Message) -> None:
-        entry = self._subscriptions.get(message.sid)
-        if entry is None:
+        interest = self._subscriptions.get(message.sid)
+        if interest is None:
             message.release()
-        else:
-            entry[1](message)
+        elif not interest.deliver(message):
+            self.unsubscribe(message.sid)
 
     async def _run(self, ready: asyncio.Future[None]) -> None:
         pause_s = _RECONNECT_FIRST_S
@@ -219,8 +224,7 @@ class BulkLane:
                     self.reconnects += 1
                 else:
                     ready.set_result(None)
-                for listener in list(self._listeners):
-                    listener.connected()
+                self._tell("connected", lambda listener: listener.connected())
                 await self._watch(wire)
             finally:
                 self._wire = None
@@ -229,8 +233,7 @@ class BulkLane:
                 for answer in self._requests:
                     if not answer.done():
                         answer.set_exception(DisconnectedError(f"the connection to {self.endpoint.url} broke: {wire.error}"))
-                for listener in list(self._listeners):
-                    listener.disconnected()
+                self._tell("disconnected", lambda listener: listener.disconnected())
 
     async def _dial(self) -> "_Wire":
         loop = asyncio.get_running_loop()
@@ -266,7 +269,7 @@ class BulkLane:
             pair = nkeys.from_seed(bytearray(Path(self.endpoint.nkey_seed_file).read_bytes().strip()))
             options["nkey"] = pair.public_key.decode()
             options["sig"] = base64.urlsafe_b64encode(pair.sign(info.get("nonce", "").encode())).decode().rstrip("=")
-        subscriptions = "".join(f"SUB {subject} {sid}\r\n" for sid, (subject, _) in self._subscriptions.items())
+        subscriptions = "".join(f"SUB {subject} {sid}\r\n" for sid, (subject, *_) in self._subscriptions.items())
         return f"CONNECT {json.dumps(options)}\r\n{subscriptions}PING\r\n".encode()
 
     async def _watch(self, wire: "_Wire") -> None:
@@ -283,20 +286,26 @@ class BulkLane:
             else:
                 return
 
+    def _tell(self, what: str, call: Callable[[LaneListener], None]) -> None:
+        """Calls every listener. One that raises must not end the connection, nor keep the others from hearing."""
+        for listener in list(self._listeners):
+            try:
+                call(listener)
+            except Exception as error:
+                _log.error("bulk_listener_failed", told=what, listener=type(listener).__name__, exc_info=error)
+
     def _on_info(self, info: dict[str, Any]) -> None:
         self.info = info
 
     def _tell_writable(self) -> None:
-        for listener in list(self._listeners):
-            listener.writable()
+        self._tell("writable", lambda listener: listener.writable())
 
     def _tell_error(self, text: str) -> None:
-        for listener in list(self._listeners):
-            listener.server_error(text)
+        self._tell("server_error", lambda listener: listener.server_error(text))
 
 
 class _Wire(asyncio.BufferedProtocol):
-    """One TCP connection's life."""
+    """Life of one TCP connection."""
 
     def __init__(self, lane: BulkLane) -> None:
         self._lane = lane
@@ -331,6 +340,9 @@ class _Wire(asyncio.BufferedProtocol):
             self._parser.buffer_updated(nbytes)
         except LaneError as error:
             self.error = str(error)
+            self.abort()
+        except Exception as error:  # no message: what the server itself sends, such as an INFO that is no JSON
+            self.error = f"the server broke the protocol: {error!r}"
             self.abort()
 
     def eof_received(self) -> bool:
