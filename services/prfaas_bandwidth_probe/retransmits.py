@@ -19,7 +19,7 @@ _HEADER = struct.Struct("=IHHII")
 _MESSAGE_BYTES = 72
 """struct inet_diag_msg; attributes follow it."""
 _TOTAL_RETRANS_AT, _DATA_SEGS_OUT_AT = 100, 156
-"""In struct tcp_info (linux/tcp.h), whose fields never move."""
+"""Offsets in struct tcp_info (linux/tcp.h), whose fields never move."""
 _REPLY_BYTES = 1 << 16
 _DEADLINE_S = 1.0
 _OBSERVATIONS = 30

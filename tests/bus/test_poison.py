@@ -19,10 +19,11 @@ from prfaas.bus.jobs import JobConsumer, JobQueue
 from prfaas.bus.presence import ensure_bucket, watch
 from prfaas.contracts import subjects
 from prfaas.contracts.kv import KVTransfer
+from prfaas.contracts.terms import Role
 from prfaas.contracts.to_decode import PrefillProgress
 from prfaas.contracts.to_prefill import PrefillJob
 from prfaas.contracts.to_probe import EgressAsked, TrainReport, TransferMeasured
-from prfaas.contracts.to_scheduler import BlocksChanged, Heartbeat, LinkEstimate, PlaceRequest, Role
+from prfaas.contracts.to_scheduler import BlocksChanged, Heartbeat, LinkEstimate, PlaceRequest
 from prfaas.contracts.wire import BadMessageError, decode, decode_json, encode
 from prfaas.telemetry.faults import FAULTS
 from tests.bus.conftest import Connect

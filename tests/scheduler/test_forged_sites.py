@@ -3,7 +3,8 @@
 import hypothesis.strategies as st
 from hypothesis import given
 
-from prfaas.contracts.to_scheduler import AttemptEnded, Heartbeat, LinkEstimate, PlaceRequest, Role
+from prfaas.contracts.terms import Role
+from prfaas.contracts.to_scheduler import AttemptEnded, Heartbeat, LinkEstimate, PlaceRequest
 from prfaas_scheduler.events import AttemptOver, HeartbeatReceived, LinkMeasured, PlacementRequested, WorkerGone
 from prfaas_scheduler.fleet import MAX_SITES
 from prfaas_scheduler.policies.base import RemoteAll

@@ -110,13 +110,14 @@ class ControlBus:
         return self.client.jetstream(timeout=timeout_s)
 
     async def publish(self, subject: str, message: Any, *, parent: Span | Context | None = None) -> None:
-        """At most once: lost when nobody listens or a link breaks. The trace context of `parent`, else the current one, goes too.
+        """Sends at most once: without a listener, or over a link that breaks, the message is lost. It carries the trace context of
+        `parent`, else the current one.
 
         Raises NotConnectedError, MessageTooLargeError."""
         await self.publish_raw(subject, encode(message), headers=trace_headers(parent))
 
     async def publish_raw(self, subject: str, payload: bytes, *, reply: str = "", headers: Headers | None = None) -> None:
-        """For what is not ours, such as JetStream's protocol."""
+        """Sends bytes of another protocol than ours, such as JetStream's. Raises as `publish`."""
         self._check_size(subject, payload, headers)
         try:
             await self.client.publish(subject, payload, reply, headers)

@@ -1,1 +1,1 @@
-"""What only `prfaas plan` needs: deployments, the network program, reports."""
+"""Parts of `prfaas plan` that no service needs: deployments, the network program, reports."""

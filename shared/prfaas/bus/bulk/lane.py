@@ -27,7 +27,7 @@ _RECONNECT_FIRST_S = 0.05
 _RECONNECT_MAX_S = 1.0
 _PING_INTERVAL_S = 2.0
 _SILENT_AFTER_S = 6.0
-"""Without a byte for this long after a PING the connection is half open and is dropped."""
+"""Silence after a PING that shows a half-open connection, which is dropped."""
 _WRITE_HIGH_BYTES = 512 << 10
 _WRITE_LOW_BYTES = 128 << 10
 
@@ -108,7 +108,7 @@ class BulkLane:
 
     @property
     def is_writable(self) -> bool:
-        """Whether the transport wants more; what is written anyway is queued in memory."""
+        """Whether the transport takes more; what is written anyway is queued in memory."""
         return self._wire is not None and self._wire.writable
 
     @property

@@ -30,7 +30,7 @@ class BufferPool:
         """Out of the pool now."""
 
     def take(self, size: int) -> bytearray:
-        """At least `size` bytes, with old contents."""
+        """Returns a buffer of at least `size` bytes, with old contents."""
         size_class = 1 << max(14, (size - 1).bit_length())
         free = self._free.get(size_class)
         self.taken_bytes += size_class
@@ -72,7 +72,7 @@ class Message:
 
     @property
     def status(self) -> int:
-        """Of a message that the server made itself, such as 503 (no responders) or 408 (pull expired); else 0."""
+        """Status of a message that the server made itself, such as 503 (no responders) or 408 (pull expired); else 0."""
         code = self.headers[8:12].strip()
         return int(code) if code.isdigit() else 0
 
@@ -104,7 +104,7 @@ class WireParser:
         self._control_view = memoryview(self._control)
         self._fill = 0
         self._head: tuple[int, str, str, int, int] = (0, "", "", 0, 0)
-        """Of the message that is being received: sid, subject, reply, header bytes, total bytes."""
+        """Head of the message that is being received: sid, subject, reply, header bytes, total bytes."""
         self._target: memoryview | None = None
         self._target_buffer: bytearray | None = None
         self._target_fill = 0
