@@ -88,10 +88,10 @@ async def under_poison(stack: Stack, model: str, prompts: Sequence[list[int]], r
         results[name] = await send()
 
     target = Target(url=url, model=model, ttft_deadline_s=30.0, timeout_s=DRAIN_S)
-    lanes = [
+    control, bulk = [
         await BulkLane.connect(stack.sites.endpoint(HOME, account), name="poison", deadline_s=10.0) for account in ("ctl", "bulk")
     ]
-    bus = BusPoisons(stack.description, HOME, *lanes)
+    bus = BusPoisons(stack.description, HOME, control, bulk)
     bursts = asyncio.create_task(_burst(bus, duration_s))
     try:
         async with asyncio.TaskGroup() as tasks:
@@ -101,7 +101,7 @@ async def under_poison(stack: Stack, model: str, prompts: Sequence[list[int]], r
         await bursts
     finally:
         bursts.cancel()
-        for lane in lanes:
+        for lane in (control, bulk):
             await lane.close()
     return await _arm(stack, answered.result(), [rights[which] for which in order], len(due[2::3]), bus.sent, results)
 

@@ -43,7 +43,14 @@ def tagged(name: str, value: bytes = DEEP) -> bytes:
 
 
 def beat(**changes: Any) -> Heartbeat:
-    good = {"site": SITE, "worker": "w", "role": Role.PREFILL, "model": MODEL, "fingerprint": "f", "max_context_tokens": 1}
+    good: dict[str, Any] = {
+        "site": SITE,
+        "worker": "w",
+        "role": Role.PREFILL,
+        "model": MODEL,
+        "fingerprint": "f",
+        "max_context_tokens": 1,
+    }
     return Heartbeat(**good | changes)
 
 
@@ -99,14 +106,14 @@ def test_any_bytes_decode_or_are_one_typed_error(data: bytes, kind: Any) -> None
 
 @given(st.data())
 def test_any_fields_of_a_message_decode_or_are_one_typed_error(data: st.DataObject) -> None:
-    kind = data.draw(st.sampled_from([each for each in KINDS if isinstance(each, type)]))
-    value = st.sampled_from(
+    kind: Any = data.draw(st.sampled_from([each for each in KINDS if isinstance(each, type)]))
+    value: st.SearchStrategy[Any] = st.sampled_from(
         [0, -1, 1 << 62, 1.5, float("nan"), float("inf"), "", "a.b", "x" * 1000, b"1", None, [], [[0, 0]], {}]
     )
     fields = {name: data.draw(value) for name in data.draw(st.sets(st.sampled_from(kind.__struct_fields__)))}
     packed = msgspec.msgpack.encode({"type": kind.__name__, **fields})
     try:
-        message = decode(packed, kind)
+        message: Any = decode(packed, kind)
     except BadMessageError:
         return
     for name in kind.__struct_fields__:

@@ -175,7 +175,7 @@ def test_prompts_that_are_cached_as_a_whole_are_no_reason_to_offload(tmp_path: P
     assert "more than -1" not in capfd.readouterr().out
 
 
-ODD = st.sampled_from(
+ODD: st.SearchStrategy[Any] = st.sampled_from(
     [0, -1, 1, 2, 1e-9, 1e9, 1e308, -0.0, math.inf, -math.inf, math.nan, 2**63, 2**70, True, "1", "", None, [], {}]
 )
 TOKENS = st.floats(1, 2e5) | ODD
