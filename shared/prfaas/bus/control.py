@@ -110,8 +110,8 @@ class ControlBus:
         return self.client.jetstream(timeout=timeout_s)
 
     async def publish(self, subject: str, message: Any, *, parent: Span | Context | None = None) -> None:
-        """Sends at most once: without a listener, or over a link that breaks, the message is lost. It carries the trace context of
-        `parent`, else the current one.
+        """Sends at most once: without a listener, or over a link that breaks, the message is lost. It carries the trace context
+        of `parent`, else the current one.
 
         Raises NotConnectedError, MessageTooLargeError."""
         await self.publish_raw(subject, encode(message), headers=trace_headers(parent))
@@ -269,9 +269,9 @@ class ControlBus:
                 nats_subscription = await self.client.subscribe(
                     subject, queue, on_message, pending_msgs_limit=max_pending, pending_bytes_limit=_MAX_PENDING_BYTES
                 )
-                await in_own_task(self.client.flush(_FLUSH_DEADLINE_S))  # from here on the server knows
+                await self._flushed()  # from here on the server knows
         except nats_errors.TimeoutError:
-            raise BusTimeoutError(f"a subscription to {subject}", _FLUSH_DEADLINE_S) from None
+            raise BusTimeoutError(f"a subscription to {subject}", 2 * _FLUSH_DEADLINE_S) from None
         except nats_errors.Error as error:
             raise self._not_connected(subject, error) from error
         if denied.done():
@@ -279,6 +279,13 @@ class ControlBus:
         subscription._nats = nats_subscription
         self._subscriptions[nats_subscription._id] = subscription
         return subscription
+
+    async def _flushed(self) -> None:
+        """Returns when the server has read all that was sent. Asks twice: with a connection that breaks goes the answer too."""
+        try:
+            await in_own_task(self.client.flush(_FLUSH_DEADLINE_S))
+        except nats_errors.TimeoutError:
+            await in_own_task(self.client.flush(_FLUSH_DEADLINE_S))
 
     def _check_size(self, subject: str, payload: bytes, headers: Headers | None) -> None:
         # The server counts headers too, nats-py does not.
