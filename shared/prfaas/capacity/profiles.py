@@ -1,12 +1,12 @@
 """Profile of one instance of a model on one kind of machine: T_prefill(l), S_kv(l), decode step time and batch limit.
 
 A profile is a list of measured points. Between two points values are read off the straight line through them, outside
-along the line of the outermost two: a prefill curve that bends upward is underestimated beyond its last point. No curve falls:
-more tokens or requests never take less time, nor less memory.
+along the line of the outermost two: a prefill curve that bends upward is underestimated beyond its last point. A measured curve
+may have dents; `check_possible` refuses them for a plan.
 """
 
 import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
@@ -71,35 +71,35 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def __post_init__(self) -> None:
         if len(self.prefill) < 2:
             raise ProfileError(f"profile {self.name}: {len(self.prefill)} prefill point(s) given, at least 2 are needed.")
-        for points, key, curves in (
-            (self.prefill, "tokens", ("prefill_s", "kv_bytes")),
-            (self.decode, "batch", ("step_s",)),
-        ):
+        for points, key in ((self.prefill, "tokens"), (self.decode, "batch")):
             if len(points) > MAX_POINTS:
                 raise ProfileError(f"profile {self.name}: {len(points)} points of {key} given, at most {MAX_POINTS} are read.")
             for point in points:
                 for field, value in msgspec.structs.asdict(point).items():
-                    low, high = LIMITS[field]
-                    if not low <= value <= high:
-                        raise ProfileError(
-                            f"profile {self.name}: {field} is {value:g} in {point}; expected a number from {low:g} to {high:g}."
-                        )
-            for left, right in pairwise(points):
-                self._check_rise(left, right, key, curves)
+                    if not 0 < value < float("inf"):
+                        raise ProfileError(f"profile {self.name}: {field} must be positive and finite, not {value}, in {point}.")
+            sizes = [getattr(point, key) for point in points]
+            if any(left >= right for left, right in pairwise(sizes)):
+                raise ProfileError(f"profile {self.name}: {key} must rise from point to point, but they are {sizes[:20]}.")
         if self.batch_limit < 0:
             raise ProfileError(f"profile {self.name}: batch_limit must not be negative, but it is {self.batch_limit}.")
 
-    def _check_rise(self, left: msgspec.Struct, right: msgspec.Struct, key: str, curves: Sequence[str]) -> None:
-        sizes = getattr(left, key), getattr(right, key)
-        if sizes[0] >= sizes[1]:
-            raise ProfileError(f"profile {self.name}: {key} must rise from point to point, but {sizes[1]} follows {sizes[0]}.")
-        for curve in curves:
-            before, after = getattr(left, curve), getattr(right, curve)
-            if after < before:
-                raise ProfileError(
-                    f"profile {self.name}: {curve} falls from {before:g} at {sizes[0]} {key} to {after:g} at {sizes[1]}, "
-                    f"which no machine does; measure again, with nothing else running."
-                )
+    def check_possible(self) -> None:
+        """Raises ProfileError for curves that no machine has: values beyond LIMITS, or more work in less time or memory."""
+        for points, key in ((self.prefill, "tokens"), (self.decode, "batch")):
+            for point in points:
+                for field, value in msgspec.structs.asdict(point).items():
+                    low, high = LIMITS[field]
+                    if not low <= value <= high:
+                        raise ProfileError(f"profile {self.name}: {field} is {value:g}; expected {low:g} to {high:g}.")
+            for left, right in pairwise(points):
+                for curve in msgspec.structs.asdict(left):
+                    before, after = getattr(left, curve), getattr(right, curve)
+                    if after < before:
+                        raise ProfileError(
+                            f"profile {self.name}: {curve} falls from {before:g} at {getattr(left, key)} {key} to {after:g} at "
+                            f"{getattr(right, key)}, which no machine does; measure again, with nothing else running."
+                        )
 
     @property
     def last_tokens(self) -> int:
@@ -143,9 +143,19 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         self.step_s(1)
         last = self.decode[-1].batch
         limit = min(self.batch_limit or last, last)
+
         # A step of exactly 1 / SLO keeps the SLO; the slack is for the rounding of 1 / tokens_per_s.
-        # Steps never get faster with the batch, so the largest that fits is found by halves.
-        return bisect.bisect_left(range(1, limit + 1), True, key=lambda n: self.step_s(n) * tokens_per_s > 1 + 1e-9)
+        def too_slow(n: int) -> bool:
+            return self.step_s(n) * tokens_per_s > 1 + 1e-9
+
+        if not too_slow(limit):
+            return limit
+        # Between two points the step is a straight line, so the crossing below the first that is too slow is found by halves.
+        ends = [0, *(point.batch for point in self.decode if point.batch < limit), limit]
+        for low, high in reversed(list(pairwise(ends))):
+            if not low or not too_slow(low):
+                return low + bisect.bisect_left(range(low + 1, high + 1), True, key=too_slow)
+        return 0
 
     def slowed(self, factor: float, name: str) -> "Profile":
         """Returns an assumed profile: the same model on a machine that takes `factor` times as long to prefill."""

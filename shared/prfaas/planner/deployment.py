@@ -279,6 +279,10 @@ def _profile(table: ProfileTable, path: Path) -> Profile:
 
 def _find_profile(site: SiteTable, own: Mapping[str, Profile], path: Path) -> Profile:
     profile = own.get(site.profile) or _builtin(site.profile, path, own)
+    try:
+        profile.check_possible()
+    except ProfileError as error:
+        raise ProfileError(f"{path}: site {site.name}: {error}") from error
     if site.kind == "pd" and not profile.decode:
         raise DeploymentError(f"{path}: site {site.name} decodes, but its profile {profile.name} has no decode points.")
     return profile
