@@ -33,7 +33,7 @@ class Breaker:
     @property
     def idle(self) -> bool:
         """Whether there is nothing to remember: no failure since the last success."""
-        return self._open_until_s is None and not self._failures
+        return self._open_until is None and not self._failures
 
     def allows(self, now_s: float) -> bool:
         state = self.state(now_s)

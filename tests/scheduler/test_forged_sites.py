@@ -7,7 +7,7 @@ from prfaas.contracts.terms import Role
 from prfaas.contracts.to_scheduler import AttemptEnded, Heartbeat, LinkEstimate, PlaceRequest
 from prfaas_scheduler.events import AttemptOver, HeartbeatReceived, LinkMeasured, PlacementRequested, WorkerGone
 from prfaas_scheduler.fleet import MAX_SITES
-from prfaas_scheduler.policies.base import RemoteAll
+from prfaas_scheduler.policies.baselines import RemoteAll
 from prfaas_scheduler.pools import HEARTBEAT_TIMEOUT_S
 from prfaas_scheduler.service_core import SchedulerCore
 
