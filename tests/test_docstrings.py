@@ -12,16 +12,11 @@ from tests.source_tree import ROOT
 FOLDERS = ("services", "shared", "infra", "load", "tests", "examples")
 _NOT_YET = {
     "infra",
-    "services/prfaas_bandwidth_probe",
     "services/prfaas_decode_worker",
     "services/prfaas_gateway",
     "services/prfaas_prefill_worker",
-    "shared/prfaas/bus",
-    "shared/prfaas/capacity",
-    "shared/prfaas/cli",
     "shared/prfaas/kvcache",
     "shared/prfaas/link",
-    "shared/prfaas/planner",
     "shared/prfaas/telemetry",
     "shared/prfaas/transfer",
     "shared/prfaas/worker",

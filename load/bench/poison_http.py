@@ -64,7 +64,7 @@ class HttpPoisons:
 
     def _heads(self) -> dict[str, bytes]:
         body = json.dumps({"model": self._model, "prompt": "a", "max_tokens": 2}).encode()
-        post = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        post = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n"
         length = b"content-length: %d\r\n" % len(body)
         return {
             "no_http": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" * 20,
@@ -77,7 +77,7 @@ class HttpPoisons:
             "bad_deadline": post + b"x-prfaas-ttft-deadline-s: nan\r\n" + length + b"\r\n" + body,
             "bad_trace": post + b"traceparent: 00-zz\r\ntracestate: ,,=\xff\r\nbaggage: ;=\r\n" + length + b"\r\n" + body,
             "bad_encoding": post + b"content-encoding: gzip\r\n" + length + b"\r\n" + body,
-            "bad_path": b"GET /%00/../v1/%ff HTTP/1.1\r\nhost: x\r\n\r\n",
+            "bad_path": b"GET /%00/../v1/%ff HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
             "bad_method": b"\x00\x01 / HTTP/9.9\r\n\r\n",
         }
 

@@ -209,7 +209,7 @@ DEEP = b"\x82\xa4type\xa1x\xa2zz" + b"\x91" * 100_000 + b"\xc0"
 
 @pytest.mark.parametrize("position", [0, -1])
 def test_a_frame_that_nests_too_deeply_fails_its_own_transfer(position: int) -> None:
-    """Its checksum is right: whoever may write into the bucket can make one."""
+    """Its checksum is right: any writer of the bucket can make one."""
     transfer = make_transfer(TOKENS)
     messages = attempt(transfer)
     head = kv.decode_frame(memoryview(messages[position])).head._replace(stored_bytes=len(DEEP), raw_bytes=len(DEEP))

@@ -17,7 +17,7 @@ from prfaas.telemetry.logs import get_logger
 _log = get_logger(__name__)
 RECONNECT_WAIT_S = 0.2
 _PING_INTERVAL_S = 5
-"""With 2 outstanding: a server that stopped answering is noticed within 15 s."""
+"""Interval of pings, of which 2 may be outstanding: a server that stopped answering is noticed within 15 s."""
 _PENDING_BYTES = 4 << 20
 """Buffered while reconnecting; a publish beyond it fails."""
 _FATAL = ("authorization", "nkey", "maximum connections", "user authentication")

@@ -14,7 +14,7 @@ class BusTimeoutError(BusError, TimeoutError):
 
 
 class NoRespondersError(BusError):
-    """Nobody listens on the subject, as far as the own server knows: the request was not delivered."""
+    """Raised when nothing listens on the subject, as far as the own server knows: the request was not delivered."""
 
     def __init__(self, subject: str) -> None:
         super().__init__(f"nobody answers on {subject}: the service is not running or its site is not connected")

@@ -21,7 +21,7 @@ LENGTHS = (128, 512, 2048, 4096)
 BATCHES = (1, 2, 4, 8, 16)
 CONTEXT_TOKENS = 512
 MAX_TOKENS, MAX_BATCH, MAX_THREADS = 100_000_000, 65_536, 4096
-"""Bounds beyond which a number is a slip: a list of so many tokens is made before the engine can refuse it."""
+"""Bounds beyond which a number is a slip: the list of tokens is made before the engine can refuse it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

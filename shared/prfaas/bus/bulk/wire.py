@@ -27,7 +27,7 @@ class BufferPool:
         """Kept for reuse."""
         self._max_bytes = max_bytes
         self.taken_bytes = 0
-        """Out of the pool now."""
+        """Bytes of buffers that are in use."""
 
     def take(self, size: int) -> bytearray:
         """Returns a buffer of at least `size` bytes, with old contents."""
