@@ -13,6 +13,7 @@ from enum import StrEnum
 from itertools import pairwise
 from math import inf
 
+from prfaas.contracts.to_scheduler import LinkEstimate
 from prfaas_bandwidth_probe.idle_goodput import DEEP_SHARE, IdleGoodput
 
 TRAIN_PARTS = 16
@@ -102,14 +103,9 @@ class SendTrain:
 
 @dataclass(frozen=True, slots=True)
 class Announce:
-    """As LinkEstimate."""
+    """Puts the estimate where the destination's scheduler sees it; what the kernel knows of the link is to be filled in."""
 
-    rtt_s: float
-    jitter_s: float
-    goodput_bytes_per_s: float
-    samples: int
-    confidence: float
-    age_s: float
+    estimate: LinkEstimate
 
 
 Instruction = SendPing | SendTrain | Announce
@@ -119,9 +115,18 @@ class LinkEstimator:
     """One directed link. At most one ping and one train, deep or not, are under way."""
 
     def __init__(
-        self, *, ping_interval_s: float, link_share: float, timeout_s: float, budget_bytes_per_s: float | None = None
+        self,
+        source: str,
+        destination: str,
+        *,
+        ping_interval_s: float,
+        link_share: float,
+        timeout_s: float,
+        budget_bytes_per_s: float | None = None,
     ) -> None:
         """Trains cost at most `link_share` of the link, or of the budget where that is less."""
+        self._source = source
+        self._destination = destination
         self._ping_interval_s = ping_interval_s
         self._train_share = (1 - DEEP_SHARE) * link_share
         self._timeout_s = timeout_s
@@ -251,9 +256,17 @@ class LinkEstimator:
         rtt_s, goodput = self.rtt_s, self.goodput_bytes_per_s
         if rtt_s is None or goodput is None:
             return []
-        kv_bytes_per_s = min(goodput, self._budget_bytes_per_s)
-        age_s = max(0.0, now_s - self._measured_s)
-        return [Announce(rtt_s, self.jitter_s, kv_bytes_per_s, self._samples, self.confidence, age_s)]
+        estimate = LinkEstimate(
+            source=self._source,
+            destination=self._destination,
+            rtt_s=rtt_s,
+            jitter_s=self.jitter_s,
+            goodput_bytes_per_s=min(goodput, self._budget_bytes_per_s),
+            samples=self._samples,
+            confidence=self.confidence,
+            age_s=max(0.0, now_s - self._measured_s),
+        )
+        return [Announce(estimate)]
 
     def _part_bytes(self) -> int:
         goodput = self.goodput_bytes_per_s

@@ -5,6 +5,8 @@ import secrets
 import socket
 import time
 
+from msgspec.structs import replace
+
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError, RemoteError
 from prfaas.bus.presence import put_entry
@@ -16,7 +18,7 @@ from prfaas.contracts.to_scheduler import LinkEstimate
 from prfaas.contracts.wire import BadMessageError
 from prfaas.process.runner import ServiceContext
 from prfaas.telemetry.logs import get_logger
-from prfaas.telemetry.metrics import LinkMetrics
+from prfaas.telemetry.metrics.link import LinkMetrics
 from prfaas_bandwidth_probe.config import BandwidthProbeConfig
 from prfaas_bandwidth_probe.delivered import DeliveredTogether
 from prfaas_bandwidth_probe.egress import EgressAllocator
@@ -114,6 +116,8 @@ class MeasuredLink:
         self._metrics = metrics
         self._timeout_s = config.timeout_s
         self._estimator = LinkEstimator(
+            config.site,
+            destination,
             ping_interval_s=config.ping_interval_s,
             link_share=config.link_share,
             timeout_s=config.timeout_s,
@@ -154,8 +158,8 @@ class MeasuredLink:
                     probes.create_task(self._ping(probes))
                 case SendTrain(parts, part_bytes, deep):
                     probes.create_task((self._deep_train if deep else self._train)(parts, part_bytes, probes))
-                case Announce():
-                    probes.create_task(self._announce(order))
+                case Announce(estimate):
+                    probes.create_task(self._announce(estimate))
 
     async def _ping(self, probes: asyncio.TaskGroup) -> None:
         subject = subjects.probe_echo(self._destination)
@@ -214,29 +218,11 @@ class MeasuredLink:
         except OSError as error:
             log.debug("leaf_not_observed", destination=self._destination, reason=str(error))
 
-    async def _announce(self, announce: Announce) -> None:
+    async def _announce(self, estimate: LinkEstimate) -> None:
         if self._leaf is not None:
             await self._observe_leaf(self._leaf)
-        self._metrics.estimated(
-            self._source,
-            self._destination,
-            rtt_s=announce.rtt_s,
-            jitter_s=announce.jitter_s,
-            goodput_bytes_per_s=announce.goodput_bytes_per_s,
-            confidence=announce.confidence,
-            retransmit_share=self._retransmits.share,
-        )
-        estimate = LinkEstimate(
-            source=self._source,
-            destination=self._destination,
-            rtt_s=announce.rtt_s,
-            jitter_s=announce.jitter_s,
-            goodput_bytes_per_s=announce.goodput_bytes_per_s,
-            samples=announce.samples,
-            confidence=announce.confidence,
-            age_s=announce.age_s,
-            retransmit_share=self._retransmits.share,
-        )
+        estimate = replace(estimate, retransmit_share=self._retransmits.share)
+        self._metrics.estimated(estimate)
         try:
             await put_entry(self._control, self._destination, subjects.links_bucket(self._destination), estimate, self._timeout_s)
             self._announced = True

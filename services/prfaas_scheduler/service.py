@@ -26,7 +26,7 @@ from prfaas.contracts.wire import BadMessageError
 from prfaas.process.runner import ServiceContext
 from prfaas.telemetry import names
 from prfaas.telemetry.logs import get_logger
-from prfaas.telemetry.metrics import SchedulerMetrics
+from prfaas.telemetry.metrics.scheduler import SchedulerMetrics
 from prfaas_scheduler.config import SchedulerConfig
 from prfaas_scheduler.events import (
     AttemptOver,
