@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 from msgspec import Meta, field
 
 from prfaas.engine.factory import EngineConfig
-from prfaas.link.link import LinkConfig
+from prfaas.link.config import LinkConfig
 from prfaas.process.config import ServiceConfig, SubjectToken
 
 

@@ -36,15 +36,7 @@ async def keep_leased(link: Link, bus: ControlBus, *, site: str, worker: str, de
     while True:
         link.started_or_ended.clear()
         asked_at = time.monotonic()
-        demand = link.demand(asked_at)
-        asked = EgressAsked(
-            worker=worker,
-            destination=destination,
-            transfers=demand.transfers,
-            wanted_bytes_per_s=demand.wanted_bytes_per_s,
-            held_bytes_per_s=demand.held_bytes_per_s,
-            delivered_bytes=demand.delivered_bytes,
-        )
+        asked = link.ask(worker, destination, asked_at)
         try:
             lease = await bus.request(subjects.probe_egress(site), asked, EgressLease, _TIMEOUT_S)
             link.take(lease, asked_at)

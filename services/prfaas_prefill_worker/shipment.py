@@ -20,7 +20,8 @@ from prfaas.contracts.to_probe import TransferMeasured
 from prfaas.engine.protocol import Engine, PrefillCancelled
 from prfaas.kvcache.layout import KVPiece
 from prfaas.kvcache.prefix_cache import Changes, PrefixCache
-from prfaas.link.link import Link, LinkConfig
+from prfaas.link.config import LinkConfig
+from prfaas.link.link import Link
 from prfaas.process.tasks import Tasks
 from prfaas.telemetry import names
 from prfaas.telemetry.logs import get_logger
@@ -256,7 +257,7 @@ class Shipments:
 
     async def _report(self, decode_site: str) -> None:
         """To the site's bandwidth probe, if there is one: what the link delivered lately, of all its transfers."""
-        goodput = self._links[decode_site].core.goodput_bytes_per_s
+        goodput = self._links[decode_site].core.estimate.goodput_bytes_per_s
         if decode_site != self._site and goodput:
             with contextlib.suppress(BusError):
                 measured = TransferMeasured(destination=decode_site, goodput_bytes_per_s=goodput)

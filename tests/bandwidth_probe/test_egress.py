@@ -1,4 +1,4 @@
-"""Workers with the real pace and the real allocator between them, in simulated time: messages late or lost, dead processes."""
+"""Workers with the real budget and the real allocator between them, in simulated time: messages late or lost, dead processes."""
 
 import heapq
 import itertools
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from prfaas.contracts.to_prefill import ALONE_AFTER_S, LEASE_S, EgressLease
 from prfaas.contracts.to_probe import EGRESS_HEADROOM, EgressAsked
-from prfaas.link.budget import Pace
+from prfaas.link.budget import EgressBudget
 from prfaas_bandwidth_probe.egress import BUSY_S, REMEMBER_S, EgressAllocator
 
 BUDGET = 1e7
@@ -21,11 +21,11 @@ TIMEOUT_S = 0.5
 
 
 class SimulatedWorker:
-    """`produces(t)`: bytes/s that its prefill makes at a time. Sends whatever its pace allows."""
+    """`produces(t)`: bytes/s that its prefill makes at a time. Sends whatever its budget allows."""
 
     def __init__(self, name: str, produces: Callable[[float], float], own: float | None = None) -> None:
         self.name, self.produces = name, produces
-        self.pace = Pace(own, leased=True, now=0.0)
+        self.budget = EgressBudget(own, leased=True, now_s=0.0)
         self.waiting = 0.0
         self.asked_at = self.ask_at = 0.0
         self.asking = self.alive = True
@@ -34,9 +34,9 @@ class SimulatedWorker:
     def send(self, now: float) -> int:
         self.waiting += self.produces(now) * STEP_S
         sent = 0
-        while self.waiting >= 1 and self.pace.allows(now):
-            size = int(min(self.waiting, self.pace.frame_bytes() or 1 << 16))
-            self.pace.spend(size)
+        while self.waiting >= 1 and self.budget.allows(now):
+            size = int(min(self.waiting, self.budget.frame_bytes() or 1 << 16))
+            self.budget.spend(size)
             self.waiting -= size
             sent += size
         return sent
@@ -81,8 +81,8 @@ class Site:
             worker=worker.name,
             destination="home",
             transfers=int(busy),
-            wanted_bytes_per_s=worker.pace.asking(self.now, int(worker.waiting)),
-            held_bytes_per_s=worker.pace.held_bytes_per_s(self.now),
+            wanted_bytes_per_s=worker.budget.ask(self.now, int(worker.waiting)),
+            held_bytes_per_s=worker.budget.held_bytes_per_s(self.now),
         )
 
         def arrive() -> None:
@@ -95,7 +95,7 @@ class Site:
 
         def answer(lease: EgressLease) -> None:
             if worker.question == question and not worker.asking and worker.alive:
-                worker.pace.take(lease, asked_at)
+                worker.budget.take(lease, asked_at)
                 worker.asking, worker.ask_at = True, self.now + lease.ask_again_s
 
         def give_up() -> None:

@@ -12,7 +12,7 @@ import msgspec
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import KVTransfer
 from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange
-from prfaas.link.link import LinkCore
+from prfaas.link.link_core import LinkCore
 from prfaas.transfer import frame as kv
 from prfaas.transfer.codec import CodecChooser, encode_planes
 from prfaas.transfer.errors import TransferError
@@ -170,7 +170,7 @@ class Framer:
             self._append(kv.FrameKind.DATA, part.range, part.offset, codec, parts, part.raw_bytes)
 
     def _coded(self, chooser: CodecChooser, part: kv.FrameSlice) -> tuple[kv.Codec, tuple[memoryview, ...]]:
-        codec = chooser.choose(self._link.bottleneck_bytes_per_s)
+        codec = chooser.choose(self._link.estimate.bottleneck_bytes_per_s)
         since = time.perf_counter()
         encoded: bytes | None = None
         match codec:

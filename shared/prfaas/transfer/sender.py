@@ -16,7 +16,8 @@ from prfaas.contracts import subjects, wire
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import KVStored, KVTransfer
 from prfaas.kvcache.layout import KVLayout, KVPiece
-from prfaas.link.link import Link, Sent
+from prfaas.link.estimate import Sent
+from prfaas.link.link import Link
 from prfaas.telemetry.faults import FAULTS
 from prfaas.transfer import frame as kv
 from prfaas.transfer import sender_core as sender
@@ -204,9 +205,9 @@ class KVSender:
     def waiting_bytes(self) -> int:
         return max(0, self._framer.held_bytes - self._core.outstanding_bytes)
 
-    def send_next(self, now: float) -> None:
-        self._sent.append(self._link.core.sent(self._key, self._core.next_bytes, now))
-        self._handle(sender.SendPermitted(now))
+    def send_next(self, sent: Sent) -> None:
+        self._sent.append(sent)
+        self._obey(sender.SendPermitted(sent.at))
 
     def connected(self) -> None:
         self._handle(sender.Connected(time.monotonic()))
@@ -236,15 +237,18 @@ class KVSender:
                 self._object_digest.update(frame)
 
     def _handle(self, event: sender.SenderEvent) -> None:
+        self._obey(event)
+        self._link.pump()
+
+    def _obey(self, event: sender.SenderEvent) -> None:
         for instruction in self._core.handle(event):
             self._execute(instruction)
         self._offer()
-        self._link.pump()
 
     def _offer(self) -> None:
         if self._key:
             core = self._core
-            self._link.core.offer(self._key, core.next_bytes, core.outstanding_bytes, self._closing)
+            self._link.core.offer(self._key, core.next_bytes, core.outstanding_bytes, urgent=self._closing)
 
     def _execute(self, instruction: sender.SenderInstruction) -> None:
         match instruction:
