@@ -10,10 +10,12 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from prometheus_client import CollectorRegistry
 
+from prfaas.contracts.kv import TransferReport
 from prfaas.telemetry import names
 from prfaas.telemetry.export import CountingSpanProcessor
 from prfaas.telemetry.logs import get_logger, request_logs, set_up_logs
-from prfaas.telemetry.metrics import GatewayMetrics, TransferMetrics
+from prfaas.telemetry.metrics.gateway import GatewayMetrics
+from prfaas.telemetry.metrics.transfer import TransferMetrics
 from prfaas.telemetry.tracing import AttributeValue, Tracing, extract, inject
 
 ROUNDS = 15
@@ -45,6 +47,7 @@ def main() -> None:
     parent, span, root = extract(HEADERS), on.start("root", parent=None), off.start("root", parent=extract(HEADERS))
     requests = GatewayMetrics(CollectorRegistry()).model("m")
     transfers = TransferMetrics(CollectorRegistry())
+    report = TransferReport(bytes=1, frames=1, attempts=1, duration_s=1.0)
     log = get_logger("bench")
 
     def one_span(tracing: Tracing) -> Callable[[], None]:
@@ -64,17 +67,7 @@ def main() -> None:
         "extract of no context": lambda: extract(None),
         "bound histogram observe": lambda: requests.inter_token.observe(0.02),
         "bound counter inc": lambda: requests.generation_tokens.inc(),
-        "TransferMetrics.verified": lambda: transfers.verified(
-            "west",
-            "east",
-            received_bytes=1,
-            frames=1,
-            lossy_frames=0,
-            reused_tokens=0,
-            saved_bytes=0,
-            duration_s=1.0,
-            residual_s=0.1,
-        ),
+        "TransferMetrics.verified": lambda: transfers.verified("west", "east", report, 0.1),
         "log line below the level": lambda: log.debug("hidden", tokens=3),
         "request_logs": request_logged,
     }

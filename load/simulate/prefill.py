@@ -14,7 +14,8 @@ from prfaas.contracts.terms import Role
 from prfaas.contracts.to_scheduler import BlocksChanged
 from prfaas.engine.emulated_model import kv_line
 from prfaas_prefill_worker.announced_queue import SharedQueue
-from prfaas_prefill_worker.service_core import PrefillCore, PrefillEnded
+from prfaas_prefill_worker.events import PrefillEnded
+from prfaas_prefill_worker.service_core import PrefillCore
 
 PIECES = 8
 """A transfer leaves in this many parts, spread over its prefill."""

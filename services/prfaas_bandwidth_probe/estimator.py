@@ -10,6 +10,7 @@ from collections import deque
 from itertools import pairwise
 from math import inf
 
+from prfaas.contracts.to_scheduler import LinkEstimate
 from prfaas_bandwidth_probe.events import (
     Announce,
     DeepTrainAnswered,
@@ -49,9 +50,18 @@ class LinkEstimator:
     """One directed link. At most one ping and one train, deep or not, are under way."""
 
     def __init__(
-        self, *, ping_interval_s: float, link_share: float, timeout_s: float, budget_bytes_per_s: float | None = None
+        self,
+        source: str,
+        destination: str,
+        *,
+        ping_interval_s: float,
+        link_share: float,
+        timeout_s: float,
+        budget_bytes_per_s: float | None = None,
     ) -> None:
         """Trains cost at most `link_share` of the link, or of the budget where that is less."""
+        self._source = source
+        self._destination = destination
         self._ping_interval_s = ping_interval_s
         self._train_share = (1 - DEEP_SHARE) * link_share
         self._timeout_s = timeout_s
@@ -181,9 +191,17 @@ class LinkEstimator:
         rtt_s, goodput = self.rtt_s, self.goodput_bytes_per_s
         if rtt_s is None or goodput is None:
             return []
-        kv_bytes_per_s = min(goodput, self._budget_bytes_per_s)
-        age_s = max(0.0, now_s - self._measured_s)
-        return [Announce(rtt_s, self.jitter_s, kv_bytes_per_s, self._samples, self.confidence, age_s)]
+        estimate = LinkEstimate(
+            source=self._source,
+            destination=self._destination,
+            rtt_s=rtt_s,
+            jitter_s=self.jitter_s,
+            goodput_bytes_per_s=min(goodput, self._budget_bytes_per_s),
+            samples=self._samples,
+            confidence=self.confidence,
+            age_s=max(0.0, now_s - self._measured_s),
+        )
+        return [Announce(estimate)]
 
     def _part_bytes(self) -> int:
         goodput = self.goodput_bytes_per_s

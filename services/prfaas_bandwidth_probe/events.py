@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from prfaas.contracts.to_scheduler import LinkEstimate
+
 
 class Probe(StrEnum):
     PING = "ping"
@@ -72,14 +74,9 @@ class SendTrain:
 
 @dataclass(frozen=True, slots=True)
 class Announce:
-    """Figures for a LinkEstimate."""
+    """Puts the estimate where the destination's scheduler sees it; what the kernel knows of the link is to be filled in."""
 
-    rtt_s: float
-    jitter_s: float
-    goodput_bytes_per_s: float
-    samples: int
-    confidence: float
-    age_s: float
+    estimate: LinkEstimate
 
 
 Instruction = SendPing | SendTrain | Announce

@@ -8,6 +8,8 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
+from msgspec.structs import replace
+
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError, RemoteError
 from prfaas.bus.presence import put_entry
@@ -20,7 +22,7 @@ from prfaas.contracts.wire import BadMessageError
 from prfaas.process.runner import ServiceContext
 from prfaas.telemetry.faults import FAULTS
 from prfaas.telemetry.logs import get_logger
-from prfaas.telemetry.metrics import LinkMetrics
+from prfaas.telemetry.metrics.link import LinkMetrics
 from prfaas_bandwidth_probe.config import BandwidthProbeConfig
 from prfaas_bandwidth_probe.delivered import DeliveredTogether
 from prfaas_bandwidth_probe.egress import EgressAllocator
@@ -122,6 +124,8 @@ class MeasuredLink:
         self._metrics = metrics
         self._timeout_s = config.timeout_s
         self._estimator = LinkEstimator(
+            config.site,
+            destination,
             ping_interval_s=config.ping_interval_s,
             link_share=config.link_share,
             timeout_s=config.timeout_s,
@@ -167,8 +171,8 @@ class MeasuredLink:
                     probes.create_task(self._probe(Probe.DEEP_TRAIN, self._deep_train(parts, part_bytes), probes))
                 case SendTrain(parts, part_bytes, False):
                     probes.create_task(self._probe(Probe.TRAIN, self._train(parts, part_bytes), probes))
-                case Announce():
-                    probes.create_task(self._announce(order))
+                case Announce(estimate):
+                    probes.create_task(self._announce(estimate))
 
     async def _probe(self, probe: Probe, sent: Coroutine[Any, Any, Event], probes: asyncio.TaskGroup) -> None:
         """Sends one probe and tells the estimator what came of it. Never raises: the answer is another site's word, and a task
@@ -229,29 +233,11 @@ class MeasuredLink:
         ) as error:  # a name that resolves to nothing, a port beyond 65535
             log.debug("leaf_not_observed", destination=self._destination, reason=str(error))
 
-    async def _announce(self, announce: Announce) -> None:
+    async def _announce(self, estimate: LinkEstimate) -> None:
         if self._leaf is not None:
             await self._observe_leaf(self._leaf)
-        self._metrics.estimated(
-            self._source,
-            self._destination,
-            rtt_s=announce.rtt_s,
-            jitter_s=announce.jitter_s,
-            goodput_bytes_per_s=announce.goodput_bytes_per_s,
-            confidence=announce.confidence,
-            retransmit_share=self._retransmits.share,
-        )
-        estimate = LinkEstimate(
-            source=self._source,
-            destination=self._destination,
-            rtt_s=announce.rtt_s,
-            jitter_s=announce.jitter_s,
-            goodput_bytes_per_s=announce.goodput_bytes_per_s,
-            samples=announce.samples,
-            confidence=announce.confidence,
-            age_s=announce.age_s,
-            retransmit_share=self._retransmits.share,
-        )
+        estimate = replace(estimate, retransmit_share=self._retransmits.share)
+        self._metrics.estimated(estimate)
         try:
             await put_entry(self._control, self._destination, subjects.links_bucket(self._destination), estimate, self._timeout_s)
             self._announced = True

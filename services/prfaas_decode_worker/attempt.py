@@ -1,94 +1,85 @@
-"""One attempt to get one request's KV: a fresh sequence, a reader, a prefill job, and how it ended, whichever way comes first."""
+"""Attempts to get a request's KV: a fresh sequence, a receiver, a prefill job, and how each ended, whichever way comes first."""
 
 import asyncio
 import secrets
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from opentelemetry.trace import Span, SpanKind
 from opentelemetry.trace.status import StatusCode
 
-from prfaas.bus.bulk import BulkLane
-from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError
 from prfaas.bus.jobs import JobQueue
 from prfaas.contracts import subjects
 from prfaas.contracts.codes import FailureCode
-from prfaas.contracts.kv import KVTransfer
+from prfaas.contracts.kv import KVTransfer, TransferReport
 from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
 from prfaas.contracts.to_prefill import CancelPrefill, PrefillJob
 from prfaas.contracts.wire import pack_tokens
-from prfaas.engine.protocol import Engine, EngineDescription
-from prfaas.process.tasks import Tasks
+from prfaas.process.runner import ServiceContext
 from prfaas.telemetry import names
 from prfaas.telemetry.logs import get_logger
-from prfaas.telemetry.metrics import TransferMetrics, overlap_ratio
-from prfaas.telemetry.tracing import Tracing
-from prfaas.transfer.receiver import KVReceiver, ReaderReport
+from prfaas.telemetry.metrics.transfer import TransferMetrics, overlap_ratio
+from prfaas.transfer.receiver import KVReceiver
 from prfaas.worker.faults import failure_code, fault_text
+from prfaas.worker.site_connections import SiteConnections
+from prfaas_decode_worker.config import DecodeWorkerConfig
 from prfaas_decode_worker.events import AttemptFailed, AttemptVerified, BeginAttempt, EndAttempt, Event, PrefillTimed, Release
 from prfaas_decode_worker.prefixes import KeptPrefixes
 
 REMOTE_QUEUE_S = 3.0
-"""A remote site's queue answers within a few round trips of the control connection; longer, and its link is down."""
+"""Wait for a remote site's queue. It answers within a few round trips of the control connection, unless the link is down."""
 
 log = get_logger(__name__)
 
 
 class Attempt:
-    """State of one running attempt, for those who must reach it: progress messages and cancellation."""
+    """State of one running attempt, which progress messages and cancellation must reach."""
 
     def __init__(self, order: BeginAttempt, span: Span) -> None:
         self.order = order
         self.span = span
+        self.receiver: KVReceiver | None = None
         self.prefill_failed: asyncio.Future[PrefillFailed] = asyncio.get_running_loop().create_future()
         self.queue_s = 0.0
         self.settled = False
         """The core has been told how it ended, or does not want to know."""
         self.verified_ns = 0
 
+    @property
+    def report(self) -> TransferReport:
+        """What has come of its KV so far."""
+        return TransferReport(attempts=self.order.attempt) if self.receiver is None else self.receiver.report()
+
 
 class Attempts:
-    """All attempts of a worker. The core is told of each at most once, by AttemptVerified or AttemptFailed."""
+    """Attempts of a worker. The core is told of each at most once, by AttemptVerified or AttemptFailed."""
 
     def __init__(
         self,
-        *,
-        site: str,
-        worker: str,
-        bus: ControlBus,
-        lane: BulkLane,
-        jobs: JobQueue,
-        engine: Engine,
+        config: DecodeWorkerConfig,
+        context: ServiceContext,
+        connections: SiteConnections,
         kept: KeptPrefixes,
-        tasks: Tasks,
-        tracing: Tracing,
-        metrics: TransferMetrics,
-        idle_timeout_s: float,
-        lossy_kv: bool,
         tell: Callable[[Event], None],
     ) -> None:
-        self._site = site
-        self._worker = worker
-        self._bus = bus
-        self._lane = lane
-        self._jobs = jobs
-        self._engine = engine
+        self._config = config
+        self._site = config.site
+        self._bus, self._lane = connections
+        self._jobs = JobQueue(connections.bus)
+        self._engine = kept.engine
+        self._description = kept.engine.describe()
         self._kept = kept
-        self._description: EngineDescription = engine.describe()
-        self._tasks = tasks
-        self._tracing = tracing
-        self._metrics = metrics
-        self._idle_timeout_s = idle_timeout_s
-        self._lossy_kv = lossy_kv
+        self._tasks = context.tasks
+        self._tracing = context.tracing
+        self._metrics = TransferMetrics(context.registry)
         self._tell = tell
         self._running: dict[str, tuple[Attempt, asyncio.Task[None]]] = {}
-        """By request: the current attempt."""
+        """Current attempt and its task, by request."""
         self.sequences: dict[str, Any] = {}
-        """By request: the sequence of the verified attempt."""
+        """Sequence of the verified attempt, by request."""
 
     def begin(self, order: BeginAttempt, parent: Span) -> None:
         span = self._tracing.start(
@@ -108,12 +99,12 @@ class Attempts:
         self._running[order.request_id] = attempt, task
 
     def end(self, order: EndAttempt) -> None:
-        """Stops the attempt and its prefill. Its reader is closed, its object deleted."""
+        """Stops the attempt and its prefill. Its receiver is closed, its object deleted."""
         attempt, task = self._running.pop(order.request_id)
         assert attempt.order.attempt == order.attempt
         if not attempt.settled:
             attempt.settled = True
-            self._count_failure(attempt, FailureCode.CANCELLED, 0, 0)
+            self._count_failure(attempt, FailureCode.CANCELLED)
             task.cancel()
         if attempt.order.token_ids:
             self._tasks.spawn("cancel prefill", self._cancel_prefill(attempt.order))
@@ -121,23 +112,25 @@ class Attempts:
     def release(self, release: Release) -> None:
         """Forgets a request that is over. Only now is it sure that its prefill's times are known, so its span ends here."""
         self.sequences.pop(release.request_id, None)
+        if release.report.frames:
+            self._metrics.verified(release.prefill_site, self._site, release.report, release.times.residual_s)
         found = self._running.pop(release.request_id, None)
         if found is not None and found[0].verified_ns:
-            span, report = found[0].span, release.report
+            span, report, residual_s = found[0].span, release.report, release.times.residual_s
             span.set_attributes({names.KV_BYTES: report.bytes, names.KV_FRAMES: report.frames})
             span.set_attribute(names.KV_LOSSY_FRAMES, report.lossy_frames)
             if report.duration_s > 0:
                 span.set_attributes(
                     {
                         names.KV_GOODPUT: report.bytes / report.duration_s,
-                        names.KV_RESIDUAL_S: report.residual_s,
-                        names.KV_OVERLAP_RATIO: overlap_ratio(report.duration_s, report.residual_s),
+                        names.KV_RESIDUAL_S: residual_s,
+                        names.KV_OVERLAP_RATIO: overlap_ratio(report.duration_s, residual_s),
                     }
                 )
             span.end(found[0].verified_ns)
 
     def hear(self, progress: PrefillProgress) -> None:
-        """Progress is addressed by transfer id, which is the request's own."""
+        """Takes progress, which is addressed by transfer id: the request's own id."""
         found = self._running.get(progress.transfer_id)
         if found is None or found[0].order.attempt != progress.attempt:
             return
@@ -155,17 +148,18 @@ class Attempts:
 
     async def _run(self, attempt: Attempt) -> None:
         order = attempt.order
-        reader: KVReceiver | None = None
-        report: ReaderReport | None = None
+        report: TransferReport | None = None
         try:
+            # What is here already.
             sequence = self._engine.reserve(len(order.token_ids), order.total_tokens)
             if not order.token_ids:
-                self._verified(attempt, sequence, None, 0)
+                self._verified(attempt, sequence)
                 return
             from_token = await self._kept.install(sequence, order.token_ids)
+            # The receiver first, then the job: its consumer keeps the object from the sweep, and frames flow at once.
             worker = order.prefill_worker
             if worker is not None and not await self._jobs.is_there(order.prefill_site, worker):
-                worker = None  # it went before the scheduler could know: then whoever is free
+                worker = None  # it went before the scheduler could know: then any that is free
             transfer = KVTransfer(
                 transfer_id=order.transfer_id,
                 attempt=order.attempt,
@@ -173,27 +167,28 @@ class Attempts:
                 nuid=secrets.token_hex(11),
                 prefill_tokens=len(order.token_ids),
                 from_token=from_token,
-                lossy=self._lossy_kv,
+                lossy=self._config.engine.lossy_kv,
                 fingerprint=self._description.fingerprint,
             )
             install = partial(self._engine.install, sequence)
-            reader = await KVReceiver.open(
+            attempt.receiver = receiver = KVReceiver(
                 self._lane,
                 transfer,
                 self._description.layout,
                 install,
-                deadline_s=order.timeout_s,
-                idle_timeout_s=self._idle_timeout_s,
+                timeout_s=order.timeout_s,
+                idle_timeout_s=self._config.idle_timeout_s,
             )
+            await receiver.open()
             await self._submit(attempt, transfer, worker)
-            report = await self._await_kv(attempt, reader, worker)
+            report = await self._await_kv(attempt, receiver, worker)
             if report is not None:
-                self._verified(attempt, sequence, report, from_token)
+                self._verified(attempt, sequence)
         except Exception as error:  # an engine raises more than EngineError: torch's own, MemoryError; they end this attempt only
             self._failed(attempt, failure_code(error), fault_text(error))
         finally:
-            if reader is not None:
-                await self._after(attempt, "reader_not_closed", reader.close())
+            if attempt.receiver is not None:
+                await self._after(attempt, "receiver_not_closed", attempt.receiver.close())
         if report is not None and not report.lossy_frames:
             await self._after(attempt, "prefix_not_kept", self._kept.keep(sequence, order.token_ids))
 
@@ -211,7 +206,7 @@ class Attempts:
             model=self._description.model,
             transfer=transfer,
             token_ids=pack_tokens(order.token_ids),
-            reply_to=subjects.prefill_progress(self._site, self._worker),
+            reply_to=subjects.prefill_progress(self._site, self._config.name),
             decode_site=self._site,
             tenant=order.tenant,
             timeout_s=order.timeout_s,
@@ -226,14 +221,14 @@ class Attempts:
             parent=attempt.span,
         )
 
-    async def _await_kv(self, attempt: Attempt, reader: KVReceiver, worker: str | None) -> ReaderReport | None:
+    async def _await_kv(self, attempt: Attempt, receiver: KVReceiver, worker: str | None) -> TransferReport | None:
         """None when the prefill failed, which the core has been told. Raises TransferError, or what `install` raised."""
         order = attempt.order
-        verified = asyncio.ensure_future(reader.verified(order.timeout_s))
+        verified = asyncio.ensure_future(receiver.verified(order.timeout_s))
         waiting: list[asyncio.Future[Any]] = [verified, attempt.prefill_failed]
         gone: asyncio.Future[str] | None = None
         if worker is not None:
-            # A job in a worker's own queue is nobody else's: only who sent it can see that it waits in vain.
+            # A job in a worker's own queue is no other's: only its sender can see that it waits in vain.
             gone = asyncio.ensure_future(self._jobs.until_gone(order.prefill_site, worker))
             waiting.append(gone)
         try:
@@ -251,27 +246,14 @@ class Attempts:
                 if wait is not None:
                     wait.cancel()
 
-    def _verified(self, attempt: Attempt, sequence: Any, report: ReaderReport | None, from_token: int) -> None:
+    def _verified(self, attempt: Attempt, sequence: Any) -> None:
         if attempt.settled:
             return
         attempt.settled = True
         attempt.verified_ns = time.time_ns()
         order = attempt.order
         self.sequences[order.request_id] = sequence
-        verified = AttemptVerified(time.monotonic(), order.request_id, order.attempt, time.time())
-        if report is not None:
-            layout, tokens = self._description.layout, len(order.token_ids)
-            verified = replace(
-                verified,
-                bytes=report.bytes,
-                frames=report.frames,
-                lossy_frames=report.lossy_frames,
-                cached_tokens=report.cached_tokens,
-                reused_tokens=from_token,
-                saved_bytes=layout.total_bytes(tokens) - layout.total_bytes(tokens, from_token),
-                duration_s=report.last_frame_at - report.first_frame_at,
-            )
-        self._tell(verified)
+        self._tell(AttemptVerified(time.monotonic(), order.request_id, order.attempt, time.time(), attempt.report))
 
     def _failed(self, attempt: Attempt, code: str, message: str) -> None:
         if attempt.settled:
@@ -286,14 +268,14 @@ class Attempts:
             code=code,
             reason=message,
         )
-        self._count_failure(attempt, code, 0, 0)
+        self._count_failure(attempt, code)
         self._tell(AttemptFailed(time.monotonic(), order.request_id, order.attempt, code, message))
 
-    def _count_failure(self, attempt: Attempt, code: str, received_bytes: int, frames: int) -> None:
+    def _count_failure(self, attempt: Attempt, code: str) -> None:
         attempt.span.set_attribute(names.ERROR_TYPE, code)
         attempt.span.set_status(StatusCode.ERROR, code)
         attempt.span.end()
-        self._metrics.failed(attempt.order.prefill_site, self._site, result=code, received_bytes=received_bytes, frames=frames)
+        self._metrics.failed(attempt.order.prefill_site, self._site, code, attempt.report)
 
     async def _cancel_prefill(self, order: BeginAttempt) -> None:
         """Best effort: a prefill that does not hear of it finds its transfer dead, or its job expired."""

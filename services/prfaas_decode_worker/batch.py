@@ -9,7 +9,7 @@ from typing import Any
 from prfaas.capacity.observed import ObservedTimes
 from prfaas.engine.protocol import DecodeRow, Engine
 from prfaas.telemetry.logs import get_logger
-from prfaas.telemetry.metrics import DecodeMetrics
+from prfaas.telemetry.metrics.decode import DecodeMetrics
 from prfaas.worker.engine_thread import engine_thread
 from prfaas.worker.faults import fault_text
 from prfaas_decode_worker.decode_step import decode_step

@@ -1,11 +1,13 @@
-"""What an operator can set."""
+"""Settings of the decode worker."""
 
 from typing import Annotated, ClassVar
 
 from msgspec import Meta, field
 
+from prfaas.contracts.terms import Role
 from prfaas.engine.factory import EngineConfig
 from prfaas.process.config import ServiceConfig
+from prfaas.worker.identity import Identity
 
 
 class DecodeWorkerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
@@ -15,7 +17,7 @@ class DecodeWorkerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknow
 
     engine: EngineConfig = field(default_factory=EngineConfig)
     movable: bool = False
-    """The scheduler may make it a prefill worker: then the configuration must suit both roles."""
+    """Lets the scheduler make it a prefill worker: then the configuration must suit both roles."""
     slots: Annotated[int, Meta(ge=1)] = 32
     """Requests in the batch, those that wait for their KV included."""
     waiting: Annotated[int, Meta(ge=0)] = 64
@@ -27,9 +29,13 @@ class DecodeWorkerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknow
     bucket_mib: Annotated[int, Meta(ge=16)] = 1024
     """Memory of the site's NATS server for KV under way, shared by the site's decode workers."""
     bucket_ttl_s: Annotated[float, Meta(ge=1)] = 120.0
-    """After this the server drops what nobody deleted."""
+    """Age at which the server drops what was not deleted."""
     idle_timeout_s: Annotated[float, Meta(gt=0)] = 10.0
-    """A transfer that has begun and then brings nothing for so long is given up; slow chunks must fit in."""
+    """Time without a frame after which a transfer that has begun is given up; slow chunks must fit in."""
+
+    @property
+    def identity(self) -> Identity:
+        return Identity(self.site, self.name, Role.DECODE)
 
     def __post_init__(self) -> None:
         super().__post_init__()

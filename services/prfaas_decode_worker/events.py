@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+from prfaas.contracts.kv import TransferReport
 from prfaas.contracts.terms import Outcome
 from prfaas.contracts.to_decode import Generate
-from prfaas.contracts.to_gateway import GenerateAccepted, GenerateEvent, GenerateRefused, TransferReport
+from prfaas.contracts.to_gateway import GenerateAccepted, GenerateEvent, GenerateRefused, PrefillTimes
 from prfaas.contracts.to_scheduler import AttemptEnded
 from prfaas.engine.protocol import SampledToken
 
@@ -29,15 +30,7 @@ class AttemptVerified:
     request_id: str
     attempt: int
     verified_unix_s: float
-    bytes: int = 0
-    frames: int = 0
-    lossy_frames: int = 0
-    cached_tokens: int = 0
-    """Tokens of the prompt's prefix that the prefill had in its cache."""
-    reused_tokens: int = 0
-    """Tokens whose KV in full layers was here already and did not come."""
-    saved_bytes: int = 0
-    duration_s: float = 0.0
+    report: TransferReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +161,7 @@ class Release:
     outcome: Outcome
     prefill_site: str
     report: TransferReport
+    times: PrefillTimes
     completion_tokens: int
     decode_s: float
     """Time since it joined the batch, s; 0 when it never did."""

@@ -17,7 +17,7 @@ class KeptPrefixes:
 
     def __init__(self, engine: Engine, capacity_bytes: int, changed: Callable[[Changes], None]) -> None:
         description = engine.describe()
-        self._engine = engine
+        self.engine = engine
         self._full_layers = [layer for layer, spec in enumerate(description.layout.layers) if spec.kind is LayerKind.FULL]
         self._cache = PrefixCache(description.chunk_tokens, capacity_bytes if self._full_layers else 0)
         self._changed = changed
@@ -47,7 +47,7 @@ class KeptPrefixes:
     def _install(self, sequence: Any, blocks: Sequence[Block]) -> None:
         for block in blocks:
             for piece in block.pieces:
-                self._engine.install(sequence, piece)
+                self.engine.install(sequence, piece)
 
     def _read(self, sequence: Any, start: int, end: int) -> tuple[KVPiece, ...]:
-        return tuple(self._engine.read(sequence, LayerRange(layer, start, end)) for layer in self._full_layers)
+        return tuple(self.engine.read(sequence, LayerRange(layer, start, end)) for layer in self._full_layers)

@@ -6,9 +6,10 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
+from prfaas.contracts.kv import TransferReport
 from prfaas.contracts.terms import Outcome
 from prfaas.contracts.to_decode import Generate, Sampling
-from prfaas.contracts.to_gateway import TransferReport
+from prfaas.contracts.to_gateway import PrefillTimes
 
 
 class Delta(Protocol):
@@ -78,6 +79,7 @@ class Request:
     verified_unix_s: float = 0.0
     prefill_ended_unix_s: float = 0.0
     report: TransferReport = field(default_factory=TransferReport)
+    times: PrefillTimes = field(default_factory=PrefillTimes)
 
     @property
     def request_id(self) -> str:
@@ -87,10 +89,10 @@ class Request:
     def total_tokens(self) -> int:
         return len(self.prompt) + self.generate.sampling.max_tokens
 
-    def transfer_report(self) -> TransferReport:
+    def prefill_times(self) -> PrefillTimes:
         if not self.verified_unix_s or not self.prefill_ended_unix_s:
-            return self.report
-        return replace(self.report, residual_s=max(0.0, self.verified_unix_s - self.prefill_ended_unix_s))
+            return self.times
+        return replace(self.times, residual_s=max(0.0, self.verified_unix_s - self.prefill_ended_unix_s))
 
     def next_sequence(self) -> int:
         """Returns the number of its next event, and counts it as sent."""

@@ -5,8 +5,7 @@ import time
 
 from opentelemetry import context as trace_context
 
-from prfaas.bus.jobs import JobQueue
-from prfaas.bus.presence import Announcer
+from prfaas.bus.bulk import BulkLane
 from prfaas.capacity.observed import RecentMean
 from prfaas.contracts import subjects
 from prfaas.contracts.codes import FailureCode
@@ -18,12 +17,12 @@ from prfaas.engine.factory import build_engine
 from prfaas.engine.weights import prepare
 from prfaas.process.runner import ServiceContext
 from prfaas.telemetry.logs import get_logger
-from prfaas.telemetry.metrics import DecodeMetrics, TransferMetrics, watch_bucket
+from prfaas.telemetry.metrics.decode import DecodeMetrics
+from prfaas.telemetry.metrics.transfer import watch_bucket
 from prfaas.transfer.bucket_keeper import KVBucketKeeper
 from prfaas.worker.block_announcer import BlockAnnouncer
 from prfaas.worker.faults import fault_text
-from prfaas.worker.role_change import RoleChange
-from prfaas.worker.site_connections import SiteConnections
+from prfaas.worker.lifecycle import WorkerLifecycle
 from prfaas_decode_worker.admission import Limits
 from prfaas_decode_worker.attempt import Attempts
 from prfaas_decode_worker.batch import Batch
@@ -61,29 +60,62 @@ class DecodeWorkerService:
         self._config = config
         self._context = context
         self._metrics = DecodeMetrics(context.registry, config.engine.model)
-        self._transfer_metrics = TransferMetrics(context.registry)
         self._spans = RequestSpans(context.tracing, config.name)
         self._answers: dict[str, asyncio.Future[GenerateAccepted | GenerateRefused]] = {}
         self._outbox = Outbox(config.site, self._give_up)
         self._idle = asyncio.Event()
-        """Set while no request is here."""
-        self._site: SiteConnections | None = None
+        """Set while the worker has no request."""
         self._keeper: KVBucketKeeper | None = None
         self._batch: Batch | None = None
-        self._leaving = False
         self._output_tokens = RecentMean()
-        self._role_change = RoleChange(config.site, config.name, Role.DECODE, config.movable, context, self)
+        self.lifecycle = WorkerLifecycle(config.identity, context, self, movable=config.movable)
 
     async def start(self) -> None:
         config, context = self._config, self._context
-        assert config.bulk is not None
+        # The engine: weights take longest, and nothing works without it.
         files = await asyncio.to_thread(prepare, config.engine.model)
         self._engine = await asyncio.to_thread(build_engine, config.engine)
         # Before anything is connected: a large vocabulary takes seconds, in which no connection could be kept alive.
         vocabulary = await asyncio.to_thread(load_vocabulary, files.tokenizer)
         self._description = self._engine.describe()
-        self._site = await SiteConnections.open(config.control, config.bulk, config.name)
-        bus, lane = self._site
+        # Connections, and the bucket that KV comes through.
+        assert config.bulk is not None
+        connections = await self.lifecycle.connect(config.control, config.bulk)
+        bus = connections.bus
+        await self._keep_bucket(connections.lane)
+        # The core, and what carries out its instructions.
+        self._core = DecodeCore(
+            config.name,
+            config.engine.model,
+            Limits(config.slots, config.waiting, self._description.max_context_tokens, config.cache_mib << 20),
+            self._description.eos_token_ids,
+            vocabulary,
+            self._engine.sequence_bytes,
+        )
+        blocks = BlockAnnouncer(bus, config.identity, sites=[config.site])
+        kept = KeptPrefixes(self._engine, config.prefix_cache_mib << 20, blocks.changed)
+        self._attempts = Attempts(config, context, connections, kept, self._handle)
+        self._batch = Batch(
+            self._engine,
+            self._core,
+            sequences=self._attempts.sequences,
+            metrics=self._metrics,
+            tell=self._handle,
+            flushed=self._outbox.join,
+        )
+        # Work comes in only now that it can be done.
+        await blocks.start()
+        context.tasks.spawn("announce blocks", blocks.run())
+        context.tasks.spawn("publish", self._outbox.run(bus))
+        context.tasks.spawn("batch", self._batch.run())
+        context.tasks.spawn("tick", self._tick())
+        await bus.subscribe(subjects.prefill_progress(config.site, config.name), PrefillProgress, self._attempts.hear)
+        await bus.subscribe(subjects.cancel_generate(config.site, config.name), CancelGenerate, self._cancel)
+        await bus.serve(subjects.generate(config.site, config.name), Generate, self._generate)
+        await self.lifecycle.announce([config.site], self._heartbeat)
+
+    async def _keep_bucket(self, lane: BulkLane) -> None:
+        config, context = self._config, self._context
         self._keeper = keeper = KVBucketKeeper(lane, config.site, max_bytes=config.bucket_mib << 20, ttl_s=config.bucket_ttl_s)
         await keeper.start()
         context.tasks.spawn("keep bucket", keeper.run())
@@ -94,82 +126,35 @@ class DecodeWorkerService:
             leaked_bytes=lambda: keeper.leaked_bytes,
             reclaimed_messages=lambda: keeper.reclaimed_messages,
         )
-        self._core = DecodeCore(
-            config.name,
-            config.engine.model,
-            Limits(config.slots, config.waiting, self._description.max_context_tokens, config.cache_mib << 20),
-            self._description.eos_token_ids,
-            vocabulary,
-            self._engine.sequence_bytes,
-        )
-        blocks = BlockAnnouncer(bus, site=config.site, worker=config.name, role=Role.DECODE, sites=[config.site])
-        self._attempts = Attempts(
-            site=config.site,
-            worker=config.name,
-            bus=bus,
-            lane=lane,
-            jobs=JobQueue(bus),
-            engine=self._engine,
-            kept=KeptPrefixes(self._engine, config.prefix_cache_mib << 20, blocks.changed),
-            tasks=context.tasks,
-            tracing=context.tracing,
-            metrics=self._transfer_metrics,
-            idle_timeout_s=config.idle_timeout_s,
-            lossy_kv=config.engine.lossy_kv,
-            tell=self._handle,
-        )
-        self._batch = Batch(
-            self._engine,
-            self._core,
-            sequences=self._attempts.sequences,
-            metrics=self._metrics,
-            tell=self._handle,
-            flushed=self._outbox.join,
-        )
-        await blocks.start()
-        context.tasks.spawn("announce blocks", blocks.run())
-        context.tasks.spawn("publish", self._outbox.run(bus))
-        context.tasks.spawn("batch", self._batch.run())
-        context.tasks.spawn("tick", self._tick())
-        await bus.subscribe(subjects.prefill_progress(config.site, config.name), PrefillProgress, self._attempts.hear)
-        await bus.subscribe(subjects.cancel_generate(config.site, config.name), CancelGenerate, self._cancel)
-        await bus.serve(subjects.generate(config.site, config.name), Generate, self._generate)
-        self._announcer = Announcer(bus, [config.site], self._heartbeat)
-        await self._role_change.start(bus)
-        context.tasks.spawn("announce", self._announcer.run())
 
     def ready(self) -> str | None:
-        """The worker needs both connections, the site's KV bucket, and to be heard of. It needs no gateway, scheduler or prefill
-        worker: they may start later."""
-        assert self._site is not None and self._keeper is not None
-        return self._site.down() or self._keeper.problem or self._announcer.problem
+        return self.lifecycle.ready()
 
     async def drain(self, deadline_s: float) -> None:
-        self._role_change.give_up()
-        await self.finish()
-        await self.withdraw()
-
-    async def finish(self) -> None:
-        # Announced first: who is refused then and asks the scheduler again is not sent here once more.
-        self._leaving = True
-        await self._announcer.beat()
-        self._handle(DrainAsked(time.monotonic()))
-        await self._idle.wait()
-        await self._outbox.join()
-
-    async def resume(self) -> None:
-        self._leaving = False
-        self._handle(DrainGivenUp(time.monotonic()))
-        await self._announcer.beat()
-
-    async def withdraw(self) -> None:
-        await self._announcer.withdraw()
+        await self.lifecycle.drain()
 
     async def stop(self) -> None:
         if self._batch is not None:
             self._batch.shut_down()
-        if self._site is not None:
-            await self._site.close()
+        await self.lifecycle.close()
+
+    # ---- what the lifecycle calls
+
+    def problem(self) -> str | None:
+        """The worker needs the site's KV bucket. It needs no gateway, scheduler or prefill worker: they may start later."""
+        assert self._keeper is not None
+        return self._keeper.problem
+
+    async def finish_work(self) -> None:
+        self._handle(DrainAsked(time.monotonic()))
+        await self._idle.wait()
+        await self._outbox.join()
+
+    def resume_work(self) -> None:
+        self._handle(DrainGivenUp(time.monotonic()))
+
+    async def leave(self) -> None:
+        """Holds nothing of others."""
 
     # ---- events in
 
@@ -248,18 +233,6 @@ class DecodeWorkerService:
         if release.decode_s:
             self._metrics.decode_s.observe(release.decode_s)
         report = release.report
-        if report.frames:
-            self._transfer_metrics.verified(
-                release.prefill_site,
-                self._config.site,
-                received_bytes=report.bytes,
-                frames=report.frames,
-                lossy_frames=report.lossy_frames,
-                reused_tokens=report.reused_tokens,
-                saved_bytes=report.saved_bytes,
-                duration_s=report.duration_s,
-                residual_s=report.residual_s,
-            )
         log.info(
             "request_ended",
             request_id=release.request_id,
@@ -298,6 +271,6 @@ class DecodeWorkerService:
             waiting_limit=admission.limits.waiting,
             step_points=self._batch.observed.points(),
             output_tokens=self._output_tokens.value,
-            movable=self._role_change.possible,
-            draining=self._leaving,
+            movable=self.lifecycle.movable,
+            draining=self.lifecycle.leaving,
         )

@@ -170,23 +170,14 @@ class DecodeCore:
         request.phase = Phase.RUNNING
         request.joined_at = event.now_s
         request.verified_unix_s = event.verified_unix_s
-        request.report = replace(
-            request.report,
-            bytes=event.bytes,
-            saved_bytes=event.saved_bytes,
-            reused_tokens=event.reused_tokens,
-            frames=event.frames,
-            lossy_frames=event.lossy_frames,
-            attempts=event.attempt,
-            duration_s=event.duration_s,
-        )
+        request.report = event.report
         started = Started(
             request_id=request.request_id,
             sequence=request.next_sequence(),
             prefill_site=request.prefill_site,
             outcome=request.outcome,
             reason=request.reason,
-            cached_tokens=event.cached_tokens,
+            cached_tokens=event.report.cached_tokens,
         )
         return [Emit(request.generate.reply_to, started), self._attempt_ended(request, verified=True)]
 
@@ -194,7 +185,7 @@ class DecodeCore:
         request = self.requests.get(event.request_id)
         if request is not None and request.attempt == event.attempt:
             request.prefill_ended_unix_s = event.ended_unix_s
-            request.report = replace(request.report, queue_s=event.queue_s, prefill_s=event.prefill_s)
+            request.times = replace(request.times, queue_s=event.queue_s, prefill_s=event.prefill_s)
         return []
 
     def _attempt_failed(self, request_id: str, attempt: int, code: str, message: str, now_s: float) -> list[Instruction]:
@@ -258,7 +249,8 @@ class DecodeCore:
             finish_reason=finish_reason,
             text=rest,
             completion_tokens=request.generated,
-            transfer=request.transfer_report(),
+            transfer=request.report,
+            prefill=request.prefill_times(),
         )
         return [Emit(request.generate.reply_to, finished), *self._end(request, finish_reason, now_s)]
 
@@ -288,7 +280,8 @@ class DecodeCore:
                 request_id=request.request_id,
                 outcome=request.outcome,
                 prefill_site=request.prefill_site,
-                report=request.transfer_report(),
+                report=request.report,
+                times=request.prefill_times(),
                 completion_tokens=request.generated,
                 decode_s=now_s - request.joined_at if request.phase is Phase.RUNNING else 0.0,
                 ended=ended,

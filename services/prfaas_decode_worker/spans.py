@@ -50,13 +50,12 @@ class RequestSpans:
             decode.set_attribute(names.USAGE_OUTPUT_TOKENS, release.completion_tokens)
             self._end(decode, release.ended)
         span = self._generate.pop(release.request_id)
-        report = release.report
         span.set_attributes(
             {
                 names.OUTCOME: release.outcome.value,
-                names.KV_BYTES: report.bytes,
-                names.KV_RESIDUAL_S: report.residual_s,
-                names.PREFILL_QUEUE_S: report.queue_s,
+                names.KV_BYTES: release.report.bytes,
+                names.KV_RESIDUAL_S: release.times.residual_s,
+                names.PREFILL_QUEUE_S: release.times.queue_s,
             }
         )
         self._end(span, release.ended)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from prfaas.telemetry.metrics import TTFT_BUCKETS, GatewayMetrics
+from prfaas.telemetry.metrics.buckets import TTFT_BUCKETS
+from prfaas.telemetry.metrics.gateway import GatewayMetrics
 from prfaas.telemetry.tracing import Tracing
 
 

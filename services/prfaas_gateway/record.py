@@ -12,7 +12,7 @@ from prfaas.contracts.to_decode import Sampling
 from prfaas.contracts.to_gateway import Finished, GenerateEvent, Started, Tokens
 from prfaas.telemetry import names
 from prfaas.telemetry.logs import get_logger
-from prfaas.telemetry.metrics import ModelRequests
+from prfaas.telemetry.metrics.gateway import ModelRequests
 from prfaas.telemetry.tracing import AttributeValue, trace_id
 from prfaas_gateway.observers import Observers
 from prfaas_gateway.openai.types import ChatRequest, GenerationRequest

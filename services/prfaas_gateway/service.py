@@ -18,7 +18,7 @@ from prfaas.contracts.to_scheduler import Heartbeat
 from prfaas.engine.weights import ModelFiles, prepare
 from prfaas.process.runner import ServiceContext
 from prfaas.telemetry.logs import get_logger
-from prfaas.telemetry.metrics import GatewayMetrics
+from prfaas.telemetry.metrics.gateway import GatewayMetrics
 from prfaas_gateway.admission import Admission
 from prfaas_gateway.config import GatewayConfig
 from prfaas_gateway.decode_workers import DecodeWorkers

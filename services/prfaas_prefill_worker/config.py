@@ -1,12 +1,14 @@
-"""What an operator can set."""
+"""Settings of the prefill worker."""
 
 from typing import Annotated, ClassVar
 
 from msgspec import Meta, field
 
+from prfaas.contracts.terms import Role
 from prfaas.engine.factory import EngineConfig
 from prfaas.link.config import LinkConfig
 from prfaas.process.config import ServiceConfig, SubjectToken
+from prfaas.worker.identity import Identity
 
 
 class PrefillWorkerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
@@ -16,19 +18,23 @@ class PrefillWorkerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unkno
 
     engine: EngineConfig = field(default_factory=EngineConfig)
     movable: bool = False
-    """The scheduler may make it a decode worker: then the configuration must suit both roles."""
+    """Lets the scheduler make it a decode worker: then the configuration must suit both roles."""
     link: LinkConfig = field(default_factory=LinkConfig)
-    """For the way to each decode site."""
+    """Settings of the link to each decode site."""
     serves: Annotated[tuple[SubjectToken, ...], Meta(min_length=1)]
-    """The pd sites whose schedulers may place prompts here; the worker announces itself to each."""
+    """Pd sites whose schedulers may place prompts here; the worker announces itself to each."""
     prefix_cache_mib: Annotated[int, Meta(ge=0)] = 512
     """Memory for the KV of earlier prompts' blocks, of `engine.chunk-tokens` each; 0 keeps none."""
     unsent_mib: Annotated[int, Meta(ge=1)] = 64
-    """How far prefill may run ahead of the link; then it waits."""
+    """KV that prefill may compute ahead of the link; then it waits."""
     idle_timeout_s: Annotated[float, Meta(gt=0)] = 5.0
-    """A link that stands still for so long loses its transfer."""
+    """Standstill of the link after which a transfer fails."""
     tails: Annotated[int, Meta(ge=1)] = 2
-    """Transfers whose prefill is over and whose last frames are still on the link; with so many the next job waits."""
+    """Transfers whose prefill is over and whose last frames are still on the link; at this number the next job waits."""
+
+    @property
+    def identity(self) -> Identity:
+        return Identity(self.site, self.name, Role.PREFILL)
 
     def __post_init__(self) -> None:
         super().__post_init__()

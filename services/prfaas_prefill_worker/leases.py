@@ -1,4 +1,4 @@
-"""Links that several workers of a site send on: each gets its part from the site's bandwidth probe, again and again."""
+"""Leases of a link that several workers of a site send on: the site's bandwidth probe gives each its part, again and again."""
 
 import asyncio
 import contextlib
@@ -12,33 +12,39 @@ from prfaas.contracts.to_probe import EgressAsked
 from prfaas.contracts.wire import BadMessageError
 from prfaas.link.link import Link
 from prfaas.telemetry.logs import get_logger
+from prfaas.worker.identity import Identity
 
 _TIMEOUT_S = 0.5
 _AFTER_FAILURE_S = 0.2
 _LEAST_PAUSE_S = 0.01
-"""Transfers that come and go must not become a flood of questions."""
+"""Pause between two questions: transfers that come and go must not become a flood of them."""
 
 log = get_logger(__name__)
 
 
-async def give_back(bus: ControlBus, *, site: str, worker: str, destination: str) -> None:
-    """When nothing will be sent any more; what the probe does not hear, it finds out by the worker's silence."""
+async def give_back(bus: ControlBus, identity: Identity, destination: str) -> None:
+    """Tells the probe that nothing will be sent any more. One that does not hear it finds out by the worker's silence."""
     asked = EgressAsked(
-        worker=worker, destination=destination, transfers=0, wanted_bytes_per_s=0.0, held_bytes_per_s=0.0, leaving=True
+        worker=identity.worker,
+        destination=destination,
+        transfers=0,
+        wanted_bytes_per_s=0.0,
+        held_bytes_per_s=0.0,
+        leaving=True,
     )
     with contextlib.suppress(BusError):
-        await bus.publish(subjects.probe_egress(site), asked)
+        await bus.publish(subjects.probe_egress(identity.site), asked)
 
 
-async def keep_leased(link: Link, bus: ControlBus, *, site: str, worker: str, destination: str) -> None:
+async def keep_leased(link: Link, bus: ControlBus, identity: Identity, destination: str) -> None:
     """Runs until it is cancelled. A probe that does not answer is logged, once until it answers again."""
     answered = True
     while True:
         link.started_or_ended.clear()
         asked_at = time.monotonic()
-        asked = link.ask(worker, destination, asked_at)
+        asked = link.ask(identity.worker, destination, asked_at)
         try:
-            lease = await bus.request(subjects.probe_egress(site), asked, EgressLease, _TIMEOUT_S)
+            lease = await bus.request(subjects.probe_egress(identity.site), asked, EgressLease, _TIMEOUT_S)
             link.take(lease, asked_at)
             pause_s, failure = lease.ask_again_s, None
         except (BusError, BadMessageError) as error:
@@ -47,6 +53,7 @@ async def keep_leased(link: Link, bus: ControlBus, *, site: str, worker: str, de
             answered = failure is None
             log.info("egress_leased" if answered else "egress_unleased", destination=destination, reason=failure)
         await asyncio.sleep(_LEAST_PAUSE_S)
+        # A first transfer or a last one changes what is wanted: it is told at once.
         try:
             async with asyncio.timeout(pause_s):
                 await link.started_or_ended.wait()

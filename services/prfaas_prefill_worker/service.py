@@ -4,29 +4,27 @@ import asyncio
 import time
 
 from prfaas.bus.jobs import JobConsumer
-from prfaas.bus.presence import Announcer
 from prfaas.bus.taken_jobs import TakenJob
 from prfaas.contracts import subjects
 from prfaas.contracts.terms import Role
 from prfaas.contracts.to_prefill import CancelPrefill
 from prfaas.contracts.to_scheduler import Heartbeat
 from prfaas.engine.factory import build_engine
-from prfaas.engine.protocol import Engine
 from prfaas.kvcache.prefix_cache import PrefixCache
 from prfaas.process.runner import ServiceContext
-from prfaas.telemetry.metrics import PrefillMetrics, SendMetrics
 from prfaas.worker.block_announcer import BlockAnnouncer
 from prfaas.worker.engine_thread import engine_thread
-from prfaas.worker.role_change import RoleChange
-from prfaas.worker.site_connections import SiteConnections
+from prfaas.worker.lifecycle import WorkerLifecycle
 from prfaas_prefill_worker.announced_queue import SharedQueue
 from prfaas_prefill_worker.config import PrefillWorkerConfig
-from prfaas_prefill_worker.service_core import CancelHeard, JobTaken, PrefillCore, PrefillEnded, Refuse
+from prfaas_prefill_worker.events import CancelHeard, JobTaken, PrefillEnded, Refuse
+from prfaas_prefill_worker.prefiller import Prefiller
+from prfaas_prefill_worker.service_core import PrefillCore
 from prfaas_prefill_worker.shipment import Shipments
 
-TAKE_DEADLINE_S = 1.0
+TAKE_TIMEOUT_S = 1.0
 WATCH_QUEUE_EVERY_S = 1.0
-"""As often as it is announced."""
+"""Interval of looks at the queue, the same as of announcements."""
 
 
 class PrefillWorkerService:
@@ -34,42 +32,26 @@ class PrefillWorkerService:
         self._config = config
         self._context = context
         self._thread = engine_thread()
-        self._site: SiteConnections | None = None
-        self._draining = asyncio.Event()
-        self._role_change = RoleChange(config.site, config.name, Role.PREFILL, config.movable, context, self)
+        self.lifecycle = WorkerLifecycle(config.identity, context, self, movable=config.movable)
 
     async def start(self) -> None:
         config, context = self._config, self._context
-        assert config.bulk is not None
+        # The engine: weights take longest, and nothing works without it.
         engine = await asyncio.get_running_loop().run_in_executor(self._thread, build_engine, config.engine)
         self._description = description = engine.describe()
-        self._site = await SiteConnections.open(config.control, config.bulk, config.name)
-        bus, lane = self._site
         self._kv_points = description.layout.size_points(description.max_context_tokens)
         self._core = PrefillCore(description.model, description.fingerprint, description.max_context_tokens, config.serves)
-        blocks = BlockAnnouncer(bus, site=config.site, worker=config.name, role=Role.PREFILL, sites=config.serves)
-        self._shipments = Shipments(
-            site=config.site,
-            worker=config.name,
-            bus=bus,
-            lane=lane,
-            engine=engine,
-            thread=self._thread,
-            prefix_cache=PrefixCache(description.chunk_tokens, config.prefix_cache_mib << 20),
-            cache_changed=blocks.changed,
-            core=self._core,
-            tasks=context.tasks,
-            tracing=context.tracing,
-            metrics=PrefillMetrics(context.registry, description.model),
-            send_metrics=SendMetrics(context.registry),
-            link=config.link,
-            unsent_bytes=config.unsent_mib << 20,
-            idle_timeout_s=config.idle_timeout_s,
-            lossy_kv=config.engine.lossy_kv,
-            tails=config.tails,
-        )
-        self._shipments.open_links(config.serves)
-        await self._warm_up(engine)
+        # Connections, and what stands on them.
+        assert config.bulk is not None
+        connections = await self.lifecycle.connect(config.control, config.bulk)
+        bus = connections.bus
+        blocks = BlockAnnouncer(bus, config.identity, sites=config.serves)
+        prefix_cache = PrefixCache(description.chunk_tokens, config.prefix_cache_mib << 20)
+        prefiller = Prefiller(engine, self._thread, prefix_cache, blocks.changed)
+        self._shipments = Shipments(config, context, connections, prefiller, self._core)
+        self._shipments.links.open(config.serves)
+        self._core.handle(PrefillEnded(*await prefiller.warm_up()))
+        # Work comes in only now that it can be done.
         await bus.subscribe(subjects.cancel_prefill(config.site), CancelPrefill, self._cancel)
         self._queue = SharedQueue(self._core.observed)
         self._consumer = await JobConsumer.open(bus, config.site, description.model, config.name)
@@ -78,59 +60,44 @@ class PrefillWorkerService:
         context.tasks.spawn("announce blocks", blocks.run())
         if self._shared:
             context.tasks.spawn("watch queue", self._watch_queue())
-        self._announcer = Announcer(bus, config.serves, self._heartbeat)
-        await self._role_change.start(bus)
-        context.tasks.spawn("announce", self._announcer.run())
+        await self.lifecycle.announce(config.serves, self._heartbeat)
 
     def ready(self) -> str | None:
-        """The worker needs both connections, its site's job queue, and a site that hears of it."""
-        assert self._site is not None
-        return self._site.down() or self._consumer.problem or self._announcer.problem
+        return self.lifecycle.ready()
 
     async def drain(self, deadline_s: float) -> None:
-        self._role_change.give_up()
-        await self.finish()
-        await self.withdraw()
-
-    async def finish(self) -> None:
-        self._draining.set()
-        await self._announcer.beat()
-        await asyncio.wait([self._working])  # which a cancelled drain must not cancel
-        await self._shipments.settled()
-
-    async def resume(self) -> None:
-        self._draining.clear()
-        if self._working.done():
-            self._working = self._context.tasks.spawn("work", self._work())
-        await self._announcer.beat()
-
-    async def withdraw(self) -> None:
-        await self._announcer.withdraw()
-        await self._shipments.leave_links()
+        await self.lifecycle.drain()
 
     async def stop(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
-        if self._site is not None:
-            await self._site.close()
+        await self.lifecycle.close()
 
-    async def _warm_up(self, engine: Engine) -> None:
-        """One chunk for nobody, twice: the first request must not pay for cold memory, nor a scheduler plan without a figure."""
-        tokens = min(self._description.chunk_tokens, self._description.max_context_tokens)
-        started_s = 0.0
-        for _ in range(2):
-            started_s = time.monotonic()
-            await asyncio.get_running_loop().run_in_executor(
-                self._thread, engine.prefill, [0] * tokens, lambda piece: None, lambda: False
-            )
-        self._core.handle(PrefillEnded(tokens, time.monotonic() - started_s))
+    # What the lifecycle calls.
+
+    def problem(self) -> str | None:
+        """The worker needs its site's job queue."""
+        return self._consumer.problem
+
+    async def finish_work(self) -> None:
+        await asyncio.wait([self._working])  # which a cancelled drain must not cancel
+        await self._shipments.settled()
+
+    def resume_work(self) -> None:
+        if self._working.done():
+            self._working = self._context.tasks.spawn("work", self._work())
+
+    async def leave(self) -> None:
+        await self._shipments.links.leave()
+
+    # The queue.
 
     async def _work(self) -> None:
         while True:
-            draining = self._draining.is_set()
-            taken = await (self._consumer.take_last if draining else self._consumer.take)(TAKE_DEADLINE_S)
+            leaving = self.lifecycle.leaving
+            taken = await (self._consumer.take_last if leaving else self._consumer.take)(TAKE_TIMEOUT_S)
             if taken is None:
                 self._queue.idle()
-                if draining and self._draining.is_set():
+                if leaving and self.lifecycle.leaving:
                     return
                 continue
             try:
@@ -171,6 +138,6 @@ class PrefillWorkerService:
             busy_s=self._queue.busy_s(time.monotonic()) if self._shared else 0.0,
             prefill_points=self._core.observed.points(),
             kv_points=self._kv_points,
-            movable=self._role_change.possible,
-            draining=self._draining.is_set(),
+            movable=self.lifecycle.movable,
+            draining=self.lifecycle.leaving,
         )

@@ -1,57 +1,16 @@
-"""Which jobs are worth running, pure: expired, cancelled, foreign and redelivered ones are refused with a reason."""
+"""Decides which jobs to run. Pure: expired, cancelled, foreign and redelivered ones are refused with a reason."""
 
 from collections import OrderedDict
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from prfaas.capacity.observed import ObservedTimes
 from prfaas.contracts.codes import FailureCode
-from prfaas.contracts.to_prefill import CancelPrefill, PrefillJob
+from prfaas.contracts.to_prefill import PrefillJob
 from prfaas.contracts.wire import BadMessageError, unpack_tokens
+from prfaas_prefill_worker.events import CancelHeard, Event, Instruction, JobTaken, PrefillEnded, Refuse, Run
 
 REMEMBERED_CANCELS = 4096
-"""A cancel can overtake its job; older ones than this many are forgotten, and their jobs expire by their own deadline."""
-
-
-@dataclass(frozen=True, slots=True)
-class JobTaken:
-    job: PrefillJob
-    age_s: float
-    """Since the queue stored it, by the site's own clock."""
-    deliveries: int
-
-
-@dataclass(frozen=True, slots=True)
-class CancelHeard:
-    cancel: CancelPrefill
-
-
-@dataclass(frozen=True, slots=True)
-class PrefillEnded:
-    tokens: int
-    """That were computed; not those of a cached prefix."""
-    prefill_s: float
-
-
-Event = JobTaken | CancelHeard | PrefillEnded
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    job: PrefillJob
-    token_ids: list[int]
-    timeout_s: float
-    """What is left of the job's time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refuse:
-    """`silent`: whoever asked does not want to hear of it any more."""
-
-    job: PrefillJob
-    code: FailureCode
-    message: str
-    silent: bool = False
+"""Cancels remembered, for one can overtake its job. The jobs of older ones expire by their own deadline."""
 
 
 class PrefillCore:
@@ -64,7 +23,7 @@ class PrefillCore:
         self.observed = ObservedTimes()
         self._cancelled: OrderedDict[str, int] = OrderedDict()
 
-    def handle(self, event: Event) -> list[Run | Refuse]:
+    def handle(self, event: Event) -> list[Instruction]:
         match event:
             case JobTaken(job, age_s, deliveries):
                 return [self._vet(job, age_s, deliveries)]
@@ -83,7 +42,7 @@ class PrefillCore:
     def validate(self) -> None:
         assert len(self._cancelled) <= REMEMBERED_CANCELS
 
-    def _vet(self, job: PrefillJob, age_s: float, deliveries: int) -> Run | Refuse:
+    def _vet(self, job: PrefillJob, age_s: float, deliveries: int) -> Instruction:
         transfer = job.transfer
         if self.cancelled(job):
             return Refuse(job, FailureCode.CANCELLED, "the decode worker does not want this attempt any more", silent=True)

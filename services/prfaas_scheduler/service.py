@@ -27,7 +27,7 @@ from prfaas.process.runner import ServiceContext
 from prfaas.telemetry import names
 from prfaas.telemetry.faults import FAULTS
 from prfaas.telemetry.logs import get_logger
-from prfaas.telemetry.metrics import SchedulerMetrics
+from prfaas.telemetry.metrics.scheduler import SchedulerMetrics
 from prfaas_scheduler.config import SchedulerConfig
 from prfaas_scheduler.events import (
     AttemptOver,

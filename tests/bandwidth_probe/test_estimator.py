@@ -3,6 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from prfaas.contracts.to_scheduler import LinkEstimate
 from prfaas_bandwidth_probe.estimator import TRAIN_PARTS, LinkEstimator
 from prfaas_bandwidth_probe.events import (
     Announce,
@@ -23,7 +24,7 @@ TIMEOUT_S = 3.0
 
 
 def make_estimator() -> LinkEstimator:
-    return LinkEstimator(ping_interval_s=1.0, link_share=LINK_SHARE, timeout_s=TIMEOUT_S)
+    return LinkEstimator("far", "home", ping_interval_s=1.0, link_share=LINK_SHARE, timeout_s=TIMEOUT_S)
 
 
 def answered(
@@ -56,8 +57,8 @@ def run(
     return told
 
 
-def announcements(told: list[tuple[float, Instruction]]) -> list[Announce]:
-    return [order for _, order in told if isinstance(order, Announce)]
+def announcements(told: list[tuple[float, Instruction]]) -> list[LinkEstimate]:
+    return [order.estimate for _, order in told if isinstance(order, Announce)]
 
 
 @given(st.floats(1e5, 1e9), st.floats(0, 1))
@@ -81,7 +82,7 @@ def test_probing_costs_no_more_than_its_share(goodput: float, rtt_s: float) -> N
 @given(st.floats(1e5, 1e9), st.floats(1e5, 1e8))
 def test_under_a_budget_no_second_sees_more_than_a_few_percent_of_it_and_kv_gets_no_more(goodput: float, budget: float) -> None:
     estimator = LinkEstimator(
-        ping_interval_s=1.0, link_share=LINK_SHARE, timeout_s=TIMEOUT_S, budget_bytes_per_s=budget
+        "far", "home", ping_interval_s=1.0, link_share=LINK_SHARE, timeout_s=TIMEOUT_S, budget_bytes_per_s=budget
     )  # fmt: skip
     told = run(estimator, goodput, 0.02, 60)
     trains = [(at_s, order.parts * order.part_bytes) for at_s, order in told if isinstance(order, SendTrain)]
@@ -175,7 +176,9 @@ def test_what_transfers_delivered_is_believed_while_the_link_is_idle_until_short
 
 @pytest.mark.parametrize("budget", [8e6, 1e6])
 def test_a_train_that_the_budget_cuts_short_does_not_contradict_transfers(budget: float) -> None:
-    estimator = LinkEstimator(ping_interval_s=1.0, link_share=LINK_SHARE, timeout_s=TIMEOUT_S, budget_bytes_per_s=budget)
+    estimator = LinkEstimator(
+        "far", "home", ping_interval_s=1.0, link_share=LINK_SHARE, timeout_s=TIMEOUT_S, budget_bytes_per_s=budget
+    )
     run_after_pauses(estimator, 8e6, 0.08, 0.0, 3.0)
     estimator.handle(TransferReported(3.0, 0.96 * budget))
     sent = run_after_pauses(estimator, 8e6, 0.08, 3.0, 300.0)
@@ -233,8 +236,9 @@ def test_a_lost_train_ends_the_goodput_and_the_next_one_begins_anew() -> None:
     estimator.handle(answered(4.0, SendTrain(16, 4096), 1e6))
     (announced,) = estimator.handle(PongHeard(4.0, 0.02))
     assert isinstance(announced, Announce)
-    assert announced.samples == 1
-    assert announced.goodput_bytes_per_s == pytest.approx(1e6)
+    assert (announced.estimate.source, announced.estimate.destination) == ("far", "home")
+    assert announced.estimate.samples == 1
+    assert announced.estimate.goodput_bytes_per_s == pytest.approx(1e6)
 
 
 def test_a_lost_ping_ends_the_rtt_and_the_next_one_begins_anew() -> None:
@@ -244,7 +248,7 @@ def test_a_lost_ping_ends_the_rtt_and_the_next_one_begins_anew() -> None:
     assert estimator.handle(answered(3.5, SendTrain(16, 4096), 25e6)) == []
     (announced,) = estimator.handle(PongHeard(4.0, 0.08))
     assert isinstance(announced, Announce)
-    assert announced.rtt_s == 0.08
+    assert announced.estimate.rtt_s == 0.08
 
 
 class Estimating(RuleBasedStateMachine):
@@ -266,9 +270,9 @@ class Estimating(RuleBasedStateMachine):
                 case SendTrain(parts, part_bytes, _):
                     assert self.train is None and parts >= TRAIN_PARTS and part_bytes > 0
                     self.train = order
-                case Announce(rtt_s, jitter_s, goodput_bytes_per_s, samples, confidence, age_s):
-                    assert rtt_s >= 0 and goodput_bytes_per_s > 0 and samples > 0
-                    assert jitter_s >= 0 and 0 < confidence <= 1 and age_s >= 0
+                case Announce(estimate):
+                    assert estimate.rtt_s >= 0 and estimate.goodput_bytes_per_s > 0 and estimate.samples > 0
+                    assert estimate.jitter_s >= 0 and 0 < estimate.confidence <= 1 and estimate.age_s >= 0
 
     @rule(seconds=st.floats(0, 5), busy=st.booleans())
     def tick(self, seconds: float, busy: bool) -> None:

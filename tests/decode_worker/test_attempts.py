@@ -16,7 +16,7 @@ from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
 from prfaas.bus.bulk.bucket import api, stream_name
 from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
-from prfaas.bus.jobs import JobConsumer, JobQueue
+from prfaas.bus.jobs import JobConsumer
 from prfaas.bus.taken_jobs import TakenJob
 from prfaas.contracts import subjects
 from prfaas.contracts.kv import KVTransfer
@@ -25,11 +25,14 @@ from prfaas.engine.emulated import EmulatedConfig, EmulatedEngine
 from prfaas.engine.emulated_sequence import EmulatedSequence
 from prfaas.kvcache.layout import KVPiece
 from prfaas.link.link import Link
+from prfaas.process.runner import ServiceContext
 from prfaas.process.tasks import Tasks
-from prfaas.telemetry.metrics import TransferMetrics
 from prfaas.telemetry.tracing import Tracing
+from prfaas.transfer.send_options import SendOptions
 from prfaas.transfer.sender import KVSender
+from prfaas.worker.site_connections import SiteConnections
 from prfaas_decode_worker.attempt import Attempts
+from prfaas_decode_worker.config import DecodeWorkerConfig
 from prfaas_decode_worker.events import AttemptFailed, AttemptVerified, BeginAttempt, EndAttempt, Event
 from prfaas_decode_worker.prefixes import KeptPrefixes
 
@@ -47,26 +50,15 @@ class Home:
 
     def __init__(self, bus: ControlBus, lane: BulkLane, consumer: JobConsumer) -> None:
         self.bus, self.lane, self.consumer = bus, lane, consumer
-        config = EmulatedConfig(time_scale=1e6, byte_scale=6000.0, token_scale=32.0)
-        self.engine = EmulatedEngine(MODEL, config, chunk_tokens=BLOCK_TOKENS)
+        emulated = EmulatedConfig(time_scale=1e6, byte_scale=6000.0, token_scale=32.0)
+        self.engine = EmulatedEngine(MODEL, emulated, chunk_tokens=BLOCK_TOKENS)
         self.told: asyncio.Queue[Event] = asyncio.Queue()
         self.kept = KeptPrefixes(self.engine, 1 << 30, lambda changes: None)
-        self.tasks = Tasks()
-        self.attempts = Attempts(
-            site=SITE,
-            worker="d1",
-            bus=bus,
-            lane=lane,
-            jobs=JobQueue(bus),
-            engine=self.engine,
-            kept=self.kept,
-            tasks=self.tasks,
-            tracing=Tracing(),
-            metrics=TransferMetrics(CollectorRegistry()),
-            idle_timeout_s=10.0,
-            lossy_kv=False,
-            tell=self.told.put_nowait,
-        )
+        self.tasks, self.registry = Tasks(), CollectorRegistry()
+        endpoint = lane.endpoint
+        config = DecodeWorkerConfig(site=SITE, name="d1", control=endpoint, bulk=endpoint)
+        context = ServiceContext(self.tasks, self.registry, Tracing())
+        self.attempts = Attempts(config, context, SiteConnections(bus, lane), self.kept, self.told.put_nowait)
 
     def begin(self, request_id: str, token_ids: tuple[int, ...], attempt: int = 1, worker: str | None = None) -> None:
         order = BeginAttempt(
@@ -82,6 +74,9 @@ class Home:
         )
         self.attempts.begin(order, INVALID_SPAN)
 
+    def counted(self, name: str, result: str) -> float | None:
+        return self.registry.get_sample_value(name, {"source": SITE, "destination": SITE, "result": result})
+
     async def take(self) -> TakenJob:
         taken = await self.consumer.take(DEADLINE_S)
         assert taken is not None
@@ -91,22 +86,22 @@ class Home:
         """Ships what the next job asks for, and finishes or gives up."""
         taken = await self.take()
         transfer = taken.job.transfer
-        writer = await KVSender.open(self.lane, transfer, self.engine.layout, deadline_s=DEADLINE_S, link=Link())
+        sender = KVSender(self.lane, transfer, self.engine.layout, Link(), SendOptions(timeout_s=DEADLINE_S)).open()
         token_ids, from_token = unpack_tokens(taken.job.token_ids), transfer.from_token
         pieces: list[KVPiece] = []
 
         def put(piece: KVPiece) -> None:
             pieces.append(piece)
-            writer.put(piece)
+            sender.put(piece)
 
         await asyncio.to_thread(self.engine.prefill, token_ids, put, lambda: False, from_token=from_token)
         if finish:
-            await writer.close(cached_tokens=from_token)
+            await sender.close(cached_tokens=from_token)
         else:
             async with asyncio.timeout(DEADLINE_S):
-                while writer.stored_frames < 1 + len(pieces):  # each is small enough for one
+                while sender.stored_frames < 1 + len(pieces):  # each is small enough for one
                     await asyncio.sleep(0.01)
-            await writer.abort("the machine is on fire")
+            await sender.abort("the machine is on fire")
         await taken.ack()
         return transfer
 
@@ -152,12 +147,14 @@ async def home(tmp_path: Path) -> AsyncIterator[Home]:
 async def test_the_next_transfer_brings_what_is_not_kept(home: Home) -> None:
     first, second = prompt(200), prompt(200)[:150] + prompt(80, seed=1)
     transfer, event = await home.serve("r1", first)
-    assert (transfer.from_token, event.reused_tokens, event.saved_bytes, event.cached_tokens) == (0, 0, 0, 0)
+    report = event.report
+    assert (transfer.from_token, report.reused_tokens, report.saved_bytes, report.cached_tokens) == (0, 0, 0, 0)
     await home.until_kept(prompt(210), 192)
     transfer, event = await home.serve("r2", second)
     layout = home.engine.layout
-    assert (transfer.from_token, event.reused_tokens, event.cached_tokens) == (128, 128, 128)
-    assert event.bytes == layout.total_bytes(230, 128) and event.saved_bytes == layout.total_bytes(230) - event.bytes > 0
+    report = event.report
+    assert (transfer.from_token, report.reused_tokens, report.cached_tokens) == (128, 128, 128)
+    assert report.bytes == layout.total_bytes(230, 128) and report.saved_bytes == layout.total_bytes(230) - report.bytes > 0
     assert home.attempts.sequences["r2"].next_state(0, 1) == installed(home, second).next_state(0, 1)
     await home.until_kept((*second, 1), 192)
     await home.until_no_object_is_left()
@@ -176,6 +173,9 @@ async def test_what_was_not_verified_is_not_kept(home: Home) -> None:
     await home.prefill(finish=False)
     event = await home.hear()
     assert isinstance(event, AttemptFailed) and event.code == "aborted"
+    assert home.counted("prfaas_kv_transfers_total", "aborted") == 1
+    assert home.counted("prfaas_kv_transfer_bytes_total", "aborted") == home.engine.layout.total_bytes(200)
+    assert (home.counted("prfaas_kv_transfer_frames_total", "aborted") or 0) > 1
     home.attempts.end(EndAttempt("r1", 1, SITE))
     assert await home.kept_tokens(prompt(210)) == 0
     await home.serve("r1", prompt(200), attempt=2)
@@ -200,6 +200,8 @@ async def test_an_attempt_that_is_given_up_leaves_nothing_in_use_and_nothing_sto
     home.begin("r2", prompt(210))
     taken = await home.take()
     home.attempts.end(EndAttempt("r2", 1, SITE))
+    assert home.counted("prfaas_kv_transfers_total", "cancelled") == 1
+    assert home.counted("prfaas_kv_transfer_bytes_total", "cancelled") == 0, "none of it had come"
     await taken.ack()
     await home.until_kept(prompt(210), 192)
     await home.until_no_object_is_left()

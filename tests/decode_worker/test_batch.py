@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from prfaas.contracts.to_decode import Sampling
 from prfaas.contracts.to_gateway import Failed, Finished, GenerateEvent
 from prfaas.engine.protocol import DecodeRow, SampledToken
-from prfaas.telemetry.metrics import DecodeMetrics
+from prfaas.telemetry.metrics.decode import DecodeMetrics
 from prfaas_decode_worker.batch import Batch
 from prfaas_decode_worker.events import Emit, Event, Release
 from tests.decode_worker.test_decode_step import Counter, FragileEngine

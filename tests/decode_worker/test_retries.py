@@ -3,6 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
+from prfaas.contracts.kv import TransferReport
 from prfaas.contracts.terms import Outcome
 from prfaas.contracts.to_decode import Generate
 from prfaas.contracts.to_gateway import Failed, Started
@@ -53,7 +54,7 @@ def test_its_turn_at_the_same_site_is_no_fallback() -> None:
     core.handle(GenerateAsked(0.0, deferred(remote=False)))
     second = begun(failed(core, 1, "timeout", 5.0))
     assert (second.prefill_site, second.timeout_s) == ("home", 5.0), "all that is left of the deadline"
-    events = [each.event for each in core.handle(AttemptVerified(6.0, "r1", 2, 0.0)) if isinstance(each, Emit)]
+    events = [each.event for each in core.handle(AttemptVerified(6.0, "r1", 2, 0.0, TransferReport())) if isinstance(each, Emit)]
     (started,) = (event for event in events if isinstance(event, Started))
     assert started.outcome is Outcome.LOCAL_SHORT
 

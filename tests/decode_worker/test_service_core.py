@@ -7,6 +7,7 @@ import msgspec
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from prfaas.contracts.kv import TransferReport
 from prfaas.contracts.terms import Outcome
 from prfaas.contracts.to_decode import Generate, Sampling
 from prfaas.contracts.to_gateway import (
@@ -131,7 +132,7 @@ def step(core: DecodeCore, token_id: int, now_s: float = 2.0) -> list[Instructio
 
 def started(core: DecodeCore, generate: Generate) -> None:
     core.handle(GenerateAsked(0.0, generate))
-    core.handle(AttemptVerified(1.0, generate.request_id, 1, 0.0))
+    core.handle(AttemptVerified(1.0, generate.request_id, 1, 0.0, TransferReport()))
 
 
 def test_a_request_runs_from_placement_to_length() -> None:
@@ -140,7 +141,7 @@ def test_a_request_runs_from_placement_to_length() -> None:
     assert accepted == Answer("r1", GenerateAccepted(request_id="r1"))
     assert isinstance(begin, BeginAttempt)
     assert (begin.prefill_site, begin.attempt, begin.token_ids, begin.timeout_s) == ("far", 1, (1, 2), 4.0)
-    (first,) = events_of(core.handle(AttemptVerified(1.0, "r1", 1, 100.25, bytes=5)))
+    (first,) = events_of(core.handle(AttemptVerified(1.0, "r1", 1, 100.25, TransferReport(bytes=5))))
     assert isinstance(first, Started) and first.outcome is Outcome.OFFLOADED and first.sequence == 0
     assert [row.token_id for row in core.rows()] == [3], "the last prompt token is the first that the batch computes"
     assert isinstance(events_of(step(core, 5))[0], Tokens)
@@ -148,7 +149,7 @@ def test_a_request_runs_from_placement_to_length() -> None:
     tokens, finished = events_of(step(core, 6))
     assert isinstance(tokens, Tokens) and isinstance(finished, Finished)
     assert (finished.finish_reason, finished.completion_tokens, finished.transfer.bytes) == ("length", 2, 5)
-    assert (finished.transfer.residual_s, finished.transfer.queue_s) == (0.25, 0.1), "known although it came after the KV"
+    assert (finished.prefill.residual_s, finished.prefill.queue_s) == (0.25, 0.1), "known although it came after the KV"
     assert [event.sequence for event in (first, tokens, finished)] == [0, 2, 3]
     assert not core.requests
 
@@ -252,7 +253,7 @@ def test_a_failed_remote_attempt_falls_back_to_the_local_site_and_says_so() -> N
     assert told == TellScheduler(AttemptEnded(request_id="r1", site="far", verified=False, code="timeout", next_site="home"))
     assert isinstance(begin, BeginAttempt)
     assert (begin.prefill_site, begin.attempt, begin.timeout_s) == ("home", 2, DEADLINE_S - 4.0)
-    (event,) = events_of(core.handle(AttemptVerified(5.0, "r1", 2, 0.0)))
+    (event,) = events_of(core.handle(AttemptVerified(5.0, "r1", 2, 0.0, TransferReport())))
     assert isinstance(event, Started)
     assert event.outcome is Outcome.FALLBACK_TIMEOUT and "no frame for 3 s" in event.reason
 
@@ -270,19 +271,19 @@ def test_the_named_worker_gets_the_first_attempt_only() -> None:
 def test_the_client_hears_what_was_cached_and_the_report_what_was_saved() -> None:
     core = make_core()
     core.handle(GenerateAsked(0.0, ask(max_tokens=1)))
-    verified = AttemptVerified(1.0, "r1", 1, 0.0, bytes=5, cached_tokens=2, reused_tokens=1, saved_bytes=9)
-    (first,) = events_of(core.handle(verified))
+    report = TransferReport(bytes=5, cached_tokens=2, reused_tokens=1, saved_bytes=9)
+    (first,) = events_of(core.handle(AttemptVerified(1.0, "r1", 1, 0.0, report)))
     assert isinstance(first, Started) and first.cached_tokens == 2
     *_, finished = events_of(step(core, 5))
     assert isinstance(finished, Finished)
-    assert (finished.transfer.bytes, finished.transfer.saved_bytes, finished.transfer.reused_tokens) == (5, 9, 1)
+    assert finished.transfer is report
 
 
 def test_news_of_an_old_attempt_is_ignored() -> None:
     core = make_core()
     core.handle(GenerateAsked(0.0, ask()))
     core.handle(AttemptFailed(1.0, "r1", 1, "corrupt", "a flipped bit"))
-    assert core.handle(AttemptVerified(1.1, "r1", 1, 0.0)) == []
+    assert core.handle(AttemptVerified(1.1, "r1", 1, 0.0, TransferReport())) == []
     assert core.handle(AttemptFailed(1.1, "r1", 1, "timeout", "late")) == []
     assert not core.rows()
 
@@ -411,7 +412,7 @@ class AnyOrder(RuleBasedStateMachine):
         attempt = data.draw(st.integers(1, 3))
         if verified:
             before = self.open.get(request_id)
-            self.do(AttemptVerified(self.now_s, request_id, attempt, 0.0))
+            self.do(AttemptVerified(self.now_s, request_id, attempt, 0.0, TransferReport()))
             if before == attempt and request_id in self.core.requests:
                 self.open.pop(request_id)  # verified: the sequence now belongs to the batch
         else:

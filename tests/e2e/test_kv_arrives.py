@@ -18,6 +18,7 @@ from prfaas.engine.protocol import Engine
 from prfaas.kvcache.layout import KVPiece
 from prfaas.link.link import Link
 from prfaas.transfer.receiver import KVReceiver
+from prfaas.transfer.send_options import SendOptions
 from prfaas.transfer.sender import KVSender
 from tests.e2e.asking import tokens_of
 
@@ -50,8 +51,8 @@ async def test_kv_over_the_link_is_local_kv(model: str, lengths: tuple[int, ...]
     engine = build_engine(EngineConfig(model=model))
     description = engine.describe()
     async with RunningSites(load_description(), tmp_path) as sites:
-        far = await BulkLane.connect(sites.endpoint("remote", "bulk"), name="writer", deadline_s=10)
-        near = await BulkLane.connect(sites.endpoint("local", "bulk"), name="reader", deadline_s=10)
+        far = await BulkLane.connect(sites.endpoint("remote", "bulk"), name="sender", deadline_s=10)
+        near = await BulkLane.connect(sites.endpoint("local", "bulk"), name="receiver", deadline_s=10)
         await ensure_kv_bucket(near, "local", max_bytes=1 << 30, ttl_s=300)
         link = Link()
         for length in lengths:
@@ -66,13 +67,13 @@ async def test_kv_over_the_link_is_local_kv(model: str, lengths: tuple[int, ...]
             )
             arrived: Cache = {}
             local: Cache = {}
-            reader = await KVReceiver.open(near, transfer, description.layout, partial(keep, arrived), deadline_s=DEADLINE_S)
-            writer = await KVSender.open(far, transfer, description.layout, deadline_s=DEADLINE_S, link=link)
-            await asyncio.to_thread(prefill, engine, tokens, writer.put)
-            closing = asyncio.create_task(writer.close())
-            report = await reader.verified(DEADLINE_S)
+            receiver = await KVReceiver(near, transfer, description.layout, partial(keep, arrived), timeout_s=DEADLINE_S).open()
+            sender = KVSender(far, transfer, description.layout, link, SendOptions(timeout_s=DEADLINE_S)).open()
+            await asyncio.to_thread(prefill, engine, tokens, sender.put)
+            closing = asyncio.create_task(sender.close())
+            report = await receiver.verified(DEADLINE_S)
             await closing
-            await reader.close()
+            await receiver.close()
             await asyncio.to_thread(prefill, engine, tokens, partial(keep, local))
             assert report.bytes == description.layout.total_bytes(length)
             assert arrived == local, f"{length} tokens"

@@ -11,6 +11,7 @@ from nats.aio.msg import Msg
 
 from prfaas.bus.control import ERROR_CODE
 from prfaas.contracts import subjects
+from prfaas.contracts.kv import TransferReport
 from prfaas.contracts.terms import Outcome, Role
 from prfaas.contracts.to_decode import CancelGenerate, Generate
 from prfaas.contracts.to_gateway import (
@@ -23,7 +24,6 @@ from prfaas.contracts.to_gateway import (
     Started,
     TokenDetail,
     Tokens,
-    TransferReport,
 )
 from prfaas.contracts.to_scheduler import Heartbeat, PlaceRequest
 from prfaas.contracts.wire import decode, encode

@@ -17,7 +17,7 @@ from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.bus.jobs import JobQueue
 from prfaas.contracts import subjects
-from prfaas.contracts.kv import KVTransfer
+from prfaas.contracts.kv import KVTransfer, TransferReport
 from prfaas.contracts.to_prefill import PrefillJob
 from prfaas.contracts.to_scheduler import BlocksChanged, BlocksHeld, Heartbeat
 from prfaas.contracts.wire import pack_tokens
@@ -27,7 +27,7 @@ from prfaas.kvcache.blocks import block_hashes, unpack_hashes
 from prfaas.process.runner import ServiceContext
 from prfaas.process.tasks import Tasks
 from prfaas.telemetry.tracing import Tracing
-from prfaas.transfer.receiver import KVReceiver, ReaderReport
+from prfaas.transfer.receiver import KVReceiver
 from prfaas_prefill_worker.config import PrefillWorkerConfig
 from prfaas_prefill_worker.service import PrefillWorkerService
 
@@ -63,7 +63,7 @@ class Place:
         for piece in self.whole(token_ids[:from_token], full_only=True):
             self.engine.install(sequence, piece)
         install = partial(self.engine.install, sequence)
-        reader = await KVReceiver.open(self.lane, transfer, self.engine.layout, install, deadline_s=DEADLINE_S)
+        receiver = await KVReceiver(self.lane, transfer, self.engine.layout, install, timeout_s=DEADLINE_S).open()
         job = PrefillJob(
             request_id=transfer.transfer_id,
             model=MODEL,
@@ -74,13 +74,13 @@ class Place:
             timeout_s=DEADLINE_S,
         )
         await self.queue.submit(SITE, job, timeout_s=DEADLINE_S, worker=WORKER)
-        return reader, sequence
+        return receiver, sequence
 
-    async def prefill(self, token_ids: Sequence[int], from_token: int = 0) -> ReaderReport:
+    async def prefill(self, token_ids: Sequence[int], from_token: int = 0) -> TransferReport:
         """Receives a prefill, and asserts that its KV is, byte for byte, that of the whole prompt's prefill."""
-        reader, sequence = await self.submit(token_ids, from_token)
-        report = await reader.verified(DEADLINE_S)
-        await reader.close()
+        receiver, sequence = await self.submit(token_ids, from_token)
+        report = await receiver.verified(DEADLINE_S)
+        await receiver.close()
         expected = self.engine.reserve(len(token_ids), len(token_ids) + 1)
         for piece in self.whole(token_ids):
             self.engine.install(expected, piece)
@@ -155,8 +155,8 @@ async def test_a_cached_prefix_is_no_part_of_the_observed_time(place: Place) -> 
 
 
 async def test_a_worker_that_leaves_finishes_the_jobs_that_are_its_own(place: Place) -> None:
-    readers = [(await place.submit(prompt(200, seed)))[0] for seed in range(3)]
-    await place.worker.finish()
-    for reader in readers:
-        await reader.verified(DEADLINE_S)
-        await reader.close()
+    receivers = [(await place.submit(prompt(200, seed)))[0] for seed in range(3)]
+    await place.worker.lifecycle.finish()
+    for receiver in receivers:
+        await receiver.verified(DEADLINE_S)
+        await receiver.close()

@@ -10,7 +10,8 @@ from hypothesis import given
 from prfaas.contracts.kv import KVTransfer
 from prfaas.contracts.to_prefill import CancelPrefill, PrefillJob
 from prfaas.contracts.wire import pack_tokens
-from prfaas_prefill_worker.service_core import REMEMBERED_CANCELS, CancelHeard, JobTaken, PrefillCore, PrefillEnded, Refuse, Run
+from prfaas_prefill_worker.events import CancelHeard, JobTaken, PrefillEnded, Refuse, Run
+from prfaas_prefill_worker.service_core import REMEMBERED_CANCELS, PrefillCore
 
 
 def make_job(transfer_id: str = "t", attempt: int = 1, tokens: int = 3, **changes: Any) -> PrefillJob:

@@ -1,4 +1,4 @@
-"""Tenants share the link of a real prefill worker, whose jobs come from a real queue, to readers behind an emulated link."""
+"""Tenants share the link of a real prefill worker, whose jobs come from a real queue, to receivers behind an emulated link."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -79,7 +79,7 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
 
 
 async def ask(place: Place, name: str, tokens: int, tenant: str, came: list[tuple[str, int]]) -> KVReceiver:
-    """Opens a reader, which notes in `came` what is installed, then submits the job."""
+    """Opens a receiver, which notes in `came` what is installed, then submits the job."""
     transfer = KVTransfer(
         transfer_id=name,
         attempt=1,
@@ -92,7 +92,7 @@ async def ask(place: Place, name: str, tokens: int, tenant: str, came: list[tupl
     def install(name: str, piece: KVPiece) -> None:
         came.append((name, piece.size_bytes))
 
-    reader = await KVReceiver.open(place.home.lane, transfer, LAYOUT, partial(install, name), deadline_s=DEADLINE_S)
+    receiver = await KVReceiver(place.home.lane, transfer, LAYOUT, partial(install, name), timeout_s=DEADLINE_S).open()
     job = PrefillJob(
         request_id=name,
         model=ENGINE.model,
@@ -104,20 +104,20 @@ async def ask(place: Place, name: str, tokens: int, tenant: str, came: list[tupl
         timeout_s=DEADLINE_S,
     )
     await submit_once_joined(place.home.bus, FAR, job, timeout_s=DEADLINE_S)
-    return reader
+    return receiver
 
 
 async def flooded_share(place: Place, tenant: str) -> float:
     """Bytes of the flood that came between the first and the last of one more transfer, of `tenant`, per byte of the latter."""
     came: list[tuple[str, int]] = []
-    readers = [await ask(place, f"{tenant}flood{number}", FLOOD_TOKENS, "flood", came) for number in range(FLOOD)]
+    receivers = [await ask(place, f"{tenant}flood{number}", FLOOD_TOKENS, "flood", came) for number in range(FLOOD)]
     async with asyncio.timeout(DEADLINE_S):
         while not came:
             await asyncio.sleep(0.005)
-    readers.append(await ask(place, f"{tenant}one", ONE_TOKENS, tenant, came))
-    for reader in readers:
-        await reader.verified(DEADLINE_S)
-        await reader.close()
+    receivers.append(await ask(place, f"{tenant}one", ONE_TOKENS, tenant, came))
+    for receiver in receivers:
+        await receiver.verified(DEADLINE_S)
+        await receiver.close()
     one = [index for index, (name, _) in enumerate(came) if name.endswith("one")]
     meanwhile = came[one[0] : one[-1] + 1]
     its_bytes = sum(size for name, size in meanwhile if name.endswith("one"))

@@ -5,17 +5,15 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from prfaas.contracts.kv import TransferReport
 from prfaas.contracts.terms import Outcome
-from prfaas.telemetry.metrics import (
-    DecodeMetrics,
-    GatewayMetrics,
-    LinkMetrics,
-    PrefillMetrics,
-    SchedulerMetrics,
-    SendMetrics,
-    TransferMetrics,
-    overlap_ratio,
-)
+from prfaas.contracts.to_scheduler import LinkEstimate
+from prfaas.telemetry.metrics.decode import DecodeMetrics
+from prfaas.telemetry.metrics.gateway import GatewayMetrics
+from prfaas.telemetry.metrics.link import LinkMetrics
+from prfaas.telemetry.metrics.prefill import PrefillMetrics
+from prfaas.telemetry.metrics.scheduler import SchedulerMetrics
+from prfaas.telemetry.metrics.transfer import SendMetrics, TransferMetrics, overlap_ratio
 
 LINK = {"source": "west", "destination": "east"}
 
@@ -36,7 +34,7 @@ def test_all_of_them_fit_into_one_registry_under_the_names_that_vllm_users_know(
     SendMetrics(registry)
     SchedulerMetrics(registry).placed(Outcome.OFFLOADED, "west")
     LinkMetrics(registry).estimated(
-        "west", "east", rtt_s=0.02, jitter_s=0.001, goodput_bytes_per_s=2.4e7, confidence=1.0, retransmit_share=0.0
+        LinkEstimate(source="west", destination="east", rtt_s=0.02, goodput_bytes_per_s=2.4e7, samples=5, retransmit_share=0.0)
     )
     families = {family.name for family in text_string_to_metric_families(generate_latest(registry).decode())}
     assert families >= {
@@ -64,18 +62,9 @@ def test_all_of_them_fit_into_one_registry_under_the_names_that_vllm_users_know(
 def test_transfers_are_counted_by_link_and_result() -> None:
     registry = CollectorRegistry()
     transfers = TransferMetrics(registry)
-    transfers.verified(
-        "west",
-        "east",
-        received_bytes=1000,
-        frames=4,
-        lossy_frames=1,
-        reused_tokens=512,
-        saved_bytes=700,
-        duration_s=2.0,
-        residual_s=0.1,
-    )
-    transfers.failed("west", "east", result="corrupt", received_bytes=500, frames=2)
+    report = TransferReport(bytes=1000, frames=4, lossy_frames=1, reused_tokens=512, saved_bytes=700, duration_s=2.0)
+    transfers.verified("west", "east", report, residual_s=0.1)
+    transfers.failed("west", "east", "corrupt", TransferReport(bytes=500, frames=2))
 
     def value(name: str, **labels: str) -> float | None:
         return registry.get_sample_value(name, {**LINK, **labels})

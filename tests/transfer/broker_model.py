@@ -4,7 +4,8 @@ against the real one."""
 
 from typing import NamedTuple
 
-from prfaas.transfer import sender_core as sender
+from prfaas.transfer import sender_events as sender
+from prfaas.transfer.sender_core import UNKNOWN_BATCH, WRONG_LAST_SEQUENCE
 
 
 class Sent(NamedTuple):
@@ -54,9 +55,9 @@ class BrokerModel:
         batch, sequence = order.batch, order.sequence
         if batch not in self._batches:
             if sequence != 1:
-                return sender.Refused(batch, sender.UNKNOWN_BATCH, "batch publish ID unknown", now)
+                return sender.Refused(batch, UNKNOWN_BATCH, "batch publish ID unknown", now)
             if order.expected_last_sequence not in (None, self.last_sequence):
-                return sender.Refused(batch, sender.WRONG_LAST_SEQUENCE, "wrong last sequence", now)
+                return sender.Refused(batch, WRONG_LAST_SEQUENCE, "wrong last sequence", now)
             self._batches[batch] = (0, 0)
         count, last = self._batches[batch]
         if sequence != count + 1:
@@ -72,7 +73,7 @@ class BrokerModel:
     def _ping(self, batch: int, sequence: int, now: float) -> sender.SenderEvent:
         if batch not in self._batches:
             if sequence != 1:
-                return sender.Refused(batch, sender.UNKNOWN_BATCH, "batch publish ID unknown", now)
+                return sender.Refused(batch, UNKNOWN_BATCH, "batch publish ID unknown", now)
             return sender.BatchEnded(batch, 0, 0, now)
         count, last = self._batches[batch]
         if sequence > count:

@@ -1,16 +1,14 @@
 import asyncio
 from collections.abc import Callable
 
-from hypothesis import given
-from hypothesis import strategies as st
-
 from infra.nats_server import NatsServer
 from prfaas.bus.bulk import BulkLane
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.kvcache.layout import KVPiece
 from prfaas.link.link import Link
-from prfaas.transfer.bucket_keeper import BucketState, KVBucketKeeper, SweepCore
+from prfaas.transfer.bucket_keeper import KVBucketKeeper
 from prfaas.transfer.receiver import KVReceiver
+from prfaas.transfer.send_options import SendOptions
 from prfaas.transfer.sender import KVSender
 from tests.kvcache.kv import LAYOUT, Cache, make_pieces, make_transfer
 
@@ -19,18 +17,18 @@ def keeper_of(lane: BulkLane, grace_s: float = 0.0) -> KVBucketKeeper:
     return KVBucketKeeper(lane, "test", max_bytes=1 << 30, ttl_s=60, grace_s=grace_s, interval_s=0.1)
 
 
-def putter(writer: KVSender, pieces: list[KVPiece]) -> Callable[[], None]:
+def putter(sender: KVSender, pieces: list[KVPiece]) -> Callable[[], None]:
     def put() -> None:
         for piece in pieces:
-            writer.put(piece)
+            sender.put(piece)
 
     return put
 
 
 async def write(lane: BulkLane, tokens: int = 600) -> None:
-    writer = await KVSender.open(lane, make_transfer(tokens), LAYOUT, deadline_s=20, link=Link())
-    await asyncio.to_thread(putter(writer, make_pieces(LAYOUT, tokens)))
-    await writer.close()
+    sender = KVSender(lane, make_transfer(tokens), LAYOUT, Link(), SendOptions(timeout_s=20)).open()
+    await asyncio.to_thread(putter(sender, make_pieces(LAYOUT, tokens)))
+    await sender.close()
 
 
 async def test_what_nobody_reads_is_purged_after_its_grace(lane: BulkLane) -> None:
@@ -45,16 +43,16 @@ async def test_what_nobody_reads_is_purged_after_its_grace(lane: BulkLane) -> No
 async def test_what_is_being_read_stays(lane: BulkLane) -> None:
     transfer, cache, keeper = make_transfer(600), Cache(), keeper_of(lane)
     pieces = make_pieces(LAYOUT, 600)
-    reader = await KVReceiver.open(lane, transfer, LAYOUT, cache.install, deadline_s=20)
-    writer = await KVSender.open(lane, transfer, LAYOUT, deadline_s=20, link=Link())
-    await asyncio.to_thread(putter(writer, pieces[:2]))
+    receiver = await KVReceiver(lane, transfer, LAYOUT, cache.install, timeout_s=20).open()
+    sender = KVSender(lane, transfer, LAYOUT, Link(), SendOptions(timeout_s=20)).open()
+    await asyncio.to_thread(putter(sender, pieces[:2]))
     assert await keeper.sweep() == 0
-    await asyncio.to_thread(putter(writer, pieces[2:]))
-    await writer.close()
-    await reader.verified(10)
+    await asyncio.to_thread(putter(sender, pieces[2:]))
+    await sender.close()
+    await receiver.verified(10)
     assert await keeper.sweep() == 0
     assert keeper.stored_bytes > 0
-    await reader.close()
+    await receiver.close()
     assert await keeper.sweep() == 0
     assert keeper.stored_bytes == 0
     assert cache == Cache.of(pieces)
@@ -62,11 +60,11 @@ async def test_what_is_being_read_stays(lane: BulkLane) -> None:
 
 async def test_frames_that_come_after_the_reader_has_gone_are_purged(lane: BulkLane) -> None:
     transfer, keeper = make_transfer(600), keeper_of(lane)
-    reader = await KVReceiver.open(lane, transfer, LAYOUT, Cache().install, deadline_s=20)
-    writer = await KVSender.open(lane, transfer, LAYOUT, deadline_s=20, link=Link())
-    await reader.close()
-    await asyncio.to_thread(putter(writer, make_pieces(LAYOUT, 600)))
-    await writer.close()
+    receiver = await KVReceiver(lane, transfer, LAYOUT, Cache().install, timeout_s=20).open()
+    sender = KVSender(lane, transfer, LAYOUT, Link(), SendOptions(timeout_s=20)).open()
+    await receiver.close()
+    await asyncio.to_thread(putter(sender, make_pieces(LAYOUT, 600)))
+    await sender.close()
     assert await keeper.sweep() > 0
     assert keeper.stored_bytes == 0
 
@@ -88,18 +86,3 @@ async def test_a_memory_bucket_is_created_again_after_its_server_died(lane: Bulk
 
 async def _has_bucket(lane: BulkLane) -> bool:
     return (await lane.request("$JS.API.STREAM.INFO.OBJ_kv-test", deadline_s=5)).payload.tobytes().find(b'"error"') < 0
-
-
-SUBJECTS = st.sampled_from(["a", "b", "c"])
-
-
-@given(st.lists(st.tuples(st.sets(SUBJECTS), st.sets(SUBJECTS), st.floats(0.1, 6))))
-def test_only_what_was_orphaned_for_the_whole_grace_is_purged(looks: list[tuple[set[str], set[str], float]]) -> None:
-    core, now = SweepCore(grace_s=10.0), 0.0
-    orphan_since: dict[str, float] = {}
-    for stored, read, seconds in looks:
-        now += seconds
-        purge = core.handle(BucketState(dict.fromkeys(stored, 1), {}, frozenset(read), len(stored), 0, now))
-        core.validate()
-        orphan_since = {subject: orphan_since.get(subject, now) for subject in stored - read}
-        assert set(purge) == {subject for subject, since in orphan_since.items() if now - since >= 10.0}

@@ -15,6 +15,7 @@ from prfaas.contracts.kv import KVTransfer
 from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange, LayerSpec
 from prfaas.link.link import Link
 from prfaas.transfer.receiver import KVReceiver
+from prfaas.transfer.send_options import SendOptions
 from prfaas.transfer.sender import KVSender
 from tests.kvcache.kv import make_transfer
 
@@ -39,12 +40,12 @@ def rss_bytes() -> int:
 
 def receive(url: str, transfer: KVTransfer, pipe: Connection) -> None:
     async def main() -> float:
-        lane = await BulkLane.connect(NatsEndpoint(url=url), name="reader", deadline_s=5)
+        lane = await BulkLane.connect(NatsEndpoint(url=url), name="receiver", deadline_s=5)
         before = rss_bytes()
-        reader = await KVReceiver.open(lane, transfer, LAYOUT, lambda piece: None, deadline_s=_DEADLINE_S)
+        receiver = await KVReceiver(lane, transfer, LAYOUT, lambda piece: None, timeout_s=_DEADLINE_S).open()
         pipe.send("ready")
-        await reader.verified(_DEADLINE_S)
-        await reader.close()
+        await receiver.verified(_DEADLINE_S)
+        await receiver.close()
         await lane.close()
         return growth_mib(before)
 
@@ -53,19 +54,19 @@ def receive(url: str, transfer: KVTransfer, pipe: Connection) -> None:
 
 def send(url: str, transfer: KVTransfer, pipe: Connection) -> None:
     async def main() -> float:
-        lane = await BulkLane.connect(NatsEndpoint(url=url), name="writer", deadline_s=5)
+        lane = await BulkLane.connect(NatsEndpoint(url=url), name="sender", deadline_s=5)
         half_bytes = LAYOUT.token_bytes(0) // 2 * CHUNK_TOKENS
         before = rss_bytes()
-        writer = await KVSender.open(lane, transfer, LAYOUT, deadline_s=_DEADLINE_S, link=Link())
+        sender = KVSender(lane, transfer, LAYOUT, Link(), SendOptions(timeout_s=_DEADLINE_S)).open()
 
         def put() -> None:
             for start in range(0, CHUNKS * CHUNK_TOKENS, CHUNK_TOKENS):
                 # Memory of its own for each piece, as an engine's: what is kept too long shows.
                 keys, values = memoryview(b"k" * half_bytes), memoryview(b"v" * half_bytes)
-                writer.put(KVPiece(LayerRange(0, start, start + CHUNK_TOKENS), keys, values))
+                sender.put(KVPiece(LayerRange(0, start, start + CHUNK_TOKENS), keys, values))
 
         await asyncio.to_thread(put)
-        await writer.close()
+        await sender.close()
         await lane.close()
         return growth_mib(before)
 

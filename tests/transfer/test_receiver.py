@@ -6,16 +6,16 @@ import msgspec
 import pytest
 
 from prfaas.contracts.codes import FailureCode
-from prfaas.contracts.kv import KVTransfer
+from prfaas.contracts.kv import KVTransfer, TransferReport
 from prfaas.kvcache.layout import LayerKind, LayerRange
 from prfaas.transfer import frame as kv
 from prfaas.transfer.quantize import encode_int8
-from prfaas.transfer.receiver_core import (
+from prfaas.transfer.receiver_core import ReceiverCore
+from prfaas.transfer.receiver_events import (
     DeliveryLost,
     Failed,
     FrameArrived,
     Install,
-    ReceiverCore,
     ReceiverInstruction,
     Rewind,
     Tick,
@@ -28,7 +28,7 @@ PAYLOAD_BYTES = 10_000
 
 
 def run(transfer: KVTransfer, messages: list[bytes]) -> list[ReceiverInstruction]:
-    core = ReceiverCore(transfer, LAYOUT, now=0.0, deadline=10.0, idle_timeout_s=None)
+    core = ReceiverCore(transfer, LAYOUT, now_s=0.0, deadline_at=10.0, idle_timeout_s=None)
     out: list[ReceiverInstruction] = []
     for number, message in enumerate(messages):
         out += core.handle(FrameArrived(kv.decode_frame(memoryview(message)), number + 1, 0.0))
@@ -48,7 +48,24 @@ def failure(out: list[ReceiverInstruction]) -> Failed:
 def test_the_whole_is_verified() -> None:
     transfer = make_transfer(TOKENS)
     messages = attempt(transfer)
-    assert run(transfer, messages)[-1] == Verified(len(messages), LAYOUT.total_bytes(TOKENS), 0, 0)
+    report = TransferReport(bytes=LAYOUT.total_bytes(TOKENS), frames=len(messages), attempts=1)
+    assert run(transfer, messages)[-1] == Verified(report)
+
+
+def test_what_had_come_of_a_transfer_that_fails_is_reported() -> None:
+    transfer = make_transfer(TOKENS)
+    messages = attempt(transfer)
+    core = ReceiverCore(transfer, LAYOUT, now_s=0.0, deadline_at=10.0, idle_timeout_s=None)
+    assert core.report() == TransferReport(attempts=1)
+    came = 0
+    for number, message in enumerate(messages[:4]):
+        frame = kv.decode_frame(memoryview(message))
+        core.handle(FrameArrived(frame, number + 1, 1.0 + number))
+        came += len(frame.payload) if frame.head.kind is kv.FrameKind.DATA else 0
+    forged = rewrite(messages[4], range=LayerRange(99, 0, 1))
+    assert isinstance(core.handle(FrameArrived(kv.decode_frame(memoryview(forged)), 5, 9.0))[-1], Failed)
+    assert core.report() == TransferReport(bytes=came, frames=4, attempts=1, duration_s=3.0)
+    assert came > 0
 
 
 def test_a_frame_exchanged_for_one_of_other_bytes_fails_the_whole() -> None:
@@ -116,7 +133,10 @@ def test_a_transfer_may_begin_after_a_prefix() -> None:
     transfer = make_transfer(TOKENS, from_token=128)
     pieces = make_pieces(LAYOUT, TOKENS, 64, from_token=128)
     out = run(transfer, encode_transfer(transfer, LAYOUT, pieces, PAYLOAD_BYTES))
-    assert isinstance(out[-1], Verified) and out[-1].raw_bytes == LAYOUT.total_bytes(TOKENS, 128) < LAYOUT.total_bytes(TOKENS)
+    assert isinstance(out[-1], Verified)
+    report, whole = out[-1].report, LAYOUT.total_bytes(TOKENS)
+    assert report.bytes == LAYOUT.total_bytes(TOKENS, 128) == whole - report.saved_bytes < whole
+    assert report.reused_tokens == 128
     firsts: dict[int, int] = {}
     for order in out:
         if isinstance(order, Install):
@@ -140,11 +160,11 @@ def test_both_sides_agree_on_where_it_begins() -> None:
 
 def test_deadlines() -> None:
     transfer = make_transfer(TOKENS)
-    core = ReceiverCore(transfer, LAYOUT, now=0.0, deadline=10.0, idle_timeout_s=2.0)
+    core = ReceiverCore(transfer, LAYOUT, now_s=0.0, deadline_at=10.0, idle_timeout_s=2.0)
     assert core.handle(Tick(5.0)) == []  # the job may wait in its queue
     core.handle(FrameArrived(kv.decode_frame(memoryview(attempt(transfer)[0])), 1, 5.0))
     assert failure(core.handle(Tick(7.0))).code is FailureCode.TIMEOUT
-    late = ReceiverCore(transfer, LAYOUT, now=0.0, deadline=10.0, idle_timeout_s=None)
+    late = ReceiverCore(transfer, LAYOUT, now_s=0.0, deadline_at=10.0, idle_timeout_s=None)
     assert failure(late.handle(Tick(10.0))).code is FailureCode.TIMEOUT
 
 
@@ -184,8 +204,8 @@ def test_eight_bits_are_installed_where_allowed_always_as_the_same_bytes_and_cou
         out = run(transfer, messages)
         verified = out[-1]
         assert isinstance(verified, Verified)
-        assert 0 < verified.lossy_frames < verified.frames
-        assert verified.raw_bytes == LAYOUT.total_bytes(TOKENS)
+        assert 0 < verified.report.lossy_frames < verified.report.frames
+        assert verified.report.bytes == LAYOUT.total_bytes(TOKENS)
         caches.append(Cache.of([instruction.piece for instruction in out if isinstance(instruction, Install)]))
     assert caches[0] == caches[1]
     exact = Cache.of(make_pieces(LAYOUT, TOKENS, 64, make=gaussian_piece))
@@ -223,7 +243,7 @@ def test_a_frame_that_nests_too_deeply_fails_its_own_transfer(position: int) -> 
 def test_a_connection_that_breaks_again_and_again_without_a_frame_in_between_is_given_up() -> None:
     transfer = make_transfer(TOKENS)
     messages = attempt(transfer)
-    core = ReceiverCore(transfer, LAYOUT, now=0.0, deadline=10.0, idle_timeout_s=None)
+    core = ReceiverCore(transfer, LAYOUT, now_s=0.0, deadline_at=10.0, idle_timeout_s=None)
     for number, message in enumerate(messages[:3]):
         for _ in range(60):
             assert core.handle(DeliveryLost(0.0)) == [Rewind(number + 1 if number else 0)]

@@ -15,8 +15,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from prfaas.contracts.codes import FailureCode
 from prfaas.kvcache.layout import KVLayout, LayerKind, LayerSpec
 from prfaas.transfer import frame as kv
-from prfaas.transfer import receiver_core as receiver
-from prfaas.transfer import sender_core as sender
+from prfaas.transfer import receiver_events as receiver
+from prfaas.transfer import sender_events as sender
+from prfaas.transfer.receiver_core import ReceiverCore, ReceiverState
+from prfaas.transfer.sender_core import SenderCore, SenderState
 from tests.kvcache.kv import Cache, encode_transfer, make_pieces, make_transfer
 from tests.transfer.broker_model import BrokerModel, Sent
 from tests.transfer.forgery import Forger
@@ -30,7 +32,7 @@ LAYOUT = KVLayout(
     ),
 )
 MAX_PAYLOAD_BYTES = 16
-DEADLINE_S = 1000.0
+DEADLINE_AT = 1000.0
 IDLE_S = 300.0
 MAX_REWINDS = 3
 
@@ -66,12 +68,12 @@ class TransferMachine(RuleBasedStateMachine):
 
     def start_sender(self) -> None:
         self.senders += 1
-        self.sender = sender.SenderCore(now=self.now, deadline=DEADLINE_S, idle_timeout_s=100.0)
-        self.sender.batch = 1000 * self.senders  # every writer's batches have names of their own
+        self.sender = SenderCore(now_s=self.now, deadline_at=DEADLINE_AT, idle_timeout_s=100.0)
+        self.sender.batch = 1000 * self.senders  # every sender's batches have names of their own
         self.queued = 0
 
     def start_receiver(self) -> None:
-        self.receiver = receiver.ReceiverCore(self.transfer, LAYOUT, now=self.now, deadline=DEADLINE_S, idle_timeout_s=IDLE_S)
+        self.receiver = ReceiverCore(self.transfer, LAYOUT, now_s=self.now, deadline_at=DEADLINE_AT, idle_timeout_s=IDLE_S)
         self.cache = Cache()
         self.read_from = 1
         self.outcome = ""
@@ -213,7 +215,7 @@ class TransferMachine(RuleBasedStateMachine):
         self.tell_sender(sender.Tick(self.now))
         self.tell_receiver(receiver.Tick(self.now))
 
-    @precondition(lambda self: self.sender.acked)  # before, it would be another writer's object
+    @precondition(lambda self: self.sender.acked)  # before, it would be another sender's object
     @rule(whose=st.integers(0, 1), ahead=st.integers(0, 2))
     def store_what_is_not_ours(self, whose: int, ahead: int) -> None:
         """Stores a foreign frame at a position where the receiver could mistake it for the one that it waits for."""
@@ -318,7 +320,7 @@ class TransferMachine(RuleBasedStateMachine):
         if self.end_dropped:
             self.tell_receiver(receiver.DeliveryLost(self.now))
         for _ in range(2000):
-            if self.sender.finished and (self.receiver.finished or self.sender.state is sender.SenderState.FAILED):
+            if self.sender.finished and (self.receiver.finished or self.sender.state is SenderState.FAILED):
                 break
             self.queue(5)
             self.send(len(self.messages))
@@ -337,10 +339,10 @@ class TransferMachine(RuleBasedStateMachine):
             self.only_what_was_sent()
             self.wait(1.0)
         assert self.sender.finished
-        if self.sender.state is sender.SenderState.COMMITTED and not self.lost_memory and not self.forged:
+        if self.sender.state is SenderState.COMMITTED and not self.lost_memory and not self.forged:
             assert self.outcome == "verified" or self.damage > MAX_REWINDS
         if not self.receiver.finished:
-            self.wait(IDLE_S if self.receiver.state is receiver.ReceiverState.RECEIVING else DEADLINE_S - self.now)
+            self.wait(IDLE_S if self.receiver.state is ReceiverState.RECEIVING else DEADLINE_AT - self.now)
             assert self.outcome == "timeout"
         self.only_what_was_sent()
 

@@ -1,4 +1,4 @@
-"""A transfer from a writer to a reader over a real nats-server."""
+"""A transfer from a sender to a receiver over a real nats-server."""
 
 import asyncio
 
@@ -14,19 +14,20 @@ from prfaas.kvcache.layout import KVPiece
 from prfaas.link.link import Link
 from prfaas.transfer.errors import TransferError
 from prfaas.transfer.receiver import KVReceiver
+from prfaas.transfer.send_options import SendOptions
 from prfaas.transfer.sender import KVSender
 from tests.kvcache.kv import LAYOUT, Cache, make_pieces, make_transfer
 
 
-def put_all(writer: KVSender, pieces: list[KVPiece]) -> None:
+def put_all(sender: KVSender, pieces: list[KVPiece]) -> None:
     for piece in pieces:
-        writer.put(piece)
+        sender.put(piece)
 
 
 async def send(lane: BulkLane, transfer: KVTransfer, pieces: list[KVPiece], link: Link | None = None) -> None:
-    writer = await KVSender.open(lane, transfer, LAYOUT, deadline_s=20, link=link or Link())
-    await asyncio.to_thread(put_all, writer, pieces)
-    await writer.close()
+    sender = KVSender(lane, transfer, LAYOUT, link or Link(), SendOptions(timeout_s=20)).open()
+    await asyncio.to_thread(put_all, sender, pieces)
+    await sender.close()
 
 
 async def bucket_messages(lane: BulkLane) -> int:
@@ -36,10 +37,10 @@ async def bucket_messages(lane: BulkLane) -> int:
 @pytest.mark.parametrize("tokens", [1, 63, 64, 65, 512, 513, 8000])
 async def test_what_arrives_is_what_was_sent(lane: BulkLane, tokens: int) -> None:
     transfer, pieces, cache = make_transfer(tokens), make_pieces(LAYOUT, tokens), Cache()
-    reader = await KVReceiver.open(lane, transfer, LAYOUT, cache.install, deadline_s=20)
+    receiver = await KVReceiver(lane, transfer, LAYOUT, cache.install, timeout_s=20).open()
     await send(lane, transfer, pieces)
-    report = await reader.verified(10)
-    await reader.close()
+    report = await receiver.verified(10)
+    await receiver.close()
     assert cache == Cache.of(pieces)
     assert report.bytes == LAYOUT.total_bytes(tokens)
     assert await bucket_messages(lane) == 0
@@ -55,9 +56,9 @@ async def test_nats_py_reads_the_finished_object(lane: BulkLane, server: NatsSer
     assert (result.info.size or 0) > LAYOUT.total_bytes(2000)
     await client.close()
     cache = Cache()
-    reader = await KVReceiver.open(lane, transfer, LAYOUT, cache.install, deadline_s=20)
-    await reader.verified(10)
-    await reader.close()
+    receiver = await KVReceiver(lane, transfer, LAYOUT, cache.install, timeout_s=20).open()
+    await receiver.verified(10)
+    await receiver.close()
     assert cache == Cache.of(pieces)
 
 
@@ -65,34 +66,34 @@ async def test_a_wrong_fingerprint_is_refused_before_any_byte(lane: BulkLane) ->
     transfer = make_transfer(600)
     other = KVTransfer(**{name: getattr(transfer, name) for name in transfer.__struct_fields__} | {"fingerprint": "other"})
     cache = Cache()
-    reader = await KVReceiver.open(lane, transfer, LAYOUT, cache.install, deadline_s=20)
+    receiver = await KVReceiver(lane, transfer, LAYOUT, cache.install, timeout_s=20).open()
     await send(lane, other, make_pieces(LAYOUT, 600))
     with pytest.raises(TransferError) as caught:
-        await reader.verified(10)
+        await receiver.verified(10)
     assert caught.value.code is FailureCode.FINGERPRINT
     assert not cache.keys
-    await reader.close()
+    await receiver.close()
 
 
 async def test_an_abort_reaches_the_reader(lane: BulkLane) -> None:
     transfer, cache = make_transfer(600), Cache()
-    reader = await KVReceiver.open(lane, transfer, LAYOUT, cache.install, deadline_s=20)
-    writer = await KVSender.open(lane, transfer, LAYOUT, deadline_s=20, link=Link())
-    await asyncio.to_thread(put_all, writer, make_pieces(LAYOUT, 600)[:2])
+    receiver = await KVReceiver(lane, transfer, LAYOUT, cache.install, timeout_s=20).open()
+    sender = KVSender(lane, transfer, LAYOUT, Link(), SendOptions(timeout_s=20)).open()
+    await asyncio.to_thread(put_all, sender, make_pieces(LAYOUT, 600)[:2])
     async with asyncio.timeout(10):
-        while not writer.stored_frames:
+        while not sender.stored_frames:
             await bucket_messages(lane)
-    await writer.abort("the engine failed")
+    await sender.abort("the engine failed")
     with pytest.raises(TransferError, match="the engine failed") as caught:
-        await reader.verified(10)
+        await receiver.verified(10)
     assert caught.value.code is FailureCode.ABORTED
-    await reader.close()
+    await receiver.close()
 
 
 async def test_a_second_writer_of_the_same_attempt_is_refused(lane: BulkLane) -> None:
     transfer = make_transfer(600)
     await send(lane, transfer, make_pieces(LAYOUT, 600))
-    with pytest.raises(TransferError, match="another writer") as caught:
+    with pytest.raises(TransferError, match="another sender") as caught:
         await send(lane, transfer, make_pieces(LAYOUT, 600))
     assert caught.value.code is FailureCode.BROKER
 
@@ -105,31 +106,31 @@ async def test_an_engine_that_cannot_install_fails_the_transfer_with_its_own_err
         raise MemoryError("no room")
 
     transfer = make_transfer(600)
-    reader = await KVReceiver.open(lane, transfer, LAYOUT, install, deadline_s=20)
+    receiver = await KVReceiver(lane, transfer, LAYOUT, install, timeout_s=20).open()
     await send(lane, transfer, make_pieces(LAYOUT, 600))
     with pytest.raises(MemoryError, match="no room"):
-        await reader.verified(10)
-    await reader.close()
+        await receiver.verified(10)
+    await receiver.close()
     assert len(installed) == 1
     assert lane.pool.taken_bytes == 0
 
 
 async def test_a_piece_that_is_not_what_the_layout_says_is_refused(lane: BulkLane) -> None:
-    writer = await KVSender.open(lane, make_transfer(600), LAYOUT, deadline_s=20, link=Link())
+    sender = KVSender(lane, make_transfer(600), LAYOUT, Link(), SendOptions(timeout_s=20)).open()
     piece = make_pieces(LAYOUT, 600)[0]
     with pytest.raises(ValueError, match="bytes came, expected"):
-        await asyncio.to_thread(writer.put, piece._replace(keys=piece.keys[:-2]))
-    await writer.abort("bad piece")
+        await asyncio.to_thread(sender.put, piece._replace(keys=piece.keys[:-2]))
+    await sender.abort("bad piece")
 
 
 async def test_put_blocks_at_the_buffers_limit_and_fails_with_the_transfer(lane: BulkLane) -> None:
     """No stream stores the frames: the bucket of this transfer does not exist."""
     transfer = make_transfer(8000, site="nowhere")
-    writer = await KVSender.open(lane, transfer, LAYOUT, deadline_s=20, link=Link(), buffer_bytes=200_000, idle_timeout_s=0.5)
+    sender = KVSender(lane, transfer, LAYOUT, Link(), SendOptions(timeout_s=20, buffer_bytes=200_000, idle_timeout_s=0.5)).open()
     with pytest.raises(TransferError) as caught:
-        await asyncio.to_thread(put_all, writer, make_pieces(LAYOUT, 8000))
+        await asyncio.to_thread(put_all, sender, make_pieces(LAYOUT, 8000))
     assert caught.value.code is FailureCode.TIMEOUT
-    await writer.abort("dead")
+    await sender.abort("dead")
 
 
 async def test_four_transfers_at_once_share_one_lane_and_link(lane: BulkLane) -> None:
@@ -137,13 +138,13 @@ async def test_four_transfers_at_once_share_one_lane_and_link(lane: BulkLane) ->
     transfers = [make_transfer(3000) for _ in range(4)]
     pieces = [make_pieces(LAYOUT, 3000, seed=seed) for seed in range(4)]
     caches = [Cache() for _ in range(4)]
-    readers = [
-        await KVReceiver.open(lane, transfer, LAYOUT, cache.install, deadline_s=20)
+    receivers = [
+        await KVReceiver(lane, transfer, LAYOUT, cache.install, timeout_s=20).open()
         for transfer, cache in zip(transfers, caches, strict=True)
     ]
     await asyncio.gather(*(send(lane, transfer, own, link) for transfer, own in zip(transfers, pieces, strict=True)))
-    for reader in readers:
-        await reader.verified(10)
-        await reader.close()
+    for receiver in receivers:
+        await receiver.verified(10)
+        await receiver.close()
     assert caches == [Cache.of(own) for own in pieces]
     assert await bucket_messages(lane) == 0

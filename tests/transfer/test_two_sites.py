@@ -14,6 +14,7 @@ from prfaas.link.link import Link
 from prfaas.transfer.bucket_keeper import KVBucketKeeper
 from prfaas.transfer.errors import TransferError
 from prfaas.transfer.receiver import KVReceiver
+from prfaas.transfer.send_options import SendOptions
 from prfaas.transfer.sender import KVSender
 from tests.kvcache.kv import LAYOUT, Cache, gaussian_piece, make_pieces, make_transfer
 from tests.transfer.conftest import SITE, TwoSites
@@ -22,31 +23,31 @@ TOKENS = 20_000
 """About 10 MB: most of a second on the link."""
 
 
-def put_all(writer: KVSender, pieces: list[KVPiece]) -> None:
+def put_all(sender: KVSender, pieces: list[KVPiece]) -> None:
     for piece in pieces:
-        writer.put(piece)
+        sender.put(piece)
 
 
-async def wait_stored(sites: TwoSites, writer: KVSender) -> None:
+async def wait_stored(sites: TwoSites, sender: KVSender) -> None:
     async with asyncio.timeout(10):
-        while writer.stored_frames < 10:
+        while sender.stored_frames < 10:
             await api(sites.near_lane, "INFO")
 
 
 async def ship_with_fault(sites: TwoSites, fault: Callable[[], Awaitable[None]] | None) -> int:
     """Runs `fault` when a part of the frames is stored. Returns how many frames were sent again."""
     transfer, pieces, cache = make_transfer(TOKENS), make_pieces(LAYOUT, TOKENS), Cache()
-    reader = await KVReceiver.open(sites.near_lane, transfer, LAYOUT, cache.install, deadline_s=30)
-    writer = await KVSender.open(sites.far_lane, transfer, LAYOUT, deadline_s=30, link=Link())
+    receiver = await KVReceiver(sites.near_lane, transfer, LAYOUT, cache.install, timeout_s=30).open()
+    sender = KVSender(sites.far_lane, transfer, LAYOUT, Link(), SendOptions(timeout_s=30)).open()
 
-    putting = asyncio.create_task(asyncio.to_thread(put_all, writer, pieces))
+    putting = asyncio.create_task(asyncio.to_thread(put_all, sender, pieces))
     if fault is not None:
-        await wait_stored(sites, writer)
+        await wait_stored(sites, sender)
         await fault()
     await putting
-    sent = await writer.close()
-    await reader.verified(20)
-    await reader.close()
+    sent = await sender.close()
+    await receiver.verified(20)
+    await receiver.close()
     assert cache == Cache.of(pieces)
     return sent.resent_frames
 
@@ -86,22 +87,22 @@ async def test_memory_storage_dies_with_its_server_and_a_new_attempt_works(two_s
     keeper = KVBucketKeeper(lane, SITE, max_bytes=1 << 30, ttl_s=60)
     await keeper.start()
     transfer, pieces, cache = make_transfer(TOKENS), make_pieces(LAYOUT, TOKENS), Cache()
-    reader = await KVReceiver.open(lane, transfer, LAYOUT, cache.install, deadline_s=30)
-    writer = await KVSender.open(two_sites.far_lane, transfer, LAYOUT, deadline_s=30, link=Link())
-    putting = asyncio.create_task(asyncio.to_thread(put_all, writer, pieces))
-    await wait_stored(two_sites, writer)
+    receiver = await KVReceiver(lane, transfer, LAYOUT, cache.install, timeout_s=30).open()
+    sender = KVSender(two_sites.far_lane, transfer, LAYOUT, Link(), SendOptions(timeout_s=30)).open()
+    putting = asyncio.create_task(asyncio.to_thread(put_all, sender, pieces))
+    await wait_stored(two_sites, sender)
     running = asyncio.create_task(keeper.run())
     two_sites.near.kill()
     await two_sites.near.start()
     with pytest.raises(TransferError) as read:
-        await reader.verified(10)
+        await receiver.verified(10)
     assert read.value.code is FailureCode.BROKER
     with pytest.raises(TransferError) as written:
         await putting
-        await writer.close()
+        await sender.close()
     assert written.value.code is FailureCode.BROKER
-    await writer.abort("its attempt is dead")
-    await reader.close()
+    await sender.abort("its attempt is dead")
+    await receiver.close()
     await ship_with_fault(two_sites, None)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
@@ -111,12 +112,12 @@ async def test_a_slow_link_carries_compressed_frames_and_the_same_cache(two_site
     await two_sites.wan.change(LinkChange(rate_mbit=50))
     transfer, cache = make_transfer(TOKENS), Cache()
     pieces = make_pieces(LAYOUT, TOKENS, make=gaussian_piece)
-    reader = await KVReceiver.open(two_sites.near_lane, transfer, LAYOUT, cache.install, deadline_s=30)
-    writer = await KVSender.open(two_sites.far_lane, transfer, LAYOUT, deadline_s=30, link=Link())
-    await asyncio.to_thread(put_all, writer, pieces)
-    sent = await writer.close()
-    got = await reader.verified(20)
-    await reader.close()
+    receiver = await KVReceiver(two_sites.near_lane, transfer, LAYOUT, cache.install, timeout_s=30).open()
+    sender = KVSender(two_sites.far_lane, transfer, LAYOUT, Link(), SendOptions(timeout_s=30)).open()
+    await asyncio.to_thread(put_all, sender, pieces)
+    sent = await sender.close()
+    got = await receiver.verified(20)
+    await receiver.close()
     assert cache == Cache.of(pieces)
     assert sent.raw_bytes == got.bytes == LAYOUT.total_bytes(TOKENS)
     assert sent.bytes < 0.9 * sent.raw_bytes
@@ -129,12 +130,12 @@ async def test_a_slow_link_carries_8_bits_only_where_both_ends_allow_it(
     await two_sites.wan.change(LinkChange(rate_mbit=50))
     transfer = msgspec.structs.replace(make_transfer(TOKENS), lossy=receiver_may)
     cache, pieces = Cache(), make_pieces(LAYOUT, TOKENS, make=gaussian_piece)
-    reader = await KVReceiver.open(two_sites.near_lane, transfer, LAYOUT, cache.install, deadline_s=30)
-    writer = await KVSender.open(two_sites.far_lane, transfer, LAYOUT, deadline_s=30, link=Link(), lossy=sender_may)
-    await asyncio.to_thread(put_all, writer, pieces)
-    sent = await writer.close()
-    got = await reader.verified(20)
-    await reader.close()
+    receiver = await KVReceiver(two_sites.near_lane, transfer, LAYOUT, cache.install, timeout_s=30).open()
+    sender = KVSender(two_sites.far_lane, transfer, LAYOUT, Link(), SendOptions(timeout_s=30, lossy=sender_may)).open()
+    await asyncio.to_thread(put_all, sender, pieces)
+    sent = await sender.close()
+    got = await receiver.verified(20)
+    await receiver.close()
     assert sent.lossy_frames == got.lossy_frames
     assert got.bytes == LAYOUT.total_bytes(TOKENS)
     if sender_may and receiver_may:

@@ -13,6 +13,7 @@ from prfaas.kvcache.blocks import pack_hashes, unpack_hashes
 from prfaas.kvcache.prefix_cache import Changes
 from prfaas.worker import block_announcer
 from prfaas.worker.block_announcer import BlockAnnouncer
+from prfaas.worker.identity import Identity
 from tests.bus.conftest import Connect
 
 DEADLINE_S = 20.0
@@ -35,7 +36,7 @@ class Heard:
 
 
 async def announcer(bus: ControlBus, sites: list[str]) -> tuple[BlockAnnouncer, asyncio.Task[None]]:
-    blocks = BlockAnnouncer(bus, site="far", worker="p1", role=Role.PREFILL, sites=sites)
+    blocks = BlockAnnouncer(bus, Identity("far", "p1", Role.PREFILL), sites=sites)
     await blocks.start()
     return blocks, asyncio.create_task(blocks.run())
 

@@ -18,9 +18,11 @@ from prfaas.contracts.to_worker import ChangeRole
 from prfaas.process.runner import Program, ServiceContext
 from prfaas.process.tasks import Tasks
 from prfaas.telemetry.tracing import Tracing
+from prfaas.worker.identity import Identity
 from prfaas.worker.role_change import RoleChange, RoleConfigError
 
 DEADLINE_S = 30.0
+IDENTITY = Identity("home", "w0", Role.PREFILL)
 
 
 @dataclass
@@ -67,7 +69,7 @@ async def prefill_worker(directory: Path, *words: str, movable: bool = True) -> 
     context = ServiceContext(tasks, CollectorRegistry(), Tracing(), program)
     async with NatsServer(directory / "nats") as server, asyncio.timeout(60.0):
         bus = await ControlBus.connect(NatsEndpoint(url=server.client_url), "test")
-        worker = Worker(bus, tasks, program, work, RoleChange("home", "w0", Role.PREFILL, movable, context, work))
+        worker = Worker(bus, tasks, program, work, RoleChange(IDENTITY, context, work, movable=movable))
         await worker.role_change.start(bus)
         try:
             yield worker

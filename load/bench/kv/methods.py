@@ -25,6 +25,7 @@ from prfaas.contracts.kv import KVTransfer
 from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange, LayerSpec
 from prfaas.link.link import Link
 from prfaas.transfer.receiver import KVReceiver
+from prfaas.transfer.send_options import SendOptions
 from prfaas.transfer.sender import KVSender
 
 SITE = "near"
@@ -118,15 +119,8 @@ async def lane_send(job: Job, signals: Signals) -> Times:
 
 async def _lane_send_one(job: Job, lane: BulkLane, link: Link, pieces: list[KVPiece], transfer: KVTransfer) -> float:
     """Returns when the last piece was put."""
-    writer = await KVSender.open(
-        lane,
-        transfer,
-        LAYOUT,
-        deadline_s=_DEADLINE_S,
-        link=link,
-        object_digest=job.object_digest,
-        lossless=job.lossless,
-    )
+    options = SendOptions(timeout_s=_DEADLINE_S, object_digest=job.object_digest, lossless=job.lossless)
+    sender = KVSender(lane, transfer, LAYOUT, link, options).open()
 
     def put() -> float:
         at = 0.0
@@ -134,30 +128,30 @@ async def _lane_send_one(job: Job, lane: BulkLane, link: Link, pieces: list[KVPi
             if job.pace_s:
                 time.sleep(job.pace_s)
             at = time.monotonic()
-            writer.put(piece)
+            sender.put(piece)
         return at
 
     last_at = await asyncio.to_thread(put)
-    await writer.close()
+    await sender.close()
     return last_at
 
 
 async def lane_receive(job: Job, signals: Signals) -> Times:
     lane = await BulkLane.connect(job.receive_endpoint, name="bench", deadline_s=_CONNECT_S)
-    warm = await _lane_open_reader(lane, job.transfer("warm", job.warm_tokens)) if job.warm_bytes else None
-    readers = [await _lane_open_reader(lane, job.transfer(str(number), job.tokens)) for number in range(job.transfers)]
+    warm = await _lane_open_receiver(lane, job.transfer("warm", job.warm_tokens)) if job.warm_bytes else None
+    receivers = [await _lane_open_receiver(lane, job.transfer(str(number), job.tokens)) for number in range(job.transfers)]
     signals.ready(None)
     if warm is not None:
         await warm.verified(_DEADLINE_S)
         await warm.close()
-    reports = await asyncio.gather(*(reader.verified(_DEADLINE_S) for reader in readers))
-    for reader in readers:
-        await reader.close()
+    await asyncio.gather(*(receiver.verified(_DEADLINE_S) for receiver in receivers))
+    for receiver in receivers:
+        await receiver.close()
     await lane.close()
-    return min(report.first_frame_at for report in reports), max(report.last_frame_at for report in reports)
+    return min(receiver.first_frame_at for receiver in receivers), max(receiver.last_frame_at for receiver in receivers)
 
 
-async def _lane_open_reader(lane: BulkLane, transfer: KVTransfer) -> KVReceiver:
+async def _lane_open_receiver(lane: BulkLane, transfer: KVTransfer) -> KVReceiver:
     half = transfer.prefill_tokens * _TOKEN_BYTES // 2
     keys = [memoryview(bytearray(b"\1" * half)) for _ in range(LAYERS)]
     values = [memoryview(bytearray(b"\1" * half)) for _ in range(LAYERS)]
@@ -168,7 +162,7 @@ async def _lane_open_reader(lane: BulkLane, transfer: KVTransfer) -> KVReceiver:
         keys[layer][low:high] = piece.keys
         values[layer][low:high] = piece.values
 
-    return await KVReceiver.open(lane, transfer, LAYOUT, install, deadline_s=_DEADLINE_S)
+    return await KVReceiver(lane, transfer, LAYOUT, install, timeout_s=_DEADLINE_S).open()
 
 
 class _Sink(asyncio.BufferedProtocol):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import msgspec
 from msgspec import UNSET
 
-from prfaas.contracts.to_gateway import Failed, Finished, GenerateEvent, Started, Tokens, TransferReport
+from prfaas.contracts.to_gateway import Failed, Finished, GenerateEvent, Started, Tokens
 from prfaas_gateway.openai.types import PromptTokensDetails, TransferUsage, Usage
 
 
@@ -56,12 +56,13 @@ class Progress:
             completion_tokens=self.completion_tokens,
             total_tokens=self.prompt_tokens + self.completion_tokens,
             prompt_tokens_details=PromptTokensDetails(cached_tokens=self.started.cached_tokens),
-            prfaas=_report(self.started, self.finished.transfer) if report and self.finished is not None else UNSET,
+            prfaas=_report(self.started, self.finished) if report and self.finished is not None else UNSET,
         )
 
 
-def _report(started: Started, transfer: TransferReport) -> TransferUsage:
-    figures: dict[str, int | float] = msgspec.structs.asdict(transfer)
+def _report(started: Started, finished: Finished) -> TransferUsage:
+    figures: dict[str, int | float] = msgspec.structs.asdict(finished.transfer) | msgspec.structs.asdict(finished.prefill)
+    del figures["cached_tokens"]  # usage.prompt_tokens_details has it
     return TransferUsage(
         outcome=started.outcome,
         prefill_site=started.prefill_site,

@@ -1,4 +1,4 @@
-"""Terms that both ends of a KV transfer agree on before the first byte."""
+"""KV transfers: what both ends agree on before the first byte, and the report of how one went."""
 
 import msgspec
 
@@ -30,8 +30,29 @@ class KVTransfer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KVStored(msgspec.Struct, frozen=True, kw_only=True):
-    """Reply to `subjects.kv_stored`: what the decode site's server holds of an object, when fast ingest has forgotten it."""
+    """What the decode site's server holds of an object, when fast ingest has forgotten it."""
 
     frames: Count
     stream_sequence: Count
     """Stream sequence of the last frame; 0 without one."""
+
+
+class TransferReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How one attempt's KV came. Filled by the receiving end, and carried untouched to spans, metrics and the client; of a
+    failed attempt: what had come until then."""
+
+    bytes: int = 0
+    """KV bytes received and checked, decoded, without headers."""
+    saved_bytes: int = 0
+    """KV bytes that the decode worker had from an earlier prompt, so that they did not come."""
+    reused_tokens: int = 0
+    """Prompt tokens whose KV in full layers `saved_bytes` are."""
+    cached_tokens: int = 0
+    """Prompt tokens whose KV the prefill worker took from its cache; known once the manifest has come."""
+    frames: int = 0
+    lossy_frames: int = 0
+    """Frames, counted in `frames`, that came in 8 bits: the answer may differ a little from one without."""
+    attempts: int = 0
+    """Attempts of the request up to this one."""
+    duration_s: float = 0.0
+    """First frame to the last accepted one."""

@@ -5,6 +5,7 @@ Events of one request are numbered from 0 without gaps: a lost one is an error, 
 
 import msgspec
 
+from prfaas.contracts.kv import TransferReport
 from prfaas.contracts.terms import Outcome
 
 
@@ -89,22 +90,11 @@ class Tokens(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """One per token, when log-probabilities were asked for."""
 
 
-class TransferReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures of one request's transfer: for the demo's table, spans and benchmarks."""
+class PrefillTimes(msgspec.Struct, frozen=True, kw_only=True):
+    """What the prefill worker says of its part, and what of the transfer did not overlap with it."""
 
-    bytes: int = 0
-    saved_bytes: int = 0
-    """Bytes not shipped, because the decode worker had them from an earlier prompt."""
-    reused_tokens: int = 0
-    """Prefix tokens whose KV in full layers these saved bytes are."""
-    frames: int = 0
-    lossy_frames: int = 0
-    """Frames that came in 8 bits, so that the answer may differ a little from one without."""
-    attempts: int = 0
-    duration_s: float = 0.0
-    """Time between the first frame's arrival and the whole verified."""
     residual_s: float = 0.0
-    """Time between the end of prefill and the whole verified: what did not overlap. As exact as the two sites' clocks agree."""
+    """Time between the end of prefill and the whole verified. As exact as the two sites' clocks agree."""
     prefill_s: float = 0.0
     queue_s: float = 0.0
 
@@ -118,6 +108,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Text that was held back for stop strings and is now certain."""
     completion_tokens: int
     transfer: TransferReport
+    prefill: PrefillTimes = PrefillTimes()
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):

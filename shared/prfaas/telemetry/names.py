@@ -1,7 +1,7 @@
 """Names of spans and attributes. GenAI conventions are in development, their generated constants deprecated: so these are ours.
 
-Sources: OpenTelemetry semantic-conventions-genai (gen_ai.*), OpenTelemetry semantic conventions (service.*, messaging.*,
-error.*); prfaas.* is ours.
+Sources: OpenTelemetry semantic-conventions-genai (gen_ai.*), OpenTelemetry semantic conventions (service.*, error.*);
+prfaas.* is ours.
 """
 
 # Spans. The root is named by chat_span_name; a request has about ten, and none per token or frame.
@@ -10,18 +10,18 @@ TOKENIZE = "tokenize"
 PLACE = "place"
 """Gateway's request to the scheduler, and the scheduler's answer within."""
 GENERATE = "generate"
-"""Decode worker: from the request's arrival to its last token."""
+"""Decode worker: the request's arrival to its last token."""
 PREFILL_QUEUE = "prefill_queue"
-"""From the job's entry in the work queue until a prefill worker takes it."""
+"""Prefill worker: the job's entry in the work queue to the worker's taking it."""
 PREFILL = "prefill"
 KV_SEND = "kv_send"
-"""Prefill worker: from the first frame to the acknowledged manifest."""
+"""Prefill worker: the first frame to the acknowledged manifest."""
 KV_TRANSFER = "kv_transfer"
-"""Decode worker: from the opened reader to the whole cache verified."""
+"""Decode worker: the opened receiver to the whole cache verified."""
 DECODE = "decode"
-"""From joining the batch to the last token."""
+"""Decode worker: joining the batch to the last token."""
 STREAM = "stream"
-"""Gateway: from the first to the last event sent to the client."""
+"""Gateway: the first to the last event sent to the client."""
 
 # Resource.
 SERVICE_NAME = "service.name"
@@ -41,8 +41,6 @@ REQUEST_TOP_P = "gen_ai.request.top_p"
 REQUEST_SEED = "gen_ai.request.seed"
 REQUEST_STREAM = "gen_ai.request.stream"
 REQUEST_STOP_SEQUENCES = "gen_ai.request.stop_sequences"
-RESPONSE_ID = "gen_ai.response.id"
-RESPONSE_MODEL = "gen_ai.response.model"
 RESPONSE_FINISH_REASONS = "gen_ai.response.finish_reasons"
 RESPONSE_TIME_TO_FIRST_CHUNK = "gen_ai.response.time_to_first_chunk"
 USAGE_INPUT_TOKENS = "gen_ai.usage.input_tokens"
@@ -52,10 +50,6 @@ USAGE_CACHE_READ_INPUT_TOKENS = "gen_ai.usage.cache_read.input_tokens"
 
 # General.
 ERROR_TYPE = "error.type"
-MESSAGING_SYSTEM = "messaging.system"
-MESSAGING_DESTINATION_NAME = "messaging.destination.name"
-MESSAGING_OPERATION_TYPE = "messaging.operation.type"
-MESSAGING_BODY_BYTES = "messaging.message.body.size"
 
 # Ours.
 REQUEST_ID = "prfaas.request_id"
@@ -73,12 +67,12 @@ ROUTE_REASON = "prfaas.route.reason"
 KV_BYTES = "prfaas.kv.bytes"
 KV_FRAMES = "prfaas.kv.frames"
 KV_LOSSY_FRAMES = "prfaas.kv.lossy_frames"
-"""Of the frames: came in 8 bits."""
+"""Frames that came in 8 bits."""
 KV_GOODPUT = "prfaas.kv.goodput_bytes_per_s"
 KV_OVERLAP_RATIO = "prfaas.kv.overlap_ratio"
 """Share of the transfer's duration that lay within prefill: 1 - residual / duration."""
 KV_RESIDUAL_S = "prfaas.kv.residual_s"
-"""From the end of prefill to the whole verified: what did not overlap."""
+"""End of prefill to the whole verified: what did not overlap."""
 
 
 def chat_span_name(operation: str, model: str) -> str:

@@ -1,18 +1,17 @@
-"""Nothing in a site's KV bucket outlives its request: whose reader is gone is purged.
+"""Purges KV objects whose receiver has died, and keeps a site's bucket in being.
 
-A live reader has a consumer on its object's subject, and the server drops the consumer of a dead one after CONSUMER_INACTIVE_S.
-So the broker itself knows what is alive, across all decode workers of a site, and any of them may sweep. An object is gone at
-most CONSUMER_INACTIVE_S + grace + interval after its reader died, or grace + interval after a late writer's last frame.
+The broker itself knows what is alive, across all decode workers of a site, and any of them may sweep. An object is gone at most
+object_consumer.INACTIVE_S + grace + interval after its receiver died, or grace + interval after a late sender's last frame.
 """
 
 import asyncio
 import contextlib
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
-from prfaas.bus.bulk.bucket import STREAM_NOT_FOUND, JetStreamError, api, ensure_kv_bucket, stream_name
+from prfaas.bus.bulk.bucket import STREAM_NOT_FOUND, JetStreamError, api, chunk_subject, ensure_kv_bucket, stream_name
 from prfaas.bus.bulk.lane import BulkLane
 from prfaas.bus.bulk.wire import LaneError
 from prfaas.contracts import subjects
@@ -20,25 +19,9 @@ from prfaas.contracts.fields import SubjectToken
 from prfaas.contracts.wire import BadMessageError, decode_json
 from prfaas.telemetry.faults import FAULTS
 from prfaas.telemetry.logs import get_logger
+from prfaas.transfer.bucket_keeper_core import BucketKeeperCore, BucketState, Looked, Purged
 
 _log = get_logger(__name__)
-
-
-class BucketState(NamedTuple):
-    """What one look at the bucket shows. `frames` and `readers` are by chunk subject, `metas` maps meta to chunk subject."""
-
-    frames: dict[str, int]
-    metas: dict[str, str]
-    readers: frozenset[str]
-    messages: int
-    bytes: int
-    now: float
-
-    def orphans(self) -> set[str]:
-        """Subjects that hold messages and that nobody reads."""
-        return {subject for subject in self.frames if subject not in self.readers} | {
-            meta for meta, chunks in self.metas.items() if chunks not in self.readers
-        }
 
 
 class _Meta(msgspec.Struct):
@@ -47,24 +30,8 @@ class _Meta(msgspec.Struct):
     nuid: SubjectToken
 
 
-class SweepCore:
-    """Pure: what to purge, from looks at the bucket. An orphan gets `grace_s`: a reader may be between two consumers."""
-
-    def __init__(self, grace_s: float) -> None:
-        self._grace_s = grace_s
-        self._orphan_since: dict[str, float] = {}
-
-    def handle(self, state: BucketState) -> list[str]:
-        """Subjects to purge now."""
-        self._orphan_since = {subject: self._orphan_since.get(subject, state.now) for subject in state.orphans()}
-        return sorted(subject for subject, since in self._orphan_since.items() if state.now - since >= self._grace_s)
-
-    def validate(self) -> None:
-        assert all(since >= 0 for since in self._orphan_since.values())
-
-
 class KVBucketKeeper:
-    """Keeps the bucket of a site in being (a memory store dies with its server) and clean. One in every decode worker."""
+    """Runs in every decode worker. A memory store dies with its server: then the bucket is created again."""
 
     def __init__(
         self,
@@ -82,14 +49,12 @@ class KVBucketKeeper:
         self._bucket = subjects.kv_bucket(site)
         self._limits: dict[str, Any] = {"max_bytes": max_bytes, "ttl_s": ttl_s, "storage": storage}
         self._interval_s = interval_s
-        self._grace_s = grace_s
-        self._core = SweepCore(grace_s)
+        self._core = BucketKeeperCore(grace_s)
         self._meta_chunks: dict[str, str] = {}
         self._wake = asyncio.Event()
+        # As of the end of the last sweep: in the middle of one, what is about to be purged would pass for a leak.
         self.reclaimed_messages = 0
-        """Found without a reader and purged, since the start: what crashes have left behind."""
         self.leaked_bytes = 0
-        """Of objects past their grace that are still there, at the last look (an orphan's share of the bytes, by messages)."""
         self.stored_bytes = 0
         self.problem: str | None = None
         """Why the bucket cannot be used, for readiness; None while it can."""
@@ -120,26 +85,23 @@ class KVBucketKeeper:
             self._lane.remove_listener(self)
 
     async def sweep(self) -> int:
-        """Purges what has been without a reader for the grace. Returns how many messages. Raises LaneError, TimeoutError."""
+        """Purges what has been without a receiver for the grace. Returns how many messages. Raises LaneError, TimeoutError."""
         try:
-            state = await self.look()
+            orders = self._core.handle(Looked(await self.look(), time.monotonic()))
         except JetStreamError as error:
             if error.code != STREAM_NOT_FOUND:
                 raise
             await self.start()
             return 0
-        purged = 0
-        for subject in self._core.handle(state):
-            answer = await api(self._lane, f"STREAM.PURGE.{stream_name(self._bucket)}", {"filter": subject})
-            purged += answer["purged"]
-        self.reclaimed_messages += purged
-        if purged:
-            state = await self.look()
-        overdue = self._core.handle(state)
-        messages = sum(state.frames.get(subject, 1) for subject in overdue)
-        self.leaked_bytes = state.bytes * messages // max(state.messages, 1)
-        self.stored_bytes = state.bytes
-        return purged
+        before = self._core.reclaimed_messages
+        for order in orders:
+            answer = await api(self._lane, f"STREAM.PURGE.{stream_name(self._bucket)}", {"filter": order.subject})
+            self._core.handle(Purged(order.subject, answer["purged"]))
+        if orders:
+            self._core.handle(Looked(await self.look(), time.monotonic()))
+        self.reclaimed_messages = self._core.reclaimed_messages
+        self.leaked_bytes, self.stored_bytes = self._core.leaked_bytes, self._core.stored_bytes
+        return self.reclaimed_messages - before
 
     async def look(self) -> BucketState:
         """Raises LaneError, TimeoutError."""
@@ -151,7 +113,7 @@ class KVBucketKeeper:
         metas = {subject: await self._chunks_of(subject) for subject in counts if subject.startswith(prefix)}
         self._meta_chunks = metas
         state = info["state"]
-        return BucketState(frames, metas, await self._readers(stream), state["messages"], state["bytes"], time.monotonic())
+        return BucketState(frames, metas, await self._readers(stream), state["messages"], state["bytes"])
 
     async def _chunks_of(self, meta: str) -> str:
         """The chunk subject that an object's meta message points to."""
@@ -161,12 +123,11 @@ class KVBucketKeeper:
         if message.status:
             return ""
         try:
-            nuid = decode_json(message.payload, _Meta).nuid
+            return chunk_subject(self._bucket, decode_json(message.payload, _Meta).nuid)
         except BadMessageError:
-            # Anybody who may write into the bucket may write this. It belongs to no reader, so it is purged.
+            # Any client that may write into the bucket may write this. It belongs to no receiver, so it is purged.
             FAULTS.undecodable["meta"] += 1
             return ""
-        return f"$O.{self._bucket}.C.{nuid}"
 
     async def _readers(self, stream: str) -> frozenset[str]:
         found: set[str] = set()

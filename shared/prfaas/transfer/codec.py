@@ -1,8 +1,8 @@
-"""The lossless codec of a frame's payload, and which codec a link deserves now.
+"""The lossless codec of a frame's payload, and the choice of codec for a link.
 
-PLANES: of every element the top byte (sign and exponent) goes through zstd, which takes bf16 KV to about 69 %; the
-mantissa bytes are noise and stay as they are (measured on real KV: two compressed planes gain half a percent and cost twice the
-decoding time).
+PLANES compresses the top byte (sign and exponent) of every element with zstd, which takes bf16 KV to about 69 %. The mantissa
+bytes are noise and stay as they are: measured on real KV, two compressed planes gain half a percent and cost twice the decoding
+time.
 """
 
 import threading
@@ -18,7 +18,7 @@ _LEVEL = 1
 _SMOOTHING = 0.2
 _WORTH = 0.9
 _TRY_AGAIN_FRAMES = 64
-"""While no codec pays, one of so many frames is encoded all the same: what it would give is known, not remembered."""
+"""Frames per encoded one while no codec pays: what a codec would give is measured, not remembered."""
 _LENGTH_BYTES = 4
 _EXPECTED = {Codec.PLANES: (400e6, 0.7), Codec.INT8: (800e6, 0.53)}
 """Encoding bytes/s and stored / raw, until frames have been measured."""
@@ -65,11 +65,11 @@ class _Measure:
 
 
 class CodecChooser:
-    """The codec that takes the least time with its payload on the link: 1 / encoding rate + ratio / goodput. Each must save
-    a tenth of the time of the one before it, which changes less. What a codec does is measured on the frames themselves."""
+    """Chooses the codec with the least time per byte: 1 / encoding rate + ratio / goodput. Each must save a tenth of the time of
+    the one before it, which changes less. Rate and ratio are measured on the frames themselves."""
 
     def __init__(self, codecs: Sequence[Codec]) -> None:
-        """`codecs`: beside RAW, which is always there."""
+        """`codecs` may be chosen beside RAW."""
         self._measures = {codec: _Measure(*_EXPECTED[codec]) for codec in sorted(codecs)}
         self._raw_in_a_row = 0
         self._trials = 0
@@ -93,7 +93,7 @@ class CodecChooser:
         return best
 
     def encoded(self, codec: Codec, raw_bytes: int, stored_bytes: int, seconds: float) -> None:
-        """The measure of one encoded frame."""
+        """Takes the measure of one encoded frame; `seconds` is what encoding took."""
         measure = self._measures[codec]
         rate = raw_bytes / max(seconds, 1e-9)
         measure.bytes_per_s += _SMOOTHING * (rate - measure.bytes_per_s)

@@ -1,4 +1,4 @@
-"""How a KV transfer fails."""
+"""Failures of a KV transfer."""
 
 from prfaas.contracts.codes import FailureCode
 

@@ -25,7 +25,7 @@ assert _FIELDS.size + DIGEST_BYTES == HEADER_BYTES
 
 class FrameKind(IntEnum):
     OPEN = 1
-    """Always at position 0: what both sides must agree on before any byte is installed."""
+    """What both sides must agree on before any byte is installed; always at position 0."""
     DATA = 2
     MANIFEST = 3
     """Closes the transfer."""
@@ -49,10 +49,10 @@ class FrameHead(NamedTuple):
     codec: Codec
     attempt: int
     position: int
-    """In the transfer, from 0 without gaps."""
+    """Place in the transfer, from 0 without gaps."""
     range: LayerRange
     offset: int
-    """Recurrent states only: where in the state this part begins, in bytes."""
+    """Byte of the state at which this part begins; 0 in layers that are not recurrent."""
     stored_bytes: int
     """Payload as sent."""
     raw_bytes: int
@@ -64,7 +64,7 @@ class OutgoingFrame(NamedTuple):
     kind: FrameKind
     header: bytes
     parts: tuple[memoryview, ...]
-    """The payload's pieces; they still are the engine's own memory."""
+    """Payload, in pieces that still are the engine's own memory."""
     total_bytes: int
     """Header and payload."""
     raw_bytes: int
@@ -99,10 +99,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Payload of the MANIFEST frame."""
 
     frames: int
-    """Before this one."""
+    """Number of frames before this one."""
     raw_bytes: int
     cached_tokens: int = 0
-    """Of the prompt's prefix, that the prefill worker took from its cache instead of computing them."""
+    """Prompt tokens that the prefill worker took from its cache instead of computing them."""
     fingerprint: str
     digest: bytes
     """xxh3-128 over the checksums of all frames before this one, in order: one value that depends on every byte and its place."""
@@ -164,6 +164,11 @@ class FrameSlice(NamedTuple):
     offset: int
     parts: tuple[memoryview, ...]
     raw_bytes: int
+
+
+def message_slice(payload: bytes) -> FrameSlice:
+    """Slice of a frame that carries no KV."""
+    return FrameSlice(LayerRange(0, 0, 0), 0, (memoryview(payload),), 0)
 
 
 def check_piece(layout: KVLayout, piece: KVPiece) -> None:

@@ -1,4 +1,4 @@
-"""From the engine's thread to the loop's: pieces become frames, bounded, without a copy."""
+"""Framer: pieces from the engine's thread become frames for the loop's, bounded, without a copy."""
 
 import asyncio
 import threading
@@ -11,15 +11,16 @@ import msgspec
 
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import KVTransfer
-from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange
+from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind
 from prfaas.link.link_core import LinkCore
 from prfaas.transfer import frame as kv
 from prfaas.transfer.codec import CodecChooser, encode_planes
 from prfaas.transfer.errors import TransferError
 from prfaas.transfer.quantize import encode_int8
 
+_MAX_REASON_BYTES = 1000
 _LOOP_IS_DEAD_S = 5.0
-"""Past the deadline, by which the loop would have failed the transfer if it still ran."""
+"""Time past the deadline at which the loop, if it still ran, would long have failed the transfer."""
 
 
 class Framer:
@@ -35,7 +36,7 @@ class Framer:
         ready: Callable[[], None],
         codecs: Sequence[kv.Codec],
         buffer_bytes: int,
-        deadline: float,
+        deadline_at: float,
     ) -> None:
         self._transfer = transfer
         self._layout = layout
@@ -43,7 +44,7 @@ class Framer:
         self._max_payload = max_payload
         self._ready = ready
         self._buffer_bytes = buffer_bytes
-        self._deadline = deadline
+        self._deadline_at = deadline_at
         self._loop = asyncio.get_running_loop()
         self._hash = kv.transfer_hash(transfer.transfer_id)
         self._chooser = CodecChooser(codecs) if codecs else None
@@ -60,15 +61,15 @@ class Framer:
         self._framed: list[kv.OutgoingFrame] = []
         self._woken = False
         self._held: deque[int] = deque()
-        """Bytes of pieces, frame by frame, that still are referred to."""
+        """Bytes of pieces that are still referred to, frame by frame."""
         self._held_bytes = 0
         self._ahead_bytes = 0
-        """Framed and not sent."""
+        """Bytes framed and not sent."""
         self._failure: TransferError | None = None
 
     @property
     def held_bytes(self) -> int:
-        """Of pieces that are not stored and hashed yet."""
+        """Bytes of pieces that are not stored and hashed yet."""
         return self._held_bytes
 
     @property
@@ -105,16 +106,15 @@ class Framer:
         self._append_message(kv.FrameKind.OPEN, msgspec.msgpack.encode(opening))
 
     async def put_manifest(self, cached_tokens: int) -> None:
-        """After the last piece. Raises TransferError."""
+        """Appends the last frame; to be called after the last piece. Raises TransferError."""
         if self._thread is None:
             self._append_manifest(cached_tokens)
         else:
             await self._loop.run_in_executor(self._thread, self._append_manifest, cached_tokens)
 
     def abort_frame(self, reason: str) -> kv.OutgoingFrame:
-        """Outside the numbering: it comes after whatever is stored."""
-        text = reason.encode()[:1000]
-        return self._encode(kv.FrameKind.ABORT, LayerRange(0, 0, 0), 0, kv.Codec.RAW, (memoryview(text),), 0)
+        """Frame that ends the object early. It has no place in the numbering: it comes after all that is stored."""
+        return self._encode(kv.FrameKind.ABORT, kv.Codec.RAW, kv.message_slice(reason.encode()[:_MAX_REASON_BYTES]))
 
     # On the loop's thread.
 
@@ -125,20 +125,20 @@ class Framer:
         return frames
 
     def sent(self, size_bytes: int) -> None:
-        """A frame left for the first time."""
+        """Notes that a frame left for the first time."""
         with self._room:
             self._ahead_bytes -= size_bytes
             self._room.notify_all()
 
     def freed(self, frames: int) -> None:
-        """The next `frames` in order are not referred to any more."""
+        """Notes that the next `frames` in order are not referred to any more."""
         with self._room:
             for _ in range(frames):
                 self._held_bytes -= self._held.popleft()
             self._room.notify_all()
 
     def fail(self, error: TransferError) -> None:
-        """Whoever waits, or comes later, gets it."""
+        """Raises `error` in every call that waits, or comes later; the first error stays."""
         with self._room:
             self._failure = self._failure or error
             self._room.notify_all()
@@ -153,7 +153,7 @@ class Framer:
         try:
             self._frame(piece)
         except TransferError:
-            pass  # It is the failure that everyone already knows.
+            pass  # It was told by `fail`.
         except Exception as error:
             self.fail(TransferError(FailureCode.ABORTED, f"a piece could not be framed: {error!r}"))
 
@@ -161,15 +161,16 @@ class Framer:
         limit = self._link.frame_bytes(self._max_payload() - 2 * kv.HEADER_BYTES)
         compressible = self._layout.layers[piece.range.layer].kind is not LayerKind.RECURRENT
         for part in kv.cut_piece(self._layout, piece, limit):
-            codec, parts = kv.Codec.RAW, part.parts
+            codec = kv.Codec.RAW
             if self._chooser is not None:
                 with self._room:
                     self._wait(lambda: self._ahead_bytes <= self._link.window_bytes)
                 if compressible:
-                    codec, parts = self._coded(self._chooser, part)
-            self._append(kv.FrameKind.DATA, part.range, part.offset, codec, parts, part.raw_bytes)
+                    codec, part = self._coded(self._chooser, part)
+            self._append(kv.FrameKind.DATA, codec, part)
 
-    def _coded(self, chooser: CodecChooser, part: kv.FrameSlice) -> tuple[kv.Codec, tuple[memoryview, ...]]:
+    def _coded(self, chooser: CodecChooser, part: kv.FrameSlice) -> tuple[kv.Codec, kv.FrameSlice]:
+        """The slice in the codec that the link deserves now; as it is, when that saves nothing."""
         codec = chooser.choose(self._link.estimate.bottleneck_bytes_per_s)
         since = time.perf_counter()
         encoded: bytes | None = None
@@ -179,12 +180,12 @@ class Framer:
             case kv.Codec.INT8:
                 encoded = encode_int8(part.parts, self._layout.dtype, self._layout.layers[part.range.layer].head_dim)
         if encoded is None:
-            return kv.Codec.RAW, part.parts
+            return kv.Codec.RAW, part
         chooser.encoded(codec, part.raw_bytes, len(encoded), time.perf_counter() - since)
         if len(encoded) >= part.raw_bytes:
-            return kv.Codec.RAW, part.parts
+            return kv.Codec.RAW, part
         self.lossy_frames += codec is kv.Codec.INT8
-        return codec, (memoryview(encoded),)
+        return codec, part._replace(parts=(memoryview(encoded),))
 
     def _append_manifest(self, cached_tokens: int) -> None:
         self._raise_failure()
@@ -198,45 +199,31 @@ class Framer:
         self._append_message(kv.FrameKind.MANIFEST, msgspec.msgpack.encode(manifest))
 
     def _append_message(self, kind: kv.FrameKind, payload: bytes) -> None:
-        self._append(kind, LayerRange(0, 0, 0), 0, kv.Codec.RAW, (memoryview(payload),), 0)
+        self._append(kind, kv.Codec.RAW, kv.message_slice(payload))
 
-    def _append(
-        self,
-        kind: kv.FrameKind,
-        piece: LayerRange,
-        offset: int,
-        codec: kv.Codec,
-        parts: tuple[memoryview, ...],
-        raw_bytes: int,
-    ) -> None:
-        frame = self._encode(kind, piece, offset, codec, parts, raw_bytes)
+    def _append(self, kind: kv.FrameKind, codec: kv.Codec, part: kv.FrameSlice) -> None:
+        frame = self._encode(kind, codec, part)
         self._digests.append(frame.digest)
-        self.raw_bytes += raw_bytes
+        self.raw_bytes += part.raw_bytes
         self.total_bytes += frame.total_bytes
         with self._room:
-            self._held.append(raw_bytes)
+            self._held.append(part.raw_bytes)
             self._ahead_bytes += frame.total_bytes
             self._framed.append(frame)
             wake, self._woken = not self._woken, True
         if wake:
             self._loop.call_soon_threadsafe(self._ready)
 
-    def _encode(
-        self,
-        kind: kv.FrameKind,
-        piece: LayerRange,
-        offset: int,
-        codec: kv.Codec,
-        parts: tuple[memoryview, ...],
-        raw_bytes: int,
-    ) -> kv.OutgoingFrame:
-        stored = sum(len(part) for part in parts)
-        head = kv.FrameHead(kind, codec, self._transfer.attempt, self.frames, piece, offset, stored, raw_bytes, self._hash)
-        return kv.encode_frame(head, parts)
+    def _encode(self, kind: kv.FrameKind, codec: kv.Codec, part: kv.FrameSlice) -> kv.OutgoingFrame:
+        stored = sum(len(view) for view in part.parts)
+        head = kv.FrameHead(
+            kind, codec, self._transfer.attempt, self.frames, part.range, part.offset, stored, part.raw_bytes, self._hash
+        )  # fmt: skip
+        return kv.encode_frame(head, part.parts)
 
     def _wait(self, ready: Callable[[], bool]) -> None:
-        """Under the lock. The writer fails the transfer at its deadline, which wakes us."""
-        timeout_s = max(self._deadline - time.monotonic(), 0.0) + _LOOP_IS_DEAD_S
+        """Waits under the lock. The sender fails the transfer at its deadline, which ends the wait. Raises TransferError."""
+        timeout_s = max(self._deadline_at - time.monotonic(), 0.0) + _LOOP_IS_DEAD_S
         if not self._room.wait_for(lambda: self._failure is not None or ready(), timeout_s):
             raise TransferError(FailureCode.TIMEOUT, "the event loop that sends the frames does not run any more")
         self._raise_failure()

@@ -1,4 +1,4 @@
-"""What makes the stored frames an object that any object-store client can read: SHA-256 over all bytes, and a meta message."""
+"""SHA-256 over all frames and the meta message: with them any object-store client can read the object."""
 
 import asyncio
 import base64
@@ -24,10 +24,10 @@ _TIMEOUT_S = 2.0
 
 
 class ObjectDigest:
-    """Hashes on a thread of its own (the hash releases the GIL): neither the engine nor the link waits for it."""
+    """Hashes on a thread of its own, for the hash releases the GIL: neither the engine nor the link waits."""
 
     def __init__(self, on_hashed: Callable[[int], None]) -> None:
-        """`on_hashed` is called on that thread with the number of frames that are done, hence free."""
+        """`on_hashed` is called on that thread with the number of frames that are hashed, hence free."""
         self._queue: queue.SimpleQueue[OutgoingFrame | None] = queue.SimpleQueue()
         self._sha = hashlib.sha256()
         self._on_hashed = on_hashed
@@ -43,7 +43,7 @@ class ObjectDigest:
         self._queue.put(None)
 
     def result(self) -> bytes:
-        """Over all frames so far; nothing may follow. Blocks."""
+        """SHA-256 over all frames so far; none may follow. Blocks."""
         self._queue.put(None)
         self._thread.join()
         return self._sha.digest()
@@ -61,7 +61,7 @@ async def publish_meta(
     lane: BulkLane, transfer: KVTransfer, *, size_bytes: int, chunks: int, sha256: bytes, last_sequence: int
 ) -> bool:
     """Returns whether the object is complete now. The server refuses when its last frame is not at `last_sequence` any more:
-    then the reader has verified and deleted it, and a meta message would be litter."""
+    then the receiver has verified and deleted it, and a meta message would be litter."""
     meta = {
         "name": transfer.object_name,
         "bucket": transfer.bucket,

@@ -1,7 +1,7 @@
 """KV in 8 bits: the one lossy codec, off unless both workers' configuration allows it.
 
 Each vector (one token's key or value of one head) becomes `head_dim` int8 and one float32 scale, its largest magnitude / 127.
-That takes bfloat16 to 53 % at head_dim 64, 51 % at 256. The same coded bytes decode to the same bytes on every machine: one
+It takes bfloat16 to 53 % at head_dim 64, 51 % at 256. The same coded bytes decode to the same bytes on every machine: one
 float32 product per number, rounded to the model's dtype to nearest, ties to even.
 """
 
@@ -23,8 +23,8 @@ Floats = npt.NDArray[np.float32]
 
 
 def encode_int8(parts: Sequence[memoryview], dtype: str, head_dim: int) -> bytes | None:
-    """[a float32 scale per vector, the vectors' int8], vectors in the order of `parts`. None when a number is not finite: then
-    there is no scale, and the frame goes as it is."""
+    """[float32 scale per vector, int8 of the vectors], vectors in the order of `parts`. None when a number is not finite: there
+    is no scale for it, and the frame goes as it is."""
     vectors = np.concatenate([_widened(part, dtype) for part in parts if len(part)]).reshape(-1, head_dim)
     largest = (vectors.view(np.uint32) & 0x7FFFFFFF).max(axis=1).view(np.float32)  # magnitudes order as integers, and faster
     if not np.isfinite(largest.max()):
@@ -37,7 +37,7 @@ def encode_int8(parts: Sequence[memoryview], dtype: str, head_dim: int) -> bytes
 
 
 def decode_int8(payload: memoryview, raw_bytes: int, dtype: str, head_dim: int) -> memoryview:
-    """`raw_bytes` bytes of `dtype`. Raises FrameError when the payload is not what encode_int8 makes of so many."""
+    """Returns `raw_bytes` bytes of `dtype`. Raises FrameError when the payload is not what encode_int8 makes of them."""
     element_bytes = 4 if dtype == "float32" else 2
     vectors, rest = divmod(raw_bytes, element_bytes * head_dim)
     if rest or len(payload) != vectors * (_SCALE_BYTES + head_dim):

@@ -1,14 +1,14 @@
 """The receiving side of one attempt, as a pure state machine: frames in, verified pieces out.
 
-A piece leaves only after its own frame's checksum, its place in the transfer and its extent have been checked. The transfer is
-complete only after every needed range came exactly once and the manifest's digest over all frames agrees.
+The shell hands in frames whose own checksum is right (frame.decode_frame). A piece leaves only after its place in the transfer
+and its extent have been checked. The transfer is complete only after every needed range came exactly once and the manifest's
+digest over all frames agrees.
 """
 
 from enum import StrEnum
-from typing import NamedTuple
 
 from prfaas.contracts.codes import FailureCode
-from prfaas.contracts.kv import KVTransfer
+from prfaas.contracts.kv import KVTransfer, TransferReport
 from prfaas.contracts.wire import BadMessageError, decode
 from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange
 from prfaas.transfer.codec import decode_planes
@@ -23,6 +23,18 @@ from prfaas.transfer.frame import (
     transfer_hash,
 )
 from prfaas.transfer.quantize import decode_int8
+from prfaas.transfer.receiver_events import (
+    DeliveryLost,
+    Failed,
+    FrameArrived,
+    FrameDamaged,
+    Install,
+    ReceiverEvent,
+    ReceiverInstruction,
+    Rewind,
+    Tick,
+    Verified,
+)
 
 _MAX_REWINDS = 3
 """Times that a transfer is read again because of its content."""
@@ -30,63 +42,9 @@ _MAX_LOSSES = 64
 """Times that it is read again after a lost delivery without a new frame in between: 6 s of a connection that breaks at once."""
 
 
-# Events.
-class FrameArrived(NamedTuple):
-    frame: IncomingFrame
-    stream_sequence: int
-    now: float
-
-
-class FrameDamaged(NamedTuple):
-    """A message that is no intact frame."""
-
-    message: str
-    now: float
-
-
-class DeliveryLost(NamedTuple):
-    """Messages may have been lost between the server and us: a reconnect, a dead consumer."""
-
-    now: float
-
-
-class Tick(NamedTuple):
-    now: float
-
-
-ReceiverEvent = FrameArrived | FrameDamaged | DeliveryLost | Tick
-
-
-# Instructions.
-class Install(NamedTuple):
-    piece: KVPiece
-    """Views into the message: copy before its buffer is reused."""
-
-
-class Rewind(NamedTuple):
-    """Orders to read again, from this sequence of the stream on (0: from the object's start)."""
-
-    stream_sequence: int
-
-
-class Verified(NamedTuple):
-    frames: int
-    raw_bytes: int
-    lossy_frames: int
-    cached_tokens: int
-
-
-class Failed(NamedTuple):
-    code: FailureCode
-    message: str
-
-
-ReceiverInstruction = Install | Rewind | Verified | Failed
-
-
 class ReceiverState(StrEnum):
     WAITING = "waiting"
-    """Waits for the opening frame."""
+    """Nothing has come but frames that do not belong."""
     RECEIVING = "receiving"
     VERIFIED = "verified"
     FAILED = "failed"
@@ -94,21 +52,23 @@ class ReceiverState(StrEnum):
 
 class ReceiverCore:
     def __init__(
-        self, transfer: KVTransfer, layout: KVLayout, *, now: float, deadline: float, idle_timeout_s: float | None
+        self, transfer: KVTransfer, layout: KVLayout, *, now_s: float, deadline_at: float, idle_timeout_s: float | None
     ) -> None:
         """`idle_timeout_s` counts between frames, not before the first one: until then a job may wait in its queue."""
         self.state = ReceiverState.WAITING
         self.frames = 0
-        """Frames accepted so far, which is also the next expected position."""
+        """Accepted so far: also the next expected position."""
         self.raw_bytes = 0
         self.lossy_frames = 0
         self.dropped_frames = 0
+        self.cached_tokens = 0
+        self.first_frame_at = self.last_frame_at = now_s
+        """Moments of the opening frame and of the last accepted one."""
         self._transfer = transfer
         self._layout = layout
         self._hash = transfer_hash(transfer.transfer_id)
-        self._deadline = deadline
+        self._deadline_at = deadline_at
         self._idle_timeout_s = idle_timeout_s
-        self._progress_at = now
         self._last_sequence = 0
         self._rewinds_left = _MAX_REWINDS
         self._losses = 0
@@ -117,7 +77,7 @@ class ReceiverCore:
         needed = [layout.needed(layer, transfer.prefill_tokens, transfer.from_token) for layer in range(len(layout.layers))]
         self._needed_end = [piece.end for piece in needed]
         self._covered = [piece.start for piece in needed]
-        """Next token expected, per layer; of a recurrent one the next byte of its state."""
+        """Token (recurrent: byte of the state) that must come next, per layer."""
         self._states: dict[int, bytearray] = {}
         for layer, spec in enumerate(layout.layers):
             if spec.kind is LayerKind.RECURRENT:
@@ -128,20 +88,35 @@ class ReceiverCore:
     def finished(self) -> bool:
         return self.state in (ReceiverState.VERIFIED, ReceiverState.FAILED)
 
+    def report(self) -> TransferReport:
+        """What has come so far; complete once the transfer is verified."""
+        transfer, layout = self._transfer, self._layout
+        whole_bytes = layout.total_bytes(transfer.prefill_tokens)
+        return TransferReport(
+            bytes=self.raw_bytes,
+            saved_bytes=whole_bytes - layout.total_bytes(transfer.prefill_tokens, transfer.from_token),
+            reused_tokens=transfer.from_token,
+            cached_tokens=self.cached_tokens,
+            frames=self.frames,
+            lossy_frames=self.lossy_frames,
+            attempts=transfer.attempt,
+            duration_s=self.last_frame_at - self.first_frame_at,
+        )
+
     def handle(self, event: ReceiverEvent) -> list[ReceiverInstruction]:
         if self.finished:
             return []
         match event:
-            case FrameArrived(frame, stream_sequence, now):
-                return self._frame(frame, stream_sequence, now)
+            case FrameArrived(frame, stream_sequence, now_s):
+                return self._frame(frame, stream_sequence, now_s)
             case FrameDamaged(message, _):
                 return self._rewind(message)
             case DeliveryLost(_):
                 return self._lost()
-            case Tick(now):
-                return self._tick(now)
+            case Tick(now_s):
+                return self._tick(now_s)
 
-    def _frame(self, frame: IncomingFrame, stream_sequence: int, now: float) -> list[ReceiverInstruction]:
+    def _frame(self, frame: IncomingFrame, stream_sequence: int, now_s: float) -> list[ReceiverInstruction]:
         head = frame.head
         if head.transfer_hash != self._hash or head.attempt != self._transfer.attempt or head.position < self.frames:
             # An old attempt, or a frame that came twice.
@@ -156,12 +131,14 @@ class ReceiverCore:
         instructions = self._accept(frame)
         if self.state is ReceiverState.FAILED:
             return instructions
+        if not self.frames:
+            self.first_frame_at = now_s
         self.frames += 1
         self._digests.append(frame.digest)
-        self._progress_at = now
+        self.last_frame_at = now_s
         self._losses = 0
         self._last_sequence = stream_sequence
-        return instructions
+        return [Verified(self.report())] if self.state is ReceiverState.VERIFIED else instructions
 
     def _accept(self, frame: IncomingFrame) -> list[ReceiverInstruction]:
         match frame.head.kind:
@@ -276,8 +253,9 @@ class ReceiverCore:
                 f"the whole does not match its manifest: {self.frames} frames, {self.raw_bytes} bytes came, "
                 f"{manifest.frames} frames, {manifest.raw_bytes} bytes were sent",
             )
+        self.cached_tokens = manifest.cached_tokens
         self.state = ReceiverState.VERIFIED
-        return [Verified(self.frames + 1, self.raw_bytes, self.lossy_frames, manifest.cached_tokens)]
+        return []
 
     def _rewind(self, why: str) -> list[ReceiverInstruction]:
         """Reads again: that tells whether the stream is wrong, or only its delivery was."""
@@ -292,13 +270,13 @@ class ReceiverCore:
             return self._fail(FailureCode.BROKER, f"reading was interrupted {self._losses} times without a new frame in between")
         return [Rewind(self._last_sequence + 1 if self._last_sequence else 0)]
 
-    def _tick(self, now: float) -> list[ReceiverInstruction]:
-        if now >= self._deadline:
+    def _tick(self, now_s: float) -> list[ReceiverInstruction]:
+        if now_s >= self._deadline_at:
             return self._fail(
                 FailureCode.TIMEOUT, f"not complete by its deadline: {self.frames} frames, {self.raw_bytes} bytes came"
             )
         idle = self._idle_timeout_s
-        if idle is not None and self.state is ReceiverState.RECEIVING and now - self._progress_at >= idle:
+        if idle is not None and self.state is ReceiverState.RECEIVING and now_s - self.last_frame_at >= idle:
             return self._fail(FailureCode.TIMEOUT, f"no frame for {idle:g} s: {self.frames} frames, {self.raw_bytes} bytes came")
         return []
 

@@ -3,131 +3,40 @@
 Frames go out in batches of the server's fast-ingest protocol with `gap=fail`: the server acknowledges how many it holds
 without a gap, and ends the batch at the first lost one with that exact count. So after any interruption the sender knows where
 to go on, and sends at most one window again. Each batch's first frame also carries the expected last sequence of the object's
-subject: a second writer of the same attempt, or a late frame of a dead connection, is refused by the server.
+subject: a second sender of the same attempt, or a late frame of a dead connection, is refused by the server.
 """
 
 from collections import deque
 from enum import StrEnum
-from typing import NamedTuple
 
 from prfaas.contracts.codes import FailureCode
+from prfaas.transfer.sender_events import (
+    AbortAsked,
+    Acknowledged,
+    BatchEnded,
+    Committed,
+    Connected,
+    Disconnected,
+    Failed,
+    FrameQueued,
+    QueryStored,
+    Refused,
+    Release,
+    Rewound,
+    SenderEvent,
+    SenderInstruction,
+    SendFrame,
+    SendPermitted,
+    SendPing,
+    StoredIs,
+    Tick,
+)
 
 UNKNOWN_BATCH = 10208
 WRONG_LAST_SEQUENCE = 10071
+NO_RESPONDERS = 503
 _KEEPALIVE_S = 3.0
-"""The server forgets a batch that is silent for 10 s."""
-
-
-# Events: facts from outside. `now` is any monotonic clock, in seconds.
-class FrameQueued(NamedTuple):
-    size_bytes: int
-    last: bool
-
-
-class SendPermitted(NamedTuple):
-    """The link lets `next_bytes` go."""
-
-    now: float
-
-
-class Acknowledged(NamedTuple):
-    """The server holds the batch's frames 1..sequence."""
-
-    batch: int
-    sequence: int
-    is_ping_reply: bool
-    now: float
-
-
-class BatchEnded(NamedTuple):
-    """The batch is over, by its last frame or by a gap: `stored` frames of it are kept, the last at `stream_sequence`."""
-
-    batch: int
-    stored: int
-    stream_sequence: int
-    now: float
-
-
-class Refused(NamedTuple):
-    batch: int
-    code: int
-    message: str
-    now: float
-
-
-class StoredIs(NamedTuple):
-    """Answer to QueryStored: the object holds frames 0..frames-1."""
-
-    frames: int
-    stream_sequence: int
-    now: float
-
-
-class Disconnected(NamedTuple):
-    now: float
-
-
-class Connected(NamedTuple):
-    now: float
-
-
-class AbortAsked(NamedTuple):
-    reason: str
-
-
-class Tick(NamedTuple):
-    now: float
-
-
-SenderEvent = (
-    FrameQueued | SendPermitted | Acknowledged | BatchEnded | Refused | StoredIs | Disconnected | Connected | AbortAsked | Tick
-)
-
-
-# Instructions: orders to the shell.
-class SendFrame(NamedTuple):
-    position: int
-    batch: int
-    sequence: int
-    """In the batch, from 1."""
-    commit: bool
-    expected_last_sequence: int | None
-    """Of the object's subject; only with a batch's first frame."""
-
-
-class SendPing(NamedTuple):
-    """Asks the server whether it holds the batch up to `sequence`."""
-
-    batch: int
-    sequence: int
-
-
-class QueryStored(NamedTuple):
-    """The server knows no such batch: look at the object itself. Reported as StoredIs, or not at all."""
-
-
-class Release(NamedTuple):
-    """These first frames of the transfer will never be sent again."""
-
-    before: int
-
-
-class Rewound(NamedTuple):
-    """What was on the way is lost; frames from the last Release on are sent again."""
-
-
-class Committed(NamedTuple):
-    """Every frame is stored; the last at `stream_sequence`."""
-
-    stream_sequence: int
-
-
-class Failed(NamedTuple):
-    code: FailureCode
-    message: str
-
-
-SenderInstruction = SendFrame | SendPing | QueryStored | Release | Rewound | Committed | Failed
+"""Interval of pings while nothing is to be sent: the server forgets a batch that is silent for 10 s."""
 
 
 class SenderState(StrEnum):
@@ -139,8 +48,8 @@ class SenderState(StrEnum):
 
 
 class SenderCore:
-    def __init__(self, *, now: float, deadline: float, idle_timeout_s: float, ping_after_s: float = 1.0) -> None:
-        """`deadline` is a time on the same clock as `now`. Without progress for `idle_timeout_s` the attempt fails."""
+    def __init__(self, *, now_s: float, deadline_at: float, idle_timeout_s: float, ping_after_s: float = 1.0) -> None:
+        """`deadline_at` is a moment on the clock of `now_s`. Without progress for `idle_timeout_s` the attempt fails."""
         self.state = SenderState.STREAMING
         self.queued = 0
         self.next = 0
@@ -148,17 +57,17 @@ class SenderCore:
         self.outstanding_bytes = 0
         """Sent and not acknowledged: what counts against the link's window."""
         self.resent_frames = 0
-        self._deadline = deadline
+        self._deadline_at = deadline_at
         self._idle_timeout_s = idle_timeout_s
         self._ping_after_s = ping_after_s
         self._sizes: deque[int] = deque()
-        """Of frames acked..queued-1."""
+        """Sizes of frames acked..queued-1."""
         self._closed = False
         self.batch = 1
         self._base = 0
         self._expected_last_sequence = 0
-        self._progress_at = now
-        self._asked_at = now
+        self._progress_at = now_s
+        self._asked_at = now_s
         self._must_query = False
 
     @property
@@ -182,43 +91,43 @@ class SenderCore:
                 self.queued += 1
                 self._closed = last
                 return []
-            case SendPermitted(now):
-                return self._send(now)
-            case Acknowledged(batch, sequence, is_ping_reply, now):
+            case SendPermitted(now_s):
+                return self._send(now_s)
+            case Acknowledged(batch, sequence, is_ping_reply, now_s):
                 if batch != self.batch:
                     return []
                 if is_ping_reply and not self._must_query:
                     self.state = SenderState.STREAMING
-                return self._advance(self._base + sequence, now)
-            case BatchEnded(batch, stored, stream_sequence, now):
+                return self._advance(self._base + sequence, now_s)
+            case BatchEnded(batch, stored, stream_sequence, now_s):
                 if batch != self.batch:
                     return []
                 if stored == 0:
                     # A ping for sequence 1 makes a server that has forgotten the batch open an empty one, and end it.
-                    return self._query(now)
-                return self._restart_at(self._base + stored, stream_sequence, now)
-            case Refused(batch, code, message, now):
-                return self._refused(batch, code, message, now)
-            case StoredIs(frames, stream_sequence, now):
-                return self._restart_at(frames, stream_sequence, now) if self._must_query else []
+                    return self._query(now_s)
+                return self._restart_at(self._base + stored, stream_sequence, now_s)
+            case Refused(batch, code, message, now_s):
+                return self._refused(batch, code, message, now_s)
+            case StoredIs(frames, stream_sequence, now_s):
+                return self._restart_at(frames, stream_sequence, now_s) if self._must_query else []
             case Disconnected(_):
                 self.state = SenderState.PAUSED
                 return []
-            case Connected(now):
-                return self._ask(now)
+            case Connected(now_s):
+                return self._ask(now_s)
             case AbortAsked(reason):
                 return self._fail(FailureCode.ABORTED, reason)
-            case Tick(now):
-                return self._tick(now)
+            case Tick(now_s):
+                return self._tick(now_s)
 
-    def _send(self, now: float) -> list[SenderInstruction]:
+    def _send(self, now_s: float) -> list[SenderInstruction]:
         assert self.next_bytes, "permitted without a frame to send"
         if self.next == self.acked:
-            self._progress_at = max(self._progress_at, now)
+            self._progress_at = max(self._progress_at, now_s)
         self.outstanding_bytes += self.next_bytes
         position = self.next
         self.next += 1
-        self._asked_at = now
+        self._asked_at = now_s
         first = position == self._base
         return [
             SendFrame(
@@ -230,22 +139,22 @@ class SenderCore:
             )
         ]
 
-    def _advance(self, acked: int, now: float) -> list[SenderInstruction]:
+    def _advance(self, acked: int, now_s: float) -> list[SenderInstruction]:
         if not self.acked < acked <= self.next:
             return []
         for _ in range(acked - self.acked):
             self.outstanding_bytes -= self._sizes.popleft()
         self.acked = acked
-        self._progress_at = now
+        self._progress_at = now_s
         return [Release(acked)]
 
-    def _restart_at(self, stored: int, stream_sequence: int, now: float) -> list[SenderInstruction]:
+    def _restart_at(self, stored: int, stream_sequence: int, now_s: float) -> list[SenderInstruction]:
         if not self.acked <= stored <= self.next:
             return self._fail(
                 FailureCode.BROKER,
                 f"the server holds {stored} frames of this object, but {self.acked} were acknowledged and {self.next} sent",
             )
-        instructions = self._advance(stored, now)
+        instructions = self._advance(stored, now_s)
         if self._closed and stored == self.queued:
             self.state = SenderState.COMMITTED
             return [*instructions, Committed(stream_sequence)]
@@ -258,27 +167,27 @@ class SenderCore:
         self.state = SenderState.STREAMING
         return [*instructions, Rewound()]
 
-    def _refused(self, batch: int, code: int, message: str, now: float) -> list[SenderInstruction]:
+    def _refused(self, batch: int, code: int, message: str, now_s: float) -> list[SenderInstruction]:
         if batch != self.batch:
             return []
-        if code == 503:
+        if code == NO_RESPONDERS:
             # The link is down, or the stream is not there (yet): ask again until the idle deadline.
             self.state = SenderState.PAUSED
             return []
         claimed = code == WRONG_LAST_SEQUENCE and self._base == 0 and self.acked == 0
         if claimed or code not in (UNKNOWN_BATCH, WRONG_LAST_SEQUENCE):
-            owner = "another writer already fills this object: " if claimed else ""
+            owner = "another sender already fills this object: " if claimed else ""
             return self._fail(FailureCode.BROKER, f"{owner}{message} (JetStream error {code})")
-        return self._query(now)
+        return self._query(now_s)
 
-    def _query(self, now: float) -> list[SenderInstruction]:
+    def _query(self, now_s: float) -> list[SenderInstruction]:
         self.state = SenderState.PAUSED
         self._must_query = True
-        self._asked_at = now
+        self._asked_at = now_s
         return [QueryStored()]
 
-    def _ask(self, now: float) -> list[SenderInstruction]:
-        self._asked_at = now
+    def _ask(self, now_s: float) -> list[SenderInstruction]:
+        self._asked_at = now_s
         if self._must_query:
             return [QueryStored()]
         if self.next == self._base:
@@ -286,18 +195,18 @@ class SenderCore:
             return []
         return [SendPing(self.batch, self.next - self._base)]
 
-    def _tick(self, now: float) -> list[SenderInstruction]:
-        if now >= self._deadline:
+    def _tick(self, now_s: float) -> list[SenderInstruction]:
+        if now_s >= self._deadline_at:
             return self._fail(FailureCode.TIMEOUT, f"not sent by its deadline: {self.acked} of {self.queued} frames are stored")
         waiting = self.acked < self.next or self.state is SenderState.PAUSED
-        if waiting and now - self._progress_at >= self._idle_timeout_s:
+        if waiting and now_s - self._progress_at >= self._idle_timeout_s:
             return self._fail(
                 FailureCode.TIMEOUT,
                 f"no progress for {self._idle_timeout_s:g} s: {self.acked} of {self.queued} frames are stored",
             )
         quiet_s = self._ping_after_s if waiting else _KEEPALIVE_S
-        if now - self._asked_at >= quiet_s:
-            return self._ask(now)
+        if now_s - self._asked_at >= quiet_s:
+            return self._ask(now_s)
         return []
 
     def _fail(self, code: FailureCode, message: str) -> list[SenderInstruction]:

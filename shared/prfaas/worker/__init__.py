@@ -1,1 +1,1 @@
-"""What prefill and decode workers share."""
+"""Parts that prefill and decode workers share."""

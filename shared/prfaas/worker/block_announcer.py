@@ -1,4 +1,4 @@
-"""What a worker's prefix cache holds, told to schedulers: changes in batches, and all of it to whoever missed some."""
+"""Tells schedulers what a worker's prefix cache holds: changes in batches, and all of it to a scheduler that missed some."""
 
 import asyncio
 import secrets
@@ -10,40 +10,39 @@ from nats.aio.msg import Msg
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError
 from prfaas.contracts import subjects
-from prfaas.contracts.terms import Role
 from prfaas.contracts.to_scheduler import BlocksChanged, BlocksHeld
 from prfaas.contracts.wire import encode
 from prfaas.kvcache.blocks import pack_hashes
 from prfaas.kvcache.prefix_cache import Changes
 from prfaas.telemetry.logs import get_logger
+from prfaas.worker.identity import Identity
 
 INTERVAL_S = 0.1
-"""Between two messages at least: what changes meanwhile goes together."""
+"""Shortest time between two messages: what changes meanwhile goes together."""
 MAX_HASHES = 65_536
-"""In one message: 512 KiB, half of what a server takes by default."""
+"""Hashes in one message: 512 KiB, half of what a server takes by default."""
 
 _log = get_logger(__name__)
 
 
 class BlockAnnouncer:
-    def __init__(self, bus: ControlBus, *, site: str, worker: str, role: Role, sites: Sequence[str]) -> None:
-        """`sites`: whose schedulers hear it."""
+    def __init__(self, bus: ControlBus, identity: Identity, *, sites: Sequence[str]) -> None:
+        """The schedulers of `sites` are told."""
         self._bus = bus
-        self._site = site
-        self._worker = worker
-        self._role = role
+        self._identity = identity
         self._sites = tuple(sites)
         self._incarnation = secrets.token_hex(8)
         self._sequence = 0
         self._held: dict[int, None] = {}
-        """In the order in which they were stored, so that the first ones are whole beginnings of prompts."""
+        """Hashes in the order in which they were stored, so that the first ones are whole beginnings of prompts."""
         self._news: dict[int, bool] = {}
-        """Not told yet: whether it is held now."""
+        """Changes that are not told yet: hash -> held now?"""
         self._woken = asyncio.Event()
 
     async def start(self) -> None:
         """Raises BusError."""
-        await self._bus.subscribe_raw(subjects.held_blocks(self._site, self._role.value, self._worker), self._tell_all)
+        site, worker, role = self._identity
+        await self._bus.subscribe_raw(subjects.held_blocks(site, role.value, worker), self._tell_all)
 
     def changed(self, changes: Changes) -> None:
         for block in changes.removed:
@@ -73,9 +72,9 @@ class BlockAnnouncer:
             del self._news[block]
         self._sequence += 1
         return BlocksChanged(
-            site=self._site,
-            worker=self._worker,
-            role=self._role,
+            site=self._identity.site,
+            worker=self._identity.worker,
+            role=self._identity.role,
             incarnation=self._incarnation,
             sequence=self._sequence,
             stored=pack_hashes(block for block, held in news if held),
@@ -83,7 +82,7 @@ class BlockAnnouncer:
         )
 
     async def _tell(self, changed: BlocksChanged) -> None:
-        """A lost one leaves a gap in the numbers, and the scheduler asks."""
+        """Best effort: a lost one leaves a gap in the numbers, and the scheduler asks."""
         for site in self._sites:
             try:
                 await self._bus.publish(subjects.blocks(site), changed)

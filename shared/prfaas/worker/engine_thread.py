@@ -4,7 +4,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 SWITCH_INTERVAL_S = 0.0005
-"""How soon the event loop gets the interpreter back from the engine; Python's 5 ms would delay every frame and token."""
+"""Time after which the event loop gets the interpreter back from the engine; Python's 5 ms would delay every frame and token."""
 
 
 def engine_thread() -> ThreadPoolExecutor:

@@ -1,7 +1,7 @@
-"""A pd worker that can go on in the other role: it is told to, drains, and the other role's program takes over its process.
+"""Change of a pd worker's role: it is told to, drains, and the other role's program takes over its process.
 
-Nothing is lost on the way. New work is refused from the first moment on, and whoever is refused asks elsewhere; what runs is
-finished; what would take longer than the drain may is finished too, in the old role, which the worker then keeps.
+Nothing is lost on the way. New work is refused from the first moment on, and a refused request is placed elsewhere. What runs is
+finished. What would take longer than the drain may is finished too, in the old role, which the worker then keeps.
 """
 
 import asyncio
@@ -15,14 +15,15 @@ from prfaas.contracts.to_scheduler import ChangeRoleReply, RoleChanging, RoleKep
 from prfaas.contracts.to_worker import ChangeRole
 from prfaas.process.runner import CHECK, Program, ServiceContext
 from prfaas.telemetry.logs import get_logger
+from prfaas.worker.identity import Identity
 
-CHECK_DEADLINE_S = 60.0
+CHECK_TIMEOUT_S = 60.0
 
 log = get_logger(__name__)
 
 
 class RoleConfigError(Exception):
-    """A worker is called movable, but its configuration does not suit the other role."""
+    """A worker is configured as movable, but its configuration does not suit the other role."""
 
 
 class Work(Protocol):
@@ -35,15 +36,13 @@ class Work(Protocol):
         ...
 
     async def withdraw(self) -> None:
-        """Says that this worker is gone."""
+        """Tells the schedulers that this worker is gone."""
         ...
 
 
 class RoleChange:
-    def __init__(self, site: str, worker: str, role: Role, movable: bool, context: ServiceContext, work: Work) -> None:
-        self._site = site
-        self._worker = worker
-        self._role = role
+    def __init__(self, identity: Identity, context: ServiceContext, work: Work, *, movable: bool) -> None:
+        self._site, self._worker, self._role = identity
         self._program = context.program if movable else None
         self._tasks = context.tasks
         self._work = work
@@ -53,7 +52,7 @@ class RoleChange:
 
     @property
     def possible(self) -> bool:
-        """It is movable, and its configuration is known to suit the other role."""
+        """Whether it is movable, and its configuration is known to suit the other role."""
         return self._program is not None and self._checking is not None and self._checking.done()
 
     async def start(self, bus: ControlBus) -> None:
@@ -63,13 +62,13 @@ class RoleChange:
         await bus.serve(subjects.change_role(self._site, self._role, self._worker), ChangeRole, self._asked)
 
     def give_up(self) -> None:
-        """The process is about to end; the service drains by itself."""
+        """Cancels a change under way: the process is about to end, and the service drains by itself."""
         self._stopping = True
         if self._leaving is not None:
             self._leaving.cancel()
 
     async def _check(self, program: Program) -> None:
-        """At the start, and not when it is told to move: then the site would be a worker less. Raises RoleConfigError."""
+        """Runs at the start: found when it is told to move, an error would cost the site a worker. Raises RoleConfigError."""
         other = Role.DECODE if self._role is Role.PREFILL else Role.PREFILL
         process = await asyncio.create_subprocess_exec(
             *program.command(_program_of(other)),
@@ -79,7 +78,7 @@ class RoleChange:
             stderr=asyncio.subprocess.PIPE,
         )
         try:
-            async with asyncio.timeout(CHECK_DEADLINE_S):
+            async with asyncio.timeout(CHECK_TIMEOUT_S):
                 _, said = await process.communicate()
         except TimeoutError:
             raise RoleConfigError(f"the check of this worker's configuration as a {other} worker did not end in time") from None
@@ -107,7 +106,7 @@ class RoleChange:
     async def _leave(self, change: ChangeRole) -> None:
         assert self._program is not None
         log.info("role_change_begun", to_role=change.role.value, drain_s=change.drain_s)
-        started_s = time.monotonic()
+        started_at = time.monotonic()
         try:
             await asyncio.wait_for(self._work.finish(), change.drain_s)
         except TimeoutError:
@@ -116,10 +115,10 @@ class RoleChange:
             self._leaving = None
             return
         await self._work.withdraw()
-        log.info("role_change_drained", to_role=change.role.value, drained_s=time.monotonic() - started_s)
+        log.info("role_change_drained", to_role=change.role.value, drained_s=time.monotonic() - started_at)
         self._program.become(_program_of(change.role))
 
 
 def _program_of(role: Role) -> str:
-    """Its console script without `prfaas-`."""
+    """Console script of the role, without `prfaas-`."""
     return f"{role}-worker"

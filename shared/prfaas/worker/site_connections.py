@@ -6,7 +6,7 @@ from prfaas.bus.bulk import BulkLane
 from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
 
-CONNECT_DEADLINE_S = 10.0
+CONNECT_TIMEOUT_S = 10.0
 
 
 class SiteConnections(NamedTuple):
@@ -16,16 +16,16 @@ class SiteConnections(NamedTuple):
     @classmethod
     async def open(cls, control: NatsEndpoint, bulk: NatsEndpoint, name: str) -> Self:
         """Raises NotConnectedError, LaneError."""
-        bus = await ControlBus.connect(control, name, CONNECT_DEADLINE_S)
+        bus = await ControlBus.connect(control, name, CONNECT_TIMEOUT_S)
         try:
-            lane = await BulkLane.connect(bulk, name=name, deadline_s=CONNECT_DEADLINE_S)
+            lane = await BulkLane.connect(bulk, name=name, deadline_s=CONNECT_TIMEOUT_S)
         except BaseException:
             await bus.drain()
             raise
         return cls(bus, lane)
 
     def down(self) -> str | None:
-        """Which of the two is down now, as a reason not to be ready."""
+        """Reason not to be ready, when one of the two is down now."""
         if not self.bus.connected:
             return "the control connection to the site's NATS server is down"
         if not self.lane.is_connected:

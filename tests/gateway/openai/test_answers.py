@@ -6,17 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prfaas.contracts.kv import TransferReport
 from prfaas.contracts.terms import Outcome
-from prfaas.contracts.to_gateway import (
-    Failed,
-    Finished,
-    GenerateEvent,
-    Started,
-    TokenDetail,
-    TokenLogprob,
-    Tokens,
-    TransferReport,
-)
+from prfaas.contracts.to_gateway import Failed, Finished, GenerateEvent, Started, TokenDetail, TokenLogprob, Tokens
 from prfaas_gateway.openai.answers import AnswerHead, StreamedAnswer, UsageOptions, WholeAnswer
 from prfaas_gateway.openai.progress import EventGapError, Progress
 from prfaas_gateway.openai.shapes import ChatShape, CompletionShape, Shape
