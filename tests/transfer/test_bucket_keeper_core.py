@@ -10,9 +10,9 @@ FRAME_BYTES = 1000
 SUBJECTS = st.sampled_from(["a", "b", "c"])
 
 
-def state(frames: dict[str, int], readers: set[str] | None = None) -> BucketState:
+def state(frames: dict[str, int], receivers: set[str] | None = None) -> BucketState:
     messages = sum(frames.values())
-    return BucketState(frames, {}, frozenset(readers or ()), messages, FRAME_BYTES * messages)
+    return BucketState(frames, {}, frozenset(receivers or ()), messages, FRAME_BYTES * messages)
 
 
 def look(core: BucketKeeperCore, frames: dict[str, int], now_s: float) -> list[str]:

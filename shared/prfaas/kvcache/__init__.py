@@ -1,1 +1,1 @@
-"""What a KV cache is made of and how it travels: layout, frames, manifest, and both ends' state machines."""
+"""KV caches, pure: layout, names of prefixes, and the cache of prompt prefixes."""

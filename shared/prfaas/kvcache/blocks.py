@@ -1,6 +1,6 @@
 """Names of prompt prefixes: a block is `block_tokens` tokens, and its hash covers all tokens up to its end.
 
-Hashes find a cached prefix; they do not prove it. Whoever installs cached KV compares the tokens themselves.
+Hashes find a cached prefix; they do not prove it. Before cached KV is installed, the tokens themselves are compared.
 """
 
 from array import array
@@ -12,8 +12,8 @@ HASH_BYTES = 8
 
 
 def block_hashes(token_ids: Sequence[int], block_tokens: int) -> "array[int]":
-    """One 64-bit hash per whole block, each chained to the one before it, so that equal hashes mean equal prefixes. `bytes` of it
-    is how messages carry it (little-endian uint64)."""
+    """One 64-bit hash per whole block, each chained to the one before it, so that equal hashes mean equal prefixes. Messages
+    carry them packed, as little-endian uint64."""
     packed = memoryview(array("I", token_ids)).cast("B")
     block_bytes = 4 * block_tokens
     hashes = array("Q")

@@ -1,4 +1,4 @@
-"""The canonical KV layout: what a model's cache consists of, neutral to block size, parallelism and engine.
+"""Canonical KV layout: what a model's cache consists of, neutral to block size, parallelism and engine.
 
 Per layer and token range the bytes are keys then values, each [tokens, kv_heads, head_dim] in `dtype`, C order. A recurrent
 layer has one state of fixed size at an exact length instead.
@@ -22,9 +22,9 @@ class LayerSpec(msgspec.Struct, frozen=True, kw_only=True):
     kv_heads: int = 0
     head_dim: int = 0
     window_tokens: int = 0
-    """Sliding: a token attends to itself and the window_tokens - 1 before it."""
+    """Length of a sliding window: a token attends to itself and the window_tokens - 1 before it."""
     state_bytes: int = 0
-    """Recurrent: size of the one state."""
+    """Size of the state of a recurrent layer."""
 
 
 class LayerRange(NamedTuple):
@@ -47,7 +47,7 @@ class KVPiece(NamedTuple):
         return self.keys.nbytes + self.values.nbytes
 
     def part(self, start: int, end: int) -> "KVPiece":
-        """Tokens [start, end) of it, without a copy. Not of a recurrent state, which has no parts."""
+        """Tokens [start, end) of the piece, without a copy. A recurrent state has no parts."""
         layer, first, last = self.range
         assert first <= start < end <= last and self.values.nbytes, f"{self.range} has no part {start} to {end}"
         row = self.keys.nbytes // (last - first)
@@ -70,8 +70,8 @@ class KVLayout(msgspec.Struct, frozen=True, kw_only=True):
         return 2 * spec.kv_heads * spec.head_dim * self.dtype_bytes
 
     def needed(self, layer: int, prefill_tokens: int, from_token: int = 0) -> LayerRange:
-        """The tokens of `layer` that decoding after `prefill_tokens` can still see, less those before `from_token` in full
-        layers: who has these already has the whole prefix, while a window or a state is of this length only."""
+        """Tokens of `layer` that decoding after `prefill_tokens` can still see. Full layers begin at `from_token`: a worker that
+        has the tokens before has the whole prefix, while a window or a state belongs to one length only."""
         spec = self.layers[layer]
         if spec.kind is LayerKind.SLIDING:
             return LayerRange(layer, max(0, prefill_tokens - (spec.window_tokens - 1)), prefill_tokens)
@@ -84,19 +84,19 @@ class KVLayout(msgspec.Struct, frozen=True, kw_only=True):
         return (piece.end - piece.start) * self.token_bytes(piece.layer)
 
     def total_bytes(self, prefill_tokens: int, from_token: int = 0) -> int:
-        """S_kv(l) of Eq 1: what a transfer of `prefill_tokens` tokens carries, without headers."""
+        """Bytes that a transfer of `prefill_tokens` tokens carries, without headers; S_kv(l) of Eq 1."""
         if prefill_tokens == 0:
             return 0
         return sum(self.range_bytes(self.needed(layer, prefill_tokens, from_token)) for layer in range(len(self.layers)))
 
     def size_points(self, max_tokens: int) -> tuple[tuple[float, float], ...]:
-        """(tokens, total_bytes) at every power of two, and around the windows, where the line bends."""
+        """Points (tokens, total_bytes) at every power of two, and around the windows, where the line bends."""
         bends = {spec.window_tokens - 1 for spec in self.layers if spec.kind is LayerKind.SLIDING}
         lengths = {1 << power for power in range(max_tokens.bit_length())} | {max_tokens} | bends
         return tuple((float(tokens), float(self.total_bytes(tokens))) for tokens in sorted(lengths) if 0 < tokens <= max_tokens)
 
     def chunk_ranges(self, chunk_start: int, chunk_end: int, prefill_tokens: int, from_token: int = 0) -> Iterator[LayerRange]:
-        """What to ship once tokens [chunk_start, chunk_end) are computed, in layer order.
+        """Ranges to ship once tokens [chunk_start, chunk_end) are computed, in layer order.
 
         Over all chunks this covers `needed` exactly once."""
         for layer, spec in enumerate(self.layers):
@@ -109,8 +109,8 @@ class KVLayout(msgspec.Struct, frozen=True, kw_only=True):
                 yield LayerRange(layer, start, chunk_end)
 
     def block_ranges(self, block_start: int, block_end: int) -> Iterator[LayerRange]:
-        """What must be kept of a prompt's block so that a prefill can go on after it: full layers' tokens, what a window still
-        sees of the block, the state at its end."""
+        """Ranges of a prompt's block that a prefill needs to go on after it: full layers' tokens, what a window still sees of the
+        block, the state at its end."""
         for layer in range(len(self.layers)):
             needed = self.needed(layer, block_end, block_start)
             recurrent = self.layers[layer].kind is LayerKind.RECURRENT

@@ -1,7 +1,7 @@
 """KV of prompt prefixes, by blocks: a bounded index, pure and for one thread.
 
 A hash finds a block and its tokens prove it: equal hashes of other tokens are a miss, never wrong KV. A block is of use only
-behind those before it, so whoever uses a prefix pins all of it, and eviction takes the last block of a chain first.
+behind those before it. So a prefix in use is pinned as a whole, and eviction takes the last block of a chain first.
 """
 
 from array import array
@@ -18,43 +18,43 @@ class Block:
         self.hash = hash
         self.parent = parent
         self.token_ids = token_ids
-        """Of this block alone, packed."""
+        """Tokens of this block alone, packed."""
         self.pieces = pieces
-        """Never changed; what refers to them may outlive the block's place in the cache."""
+        """KV that is never changed; what refers to it may outlive the block's place in the cache."""
         self.size_bytes = size_bytes
         self.children = 0
         self.pins = 0
 
 
 class Changes(NamedTuple):
-    """Block hashes."""
+    """Block hashes that differ from the last time."""
 
     stored: list[int]
     removed: list[int]
 
 
 class PrefixCache:
-    """`block_tokens` is the engine's chunk: a prefill that begins at a block's end runs the same chunks as one from the start.
-    One of capacity 0 holds nothing."""
+    """Bounded by `capacity_bytes`; 0 holds nothing. `block_tokens` is the engine's chunk, so that a prefill that begins at a
+    block's end runs the same chunks as one from the start."""
 
     def __init__(self, block_tokens: int, capacity_bytes: int) -> None:
         self.block_tokens = block_tokens
         self.capacity_bytes = capacity_bytes
         self.size_bytes = 0
         self._blocks: OrderedDict[int, Block] = OrderedDict()
-        """Least recently used first; a block is never used without its parent, which stands behind it."""
+        """Blocks by hash, least recently used first. A block is never used without its parent, which stands behind it."""
         self._changed: dict[int, bool] = {}
-        """Whether it is held now, of all hashes for which that has changed since `take_changes`."""
+        """Net changes since `take_changes`: hash -> held now?"""
 
     def __len__(self) -> int:
         return len(self._blocks)
 
     def pin(self, token_ids: Sequence[int], max_tokens: int | None = None) -> "PinnedPrefix":
-        """The longest cached prefix of `token_ids`, of at most `max_tokens` tokens, kept until it is released."""
+        """Longest cached prefix of `token_ids`, of at most `max_tokens` tokens, kept until it is released."""
         return PinnedPrefix(self, token_ids, len(token_ids) if max_tokens is None else max_tokens)
 
     def take_changes(self) -> Changes:
-        """What differs from the last time, at most what was held then and what is held now."""
+        """Changes since the last call, at most the hashes held then and those held now."""
         changed, self._changed = self._changed, {}
         return Changes([block for block, held in changed.items() if held], [block for block, held in changed.items() if not held])
 
@@ -72,17 +72,17 @@ class PrefixCache:
 
     @property
     def pinned(self) -> int:
-        """Blocks that somebody uses now."""
+        """Number of blocks in use."""
         return sum(1 for block in self._blocks.values() if block.pins)
 
-    # For PinnedPrefix.
+    # What PinnedPrefix calls.
 
     def find(self, hash: int, parent: Block | None, token_ids: bytes) -> Block | None:
         block = self._blocks.get(hash)
         return block if block is not None and block.parent is parent and block.token_ids == token_ids else None
 
     def store(self, block: Block) -> bool:
-        """False when its hash is taken by other tokens, or when what is pinned leaves no room."""
+        """Returns False when its hash is taken by other tokens, or when what is pinned leaves no room."""
         if block.hash in self._blocks or not self._make_room(block.size_bytes):
             return False
         self._blocks[block.hash] = block
@@ -117,7 +117,7 @@ class PrefixCache:
 
 
 class PinnedPrefix:
-    """A prompt's cached prefix, in use: nothing of it is evicted before the `with` block ends. It grows by what is computed."""
+    """Cached prefix of a prompt, in use: nothing of it is evicted before the `with` block ends. It grows by what is computed."""
 
     def __init__(self, cache: PrefixCache, token_ids: Sequence[int], max_tokens: int) -> None:
         self._cache = cache
@@ -131,7 +131,7 @@ class PinnedPrefix:
                 break
             self._pin(block)
         self.cached_tokens = self.tokens
-        """What was there from the start."""
+        """Tokens that were cached from the start."""
 
     def __enter__(self) -> Self:
         return self
@@ -143,7 +143,7 @@ class PinnedPrefix:
 
     @property
     def tokens(self) -> int:
-        """What is there now."""
+        """Tokens that are cached, those appended included."""
         return len(self.blocks) * self._cache.block_tokens
 
     def wants(self, start: int, end: int) -> bool:
@@ -156,7 +156,7 @@ class PinnedPrefix:
         if self._refused or index >= len(self._hashes):
             return False
         token_ids = self._tokens_of(index)
-        block = self._cache.find(self._hashes[index], self._last, token_ids)  # another one's, stored meanwhile
+        block = self._cache.find(self._hashes[index], self._last, token_ids)  # of another prompt, stored meanwhile
         if block is None:
             block = Block(self._hashes[index], self._last, token_ids, pieces, size_bytes)
             self._refused = not self._cache.store(block)
@@ -165,7 +165,7 @@ class PinnedPrefix:
         return not self._refused
 
     def needed(self, layout: KVLayout, prefill_tokens: int, from_token: int) -> Iterator[KVPiece]:
-        """What a transfer carries of the cached blocks, in the order in which they were computed."""
+        """Pieces of the cached blocks that a transfer carries, in the order in which they were computed."""
         for block in self.blocks:
             for piece in block.pieces:
                 layer, start, end = piece.range

@@ -1,4 +1,4 @@
-"""What an operator can set of a link."""
+"""Settings of a link."""
 
 import msgspec
 
@@ -10,5 +10,5 @@ class LinkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     frame_bytes: int = 1 << 20
     """Largest frame; smaller ones are cut when the window is small."""
     egress_bytes_per_s: float | None = None
-    """Rate of this process while nobody shares the link out; None: unbounded. The budget of a link, for all processes of a site
+    """Rate of this process while no probe shares the link out; None: unbounded. The budget of a link, for all processes of a site
     together, is `egress-mbit` of the site's bandwidth probe."""

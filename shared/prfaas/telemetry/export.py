@@ -1,4 +1,4 @@
-"""The exporting half of tracing, imported only where traces are wanted: batches in a bounded queue, and counts what it drops."""
+"""Export of traces, imported only where they are wanted: batches in a bounded queue, and counts what it drops."""
 
 import os
 import threading
@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 
 def make_provider(resource: Mapping[str, str], registry: CollectorRegistry) -> TracerProvider:
-    """The sampler comes from OTEL_TRACES_SAMPLER; the SDK's default is parentbased_always_on."""
+    """Provider whose sampler comes from OTEL_TRACES_SAMPLER; the SDK's default is parentbased_always_on."""
     # shutdown_on_exit would wait up to 30 s for a collector that is gone; Tracing.shut_down has a deadline.
     provider = TracerProvider(resource=Resource.create(dict(resource)), shutdown_on_exit=False)
     provider.add_span_processor(CountingSpanProcessor(OTLPSpanExporter(), registry))
@@ -21,7 +21,7 @@ def make_provider(resource: Mapping[str, str], registry: CollectorRegistry) -> T
 
 class CountingSpanProcessor(BatchSpanProcessor):
     """Drops the newest span when the queue (OTEL_BSP_MAX_QUEUE_SIZE) is full. The SDK would drop the oldest, and tell only an
-    OpenTelemetry meter, of which we have none."""
+    OpenTelemetry meter, and there is none here."""
 
     def __init__(self, exporter: SpanExporter, registry: CollectorRegistry) -> None:
         dropped = Counter(

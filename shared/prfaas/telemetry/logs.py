@@ -55,7 +55,7 @@ def set_up_logs(*, level: str, format: Literal["json", "console"], **fields: str
 
 
 def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
-    """`log.info("kv_installed", bytes=n)`: the event is a snake_case name, the rest are fields."""
+    """Logger for lines such as `log.info("kv_installed", bytes=n)`: the event is a snake_case name, the rest are fields."""
     logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(name)
     return logger
 

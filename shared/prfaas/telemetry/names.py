@@ -1,4 +1,4 @@
-"""Names of spans and attributes. GenAI conventions are in development, their generated constants deprecated: so these are ours.
+"""Names of spans and attributes. The GenAI conventions are in development and their generated constants deprecated.
 
 Sources: OpenTelemetry semantic-conventions-genai (gen_ai.*), OpenTelemetry semantic conventions (service.*, error.*);
 prfaas.* is ours.

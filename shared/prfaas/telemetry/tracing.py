@@ -1,6 +1,6 @@
-"""OpenTelemetry traces, set up by the standard OTEL_* environment variables only; without an endpoint there is no SDK at all.
+"""OpenTelemetry traces, set up by the standard OTEL_* environment variables only; without an endpoint no SDK is loaded.
 
-Parents are explicit: a request's spans start in callbacks and threads where a "current" span would be somebody else's.
+Parents are explicit: a request's spans start in callbacks and threads where a "current" span would be another request's.
 """
 
 import os
@@ -45,7 +45,7 @@ class Tracing:
         start_ns: int | None = None,
         attributes: Mapping[str, AttributeValue] | None = None,
     ) -> Span:
-        """A span that the caller ends; `parent=None` starts a trace.
+        """Starts a span that the caller ends; `parent=None` starts a trace.
 
         Times are `time.time_ns()`, not a monotonic clock: spans of two sites meet on one axis."""
         if self._tracer is None:
@@ -63,18 +63,18 @@ class Tracing:
         kind: SpanKind = SpanKind.INTERNAL,
         attributes: Mapping[str, AttributeValue] | None = None,
     ) -> None:
-        """A span of something that is already over."""
+        """Records a span that is already over."""
         if self._tracer is not None:
             self.start(name, parent=parent, kind=kind, start_ns=start_ns, attributes=attributes).end(end_ns)
 
-    def shut_down(self, deadline_s: float) -> bool:
-        """Sends what is queued; blocks. False when that took too long: the rest is lost, and the exporter is abandoned."""
+    def shut_down(self, timeout_s: float) -> bool:
+        """Sends what is queued; blocks. Returns False when that took too long: the rest is lost, the exporter abandoned."""
         if self._provider is None:
             return True
         # The SDK's shutdown waits up to 30 s and cannot be told less.
         flush = threading.Thread(target=self._provider.shutdown, name="trace-flush", daemon=True)
         flush.start()
-        flush.join(deadline_s)
+        flush.join(timeout_s)
         return not flush.is_alive()
 
 
@@ -101,7 +101,7 @@ def inject(span: Span | Context, headers: dict[str, str]) -> dict[str, str]:
 
 
 def extract(headers: Mapping[str, str] | None) -> Context:
-    """The sender's context; an empty one, which starts a new trace, when there is none or it is malformed. Names in any case."""
+    """Context of a message's sender; an empty one, which starts a new trace, when there is none or it is malformed."""
     if not headers:
         return _NOWHERE
     carrier = {name.lower(): value for name, value in headers.items() if name.lower() in ("traceparent", "tracestate")}

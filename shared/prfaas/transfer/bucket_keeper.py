@@ -104,7 +104,7 @@ class KVBucketKeeper:
         return self.reclaimed_messages - before
 
     async def look(self) -> BucketState:
-        """Raises LaneError, TimeoutError."""
+        """What is stored, and who reads it. Raises LaneError, TimeoutError."""
         stream = stream_name(self._bucket)
         info = await api(self._lane, f"STREAM.INFO.{stream}", {"subjects_filter": ">"})
         counts: dict[str, int] = info["state"].get("subjects") or {}
@@ -113,10 +113,10 @@ class KVBucketKeeper:
         metas = {subject: await self._chunks_of(subject) for subject in counts if subject.startswith(prefix)}
         self._meta_chunks = metas
         state = info["state"]
-        return BucketState(frames, metas, await self._readers(stream), state["messages"], state["bytes"])
+        return BucketState(frames, metas, await self._receivers(stream), state["messages"], state["bytes"])
 
     async def _chunks_of(self, meta: str) -> str:
-        """The chunk subject that an object's meta message points to."""
+        """Chunk subject that an object's meta message points to; empty when the message has gone."""
         if meta in self._meta_chunks:
             return self._meta_chunks[meta]
         message = await self._lane.request(f"$JS.API.DIRECT.GET.{stream_name(self._bucket)}.{meta}", deadline_s=5.0)
@@ -129,7 +129,7 @@ class KVBucketKeeper:
             FAULTS.undecodable["meta"] += 1
             return ""
 
-    async def _readers(self, stream: str) -> frozenset[str]:
+    async def _receivers(self, stream: str) -> frozenset[str]:
         found: set[str] = set()
         offset, total = 0, 1
         while offset < total:

@@ -9,18 +9,19 @@ from typing import NamedTuple
 
 
 class BucketState(NamedTuple):
-    """One look at the bucket. `frames` and `readers` are by chunk subject, `metas` maps a meta subject to its chunk subject."""
+    """One look at the bucket. `frames` counts messages by chunk subject, `metas` maps meta to chunk subject,
+    `receivers` has the chunk subjects that a consumer reads."""
 
     frames: dict[str, int]
     metas: dict[str, str]
-    readers: frozenset[str]
+    receivers: frozenset[str]
     messages: int
     bytes: int
 
     def orphans(self) -> dict[str, int]:
         """Number of messages by subject, of subjects that hold some and have no consumer."""
-        frames = {subject: count for subject, count in self.frames.items() if subject not in self.readers}
-        return frames | {meta: 1 for meta, chunks in self.metas.items() if chunks not in self.readers}
+        frames = {subject: count for subject, count in self.frames.items() if subject not in self.receivers}
+        return frames | {meta: 1 for meta, chunks in self.metas.items() if chunks not in self.receivers}
 
 
 class Looked(NamedTuple):

@@ -77,7 +77,7 @@ class Framer:
         return len(self._digests)
 
     def put(self, piece: KVPiece) -> None:
-        """On the engine's thread. Blocks while more than `buffer_bytes` are not stored yet. Raises TransferError, ValueError."""
+        """Blocks the engine's thread while more than `buffer_bytes` are not stored yet. Raises TransferError, ValueError."""
         kv.check_piece(self._layout, piece)
         needed = self._layout.needed(piece.range.layer, self._transfer.prefill_tokens, self._transfer.from_token)
         if not needed.start <= piece.range.start < piece.range.end <= needed.end:
@@ -170,7 +170,7 @@ class Framer:
             self._append(kv.FrameKind.DATA, codec, part)
 
     def _coded(self, chooser: CodecChooser, part: kv.FrameSlice) -> tuple[kv.Codec, kv.FrameSlice]:
-        """The slice in the codec that the link deserves now; as it is, when that saves nothing."""
+        """Encodes the slice in the codec that the link deserves now; returns it as it is when that saves nothing."""
         codec = chooser.choose(self._link.estimate.bottleneck_bytes_per_s)
         since = time.perf_counter()
         encoded: bytes | None = None

@@ -9,7 +9,7 @@ from prfaas.telemetry.metrics.buckets import DURATION_BUCKETS, TPOT_BUCKETS, TTF
 
 
 class ModelRequests(NamedTuple):
-    """A gateway's series of one model, bound."""
+    """Series of one model, bound."""
 
     time_to_first_token: Histogram
     inter_token: Histogram

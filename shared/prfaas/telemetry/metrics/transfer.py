@@ -78,7 +78,7 @@ def watch_bucket(
     """Shows the site's KV bucket as one of its decode workers last saw it. Leaked must read 0."""
     for name, text, read in (
         ("prfaas_kv_stored_bytes", "KV under way in the site's bucket.", stored_bytes),
-        ("prfaas_kv_leaked_bytes", "KV whose reader is gone and that a sweep failed to remove.", leaked_bytes),
+        ("prfaas_kv_leaked_bytes", "KV whose receiver is gone and that a sweep failed to remove.", leaked_bytes),
         ("prfaas_kv_reclaimed_messages", "Messages that sweeps removed since the start.", reclaimed_messages),
     ):
         Gauge(name, text, ["site"], registry=registry).labels(site).set_function(read)
