@@ -2,18 +2,26 @@
 
 import threading
 from collections import deque
+from typing import Protocol
 
 from prfaas.link.estimate import Sent
 from prfaas.transfer.frame import OutgoingFrame
-from prfaas.transfer.framer import Framer
+
+
+class FrameMemory(Protocol):
+    """What the queue tells the framer, which bounds the memory of frames."""
+
+    def sent(self, size_bytes: int) -> None: ...
+
+    def freed(self, frames: int) -> None: ...
 
 
 class FrameQueue:
     """Belongs to the loop's thread, except for `on_hashed`. Positions are those of the transfer, from 0."""
 
-    def __init__(self, framer: Framer, *, hashing: bool) -> None:
+    def __init__(self, memory: FrameMemory, *, hashing: bool) -> None:
         """`hashing`: a digest reads the frames too, and says by `on_hashed` which ones it is done with."""
-        self._framer = framer
+        self._memory = memory
         self._hashing = hashing
         self._frames: deque[OutgoingFrame] = deque()
         """Frames from position `_stored` on."""
@@ -38,7 +46,7 @@ class FrameQueue:
         frame = self._frames[position - self._stored]
         if position == self._sent:
             self._sent += 1
-            self._framer.sent(frame.total_bytes)
+            self._memory.sent(frame.total_bytes)
         return frame
 
     def rewind(self) -> None:
@@ -69,5 +77,5 @@ class FrameQueue:
         with self._freeing:
             done = min(self._stored, self._hashed) if self._hashing else self._stored
             if done > self._freed:
-                self._framer.freed(done - self._freed)
+                self._memory.freed(done - self._freed)
                 self._freed = done
