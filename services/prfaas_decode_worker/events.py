@@ -120,7 +120,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class BeginAttempt:
-    """Reserve a fresh sequence and install what is here already. Open the reader, send the job to `prefill_site`, and report
+    """Reserve a fresh sequence and install what is here already. Open the receiver, send the job to `prefill_site`, and report
     within `timeout_s`."""
 
     request_id: str
@@ -140,7 +140,7 @@ class BeginAttempt:
 
 @dataclass(frozen=True, slots=True)
 class EndAttempt:
-    """Close the reader, cancel the prefill, drop the attempt's sequence. No event of the attempt follows."""
+    """Close the receiver, cancel the prefill, drop the attempt's sequence. No event of the attempt follows."""
 
     request_id: str
     attempt: int

@@ -75,7 +75,7 @@ class Request:
     events_sent: int = 0
     generated: int = 0
     joined_at: float = 0.0
-    """When it joined the batch, by the clock of the events."""
+    """Moment it joined the batch, by the clock of the events."""
     verified_unix_s: float = 0.0
     prefill_ended_unix_s: float = 0.0
     report: TransferReport = field(default_factory=TransferReport)
