@@ -12,14 +12,7 @@ from tests.source_tree import ROOT
 FOLDERS = ("services", "shared", "infra", "load", "tests", "examples")
 _NOT_YET = {
     "infra",
-    "services/prfaas_decode_worker",
     "services/prfaas_gateway",
-    "services/prfaas_prefill_worker",
-    "shared/prfaas/kvcache",
-    "shared/prfaas/link",
-    "shared/prfaas/telemetry",
-    "shared/prfaas/transfer",
-    "shared/prfaas/worker",
 }
 """Folders whose docstrings are still being rewritten. Remove each one when it is done; an entry that passes fails the test."""
 
