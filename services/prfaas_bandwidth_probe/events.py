@@ -74,7 +74,7 @@ class SendTrain:
 
 @dataclass(frozen=True, slots=True)
 class Announce:
-    """Puts the estimate where the destination's scheduler sees it. What the kernel knows of the link is yet to be filled in."""
+    """Puts the estimate where the destination's scheduler sees it; what the kernel knows of the link is to be filled in."""
 
     estimate: LinkEstimate
 

@@ -3,7 +3,10 @@
 import json
 from typing import Any
 
+import pytest
+
 from prfaas.bus.bulk.wire import BufferPool, Message
+from prfaas.telemetry.faults import FAULTS
 from prfaas.transfer.fast_ingest import BatchReplies, Operation
 from prfaas.transfer.sender_events import Acknowledged, BatchEnded, Refused, SenderEvent
 
@@ -49,3 +52,19 @@ def test_an_answers_buffer_is_given_back() -> None:
     subject = replies.subject(1, 1, Operation.START)
     replies.event(Message(1, subject, "", b"", memoryview(buffer)[: len(payload)], pool, buffer), 5.0)
     assert pool.taken_bytes == 0
+
+
+@pytest.mark.parametrize("tail", ["", "x", "1.1.fail.1.1", "abc1.1.fail.1.1.$FI.more", "no-number.1.fail.1.1.$FI"])
+def test_an_answer_to_nothing_that_was_asked_is_dropped(tail: str) -> None:
+    before = FAULTS.undecodable["ingest"]
+    message = Message(1, f"{INBOX}.{tail}", "", b"", memoryview(b'{"type":"ack","seq":1}'))
+    assert BatchReplies(INBOX).event(message, 5.0) is None
+    assert FAULTS.undecodable["ingest"] == before + 1
+
+
+@pytest.mark.parametrize("payload", [b"", b"{", b'{"seq":"one"}', b"[" * 100_000])
+def test_an_answer_that_does_not_decode_is_dropped(payload: bytes) -> None:
+    replies, before = BatchReplies(INBOX), FAULTS.undecodable["ingest"]
+    message = Message(1, replies.subject(1, 1, Operation.APPEND), "", b"", memoryview(payload))
+    assert replies.event(message, 5.0) is None
+    assert FAULTS.undecodable["ingest"] == before + 1

@@ -123,12 +123,11 @@ class KVBucketKeeper:
         if message.status:
             return ""
         try:
-            nuid = decode_json(message.payload, _Meta).nuid
+            return chunk_subject(self._bucket, decode_json(message.payload, _Meta).nuid)
         except BadMessageError:
-            # Anybody who may write into the bucket may write this. It belongs to no receiver, so it is purged.
+            # Any client that may write into the bucket may write this. It belongs to no receiver, so it is purged.
             FAULTS.undecodable["meta"] += 1
             return ""
-        return chunk_subject(self._bucket, nuid)
 
     async def _receivers(self, stream: str) -> frozenset[str]:
         found: set[str] = set()

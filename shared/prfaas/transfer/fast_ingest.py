@@ -48,7 +48,8 @@ class BatchReplies:
         return f"{self._inbox}.{self._salt}{batch}.1.fail.{sequence}.{operation:d}.$FI"
 
     def event(self, message: Message, now_s: float) -> SenderEvent | None:
-        """What the answer says; None when it only announces another one, or answers nothing sent. Releases the message."""
+        """What the answer says; None when it only announces another one, or is an answer to nothing that was sent from here.
+        Releases the message."""
         try:
             batch_id, _, _, _, operation, _ = message.subject[len(self._inbox) + 1 :].split(".")
             batch = int(batch_id[len(self._salt) :])
@@ -67,7 +68,7 @@ class BatchReplies:
         finally:
             message.release()
         if answer.type == "ack":
-            return Acknowledged(batch, answer.seq, operation == str(Operation.PING.value), now_s)
+            return Acknowledged(batch, answer.seq, operation == str(int(Operation.PING)), now_s)
         if answer.error is not None:
             return Refused(batch, answer.error.err_code, answer.error.description, now_s)
         if answer.count is not None:

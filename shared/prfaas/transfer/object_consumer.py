@@ -3,10 +3,10 @@
 import json
 import secrets
 import time
+from collections.abc import Callable
 from typing import Any
 
 from prfaas.bus.bulk.bucket import STREAM_NOT_FOUND, JetStreamError, api, chunk_subject, stream_name
-from prfaas.bus.bulk.interest import Failed, Handler
 from prfaas.bus.bulk.lane import BulkLane
 from prfaas.bus.bulk.wire import LaneError, Message
 from prfaas.contracts.codes import FailureCode
@@ -29,13 +29,19 @@ _NANOSECONDS = 1_000_000_000
 class ObjectConsumer:
     """Belongs to the loop's thread."""
 
-    def __init__(self, lane: BulkLane, transfer: KVTransfer, on_message: Handler, on_failed: Failed) -> None:
-        """`on_failed` hears that `on_message` raised, after which nothing arrives any more."""
+    def __init__(
+        self,
+        lane: BulkLane,
+        transfer: KVTransfer,
+        on_message: Callable[[Message], None],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        """`failed` is told when `on_message` raised: nothing arrives any more."""
         self.stream = stream_name(transfer.bucket)
         self.subject = chunk_subject(transfer.bucket, transfer.nuid)
         self._lane = lane
         self._on_message = on_message
-        self._on_failed = on_failed
+        self._failed = failed
         self._name = ""
         self._sid = 0
         self._inbox = ""
@@ -60,7 +66,7 @@ class ObjectConsumer:
             config["opt_start_seq"] = start_sequence
         self._credit = 0
         self._inbox = f"{self._lane.inbox}-{name}"
-        self._sid = self._lane.subscribe(self._inbox, self._on_message, self._on_failed)
+        self._sid = self._lane.subscribe(self._inbox, self._on_message, self._failed)
         await api(
             self._lane,
             f"CONSUMER.CREATE.{self.stream}.{name}.{self.subject}",

@@ -147,7 +147,7 @@ class KVReceiver:
             return
         stream_sequence = _stream_sequence(message.reply)
         if stream_sequence is None:
-            # No delivery of the consumer: anybody may publish to an inbox.
+            # No delivery of the consumer: any client may publish to an inbox.
             FAULTS.undecodable["frame"] += 1
             message.release()
             return

@@ -172,6 +172,10 @@ class KVSender:
         if event is not None:
             self._handle(event)
 
+    def _on_reply_failed(self, error: Exception) -> None:
+        """Ends this attempt: without its inbox it would wait for its deadline."""
+        self._fail(TransferError(FailureCode.BROKER, f"an answer of the server could not be handled: {error!r}"))
+
     def _handle(self, event: events.SenderEvent) -> None:
         self._obey(event)
         self._link.pump()
@@ -230,10 +234,6 @@ class KVSender:
             # Not at once: the core is in the middle of an event.
             refused = events.Refused(self._core.batch, 0, str(error), time.monotonic())
             asyncio.get_running_loop().call_soon(self._handle, refused)
-
-    def _on_reply_failed(self, error: Exception) -> None:
-        """Ends this attempt: without its inbox it would wait for its deadline."""
-        self._fail(TransferError(FailureCode.BROKER, f"an answer of the server could not be handled: {error!r}"))
 
     def _fail(self, error: TransferError) -> None:
         self._framer.fail(error)
