@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from prfaas import __version__
 from prfaas.cli import UsageError
 
-COMMANDS = ("plan", "profile")
+COMMANDS = ("plan", "profile", "replay", "report", "sweep")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
