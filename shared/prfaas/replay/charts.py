@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from prfaas.replay.axes import log_seconds, log_tokens
 from prfaas.replay.results import Run
 from prfaas.replay.rows import RequestRow
 
@@ -50,7 +51,7 @@ def latency_charts(runs: Sequence[Run], names: Sequence[str]) -> list[Chart]:
                 traces.append(_cdf(values, name, color_of(index)))
         slo_s = getattr(runs[0].setup.slo, limit)
         layout: dict[str, Any] = {
-            "xaxis": {"title": "seconds", "type": "log"},
+            "xaxis": log_seconds((x for trace in traces for x in trace["x"]), ""),
             "yaxis": {
                 "title": "share of requests",
                 "range": [0, 1.01],
@@ -101,7 +102,7 @@ def ttft_chart(run: Run) -> Chart:
     """Each request's TTFT at the moment at which it was due."""
     traces = _by_place(run, lambda row: row.due_s, lambda row: row.ttft_s, "due at %{x:.1f} s<br>TTFT %{y:.3f} s")
     layout = _over_time(run, "TTFT (s)")
-    layout["yaxis"] |= {"type": "log", "rangemode": "normal"}
+    layout["yaxis"] = log_seconds((y for trace in traces for y in trace["y"]), "TTFT")
     return Chart("Time to first token over time", _sampled(run), traces, layout, size="wide")
 
 
@@ -110,8 +111,8 @@ def length_chart(run: Run) -> Chart:
         run, lambda row: max(1, row.uncached_tokens), lambda row: row.ttft_s, "%{x:,} uncached tokens<br>TTFT %{y:.3f} s"
     )
     layout = {
-        "xaxis": {"title": "uncached prompt tokens", "type": "log"},
-        "yaxis": {"title": "TTFT (s)", "type": "log"},
+        "xaxis": log_tokens((x for trace in traces for x in trace["x"]), "uncached prompt tokens"),
+        "yaxis": log_seconds((y for trace in traces for y in trace["y"]), "TTFT"),
         "showlegend": True,
     }
     return Chart("Time to first token by uncached length", _sampled(run), traces, layout, size="half")
@@ -137,7 +138,7 @@ def site_chart(run: Run) -> Chart | None:
             }
         )  # fmt: skip
     layout = {
-        "barmode": "stack", "bargap": 0, "xaxis": {"title": "uncached prompt tokens", "type": "log"},
+        "barmode": "stack", "bargap": 0, "xaxis": log_tokens(edges.tolist(), "uncached prompt tokens"),
         "yaxis": {"title": "requests"}, "showlegend": True,
     }  # fmt: skip
     return Chart("Where prefills ran, by uncached length", "Requests of each length.", traces, layout, size="half")
@@ -155,7 +156,8 @@ def outcome_chart(run: Run) -> Chart | None:
         traces.append(
             {
                 "type": "bar", "name": outcome, "x": _short(_centers(edges)), "y": counts.tolist(),
-                "marker": {"color": color_of(index)}, "hovertemplate": "%{y}<extra>" + _plain(outcome) + "</extra>",
+                # Other colours than the sites have: an outcome is not a place.
+                "marker": {"color": color_of(index + 2)}, "hovertemplate": "%{y}<extra>" + _plain(outcome) + "</extra>",
             }
         )  # fmt: skip
     layout = _over_time(run, f"requests in {edges[1] - edges[0]:g} s") | {"barmode": "stack", "bargap": 0.05}

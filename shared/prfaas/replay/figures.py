@@ -28,3 +28,14 @@ def share(value: float) -> str:
 
 def count(value: float) -> str:
     return f"{value:,.0f}"
+
+
+def short_seconds(value_s: float) -> str:
+    """Label of an axis: as few digits as it takes."""
+    if value_s < 1e-3:
+        return f"{value_s * 1e6:g} µs"
+    return f"{value_s * 1e3:g} ms" if value_s < 1 else f"{value_s:g} s"
+
+
+def short_count(value: float) -> str:
+    return f"{value / 1e3:g}k" if value >= 1e3 else f"{value:g}"

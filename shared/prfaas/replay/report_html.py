@@ -168,8 +168,8 @@ def described_setup(setup: Setup, run: Run) -> dict[str, str]:
         )
         shape = workload.shape
         found["shape"] = (
-            f"speed {shape.speed:.4g}, lengths / {shape.divide_lengths}, longest prompt {shape.max_input_tokens or 'any'}, arrivals "
-            f"spread over {shape.spread_arrivals_s or 0:g} s, duration {shape.duration_s or 'all of it'}, "
+            f"speed {shape.speed:.4g}, lengths / {shape.divide_lengths}, longest prompt {shape.max_input_tokens or 'any'}, "
+            f"arrivals spread over {shape.spread_arrivals_s or 0:g} s, duration {shape.duration_s or 'all of it'}, "
             + (f"{workload.users} sessions at a time" if workload.users else "each at its stamp")
         )
         found["seed"] = str(shape.seed)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from prfaas.replay.axes import log_seconds
 from prfaas.replay.bootstrap import QUANTILES
 from prfaas.replay.charts import COLORS, MUTED_COLOR, Chart, Trace, latency_charts
 from prfaas.replay.figures import count, rate, seconds, share
@@ -54,8 +55,8 @@ def _ttft_chart(sweep: Sweep, slo_s: float | None) -> Chart:
     for color, name in zip(COLORS, ("P50", "P90", "P99"), strict=False):
         values = [None if point.ttft is None else getattr(point.ttft, name.lower()) for point in sweep.points]
         traces.append(_line(name, offered, values, color))
-    layout = _layout("seconds")
-    layout["yaxis"] |= {"type": "log"}
+    layout = _layout("")
+    layout["yaxis"] = log_seconds((y for trace in traces for y in trace["y"]), "TTFT")
     if slo_s is not None:
         layout["shapes"] = [
             {

@@ -8,8 +8,7 @@
     return Object.assign({}, own, {
       title: { text: own.title, font: { size: 12 }, standoff: 8 },
       gridcolor: css("--grid"), linecolor: css("--line"), zerolinecolor: css("--grid"),
-      automargin: true, ticks: "", nticks: own.type === "log" ? undefined : 8,
-      dtick: own.type === "log" ? undefined : own.dtick, exponentformat: "SI",
+      automargin: true, ticks: "", nticks: 8, exponentformat: "SI",
     });
   }
 
@@ -28,8 +27,7 @@
   function draw() {
     charts.forEach((chart, index) => {
       const place = document.getElementById("chart-" + index);
-      Plotly.react(place, chart.traces, layout(chart.layout), { responsive: true, displaylogo: false, displayModeBar: "hover",
-        modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] });
+      Plotly.react(place, chart.traces, layout(chart.layout), { responsive: true, displaylogo: false, displayModeBar: false });
     });
   }
 
