@@ -73,6 +73,7 @@ def add_target_options(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--slo-tpot", type=number(0.0), metavar="S", help="per token after the first")
     run.add_argument("--slo-e2e", type=number(0.0), metavar="S")
     run.add_argument("--slo-share", type=number(0.0), default=0.9, metavar="SHARE", help="of the requests; default: %(default)g")
+    run.add_argument("--note", action="append", default=[], metavar="TEXT", help="for the report; may be given several times")
     run.add_argument("--title", default="", help="of the report; default: the workload's name")
 
 
@@ -110,7 +111,7 @@ async def make_plan(arguments: argparse.Namespace, rate_req_s: float | None) -> 
         clients=arguments.clients,
         metrics_urls=arguments.metrics,
         command=_command(),
-        notes=_notes(workload, survey.longest_tokens, checked.max_model_tokens),
+        notes=arguments.note + _notes(workload, survey.longest_tokens, checked.max_model_tokens),
     )
 
 

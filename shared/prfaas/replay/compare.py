@@ -13,7 +13,7 @@ from prfaas.replay.page_parts import Cell, Page, Table, row
 from prfaas.replay.results import Run
 
 FOOTER = (
-    f"Intervals: {INTERVAL:.0%}, percentile bootstrap with {RESAMPLES:,} resamples of pieces of time (up to {BLOCKS} of each run): "
+    f"Intervals: {INTERVAL:.0%}, percentile bootstrap with {RESAMPLES:,} resamples of up to {BLOCKS} pieces of each run's time: "
     "requests that are close together are not independent. They say how much of a ratio may be chance within these runs; what "
     "another seed or another day would change, only more runs can say. Coloured: the interval does not hold 1."
 )

@@ -45,7 +45,7 @@ def run_page(run: Run) -> Page:
         subtitle=f"{setup.model} at {setup.target}, {setup.endpoint}, {setup.started_at.replace('T', ' ')}",
         verdict=verdict(run),
         notes=setup.notes,
-        tiles=tiles(run.summary),
+        tiles=tiles(run.summary, setup.slo.share),
         tables_first=[figures_table(run.summary)],
         charts=[chart for chart in made if chart is not None],
         tables_last=tables_last,
@@ -79,10 +79,11 @@ def verdict(run: Run) -> str:
     return " ".join(found)
 
 
-def tiles(summary: Summary) -> list[Tile]:
+def tiles(summary: Summary, slo_share: float) -> list[Tile]:
     found = [Tile(rate(summary.request_throughput), "answered")]
     if summary.goodput is not None:
-        found.append(Tile(rate(summary.goodput), "goodput", "good"))
+        kept = (summary.good_request_fraction or 0.0) >= slo_share
+        found.append(Tile(rate(summary.goodput), "goodput", "good" if kept else "bad"))
     for field, label, show in (
         ("time_to_first_token_s", "TTFT", seconds),
         ("inter_token_latency_s", "TPOT", milliseconds),

@@ -112,7 +112,8 @@ class ServerMetrics:
         """Returns each link's bytes per second between the last two reads."""
         found: dict[str, float] = {}
         for series in self._series.values():
-            if series.name == KV_BYTES and len(series.values) > 1:
+            crosses = series.labels.get("source") != series.labels.get("destination")
+            if series.name == KV_BYTES and crosses and len(series.values) > 1:
                 link = f"{series.labels.get('source')} to {series.labels.get('destination')}"
                 rate = (series.values[-1] - series.values[-2]) / max(1e-9, series.at_s[-1] - series.at_s[-2])
                 found[link] = found.get(link, 0.0) + rate

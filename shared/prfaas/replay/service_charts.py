@@ -19,7 +19,9 @@ def service_charts(run: Run) -> list[Chart]:
 def _link_chart(run: Run) -> Chart | None:
     """KV on each link against what the link carries and may carry."""
     traces = []
-    for index, series in enumerate(_named(run, names.KV_BYTES)):
+    # KV that stays within a site crosses no link.
+    crossing = [s for s in _named(run, names.KV_BYTES) if s.labels.get("source") != s.labels.get("destination")]
+    for index, series in enumerate(crossing):
         at_s, rates = per_second(series)
         traces.append(_line(f"{_link(series)}: KV", at_s, [rate * MBIT for rate in rates], color_of(index)))
     for name, label, dash in (
@@ -57,7 +59,7 @@ def _cache_chart(run: Run) -> Chart | None:
     if not traces:
         return None
     layout = _layout("share")
-    layout["yaxis"] |= {"tickformat": ".0%"}
+    layout["yaxis"] |= {"tickformat": ".2~p"}
     return Chart("KV cache in use", "Of the fullest worker.", traces, layout, size="half")
 
 

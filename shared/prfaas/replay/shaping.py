@@ -73,7 +73,7 @@ def sorted_within(requests: Iterable[TraceRequest], late_s: float) -> Iterator[T
     for count, request in enumerate(requests):
         heappush(waiting, (request.arrival_s, count, request))
         latest_s = max(latest_s, request.arrival_s)
-        while waiting[0][0] <= latest_s - late_s:
+        while waiting and waiting[0][0] <= latest_s - late_s:
             yield heappop(waiting)[2]
     while waiting:
         yield heappop(waiting)[2]
