@@ -26,10 +26,11 @@ _TEXT = b'data: {"choices":[{"index":0,"text":"x","finish_reason":null}]}\n\n'
 class StubRow(NamedTuple):
     request_id: str
     came_at: float
-    """Moment of time.monotonic(), which all processes of a machine share, when the request's head was read."""
-    ttft_s: float
-    tpot_s: float
-    e2e_s: float
+    """Moment of time.time() when the request's head was read; the others are of the same clock."""
+    first_at: float
+    last_at: float
+    """Moments just before the first and the last token were written."""
+    tokens: int
 
 
 class Server:
@@ -41,25 +42,24 @@ class Server:
         return web.json_response({"data": [{"id": "stub"}]})
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
-        came_at = time.monotonic()
+        came_at = time.time()
         body = json.loads(await request.read())
         tokens = body["max_tokens"]
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
         await asyncio.sleep(self._source.lognormvariate(0.0, TTFT_SIGMA) * TTFT_MEDIAN_S)
-        first_at = time.monotonic()
+        first_at = time.time()
         await response.write(_TEXT)
         last_at = first_at
         for _ in range(tokens - 1):
             await asyncio.sleep(GAP_S)
-            last_at = time.monotonic()
+            last_at = time.time()
             await response.write(_TEXT)
         usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": tokens}
         end = json.dumps({"choices": [{"index": 0, "text": "", "finish_reason": "length"}], "usage": usage})
         await response.write(f"data: {end}\n\ndata: [DONE]\n\n".encode())
         await response.write_eof()
-        tpot_s = (last_at - first_at) / max(1, tokens - 1)
-        row = StubRow(request.headers.get("x-request-id", ""), came_at, first_at - came_at, tpot_s, last_at - came_at)
+        row = StubRow(request.headers.get("x-request-id", ""), came_at, first_at, last_at, tokens)
         self._log.write(json.dumps(row) + "\n")
         return response
 
@@ -75,7 +75,7 @@ async def serve(log: Path) -> None:
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
-        await web.SockSite(runner, listening).start()
+        await web.SockSite(runner, listening, backlog=1024).start()
         print(f"{FIRST_LINE}http://127.0.0.1:{listening.getsockname()[1]}", flush=True)
         await stopped.wait()
         await runner.cleanup()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from prfaas.cli.__main__ import main
 from prfaas.replay.results import load_run
@@ -118,7 +119,7 @@ def test_bad_rows_are_skipped_up_to_a_number(stub: Stub, tmp_path: Path, capsys:
     path.write_text("\n".join(lines))
     options = ("replay", path, "--target", stub.url, "--out", tmp_path / "out")
     assert run(*options, "--skip-bad", 1) == 2
-    assert "line 5" in capsys.readouterr().err
+    assert "line 3" in capsys.readouterr().err
     assert run(*options, "--skip-bad", 2) == 0
     found = load_run(tmp_path / "out" / "report.json")
     assert len(found.requests) == 4 and any("lines 3, 5" in note for note in found.setup.notes)
@@ -172,8 +173,6 @@ def test_sessions_without_a_common_clock_need_users(stub: Stub, tmp_path: Path, 
 
 
 def test_a_server_that_refuses_all_is_status_1(stub: Stub, tmp_path: Path) -> None:
-    from aiohttp import web
-
     asked = 0
 
     async def soon_full(body: dict[str, Any]) -> web.StreamResponse | None:

@@ -39,7 +39,7 @@ class Stub:
     async def complete(self, request: web.Request) -> web.StreamResponse:
         body = msgspec.json.decode(await request.read())
         self.bodies.append(body)
-        self.headers.append(dict(request.headers))
+        self.headers.append({name.lower(): value for name, value in request.headers.items()})
         if self.answer is not None and (own := await self.answer(body)) is not None:
             return own
         prompt = body.get("prompt")

@@ -3,7 +3,7 @@
 import asyncio
 import io
 import time
-from types import SimpleNamespace, TracebackType
+from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
@@ -45,12 +45,9 @@ class Client:
         self._url = target.url.rstrip("/") + ("/v1/chat/completions" if target.chat else "/v1/completions")
 
     async def __aenter__(self) -> Self:
-        sent = aiohttp.TraceConfig()
-        sent.on_request_headers_sent.append(self._on_headers_sent)
         self._http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
-            trace_configs=[sent],
             read_bufsize=READ_BYTES,
             auto_decompress=True,
         )
@@ -107,8 +104,8 @@ class Client:
 
     async def _exchange(self, record: Record, body: bytes) -> None:
         data = io.BytesIO(body) if len(body) > _LARGE_BODY_BYTES else body
-        request = self._http.post(self._url, data=data, headers=self._headers(record), trace_request_ctx=record)
-        async with request as response:
+        record.sent_s = self.now_s()
+        async with self._http.post(self._url, data=data, headers=self._headers(record)) as response:
             record.status = response.status
             record.outcome = response.headers.get("x-prfaas-outcome", "")
             record.prefill_site = response.headers.get("x-prfaas-prefill-site", "")
@@ -122,8 +119,3 @@ class Client:
 
     def now_s(self) -> float:
         return time.monotonic() - self._start_s
-
-    async def _on_headers_sent(
-        self, session: aiohttp.ClientSession, context: SimpleNamespace, sent: aiohttp.TraceRequestHeadersSentParams
-    ) -> None:
-        context.trace_request_ctx.sent_s = self.now_s()

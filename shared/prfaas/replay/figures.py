@@ -18,6 +18,11 @@ def milliseconds(value_s: float | None) -> str:
     return f"{value_ms:.1f} ms" if abs(value_ms) >= 10 else f"{value_ms:.2f} ms"
 
 
+def moment(started_at: str) -> str:
+    """`started_at` of a result, to the second."""
+    return f"{started_at[:19].replace('T', ' ')} UTC"
+
+
 def rate(value: float) -> str:
     return f"{value:.2f}/s" if value < 100 else f"{value:,.0f}/s"
 

@@ -10,6 +10,7 @@ class Record(msgspec.Struct, kw_only=True):
     """`arrival_s` is the moment at which the request was due."""
     index: int = 0
     sent_s: float | None = None
+    """Moment at which the client opened, or took, a connection for it: what comes after is the network's and the server's."""
     first_s: float | None = None
     last_s: float | None = None
     """The answer's last token."""

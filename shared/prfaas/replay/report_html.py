@@ -5,7 +5,7 @@ from pathlib import Path
 
 from prfaas.replay import charts
 from prfaas.replay.compare import comparison_page
-from prfaas.replay.figures import count, milliseconds, rate, seconds, share
+from prfaas.replay.figures import count, milliseconds, moment, rate, seconds, share
 from prfaas.replay.page_parts import Cell, Page, Table, Tile, row, write_page
 from prfaas.replay.results import Run, Setup
 from prfaas.replay.service_charts import service_charts
@@ -42,7 +42,7 @@ def run_page(run: Run) -> Page:
         tables_last.insert(0, errors_table(run))
     return Page(
         title=setup.title,
-        subtitle=f"{setup.model} at {setup.target}, {setup.endpoint}, {setup.started_at.replace('T', ' ')}",
+        subtitle=f"{setup.model} at {setup.target}, {setup.endpoint}, {moment(setup.started_at)}",
         verdict=verdict(run),
         notes=setup.notes,
         tiles=tiles(run.summary, setup.slo.share),

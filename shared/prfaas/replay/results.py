@@ -52,7 +52,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     warm_up_s: float
     """Requests that are due before it are not part of the figures."""
     started_at: str
-    """Wall clock, ISO 8601 in UTC."""
+    """Wall clock at the moment 0 of all times, ISO 8601 in UTC."""
     command: str
     versions: dict[str, str]
     machine: dict[str, str]

@@ -66,8 +66,8 @@ async def run_plan(plan: Plan, directory: Path, console: Console) -> Run:
                 write(msgspec.json.encode(row) + b"\n")
 
         async with Senders(_tasks(plan), on_progress) as senders:
-            started_at = datetime.datetime.now(datetime.UTC)
             start_at = await senders.start()
+            started_at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=start_at - time.monotonic())
             with _interrupts(senders.stop, console) as interrupted_at, live_view(console) as (draw, every_s):
                 helpers = [
                     asyncio.create_task(metrics.run(start_at)),
@@ -115,7 +115,7 @@ def setup_of(plan: Plan, started_at: datetime.datetime, notes: list[str]) -> Set
         prompts=plan.prompts.checked,
         slo=plan.slo,
         warm_up_s=plan.warm_up_s,
-        started_at=started_at.isoformat(timespec="seconds"),
+        started_at=started_at.isoformat(timespec="microseconds"),
         command=plan.command,
         versions=versions(),
         machine=machine(),

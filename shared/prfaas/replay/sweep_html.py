@@ -7,7 +7,7 @@ from typing import Any
 from prfaas.replay.axes import log_seconds
 from prfaas.replay.bootstrap import QUANTILES
 from prfaas.replay.charts import COLORS, MUTED_COLOR, Chart, Trace, latency_charts
-from prfaas.replay.figures import count, rate, seconds, share
+from prfaas.replay.figures import count, moment, rate, seconds, share
 from prfaas.replay.page_parts import Page, Table, row, write_page
 from prfaas.replay.results import Run
 from prfaas.replay.sweep import Sweep
@@ -26,7 +26,7 @@ def write_sweep(sweep: Sweep, runs: Sequence[Run], path: Path) -> None:
     has_slo = runs[0].summary.good_request_fraction is not None
     page = Page(
         title=f"{sweep.title}: over load",
-        subtitle=f"{setup.model} at {setup.target}, {setup.started_at.replace('T', ' ')}",
+        subtitle=f"{setup.model} at {setup.target}, {moment(setup.started_at)}",
         verdict=held if has_slo else "There was no SLO: the sweep ended at the first error, or with its last rate.",
         notes=sorted({note for run in runs for note in run.setup.notes}),
         charts=[_goodput_chart(sweep), _ttft_chart(sweep, setup.slo.ttft_s), *latency_charts(runs, _names(sweep))],
