@@ -57,8 +57,14 @@ class Memory:
         while True:
             with contextlib.suppress(psutil.NoSuchProcess):
                 processes = [client, *client.children(recursive=True)]
-                self.samples.append((time.monotonic(), sum(process.memory_info().rss for process in processes)))
+                rss_bytes = sum(process.memory_info().rss for process in processes)
+                if rss_bytes:  # a process that has just ended has none
+                    self.samples.append((time.monotonic(), rss_bytes))
             await asyncio.sleep(SAMPLE_S)
+
+    @property
+    def peak_bytes(self) -> int:
+        return max((rss for _, rss in self.samples), default=0)
 
     @property
     def growth(self) -> float:
@@ -136,7 +142,7 @@ async def measure(seconds: float, long_seconds: float) -> dict[str, Any]:
     worst = max(errors.values(), key=abs)
     say(f"{LONG_REQ_S:g}/s for {long_seconds:g} s: worst percentile off by {worst:+.2%}, errors {long.summary.errors}")
     say(
-        f"client {long.client.cpu_cores:.3f} cores; memory {memory.samples[-1][1] / 2**20:.0f} MiB, "
+        f"client {long.client.cpu_cores:.3f} cores; memory {memory.peak_bytes / 2**20:.0f} MiB, "
         f"{memory.growth:+.1%} from the middle third to the last"
     )
     return {
