@@ -99,7 +99,7 @@ async def test_what_does_not_work_is_a_sentence(answer: object, keys: dict[str, 
     async with stub_server() as stub:
         stub.answer = answer  # type: ignore[assignment]
         with pytest.raises(TargetError, match=says):
-            await check(stub, **keys)
+            await check(stub, **keys)  # type: ignore[arg-type]
 
 
 async def test_of_several_models_one_must_be_chosen() -> None:
