@@ -16,6 +16,7 @@ from prfaas.replay.report_html import run_page
 from prfaas.replay.results import ClientCost, ResultError, Run, Series, Setup, load_run, save_run
 from prfaas.replay.rows import RequestRow, Slo, rows_of_lines
 from prfaas.replay.summary import distribution, summarize
+from prfaas.replay.workload import Workload
 
 
 def row(index: int, due_s: float, ttft_s: float, *, tokens: int = 11, tpot_s: float = 0.01, **more: object) -> RequestRow:
@@ -160,3 +161,18 @@ def test_what_differs_is_listed_and_nothing_else() -> None:
 
 def test_an_empty_run_has_a_page() -> None:
     assert "0 requests were due" in render(run_page(made_run([])))
+
+
+def test_what_the_traffic_brings_to_both_runs_is_not_taken_for_chance() -> None:
+    """The same requests, each a tenth faster: the ratio is sure, however uneven the traffic is."""
+    rows = drawn(1)
+    faster = [row(each.index, each.due_s, 0.9 * (each.ttft_s or 0.0)) for each in rows]
+    workload = Workload(path="x", format="plain")
+    base, other = (
+        msgspec.structs.replace(run, setup=msgspec.structs.replace(run.setup, workload=workload))
+        for run in (made_run(rows), made_run(faster))
+    )
+    place = [figure.label for figure in FIGURES].index("TTFT P90")
+    tight, loose = ratios(base, other)[place], ratios(made_run(rows), made_run(faster))[place]
+    assert tight is not None and loose is not None
+    assert (tight.low, tight.high) == pytest.approx((0.9, 0.9)) and loose.low < 0.89 < 0.91 < loose.high

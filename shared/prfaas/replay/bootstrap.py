@@ -1,7 +1,7 @@
 """Figures of a run with their uncertainty, by a block bootstrap.
 
 Requests that come close together share queues, so they are not independent: whole pieces of the run's time are drawn, not single
-requests.
+requests. Runs of the same workload are drawn in the same pieces, so that what the traffic brings to both is not taken for chance.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,6 +23,7 @@ QUANTILES = {"P50": 0.5, "P90": 0.9, "P95": 0.95, "P99": 0.99}
 _SEED = 1
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+Draws = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Figure(NamedTuple):
@@ -58,9 +59,9 @@ def ratios(base: Run, other: Run) -> list[Ratio | None]:
     """Returns other over base for each of FIGURES; None where there is no such figure. The base's SLO holds for both."""
     slo = base.setup.slo
     own = _over(figures_of_run(other, slo), figures_of_run(base, slo))
-    # One source for both: they are drawn independently, and the same every time.
-    source = np.random.default_rng(_SEED)
-    drawn = _over(_resampled(other, slo, source), _resampled(base, slo, source))
+    blocks = (_blocks(base, slo), _blocks(other, slo))
+    base_draws, other_draws = _draws(len(blocks[0]), len(blocks[1]), paired=paired(base, other))
+    drawn = _over(_resampled(blocks[1], window_s(other), other_draws), _resampled(blocks[0], window_s(base), base_draws))
     found: list[Ratio | None] = []
     for place, value in enumerate(own.tolist()):
         column = drawn[:, place]
@@ -71,6 +72,13 @@ def ratios(base: Run, other: Run) -> list[Ratio | None]:
         low, high = np.quantile(column, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2]).tolist()
         found.append(Ratio(value, low, high))
     return found
+
+
+def paired(base: Run, other: Run) -> bool:
+    """Whether both had the same requests at the same times: then the same pieces of time are drawn of both."""
+    own, theirs = base.setup, other.setup
+    same = own.workload is not None and own.workload == theirs.workload and own.survey == theirs.survey
+    return same and own.warm_up_s == theirs.warm_up_s and base.end_s == other.end_s
 
 
 def figures_of_run(run: Run, slo: Slo) -> Array:
@@ -98,10 +106,14 @@ def window_s(run: Run) -> float:
     return max(run.end_s - run.setup.warm_up_s, 1e-9)
 
 
-def _resampled(run: Run, slo: Slo, source: np.random.Generator) -> Array:
-    blocks = _blocks(run, slo)
-    duration_s = window_s(run)
-    draws = source.integers(0, len(blocks), (RESAMPLES, len(blocks)))
+def _draws(base: int, other: int, *, paired: bool) -> tuple[Draws, Draws]:
+    """Returns the pieces that each resample takes, by number."""
+    source = np.random.default_rng(_SEED)
+    first = source.integers(0, base, (RESAMPLES, base))
+    return first, first if paired and base == other else source.integers(0, other, (RESAMPLES, other))
+
+
+def _resampled(blocks: Sequence[Array], duration_s: float, draws: Draws) -> Array:
     return np.array([figures_of(np.concatenate([blocks[place] for place in picks]), duration_s) for picks in draws])
 
 

@@ -66,14 +66,18 @@ def latency_charts(runs: Sequence[Run], names: Sequence[str]) -> list[Chart]:
 
 
 def _cdf(values: Sequence[float], name: str, color: str) -> Trace:
-    xs = np.quantile(np.asarray(values), _CDF_SHARES)
+    """Every value as a step where they are few, else a line through quantiles."""
+    xs, ys = np.quantile(np.asarray(values), _CDF_SHARES), _CDF_SHARES
+    if few := len(values) <= len(_CDF_SHARES):
+        ordered = sorted(values)
+        xs, ys = np.array([ordered[0], *ordered]), np.arange(len(values) + 1) / len(values)
     return {
         "type": "scatter",
         "mode": "lines",
         "name": name,
         "x": _short(xs),
-        "y": _short(_CDF_SHARES),
-        "line": {"color": color, "width": 2},
+        "y": _short(ys),
+        "line": {"color": color, "width": 2, "shape": "hv" if few else "linear"},
         "hovertemplate": "%{y:.1%} within %{x:.4g} s<extra>" + _plain(name) + "</extra>",
     }
 

@@ -7,15 +7,16 @@ import msgspec
 import numpy as np
 
 from prfaas.replay.bootstrap import BLOCKS, FIGURES, INTERVAL, RESAMPLES, Ratio, figures_of_run, ratios
-from prfaas.replay.charts import color_of, comparison_charts
+from prfaas.replay.charts import comparison_charts
 from prfaas.replay.figures import count
 from prfaas.replay.page_parts import Cell, Page, Table, row
 from prfaas.replay.results import Run
 
 FOOTER = (
     f"Intervals: {INTERVAL:.0%}, percentile bootstrap with {RESAMPLES:,} resamples of up to {BLOCKS} pieces of each run's time: "
-    "requests that are close together are not independent. They say how much of a ratio may be chance within these runs; what "
-    "another seed or another day would change, only more runs can say. Coloured: the interval does not hold 1."
+    "requests that are close together are not independent. Runs of the same workload are resampled in the same pieces. Intervals "
+    "say how much of a ratio may be chance within these runs; what another seed or another day would change, only more runs can "
+    "say. Coloured: the interval does not hold 1."
 )
 
 
@@ -39,13 +40,14 @@ def run_names(runs: Sequence[Run]) -> list[str]:
 
 
 def figures_table(runs: Sequence[Run], names: Sequence[str]) -> Table:
-    rows = []
-    for place, (run, name) in enumerate(zip(runs, names, strict=True)):
-        values = figures_of_run(run, runs[0].setup.slo).tolist()
-        cells = ["-" if np.isnan(value) else each.show(value) for each, value in zip(FIGURES, values, strict=True)]
-        summary = run.summary
-        rows.append(row(name, count(summary.request_count), count(summary.error_request_count), *cells, color=color_of(place)))
-    return Table("Figures", ("run", "requests", "errors", *(each.label for each in FIGURES)), rows)
+    columns = [figures_of_run(run, runs[0].setup.slo).tolist() for run in runs]
+    summaries = [run.summary for run in runs]
+    rows = [row("requests", *(count(summary.request_count) for summary in summaries))]
+    rows.append(row("errors", *(count(summary.error_request_count) for summary in summaries)))
+    for place, figure in enumerate(FIGURES):
+        values = [column[place] for column in columns]
+        rows.append(row(figure.label, *("-" if np.isnan(value) else figure.show(value) for value in values)))
+    return Table("Figures", ("", *names), rows)
 
 
 def ratio_table(runs: Sequence[Run], names: Sequence[str]) -> Table:

@@ -28,7 +28,7 @@ def write_sweep(sweep: Sweep, runs: Sequence[Run], path: Path) -> None:
         title=f"{sweep.title}: over load",
         subtitle=f"{setup.model} at {setup.target}, {moment(setup.started_at)}",
         verdict=held if has_slo else "There was no SLO: the sweep ended at the first error, or with its last rate.",
-        notes=sorted({note for run in runs for note in run.setup.notes}),
+        notes=[f"{name}: {note}" for name, run in zip(_names(sweep), runs, strict=True) for note in run.setup.notes],
         charts=[_goodput_chart(sweep), _ttft_chart(sweep, setup.slo.ttft_s), *latency_charts(runs, _names(sweep))],
         tables_first=[_table(sweep)],
         tables_last=[],
