@@ -7,7 +7,7 @@ OUT ?=
 MODEL ?= gemma-3-270m
 ROUNDS ?= 10
 
-.PHONY: help demo up test test-fast fuzz lint bench bench-engine bench-kv bench-codec bench-probe bench-prefix bench-scheduler bench-paper bench-policies bench-link-cut bench-roles bench-poison bench-replay replay clean
+.PHONY: help demo up test test-fast fuzz lint bench bench-engine bench-kv bench-codec bench-probe bench-prefix bench-scheduler bench-paper bench-policies bench-link-cut bench-roles bench-poison bench-replay contrast replay clean
 
 ##@ See it work
 help: ## this list
@@ -79,6 +79,9 @@ bench-roles: $(VENV)/installed ## how long a worker takes to change its role, un
 
 bench-replay: $(VENV)/installed ## whether prfaas replay sends on time and reports what was so, against a stub
 	$(BIN)/python -m load.bench.replay $(if $(OUT),--json $(OUT))
+
+contrast: $(VENV)/installed ## three traces under three policies, simulated at the paper's scale: one report
+	$(BIN)/python -m load.simulate.contrast $(if $(OUT),--json $(OUT))
 
 ##@ Tidy up
 clean: ## remove the venv and run directories; the model cache stays

@@ -1,7 +1,7 @@
 """Charts of one or several runs, as Plotly takes them: plain dictionaries, drawn by the report's page."""
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,25 +44,29 @@ def latency_charts(runs: Sequence[Run], names: Sequence[str]) -> list[Chart]:
         ("Time per output token", "tpot_s", "tpot_s"),
         ("Request latency, end to end", "e2e_s", "e2e_s"),
     ):
-        traces = []
-        for index, (run, name) in enumerate(zip(runs, names, strict=True)):
-            values = [value for row in run.measured if not row.error and (value := getattr(row, field)) is not None]
-            if values:
-                traces.append(_cdf(values, name, color_of(index)))
-        slo_s = getattr(runs[0].setup.slo, limit)
-        layout: dict[str, Any] = {
-            "xaxis": log_seconds((x for trace in traces for x in trace["x"]), ""),
-            "yaxis": {
-                "title": "share of requests",
-                "range": [0, 1.01],
-                "tickvals": [0, 0.25, 0.5, 0.75, 0.9, 1],
-                "tickformat": ".0%",
-            },
-            "shapes": [_vertical(slo_s)] if slo_s else [],
-            "showlegend": len(runs) > 1,
-        }
-        found.append(Chart(title, "Dashed: the SLO." if slo_s else "", traces, layout))
+        values = {}
+        for run, name in zip(runs, names, strict=True):
+            rows = [row for row in run.measured if not row.error]
+            values[name] = [value for row in rows if (value := getattr(row, field)) is not None]
+        found.append(cdf_chart(title, values, getattr(runs[0].setup.slo, limit)))
     return found
+
+
+def cdf_chart(title: str, values_s: Mapping[str, Sequence[float]], slo_s: float | None) -> Chart:
+    """Cumulative distributions of times in seconds, by name."""
+    traces = [_cdf(values, name, color_of(index)) for index, (name, values) in enumerate(values_s.items()) if values]
+    layout: dict[str, Any] = {
+        "xaxis": log_seconds((x for trace in traces for x in trace["x"]), ""),
+        "yaxis": {
+            "title": "share of requests",
+            "range": [0, 1.01],
+            "tickvals": [0, 0.25, 0.5, 0.75, 0.9, 1],
+            "tickformat": ".0%",
+        },
+        "shapes": [_vertical(slo_s)] if slo_s else [],
+        "showlegend": len(values_s) > 1,
+    }
+    return Chart(title, "Dashed: the SLO." if slo_s else "", traces, layout)
 
 
 def _cdf(values: Sequence[float], name: str, color: str) -> Trace:
