@@ -1,4 +1,4 @@
-"""`make contrast`: where offloading pays, where it has nothing to do, and where only uncached length tells.
+"""`make contrast`: traffic for which offloading pays, has nothing to do, or needs to know what is cached.
 
 `python -m load.simulate.contrast [--seeds 3] [--seconds 600] [--load 0.8] [--json FILE]`. Mooncake (a tenth of the requests carry
 half of the uncached prefill), Azure (short prompts) and coding agents (long prompts, nearly all cached), each under `local_only`,
@@ -57,7 +57,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     egress_gbit_s: float
     """Mean over the run."""
     ttft_s: list[float]
-    """Of the requests that were answered in full."""
+    """Times of the requests that were answered in full."""
 
 
 class Interval(msgspec.Struct, frozen=True, kw_only=True):

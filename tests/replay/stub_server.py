@@ -91,7 +91,7 @@ async def stub_server() -> AsyncIterator[Stub]:
 
 @contextlib.contextmanager
 def stub_in_thread() -> Iterator[Stub]:
-    """For what runs an event loop of its own."""
+    """Serves from a thread, beside code that runs an event loop of its own."""
     ready, over = threading.Event(), asyncio.Event()
     found: list[Stub] = []
     loop = asyncio.new_event_loop()

@@ -1,4 +1,4 @@
-"""When requests are due: pure schedules, driven by a simulated clock."""
+"""Schedules, driven by a simulated clock."""
 
 from collections import defaultdict
 from heapq import heappop, heappush

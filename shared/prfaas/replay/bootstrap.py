@@ -55,12 +55,12 @@ class Ratio(NamedTuple):
         return self.low > 1 or self.high < 1
 
 
-def ratios(base: Run, other: Run) -> list[Ratio | None]:
+def ratios(base: Run, other: Run, resamples: int = RESAMPLES) -> list[Ratio | None]:
     """Returns other over base for each of FIGURES; None where there is no such figure. The base's SLO holds for both."""
     slo = base.setup.slo
     own = _over(figures_of_run(other, slo), figures_of_run(base, slo))
     blocks = (_blocks(base, slo), _blocks(other, slo))
-    base_draws, other_draws = _draws(len(blocks[0]), len(blocks[1]), paired=paired(base, other))
+    base_draws, other_draws = _draws(resamples, len(blocks[0]), len(blocks[1]), paired=paired(base, other))
     drawn = _over(_resampled(blocks[1], window_s(other), other_draws), _resampled(blocks[0], window_s(base), base_draws))
     found: list[Ratio | None] = []
     for place, value in enumerate(own.tolist()):
@@ -106,11 +106,11 @@ def window_s(run: Run) -> float:
     return max(run.end_s - run.setup.warm_up_s, 1e-9)
 
 
-def _draws(base: int, other: int, *, paired: bool) -> tuple[Draws, Draws]:
+def _draws(resamples: int, base: int, other: int, *, paired: bool) -> tuple[Draws, Draws]:
     """Returns the pieces that each resample takes, by number."""
     source = np.random.default_rng(_SEED)
-    first = source.integers(0, base, (RESAMPLES, base))
-    return first, first if paired and base == other else source.integers(0, other, (RESAMPLES, other))
+    first = source.integers(0, base, (resamples, base))
+    return first, first if paired and base == other else source.integers(0, other, (resamples, other))
 
 
 def _resampled(blocks: Sequence[Array], duration_s: float, draws: Draws) -> Array:

@@ -127,7 +127,7 @@ def length_chart(run: Run) -> Chart:
 
 
 def site_chart(run: Run) -> Chart | None:
-    """Where prompts were prefilled, by their uncached length. None where the server does not say."""
+    """Sites of the prefills, by uncached length. None where the server does not say."""
     rows = [row for row in run.measured if row.prefill_site]
     if not rows:
         return None

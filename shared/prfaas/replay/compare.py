@@ -73,7 +73,7 @@ def _mood(ratio: Ratio, more_is_better: bool) -> str:
 
 
 def difference_table(runs: Sequence[Run], names: Sequence[str]) -> Table:
-    """What is not the same in the set-ups of all runs."""
+    """Lists the fields of the set-ups that are not the same in all runs."""
     flat = [_flat(msgspec.to_builtins(run.setup)) for run in runs]
     keys = sorted({key for each in flat for key in each})
     rows = []

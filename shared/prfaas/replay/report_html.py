@@ -153,7 +153,7 @@ def slowest_table(run: Run) -> Table:
 
 
 def setup_table(setup: Setup, run: Run) -> Table:
-    """What was run, on what, with which versions and seeds."""
+    """Lists workload, target, versions and seeds."""
     return Table("Set-up", (), [[Cell(name), Cell(value, "wrap")] for name, value in described_setup(setup, run).items()])
 
 

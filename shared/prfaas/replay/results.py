@@ -30,7 +30,7 @@ class Series(msgspec.Struct, kw_only=True):
 
 
 class ClientCost(msgspec.Struct, frozen=True, kw_only=True):
-    """What the load generator itself took."""
+    """Resources that the load generator itself took."""
 
     processes: int
     cpu_cores: float
@@ -47,7 +47,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     workload: Workload | None
     survey: Survey | None
     prompts: str
-    """How prompts were made, and how it is known that their tokens count right."""
+    """Sentence that says how prompts were made, and how it is known that their tokens count right."""
     slo: Slo
     warm_up_s: float
     """Requests that are due before it are not part of the figures."""

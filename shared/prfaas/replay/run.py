@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from rich.console import Console
@@ -55,53 +56,72 @@ async def run_plan(plan: Plan, directory: Path, console: Console) -> Run:
     figures = LiveFigures(plan.slo, plan.survey.requests, None if plan.workload.users else plan.survey.span_s)
     metrics = ServerMetrics(plan.metrics_urls)
     rows_path = directory / ROWS_FILE
-    start_at = 0.0
     own_cpu_s = time.process_time()
-
     with _rows_file(rows_path) as write:
-
-        def on_progress(part: int, progress: Progress) -> None:
-            figures.told(part, progress, time.monotonic() - start_at)
-            for row in progress.rows:
-                write(msgspec.json.encode(row) + b"\n")
-
-        async with Senders(_tasks(plan), on_progress) as senders:
-            start_at = await senders.start()
-            started_at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=start_at - time.monotonic())
-            with _interrupts(senders.stop, console) as interrupted_at, live_view(console) as (draw, every_s):
-                helpers = [
-                    asyncio.create_task(metrics.run(start_at)),
-                    asyncio.create_task(_show(figures, metrics, draw, every_s, start_at)),
-                ]
-                try:
-                    await senders.run()
-                finally:
-                    for helper in helpers:
-                        helper.cancel()
-                    await asyncio.gather(*helpers, return_exceptions=True)
-                over_s = time.monotonic() - start_at
-                draw(figures.at(over_s), metrics.link_use())
+        sent = await _send(plan, figures, metrics, write, console)
 
     with rows_path.open("rb") as lines:
         rows = rows_of_lines(lines)
-    end_s = _end_s(plan, [row.due_s for row in rows], interrupted_at[0] - start_at if interrupted_at else None)
+    end_s = _end_s(plan, [row.due_s for row in rows], sent.interrupted_s)
     summary = summarize(rows, plan.slo, plan.warm_up_s, end_s)
     cpu_s = sum(figures.cpu_s.values()) + time.process_time() - own_cpu_s
     own_rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     notes = [*plan.notes, *_notes(metrics, summary.send_lag_s.p99 if summary.send_lag_s else 0.0)]
     return Run(
-        setup=setup_of(plan, started_at, notes),
+        setup=setup_of(plan, sent.started_at, notes),
         end_s=end_s,
-        interrupted=bool(interrupted_at),
+        interrupted=sent.interrupted_s is not None,
         client=ClientCost(
             processes=plan.clients + 1,
-            cpu_cores=cpu_s / max(over_s, 1e-3),
+            cpu_cores=cpu_s / max(sent.over_s, 1e-3),
             peak_rss_bytes=max(own_rss_bytes, figures.peak_rss_bytes),
         ),
         metrics=metrics.series,
         summary=summary,
         requests=rows,
     )
+
+
+class _Sent(NamedTuple):
+    started_at: datetime.datetime
+    over_s: float
+    """Moment of the last answer."""
+    interrupted_s: float | None
+    """Moment of the first Ctrl-C."""
+
+
+async def _send(
+    plan: Plan, figures: LiveFigures, metrics: ServerMetrics, write: Callable[[bytes], object], console: Console
+) -> _Sent:
+    """Runs the client processes to their end, beside the live view and the reading of metrics. Raises SenderError."""
+    start_at = 0.0
+
+    def on_progress(part: int, progress: Progress) -> None:
+        figures.told(part, progress, time.monotonic() - start_at)
+        for row in progress.rows:
+            write(msgspec.json.encode(row) + b"\n")
+
+    async with Senders(_tasks(plan), on_progress) as senders:
+        start_at = await senders.start()
+        started_at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=start_at - time.monotonic())
+        with _interrupts(senders.stop, console) as interrupted_at, live_view(console) as (draw, every_s):
+            helpers = [
+                asyncio.create_task(metrics.run(start_at)),
+                asyncio.create_task(_show(figures, metrics, draw, every_s, start_at)),
+            ]
+            try:
+                await senders.run()
+            finally:
+                for helper in helpers:
+                    helper.cancel()
+                ended = await asyncio.gather(*helpers, return_exceptions=True)
+            for error in ended:
+                # A helper ends by being cancelled: anything else is a defect, and not to be lost.
+                if isinstance(error, Exception):
+                    raise error
+            over_s = time.monotonic() - start_at
+            draw(figures.at(over_s), metrics.link_use())
+    return _Sent(started_at, over_s, interrupted_at[0] - start_at if interrupted_at else None)
 
 
 def setup_of(plan: Plan, started_at: datetime.datetime, notes: list[str]) -> Setup:

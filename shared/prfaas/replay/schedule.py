@@ -1,4 +1,4 @@
-"""When each request of a run is due: the pure part of the load generator.
+"""Schedules: moments at which the requests of a run are due. The pure part of the load generator.
 
 Time comes in with each call, in seconds after the run's start. Without users, requests are due at their stamps, and a turn of a
 session not before the answer to the one before it and its pause. With users, each works through one session after the other.
@@ -104,7 +104,7 @@ class UserSchedule:
         self._end_s = float("inf") if end_s is None else end_s
         self._due: list[Due] = []
         self._of: dict[str, _Session] = {}
-        """By chain."""
+        """Chain -> the session that it belongs to."""
         for start_s in starts_s:
             self._begin(start_s)
 

@@ -38,7 +38,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, tag="task"):
     part: int
     parts: int
     users_start_s: list[float] = []
-    """When each user of this process begins."""
+    """Moments at which the users of this process begin."""
     request_ids: str
 
 

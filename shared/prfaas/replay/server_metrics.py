@@ -1,4 +1,4 @@
-"""What the services of a deployment tell during a run, from the pages that Prometheus reads."""
+"""Metrics of a deployment's services during a run, from the pages that Prometheus reads."""
 
 import asyncio
 import time

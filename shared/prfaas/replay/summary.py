@@ -49,7 +49,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """Requests that were due in the window."""
     error_request_count: int
     errors: dict[str, int]
-    """By error code."""
+    """Error code -> requests."""
     offered_request_throughput: float
     request_throughput: float
     """Answers that ended in the window, whenever they were asked for."""

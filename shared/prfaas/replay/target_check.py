@@ -1,4 +1,4 @@
-"""What a server takes, found out before the run: its model, its prompts, and how their tokens count.
+"""Questions to a server before the run: its model, which prompts it takes, and how their tokens count.
 
 Each question is one small request; none of them counts as part of the run.
 """
@@ -27,7 +27,7 @@ class TargetError(Exception):
 
 
 class PromptPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """How prompts are made for this server, and how it is known that their tokens count right."""
+    """Way of making prompts for this server."""
 
     kind: str
     """`tokens` or `text`."""
