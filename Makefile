@@ -20,7 +20,7 @@ up: $(VENV)/installed ## the same two sites in the foreground, until Ctrl-C
 	$(BIN)/python -m infra.up --model $(MODEL)
 
 replay: $(VENV)/installed ## the Mooncake trace against a stack at the paper's scale, emulated; prints a report's path
-	$(BIN)/python -m load.replay
+	$(BIN)/python -m load.paper.replay
 
 ##@ Change it
 test-fast: $(VENV)/installed ## tests without real models and whole stacks

@@ -24,6 +24,8 @@ import psutil
 
 from infra.up import say
 from load.bench.replay_stub import FIRST_LINE, StubRow
+from load.json_option import add_json_option, write_json
+from load.machine import conditions
 from prfaas.replay.results import Run, load_run
 
 ON_TIME_S = 0.01
@@ -156,7 +158,6 @@ async def measure(seconds: float, long_seconds: float) -> dict[str, Any]:
         "percentile_errors": errors,
         "requests": {"fast": len(fast.requests), "long": len(long.requests)},
         "errors": {"fast": fast.summary.errors, "long": long.summary.errors},
-        "load_average": math.floor(psutil.getloadavg()[0] * 10) / 10,
     }
 
 
@@ -164,11 +165,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m load.bench.replay", description=__doc__)
     parser.add_argument("--seconds", type=float, default=20.0, help="of the run at 200 requests/s; default: %(default)g")
     parser.add_argument("--long-seconds", type=float, default=180.0, help="of the run at 50 requests/s; default: %(default)g")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
+    add_json_option(parser)
     arguments = parser.parse_args()
+    at = conditions("aiohttp", "uvloop", "prfaas")
     found = asyncio.run(measure(arguments.seconds, arguments.long_seconds))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+    write_json(found | {"conditions": at}, arguments.json)
     return 0
 
 

@@ -10,7 +10,6 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -18,6 +17,8 @@ from rich.console import Console
 from scipy.stats import t as student
 
 from infra.up import RUN_DIRECTORY
+from load.json_option import add_json_option, write_json
+from load.machine import conditions
 from load.simulate.cases import MACHINES, Case, carried_req_s, cases, two_sites
 from load.simulate.compare import SLO, WARM_UP, simulated
 from load.simulate.paper import FAR, H20
@@ -175,10 +176,10 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--seconds", type=float, default=600.0, help="of each run, in the paper's time; default: %(default)g")
     parser.add_argument("--load", type=float, default=0.8, help="of what the pd site carries alone; default: %(default)g")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
+    add_json_option(parser)
     arguments = parser.parse_args()
     say = Console(soft_wrap=True, highlight=False)
-    began_s = time.monotonic()
+    at, began_s = conditions("prfaas", "simpy"), time.monotonic()
     cells: list[Cell] = []
     for trace in TRACES:
         load = relative_load(cases(1.0, duration_s=arguments.seconds, seed=1)[trace](), arguments.load)
@@ -191,9 +192,7 @@ def main() -> int:
                 say.print(f"{TRACES[trace]}, seed {seed}, {policy}: {kept} in SLO, {offloaded} offloaded")
     REPORT.parent.mkdir(parents=True, exist_ok=True)
     write_page(page_of(cells, arguments.load), REPORT)
-    if arguments.json:
-        found = {"summary": summary(cells), "cells": cells}
-        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
+    write_json({"summary": summary(cells), "conditions": at, "cells": cells}, arguments.json)
     say.print(f"Took {(time.monotonic() - began_s) / 60:.1f} minutes. Report: {REPORT}")
     return 0
 

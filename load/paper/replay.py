@@ -66,7 +66,7 @@ def _command(stack: Stack, scales: Scales, policy: str, seconds: float, seed: in
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m load.replay", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m load.paper.replay", description=__doc__)
     parser.add_argument("--policy", choices=POLICIES, default="predictive", help="default: %(default)s")
     parser.add_argument("--seconds", type=float, default=60.0, help="of this machine; default: %(default)g")
     parser.add_argument("--seed", type=int, default=1)
@@ -74,7 +74,7 @@ def main() -> int:
     try:
         return asyncio.run(run(arguments.policy, arguments.seconds, arguments.seed))
     except START_ERRORS as error:
-        print(f"load.replay: {error}", file=sys.stderr)
+        print(f"load.paper.replay: {error}", file=sys.stderr)
         return 1
 
 
