@@ -7,7 +7,7 @@ OUT ?=
 MODEL ?= gemma-3-270m
 ROUNDS ?= 10
 
-.PHONY: help demo up test test-fast fuzz lint bench bench-engine bench-kv bench-codec bench-probe bench-prefix bench-scheduler bench-paper bench-policies bench-link-cut bench-roles bench-poison clean
+.PHONY: help demo up test test-fast fuzz lint bench bench-engine bench-kv bench-codec bench-probe bench-prefix bench-scheduler bench-paper bench-policies bench-link-cut bench-roles bench-poison bench-replay contrast replay clean
 
 ##@ See it work
 help: ## this list
@@ -18,6 +18,9 @@ demo: $(VENV)/installed ## two sites on this machine, a short and a long prompt,
 
 up: $(VENV)/installed ## the same two sites in the foreground, until Ctrl-C
 	$(BIN)/python -m infra.up --model $(MODEL)
+
+replay: $(VENV)/installed ## the Mooncake trace against a stack at the paper's scale, emulated; prints a report's path
+	$(BIN)/python -m load.paper.replay
 
 ##@ Change it
 test-fast: $(VENV)/installed ## tests without real models and whole stacks
@@ -73,6 +76,12 @@ bench-link-cut: $(VENV)/installed ## how soon offloading resumes after the emula
 
 bench-roles: $(VENV)/installed ## how long a worker takes to change its role, under requests of which none may be lost
 	$(BIN)/python -m load.bench.roles $(if $(OUT),--json $(OUT))
+
+bench-replay: $(VENV)/installed ## whether prfaas replay sends on time and reports what was so, against a stub
+	$(BIN)/python -m load.bench.replay $(if $(OUT),--json $(OUT))
+
+contrast: $(VENV)/installed ## three traces under three policies, simulated at the paper's scale: one report
+	$(BIN)/python -m load.simulate.contrast $(if $(OUT),--json $(OUT))
 
 ##@ Tidy up
 clean: ## remove the venv and run directories; the model cache stays

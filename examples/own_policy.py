@@ -10,11 +10,11 @@ import msgspec
 from rich.console import Console
 
 from load.arrivals import poisson
-from load.client import Arrival
 from load.report import Report, Slo, summarize, table
 from load.simulate.paper import DEPLOYMENTS, HOME, LENGTHS, OUTPUT_TOKENS, THRESHOLD_TOKENS, scenario
 from load.simulate.world import simulate
 from prfaas.contracts.terms import Outcome
+from prfaas.replay.arrival import Arrival
 from prfaas_scheduler.policies.base import Candidates, Choice, Policy
 from prfaas_scheduler.policies.threshold import Threshold
 from prfaas_scheduler.prompt import Prompt

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import datetime
 import inspect
 import sys
 import time
@@ -13,12 +14,15 @@ from openai import AsyncOpenAI
 from rich.console import Console
 from rich.table import Table
 
+from infra.demo_report import write_demo_report
 from infra.otlp_sink import OtlpSink, SpanTree
 from infra.sites import DEMO, Description, Role
 from infra.stack import Stack
 from infra.up import START_ERRORS, describe, fresh_directory
 from infra.waterfall import waterfall
 from prfaas.engine.weights import prepare
+from prfaas.replay.results import ResultError
+from prfaas.replay.rows import RequestRow
 
 LONG_PROMPT_CHARACTERS = 18_000
 """About 4,000 tokens of Python source, which both models continue sensibly."""
@@ -39,10 +43,23 @@ class Answer(msgspec.Struct, kw_only=True):
     prefill_site: str = ""
     reason: str = ""
     trace_id: str = ""
-    ttft_s: float = 0.0
-    tokens_per_s: float = 0.0
+    started_at: float = 0.0
+    """Moments of time.monotonic()."""
+    first_at: float = 0.0
+    last_at: float = 0.0
+    max_gap_s: float = 0.0
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     transfer: dict[str, Any] = {}
+
+    @property
+    def ttft_s(self) -> float:
+        return self.first_at - self.started_at
+
+    @property
+    def tokens_per_s(self) -> float:
+        took_s = self.last_at - self.first_at
+        return (len(self.tokens) - 1) / took_s if took_s > 0 else 0.0
 
 
 async def ask(client: AsyncOpenAI, model: str, name: str, prompt: str) -> Answer:
@@ -50,7 +67,7 @@ async def ask(client: AsyncOpenAI, model: str, name: str, prompt: str) -> Answer
     answer = Answer(name=name)
     console.rule(f"{name}: {len(prompt):,} characters")
     console.print(f"[dim]...{prompt[-60:]}[/dim]" if len(prompt) > 60 else f"[dim]{prompt}[/dim]", end="")
-    started = time.monotonic()
+    answer.started_at = time.monotonic()
     raw = await client.completions.with_raw_response.create(
         model=model,
         prompt=prompt,
@@ -65,22 +82,22 @@ async def ask(client: AsyncOpenAI, model: str, name: str, prompt: str) -> Answer
     answer.prefill_site = raw.headers["x-prfaas-prefill-site"]
     answer.reason = raw.headers["x-prfaas-reason"]
     answer.trace_id = raw.headers["x-prfaas-trace-id"]
-    first = last = 0.0
     async for chunk in raw.parse():
         if chunk.usage is not None:
             answer.prompt_tokens = chunk.usage.prompt_tokens
+            details = chunk.usage.prompt_tokens_details
+            answer.cached_tokens = (details.cached_tokens or 0) if details else 0
             answer.transfer = (chunk.usage.model_extra or {}).get("prfaas", {}).get("transfer", {})
         for choice in chunk.choices:
-            last = time.monotonic()
-            first = first or last
+            now = time.monotonic()
+            answer.max_gap_s = max(answer.max_gap_s, now - answer.last_at if answer.last_at else 0.0)
+            answer.first_at, answer.last_at = answer.first_at or now, now
             answer.text += choice.text
             console.print(choice.text, end="", markup=False)
             if choice.logprobs is not None:
                 answer.tokens += choice.logprobs.tokens or []
                 answer.logprobs += [value for value in choice.logprobs.token_logprobs or [] if value is not None]
     console.print()
-    answer.ttft_s = first - started
-    answer.tokens_per_s = (len(answer.tokens) - 1) / (last - first) if last > first else 0.0
     return answer
 
 
@@ -157,10 +174,11 @@ async def run(description: Description) -> int:
         }
         stack = Stack(description, fresh_directory("demo"), environ=environ, progress=console.print)
         async with stack:
+            started_at, start_at = datetime.datetime.now(datetime.UTC), time.monotonic()
             client = AsyncOpenAI(base_url=f"{stack.gateway_url('local')}/v1", api_key="none", max_retries=0, timeout=120.0)
             short, long = prompts()
             model = description.model
-            await ask(client, model, "warm-up", "Hello")
+            first = await ask(client, model, "warm-up", "Hello")
             near = await ask(client, model, "short", short)
             far = await ask(client, model, "long", long)
             tree = await sink.wait_for_trace(far.trace_id, until=whole, deadline_s=TRACE_DEADLINE_S)
@@ -174,7 +192,33 @@ async def run(description: Description) -> int:
             console.print(reasons([near, far, home]))
             console.print(f"\nTrace of the long request, {far.trace_id}:\n")
             print(waterfall(tree.spans, width=max(console.width, 100), color=console.is_terminal))
-            return verdict(near, far, home)
+            code = verdict(near, far, home)
+            rows = [row_of(answer, index, start_at) for index, answer in enumerate((first, near, far, home))]
+            url = stack.gateway_url("local")
+            path = write_demo_report(rows, model=model, url=url, started_at=started_at, directory=stack.directory)
+            console.print(f"Report of these requests: {path}")
+            return code
+
+
+def row_of(answer: Answer, index: int, start_at: float) -> RequestRow:
+    """The request as a result has it, due when it was asked."""
+    return RequestRow(
+        index=index,
+        due_s=answer.started_at - start_at,
+        sent_s=answer.started_at - start_at,
+        first_s=answer.first_at - start_at,
+        last_s=answer.last_at - start_at,
+        max_gap_s=answer.max_gap_s,
+        input_tokens=answer.prompt_tokens,
+        output_tokens=len(answer.tokens),
+        requested_output_tokens=ANSWER_TOKENS,
+        cached_tokens=answer.cached_tokens,
+        session=answer.name,
+        outcome=answer.outcome,
+        prefill_site=answer.prefill_site,
+        trace_id=answer.trace_id,
+        status=200,
+    )
 
 
 def verdict(near: Answer, far: Answer, home: Answer) -> int:
@@ -210,7 +254,7 @@ def main() -> int:
         console.print(f"preparing {description.model} (the first time takes about a minute)")
         prepare(description.model)
         return asyncio.run(run(description))
-    except START_ERRORS as error:
+    except (*START_ERRORS, ResultError) as error:
         print(f"infra.demo: {error}", file=sys.stderr)
         return 1
 

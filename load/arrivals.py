@@ -3,8 +3,8 @@
 import random
 from collections.abc import Iterable, Iterator
 
-from load.client import Arrival
 from prfaas.capacity.lengths import Lengths
+from prfaas.replay.arrival import Arrival
 from prfaas.traces import TraceRequest
 
 

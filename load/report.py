@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 from rich.table import Table
 
-from load.client import Record
+from prfaas.replay.record import Record
 
 
 class Slo(msgspec.Struct, frozen=True, kw_only=True):

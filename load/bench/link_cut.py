@@ -18,11 +18,15 @@ from infra.stack import Stack
 from infra.up import START_ERRORS, fresh_directory, say
 from infra.wan.control import LinkChange
 from infra.wan.proxy import LinkState
-from load.client import Arrival, Record, Target, random_bytes, replay
 from load.emulated_stack import HOME, MODEL, right_answer, two_sites
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
 from prfaas.contracts.terms import Outcome
+from prfaas.replay.arrival import Arrival
+from prfaas.replay.client import Target
+from prfaas.replay.prompts import TokenPrompts
+from prfaas.replay.record import Record
+from prfaas.replay.send import replay
 
 PROMPT_TOKENS, OUTPUT_TOKENS = 700, 4
 EVERY_S = 0.5
@@ -57,7 +61,7 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
 async def outage(stack: Stack, policy: str, fault: LinkState, outage_s: float, seed: int) -> Round:
     """One outage under load; returns when all requests are answered."""
     target = Target(url=stack.gateway_url(HOME), model=MODEL, timeout_s=60.0, ttft_deadline_s=30.0)
-    made = random_bytes(seed)
+    made = TokenPrompts(seed)
     prompts: dict[int, list[int]] = {}
     (link,) = stack.sites.links.values()
     resumed = asyncio.Event()
@@ -75,7 +79,7 @@ async def outage(stack: Stack, policy: str, fault: LinkState, outage_s: float, s
     started_s = time.monotonic()
 
     def prompt(index: int, arrival: Arrival) -> list[int]:
-        prompts[index] = [int(token) for token in made(index, arrival)]
+        prompts[index] = made.tokens(index, arrival)
         return prompts[index]
 
     asking = asyncio.create_task(

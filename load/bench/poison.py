@@ -24,10 +24,13 @@ from infra.stack import Stack
 from infra.up import START_ERRORS, describe, fresh_directory, say
 from load.bench.poison_bus import BusPoisons
 from load.bench.poison_http import HttpPoisons
-from load.client import Arrival, Record, Target, replay
 from load.emulated_stack import HOME, MODEL, right_answer, two_sites
 from prfaas.bus.bulk.lane import BulkLane
 from prfaas.engine.weights import prepare
+from prfaas.replay.arrival import Arrival
+from prfaas.replay.client import Target
+from prfaas.replay.record import Record
+from prfaas.replay.send import replay
 
 REAL_MODEL = "gemma-3-270m"
 RATE_REQ_S = 6.0

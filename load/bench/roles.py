@@ -24,7 +24,6 @@ from infra.sites import Description, Service, Site, SiteKind
 from infra.sites import Role as Program
 from infra.stack import Stack
 from infra.up import START_ERRORS, fresh_directory, say
-from load.client import Arrival, Record, Target, replay
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
 from prfaas.bus.control import ControlBus
@@ -34,6 +33,10 @@ from prfaas.contracts.to_scheduler import ChangeRoleReply, RoleKept
 from prfaas.contracts.to_worker import ChangeRole
 from prfaas.engine.emulated_model import EMULATED_MODELS
 from prfaas.engine.weights import prepare
+from prfaas.replay.arrival import Arrival
+from prfaas.replay.client import Target
+from prfaas.replay.record import Record
+from prfaas.replay.send import replay
 
 SITE = "local"
 DEADLINE_S = 180.0

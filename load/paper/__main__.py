@@ -20,7 +20,6 @@ from infra.nats_server import NatsServerError
 from infra.service_process import ServiceProcessError
 from infra.wan.process import WanProcessError
 from load.arrivals import poisson
-from load.client import Arrival
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
 from load.paper.results import (
@@ -58,6 +57,7 @@ from load.simulate.paper import (
 )
 from load.simulate.policies import scheduler_keys
 from load.simulate.world import simulate
+from prfaas.replay.arrival import Arrival
 
 REUSE = "reuse"
 REUSE_CHUNK_TOKENS = 64

@@ -14,13 +14,17 @@ from prometheus_client.parser import text_string_to_metric_families
 from infra.sites import Role
 from infra.stack import READY_DEADLINE_S, STOP_DEADLINE_S, Stack
 from infra.wan.control import LinkChange
-from load.client import Arrival, Record, Target, random_bytes, replay
 from load.machine import CpuMeter, CpuUse
 from load.paper.stack import MODEL, Scales, description
 from load.report import Report, Slo, summarize
 from load.simulate.paper import FAR, H20_NAME, H200_NAME, HOME, STEADY, Deployment, scenario
 from load.simulate.scenario import LinkSpec, Scenario, Timing
 from load.simulate.world import simulate
+from prfaas.replay.arrival import Arrival
+from prfaas.replay.client import Target
+from prfaas.replay.prompts import TokenPrompts
+from prfaas.replay.record import Record
+from prfaas.replay.send import replay
 
 WARM_UP = 0.2
 """Share of a run that is not looked at: batches fill up."""
@@ -89,7 +93,7 @@ class LiveStack:
         try:
             # Of no use to one run is what another one has left in caches.
             self._runs += 1
-            prompts = random_bytes(seed=self._runs, block_tokens=scales.chunk_tokens if scales.cache_blocks else 0)
+            prompts = TokenPrompts(self._runs, block_tokens=scales.chunk_tokens if scales.cache_blocks else 0)
             records = await replay(target, scaled, prompts)
         finally:
             shaping.cancel()

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from load.arrivals import of_trace, poisson
-from load.client import Arrival
 from load.simulate.paper import DEPLOYMENTS, H20, H200, LENGTHS, LINK_BYTES_PER_S, OUTPUT_TOKENS, STEADY
 from load.simulate.scenario import LinkSpec
 from prfaas.capacity.lengths import EmpiricalLengths
 from prfaas.planner.solver import TwoSites, best_threshold
 from prfaas.planner.uncached import uncached_tokens
+from prfaas.replay.arrival import Arrival
 from prfaas.traces import TraceRequest, read_agentx, read_azure, read_mooncake, spread_arrivals
 
 TRACES = Path(__file__).parents[1] / "traces" / "data"

@@ -7,12 +7,12 @@ upward that is more, and so the capacity is less, before any queue.
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from load.client import Arrival
 from load.simulate.policies import make_policy, scheduler_keys
 from load.simulate.scenario import DecodePool, LinkSpec, PdSite, PrefillPool, PrfaasSite, Scenario, Timing
 from prfaas.capacity.builtin import builtin_profile
 from prfaas.capacity.lengths import Lengths, TruncatedLogNormal, quantile_midpoints
 from prfaas.capacity.profiles import Profile
+from prfaas.replay.arrival import Arrival
 
 HOME, FAR = "home", "far"
 LENGTHS = TruncatedLogNormal(mu=9.90, sigma=1.00, low_tokens=128, high_tokens=131_072)

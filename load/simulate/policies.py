@@ -33,4 +33,4 @@ def make_roles(keys: dict[str, Any], fleet: Fleet) -> RoleController:
 
 def _config(keys: dict[str, Any]) -> SchedulerConfig:
     # A configuration needs a site and its server; no decision depends on them.
-    return msgspec.convert({"site": "home", "control": {"url": ""}} | keys, SchedulerConfig)
+    return msgspec.convert({"site": "home", "control": {"url": "nats://127.0.0.1:4222"}} | keys, SchedulerConfig)

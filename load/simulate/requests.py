@@ -6,7 +6,6 @@ from typing import Any
 
 import simpy
 
-from load.client import Arrival, Record
 from load.simulate.announcing import Announcing
 from load.simulate.decode import DecodeWorker
 from load.simulate.prefill import Job, Prompt
@@ -16,6 +15,8 @@ from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.terms import Outcome
 from prfaas.contracts.to_gateway import Placement, Refusal
 from prfaas.contracts.to_scheduler import AttemptEnded, PlaceRequest
+from prfaas.replay.arrival import Arrival
+from prfaas.replay.record import Record
 from prfaas_scheduler.events import AttemptOver, PlacementRequested
 from prfaas_scheduler.roles.events import RequestSeen
 

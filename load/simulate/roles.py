@@ -12,7 +12,6 @@ import msgspec
 from rich.console import Console
 
 from load.arrivals import poisson
-from load.client import Arrival
 from load.json_option import add_json_option, write_json
 from load.report import Report, Slo, summarize, table
 from load.simulate.cases import two_sites
@@ -22,6 +21,7 @@ from load.simulate.scenario import MovableWorkers
 from load.simulate.world import simulate
 from prfaas.capacity.lengths import quantile_midpoints
 from prfaas.planner.solver import solve_two_sites
+from prfaas.replay.arrival import Arrival
 
 SHORT_OUTPUT_TOKENS = 128
 LOAD = 0.75

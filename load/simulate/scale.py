@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 
 from load.arrivals import poisson
-from load.client import Record
 from load.report import Report, Slo, summarize
 from load.simulate.paper import (
     DEPLOYMENTS,
@@ -29,6 +28,7 @@ from load.simulate.paper import (
 from load.simulate.policies import POLICIES, make_policy, scheduler_keys
 from load.simulate.scenario import DecodePool, LinkSpec, PdSite, PrefillPool, PrfaasSite, Scenario, Timing
 from load.simulate.world import simulate
+from prfaas.replay.record import Record
 
 UNIT = DEPLOYMENTS["threshold"]
 UNIT_NODES = UNIT.n_prfaas + UNIT.n_prefill + UNIT.n_decode

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from load.client import Arrival
 from prfaas.capacity.profiles import Profile
+from prfaas.replay.arrival import Arrival
 from prfaas_scheduler.fleet import Fleet
 from prfaas_scheduler.policies.base import Policy
 from prfaas_scheduler.roles.controller import RoleController

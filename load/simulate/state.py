@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import simpy
 
-from load.client import Record
 from load.simulate.decode import DecodeWorker
 from load.simulate.link import Link
 from load.simulate.prefill import PrefillStation
 from load.simulate.scenario import PdSite, PrefillPool, Scenario
 from prfaas.contracts.to_scheduler import BlocksChanged
+from prfaas.replay.record import Record
 from prfaas_scheduler.service_core import SchedulerCore
 
 

@@ -7,13 +7,13 @@ from typing import Any
 import msgspec
 import simpy
 
-from load.client import Record
 from load.simulate.announcing import Announcing
 from load.simulate.requests import Requests
 from load.simulate.scenario import Scenario
 from load.simulate.state import Home, State
 from prfaas.contracts.terms import Role
 from prfaas.contracts.to_scheduler import BlocksChanged
+from prfaas.replay.record import Record
 from prfaas_scheduler.events import WorkerGone
 from prfaas_scheduler.roles.controller import RoleController
 from prfaas_scheduler.roles.events import BeginMove, MoveResult, RolesDue

@@ -13,10 +13,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from infra.sites import Role
 from infra.stack import Stack
-from load.client import Arrival, Record, Target, random_bytes, replay
 from load.emulated_stack import FAR, HOME, MODEL, two_sites
 from prfaas.contracts.to_prefill import ALONE_AFTER_S
 from prfaas.contracts.to_probe import EGRESS_HEADROOM
+from prfaas.replay.arrival import Arrival
+from prfaas.replay.client import Target
+from prfaas.replay.prompts import TokenPrompts
+from prfaas.replay.record import Record
+from prfaas.replay.send import replay
 
 BUDGET_MBIT = 32.0
 BUDGET = BUDGET_MBIT * 1e6 / 8
@@ -67,7 +71,7 @@ async def counting(stack: Stack) -> AsyncIterator[Egress]:
 
 async def ask(stack: Stack, requests: int, prompt_tokens: int, seed: int) -> list[Record]:
     target = Target(url=stack.gateway_url(HOME), model=MODEL, timeout_s=200.0, ttft_deadline_s=190.0)
-    return await replay(target, [Arrival(0.02 * index, prompt_tokens, 2) for index in range(requests)], random_bytes(seed))
+    return await replay(target, [Arrival(0.02 * index, prompt_tokens, 2) for index in range(requests)], TokenPrompts(seed))
 
 
 def all_answered(records: list[Record]) -> bool:

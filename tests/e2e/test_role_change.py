@@ -12,9 +12,12 @@ from infra.service_process import ServiceProcess
 from infra.sites import Description
 from infra.stack import Stack
 from load.bench.roles import asking, change_role, description_of, live_workers, until_workers
-from load.client import Arrival, Record, Target, replay
 from prfaas.contracts.terms import Role
 from prfaas.contracts.to_scheduler import RoleChanging, RoleKept
+from prfaas.replay.arrival import Arrival
+from prfaas.replay.client import Target
+from prfaas.replay.record import Record
+from prfaas.replay.send import replay
 from tests.e2e.asking import tokens_of
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 
 from load.arrivals import of_trace, poisson, scaled_tokens
-from load.client import Arrival
 from prfaas.capacity.lengths import TruncatedLogNormal
+from prfaas.replay.arrival import Arrival
 from prfaas.traces import TraceRequest
 
 LENGTHS = TruncatedLogNormal(mu=9.90, sigma=1.00, low_tokens=128, high_tokens=131_072)

@@ -4,8 +4,9 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from load.client import Arrival, Record
 from load.report import Slo, latency, percentile, summarize, table
+from prfaas.replay.arrival import Arrival
+from prfaas.replay.record import Record
 
 
 def record(arrival_s: float, ttft_s: float | None = 0.1, *, tokens: int = 11, tpot_s: float = 0.01, error: str = "") -> Record:

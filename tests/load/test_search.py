@@ -2,9 +2,10 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from load.client import Arrival, Record
 from load.report import Report, Slo, summarize
 from load.search import sustained_rate
+from prfaas.replay.arrival import Arrival
+from prfaas.replay.record import Record
 
 SLO = Slo(ttft_s=1.0)
 

@@ -210,7 +210,13 @@ def session(*rows: object) -> str:
         ("agentx", session(7), 1, "requests[0]", "is neither a request nor a sub-agent"),
         ("agentx", session({"t": 0}), 1, "requests[0].sub", "is missing; expected a list"),
         ("agentx", '{"id": 1}', 1, "id", "is not text"),
-        (None, "hello\n", 1, None, '"hello" begins no format that is known; there are agentx, azure, mooncake'),
+        (
+            None,
+            "hello\n",
+            1,
+            None,
+            '"hello" begins no format that is known; there are agentx, azure, bailian, burstgpt, mooncake, plain',
+        ),
         (None, " \n", None, None, "the file is empty"),
         ("azure", "", None, None, "the file holds no rows; expected a header"),
     ],
@@ -243,7 +249,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         list(read_trace(tmp_path / ("x" * 5000)))
     with pytest.raises(TraceError, match="this is no file name"):
         list(read_trace(Path("a\0b")))
-    with pytest.raises(TraceError, match="there is no trace format csv; there are agentx, azure, mooncake"):
+    with pytest.raises(
+        TraceError, match="there is no trace format csv; there are agentx, azure, bailian, burstgpt, mooncake, plain"
+    ):
         read_trace(tmp_path / "none", "csv")
 
 

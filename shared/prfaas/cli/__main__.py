@@ -14,15 +14,21 @@ from collections.abc import Sequence
 from prfaas import __version__
 from prfaas.cli import UsageError
 
-COMMANDS = ("plan", "profile")
+COMMANDS = ("plan", "profile", "replay", "report", "sweep")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="prfaas", description="Prefill-as-a-Service: plan and look at deployments.")
+    parser = argparse.ArgumentParser(
+        prog="prfaas", description="Prefill-as-a-Service: plan deployments, and replay traffic against them."
+    )
     parser.add_argument("--version", action="version", version=f"prfaas {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name in COMMANDS:
-        module = importlib.import_module(f"prfaas.cli.{name}")
+        try:
+            module = importlib.import_module(f"prfaas.cli.{name}")
+        except ModuleNotFoundError as error:
+            _add_absent(commands, name, error)
+            continue
         summary = (module.__doc__ or "").splitlines()[0]
         command = commands.add_parser(
             name, help=summary, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -44,6 +50,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         # `prfaas plan ... | head`: the reader has enough. Without this the interpreter complains once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _add_absent(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, error: ModuleNotFoundError) -> None:
+    """Adds a command whose libraries are not installed: it says which, whatever it is asked."""
+    if (error.name or "").partition(".")[0] == "prfaas":
+        raise error
+    needs = f"needs {error.name}: pip install 'prfaas[replay]'"
+
+    def run(arguments: argparse.Namespace) -> int:
+        raise UsageError(f"{needs}.")
+
+    command = commands.add_parser(name, help=needs, add_help=False)
+    command.add_argument("rest", nargs=argparse.REMAINDER)
+    command.set_defaults(run=run)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ its parent's blocks.
 """
 
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,9 @@ def recognise_agentx(first_line: str) -> bool:
     return first_line.lstrip().startswith("{") and '"block_size"' in first_line and '"requests"' in first_line
 
 
-def read_agentx(path: Path) -> Iterator[TraceRequest]:
+def read_agentx(path: Path, skip: Collection[int] = ()) -> Iterator[TraceRequest]:
     """Yields requests session by session, those of a session and its sub-agents in order of time. Raises TraceError."""
-    for row in json_rows(path):
+    for row in json_rows(path, skip):
         if row.line > _MAX_LINES:
             raise row.error("id", f"is beyond the {_MAX_LINES} sessions that are read")
         session = row.value("id", "a name")

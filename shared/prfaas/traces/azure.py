@@ -3,7 +3,7 @@
 Stamps have seven fractional digits (2023), six and an offset, or none at all (2024). Nothing is known of shared prefixes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,10 +20,10 @@ def recognise_azure(first_line: str) -> bool:
     return all(column in first_line for column in COLUMNS)
 
 
-def read_azure(path: Path) -> Iterator[TraceRequest]:
+def read_azure(path: Path, skip: Collection[int] = ()) -> Iterator[TraceRequest]:
     """Yields requests in order of arrival; the first arrives at 0. Raises TraceError."""
     first_us: float | None = None
-    for stamp_us, row in in_order(((_stamp_us(row), row) for row in csv_rows(path, COLUMNS)), "TIMESTAMP"):
+    for stamp_us, row in in_order(((_stamp_us(row), row) for row in csv_rows(path, COLUMNS, skip)), "TIMESTAMP"):
         first_us = stamp_us if first_us is None else first_us
         arrival_s = (stamp_us - first_us) / 1e6
         if arrival_s > MAX_SECONDS:

@@ -1,31 +1,41 @@
 """Every trace format that can be read, and which one a file has.
 
-A new format is a module with a `recognise_x(first_line)` and a `read_x(path)`, and its line in FORMATS.
+A new format is a module with a `recognise_x(first_line)` and a `read_x(path, skip)`, and its line in FORMATS.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from prfaas.traces.agentx import read_agentx, recognise_agentx
 from prfaas.traces.azure import read_azure, recognise_azure
+from prfaas.traces.bailian import read_bailian, recognise_bailian
+from prfaas.traces.burstgpt import read_burstgpt, recognise_burstgpt
 from prfaas.traces.errors import TraceError, shown, shown_path
 from prfaas.traces.lines import read_lines
 from prfaas.traces.mooncake import read_mooncake, recognise_mooncake
+from prfaas.traces.plain import read_plain, recognise_plain
 from prfaas.traces.request import TraceRequest
 
 
 class TraceFormat(NamedTuple):
     recognise: Callable[[str], bool]
     """Whether a file whose first line this is has the format."""
-    read: Callable[[Path], Iterator[TraceRequest]]
+    read: Callable[[Path, Collection[int]], Iterator[TraceRequest]]
+    """Yields the requests of a file but those on the lines with these numbers."""
+    one_clock: bool = True
+    """Whether arrivals of different sessions count from the same moment."""
 
 
 FORMATS: dict[str, TraceFormat] = {
+    "bailian": TraceFormat(recognise_bailian, read_bailian),
     "mooncake": TraceFormat(recognise_mooncake, read_mooncake),
     "azure": TraceFormat(recognise_azure, read_azure),
-    "agentx": TraceFormat(recognise_agentx, read_agentx),
+    "agentx": TraceFormat(recognise_agentx, read_agentx, one_clock=False),
+    "burstgpt": TraceFormat(recognise_burstgpt, read_burstgpt),
+    "plain": TraceFormat(recognise_plain, read_plain),
 }
+"""Order matters: a Bailian row has all that a Mooncake row has."""
 
 
 def recognise_format(path: Path) -> str:
@@ -42,13 +52,13 @@ def recognise_format(path: Path) -> str:
     raise TraceError(path, f'"{shown(first.text)}" begins no format that is known; there are {_names()}', line=first.number)
 
 
-def read_trace(path: Path, format: str | None = None) -> Iterator[TraceRequest]:
-    """Yields the trace's requests; without a `format` the file shows which it is.
+def read_trace(path: Path, format: str | None = None, skip: Collection[int] = ()) -> Iterator[TraceRequest]:
+    """Yields the trace's requests but those on lines `skip`; without a `format` the file shows which it is.
 
     Raises TraceError: at once for an unknown format, while reading for a row that cannot be read."""
     if format is not None and format not in FORMATS:
         raise TraceError(None, f"trace {shown_path(path)}: there is no trace format {shown(format)}; there are {_names()}")
-    return FORMATS[format or recognise_format(path)].read(path)
+    return FORMATS[format or recognise_format(path)].read(path, skip)
 
 
 def _is_pipe(path: Path) -> bool:

@@ -3,7 +3,7 @@
 import codecs
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,8 +20,8 @@ class Line(NamedTuple):
     text: str
 
 
-def read_lines(path: Path) -> Iterator[Line]:
-    """Yields every line that is not blank, without its end. Raises TraceError."""
+def read_lines(path: Path, skip: Collection[int] = ()) -> Iterator[Line]:
+    """Yields every line that is neither blank nor one of the numbers `skip`, without its end. Raises TraceError."""
     number = 0
     try:
         with path.open("rb") as file:
@@ -29,6 +29,8 @@ def read_lines(path: Path) -> Iterator[Line]:
             content = gzip.GzipFile(fileobj=file) if packed else file
             while raw := content.readline(MAX_LINE_BYTES + 1):
                 number += 1
+                if number in skip:
+                    continue
                 text = _decoded(raw, path, number)
                 if text.strip():
                     yield Line(number, text)

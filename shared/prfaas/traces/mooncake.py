@@ -4,7 +4,7 @@
 """
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from prfaas.traces.request import TraceRequest
@@ -18,9 +18,9 @@ def recognise_mooncake(first_line: str) -> bool:
     return first_line.lstrip().startswith("{") and '"input_length"' in first_line and '"timestamp"' in first_line
 
 
-def read_mooncake(path: Path) -> Iterator[TraceRequest]:
+def read_mooncake(path: Path, skip: Collection[int] = ()) -> Iterator[TraceRequest]:
     """Yields requests in order of arrival. Raises TraceError."""
-    stamped = ((row.seconds("timestamp", _MILLISECONDS), row) for row in json_rows(path))
+    stamped = ((row.seconds("timestamp", _MILLISECONDS), row) for row in json_rows(path, skip))
     for arrival_s, row in in_order(stamped, "timestamp"):
         input_tokens = row.tokens("input_length", least=1)
         block_ids = row.block_ids("hash_ids", input_tokens, MOONCAKE_BLOCK_TOKENS)

@@ -20,6 +20,8 @@ class TraceRequest(NamedTuple):
     """Name of a conversation: each of its requests follows the answer to the one before."""
     think_s: float = 0.0
     """Pause between the previous answer of the session and this request."""
+    text: str = ""
+    """Prompt itself, where the trace has it; `input_tokens` is then its length, or an estimate."""
 
 
 def scaled(requests: Iterable[TraceRequest], divisor: int) -> Iterator[TraceRequest]:

@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,9 +86,9 @@ class Row(NamedTuple):
         return [int(number) for number in found if number is not None]
 
 
-def json_rows(path: Path) -> Iterator[Row]:
-    """Yields the object on each line. Raises TraceError."""
-    return (Row(path, line.number, json_object(path, line)) for line in read_lines(path))
+def json_rows(path: Path, skip: Collection[int] = ()) -> Iterator[Row]:
+    """Yields the object on each line but those numbered `skip`. Raises TraceError."""
+    return (Row(path, line.number, json_object(path, line)) for line in read_lines(path, skip))
 
 
 def json_object(path: Path, line: Line) -> dict[str, Any]:
@@ -103,9 +103,9 @@ def json_object(path: Path, line: Line) -> dict[str, Any]:
     return value
 
 
-def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def csv_rows(path: Path, columns: Sequence[str], skip: Collection[int] = ()) -> Iterator[Row]:
     """Yields the rows under a header that has `columns`, in any order and beside others. Raises TraceError."""
-    lines = read_lines(path)
+    lines = read_lines(path, skip)
     number = 0
 
     def texts() -> Iterator[str]:

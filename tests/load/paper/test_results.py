@@ -5,12 +5,13 @@ import io
 import pytest
 from rich.console import Console
 
-from load.client import Arrival, Record
 from load.machine import CpuUse, conditions
 from load.paper.results import ALL_POLICIES, CASES, POLICIES, SLO, CaseRun, Found, Results, Tried, crossing, show, summary
 from load.paper.run import LiveRun, Pacing
 from load.paper.stack import Scales
 from load.report import Report, summarize
+from prfaas.replay.arrival import Arrival
+from prfaas.replay.record import Record
 
 
 def report(kept_share: float, requests: int = 100) -> Report:

@@ -7,12 +7,15 @@ import msgspec
 import pytest
 
 from infra.stack import Stack
-from load.client import Arrival, Target, random_bytes, replay
 from load.paper.stack import MODEL, Scales, description
 from load.simulate.paper import DEPLOYMENTS, FAR, H20_NAME, HOME, THRESHOLD_TOKENS
 from prfaas.contracts.to_decode import Sampling
 from prfaas.engine.protocol import DecodeRow
 from prfaas.kvcache.layout import KVPiece
+from prfaas.replay.arrival import Arrival
+from prfaas.replay.client import Target
+from prfaas.replay.prompts import TokenPrompts
+from prfaas.replay.send import replay
 
 pytestmark = pytest.mark.e2e
 
@@ -41,15 +44,14 @@ async def test_answers_do_not_depend_on_where_the_prefill_ran(tmp_path: Path) ->
     threshold = round(THRESHOLD_TOKENS / SCALES.tokens)
     lengths = [2, 100, threshold + 1, threshold + 2, 1000, 2500]
     arrivals = [Arrival(0.05 * index, tokens, 8) for index, tokens in enumerate(lengths)]
-    prompts = random_bytes(7)
+    prompts = TokenPrompts(7)
     async with Stack(description(deployment, SCALES), tmp_path) as stack:
         target = Target(url=stack.gateway_url(HOME), model=MODEL, timeout_s=60.0)
         records = await replay(target, arrivals, prompts)
     assert [record.error for record in records] == [""] * len(lengths), [record.message for record in records]
     assert [record.prefill_site for record in records] == [HOME, HOME, HOME, FAR, FAR, FAR]
     for index, (arrival, record) in enumerate(zip(arrivals, records, strict=True)):
-        prompt = prompts(index, arrival)
-        assert isinstance(prompt, list)
+        prompt = prompts.tokens(index, arrival)
         assert (record.tokens, record.text) == (8, expected(prompt, 8))
 
 
@@ -60,7 +62,7 @@ async def test_prompts_that_share_blocks_are_computed_once_and_answered_the_same
     threshold = round(THRESHOLD_TOKENS / scales.tokens)
     counts = [8 * turn + 3 for turn in range(5)]
     arrivals = [Arrival(0.0, 64 * count + 5, 8, list(range(count))) for count in counts]
-    prompts = random_bytes(7, 64)
+    prompts = TokenPrompts(7, block_tokens=64)
     records = []
     async with Stack(description(deployment, scales), tmp_path) as stack:
         target = Target(url=stack.gateway_url(HOME), model=MODEL, timeout_s=60.0)
@@ -72,8 +74,7 @@ async def test_prompts_that_share_blocks_are_computed_once_and_answered_the_same
     assert [record.cached_tokens for record in records] == [0, *(64 * count for count in counts[:-1])]
     assert arrivals[2].prompt_tokens > threshold and {record.prefill_site for record in records} == {HOME}
     for arrival, record in zip(arrivals, records, strict=True):
-        prompt = prompts(0, arrival)
-        assert isinstance(prompt, list)
+        prompt = prompts.tokens(0, arrival)
         assert record.text == expected(prompt, 8)
 
 

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 
 from load.arrivals import poisson
-from load.client import Arrival
 from load.report import Slo, summarize
 from load.simulate.paper import DEPLOYMENTS, H20, H200, LENGTHS, mean_length_capacity, mean_work_capacity, scenario
 from load.simulate.scenario import LinkSpec, PdSite, Scenario, Timing
 from load.simulate.world import simulate
+from prfaas.replay.arrival import Arrival
 
 TIMING = Timing()
 FAST = LinkSpec(rates=((0.0, 100e9 / 8),))

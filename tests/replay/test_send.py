@@ -14,7 +14,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from load.client import Arrival, Target, random_bytes, replay
+from prfaas.replay.arrival import Arrival
+from prfaas.replay.client import Target
+from prfaas.replay.prompts import TokenPrompts
+from prfaas.replay.send import replay
 
 Handler = Callable[[dict[str, object]], Awaitable[Response]]
 
@@ -63,7 +66,7 @@ async def test_records_an_answer() -> None:
         return await answer(body)
 
     async with served(handler) as target:
-        records = await replay(target, [Arrival(0.0, 5, 3), Arrival(0.01, 2, 3)], random_bytes(1))
+        records = await replay(target, [Arrival(0.0, 5, 3), Arrival(0.01, 2, 3)], TokenPrompts(1))
     assert [(r.error, r.tokens, r.text, r.outcome, r.prefill_site, len(r.gaps_s)) for r in records] == [
         ("", 3, "xxx", "offloaded", "far", 2)
     ] * 2
@@ -102,7 +105,7 @@ async def test_a_slow_answer_does_not_hold_up_later_requests() -> None:
         return await answer(body)
 
     async with served(handler) as target:
-        records = await replay(target, [Arrival(0.0, 1, 1), Arrival(0.01, 1, 2)], random_bytes(2))
+        records = await replay(target, [Arrival(0.0, 1, 1), Arrival(0.01, 1, 2)], TokenPrompts(2))
     assert [record.error for record in records] == ["", ""]
 
 
@@ -145,18 +148,18 @@ async def never_answer(body: dict[str, object]) -> Response:
 async def test_errors_are_told_apart(handler: Handler, error: str) -> None:
     async with served(handler) as target:
         target = msgspec.structs.replace(target, timeout_s=0.5)
-        (record,) = await replay(target, [Arrival(0.0, 1, 3)], random_bytes(3))
+        (record,) = await replay(target, [Arrival(0.0, 1, 3)], TokenPrompts(3))
     assert record.error == error
 
 
 async def test_nobody_listens() -> None:
     async with served(answer) as target:
         pass
-    (record,) = await replay(target, [Arrival(0.0, 1, 3)], random_bytes(4))
+    (record,) = await replay(target, [Arrival(0.0, 1, 3)], TokenPrompts(4))
     assert record.error == "connection" and record.message
 
 
 def test_prompts_differ_and_repeat() -> None:
     arrival = Arrival(0.0, 50, 1)
-    one, other = random_bytes(1), random_bytes(2)
+    one, other = TokenPrompts(1), TokenPrompts(2)
     assert one(0, arrival) == one(0, arrival) != one(1, arrival) != other(1, arrival)
