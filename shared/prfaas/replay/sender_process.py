@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Awaitable, Callable
 
 import msgspec
 import uvloop
@@ -109,9 +110,7 @@ class _Process:
             sending = asyncio.create_task(sender.run())
             obeying = asyncio.create_task(_obey(orders, sender))
             try:
-                while not sending.done():
-                    await asyncio.wait([sending], timeout=TELL_EVERY_S)
-                    await _tell(self._progress(sender, over=sending.done()))
+                await tell_until_over(sending, lambda over: _tell(self._progress(sender, over=over)))
                 await sending
             finally:
                 obeying.cancel()
@@ -134,6 +133,16 @@ class _Process:
             peak_rss_bytes=rss_bytes,
             over=over,
         )
+
+
+async def tell_until_over(work: asyncio.Task[None], tell: Callable[[bool], Awaitable[None]]) -> None:
+    """Calls `tell` every TELL_EVERY_S, and a last time with True once the work is over."""
+    over = False
+    while not over:
+        await asyncio.wait([work], timeout=TELL_EVERY_S)
+        # Taken before it is told: work that ends meanwhile is told of in the next round.
+        over = work.done()
+        await tell(over)
 
 
 async def _obey(orders: asyncio.StreamReader, sender: Sender) -> None:
