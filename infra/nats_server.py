@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from infra.secret_files import make_private_directory, open_secret, write_secret
+
 _LISTENING = {
     "client": re.compile(r"Listening for client connections on \S+:(\d+)"),
     "leaf": re.compile(r"Listening for leafnode connections on \S+:(\d+)"),
@@ -103,9 +105,8 @@ class NatsServer:
 
         Raises NatsServerError; the process is gone then."""
         assert not self.running, "the server runs already"
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self.config_path.touch(mode=0o600)  # it may hold seeds
-        self.config_path.write_text(self._render(self.ports, self.directory / "store"))
+        make_private_directory(self.directory)
+        write_secret(self.config_path, self._render(self.ports, self.directory / "store").encode())  # it may hold seeds
         log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
         self._spawn()
         try:
@@ -116,7 +117,7 @@ class NatsServer:
         return self
 
     def _spawn(self) -> None:
-        with self.log_path.open("ab") as log:
+        with os.fdopen(open_secret(self.log_path, append=True), "ab") as log:
             self._process = subprocess.Popen(
                 [server_binary(), "-c", str(self.config_path)],
                 stdin=subprocess.DEVNULL,

@@ -11,6 +11,8 @@ from typing import Any, Self
 
 import tomli_w
 
+from infra.secret_files import make_private_directory, open_secret, write_secret
+
 _POLL_S = 0.02
 _ROOT = Path(__file__).parents[1]
 
@@ -51,11 +53,11 @@ class ServiceProcess:
 
     async def spawn(self) -> Self:
         """Returns at once; `wait_ready` says when it serves."""
-        self._directory.mkdir(parents=True, exist_ok=True)
+        make_private_directory(self._directory)
         config_path = self._directory / f"{self.name}.toml"
-        config_path.write_text(tomli_w.dumps(self._config))
+        write_secret(config_path, tomli_w.dumps(self._config).encode())  # it may hold API keys
         self._log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
-        with self.log_path.open("ab") as log:
+        with os.fdopen(open_secret(self.log_path, append=True), "ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", f"prfaas_{self.role.replace('-', '_')}", "--config", str(config_path)),
                 stdin=asyncio.subprocess.DEVNULL,

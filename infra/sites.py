@@ -1,5 +1,6 @@
 """The one description of a deployment: its sites, the links between them, and which services run where."""
 
+import ipaddress
 import tomllib
 from enum import StrEnum
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Annotated, Any
 import msgspec
 
 from infra.wan.shaping import LinkShape
+from prfaas.contracts.subjects import BETWEEN_SITES
 
 DEMO = Path(__file__).with_name("sites.toml")
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
@@ -31,7 +33,15 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     name: Name
     kind: SiteKind
     dials: tuple[Name, ...] = ()
-    """Sites whose leaf port this one's server dials; nobody dials a site that does not want it."""
+    """Sites whose leaf port this one's server dials."""
+    host: str = "127.0.0.1"
+    """Name or address under which the other sites' servers reach this one's."""
+    listen_host: str = "127.0.0.1"
+    """Address on which the server listens for clients and leaf connections."""
+    link_tls: bool | None = None
+    """TLS 1.3 on the leaf connections that come in here, with certificates on both ends. Unset: unless `host` is loopback."""
+    client_tls: bool = False
+    """TLS 1.3 between the site's own services and its server."""
     client_port: Port = 0
     leaf_port: Port = 0
     monitor_port: Port = 0
@@ -89,6 +99,11 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def link(self, dialler: str, dialled: str) -> Link | None:
         return next((link for link in self.links if link.between == (dialler, dialled)), None)
 
+    def tls(self, dialled: str) -> bool:
+        """Whether leaf connections that come in at this site are encrypted."""
+        site = self.site(dialled)
+        return not _is_loopback(site.host) if site.link_tls is None else site.link_tls
+
     def in_dial_order(self) -> list[Site]:
         """Each site after those that it dials. Raises DescriptionError for a ring."""
         ordered: list[Site] = []
@@ -117,6 +132,10 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if len(set(names)) != len(names):
             raise DescriptionError(f"two sites have the same name: {', '.join(names)}")
         for site in self.sites:
+            if BETWEEN_SITES in site.name:
+                raise DescriptionError(
+                    f"the name of site {site.name} holds {BETWEEN_SITES}, which separates the names of two sites"
+                )
             for dialled in site.dials:
                 if self.site(dialled).name == site.name:
                     raise DescriptionError(f"site {site.name} dials itself")
@@ -140,6 +159,13 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             if (service.site, service.name) in taken:
                 raise DescriptionError(f"two services of site {service.site} have the same name: {service.name}")
             taken.add((service.site, service.name))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def load_description(path: Path = DEMO) -> Description:

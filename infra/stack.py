@@ -103,13 +103,16 @@ class Stack:
                 blocks = {"block-tokens": chunk} if (chunk := next(filter(None, chunks), None)) else {}
                 config = {"models": [model]} | blocks | config
             case Role.DECODE_WORKER | Role.PREFILL_WORKER:
-                # A decode worker may become a prefill worker, which needs to know whom it serves.
+                # A worker of one role may get the other one, so each knows what both need.
                 of_prefill: dict[str, Any] = {} if "serves" in config else {"serves": self.description.served_sites(service.site)}
+                neighbours = [neighbour.name for neighbour in self.description.neighbours(service.site)]
+                of_decode = {"prefill-sites": neighbours} | config.get(Role.DECODE_WORKER, {})
                 if (alone := self.unleased_bytes_per_s(service.site)) is not None:
                     of_prefill["link"] = {"egress-bytes-per-s": alone} | config.get("link", {})
                 config = config | {
                     "engine": {"model": model} | config.get("engine", {}),
                     Role.PREFILL_WORKER.value: of_prefill | config.get(Role.PREFILL_WORKER, {}),
+                    Role.DECODE_WORKER.value: of_decode,
                 }
             case Role.BANDWIDTH_PROBE:
                 measured = [site for site in self.description.served_sites(service.site) if site != service.site]

@@ -19,20 +19,26 @@ from prfaas.contracts.wire import pack_tokens
 from tests.bus.conftest import Connect
 
 DEADLINE_S = 20.0
-SITE, MODEL = "remote", "tiny.model"
+SITE, HOME, MODEL = "remote", "local", "tiny.model"
+SERVES = [HOME]
 
 
 def make_job(transfer_id: str = "t1", attempt: int = 1, timeout_s: float = 60.0, tokens: int = 3) -> PrefillJob:
     transfer = KVTransfer(
-        transfer_id=transfer_id, attempt=attempt, bucket="kv-local", nuid="n", prefill_tokens=tokens, fingerprint="f"
+        transfer_id=transfer_id,
+        attempt=attempt,
+        bucket=subjects.kv_bucket(HOME, SITE),
+        nuid="n",
+        prefill_tokens=tokens,
+        fingerprint="f",
     )
     return PrefillJob(
         request_id="r",
         model=MODEL,
         transfer=transfer,
         token_ids=pack_tokens(range(tokens)),
-        reply_to="prfaas.local.decode.d1.prefill",
-        decode_site="local",
+        reply_to=subjects.prefill_progress(HOME, "d1"),
+        decode_site=HOME,
         timeout_s=timeout_s,
     )
 
@@ -49,12 +55,12 @@ async def all_waited_for(consumer: JobConsumer) -> None:
 
 
 async def stored(bus: ControlBus) -> int:
-    return (await bus.jetstream().stream_info(subjects.jobs_stream(SITE))).state.messages
+    return (await bus.jetstream().stream_info(subjects.jobs_stream(SITE, HOME))).state.messages
 
 
 async def test_a_job_is_taken_once_and_gone_after_its_ack(connect: Connect) -> None:
     bus = await connect()
-    consumer, queue = await JobConsumer.open(bus, SITE, MODEL, "one"), JobQueue(bus)
+    consumer, queue = await JobConsumer.open(bus, SITE, MODEL, "one", serves=SERVES), JobQueue(bus)
     await queue.submit(SITE, make_job(), timeout_s=DEADLINE_S)
     taken = await take(consumer)
     assert taken.job == make_job()
@@ -68,7 +74,7 @@ async def test_a_job_is_taken_once_and_gone_after_its_ack(connect: Connect) -> N
 
 async def test_the_same_attempt_is_stored_once_another_attempt_anew(connect: Connect) -> None:
     bus = await connect()
-    consumer, queue = await JobConsumer.open(bus, SITE, MODEL, "one"), JobQueue(bus)
+    consumer, queue = await JobConsumer.open(bus, SITE, MODEL, "one", serves=SERVES), JobQueue(bus)
     for attempt in (1, 1, 2):
         await queue.submit(SITE, make_job(attempt=attempt), timeout_s=DEADLINE_S)
     assert await stored(bus) == 2
@@ -82,7 +88,9 @@ async def test_the_same_attempt_is_stored_once_another_attempt_anew(connect: Con
 
 async def test_two_consumers_share_the_queue(connect: Connect) -> None:
     bus, other = await connect("one"), await connect("two")
-    consumers = [await JobConsumer.open(each, SITE, MODEL, worker) for each, worker in ((bus, "one"), (other, "two"))]
+    consumers = [
+        await JobConsumer.open(each, SITE, MODEL, worker, serves=SERVES) for each, worker in ((bus, "one"), (other, "two"))
+    ]
     for number in range(10):
         await JobQueue(bus).submit(SITE, make_job(str(number)), timeout_s=DEADLINE_S)
     taken = [await take(consumers[number % 2]) for number in range(10)]
@@ -93,7 +101,7 @@ async def test_two_consumers_share_the_queue(connect: Connect) -> None:
 
 async def test_a_deferred_job_is_taken_when_no_other_waits(connect: Connect) -> None:
     bus = await connect()
-    consumer, queue = await JobConsumer.open(bus, SITE, MODEL, "one"), JobQueue(bus)
+    consumer, queue = await JobConsumer.open(bus, SITE, MODEL, "one", serves=SERVES), JobQueue(bus)
     await queue.submit(SITE, make_job("deferred"), timeout_s=DEADLINE_S, deferred=True)
     await queue.submit(SITE, make_job("shared"), timeout_s=DEADLINE_S)
     await queue.submit(SITE, make_job("own"), timeout_s=DEADLINE_S, worker="one")
@@ -111,7 +119,7 @@ async def test_a_deferred_job_is_taken_when_no_other_waits(connect: Connect) -> 
 
 async def test_a_waiting_take_gets_the_job_at_once(connect: Connect) -> None:
     bus = await connect()
-    consumer = await JobConsumer.open(bus, SITE, MODEL, "one")
+    consumer = await JobConsumer.open(bus, SITE, MODEL, "one", serves=SERVES)
     taking = asyncio.create_task(take(consumer))
     await JobQueue(bus).submit(SITE, make_job(), timeout_s=DEADLINE_S)
     await (await taking).ack()
@@ -119,10 +127,10 @@ async def test_a_waiting_take_gets_the_job_at_once(connect: Connect) -> None:
 
 async def test_without_a_queue_or_room_in_it_submit_says_so(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     bus = await connect()
-    with pytest.raises(NoRespondersError, match=r"jobs\.remote\.prefill\.tiny_model"):
+    with pytest.raises(NoRespondersError, match=r"jobs\.remote\.local\.prefill\.tiny_model"):
         await JobQueue(bus).submit(SITE, make_job(), timeout_s=DEADLINE_S)
     monkeypatch.setattr(jobs, "MAX_JOBS", 1)
-    await JobConsumer.open(bus, SITE, MODEL, "one")
+    await JobConsumer.open(bus, SITE, MODEL, "one", serves=SERVES)
     await JobQueue(bus).submit(SITE, make_job("t1"), timeout_s=DEADLINE_S)
     with pytest.raises(StreamError, match="maximum messages exceeded"):
         await JobQueue(bus).submit(SITE, make_job("t2"), timeout_s=DEADLINE_S)
@@ -133,7 +141,8 @@ async def test_without_a_queue_or_room_in_it_submit_says_so(connect: Connect, mo
 async def test_a_job_in_progress_is_kept_and_a_lost_one_is_delivered_again(connect: Connect) -> None:
     bus, other = await connect("one"), await connect("two")
     first, second = [
-        await JobConsumer.open(each, SITE, MODEL, worker, ack_wait_s=0.5) for each, worker in ((bus, "one"), (other, "two"))
+        await JobConsumer.open(each, SITE, MODEL, worker, serves=SERVES, ack_wait_s=0.5)
+        for each, worker in ((bus, "one"), (other, "two"))
     ]
     await JobQueue(bus).submit(SITE, make_job(), timeout_s=DEADLINE_S)
     taken = await take(first)
@@ -147,7 +156,7 @@ async def test_a_job_in_progress_is_kept_and_a_lost_one_is_delivered_again(conne
 
 async def test_nak_and_term(connect: Connect) -> None:
     bus = await connect()
-    consumer = await JobConsumer.open(bus, SITE, MODEL, "one")
+    consumer = await JobConsumer.open(bus, SITE, MODEL, "one", serves=SERVES)
     await JobQueue(bus).submit(SITE, make_job(), timeout_s=DEADLINE_S)
     await (await take(consumer)).nak(0.05)
     taken = await take(consumer)
@@ -158,7 +167,7 @@ async def test_nak_and_term(connect: Connect) -> None:
 
 async def test_after_the_last_delivery_the_decode_worker_hears_of_it(connect: Connect) -> None:
     bus = await connect()
-    consumer = await JobConsumer.open(bus, SITE, MODEL, "one", ack_wait_s=0.3)
+    consumer = await JobConsumer.open(bus, SITE, MODEL, "one", serves=SERVES, ack_wait_s=0.3)
     heard: asyncio.Queue[PrefillFailed] = asyncio.Queue()
     await bus.subscribe(make_job().reply_to, PrefillFailed, heard.put_nowait)
     await JobQueue(bus).submit(SITE, make_job(), timeout_s=DEADLINE_S)
@@ -177,7 +186,7 @@ async def test_after_the_last_delivery_the_decode_worker_hears_of_it(connect: Co
 
 async def test_a_job_that_nobody_takes_expires(connect: Connect) -> None:
     bus = await connect()
-    await JobConsumer.open(bus, SITE, MODEL, "one")
+    await JobConsumer.open(bus, SITE, MODEL, "one", serves=SERVES)
     await JobQueue(bus).submit(SITE, make_job(timeout_s=0.5), timeout_s=DEADLINE_S)
     async with asyncio.timeout(DEADLINE_S):
         while await stored(bus):
@@ -186,8 +195,8 @@ async def test_a_job_that_nobody_takes_expires(connect: Connect) -> None:
 
 async def test_a_message_that_is_no_job_is_removed(connect: Connect) -> None:
     bus = await connect()
-    consumer = await JobConsumer.open(bus, SITE, MODEL, "one")
-    await bus.jetstream().publish(subjects.jobs(SITE, MODEL), b"garbage")
+    consumer = await JobConsumer.open(bus, SITE, MODEL, "one", serves=SERVES)
+    await bus.jetstream().publish(subjects.jobs(SITE, HOME, MODEL), b"garbage")
     await JobQueue(bus).submit(SITE, make_job(), timeout_s=DEADLINE_S)
     taken = await take(consumer)
     assert taken.job == make_job()
@@ -197,7 +206,7 @@ async def test_a_message_that_is_no_job_is_removed(connect: Connect) -> None:
 
 async def test_the_trace_context_goes_with_the_job(connect: Connect) -> None:
     bus = await connect()
-    consumer = await JobConsumer.open(bus, SITE, MODEL, "one")
+    consumer = await JobConsumer.open(bus, SITE, MODEL, "one", serves=SERVES)
     span = NonRecordingSpan(SpanContext(0xABC, 0xDEF, is_remote=False, trace_flags=TraceFlags(1)))
     await JobQueue(bus).submit(SITE, make_job(), timeout_s=DEADLINE_S, parent=span)
     taken = await take(consumer)
@@ -210,7 +219,7 @@ async def test_a_killed_server_loses_no_job_and_a_lost_store_is_made_again(
     server: NatsServer, connect: Connect, lose_store: bool
 ) -> None:
     bus = await connect()
-    consumer = await JobConsumer.open(bus, SITE, MODEL, "one")
+    consumer = await JobConsumer.open(bus, SITE, MODEL, "one", serves=SERVES)
     await JobQueue(bus).submit(SITE, make_job("before"), timeout_s=DEADLINE_S)
     server.kill()
     if lose_store:
@@ -231,7 +240,7 @@ async def test_a_killed_server_loses_no_job_and_a_lost_store_is_made_again(
 
 async def test_a_closed_connection_ends_the_taking(connect: Connect) -> None:
     bus = await connect()
-    consumer = await JobConsumer.open(bus, SITE, MODEL, "one")
+    consumer = await JobConsumer.open(bus, SITE, MODEL, "one", serves=SERVES)
     await bus.drain()
     with pytest.raises(NotConnectedError, match="connection is closed"):
         await consumer.take(DEADLINE_S)
@@ -242,7 +251,9 @@ async def test_a_closed_connection_ends_the_taking(connect: Connect) -> None:
 
 async def two_workers(connect: Connect) -> tuple[JobQueue, JobConsumer, JobConsumer]:
     buses = [await connect("one"), await connect("two")]
-    one, two = [await JobConsumer.open(bus, SITE, MODEL, worker) for bus, worker in zip(buses, ("one", "two"), strict=True)]
+    one, two = [
+        await JobConsumer.open(bus, SITE, MODEL, worker, serves=SERVES) for bus, worker in zip(buses, ("one", "two"), strict=True)
+    ]
     return JobQueue(buses[0]), one, two
 
 
@@ -282,7 +293,7 @@ async def test_a_waiting_worker_gets_its_own_job_at_once(connect: Connect) -> No
 async def test_of_two_jobs_that_come_at_once_the_second_is_kept_in_progress(connect: Connect) -> None:
     """An idle worker waits for both kinds."""
     bus, other = await connect("one"), await connect("two")
-    consumer = await JobConsumer.open(bus, SITE, MODEL, "one", ack_wait_s=0.5)
+    consumer = await JobConsumer.open(bus, SITE, MODEL, "one", serves=SERVES, ack_wait_s=0.5)
     queue = JobQueue(other)
     taking = asyncio.create_task(take(consumer))
     await all_waited_for(consumer)
@@ -291,7 +302,7 @@ async def test_of_two_jobs_that_come_at_once_the_second_is_kept_in_progress(conn
         queue.submit(SITE, make_job("o1"), timeout_s=DEADLINE_S, worker="one"),
     )
     first = await taking
-    rival = await JobConsumer.open(other, SITE, MODEL, "two", ack_wait_s=0.5)
+    rival = await JobConsumer.open(other, SITE, MODEL, "two", serves=SERVES, ack_wait_s=0.5)
     assert await rival.take(1.5) is None  # three times the wait for an acknowledgement
     second = await take(consumer)
     assert sorted(ids([first, second])) == ["o1", "s1"] and second.deliveries == 1

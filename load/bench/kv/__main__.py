@@ -169,7 +169,7 @@ async def prepare(sites: RunningSites, storage: str) -> None:
     lane = await BulkLane.connect(sites.endpoint(SITE, "bulk"), name="bench", deadline_s=5)
     with contextlib.suppress(Exception):
         await api(lane, f"STREAM.DELETE.{stream_name(BUCKET)}")
-    await ensure_kv_bucket(lane, SITE, max_bytes=1536 * MIB, ttl_s=600, storage=storage)
+    await ensure_kv_bucket(lane, BUCKET, max_bytes=1536 * MIB, ttl_s=600, storage=storage)
     await lane.close()
 
 

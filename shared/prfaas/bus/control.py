@@ -24,6 +24,7 @@ from prfaas.bus.errors import (
     NotConnectedError,
     RemoteError,
 )
+from prfaas.bus.reply_inbox import ReplyInbox
 from prfaas.bus.trace_context import Headers, trace_headers, trace_of
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.wire import BadMessageError, decode, encode
@@ -39,6 +40,7 @@ _log = get_logger(__name__)
 # How NATS services report errors (ADR-32), so that other tools read ours.
 ERROR_CODE = "Nats-Service-Error-Code"
 ERROR_TEXT = "Nats-Service-Error"
+_NO_RESPONDERS = "503"
 _HEADER_ROOM_BYTES = 64
 _MAX_ERROR_CHARACTERS = 1000
 _FLUSH_DEADLINE_S = 5
@@ -83,12 +85,14 @@ class ControlBus:
         self._subscriptions: dict[int, Subscription] = {}
         self._handlers: set[asyncio.Task[None]] = set()
         self._waiting: dict[str, set[asyncio.Future[BusError]]] = {}
+        self._replies = ReplyInbox(endpoint.site, name)
 
     @classmethod
     async def connect(cls, endpoint: NatsEndpoint, name: str, deadline_s: float = 10.0) -> Self:
         """`name` is what the server's monitoring shows. Raises NotConnectedError."""
         bus = cls(endpoint, name)
         await bus._connection.open(deadline_s)
+        await bus._replies.open(bus.client)
         return bus
 
     @property
@@ -142,24 +146,18 @@ class ControlBus:
 
     async def request_raw(self, subject: str, payload: bytes, timeout_s: float, headers: Headers | None = None) -> Msg:
         """The plain request under `request`, also for a publish that JetStream acknowledges, in whatever site."""
-        self._check_size(subject, payload, headers)
-        # Its own task: see in_own_task.
-        reply = asyncio.ensure_future(self.client.request(subject, payload, timeout=timeout_s, headers=headers))
-        try:
-            with self._denials(subject) as denied:
-                waiting: list[asyncio.Future[Any]] = [reply, denied]
-                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if denied.done():
-                raise denied.result()
-            return reply.result()
-        except nats_errors.NoRespondersError:
-            raise NoRespondersError(subject) from None
-        except nats_errors.TimeoutError:
-            raise BusTimeoutError(f"a request to {subject}", timeout_s) from None
-        except nats_errors.Error as error:
-            raise self._not_connected(subject, error) from error
-        finally:
-            reply.cancel()
+        with self._denials(subject) as denied, self._replies.expect(subject) as (reply_to, answer):
+            await self.publish_raw(subject, payload, reply=reply_to, headers=headers)
+            waiting: list[asyncio.Future[Any]] = [answer, denied]
+            await asyncio.wait(waiting, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if denied.done():
+            raise denied.result()
+        if not answer.done():
+            raise BusTimeoutError(f"a request to {subject}", timeout_s)
+        reply = answer.result()
+        if reply.headers and reply.headers.get("Status") == _NO_RESPONDERS:
+            raise NoRespondersError(subject)
+        return reply
 
     async def serve(
         self,

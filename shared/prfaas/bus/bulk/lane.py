@@ -17,6 +17,8 @@ import nkeys
 from prfaas.bus.bulk.interest import Failed, Handler, Interest
 from prfaas.bus.bulk.wire import BufferPool, DisconnectedError, LaneError, Message, WireParser, header_block
 from prfaas.bus.endpoint import NatsEndpoint
+from prfaas.bus.reply_inbox import subject_token
+from prfaas.contracts import subjects
 from prfaas.telemetry.logs import get_logger
 
 Buffer = bytes | memoryview
@@ -28,6 +30,8 @@ _RECONNECT_MAX_S = 1.0
 _PING_INTERVAL_S = 2.0
 _SILENT_AFTER_S = 6.0
 """Silence after a PING that shows a half-open connection, which is dropped."""
+_REPLY_TOKEN = 5
+"""Place of the inbox's token in a reply subject: reply.<asking site>.<answering site>.<name>.<connection>.<token>."""
 _WRITE_HIGH_BYTES = 512 << 10
 _WRITE_LOW_BYTES = 128 << 10
 
@@ -57,7 +61,9 @@ class BulkLane:
             raise LaneError(f"{endpoint.url!r} is no address of a NATS server: expected nats://host:port or tls://host:port")
         self.pool = BufferPool()
         self.info: dict[str, Any] = {}
-        self.inbox = f"_INBOX.{secrets.token_hex(8)}"
+        self._reply_name = f"{subject_token(name)}.{secrets.token_hex(8)}"
+        self.inbox = subjects.replies(endpoint.site, endpoint.site, self._reply_name)
+        """Prefix of reply subjects for answers of the own site."""
         self._wire: _Wire | None = None
         self._up = asyncio.Event()
         self._listeners: list[LaneListener] = []
@@ -68,7 +74,7 @@ class BulkLane:
         self._runner: asyncio.Task[None] | None = None
         self._closed = False
         self.reconnects = 0
-        self.subscribe(f"{self.inbox}.>", self._route_inbox)
+        self.subscribe(f"{subjects.replies(endpoint.site, '*', self._reply_name)}.>", self._route_inbox)
 
     @classmethod
     async def connect(cls, endpoint: NatsEndpoint, *, name: str, deadline_s: float) -> Self:
@@ -137,13 +143,15 @@ class BulkLane:
         if self._subscriptions.pop(sid, None) is not None and self._wire is not None:
             self._wire.write([f"UNSUB {sid}\r\n".encode()])
 
-    def open_inbox(self, handler: Handler, failed: Failed | None = None) -> str:
-        """Returns a prefix for reply subjects, which any tokens may follow. Costs no SUB: the lane's one wildcard covers it, so
-        interest has crossed leaf connections long before the first reply. `failed` is as in `subscribe`."""
+    def open_inbox(self, handler: Handler, answering_site: str, failed: Failed | None = None) -> str:
+        """Returns a prefix for reply subjects of one site's answers, which any tokens may follow. `failed` is as in `subscribe`.
+
+        Costs no SUB: the lane's one wildcard covers it, so interest has crossed leaf connections long before the first reply."""
         self._next_id += 1
         token = str(self._next_id)
-        self._inboxes[token] = Interest(f"{self.inbox}.{token}", handler, failed)
-        return f"{self.inbox}.{token}"
+        prefix = f"{subjects.replies(self.endpoint.site, answering_site, self._reply_name)}.{token}"
+        self._inboxes[token] = Interest(prefix, handler, failed)
+        return prefix
 
     def close_inbox(self, prefix: str) -> None:
         self._inboxes.pop(prefix.rpartition(".")[2], None)
@@ -177,7 +185,7 @@ class BulkLane:
             if not answer.done():
                 answer.set_result(copy)
 
-        inbox = self.open_inbox(on_reply)
+        inbox = self.open_inbox(on_reply, subjects.answering_site(subject))
         self._requests.add(answer)
         try:
             block = header_block(headers) if headers else b""
@@ -189,7 +197,7 @@ class BulkLane:
             self.close_inbox(inbox)
 
     def _route_inbox(self, message: Message) -> None:
-        token = message.subject[len(self.inbox) + 1 :].partition(".")[0]
+        token = message.subject.split(".", _REPLY_TOKEN + 1)[_REPLY_TOKEN]
         interest = self._inboxes.get(token)
         if interest is None:
             message.release()
