@@ -216,7 +216,12 @@ def _asked_of_workers(site: str, role: str, worker: str) -> list[str]:
 
 def _watched_bucket(bucket: str) -> list[str]:
     stream = f"KV_{bucket}"
-    consumers = [f"$JS.API.CONSUMER.CREATE.{stream}.>", f"$JS.API.CONSUMER.DELETE.{stream}.*"]
+    # nats-py asks for a consumer without a name on the first one.
+    consumers = [
+        f"$JS.API.CONSUMER.CREATE.{stream}",
+        f"$JS.API.CONSUMER.CREATE.{stream}.>",
+        f"$JS.API.CONSUMER.DELETE.{stream}.*",
+    ]
     return [*_made_stream(stream), *consumers]
 
 
