@@ -16,10 +16,11 @@ from infra.stack import Stack
 from load.client import Arrival, Record, Target, random_bytes, replay
 from load.emulated_stack import FAR, HOME, MODEL, right_answer, two_sites
 from prfaas.contracts import subjects
+from prfaas.contracts.terms import Outcome, Role
 from prfaas.contracts.to_decode import CancelGenerate, Generate, PrefillFailed
 from prfaas.contracts.to_gateway import Finished, Started, Tokens, TransferReport
 from prfaas.contracts.to_prefill import CancelPrefill
-from prfaas.contracts.to_scheduler import AttemptEnded, BlocksChanged, Heartbeat, Outcome, Role
+from prfaas.contracts.to_scheduler import AttemptEnded, BlocksChanged, Heartbeat
 from prfaas.contracts.wire import decode, encode
 from tests.attacks.three_sites import connect
 
@@ -28,7 +29,6 @@ SHORT, LONG = 64, 1500
 """Prompt tokens: the first stay at home, the others are offloaded."""
 OUTPUT_TOKENS = 8
 REQUESTS = 8
-DEADLINE_S = 30.0
 EVENTS = subjects.events(HOME, "gateway")
 PROGRESS = subjects.prefill_progress(HOME, "d0")
 
@@ -92,6 +92,23 @@ async def at_each_request(stack: Stack, strike: Callable[[Generate], Awaitable[N
     await spy.flush()
     yield
     await spy.close()
+
+
+@contextlib.asynccontextmanager
+async def again_and_again(strike: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Strikes twenty times a second, and once more at the end."""
+    over = asyncio.Event()
+
+    async def go_on() -> None:
+        while not over.is_set():
+            await strike()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(over.wait(), 0.05)
+
+    going = asyncio.create_task(go_on())
+    yield
+    over.set()
+    await going
 
 
 async def test_no_prompt_and_no_kv_of_a_local_request_reaches_the_prefill_site(stack: Stack, attacker: Attacker) -> None:
@@ -164,22 +181,16 @@ async def test_announcements_for_others_and_unreadable_ones_change_nothing(stack
     own_key = f"{FAR}.prefill.p0"
     changed = BlocksChanged(site=HOME, worker="p0", role=Role.PREFILL, incarnation="x", sequence=9)
 
-    async def flood() -> None:
-        while True:
-            for subject in (subjects.entry(bucket, beat.key), subjects.entry(bucket, own_key), f"$KV.{bucket}.{beat.key}"):
-                await attacker.control.publish(subject, encode(beat))
-            await attacker.control.publish(subjects.entry(bucket, own_key), b"\x81" * 20_000)
-            await attacker.control.publish(subjects.blocks(HOME, FAR, "prefill", "p0"), encode(changed))
-            await attacker.control.publish(PROGRESS + f".{FAR}.p0", b"\xc1garbage")
-            await attacker.control.flush()
-            await asyncio.sleep(0.01)
+    async def strike() -> None:
+        for subject in (subjects.entry(bucket, beat.key), subjects.entry(bucket, own_key), f"$KV.{bucket}.{beat.key}"):
+            await attacker.control.publish(subject, encode(beat))
+        await attacker.control.publish(subjects.entry(bucket, own_key), b"\x81" * 20_000)
+        await attacker.control.publish(subjects.blocks(HOME, FAR, "prefill", "p0"), encode(changed))
+        await attacker.control.publish(PROGRESS + f".{FAR}.p0", b"\xc1garbage")
 
-    flooding = asyncio.create_task(flood())
-    records, prompts = await asked(stack, [SHORT] * REQUESTS, seed=4)
+    async with again_and_again(strike):
+        records, prompts = await asked(stack, [SHORT] * REQUESTS, seed=4)
     right(stack, records, prompts)
-    flooding.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await flooding
     for process in stack.services.values():
         assert process.exit_code is None, process.log_end()
 
@@ -188,24 +199,18 @@ async def test_full_queues_and_buckets_of_the_prefill_site_leave_the_pd_site_its
     job = subjects.jobs(HOME, HOME, MODEL)
     bucket = subjects.kv_bucket(HOME, FAR)
 
-    async def flood() -> None:
-        put = subjects.entry(subjects.workers_bucket(HOME), f"{FAR}.prefill.p0")
-        while True:
-            for number in range(20):
-                await attacker.control.publish(job, b"junk")
-                await attacker.control.publish(put, b"junk", reply=f"jobs.{HOME}.{HOME}.worker.w{number}")
-                await attacker.bulk.publish(f"$O.{bucket}.C.junk{number}", bytes(10_000))
-                await attacker.bulk.publish(f"$O.{subjects.kv_bucket(HOME, HOME)}.C.junk", bytes(10_000))
-            await attacker.control.flush()
-            await attacker.bulk.flush()
-            await asyncio.sleep(0.01)
+    put = subjects.entry(subjects.workers_bucket(HOME), f"{FAR}.prefill.p0")
 
-    flooding = asyncio.create_task(flood())
-    records, prompts = await asked(stack, [SHORT] * REQUESTS, seed=5)
+    async def strike() -> None:
+        for number in range(20):
+            await attacker.control.publish(job, b"junk")
+            await attacker.control.publish(put, b"junk", reply=f"jobs.{HOME}.{HOME}.worker.w{number}")
+            await attacker.bulk.publish(f"$O.{bucket}.C.junk{number}", bytes(10_000))
+            await attacker.bulk.publish(f"$O.{subjects.kv_bucket(HOME, HOME)}.C.junk", bytes(10_000))
+
+    async with again_and_again(strike):
+        records, prompts = await asked(stack, [SHORT] * REQUESTS, seed=5)
     right(stack, records, prompts)
-    flooding.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await flooding
     operator = await connect(stack.sites.endpoint(HOME, "ctl"))
     state = (await operator.jetstream().stream_info(subjects.jobs_stream(HOME, HOME))).state
     await operator.close()
