@@ -1,7 +1,12 @@
-"""Files that only their owner may read: keys, configurations and logs."""
+"""Files that only their owner may read: keys, configurations and logs.
 
+`python -m infra.secret_files FOLDER` lists what others may read there, and fails if there is something.
+"""
+
+import argparse
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,7 +36,30 @@ def write_secret(path: Path, content: bytes) -> None:
 
 
 def readable_by_others(directory: Path) -> Iterator[Path]:
-    """Paths below a directory, itself included, that the group or others may read, write or enter."""
-    for path in (directory, *sorted(directory.rglob("*"))):
-        if path.lstat().st_mode & (stat.S_IRWXG | stat.S_IRWXO) and not path.is_symlink():
+    """Files below a directory that the group or others can reach and read or change."""
+    for path in sorted(directory.iterdir()):
+        if path.is_symlink() or not path.lstat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            continue
+        if path.is_dir():
+            yield from readable_by_others(path)
+        else:
             yield path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m infra.secret_files", description="Lists what others than the owner may read."
+    )
+    parser.add_argument("folder", type=Path)
+    folder: Path = parser.parse_args().folder
+    if not folder.exists():
+        print(f"infra.secret_files: {folder} is not there", file=sys.stderr)
+        return 2
+    found = list(readable_by_others(folder))
+    for path in found:
+        print(f"{stat.S_IMODE(path.lstat().st_mode):04o} {path}")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

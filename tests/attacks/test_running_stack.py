@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,7 @@ import pytest_asyncio
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from infra.secret_files import readable_by_others
 from infra.stack import Stack
 from load.client import Arrival, Record, Target, random_bytes, replay
 from load.emulated_stack import FAR, HOME, MODEL, right_answer, two_sites
@@ -237,3 +239,10 @@ async def test_no_service_asks_for_what_it_is_not_allowed(stack: Stack) -> None:
         assert "permissions violation" not in process.log_path.read_text().lower(), process.name
     for server in stack.sites.servers.values():
         assert "Permissions Violation" not in server.log_path.read_text()
+
+
+async def test_nothing_that_the_stack_wrote_is_for_others(stack: Stack) -> None:
+    assert list(readable_by_others(stack.directory)) == []
+    secret = [path for kind in ("toml", "log", "conf", "nk") for path in stack.directory.rglob(f"*.{kind}")]
+    assert len(secret) > len(stack.services) * 2
+    assert {stat.S_IMODE(path.stat().st_mode) for path in secret} == {0o600}

@@ -1,5 +1,6 @@
 import asyncio
 
+import msgspec
 import pytest
 from nats.aio.msg import Msg
 from opentelemetry import trace
@@ -15,7 +16,7 @@ from prfaas.contracts import subjects
 from prfaas.contracts.kv import KVTransfer
 from prfaas.contracts.to_decode import PrefillFailed
 from prfaas.contracts.to_prefill import PrefillJob
-from prfaas.contracts.wire import pack_tokens
+from prfaas.contracts.wire import encode, pack_tokens
 from tests.bus.conftest import Connect
 
 DEADLINE_S = 20.0
@@ -365,3 +366,59 @@ async def test_the_death_of_a_worker_is_noticed_and_a_short_silence_is_not(
     monkeypatch.setattr(jobs, "ACK_WAIT_S", 0.2)
     await second.drain()
     assert "'one' of site remote has not answered for" in await asyncio.wait_for(gone, DEADLINE_S)
+
+
+@pytest.mark.parametrize(
+    ("changes", "of_transfer"),
+    [
+        ({"decode_site": "east"}, {}),
+        ({"reply_to": "prfaas.east.decode.d1.prefill"}, {}),
+        ({"reply_to": "prfaas.local.decode.d1.cancel"}, {}),
+        ({"reply_to": "prfaas.local.decode.d1 x.prefill"}, {}),
+        ({"reply_to": "prfaas.local.decode.d.1.prefill"}, {}),
+        ({}, {"bucket": subjects.kv_bucket("east", SITE)}),
+        ({}, {"bucket": subjects.kv_bucket(HOME, HOME)}),
+        ({}, {"nuid": "n 0\r\nPUB prfaas.local.x 0\r\n\r\nPUB y"}),
+        ({}, {"nuid": "a.b"}),
+        ({}, {"nuid": ""}),
+    ],
+)
+async def test_a_job_that_points_beyond_its_own_site_is_removed(
+    connect: Connect, changes: dict[str, str], of_transfer: dict[str, str]
+) -> None:
+    """A worker would carry out what the sender of the job may not: write, or speak, in another site."""
+    bus = await connect()
+    consumer = await JobConsumer.open(bus, SITE, MODEL, "one", serves=SERVES)
+    honest = make_job("honest")
+    forged = msgspec.structs.replace(
+        make_job("forged"), transfer=msgspec.structs.replace(make_job("forged").transfer, **of_transfer), **changes
+    )
+    subject = subjects.jobs(SITE, HOME, MODEL)
+    for job in (forged, honest):
+        await bus.jetstream().publish(subject, encode(job))
+    taken = await take(consumer)
+    assert taken.job == honest
+    await taken.ack()
+    async with asyncio.timeout(DEADLINE_S):
+        while await stored(bus):
+            await asyncio.sleep(0.01)
+
+
+async def test_pd_sites_get_their_turn(connect: Connect) -> None:
+    """Whoever has filled its queue waits as long as the other one does for each job."""
+    bus = await connect()
+    consumer = await JobConsumer.open(bus, SITE, MODEL, "one", serves=["east", HOME])
+    for site, names in (("east", "abcd"), (HOME, "xy")):
+        for name in names:
+            job = make_job(name)
+            transfer = msgspec.structs.replace(job.transfer, bucket=subjects.kv_bucket(site, SITE))
+            reply_to = subjects.prefill_progress(site, "d1")
+            job = msgspec.structs.replace(job, transfer=transfer, decode_site=site, reply_to=reply_to)
+            await JobQueue(bus).submit(SITE, job, timeout_s=DEADLINE_S)
+    taken = []
+    for _ in range(6):
+        each = await take(consumer)
+        taken.append(each.job.transfer.transfer_id)
+        await each.ack()
+    assert sorted(taken[:4]) == ["a", "b", "x", "y"]
+    assert taken[4:] == ["c", "d"]
