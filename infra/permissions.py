@@ -216,13 +216,9 @@ def _asked_of_workers(site: str, role: str, worker: str) -> list[str]:
 
 def _watched_bucket(bucket: str) -> list[str]:
     stream = f"KV_{bucket}"
-    # nats-py asks for a consumer without a name on the first one.
-    consumers = [
-        f"$JS.API.CONSUMER.CREATE.{stream}",
-        f"$JS.API.CONSUMER.CREATE.{stream}.>",
-        f"$JS.API.CONSUMER.DELETE.{stream}.*",
-    ]
-    return [*_made_stream(stream), *consumers]
+    # nats-py makes the consumer of a watched bucket without a name.
+    made = [f"$JS.API.CONSUMER.CREATE.{stream}", f"$JS.API.CONSUMER.CREATE.{stream}.>"]
+    return [*_made_stream(stream), *made, *(f"$JS.API.CONSUMER.{verb}.{stream}.*" for verb in ("INFO", "DELETE"))]
 
 
 def _worked_queue(stream: str) -> list[str]:

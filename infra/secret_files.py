@@ -47,9 +47,7 @@ def readable_by_others(directory: Path) -> Iterator[Path]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m infra.secret_files", description="Lists what others than the owner may read."
-    )
+    parser = argparse.ArgumentParser(prog="python -m infra.secret_files", description=__doc__)
     parser.add_argument("folder", type=Path)
     folder: Path = parser.parse_args().folder
     if not folder.exists():

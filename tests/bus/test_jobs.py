@@ -170,7 +170,7 @@ async def test_after_the_last_delivery_the_decode_worker_hears_of_it(connect: Co
     bus = await connect()
     consumer = await JobConsumer.open(bus, SITE, MODEL, "one", serves=SERVES, ack_wait_s=0.3)
     heard: asyncio.Queue[PrefillFailed] = asyncio.Queue()
-    await bus.subscribe(make_job().reply_to, PrefillFailed, heard.put_nowait)
+    await bus.subscribe(subjects.progress_from(make_job().reply_to, SITE, "*"), PrefillFailed, heard.put_nowait)
     await JobQueue(bus).submit(SITE, make_job(), timeout_s=DEADLINE_S)
     for delivery in range(1, jobs.MAX_DELIVERIES + 1):
         taken = await take(consumer)
