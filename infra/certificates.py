@@ -1,6 +1,6 @@
 """A small certificate authority for deployments that have none: it signs the certificates of the sites' servers.
 
-Its key stays with whoever runs the deployment. A site gets its own key, its certificate and the authority's certificate.
+Its key stays with the operator of the deployment. A site gets its own key, its certificate and the authority's certificate.
 """
 
 import datetime
@@ -38,7 +38,7 @@ class Authority:
         self._directory = directory
 
     def ensure_certificate(self, directory: Path, hosts: Sequence[str]) -> Certificate:
-        """The certificate of a server for these names and addresses; signs one when there is none in `directory`."""
+        """Returns the certificate of a server for these names and addresses; signs one when there is none in `directory`."""
         files = Certificate(directory / "server.pem", directory / "server-key.pem", directory / "ca.pem")
         if not files.certificate_file.exists():
             self.sign(directory, hosts)

@@ -1,4 +1,4 @@
-"""Who may say what: allow-lists for the users of a site's services, and for what crosses between two sites.
+"""Permissions as allow-lists: for the users of a site's services, and for the subjects that cross between two sites.
 
 A service user is one process, so a subject that carries the process's name is that process's alone. What is not listed here the
 server refuses.
@@ -39,7 +39,7 @@ class Crossing(NamedTuple):
 
 
 def service_permissions(description: Description, service: Service) -> dict[str, Permissions]:
-    """Permissions of one service's users, by account. A worker that may change its role has those of both roles."""
+    """Returns the permissions of one service's users, by account. A worker that may change its role has those of both roles."""
     roles = _ROLES[service.role]
     if service.config.get("movable"):
         roles = (_prefill_worker, _decode_worker)
@@ -56,7 +56,7 @@ def service_permissions(description: Description, service: Service) -> dict[str,
 
 
 def crossing(description: Description, sender: Site, receiver: Site) -> dict[str, Crossing]:
-    """What crosses from `sender` to `receiver`, by account. KV flows to pd sites, jobs come from pd sites."""
+    """Returns the subjects that cross from `sender` to `receiver`, by account. KV flows to pd sites, jobs come from pd sites."""
     requests: list[str] = []
     messages = [_replies(receiver.name, sender.name), subjects.probe_echo(receiver.name)]
     bulk = [_replies(receiver.name, sender.name)]

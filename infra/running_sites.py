@@ -23,9 +23,9 @@ class RunningSites:
         self.directory = directory
         self.servers: dict[str, NatsServer] = {}
         self.links: dict[tuple[str, str], WanProcess] = {}
-        """By (dialling site, dialled site)."""
+        """Emulated links by (dialling site, dialled site)."""
         self.leaf_addresses: dict[tuple[str, str], tuple[str, int]] = {}
-        """By (dialling site, dialled site): what the one dials to reach the other, the emulated link where there is one."""
+        """Host and port by (dialling site, dialled site): those of the emulated link where there is one."""
         authority = Authority(directory / "authority")
         self.keys = {
             site.name: SiteKeys(directory / site.name, authority, (site.host, "localhost", "127.0.0.1"))
@@ -52,7 +52,7 @@ class RunningSites:
         self.servers[site.name] = await self._running.enter_async_context(server)
 
     async def lead_to(self, site: Site, dialled: str, leaf_port: int) -> tuple[str, int]:
-        """Address that `site` dials to reach `dialled`, which listens on `leaf_port`."""
+        """Returns the address that `site` dials to reach `dialled`, which listens on `leaf_port`."""
         if (shape := self.description.link(site.name, dialled)) is None:
             return self.description.site(dialled).host, leaf_port
         link = await self._running.enter_async_context(WanProcess(("127.0.0.1", leaf_port), shape))
@@ -71,11 +71,11 @@ class RunningSites:
             await self.servers[site.name].wait_for_leafs(joined, deadline_s)
 
     def endpoint(self, site: str, account: str) -> NatsEndpoint:
-        """The operator's connection to one account (ctl, bulk or sys) of a site, which may do anything in it."""
+        """Returns the operator's connection to one account (ctl, bulk or sys) of a site, which may do anything in it."""
         return self._endpoint(site, self.keys[site].operator(account))
 
     def service_endpoint(self, service: Service, account: str) -> NatsEndpoint | None:
-        """Connection of one service to one account; None when it has nothing to do there."""
+        """Returns the connection of one service to one account; None when the service has nothing to do there."""
         if account not in service_permissions(self.description, service):
             return None
         return self._endpoint(service.site, self.keys[service.site].service(service.name, account))
@@ -88,7 +88,7 @@ class RunningSites:
         return NatsEndpoint(url=f"tls://{address}", nkey_seed_file=str(key.seed_file), tls_ca_file=authority, site=site)
 
     def service_config(self, service: Service) -> dict[str, Any]:
-        """What every service's configuration file holds, and the service's own keys from the description."""
+        """Returns the keys that every service's configuration file holds, and the service's own ones from the description."""
         endpoints = {key: self.service_endpoint(service, account) for key, account in (("control", "ctl"), ("bulk", "bulk"))}
         return {
             "site": service.site,

@@ -39,7 +39,7 @@ def render_site(
     keys: Mapping[str, SiteKeys],
     leaf_addresses: Mapping[str, tuple[str, int]],
 ) -> str:
-    """Text of the file. `leaf_addresses`: host and port on which this site reaches the leaf port of each site that it dials."""
+    """Returns the text of the file. `leaf_addresses`: host and port on which this site reaches the leaf port of each site that it dials."""
     accounts = [_account(description, site, account, keys) for account in ACCOUNTS]
     accounts += [
         _link_account(description, site, neighbour, account, keys)
@@ -69,7 +69,7 @@ def render_site(
 
 
 def _account(description: Description, site: Site, account: str, keys: Mapping[str, SiteKeys]) -> str:
-    """CTL, BULK or SYS: its users, and what passes between it and the link accounts beside it."""
+    """Renders CTL, BULK or SYS: its users, and the subjects that pass between it and the link accounts."""
     jetstream = ""
     if account == "ctl":  # what it holds must outlive a restart
         jetstream = f"    jetstream: {{ max_memory: 0, max_file: {site.max_file_bytes // 4} }}\n"
@@ -94,7 +94,7 @@ def _account(description: Description, site: Site, account: str, keys: Mapping[s
 
 
 def _link_account(description: Description, site: Site, neighbour: Site, account: str, keys: Mapping[str, SiteKeys]) -> str:
-    """The account of one leaf connection. It has no JetStream, and no way to a subject that is not listed."""
+    """Renders the account of one leaf connection. It has no JetStream, and no way to a subject that is not listed."""
     main = account.upper()
     out = crossing(description, site, neighbour)[account]
     into = crossing(description, neighbour, site)[account]

@@ -30,7 +30,7 @@ class SiteKeys:
     """Keys of one site's users and its server's certificate, under `<directory>/keys`."""
 
     def __init__(self, directory: Path, authority: Authority, hosts: Sequence[str]) -> None:
-        """`hosts`: names and addresses under which clients and other sites reach the site's server."""
+        """Takes as `hosts` the names and addresses under which clients and other sites reach the site's server."""
         self._directory = directory / "keys"
         self._authority = authority
         self._hosts = tuple(hosts)
@@ -53,7 +53,7 @@ class SiteKeys:
 
 
 def ensure_key(seed_file: Path) -> Key:
-    """The key of this file; makes one when there is none."""
+    """Returns the key of this file; makes one when there is none."""
     if not seed_file.exists():
         make_private_directory(seed_file.parent)
         write_secret(seed_file, nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER))

@@ -17,7 +17,7 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)]
 
 
 class DescriptionError(ValueError):
-    """The description does not fit together; the message names the place."""
+    """Raised for a description that does not fit together; the message names the place."""
 
 
 class SiteKind(StrEnum):
@@ -46,7 +46,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     leaf_port: Port = 0
     monitor_port: Port = 0
     egress_mbit: dict[Name, Annotated[float, msgspec.Meta(gt=0)]] = {}
-    """By pd site: 10^6 bits a second of KV that may leave this one for it. Needs a bandwidth probe here, which shares it out."""
+    """Budget of KV that may leave this site, in 10^6 bits a second by pd site. Needs a bandwidth probe here, which shares it out."""
     max_payload_bytes: Annotated[int, msgspec.Meta(ge=1 << 16, le=8 << 20)] = (1 << 20) + (64 << 10)
     """Largest message: a frame of 1 MiB and its headers."""
     max_memory_bytes: Annotated[int, msgspec.Meta(ge=1 << 20)] = 2 << 30
@@ -59,11 +59,11 @@ class Link(LinkShape, frozen=True, kw_only=True, forbid_unknown_fields=True, ren
     """An emulated link in front of the dialled site's leaf port. Two sites without one are joined directly."""
 
     between: tuple[Name, Name]
-    """The site that dials, the site that it dials."""
+    """Dialling site and dialled site."""
 
 
 class Role(StrEnum):
-    """Of a service; its console script is `prfaas-<role>`."""
+    """Role of a service; its console script is `prfaas-<role>`."""
 
     GATEWAY = "gateway"
     SCHEDULER = "scheduler"
@@ -76,12 +76,12 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     site: Name
     role: Role
     name: str = ""
-    """Unique in its site; empty: the role, or the role and a number when there are several."""
+    """Name, unique in its site. Empty: the role, and a number when there are several."""
     http_port: Port = 0
     model: str = ""
-    """Empty: the description's."""
+    """Name of the model; empty: the description's."""
     config: dict[str, Any] = {}
-    """More keys of the service's own configuration, as its file would have them."""
+    """Keys of the service's own configuration, as its file would have them."""
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
@@ -100,12 +100,12 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return next((link for link in self.links if link.between == (dialler, dialled)), None)
 
     def tls(self, dialled: str) -> bool:
-        """Whether leaf connections that come in at this site are encrypted."""
+        """Returns whether leaf connections that come in at this site are encrypted."""
         site = self.site(dialled)
         return not _is_loopback(site.host) if site.link_tls is None else site.link_tls
 
     def in_dial_order(self) -> list[Site]:
-        """Each site after those that it dials. Raises DescriptionError for a ring."""
+        """Returns each site after those that it dials. Raises DescriptionError for a ring."""
         ordered: list[Site] = []
         left = list(self.sites)
         while left:
@@ -118,16 +118,16 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return ordered
 
     def neighbours(self, name: str) -> list[Site]:
-        """Sites joined to this one, whichever of the two dials."""
+        """Returns the sites joined to this one, whichever of the two dials."""
         own = self.site(name)
         return [site for site in self.sites if site.name in own.dials or name in site.dials]
 
     def served_sites(self, name: str) -> list[str]:
-        """The pd sites that may place work in this one: itself and its neighbours."""
+        """Returns the pd sites that may place work in this one: itself and its neighbours."""
         return [site.name for site in (self.site(name), *self.neighbours(name)) if site.kind is SiteKind.PD]
 
     def validate(self) -> None:
-        """Raises DescriptionError."""
+        """Checks that everything fits together. Raises DescriptionError."""
         names = [site.name for site in self.sites]
         if len(set(names)) != len(names):
             raise DescriptionError(f"two sites have the same name: {', '.join(names)}")
@@ -169,7 +169,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def load_description(path: Path = DEMO) -> Description:
-    """Validated, and every service has a name. Raises DescriptionError, which names the file, and the key where it can."""
+    """Reads and validates a description, and names its services. Raises DescriptionError, which names file and key."""
     try:
         description = msgspec.convert(tomllib.loads(path.read_text()), Description)
         description = msgspec.structs.replace(description, services=tuple(_named(description.services)))

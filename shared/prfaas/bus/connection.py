@@ -21,7 +21,7 @@ RECONNECT_WAIT_S = 0.2
 _PING_INTERVAL_S = 5
 """Interval of pings, of which 2 may be outstanding: a server that stopped answering is noticed within 15 s."""
 _PENDING_BYTES = 4 << 20
-"""Buffered while reconnecting; a publish beyond it fails."""
+"""Bytes buffered while reconnecting; a publish beyond them fails."""
 _FATAL = ("authorization", "nkey", "maximum connections", "user authentication")
 _DENIED = re.compile(r'permissions violation for (?:publish to|subscription to) "([^"]+)"')
 
@@ -50,7 +50,9 @@ class Connection:
         return bool(self.client.is_connected)
 
     async def open(self, deadline_s: float) -> None:
-        """Tries until it succeeds. Raises NotConnectedError at the deadline, or at once when the server refuses this user."""
+        """Connects, and tries again until it succeeds.
+
+        Raises NotConnectedError at the deadline, or at once when the server refuses this user."""
         seed_file = self.endpoint.nkey_seed_file
         url, site = self.endpoint.url, self.endpoint.site
         connecting = asyncio.create_task(

@@ -1,4 +1,4 @@
-"""The reply subjects of one control connection: which question an arriving answer belongs to."""
+"""Reply subjects of one control connection."""
 
 import asyncio
 import contextlib
@@ -15,12 +15,12 @@ Answer = asyncio.Future[Msg]
 
 
 def subject_token(name: str) -> str:
-    """The name with all characters replaced that a subject's token may not hold."""
+    """Returns the name with all characters replaced that a subject's token may not hold."""
     return re.sub(r"[^A-Za-z0-9_-]", "_", name)
 
 
 class ReplyInbox:
-    """One wildcard subscription for all answers. Each question has a token of its own that cannot be guessed.
+    """Wildcard subscription for all answers. Each question has a token of its own that cannot be guessed.
 
     The subject of a reply names the site that it is asked from. So a server lets another site answer its own questions only."""
 
@@ -31,13 +31,13 @@ class ReplyInbox:
         self._waiting: dict[str, Answer] = {}
 
     async def open(self, client: Client) -> None:
-        """Raises what nats-py raises."""
+        """Subscribes. Raises nats.errors.Error."""
         every = f"{subjects.replies(self._site, '*', self._name)}.{self._connection}.*"
         await client.subscribe(every, cb=self._on_answer)
 
     @contextlib.contextmanager
     def expect(self, asked: str) -> Iterator[tuple[str, Answer]]:
-        """Reply subject for a question on the subject `asked`, and its answer to come."""
+        """Yields the reply subject for a question on the subject `asked`, and the future of its answer."""
         token = secrets.token_hex(8)
         answer: Answer = asyncio.get_running_loop().create_future()
         self._waiting[token] = answer
