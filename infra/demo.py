@@ -146,7 +146,7 @@ def whole(tree: SpanTree) -> bool:
 
 
 def without_caches(description: Description) -> Description:
-    """Turns prefix caches off, so that both sites compute and ship the whole prompt: equal answers from a cache would prove less."""
+    """Turns prefix caches off, so that both sites compute and ship the whole prompt: equality from a cache proves less."""
     services = tuple(
         msgspec.structs.replace(service, config=service.config | {"prefix-cache-mib": 0})
         if service.role in (Role.PREFILL_WORKER, Role.DECODE_WORKER)

@@ -39,7 +39,7 @@ def render_site(
     keys: Mapping[str, SiteKeys],
     leaf_addresses: Mapping[str, tuple[str, int]],
 ) -> str:
-    """Returns the text of the file. `leaf_addresses`: host and port on which this site reaches the leaf port of each site that it dials."""
+    """Returns the text of the file. `leaf_addresses`: host and port on which this site reaches each site that it dials."""
     accounts = [_account(description, site, account, keys) for account in ACCOUNTS]
     accounts += [
         _link_account(description, site, neighbour, account, keys)

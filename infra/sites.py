@@ -46,7 +46,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     leaf_port: Port = 0
     monitor_port: Port = 0
     egress_mbit: dict[Name, Annotated[float, msgspec.Meta(gt=0)]] = {}
-    """Budget of KV that may leave this site, in 10^6 bits a second by pd site. Needs a bandwidth probe here, which shares it out."""
+    """Budget of KV that leaves this site, in 10^6 bits a second by pd site. A bandwidth probe here shares it out."""
     max_payload_bytes: Annotated[int, msgspec.Meta(ge=1 << 16, le=8 << 20)] = (1 << 20) + (64 << 10)
     """Largest message: a frame of 1 MiB and its headers."""
     max_memory_bytes: Annotated[int, msgspec.Meta(ge=1 << 20)] = 2 << 30

@@ -31,7 +31,7 @@ DETAILS: dict[str, Callable[[Any], str]] = {
 
 
 def waterfall(spans: Sequence[SinkSpan], *, width: int = 120, color: bool = False) -> str:
-    """Returns text of `width` columns (80 and more), with ANSI colours per site if asked for. Below 100 the details are left out."""
+    """Returns text of `width` columns (80 and more), with ANSI colours per site if asked for. Below 100 it has no details."""
     tree = SpanTree(spans)
     if not tree.spans:
         return "no spans\n"

@@ -114,7 +114,7 @@ class WanProxy:
         self._forward.lane.shape = self._backward.lane.shape = self.shape
 
     def stall(self, duration_s: float | None = None) -> None:
-        """Halts the link for a while (None: until `restore`). Nothing is lost and connections stay: an outage that TCP outlives."""
+        """Halts the link for a while (None: until `restore`). Nothing is lost and connections stay, so TCP outlives it."""
         self._forward.halt()
         self._backward.halt()
         if self._stall is not None:
