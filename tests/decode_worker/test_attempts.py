@@ -136,7 +136,6 @@ async def home(tmp_path: Path) -> AsyncIterator[Home]:
         lane = await BulkLane.connect(endpoint, name="test", deadline_s=5)
         await ensure_kv_bucket(lane, subjects.kv_bucket(SITE, SITE), max_bytes=1 << 28, ttl_s=60)
         home = Home(bus, lane, await JobConsumer.open(bus, SITE, MODEL, WORKER, serves=[SITE]))
-        await bus.subscribe_raw(subjects.prefill_progress(SITE, "d1"), lambda message: None)
         yield home
         assert not home.tasks.failed.done()
         await home.tasks.cancel_all(DEADLINE_S)
