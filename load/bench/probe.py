@@ -17,9 +17,9 @@ from infra.running_sites import RunningSites
 from infra.service_process import ServiceProcess
 from infra.sites import Description, Role, Service, Site, SiteKind
 from infra.tcp_path import FAR, NEAR, TcpPath, tcp_path
-from load.bench.kv.__main__ import prepare
 from load.bench.kv.methods import SITE, Job
 from load.bench.kv.run import measure
+from load.bench.kv.sites import prepare
 from load.json_option import add_json_option, write_json
 from load.machine import Conditions, conditions
 from prfaas.bus.control import ControlBus
