@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from nats import errors as nats_errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription as NatsSubscription
 from nats.js import JetStreamContext
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
@@ -25,10 +24,10 @@ from prfaas.bus.errors import (
     RemoteError,
 )
 from prfaas.bus.reply_inbox import ReplyInbox
+from prfaas.bus.subscription import Subscription
 from prfaas.bus.trace_context import Headers, trace_headers, trace_of
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.wire import BadMessageError, decode, encode
-from prfaas.telemetry.faults import FAULTS
 from prfaas.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
@@ -45,36 +44,6 @@ _HEADER_ROOM_BYTES = 64
 _MAX_ERROR_CHARACTERS = 1000
 _FLUSH_DEADLINE_S = 5
 _MAX_PENDING_BYTES = 64 << 20
-
-
-class Subscription:
-    """Interest in a subject. Its queue is bounded: what exceeds it is dropped and counted."""
-
-    def __init__(self, subject: str) -> None:
-        self.subject = subject
-        self.dropped = 0
-        """Messages that came while the queue was full."""
-        self.failed = 0
-        """Messages that did not decode or whose handler raised."""
-        self._nats: NatsSubscription | None = None
-
-    def fault(self, subject: str, error: BaseException) -> None:
-        """Counts and logs a message whose handling failed: the 1st, 2nd, 4th, 8th..., so that a flood does not flood the log."""
-        self.failed += 1
-        undecodable = isinstance(error, BadMessageError)
-        (FAULTS.undecodable if undecodable else FAULTS.failed)["control"] += 1
-        if self.failed & (self.failed - 1):
-            return
-        if undecodable:
-            _log.warning("bus_message_undecodable", subject=subject, failed=self.failed, reason=str(error))
-        else:
-            _log.error("bus_handler_failed", subject=subject, failed=self.failed, exc_info=error)
-
-    async def drain(self) -> None:
-        """Ends the interest and handles what has arrived."""
-        if self._nats is not None and not self._nats._closed:
-            with contextlib.suppress(nats_errors.Error):  # the connection is gone: nothing more will arrive
-                await self._nats.drain()  # type: ignore[no-untyped-call]
 
 
 class ControlBus:
@@ -274,7 +243,7 @@ class ControlBus:
             raise self._not_connected(subject, error) from error
         if denied.done():
             raise denied.result()
-        subscription._nats = nats_subscription
+        subscription.nats = nats_subscription
         self._subscriptions[nats_subscription._id] = subscription
         return subscription
 

@@ -6,7 +6,8 @@ import time
 from typing import Self
 
 from prfaas.bus.bulk.bucket import chunk_subject
-from prfaas.bus.bulk.lane import Buffer, BulkLane
+from prfaas.bus.bulk.connection import Buffer
+from prfaas.bus.bulk.lane import BulkLane
 from prfaas.bus.bulk.wire import DisconnectedError, LaneError, Message, header_block
 from prfaas.contracts import subjects, wire
 from prfaas.contracts.codes import FailureCode
