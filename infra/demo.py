@@ -28,7 +28,7 @@ LONG_PROMPT_CHARACTERS = 18_000
 """About 4,000 tokens of Python source, which both models continue sensibly."""
 ANSWER_TOKENS = 48
 TTFT_DEADLINE_S = 120
-"""A busy laptop may take its time; the default of 30 s is for services."""
+"""Deadline that suits a busy laptop; the default of 30 s is for services."""
 TRACE_DEADLINE_S = 10.0
 
 console = Console(highlight=False)
@@ -107,7 +107,7 @@ def prompts() -> tuple[str, str]:
 
 
 def serial_s(answer: Answer, description: Description) -> float | None:
-    """How long the transfer would take on its own link, without prefill beside it."""
+    """Returns the seconds that the transfer takes on an idle link, without prefill beside it."""
     link = description.link(answer.prefill_site, "local")
     if link is None or link.rate_mbit is None:
         return None
@@ -140,13 +140,13 @@ def reasons(answers: list[Answer]) -> str:
 
 
 def whole(tree: SpanTree) -> bool:
-    """All spans have come when those have that end last in their processes."""
+    """Waits for the spans that end last in their processes: then all have come."""
     names = {span.name.split()[0] for span in tree.spans}
     return names >= {"text_completion", "generate", "kv_send"}
 
 
 def without_caches(description: Description) -> Description:
-    """Both sites compute and ship the whole prompt: of an answer from the cache, equality would prove less."""
+    """Turns prefix caches off, so that both sites compute and ship the whole prompt: equality from a cache proves less."""
     services = tuple(
         msgspec.structs.replace(service, config=service.config | {"prefix-cache-mib": 0})
         if service.role in (Role.PREFILL_WORKER, Role.DECODE_WORKER)
@@ -222,7 +222,7 @@ def row_of(answer: Answer, index: int, start_at: float) -> RequestRow:
 
 
 def verdict(near: Answer, far: Answer, home: Answer) -> int:
-    """0 when all is as promised. Log-probabilities are compared bit for bit: equal text alone could be luck."""
+    """Returns 0 when the answers are equal. Log-probabilities are compared bit for bit: equal text alone could be chance."""
     problems = []
     if near.prefill_site != "local":
         problems.append(f"the short prompt was prefilled at {near.prefill_site}")

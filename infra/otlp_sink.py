@@ -30,7 +30,7 @@ class SinkSpan:
     trace_id: str
     span_id: str
     parent_id: str
-    """Empty: the trace began here, and no client sent a context."""
+    """Id of the parent span; empty when the trace began here."""
     name: str
     service: str
     site: str
@@ -67,7 +67,7 @@ class SpanTree:
         return [span for span in self.spans if span.name == name]
 
     def walk(self) -> list[tuple[int, SinkSpan]]:
-        """(depth, span), depth first, siblings by start."""
+        """Yields (depth, span), depth first, siblings by their start."""
         found: list[tuple[int, SinkSpan]] = []
         stack = [(0, span) for span in reversed(self.roots)]
         while stack:
@@ -98,15 +98,15 @@ class OtlpSink:
 
     @property
     def spans(self) -> Sequence[SinkSpan]:
-        """Of all traces, oldest first."""
+        """Spans of all traces, oldest first."""
         return tuple(self._spans)
 
     def trace(self, trace_id: str) -> SpanTree:
-        """What has come so far; `trace_id` is 32 hex digits."""
+        """Returns the spans of a trace that have come so far; `trace_id` is 32 hex digits."""
         return SpanTree([span for span in self._spans if span.trace_id == trace_id])
 
     async def wait_for_trace(self, trace_id: str, *, until: Callable[[SpanTree], bool], deadline_s: float) -> SpanTree:
-        """Raises TimeoutError that lists what did come."""
+        """Waits for the named spans of a trace. Raises TimeoutError, which lists those that came."""
         try:
             async with asyncio.timeout(deadline_s), self._arrived:
                 await self._arrived.wait_for(lambda: until(self.trace(trace_id)))
@@ -135,7 +135,7 @@ class OtlpSink:
 
 
 def decode_spans(data: bytes) -> list[SinkSpan]:
-    """From a serialized ExportTraceServiceRequest. Raises protobuf's DecodeError."""
+    """Reads spans from a serialized ExportTraceServiceRequest. Raises protobuf's DecodeError."""
     found = []
     for resource in ExportTraceServiceRequest.FromString(data).resource_spans:
         about = _attributes(resource.resource.attributes)

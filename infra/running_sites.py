@@ -5,9 +5,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from infra.certificates import Authority
 from infra.nats_server import NatsServer, ServerConfig, ServerPorts
+from infra.permissions import service_permissions
 from infra.site_config import LEAF_ACCOUNTS, render_site
-from infra.site_keys import SiteKeys
+from infra.site_keys import Key, SiteKeys
 from infra.sites import Description, Service, Site
 from infra.wan.process import WanProcess
 from prfaas.bus.endpoint import NatsEndpoint
@@ -21,10 +23,14 @@ class RunningSites:
         self.directory = directory
         self.servers: dict[str, NatsServer] = {}
         self.links: dict[tuple[str, str], WanProcess] = {}
-        """By (dialling site, dialled site)."""
+        """Emulated links by (dialling site, dialled site)."""
         self.leaf_addresses: dict[tuple[str, str], tuple[str, int]] = {}
-        """By (dialling site, dialled site): what the one dials to reach the other, the emulated link where there is one."""
-        self.keys = {site.name: SiteKeys(directory / site.name) for site in description.sites}
+        """Host and port by (dialling site, dialled site): those of the emulated link where there is one."""
+        authority = Authority(directory / "authority")
+        self.keys = {
+            site.name: SiteKeys(directory / site.name, authority, (site.host, "localhost", "127.0.0.1"))
+            for site in description.sites
+        }
         self._running = contextlib.AsyncExitStack()
 
     async def start(self) -> Self:
@@ -46,9 +52,9 @@ class RunningSites:
         self.servers[site.name] = await self._running.enter_async_context(server)
 
     async def lead_to(self, site: Site, dialled: str, leaf_port: int) -> tuple[str, int]:
-        """Address that `site` dials to reach `dialled`, which listens on `leaf_port`."""
+        """Returns the address that `site` dials to reach `dialled`, which listens on `leaf_port`."""
         if (shape := self.description.link(site.name, dialled)) is None:
-            return "127.0.0.1", leaf_port
+            return self.description.site(dialled).host, leaf_port
         link = await self._running.enter_async_context(WanProcess(("127.0.0.1", leaf_port), shape))
         self.links[site.name, dialled] = link
         return "127.0.0.1", link.port
@@ -57,24 +63,38 @@ class RunningSites:
         return lambda ports, store: render_site(self.description, site, ports, store, self.keys, addresses)
 
     async def wait_joined(self, deadline_s: float = 15.0) -> None:
-        """Until every server has all its leaf connections; after a fault they come back by themselves. Raises NatsServerError."""
+        """Returns when every server has all its leaf connections; after a fault they come back by themselves.
+
+        Raises NatsServerError."""
         for site in self.description.sites:
             joined = len(self.description.neighbours(site.name)) * len(LEAF_ACCOUNTS)
             await self.servers[site.name].wait_for_leafs(joined, deadline_s)
 
     def endpoint(self, site: str, account: str) -> NatsEndpoint:
-        """`account`: ctl, bulk or sys."""
-        seed = self.keys[site].service(account).seed_file
-        return NatsEndpoint(url=self.servers[site].client_url, nkey_seed_file=str(seed))
+        """Returns the operator's connection to one account (ctl, bulk or sys) of a site, which may do anything in it."""
+        return self._endpoint(site, self.keys[site].operator(account))
+
+    def service_endpoint(self, service: Service, account: str) -> NatsEndpoint | None:
+        """Returns the connection of one service to one account; None when the service has nothing to do there."""
+        if account not in service_permissions(self.description, service):
+            return None
+        return self._endpoint(service.site, self.keys[service.site].service(service.name, account))
+
+    def _endpoint(self, site: str, key: Key) -> NatsEndpoint:
+        address = self.servers[site].client_url.partition("://")[2]
+        if not self.description.site(site).client_tls:
+            return NatsEndpoint(url=f"nats://{address}", nkey_seed_file=str(key.seed_file), site=site)
+        authority = str(self.keys[site].certificate().ca_file)
+        return NatsEndpoint(url=f"tls://{address}", nkey_seed_file=str(key.seed_file), tls_ca_file=authority, site=site)
 
     def service_config(self, service: Service) -> dict[str, Any]:
-        """What every service's configuration file holds, and the service's own keys from the description."""
+        """Returns the keys that every service's configuration file holds, and the service's own ones from the description."""
+        endpoints = {key: self.service_endpoint(service, account) for key, account in (("control", "ctl"), ("bulk", "bulk"))}
         return {
             "site": service.site,
             "name": service.name,
             "http-port": service.http_port,
-            "control": _table(self.endpoint(service.site, "ctl")),
-            "bulk": _table(self.endpoint(service.site, "bulk")),
+            **{key: _table(endpoint) for key, endpoint in endpoints.items() if endpoint is not None},
         } | service.config
 
     async def stop(self) -> None:
@@ -88,4 +108,5 @@ class RunningSites:
 
 
 def _table(endpoint: NatsEndpoint) -> dict[str, str]:
-    return {"url": endpoint.url, "nkey-seed-file": endpoint.nkey_seed_file or ""}
+    tls = {} if endpoint.tls_ca_file is None else {"tls-ca-file": endpoint.tls_ca_file}
+    return {"url": endpoint.url, "nkey-seed-file": endpoint.nkey_seed_file or ""} | tls

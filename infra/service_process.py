@@ -1,4 +1,4 @@
-"""One of our services as a real process: started from a configuration file, watched by its log, stopped by SIGTERM."""
+"""A service as a real process: started from a configuration file, watched by its log, stopped by SIGTERM."""
 
 import asyncio
 import json
@@ -11,17 +11,19 @@ from typing import Any, Self
 
 import tomli_w
 
+from infra.secret_files import make_private_directory, open_secret, write_secret
+
 _POLL_S = 0.02
 _ROOT = Path(__file__).parents[1]
 
 
 class ServiceProcessError(Exception):
-    """A service did not start, or died; the message quotes the end of its log."""
+    """Raised when a service does not start, or dies; the message quotes the end of its log."""
 
 
 class ServiceProcess:
     def __init__(self, role: str, name: str, config: Mapping[str, Any], directory: Path, environ: Mapping[str, str]) -> None:
-        """`role` is the console script's name without `prfaas-`; `environ` is added to this process's own."""
+        """Takes the console script's name without `prfaas-` as `role`; `environ` is added to this process's own."""
         self.role = role
         self.name = name
         self.http_port = 0
@@ -45,17 +47,17 @@ class ServiceProcess:
         return self._process.returncode if self._process else None
 
     def configure(self, changes: Mapping[str, Any]) -> Self:
-        """For the next start."""
+        """Changes keys of the configuration; the next start takes them."""
         self._config = {**self._config, **changes}
         return self
 
     async def spawn(self) -> Self:
         """Returns at once; `wait_ready` says when it serves."""
-        self._directory.mkdir(parents=True, exist_ok=True)
+        make_private_directory(self._directory)
         config_path = self._directory / f"{self.name}.toml"
-        config_path.write_text(tomli_w.dumps(self._config))
+        write_secret(config_path, tomli_w.dumps(self._config).encode())  # it may hold API keys
         self._log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
-        with self.log_path.open("ab") as log:
+        with os.fdopen(open_secret(self.log_path, append=True), "ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", f"prfaas_{self.role.replace('-', '_')}", "--config", str(config_path)),
                 stdin=asyncio.subprocess.DEVNULL,
@@ -68,7 +70,7 @@ class ServiceProcess:
         return self
 
     async def wait_ready(self, deadline_s: float) -> None:
-        """Raises ServiceProcessError."""
+        """Returns when the service is ready. Raises ServiceProcessError when it ends or is late."""
         deadline = time.monotonic() + deadline_s
         while (line := self._ready_line()) is None:
             if self.exit_code is not None:
@@ -89,12 +91,12 @@ class ServiceProcess:
             self._process.terminate()
 
     def kill(self) -> None:
-        """Like a power cut (SIGKILL)."""
+        """Sends SIGKILL, as a power cut would end it."""
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
 
     async def stop(self, deadline_s: float) -> int:
-        """SIGTERM, then SIGKILL when it takes longer than that; returns the exit code."""
+        """Sends SIGTERM, and SIGKILL when that takes longer than `deadline_s`. Returns the exit code."""
         self.terminate()
         try:
             return await asyncio.wait_for(self.wait(), deadline_s)

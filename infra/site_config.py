@@ -2,6 +2,10 @@
 
 Accounts: CTL for control messages, jobs and heartbeats; BULK for KV; SYS for monitoring. CTL and BULK have leaf connections of
 their own, so that a full window of KV is never in front of a control message.
+
+A leaf connection ends in an account of its own, `CTL_<site>` or `BULK_<site>`, in both servers. Exports and imports between that
+account and CTL or BULK name every subject that may cross, in each direction. So each server decides for itself what the other
+side can reach, whoever dialled.
 """
 
 import json
@@ -9,9 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from infra.nats_server import ServerPorts
+from infra.permissions import Permissions, crossing, service_permissions
 from infra.site_keys import SiteKeys
 from infra.sites import Description, Site
-from prfaas.contracts import subjects
 
 LEAF_ACCOUNTS = ("ctl", "bulk")
 ACCOUNTS = (*LEAF_ACCOUNTS, "sys")
@@ -19,23 +23,12 @@ _WRITE_DEADLINE = "10s"
 _RECONNECT = "500ms"
 _PING_INTERVAL, _PING_MAX = "5s", 2
 """A half-open link is noticed within 15 s, instead of the default's 6 minutes."""
+_SECURE_TLS = 'min_version: "1.3", handshake_first: true'
 
 
-def leaf_permissions(account: str, own: str, dialler: str) -> dict[str, list[str]]:
-    """What crosses from a site that dials in (`publish`) and to it (`subscribe`): subjects that carry the receiving site's name,
-    and replies."""
-    crossing = _bulk_subjects if account == "bulk" else _control_subjects
-    return {"publish": [*crossing(own), "_INBOX.>"], "subscribe": [*crossing(dialler), "_INBOX.>"]}
-
-
-def _bulk_subjects(site: str) -> list[str]:
-    return [f"prfaas.{site}.>", f"$O.{subjects.kv_bucket(site)}.>"]
-
-
-def _control_subjects(site: str) -> list[str]:
-    # Between two domains the server lets no plain $KV subject pass, only what names the domain.
-    buckets = (subjects.workers_bucket(site), subjects.links_bucket(site))
-    return [f"prfaas.{site}.>", f"jobs.{site}.>", *(f"$JS.{site}.API.$KV.{bucket}.>" for bucket in buckets)]
+def link_account(account: str, neighbour: str) -> str:
+    """Name of the account in which the leaf connection to a neighbour ends."""
+    return f"{account.upper()}_{neighbour}"
 
 
 def render_site(
@@ -46,56 +39,130 @@ def render_site(
     keys: Mapping[str, SiteKeys],
     leaf_addresses: Mapping[str, tuple[str, int]],
 ) -> str:
-    """`leaf_addresses`: where this site reaches the leaf port of each site that it dials, through the emulated link if any."""
-    diallers = [other.name for other in description.sites if site.name in other.dials]
-
-    def users(account: str) -> list[str]:
-        lines = [f'{{ nkey: {keys[site.name].service(account).public}, allowed_connection_types: ["STANDARD"] }}']
-        for dialler in diallers if account in LEAF_ACCOUNTS else []:
-            permissions = json.dumps(leaf_permissions(account, site.name, dialler))
-            public = keys[dialler].leaf(account, site.name).public
-            lines.append(f'{{ nkey: {public}, allowed_connection_types: ["LEAFNODE"], permissions: {permissions} }}')
-        return lines
-
-    def block(account: str) -> str:
-        jetstream = ""
-        if account == "ctl":  # what it holds must outlive a restart
-            jetstream = f"    jetstream: {{ max_memory: 0, max_file: {site.max_file_bytes // 4} }}\n"
-        elif account == "bulk":
-            jetstream = f"    jetstream: {{ max_memory: {site.max_memory_bytes}, max_file: {site.max_file_bytes // 4 * 3} }}\n"
-        lines = "".join(f"      {line}\n" for line in users(account))
-        return f"  {account.upper()} {{\n{jetstream}    users: [\n{lines}    ]\n  }}\n"
-
-    def remotes(dialled: str) -> str:
-        host, port = leaf_addresses[dialled]
-        return "".join(
-            f'    {{ url: "nats://{host}:{port}", account: {account.upper()}, compression: off,'
-            f" nkey: {keys[site.name].leaf(account, dialled).seed} }}\n"
-            for account in LEAF_ACCOUNTS
-        )
-
-    dials = "".join(remotes(dialled) for dialled in site.dials)
-    # A site that nobody dials has no leaf port at all. Advertised, a leaf connection that breaks would come back directly, past
-    # the address that the description has for it.
-    listen = f"  host: 127.0.0.1\n  port: {ports.leaf or -1}\n  no_advertise: true\n" if diallers else ""
+    """Returns the text of the file. `leaf_addresses`: host and port on which this site reaches each site that it dials."""
+    accounts = [_account(description, site, account, keys) for account in ACCOUNTS]
+    accounts += [
+        _link_account(description, site, neighbour, account, keys)
+        for neighbour in description.neighbours(site.name)
+        for account in LEAF_ACCOUNTS
+    ]
     return (
         f"server_name: {site.name}\n"
-        f"host: 127.0.0.1\n"
+        f'host: "{site.listen_host}"\n'
         f"port: {ports.client or -1}\n"
         f'http: "127.0.0.1:{ports.monitor or -1}"\n'
         f"max_payload: {site.max_payload_bytes}\n"
         f'write_deadline: "{_WRITE_DEADLINE}"\n'
         f'ping_interval: "{_PING_INTERVAL}"\n'
         f"ping_max: {_PING_MAX}\n"
+        f"{_client_tls(site, keys[site.name])}"
         f"jetstream {{\n"
         f'  store_dir: "{store}"\n'
         f"  domain: {site.name}\n"
         f"  max_memory_store: {site.max_memory_bytes}\n"
         f"  max_file_store: {site.max_file_bytes}\n"
         f"}}\n"
-        f"accounts {{\n{''.join(block(account) for account in ACCOUNTS)}}}\n"
+        f"accounts {{\n{''.join(accounts)}}}\n"
         f"system_account: SYS\n"
-        f"leafnodes {{\n{listen}"
-        f"  compression: off\n"
-        f'  reconnect: "{_RECONNECT}"\n' + (f"  remotes: [\n{dials}  ]\n" if dials else "") + "}\n"
+        f"{_leafnodes(description, site, ports, keys, leaf_addresses)}"
     )
+
+
+def _account(description: Description, site: Site, account: str, keys: Mapping[str, SiteKeys]) -> str:
+    """Renders CTL, BULK or SYS: its users, and the subjects that pass between it and the link accounts."""
+    jetstream = ""
+    if account == "ctl":  # what it holds must outlive a restart
+        jetstream = f"    jetstream: {{ max_memory: 0, max_file: {site.max_file_bytes // 4} }}\n"
+    elif account == "bulk":
+        jetstream = f"    jetstream: {{ max_memory: {site.max_memory_bytes}, max_file: {site.max_file_bytes // 4 * 3} }}\n"
+    users = [_user(keys[site.name].operator(account).public, "STANDARD")]
+    for service in [each for each in description.services if each.site == site.name]:
+        permissions = service_permissions(description, service).get(account)
+        if permissions is not None:
+            users.append(_user(keys[site.name].service(service.name, account).public, "STANDARD", permissions))
+    exports: list[str] = []
+    imports: list[str] = []
+    for neighbour in description.neighbours(site.name) if account in LEAF_ACCOUNTS else []:
+        leaf = link_account(account, neighbour.name)
+        out = crossing(description, site, neighbour)[account]
+        into = crossing(description, neighbour, site)[account]
+        exports += [_export("stream", subject, leaf) for subject in out.messages]
+        exports += [_export("service", subject, leaf) for subject in into.requests]
+        imports += [_import("stream", subject, leaf) for subject in into.messages]
+        imports += [_import("service", subject, leaf) for subject in out.requests]
+    return _account_block(account.upper(), jetstream, users, exports, imports)
+
+
+def _link_account(description: Description, site: Site, neighbour: Site, account: str, keys: Mapping[str, SiteKeys]) -> str:
+    """Renders the account of one leaf connection. It has no JetStream, and no way to a subject that is not listed."""
+    main = account.upper()
+    out = crossing(description, site, neighbour)[account]
+    into = crossing(description, neighbour, site)[account]
+    exports = [_export("stream", subject, main) for subject in into.messages]
+    exports += [_export("service", subject, main) for subject in out.requests]
+    imports = [_import("stream", subject, main) for subject in out.messages]
+    imports += [_import("service", subject, main) for subject in into.requests]
+    dialled_by = site.name in neighbour.dials
+    users = [_user(keys[neighbour.name].leaf(account, site.name).public, "LEAFNODE")] if dialled_by else []
+    return _account_block(link_account(account, neighbour.name), "", users, exports, imports)
+
+
+def _account_block(name: str, jetstream: str, users: list[str], exports: list[str], imports: list[str]) -> str:
+    def block(key: str, lines: list[str]) -> str:
+        return f"    {key}: [\n{''.join(f'      {line}' + chr(10) for line in lines)}    ]\n" if lines else ""
+
+    return f'  "{name}" {{\n{jetstream}{block("users", users)}{block("exports", exports)}{block("imports", imports)}  }}\n'
+
+
+def _user(public_key: str, connection_type: str, permissions: Permissions | None = None) -> str:
+    allowed = (
+        "" if permissions is None else f", permissions: {json.dumps({k: list(v) for k, v in permissions._asdict().items()})}"
+    )
+    return f'{{ nkey: {public_key}, allowed_connection_types: ["{connection_type}"]{allowed} }}'
+
+
+def _export(kind: str, subject: str, account: str) -> str:
+    return f'{{ {kind}: "{subject}", accounts: ["{account}"] }}'
+
+
+def _import(kind: str, subject: str, account: str) -> str:
+    return f'{{ {kind}: {{ account: "{account}", subject: "{subject}" }} }}'
+
+
+def _leafnodes(
+    description: Description,
+    site: Site,
+    ports: ServerPorts,
+    keys: Mapping[str, SiteKeys],
+    leaf_addresses: Mapping[str, tuple[str, int]],
+) -> str:
+    # A site that nobody dials has no leaf port at all. Advertised, a leaf connection that breaks would come back directly, past
+    # the address that the description has for it.
+    listen = ""
+    if any(site.name in other.dials for other in description.sites):
+        listen = f'  host: "{site.listen_host}"\n  port: {ports.leaf or -1}\n  no_advertise: true\n'
+        if description.tls(site.name):
+            listen += f"  tls {{ {_files(keys[site.name])}, verify: true, timeout: 5, {_SECURE_TLS} }}\n"
+
+    def remote(dialled: str, account: str) -> str:
+        host, port = leaf_addresses[dialled]
+        tls = ""
+        if description.tls(dialled):
+            tls = f", tls {{ {_files(keys[site.name])}, timeout: 5, {_SECURE_TLS} }}"
+        return (
+            f'    {{ url: "{"tls" if tls else "nats"}://{host}:{port}", account: "{link_account(account, dialled)}",'
+            f" compression: off, nkey: {keys[site.name].leaf(account, dialled).seed}{tls} }}\n"
+        )
+
+    dials = "".join(remote(dialled, account) for dialled in site.dials for account in LEAF_ACCOUNTS)
+    remotes = f"  remotes: [\n{dials}  ]\n" if dials else ""
+    return f'leafnodes {{\n{listen}  compression: off\n  reconnect: "{_RECONNECT}"\n{remotes}}}\n'
+
+
+def _client_tls(site: Site, keys: SiteKeys) -> str:
+    return f"tls {{ {_files(keys)}, timeout: 5, {_SECURE_TLS} }}\n" if site.client_tls else ""
+
+
+def _files(keys: SiteKeys) -> str:
+    certificate = keys.certificate()
+    return f'cert_file: "{certificate.certificate_file}", key_file: "{certificate.key_file}", ca_file: "{certificate.ca_file}"'

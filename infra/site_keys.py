@@ -5,13 +5,19 @@ mode 0600 too.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import nkeys
 
+from infra.certificates import Authority, Certificate
+from infra.secret_files import make_private_directory, write_secret
+
 
 class Key(NamedTuple):
+    """A user's public key, and where its seed lies."""
+
     public: str
     seed_file: Path
 
@@ -21,28 +27,35 @@ class Key(NamedTuple):
 
 
 class SiteKeys:
-    """Keys of one site's users, under `<directory>/keys`."""
+    """Keys of one site's users and its server's certificate, under `<directory>/keys`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, authority: Authority, hosts: Sequence[str]) -> None:
+        """Takes as `hosts` the names and addresses under which clients and other sites reach the site's server."""
         self._directory = directory / "keys"
+        self._authority = authority
+        self._hosts = tuple(hosts)
 
-    def service(self, account: str) -> Key:
-        """With which the site's own processes connect to its server."""
+    def operator(self, account: str) -> Key:
+        """Key of the user that may do anything in one account: for operators and tests, no service has it."""
         return ensure_key(self._directory / f"{account}.nk")
 
+    def service(self, name: str, account: str) -> Key:
+        """Key with which the service `name` connects to its site's server."""
+        return ensure_key(self._directory / f"{name}.{account}.nk")
+
     def leaf(self, account: str, dialled: str) -> Key:
-        """With which the site's server dials another site."""
+        """Key with which the site's server dials another site."""
         return ensure_key(self._directory / f"leaf-{account}-{dialled}.nk")
+
+    def certificate(self) -> Certificate:
+        """Certificate of the site's server, signed by the deployment's authority."""
+        return self._authority.ensure_certificate(self._directory, self._hosts)
 
 
 def ensure_key(seed_file: Path) -> Key:
-    """The key of this file; makes one when there is none."""
+    """Returns the key of this file; makes one when there is none."""
     if not seed_file.exists():
-        seed_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        seed = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER)
-        # Created with its mode: a chmod afterwards would leave a moment in which others can read it.
-        descriptor = os.open(seed_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(seed)
+        make_private_directory(seed_file.parent)
+        write_secret(seed_file, nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER))
     pair = nkeys.from_seed(bytearray(seed_file.read_bytes()))
     return Key(pair.public_key.decode() if isinstance(pair.public_key, bytes) else pair.public_key, seed_file)

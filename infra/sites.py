@@ -1,5 +1,6 @@
 """The one description of a deployment: its sites, the links between them, and which services run where."""
 
+import ipaddress
 import tomllib
 from enum import StrEnum
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Annotated, Any
 import msgspec
 
 from infra.wan.shaping import LinkShape
+from prfaas.contracts.subjects import BETWEEN_SITES
 
 DEMO = Path(__file__).with_name("sites.toml")
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
@@ -15,7 +17,7 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)]
 
 
 class DescriptionError(ValueError):
-    """The description does not fit together; the message names the place."""
+    """Raised for a description that does not fit together; the message names the place."""
 
 
 class SiteKind(StrEnum):
@@ -31,12 +33,20 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     name: Name
     kind: SiteKind
     dials: tuple[Name, ...] = ()
-    """Sites whose leaf port this one's server dials; nobody dials a site that does not want it."""
+    """Sites whose leaf port this one's server dials."""
+    host: str = "127.0.0.1"
+    """Name or address under which the other sites' servers reach this one's."""
+    listen_host: str = "127.0.0.1"
+    """Address on which the server listens for clients and leaf connections."""
+    link_tls: bool | None = None
+    """TLS 1.3 on the leaf connections that come in here, with certificates on both ends. Unset: unless `host` is loopback."""
+    client_tls: bool = False
+    """TLS 1.3 between the site's own services and its server."""
     client_port: Port = 0
     leaf_port: Port = 0
     monitor_port: Port = 0
     egress_mbit: dict[Name, Annotated[float, msgspec.Meta(gt=0)]] = {}
-    """By pd site: 10^6 bits a second of KV that may leave this one for it. Needs a bandwidth probe here, which shares it out."""
+    """Budget of KV that leaves this site, in 10^6 bits a second by pd site. A bandwidth probe here shares it out."""
     max_payload_bytes: Annotated[int, msgspec.Meta(ge=1 << 16, le=8 << 20)] = (1 << 20) + (64 << 10)
     """Largest message: a frame of 1 MiB and its headers."""
     max_memory_bytes: Annotated[int, msgspec.Meta(ge=1 << 20)] = 2 << 30
@@ -49,11 +59,11 @@ class Link(LinkShape, frozen=True, kw_only=True, forbid_unknown_fields=True, ren
     """An emulated link in front of the dialled site's leaf port. Two sites without one are joined directly."""
 
     between: tuple[Name, Name]
-    """The site that dials, the site that it dials."""
+    """Dialling site and dialled site."""
 
 
 class Role(StrEnum):
-    """Of a service; its console script is `prfaas-<role>`."""
+    """Role of a service; its console script is `prfaas-<role>`."""
 
     GATEWAY = "gateway"
     SCHEDULER = "scheduler"
@@ -66,12 +76,12 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     site: Name
     role: Role
     name: str = ""
-    """Unique in its site; empty: the role, or the role and a number when there are several."""
+    """Name, unique in its site. Empty: the role, and a number when there are several."""
     http_port: Port = 0
     model: str = ""
-    """Empty: the description's."""
+    """Name of the model; empty: the description's."""
     config: dict[str, Any] = {}
-    """More keys of the service's own configuration, as its file would have them."""
+    """Keys of the service's own configuration, as its file would have them."""
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
@@ -89,8 +99,13 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def link(self, dialler: str, dialled: str) -> Link | None:
         return next((link for link in self.links if link.between == (dialler, dialled)), None)
 
+    def tls(self, dialled: str) -> bool:
+        """Returns whether leaf connections that come in at this site are encrypted."""
+        site = self.site(dialled)
+        return not _is_loopback(site.host) if site.link_tls is None else site.link_tls
+
     def in_dial_order(self) -> list[Site]:
-        """Each site after those that it dials. Raises DescriptionError for a ring."""
+        """Returns each site after those that it dials. Raises DescriptionError for a ring."""
         ordered: list[Site] = []
         left = list(self.sites)
         while left:
@@ -103,20 +118,24 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return ordered
 
     def neighbours(self, name: str) -> list[Site]:
-        """Sites joined to this one, whichever of the two dials."""
+        """Returns the sites joined to this one, whichever of the two dials."""
         own = self.site(name)
         return [site for site in self.sites if site.name in own.dials or name in site.dials]
 
     def served_sites(self, name: str) -> list[str]:
-        """The pd sites that may place work in this one: itself and its neighbours."""
+        """Returns the pd sites that may place work in this one: itself and its neighbours."""
         return [site.name for site in (self.site(name), *self.neighbours(name)) if site.kind is SiteKind.PD]
 
     def validate(self) -> None:
-        """Raises DescriptionError."""
+        """Checks that everything fits together. Raises DescriptionError."""
         names = [site.name for site in self.sites]
         if len(set(names)) != len(names):
             raise DescriptionError(f"two sites have the same name: {', '.join(names)}")
         for site in self.sites:
+            if BETWEEN_SITES in site.name:
+                raise DescriptionError(
+                    f"the name of site {site.name} holds {BETWEEN_SITES}, which separates the names of two sites"
+                )
             for dialled in site.dials:
                 if self.site(dialled).name == site.name:
                     raise DescriptionError(f"site {site.name} dials itself")
@@ -142,8 +161,15 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             taken.add((service.site, service.name))
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def load_description(path: Path = DEMO) -> Description:
-    """Validated, and every service has a name. Raises DescriptionError, which names the file, and the key where it can."""
+    """Reads and validates a description, and names its services. Raises DescriptionError, which names file and key."""
     try:
         description = msgspec.convert(tomllib.loads(path.read_text()), Description)
         description = msgspec.structs.replace(description, services=tuple(_named(description.services)))

@@ -15,7 +15,7 @@ from infra.sites import Description, Role, Service
 from prfaas.contracts.to_probe import EGRESS_HEADROOM
 
 READY_DEADLINE_S = 120.0
-"""For a service; loading a model on a busy machine takes most of it."""
+"""Deadline for a service to be ready; loading a model on a busy machine takes most of it."""
 STOP_DEADLINE_S = 30.0
 _POLL_S = 0.1
 
@@ -35,7 +35,7 @@ class Stack:
         self.directory = directory
         self.sites = RunningSites(description, directory)
         self.services: dict[tuple[str, str], ServiceProcess] = {}
-        """By (site, name)."""
+        """Processes by (site, name)."""
         self._environ = environ or {}
         self._progress = progress
 
@@ -63,7 +63,7 @@ class Stack:
         return self
 
     async def stop(self) -> None:
-        """Gateways first, so that running answers drain while their workers still live; then the rest, then the sites."""
+        """Stops gateways first, so that running answers drain while their workers still live; then the rest, then the sites."""
         gateways = [process for process in self.services.values() if process.role == Role.GATEWAY]
         others = [process for process in self.services.values() if process.role != Role.GATEWAY]
         for group in (gateways, others):
@@ -81,12 +81,12 @@ class Stack:
         return waits[done.pop()]
 
     def process(self, site: str, role: Role) -> ServiceProcess:
-        """The only service of its role in a site."""
+        """Returns the only service of its role in a site."""
         (found,) = [process for (at, _), process in self.services.items() if at == site and process.role == role]
         return found
 
     async def metrics(self, site: str, name: str) -> str:
-        """The page that Prometheus reads."""
+        """Fetches the page that Prometheus reads."""
         async with httpx.AsyncClient(timeout=5.0) as client:
             return (await client.get(f"http://127.0.0.1:{self.services[site, name].http_port}/metrics")).text
 
@@ -103,13 +103,16 @@ class Stack:
                 blocks = {"block-tokens": chunk} if (chunk := next(filter(None, chunks), None)) else {}
                 config = {"models": [model]} | blocks | config
             case Role.DECODE_WORKER | Role.PREFILL_WORKER:
-                # A decode worker may become a prefill worker, which needs to know whom it serves.
+                # A worker of one role may get the other one, so each knows what both need.
                 of_prefill: dict[str, Any] = {} if "serves" in config else {"serves": self.description.served_sites(service.site)}
+                neighbours = [neighbour.name for neighbour in self.description.neighbours(service.site)]
+                of_decode = {"prefill-sites": neighbours} | config.get(Role.DECODE_WORKER, {})
                 if (alone := self.unleased_bytes_per_s(service.site)) is not None:
                     of_prefill["link"] = {"egress-bytes-per-s": alone} | config.get("link", {})
                 config = config | {
                     "engine": {"model": model} | config.get("engine", {}),
                     Role.PREFILL_WORKER.value: of_prefill | config.get(Role.PREFILL_WORKER, {}),
+                    Role.DECODE_WORKER.value: of_decode,
                 }
             case Role.BANDWIDTH_PROBE:
                 measured = [site for site in self.description.served_sites(service.site) if site != service.site]
@@ -125,7 +128,7 @@ class Stack:
         return ServiceProcess(service.role.value, service.name, config, self.directory / service.site, self._environ)
 
     def unleased_bytes_per_s(self, site: str) -> float | None:
-        """What each prefill worker of a site may send where nobody shares the budget out: then all of them still keep it."""
+        """Returns the bytes a second that each prefill worker may send while no probe shares the budget out; None without one."""
         budgets = self.description.site(site).egress_mbit
         workers = sum(service.site == site and service.role is Role.PREFILL_WORKER for service in self.description.services)
         return (1 - EGRESS_HEADROOM) * min(budgets.values()) * 1e6 / 8 / workers if budgets else None
@@ -136,7 +139,7 @@ class Stack:
         self._progress(f"{process.name} is ready after {time.monotonic() - started:.1f} s")
 
     async def wait_introduced(self) -> None:
-        """Until each scheduler knows all workers that serve its site: before that it would say that nobody is there."""
+        """Returns when each scheduler knows all workers that serve its site. Raises ServiceProcessError."""
         deadline = time.monotonic() + READY_DEADLINE_S
         async with httpx.AsyncClient(timeout=5.0) as client:
             for scheduler in [process for process in self.services.values() if process.role == Role.SCHEDULER]:

@@ -23,7 +23,7 @@ _DEVICE = "prfaas0"
 _MTU_BYTES = 1500
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 _CONTEXT = multiprocessing.get_context("fork")
-"""The child goes on with the open device."""
+"""Hands the open device to the child process."""
 _BATCH = 64
 _SPIN_S = 0.0003
 """poll counts in milliseconds; what is due sooner is waited for actively."""
@@ -33,12 +33,12 @@ class TcpPath(NamedTuple):
     rate_bytes_per_s: float
     rtt_s: float
     loss_share: float = 0.0
-    """Of the packets to `port`; acknowledgements come through."""
+    """Share of the packets to `port` that are lost; acknowledgements come through."""
     congestion_control: str = "cubic"
 
     @property
     def queue_bytes(self) -> float:
-        """A bandwidth-delay product, as routers have, and no less than a burst."""
+        """Returns the queue's size: a bandwidth-delay product, as routers have, and no less than a burst."""
         return max(self.rate_bytes_per_s * self.rtt_s, 64_000)
 
 
@@ -71,7 +71,7 @@ def _forward(device: int, path: TcpPath, port: int) -> None:
     chance = random.Random(1)
     waiting: list[tuple[float, int, bytes]] = []
     free_s = [0.0, 0.0]
-    """Until when each direction is busy with what it has."""
+    """Moment until which each direction is busy with what it has."""
     poll = select.poll()
     poll.register(device, select.POLLIN)
     count = 0

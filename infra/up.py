@@ -26,7 +26,7 @@ def say(line: str) -> None:
 
 
 def fresh_directory(name: str) -> Path:
-    """Logs of the last run stay until the next one of the same name."""
+    """Makes an empty folder. Logs of the last run stay until the next one of the same name."""
     directory = RUN_DIRECTORY / name
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
@@ -34,7 +34,7 @@ def fresh_directory(name: str) -> Path:
 
 
 def describe(path: Path, model: str | None, port: int | None) -> Description:
-    """The description with the model and the gateway's port replaced where asked for. Raises DescriptionError."""
+    """Returns the description with the model and the gateway's port replaced where asked for. Raises DescriptionError."""
     description = load_description(path)
     services = tuple(
         msgspec.structs.replace(service, http_port=port) if port and service.role == Role.GATEWAY else service

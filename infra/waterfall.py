@@ -27,11 +27,11 @@ DETAILS: dict[str, Callable[[Any], str]] = {
     names.KV_FRAMES: lambda frames: f"{frames:,} frames",
     names.ERROR_TYPE: str,
 }
-"""What is worth a place on a line, in this order."""
+"""Attributes that are shown on a line, in this order."""
 
 
 def waterfall(spans: Sequence[SinkSpan], *, width: int = 120, color: bool = False) -> str:
-    """Text of `width` columns (80 and more), with ANSI colours per site if asked for. Below 100 the details are left out."""
+    """Returns text of `width` columns (80 and more), with ANSI colours per site if asked for. Below 100 it has no details."""
     tree = SpanTree(spans)
     if not tree.spans:
         return "no spans\n"
@@ -78,7 +78,7 @@ def waterfall(spans: Sequence[SinkSpan], *, width: int = 120, color: bool = Fals
 
 
 def _bar(start_ns: int, end_ns: int, total_ns: int, width: int) -> str:
-    """At least one cell, however short the span."""
+    """Draws a bar of at least one cell, however short the span."""
     first = min(width - 1, start_ns * width // total_ns)
     last = max(first + 1, -(-end_ns * width // total_ns))
     return " " * first + "█" * (last - first)
@@ -102,7 +102,7 @@ def _seconds(duration_s: float) -> str:
 
 
 def _bytes(size: float) -> str:
-    """Decimal units, as links are rated."""
+    """Formats bytes in decimal units, as links are rated."""
     for unit in ("B", "kB", "MB"):
         if size < 1000:
             return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"

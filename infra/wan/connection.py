@@ -1,4 +1,4 @@
-"""What crosses a link: one direction's traffic, and the two ends of each connection."""
+"""Traffic of a link: one direction's bytes, and the two ends of each connection."""
 
 import asyncio
 import contextlib
@@ -15,14 +15,14 @@ from infra.wan.timer import Timer
 
 _SLAB_BYTES = 1 << 20
 _PIPE_LIMIT_BYTES = 64 << 20
-"""Of one direction of one connection on the way, for links that bound it by neither rate nor delay."""
+"""Limit of bytes on the way in one direction of one connection, for links that bound them by neither rate nor delay."""
 _NOW_S = 20e-6
 
 Ending = Literal["eof", "close", "reset"]
 
 
 class Direction:
-    """Shell of one lane: what is on the way, and who waits for room."""
+    """Shell of one lane: the bytes on the way, and the connections that wait for room."""
 
     def __init__(self, shape: LinkShape, seed: int) -> None:
         self.lane = Lane(shape, seed)

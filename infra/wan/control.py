@@ -10,11 +10,11 @@ from infra.wan.shaping import LinkShape
 
 
 class LinkControlError(Exception):
-    """The link's process refused the change or was not reached in time."""
+    """Raised when the link's process refuses the change or is not reached in time."""
 
 
 class LinkChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab", omit_defaults=True):
-    """What is left out stays as it is; an empty change asks for the status."""
+    """Change of a link. Fields that are left out stay as they are; an empty change asks for the status."""
 
     rate_mbit: float | UnsetType | None = UNSET
     rtt_ms: float | UnsetType = UNSET
@@ -23,7 +23,7 @@ class LinkChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     queue_ms: float | UnsetType = UNSET
     state: LinkState | UnsetType = UNSET
     stall_s: float | UnsetType = UNSET
-    """Nothing arrives for so long; nothing is lost."""
+    """Seconds in which nothing arrives; nothing is lost."""
 
 
 class LinkStatus(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
@@ -52,7 +52,7 @@ def link_status(proxy: WanProxy) -> LinkStatus:
 
 
 async def apply_change(proxy: WanProxy, change: LinkChange) -> LinkStatus:
-    """Raises ValueError when the new shape makes no sense."""
+    """Applies a change. Raises ValueError for a shape that makes no sense."""
     fields = {name: getattr(change, name) for name in ("rate_mbit", "rtt_ms", "jitter_ms", "loss", "queue_ms")}
     proxy.reshape(**{name: value for name, value in fields.items() if value is not UNSET})
     if change.state is LinkState.UP:

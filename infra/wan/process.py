@@ -16,7 +16,7 @@ _ROOT = Path(__file__).parents[2]
 
 
 class WanProcessError(Exception):
-    """The link's process did not start."""
+    """Raised when the link's process does not start."""
 
 
 class WanProcess:
@@ -30,7 +30,7 @@ class WanProcess:
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self, deadline_s: float = 10.0) -> Self:
-        """Raises WanProcessError."""
+        """Starts the link. Raises WanProcessError."""
         shape = [
             f"--{name}={value}"
             for name, value in msgspec.to_builtins(self._shape).items()
@@ -54,7 +54,7 @@ class WanProcess:
         return self
 
     async def change(self, change: LinkChange) -> LinkStatus:
-        """Raises LinkControlError."""
+        """Changes the link. Raises LinkControlError."""
         return await change_link("127.0.0.1", self.control_port, change)
 
     async def stop(self, deadline_s: float = 5.0) -> None:

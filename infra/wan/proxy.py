@@ -14,7 +14,7 @@ from infra.wan.shaping import LinkShape
 
 _log = logging.getLogger(__name__)
 _RECEIVE_BUFFER_BYTES = 512 << 10
-"""Small, or the kernel would queue up to 6 MB in front of the link's own queue."""
+"""Bytes of a socket's buffer: few, or the kernel would queue up to 6 MB in front of the link's own queue."""
 _CONNECT_DEADLINE_S = 10.0
 
 
@@ -27,7 +27,7 @@ class LinkState(StrEnum):
 
 
 class WanProxy:
-    """A link to the TCP server at `connect`: whoever dials `listen` reaches it through the link's shape and faults."""
+    """Link to the TCP server at `connect`: clients of `listen` reach it through the link's shape and faults."""
 
     def __init__(
         self, connect: tuple[str, int], shape: LinkShape, listen: tuple[str, int] = ("127.0.0.1", 0), seed: int = 0
@@ -59,7 +59,7 @@ class WanProxy:
 
     @property
     def delivered_bytes(self) -> tuple[int, int]:
-        """From those who dial to the server, and back."""
+        """Lanes of the two directions: from the clients to the server, and back."""
         return self._forward.delivered_bytes, self._backward.delivered_bytes
 
     async def start(self) -> Self:
@@ -114,7 +114,7 @@ class WanProxy:
         self._forward.lane.shape = self._backward.lane.shape = self.shape
 
     def stall(self, duration_s: float | None = None) -> None:
-        """Nothing arrives for a while (None: until `restore`), nothing is lost, connections stay: an outage that TCP outlives."""
+        """Halts the link for a while (None: until `restore`). Nothing is lost and connections stay, so TCP outlives it."""
         self._forward.halt()
         self._backward.halt()
         if self._stall is not None:

@@ -1,4 +1,4 @@
-"""When do bytes arrive: serialisation at the link's rate behind what is queued already, then propagation. Pure: time comes in."""
+"""Arrival times of bytes, pure: serialisation at the link's rate behind what is queued already, then propagation."""
 
 import random
 
@@ -10,18 +10,18 @@ _QUANTUM_LIMITS_BYTES = (2 << 10, 256 << 10)
 
 
 class LinkShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    """Both directions have the rate and the queue to themselves."""
+    """Shape of a link. Both directions have the rate and the queue to themselves."""
 
     rate_mbit: float | None = None
-    """10^6 bits of TCP payload per second; None: unlimited."""
+    """Rate in 10^6 bits of TCP payload per second; None: unlimited."""
     rtt_ms: float = 0.0
-    """Half of it in each direction."""
+    """Round trip time; half of it in each direction."""
     jitter_ms: float = 0.0
-    """Added to the one-way delay, uniform between 0 and this; order is kept."""
+    """Upper bound of what is added to the one-way delay, uniformly from 0; order is kept."""
     loss: float = 0.0
     """Chance per packet of 1460 bytes that its connection stalls for one retransmission (an RTT)."""
     queue_ms: float = 20.0
-    """How much the bottleneck queues before it pushes back on the senders."""
+    """Bytes that the bottleneck queues before it pushes back on the senders."""
 
     def __post_init__(self) -> None:
         if self.rate_mbit is not None and self.rate_mbit <= 0:
@@ -40,7 +40,7 @@ class LinkShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def quantum_bytes(self) -> int:
-        """How much is admitted at once: small against the queue, so that connections interleave as packets would."""
+        """Bytes admitted at once: few against the queue, so that connections interleave as packets would."""
         low, high = _QUANTUM_LIMITS_BYTES
         return high if self.bytes_per_s is None else min(max(int(self.bytes_per_s * _QUANTUM_S), low), high)
 
@@ -80,7 +80,7 @@ class Lane:
         return (now_s if self._halted_at_s is None else self._halted_at_s) - self._halted_s
 
     def clock_time_s(self, link_time_s: float) -> float:
-        """The inverse, while not halted."""
+        """Converts a link time back into the caller's clock, while not halted."""
         return link_time_s + self._halted_s
 
     def backlog_s(self, link_time_s: float) -> float:
@@ -90,7 +90,7 @@ class Lane:
         return self.backlog_s(link_time_s) > self.shape.queue_ms / 1e3
 
     def room_at_s(self) -> float:
-        """When half of the queue is free again, so that senders are back before it runs dry."""
+        """Returns the moment at which half of the queue is free again, so that senders are back before it runs dry."""
         return self._free_at_s - self.shape.queue_ms / 2e3
 
     def admit(self, link_time_s: float, size_bytes: int, stream: Stream) -> float:

@@ -30,9 +30,9 @@ class BusPoisons:
         self._site = site
         self._control_subjects = list(_control_subjects(description, site))
         self._bulk_subjects = [
-            subjects.probe_train(site),
-            f"$O.{subjects.kv_bucket(site)}.C.forged",
-            f"$O.{subjects.kv_bucket(site)}.M.Zm9yZ2Vk",
+            subjects.probe_train(site, "forged"),
+            f"$O.{subjects.kv_bucket(site, site)}.C.forged",
+            f"$O.{subjects.kv_bucket(site, site)}.M.Zm9yZ2Vk",
         ]
         self.sent = 0
 
@@ -44,7 +44,7 @@ class BusPoisons:
                 self._publish(lane, subject, payload, self._random.choice(_ODD_HEADERS))
         for bucket in (subjects.workers_bucket(self._site), subjects.links_bucket(self._site)):
             for key, value in self._entries():
-                self._publish(self._control, f"$KV.{bucket}.{key}", value, b"")
+                self._publish(self._control, subjects.entry(bucket, key), value, b"")
 
     def _entries(self) -> Iterator[tuple[str, bytes]]:
         forged = f"forged{self._random.randrange(10**9)}"
@@ -62,26 +62,27 @@ class BusPoisons:
 
 
 def _control_subjects(description: Description, site: str) -> Iterator[str]:
-    yield from (subjects.place(site), subjects.attempts(site), subjects.blocks(site), subjects.cancel_prefill(site))
+    yield from (subjects.place(site), subjects.attempts(site), subjects.cancel_prefill(site, site))
+    yield from (subjects.blocks(site, site, "decode", "d0"), subjects.blocks(site, "forged", "prefill", "p0"))
     yield from (subjects.probe_echo(site), subjects.probe_transfers(site), subjects.probe_egress(site))
     for service in description.services:
         if service.site != site:
             continue
         match service.role:
             case Role.GATEWAY:
-                yield subjects.events(site, service.name)
+                yield subjects.events_from(subjects.events(site, service.name), "d0")
             case Role.DECODE_WORKER:
                 yield subjects.generate(site, service.name)
                 yield subjects.cancel_generate(site, service.name)
-                yield subjects.prefill_progress(site, service.name)
+                yield subjects.progress_from(subjects.prefill_progress(site, service.name), site, "p0")
                 yield subjects.held_blocks(site, "decode", service.name)
                 yield subjects.change_role(site, "decode", service.name)
             case Role.PREFILL_WORKER:
                 yield subjects.held_blocks(site, "prefill", service.name)
                 yield subjects.worker_alive(site, service.name)
-                yield subjects.worker_jobs(site, service.name)
-                yield subjects.jobs(site, service.model or description.model)
-                yield subjects.deferred_jobs(site, service.model or description.model)
+                yield subjects.worker_jobs(site, site, service.name)
+                yield subjects.jobs(site, site, service.model or description.model)
+                yield subjects.deferred_jobs(site, site, service.model or description.model)
             case _:
                 pass
 

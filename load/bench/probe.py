@@ -17,9 +17,9 @@ from infra.running_sites import RunningSites
 from infra.service_process import ServiceProcess
 from infra.sites import Description, Role, Service, Site, SiteKind
 from infra.tcp_path import FAR, NEAR, TcpPath, tcp_path
-from load.bench.kv.__main__ import prepare
 from load.bench.kv.methods import SITE, Job
 from load.bench.kv.run import measure
+from load.bench.kv.sites import prepare
 from load.json_option import add_json_option, write_json
 from load.machine import Conditions, conditions
 from prfaas.bus.control import ControlBus
@@ -105,9 +105,10 @@ async def run(path: TcpPath, directory: Path) -> Row:
     def heard(_: str, estimate: LinkEstimate | None) -> None:
         estimates.extend([estimate] if estimate is not None else [])
 
-    async with SitesOnPath(Description(model="none", sites=sites, links=()), directory) as running:
+    services = tuple(_probe_service(site) for site in (SITE, REMOTE))
+    async with SitesOnPath(Description(model="none", sites=sites, services=services), directory) as running:
         await prepare(running, "memory")
-        probes = [await _probe(running, site) for site in (SITE, REMOTE)]
+        probes = [await _started(running, service) for service in services]
         bus = await ControlBus.connect(running.endpoint(SITE, "ctl"), "bench")
         watching = asyncio.create_task(watch(bus, subjects.links_bucket(SITE), LinkEstimate, heard, ttl_s=5.0))
         try:
@@ -141,10 +142,14 @@ async def run(path: TcpPath, directory: Path) -> Row:
     )
 
 
-async def _probe(running: RunningSites, site: str) -> ServiceProcess:
+def _probe_service(site: str) -> Service:
     measured = {"measures": [SITE], "leafs": {SITE: f"{FAR}:{PORT}"}} if site == REMOTE else {"measures": []}
-    service = Service(site=site, role=Role.BANDWIDTH_PROBE, name="probe", config=measured)
-    process = ServiceProcess(service.role, service.name, running.service_config(service), running.directory / site, {})
+    return Service(site=site, role=Role.BANDWIDTH_PROBE, name="probe", config=measured)
+
+
+async def _started(running: RunningSites, service: Service) -> ServiceProcess:
+    directory = running.directory / service.site
+    process = ServiceProcess(service.role, service.name, running.service_config(service), directory, {})
     await process.spawn()
     await process.wait_ready(READY_S)
     return process

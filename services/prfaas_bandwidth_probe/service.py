@@ -66,7 +66,7 @@ class BandwidthProbeService:
         self._control = control = await ControlBus.connect(config.control, config.name, CONNECT_DEADLINE_S)
         self._bulk = bulk = await ControlBus.connect(config.bulk, config.name, CONNECT_DEADLINE_S)
         await control.serve(subjects.probe_echo(config.site), Ping, self._pong)
-        await bulk.subscribe_raw(subjects.probe_train(config.site), TrainSink(bulk).receive)
+        await bulk.subscribe_raw(subjects.probe_train(config.site, "*"), TrainSink(bulk).receive)
         for destination in config.measures:
             self._links[destination] = link = MeasuredLink(config, destination, control, bulk, self._metrics)
             self._context.tasks.spawn(f"measure {destination}", link.run())
@@ -203,7 +203,7 @@ class MeasuredLink:
 
     async def _send_train(self, parts: int, padding: bytes) -> tuple[float, TrainReport]:
         """Returns the seconds until the reply, and the reply. Raises BusError, BadMessageError."""
-        subject = subjects.probe_train(self._destination)
+        subject = subjects.probe_train(self._destination, self._source)
         part = TrainPart(train_id=secrets.token_hex(8), padding=padding)
         started_s = time.perf_counter()
         for _ in range(parts - 1):
@@ -239,7 +239,7 @@ class MeasuredLink:
         estimate = replace(estimate, retransmit_share=self._retransmits.share)
         self._metrics.estimated(estimate)
         try:
-            await put_entry(self._control, self._destination, subjects.links_bucket(self._destination), estimate, self._timeout_s)
+            await put_entry(self._control, subjects.links_bucket(self._destination), estimate, self._timeout_s)
             self._announced = True
         except BusError as error:
             if self._announced:

@@ -13,6 +13,7 @@ from prfaas.contracts.to_probe import TrainPart, TrainReport
 from prfaas.contracts.wire import BadMessageError, decode, encode
 
 REMEMBERED_TRAINS = 64
+"""Trains of one site whose end has not come."""
 MAX_PARTS = 4096
 """Parts of one train that are remembered: four times those of the longest that is sent."""
 _LEAST_S = 1e-4
@@ -41,18 +42,20 @@ def tail_bytes_per_s(arrivals: Sequence[Arrival]) -> float:
 class TrainSink:
     def __init__(self, bulk: ControlBus) -> None:
         self._bulk = bulk
-        self._trains: OrderedDict[str, list[Arrival]] = OrderedDict()
+        self._trains: dict[str, OrderedDict[str, list[Arrival]]] = {}
+        """Arrivals by subject, which names the sending site, and train: no site pushes out the trains of another."""
 
     async def receive(self, message: Msg) -> None:
         part = decode(message.data, TrainPart)
-        arrivals = self._trains[part.train_id] = self._trains.pop(part.train_id, [])
+        trains = self._trains.setdefault(message.subject, OrderedDict())
+        arrivals = trains[part.train_id] = trains.pop(part.train_id, [])
         if len(arrivals) >= MAX_PARTS:
-            del self._trains[part.train_id]
+            del trains[part.train_id]
             raise BadMessageError(f"train {part.train_id!r} has more than {MAX_PARTS} parts")
         arrivals.append(Arrival(time.perf_counter(), len(message.data)))
-        while len(self._trains) > REMEMBERED_TRAINS:  # those whose last part was lost
-            self._trains.popitem(last=False)
+        while len(trains) > REMEMBERED_TRAINS:  # those whose last part was lost
+            trains.popitem(last=False)
         if message.reply:
-            del self._trains[part.train_id]
+            del trains[part.train_id]
             report = TrainReport(parts=len(arrivals), tail_bytes_per_s=tail_bytes_per_s(arrivals))
             await self._bulk.publish_raw(message.reply, encode(report))

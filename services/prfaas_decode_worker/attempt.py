@@ -43,6 +43,8 @@ class Attempt:
         self.span = span
         self.receiver: KVReceiver | None = None
         self.prefill_failed: asyncio.Future[PrefillFailed] = asyncio.get_running_loop().create_future()
+        self.nuid = secrets.token_hex(11)
+        """Of its object: the prefill worker that has the job knows it, and so may write frames and report progress."""
         self.queue_s = 0.0
         self.settled = False
         """The core has been told how it ended, or does not want to know."""
@@ -129,10 +131,15 @@ class Attempts:
                 )
             span.end(found[0].verified_ns)
 
-    def hear(self, progress: PrefillProgress) -> None:
-        """Takes progress, which is addressed by transfer id: the request's own id."""
+    def hear(self, prefill_site: str, progress: PrefillProgress) -> None:
+        """Takes progress from workers of the attempt's own prefill site only, who show by the nuid that they have its job.
+
+        `prefill_site`: from the subject, on which the server lets that site's workers alone publish."""
         found = self._running.get(progress.transfer_id)
         if found is None or found[0].order.attempt != progress.attempt:
+            return
+        if found[0].order.prefill_site != prefill_site or not secrets.compare_digest(found[0].nuid, progress.nuid):
+            log.warning("progress_of_another", transfer=progress.transfer_id, from_site=prefill_site, worker=progress.worker[:64])
             return
         attempt = found[0]
         match progress:
@@ -163,8 +170,8 @@ class Attempts:
             transfer = KVTransfer(
                 transfer_id=order.transfer_id,
                 attempt=order.attempt,
-                bucket=subjects.kv_bucket(self._site),
-                nuid=secrets.token_hex(11),
+                bucket=subjects.kv_bucket(self._site, order.prefill_site),
+                nuid=attempt.nuid,
                 prefill_tokens=len(order.token_ids),
                 from_token=from_token,
                 lossy=self._config.engine.lossy_kv,
@@ -281,6 +288,6 @@ class Attempts:
         """Best effort: a prefill that does not hear of it finds its transfer dead, or its job expired."""
         try:
             cancel = CancelPrefill(transfer_id=order.transfer_id, attempt=order.attempt)
-            await self._bus.publish(subjects.cancel_prefill(order.prefill_site), cancel)
+            await self._bus.publish(subjects.cancel_prefill(order.prefill_site, self._site), cancel)
         except BusError as error:
             log.warning("cancel_not_sent", request_id=order.request_id, prefill_site=order.prefill_site, reason=str(error))

@@ -4,9 +4,10 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta, field
 
+from prfaas.contracts import subjects
 from prfaas.contracts.terms import Role
 from prfaas.engine.factory import EngineConfig
-from prfaas.process.config import ServiceConfig
+from prfaas.process.config import ServiceConfig, SubjectToken
 from prfaas.worker.identity import Identity
 
 
@@ -27,7 +28,10 @@ class DecodeWorkerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknow
     prefix_cache_mib: Annotated[int, Meta(ge=0)] = 512
     """Memory for the full layers' KV of prompts that were served, in blocks of `engine.chunk-tokens`; 0 keeps none."""
     bucket_mib: Annotated[int, Meta(ge=16)] = 1024
-    """Memory of the site's NATS server for KV under way, shared by the site's decode workers."""
+    """Memory of the site's NATS server for KV under way, of all decode workers together. Each site that may send KV has an equal
+    part and can fill no other."""
+    prefill_sites: tuple[SubjectToken, ...] = ()
+    """Sites that may send KV here, beside the own one."""
     bucket_ttl_s: Annotated[float, Meta(ge=1)] = 120.0
     """Age at which the server drops what was not deleted."""
     idle_timeout_s: Annotated[float, Meta(gt=0)] = 10.0
@@ -41,3 +45,8 @@ class DecodeWorkerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknow
         super().__post_init__()
         if self.bulk is None:
             raise ValueError("a decode worker receives KV: it needs a `bulk` endpoint")
+
+    def buckets(self) -> list[tuple[str, int]]:
+        """Name and bytes of the bucket of each site that may send KV here."""
+        senders = [self.site, *(site for site in self.prefill_sites if site != self.site)]
+        return [(subjects.kv_bucket(self.site, sender), (self.bucket_mib << 20) // len(senders)) for sender in senders]

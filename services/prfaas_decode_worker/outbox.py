@@ -21,8 +21,9 @@ class Outbox:
     An event that is lost on the bus is a gap that the gateway turns into an error. One that cannot be sent at all, because it
     cannot be encoded, ends its request: `give_up` is called with the request's id."""
 
-    def __init__(self, site: str, give_up: Callable[[str], None]) -> None:
+    def __init__(self, site: str, worker: str, give_up: Callable[[str], None]) -> None:
         self._site = site
+        self._worker = worker
         self._give_up = give_up
         self._queue: asyncio.Queue[Emit | TellScheduler] = asyncio.Queue()
 
@@ -44,7 +45,7 @@ class Outbox:
     async def _send(self, bus: ControlBus, order: Emit | TellScheduler) -> None:
         try:
             if isinstance(order, Emit):
-                await bus.publish(order.reply_to, order.event)
+                await bus.publish(subjects.events_from(order.reply_to, self._worker), order.event)
             else:
                 await bus.publish(subjects.attempts(self._site), order.ended)
         except Exception as error:
@@ -60,6 +61,6 @@ class Outbox:
         message = f"a {what} event of request {request_id!r} cannot be sent: {fault_text(error)}"
         failed = Failed(request_id=request_id, sequence=lost.event.sequence, code=FailureCode.INTERNAL_ERROR, message=message)
         try:
-            await bus.publish(lost.reply_to, failed)
+            await bus.publish(subjects.events_from(lost.reply_to, self._worker), failed)
         except BusError as lost_too:
             log.error("event_lost", request_id=request_id, message="Failed", reason=str(lost_too))

@@ -3,6 +3,7 @@
 import asyncio
 import time
 
+from nats.aio.msg import Msg
 from opentelemetry import context as trace_context
 
 from prfaas.bus.bulk import BulkLane
@@ -13,6 +14,7 @@ from prfaas.contracts.terms import FinishReason, Role
 from prfaas.contracts.to_decode import CancelGenerate, Generate, PrefillProgress
 from prfaas.contracts.to_gateway import GenerateAccepted, GenerateRefused, Started
 from prfaas.contracts.to_scheduler import Heartbeat
+from prfaas.contracts.wire import decode
 from prfaas.engine.factory import build_engine
 from prfaas.engine.weights import prepare
 from prfaas.process.runner import ServiceContext
@@ -62,10 +64,10 @@ class DecodeWorkerService:
         self._metrics = DecodeMetrics(context.registry, config.engine.model)
         self._spans = RequestSpans(context.tracing, config.name)
         self._answers: dict[str, asyncio.Future[GenerateAccepted | GenerateRefused]] = {}
-        self._outbox = Outbox(config.site, self._give_up)
+        self._outbox = Outbox(config.site, config.name, self._give_up)
         self._idle = asyncio.Event()
         """Set while the worker has no request."""
-        self._keeper: KVBucketKeeper | None = None
+        self._keepers: list[KVBucketKeeper] = []
         self._batch: Batch | None = None
         self._output_tokens = RecentMean()
         self.lifecycle = WorkerLifecycle(config.identity, context, self, movable=config.movable)
@@ -82,7 +84,7 @@ class DecodeWorkerService:
         assert config.bulk is not None
         connections = await self.lifecycle.connect(config.control, config.bulk)
         bus = connections.bus
-        await self._keep_bucket(connections.lane)
+        await self._keep_buckets(connections.lane)
         # The core, and what carries out its instructions.
         self._core = DecodeCore(
             config.name,
@@ -109,22 +111,26 @@ class DecodeWorkerService:
         context.tasks.spawn("publish", self._outbox.run(bus))
         context.tasks.spawn("batch", self._batch.run())
         context.tasks.spawn("tick", self._tick())
-        await bus.subscribe(subjects.prefill_progress(config.site, config.name), PrefillProgress, self._attempts.hear)
+        progress = subjects.progress_from(subjects.prefill_progress(config.site, config.name), "*", "*")
+        await bus.subscribe_raw(progress, self._hear_progress)
         await bus.subscribe(subjects.cancel_generate(config.site, config.name), CancelGenerate, self._cancel)
         await bus.serve(subjects.generate(config.site, config.name), Generate, self._generate)
         await self.lifecycle.announce([config.site], self._heartbeat)
 
-    async def _keep_bucket(self, lane: BulkLane) -> None:
+    async def _keep_buckets(self, lane: BulkLane) -> None:
         config, context = self._config, self._context
-        self._keeper = keeper = KVBucketKeeper(lane, config.site, max_bytes=config.bucket_mib << 20, ttl_s=config.bucket_ttl_s)
-        await keeper.start()
-        context.tasks.spawn("keep bucket", keeper.run())
+        self._keepers = keepers = [
+            KVBucketKeeper(lane, bucket, max_bytes=size, ttl_s=config.bucket_ttl_s) for bucket, size in config.buckets()
+        ]
+        for keeper in keepers:
+            await keeper.start()
+            context.tasks.spawn("keep bucket", keeper.run())
         watch_bucket(
             context.registry,
             config.site,
-            stored_bytes=lambda: keeper.stored_bytes,
-            leaked_bytes=lambda: keeper.leaked_bytes,
-            reclaimed_messages=lambda: keeper.reclaimed_messages,
+            stored_bytes=lambda: sum(keeper.stored_bytes for keeper in keepers),
+            leaked_bytes=lambda: sum(keeper.leaked_bytes for keeper in keepers),
+            reclaimed_messages=lambda: sum(keeper.reclaimed_messages for keeper in keepers),
         )
 
     def ready(self) -> str | None:
@@ -141,9 +147,8 @@ class DecodeWorkerService:
     # ---- what the lifecycle calls
 
     def problem(self) -> str | None:
-        """The worker needs the site's KV bucket. It needs no gateway, scheduler or prefill worker: they may start later."""
-        assert self._keeper is not None
-        return self._keeper.problem
+        """The worker needs the site's KV buckets. It needs no gateway, scheduler or prefill worker: they may start later."""
+        return next((keeper.problem for keeper in self._keepers if keeper.problem), None)
 
     async def finish_work(self) -> None:
         self._handle(DrainAsked(time.monotonic()))
@@ -169,6 +174,10 @@ class DecodeWorkerService:
             return answer.result()
         finally:
             self._answers.pop(request_id, None)
+
+    def _hear_progress(self, message: Msg) -> None:
+        prefill_site = message.subject.split(".")[-2]
+        self._attempts.hear(prefill_site, decode(message.data, PrefillProgress))
 
     def _cancel(self, cancel: CancelGenerate) -> None:
         self._handle(CancelAsked(time.monotonic(), cancel.request_id))

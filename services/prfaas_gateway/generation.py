@@ -6,6 +6,7 @@ import random
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final, Self
 
 from opentelemetry.trace import Span
@@ -150,7 +151,7 @@ class Generations:
         """Raises ApiError: at once for what waiting would not change, and for what would come too late."""
         last: Refused | None = None
         if line.empty:
-            placement = await self._placing.try_once(job, root, MAX_PLACEMENTS)
+            placement = await self._placing.try_once(job, root, MAX_PLACEMENTS, partial(self.in_flight.ask, job.request_id))
             if not isinstance(placement, Refused):
                 return placement
             last = placement
@@ -175,7 +176,7 @@ class Generations:
             # Jitter: several gateways must not ask in step.
             await line.sleep(min(backoff_s * random.uniform(0.5, 1.0), job.left_s))
             self._judge(job, line, turn, last)
-            placement = await self._placing.try_once(job, root, MAX_PLACEMENTS)
+            placement = await self._placing.try_once(job, root, MAX_PLACEMENTS, partial(self.in_flight.ask, job.request_id))
             if not isinstance(placement, Refused):
                 return placement
             if last is None or job.left_s > 0:  # a try that the deadline cut short says less than the one before

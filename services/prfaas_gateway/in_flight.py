@@ -38,8 +38,10 @@ class EventQueue:
         self._events: deque[GenerateEvent] = deque()
         self._arrived = asyncio.Event()
         self._broken: Exception | None = None
+        self.asked: str | None = None
+        """Decode worker that was asked last: events of others are not the request's."""
         self.worker: str | None = None
-        """The decode worker that works on the request."""
+        """Decode worker that has accepted the request."""
 
     def put(self, event: GenerateEvent) -> None:
         if len(self._events) >= self._limit:
@@ -85,27 +87,31 @@ class InFlight:
         finally:
             del self._queues[request_id]
 
-    def hear(self, data: bytes) -> bool:
-        """Dispatches an event as it came. One that cannot be decoded ends its own request and no other.
+    def ask(self, request_id: str, worker: str) -> None:
+        """Takes events of a request from this decode worker only, which is about to be asked."""
+        self._queues[request_id].asked = worker
+
+    def hear(self, worker: str, data: bytes) -> bool:
+        """Dispatches an event of `worker` as it came. One that cannot be decoded ends its own request and no other.
 
         Raises BadMessageError when it does not even say whose it is."""
         try:
-            return self.dispatch(decode(data, GenerateEvent))
+            return self.dispatch(worker, decode(data, GenerateEvent))
         except (BadMessageError, RecursionError) as error:
             try:
                 request_id = _ADDRESSED.decode(data).request_id
             except (msgspec.DecodeError, RecursionError) as unaddressed:
                 raise BadMessageError(f"an event of {len(data)} bytes names no request: {unaddressed}") from error
             queue = self._queues.get(request_id)
-            if queue is None:
+            if queue is None or queue.asked != worker:
                 return False
             queue.end(EventUnreadableError(str(error)))
             return True
 
-    def dispatch(self, event: GenerateEvent) -> bool:
-        """Returns False for an event of a request that is not in flight: usually the tail of a cancelled one."""
+    def dispatch(self, worker: str, event: GenerateEvent) -> bool:
+        """Returns False for an event that no request waits for from this worker: usually the tail of a cancelled one."""
         queue = self._queues.get(event.request_id)
-        if queue is None:
+        if queue is None or queue.asked != worker:
             return False
         queue.put(event)
         return True

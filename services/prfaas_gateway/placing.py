@@ -1,6 +1,6 @@
 """One try to have a request placed by the scheduler and accepted by a decode worker."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
@@ -50,13 +50,16 @@ class Placing:
     control_deadline_s: float
     block_tokens: int
 
-    async def try_once(self, job: Job, root: Span, max_placements: int) -> Placement | Refused:
-        """Returns the placement that a decode worker has accepted. Raises ApiError for what no other try would change."""
+    async def try_once(self, job: Job, root: Span, max_placements: int, asking: Callable[[str], None]) -> Placement | Refused:
+        """Returns the placement that a decode worker has accepted. Raises ApiError for what no other try would change.
+
+        `asking` is told of each decode worker before it is asked: its events may come before its answer does."""
         refused_by: list[str] = []
         while True:
             placement = await self._place(job, root, refused_by)
             if isinstance(placement, Refused):
                 return placement
+            asking(placement.decode_worker)
             try:
                 refusal = await self._hand_over(job, placement, root)
             except BaseException as error:

@@ -66,7 +66,8 @@ class GatewayService:
         self._large_requests = LargeRequestReader(files)
         self._bus = bus = await ControlBus.connect(config.control, name=config.name)
         generations = self._generations(bus)
-        await bus.subscribe_raw(subjects.events(config.site, config.name), partial(self._event, generations.in_flight))
+        events = subjects.events_from(subjects.events(config.site, config.name), "*")
+        await bus.subscribe_raw(events, partial(self._event, generations.in_flight))
         self._gateway = Gateway(
             config=config,
             models={model.name: model for model in models},
@@ -128,7 +129,8 @@ class GatewayService:
         return generations
 
     def _event(self, in_flight: InFlight, message: Msg) -> None:
-        if not in_flight.hear(message.data):
+        worker = message.subject.rpartition(".")[2]
+        if not in_flight.hear(worker, message.data):
             self._observers.edge.stray_events.inc()
 
     def _worker(self, in_flight: InFlight, key: str, beat: Heartbeat | None) -> None:

@@ -16,6 +16,8 @@ class JobTaken:
 
 @dataclass(frozen=True, slots=True)
 class CancelHeard:
+    decode_site: str
+    """Site that sends it. It ends jobs of that site only."""
     cancel: CancelPrefill
 
 

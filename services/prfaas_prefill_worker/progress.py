@@ -4,6 +4,7 @@ import time
 
 from prfaas.bus.control import ControlBus
 from prfaas.bus.taken_jobs import TakenJob
+from prfaas.contracts import subjects
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
 from prfaas.telemetry.logs import get_logger
@@ -13,14 +14,19 @@ log = get_logger(__name__)
 
 
 class ProgressTeller:
-    def __init__(self, bus: ControlBus, worker: str) -> None:
+    def __init__(self, bus: ControlBus, site: str, worker: str) -> None:
         self._bus = bus
+        self._site = site
         self._worker = worker
 
     async def started(self, taken: TakenJob) -> None:
         transfer = taken.job.transfer
         started = PrefillStarted(
-            transfer_id=transfer.transfer_id, attempt=transfer.attempt, worker=self._worker, queue_s=taken.age_s
+            transfer_id=transfer.transfer_id,
+            attempt=transfer.attempt,
+            nuid=transfer.nuid,
+            worker=self._worker,
+            queue_s=taken.age_s,
         )
         await self._tell(taken, started)
 
@@ -29,6 +35,7 @@ class ProgressTeller:
         done = PrefillDone(
             transfer_id=transfer.transfer_id,
             attempt=transfer.attempt,
+            nuid=transfer.nuid,
             worker=self._worker,
             prefill_s=prefill_s,
             ended_unix_s=time.time(),
@@ -38,12 +45,18 @@ class ProgressTeller:
     async def failed(self, taken: TakenJob, code: FailureCode, message: str) -> None:
         transfer = taken.job.transfer
         failed = PrefillFailed(
-            transfer_id=transfer.transfer_id, attempt=transfer.attempt, worker=self._worker, code=code, message=message
+            transfer_id=transfer.transfer_id,
+            attempt=transfer.attempt,
+            nuid=transfer.nuid,
+            worker=self._worker,
+            code=code,
+            message=message,
         )
         await self._tell(taken, failed)
 
     async def _tell(self, taken: TakenJob, progress: PrefillProgress) -> None:
         try:
-            await self._bus.publish(taken.job.reply_to, progress, parent=taken.context)
+            subject = subjects.progress_from(taken.job.reply_to, self._site, self._worker)
+            await self._bus.publish(subject, progress, parent=taken.context)
         except Exception as error:  # beside the bus's own: a reply subject of the job that is none
             log.warning("progress_not_sent", request_id=taken.job.request_id, reason=fault_text(error))

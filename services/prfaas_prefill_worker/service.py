@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from functools import partial
 
 from prfaas.bus.jobs import JobConsumer
 from prfaas.bus.taken_jobs import TakenJob
@@ -52,9 +53,11 @@ class PrefillWorkerService:
         self._shipments.links.open(config.serves)
         self._core.handle(PrefillEnded(*await prefiller.warm_up()))
         # Work comes in only now that it can be done.
-        await bus.subscribe(subjects.cancel_prefill(config.site), CancelPrefill, self._cancel)
+        for decode_site in config.serves:
+            cancelled = partial(self._cancel, decode_site)
+            await bus.subscribe(subjects.cancel_prefill(config.site, decode_site), CancelPrefill, cancelled)
         self._queue = SharedQueue(self._core.observed)
-        self._consumer = await JobConsumer.open(bus, config.site, description.model, config.name)
+        self._consumer = await JobConsumer.open(bus, config.site, description.model, config.name, serves=config.serves)
         self._working = context.tasks.spawn("work", self._work())
         await blocks.start()
         context.tasks.spawn("announce blocks", blocks.run())
@@ -123,8 +126,8 @@ class PrefillWorkerService:
             self._queue.waiting = await self._consumer.waiting()
             await asyncio.sleep(WATCH_QUEUE_EVERY_S)
 
-    def _cancel(self, cancel: CancelPrefill) -> None:
-        self._core.handle(CancelHeard(cancel))
+    def _cancel(self, decode_site: str, cancel: CancelPrefill) -> None:
+        self._core.handle(CancelHeard(decode_site, cancel))
 
     def _heartbeat(self) -> Heartbeat:
         return Heartbeat(

@@ -21,15 +21,15 @@ class PrefillCore:
         self.max_context_tokens = max_context_tokens
         self.serves = serves
         self.observed = ObservedTimes()
-        self._cancelled: OrderedDict[str, int] = OrderedDict()
+        self._cancelled: OrderedDict[tuple[str, str], int] = OrderedDict()
 
     def handle(self, event: Event) -> list[Instruction]:
         match event:
             case JobTaken(job, age_s, deliveries):
                 return [self._vet(job, age_s, deliveries)]
-            case CancelHeard(cancel):
-                attempt = max(cancel.attempt, self._cancelled.pop(cancel.transfer_id, 0))
-                self._cancelled[cancel.transfer_id] = attempt
+            case CancelHeard(decode_site, cancel):
+                transfer = decode_site, cancel.transfer_id
+                self._cancelled[transfer] = max(cancel.attempt, self._cancelled.pop(transfer, 0))
                 while len(self._cancelled) > REMEMBERED_CANCELS:
                     self._cancelled.popitem(last=False)
             case PrefillEnded(tokens, prefill_s) if tokens:
@@ -37,7 +37,7 @@ class PrefillCore:
         return []
 
     def cancelled(self, job: PrefillJob) -> bool:
-        return self._cancelled.get(job.transfer.transfer_id, 0) >= job.transfer.attempt
+        return self._cancelled.get((job.decode_site, job.transfer.transfer_id), 0) >= job.transfer.attempt
 
     def validate(self) -> None:
         assert len(self._cancelled) <= REMEMBERED_CANCELS

@@ -39,7 +39,7 @@ class Shipments:
         self._prefiller = prefiller
         self._core = core
         self._records = JobRecords(config.identity, prefiller.description.model, context.tracing, context.registry)
-        self._progress = ProgressTeller(connections.bus, config.name)
+        self._progress = ProgressTeller(connections.bus, config.site, config.name)
         self._room = asyncio.Semaphore(config.tails)
         self._tails: set[asyncio.Task[None]] = set()
 

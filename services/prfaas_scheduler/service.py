@@ -3,6 +3,7 @@
 import asyncio
 import time
 
+from nats.aio.msg import Msg
 from opentelemetry import context as trace_context
 from opentelemetry.trace import SpanKind
 
@@ -22,7 +23,7 @@ from prfaas.contracts.to_scheduler import (
     RoleKept,
 )
 from prfaas.contracts.to_worker import ChangeRole
-from prfaas.contracts.wire import BadMessageError
+from prfaas.contracts.wire import BadMessageError, decode
 from prfaas.process.runner import ServiceContext
 from prfaas.telemetry import names
 from prfaas.telemetry.faults import FAULTS
@@ -84,7 +85,7 @@ class SchedulerService:
         tasks.spawn("workers", watch(bus, workers, Heartbeat, self._on_heartbeat, status=self._workers_bucket))
         tasks.spawn("links", watch(bus, links, LinkEstimate, self._on_link, status=self._links_bucket))
         await bus.subscribe(subjects.attempts(config.site), AttemptEnded, self._on_attempt_ended)
-        await bus.subscribe(subjects.blocks(config.site), BlocksChanged, self._on_cache_changed)
+        await bus.subscribe_raw(subjects.all_blocks(config.site), self._on_cache_changed)
         await bus.serve(subjects.place(config.site), PlaceRequest, self._place)
         if self._roles is not None:
             tasks.spawn("roles", self._move_workers(bus, self._roles))
@@ -132,7 +133,12 @@ class SchedulerService:
     def _on_attempt_ended(self, ended: AttemptEnded) -> None:
         self._core.handle(AttemptOver(time.monotonic(), ended))
 
-    def _on_cache_changed(self, changed: BlocksChanged) -> None:
+    def _on_cache_changed(self, message: Msg) -> None:
+        changed = decode(message.data, BlocksChanged)
+        expected = subjects.blocks(self._config.site, changed.site, changed.role.value, changed.worker)
+        if message.subject != expected:
+            log.warning("blocks_of_another", subject=message.subject, claimed=expected)
+            return
         self._request_cache_lists(self._core.handle(CacheChanged(time.monotonic(), changed)))
 
     def _request_cache_lists(self, instructions: list[RequestCacheList]) -> None:

@@ -7,6 +7,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from prfaas.bus.control import ControlBus
+from prfaas.contracts import subjects
 from prfaas.contracts.to_probe import TrainPart
 from prfaas.contracts.wire import BadMessageError, encode
 from prfaas_bandwidth_probe.train_sink import MAX_PARTS, REMEMBERED_TRAINS, Arrival, TrainSink, tail_bytes_per_s
@@ -54,19 +55,32 @@ class _Silent:
     """A bulk bus that nothing is published on."""
 
 
-def part(train_id: str) -> Msg:
-    return Msg(_client=Client(), subject="train", data=encode(TrainPart(train_id=train_id, padding=b"x")))
+def part(train_id: str, source: str = "far") -> Msg:
+    return Msg(
+        _client=Client(), subject=subjects.probe_train("home", source), data=encode(TrainPart(train_id=train_id, padding=b"x"))
+    )
 
 
 async def test_trains_without_an_end_are_forgotten() -> None:
     sink = TrainSink(cast(ControlBus, _Silent()))
     for number in range(3 * REMEMBERED_TRAINS):
         await sink.receive(part(f"t{number}"))
-    assert len(sink._trains) == REMEMBERED_TRAINS
+    (trains,) = sink._trains.values()
+    assert len(trains) == REMEMBERED_TRAINS
     with pytest.raises(BadMessageError, match="has more than 4096 parts"):
         for _ in range(MAX_PARTS + 1):
             await sink.receive(part("endless"))
-    assert "endless" not in sink._trains
+    assert "endless" not in trains
     for data in (b"", b"\x91" * 100_000, b"\xff"):
         with pytest.raises(BadMessageError):
             await sink.receive(Msg(_client=Client(), subject="train", data=data))
+
+
+async def test_trains_of_one_site_push_out_none_of_another() -> None:
+    sink = TrainSink(cast(ControlBus, _Silent()))
+    await sink.receive(part("slow"))
+    for number in range(2 * REMEMBERED_TRAINS):
+        await sink.receive(part(f"t{number}", source="another"))
+    of_far, of_another = sink._trains.values()
+    assert list(of_far) == ["slow"]
+    assert len(of_another) == REMEMBERED_TRAINS

@@ -18,7 +18,7 @@ from prfaas.contracts import subjects
 from prfaas.contracts.to_decode import PrefillDone
 from prfaas.contracts.to_probe import Ping, Pong
 from tests.bus.submitting import submit_once_joined
-from tests.bus.test_jobs import MODEL, make_job, stored, take
+from tests.bus.test_jobs import MODEL, SERVES, make_job, stored, take
 
 DEADLINE_S = 20.0
 
@@ -44,22 +44,23 @@ async def submit(sites: TwoSites, transfer_id: str = "t1") -> None:
 
 
 async def test_a_job_goes_to_the_other_sites_queue_and_its_progress_comes_back(sites: TwoSites) -> None:
-    consumer = await JobConsumer.open(sites.remote, "remote", MODEL, "w")
+    consumer = await JobConsumer.open(sites.remote, "remote", MODEL, "w", serves=SERVES)
     heard: asyncio.Queue[PrefillDone] = asyncio.Queue()
-    await sites.local.subscribe(make_job().reply_to, PrefillDone, heard.put_nowait)
+    progress = subjects.progress_from(make_job().reply_to, "remote", "prefill-worker")
+    await sites.local.subscribe(progress, PrefillDone, heard.put_nowait)
     await submit(sites)
     taken = await take(consumer)
-    done = PrefillDone(transfer_id="t1", attempt=1, worker="w", prefill_s=1.0, ended_unix_s=2.0)
+    done = PrefillDone(transfer_id="t1", attempt=1, nuid="n", worker="w", prefill_s=1.0, ended_unix_s=2.0)
     async with asyncio.timeout(DEADLINE_S):
         while heard.empty():
-            await sites.remote.publish(taken.job.reply_to, done)
+            await sites.remote.publish(progress, done)
             await asyncio.sleep(0.02)
     assert await heard.get() == done
     await taken.ack()
 
 
 async def test_a_job_sent_into_a_stall_is_stored_once(sites: TwoSites) -> None:
-    await JobConsumer.open(sites.remote, "remote", MODEL, "w")
+    await JobConsumer.open(sites.remote, "remote", MODEL, "w", serves=SERVES)
     await submit(sites, "before")
     await sites.link.change(LinkChange(stall_s=3.0))  # longer than a try: the job is sent twice, and both arrive
     await submit(sites, "during")
@@ -67,7 +68,7 @@ async def test_a_job_sent_into_a_stall_is_stored_once(sites: TwoSites) -> None:
 
 
 async def test_a_cut_link_is_said_at_once_and_heals(sites: TwoSites) -> None:
-    await JobConsumer.open(sites.remote, "remote", MODEL, "w")
+    await JobConsumer.open(sites.remote, "remote", MODEL, "w", serves=SERVES)
     await submit(sites, "before")
     await sites.link.change(LinkChange(state=LinkState.CUT))
     await sites.running.servers["local"].wait_for_leafs(0)
@@ -80,7 +81,7 @@ async def test_a_cut_link_is_said_at_once_and_heals(sites: TwoSites) -> None:
 
 
 async def test_a_half_open_link_is_a_timeout(sites: TwoSites) -> None:
-    await JobConsumer.open(sites.remote, "remote", MODEL, "w")
+    await JobConsumer.open(sites.remote, "remote", MODEL, "w", serves=SERVES)
     await submit(sites)
     await sites.link.change(LinkChange(state=LinkState.HALF_OPEN))
     with pytest.raises(BusTimeoutError, match=r"the job queue of site remote got no answer within 0\.3 s"):

@@ -1,5 +1,6 @@
 import asyncio
 
+import msgspec
 import pytest
 from nats.aio.msg import Msg
 from opentelemetry import trace
@@ -15,24 +16,30 @@ from prfaas.contracts import subjects
 from prfaas.contracts.kv import KVTransfer
 from prfaas.contracts.to_decode import PrefillFailed
 from prfaas.contracts.to_prefill import PrefillJob
-from prfaas.contracts.wire import pack_tokens
+from prfaas.contracts.wire import encode, pack_tokens
 from tests.bus.conftest import Connect
 
 DEADLINE_S = 20.0
-SITE, MODEL = "remote", "tiny.model"
+SITE, HOME, MODEL = "remote", "local", "tiny.model"
+SERVES = [HOME]
 
 
 def make_job(transfer_id: str = "t1", attempt: int = 1, timeout_s: float = 60.0, tokens: int = 3) -> PrefillJob:
     transfer = KVTransfer(
-        transfer_id=transfer_id, attempt=attempt, bucket="kv-local", nuid="n", prefill_tokens=tokens, fingerprint="f"
+        transfer_id=transfer_id,
+        attempt=attempt,
+        bucket=subjects.kv_bucket(HOME, SITE),
+        nuid="n",
+        prefill_tokens=tokens,
+        fingerprint="f",
     )
     return PrefillJob(
         request_id="r",
         model=MODEL,
         transfer=transfer,
         token_ids=pack_tokens(range(tokens)),
-        reply_to="prfaas.local.decode.d1.prefill",
-        decode_site="local",
+        reply_to=subjects.prefill_progress(HOME, "d1"),
+        decode_site=HOME,
         timeout_s=timeout_s,
     )
 
@@ -49,12 +56,12 @@ async def all_waited_for(consumer: JobConsumer) -> None:
 
 
 async def stored(bus: ControlBus) -> int:
-    return (await bus.jetstream().stream_info(subjects.jobs_stream(SITE))).state.messages
+    return (await bus.jetstream().stream_info(subjects.jobs_stream(SITE, HOME))).state.messages
 
 
 async def test_a_job_is_taken_once_and_gone_after_its_ack(connect: Connect) -> None:
     bus = await connect()
-    consumer, queue = await JobConsumer.open(bus, SITE, MODEL, "one"), JobQueue(bus)
+    consumer, queue = await JobConsumer.open(bus, SITE, MODEL, "one", serves=SERVES), JobQueue(bus)
     await queue.submit(SITE, make_job(), timeout_s=DEADLINE_S)
     taken = await take(consumer)
     assert taken.job == make_job()
@@ -68,7 +75,7 @@ async def test_a_job_is_taken_once_and_gone_after_its_ack(connect: Connect) -> N
 
 async def test_the_same_attempt_is_stored_once_another_attempt_anew(connect: Connect) -> None:
     bus = await connect()
-    consumer, queue = await JobConsumer.open(bus, SITE, MODEL, "one"), JobQueue(bus)
+    consumer, queue = await JobConsumer.open(bus, SITE, MODEL, "one", serves=SERVES), JobQueue(bus)
     for attempt in (1, 1, 2):
         await queue.submit(SITE, make_job(attempt=attempt), timeout_s=DEADLINE_S)
     assert await stored(bus) == 2
@@ -82,7 +89,9 @@ async def test_the_same_attempt_is_stored_once_another_attempt_anew(connect: Con
 
 async def test_two_consumers_share_the_queue(connect: Connect) -> None:
     bus, other = await connect("one"), await connect("two")
-    consumers = [await JobConsumer.open(each, SITE, MODEL, worker) for each, worker in ((bus, "one"), (other, "two"))]
+    consumers = [
+        await JobConsumer.open(each, SITE, MODEL, worker, serves=SERVES) for each, worker in ((bus, "one"), (other, "two"))
+    ]
     for number in range(10):
         await JobQueue(bus).submit(SITE, make_job(str(number)), timeout_s=DEADLINE_S)
     taken = [await take(consumers[number % 2]) for number in range(10)]
@@ -93,7 +102,7 @@ async def test_two_consumers_share_the_queue(connect: Connect) -> None:
 
 async def test_a_deferred_job_is_taken_when_no_other_waits(connect: Connect) -> None:
     bus = await connect()
-    consumer, queue = await JobConsumer.open(bus, SITE, MODEL, "one"), JobQueue(bus)
+    consumer, queue = await JobConsumer.open(bus, SITE, MODEL, "one", serves=SERVES), JobQueue(bus)
     await queue.submit(SITE, make_job("deferred"), timeout_s=DEADLINE_S, deferred=True)
     await queue.submit(SITE, make_job("shared"), timeout_s=DEADLINE_S)
     await queue.submit(SITE, make_job("own"), timeout_s=DEADLINE_S, worker="one")
@@ -111,7 +120,7 @@ async def test_a_deferred_job_is_taken_when_no_other_waits(connect: Connect) -> 
 
 async def test_a_waiting_take_gets_the_job_at_once(connect: Connect) -> None:
     bus = await connect()
-    consumer = await JobConsumer.open(bus, SITE, MODEL, "one")
+    consumer = await JobConsumer.open(bus, SITE, MODEL, "one", serves=SERVES)
     taking = asyncio.create_task(take(consumer))
     await JobQueue(bus).submit(SITE, make_job(), timeout_s=DEADLINE_S)
     await (await taking).ack()
@@ -119,10 +128,10 @@ async def test_a_waiting_take_gets_the_job_at_once(connect: Connect) -> None:
 
 async def test_without_a_queue_or_room_in_it_submit_says_so(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     bus = await connect()
-    with pytest.raises(NoRespondersError, match=r"jobs\.remote\.prefill\.tiny_model"):
+    with pytest.raises(NoRespondersError, match=r"jobs\.remote\.local\.prefill\.tiny_model"):
         await JobQueue(bus).submit(SITE, make_job(), timeout_s=DEADLINE_S)
     monkeypatch.setattr(jobs, "MAX_JOBS", 1)
-    await JobConsumer.open(bus, SITE, MODEL, "one")
+    await JobConsumer.open(bus, SITE, MODEL, "one", serves=SERVES)
     await JobQueue(bus).submit(SITE, make_job("t1"), timeout_s=DEADLINE_S)
     with pytest.raises(StreamError, match="maximum messages exceeded"):
         await JobQueue(bus).submit(SITE, make_job("t2"), timeout_s=DEADLINE_S)
@@ -133,7 +142,8 @@ async def test_without_a_queue_or_room_in_it_submit_says_so(connect: Connect, mo
 async def test_a_job_in_progress_is_kept_and_a_lost_one_is_delivered_again(connect: Connect) -> None:
     bus, other = await connect("one"), await connect("two")
     first, second = [
-        await JobConsumer.open(each, SITE, MODEL, worker, ack_wait_s=0.5) for each, worker in ((bus, "one"), (other, "two"))
+        await JobConsumer.open(each, SITE, MODEL, worker, serves=SERVES, ack_wait_s=0.5)
+        for each, worker in ((bus, "one"), (other, "two"))
     ]
     await JobQueue(bus).submit(SITE, make_job(), timeout_s=DEADLINE_S)
     taken = await take(first)
@@ -147,7 +157,7 @@ async def test_a_job_in_progress_is_kept_and_a_lost_one_is_delivered_again(conne
 
 async def test_nak_and_term(connect: Connect) -> None:
     bus = await connect()
-    consumer = await JobConsumer.open(bus, SITE, MODEL, "one")
+    consumer = await JobConsumer.open(bus, SITE, MODEL, "one", serves=SERVES)
     await JobQueue(bus).submit(SITE, make_job(), timeout_s=DEADLINE_S)
     await (await take(consumer)).nak(0.05)
     taken = await take(consumer)
@@ -158,9 +168,9 @@ async def test_nak_and_term(connect: Connect) -> None:
 
 async def test_after_the_last_delivery_the_decode_worker_hears_of_it(connect: Connect) -> None:
     bus = await connect()
-    consumer = await JobConsumer.open(bus, SITE, MODEL, "one", ack_wait_s=0.3)
+    consumer = await JobConsumer.open(bus, SITE, MODEL, "one", serves=SERVES, ack_wait_s=0.3)
     heard: asyncio.Queue[PrefillFailed] = asyncio.Queue()
-    await bus.subscribe(make_job().reply_to, PrefillFailed, heard.put_nowait)
+    await bus.subscribe(subjects.progress_from(make_job().reply_to, SITE, "*"), PrefillFailed, heard.put_nowait)
     await JobQueue(bus).submit(SITE, make_job(), timeout_s=DEADLINE_S)
     for delivery in range(1, jobs.MAX_DELIVERIES + 1):
         taken = await take(consumer)
@@ -177,7 +187,7 @@ async def test_after_the_last_delivery_the_decode_worker_hears_of_it(connect: Co
 
 async def test_a_job_that_nobody_takes_expires(connect: Connect) -> None:
     bus = await connect()
-    await JobConsumer.open(bus, SITE, MODEL, "one")
+    await JobConsumer.open(bus, SITE, MODEL, "one", serves=SERVES)
     await JobQueue(bus).submit(SITE, make_job(timeout_s=0.5), timeout_s=DEADLINE_S)
     async with asyncio.timeout(DEADLINE_S):
         while await stored(bus):
@@ -186,8 +196,8 @@ async def test_a_job_that_nobody_takes_expires(connect: Connect) -> None:
 
 async def test_a_message_that_is_no_job_is_removed(connect: Connect) -> None:
     bus = await connect()
-    consumer = await JobConsumer.open(bus, SITE, MODEL, "one")
-    await bus.jetstream().publish(subjects.jobs(SITE, MODEL), b"garbage")
+    consumer = await JobConsumer.open(bus, SITE, MODEL, "one", serves=SERVES)
+    await bus.jetstream().publish(subjects.jobs(SITE, HOME, MODEL), b"garbage")
     await JobQueue(bus).submit(SITE, make_job(), timeout_s=DEADLINE_S)
     taken = await take(consumer)
     assert taken.job == make_job()
@@ -197,7 +207,7 @@ async def test_a_message_that_is_no_job_is_removed(connect: Connect) -> None:
 
 async def test_the_trace_context_goes_with_the_job(connect: Connect) -> None:
     bus = await connect()
-    consumer = await JobConsumer.open(bus, SITE, MODEL, "one")
+    consumer = await JobConsumer.open(bus, SITE, MODEL, "one", serves=SERVES)
     span = NonRecordingSpan(SpanContext(0xABC, 0xDEF, is_remote=False, trace_flags=TraceFlags(1)))
     await JobQueue(bus).submit(SITE, make_job(), timeout_s=DEADLINE_S, parent=span)
     taken = await take(consumer)
@@ -210,7 +220,7 @@ async def test_a_killed_server_loses_no_job_and_a_lost_store_is_made_again(
     server: NatsServer, connect: Connect, lose_store: bool
 ) -> None:
     bus = await connect()
-    consumer = await JobConsumer.open(bus, SITE, MODEL, "one")
+    consumer = await JobConsumer.open(bus, SITE, MODEL, "one", serves=SERVES)
     await JobQueue(bus).submit(SITE, make_job("before"), timeout_s=DEADLINE_S)
     server.kill()
     if lose_store:
@@ -231,7 +241,7 @@ async def test_a_killed_server_loses_no_job_and_a_lost_store_is_made_again(
 
 async def test_a_closed_connection_ends_the_taking(connect: Connect) -> None:
     bus = await connect()
-    consumer = await JobConsumer.open(bus, SITE, MODEL, "one")
+    consumer = await JobConsumer.open(bus, SITE, MODEL, "one", serves=SERVES)
     await bus.drain()
     with pytest.raises(NotConnectedError, match="connection is closed"):
         await consumer.take(DEADLINE_S)
@@ -242,7 +252,9 @@ async def test_a_closed_connection_ends_the_taking(connect: Connect) -> None:
 
 async def two_workers(connect: Connect) -> tuple[JobQueue, JobConsumer, JobConsumer]:
     buses = [await connect("one"), await connect("two")]
-    one, two = [await JobConsumer.open(bus, SITE, MODEL, worker) for bus, worker in zip(buses, ("one", "two"), strict=True)]
+    one, two = [
+        await JobConsumer.open(bus, SITE, MODEL, worker, serves=SERVES) for bus, worker in zip(buses, ("one", "two"), strict=True)
+    ]
     return JobQueue(buses[0]), one, two
 
 
@@ -282,7 +294,7 @@ async def test_a_waiting_worker_gets_its_own_job_at_once(connect: Connect) -> No
 async def test_of_two_jobs_that_come_at_once_the_second_is_kept_in_progress(connect: Connect) -> None:
     """An idle worker waits for both kinds."""
     bus, other = await connect("one"), await connect("two")
-    consumer = await JobConsumer.open(bus, SITE, MODEL, "one", ack_wait_s=0.5)
+    consumer = await JobConsumer.open(bus, SITE, MODEL, "one", serves=SERVES, ack_wait_s=0.5)
     queue = JobQueue(other)
     taking = asyncio.create_task(take(consumer))
     await all_waited_for(consumer)
@@ -291,7 +303,7 @@ async def test_of_two_jobs_that_come_at_once_the_second_is_kept_in_progress(conn
         queue.submit(SITE, make_job("o1"), timeout_s=DEADLINE_S, worker="one"),
     )
     first = await taking
-    rival = await JobConsumer.open(other, SITE, MODEL, "two", ack_wait_s=0.5)
+    rival = await JobConsumer.open(other, SITE, MODEL, "two", serves=SERVES, ack_wait_s=0.5)
     assert await rival.take(1.5) is None  # three times the wait for an acknowledgement
     second = await take(consumer)
     assert sorted(ids([first, second])) == ["o1", "s1"] and second.deliveries == 1
@@ -354,3 +366,59 @@ async def test_the_death_of_a_worker_is_noticed_and_a_short_silence_is_not(
     monkeypatch.setattr(jobs, "ACK_WAIT_S", 0.2)
     await second.drain()
     assert "'one' of site remote has not answered for" in await asyncio.wait_for(gone, DEADLINE_S)
+
+
+@pytest.mark.parametrize(
+    ("changes", "of_transfer"),
+    [
+        ({"decode_site": "east"}, {}),
+        ({"reply_to": "prfaas.east.decode.d1.prefill"}, {}),
+        ({"reply_to": "prfaas.local.decode.d1.cancel"}, {}),
+        ({"reply_to": "prfaas.local.decode.d1 x.prefill"}, {}),
+        ({"reply_to": "prfaas.local.decode.d.1.prefill"}, {}),
+        ({}, {"bucket": subjects.kv_bucket("east", SITE)}),
+        ({}, {"bucket": subjects.kv_bucket(HOME, HOME)}),
+        ({}, {"nuid": "n 0\r\nPUB prfaas.local.x 0\r\n\r\nPUB y"}),
+        ({}, {"nuid": "a.b"}),
+        ({}, {"nuid": ""}),
+    ],
+)
+async def test_a_job_that_points_beyond_its_own_site_is_removed(
+    connect: Connect, changes: dict[str, str], of_transfer: dict[str, str]
+) -> None:
+    """A worker would carry out what the sender of the job may not: write, or speak, in another site."""
+    bus = await connect()
+    consumer = await JobConsumer.open(bus, SITE, MODEL, "one", serves=SERVES)
+    honest = make_job("honest")
+    forged = msgspec.structs.replace(
+        make_job("forged"), transfer=msgspec.structs.replace(make_job("forged").transfer, **of_transfer), **changes
+    )
+    subject = subjects.jobs(SITE, HOME, MODEL)
+    for job in (forged, honest):
+        await bus.jetstream().publish(subject, encode(job))
+    taken = await take(consumer)
+    assert taken.job == honest
+    await taken.ack()
+    async with asyncio.timeout(DEADLINE_S):
+        while await stored(bus):
+            await asyncio.sleep(0.01)
+
+
+async def test_pd_sites_get_their_turn(connect: Connect) -> None:
+    """Whoever has filled its queue waits as long as the other one does for each job."""
+    bus = await connect()
+    consumer = await JobConsumer.open(bus, SITE, MODEL, "one", serves=["east", HOME])
+    for site, names in (("east", "abcd"), (HOME, "xy")):
+        for name in names:
+            job = make_job(name)
+            transfer = msgspec.structs.replace(job.transfer, bucket=subjects.kv_bucket(site, SITE))
+            reply_to = subjects.prefill_progress(site, "d1")
+            job = msgspec.structs.replace(job, transfer=transfer, decode_site=site, reply_to=reply_to)
+            await JobQueue(bus).submit(SITE, job, timeout_s=DEADLINE_S)
+    taken = []
+    for _ in range(6):
+        each = await take(consumer)
+        taken.append(each.job.transfer.transfer_id)
+        await each.ack()
+    assert sorted(taken[:4]) == ["a", "b", "x", "y"]
+    assert taken[4:] == ["c", "d"]

@@ -62,7 +62,13 @@ def odd_beat(**changes: Any) -> dict[str, Any]:
 def job(transfer_id: str = "good") -> PrefillJob:
     transfer = KVTransfer(transfer_id=transfer_id, attempt=1, bucket="kv-local", nuid="n", prefill_tokens=1, fingerprint="f")
     return PrefillJob(
-        request_id="r", model=MODEL, transfer=transfer, token_ids=b"1234", reply_to="progress", decode_site=SITE, timeout_s=60.0
+        request_id="r",
+        model=MODEL,
+        transfer=transfer,
+        token_ids=b"1234",
+        reply_to=subjects.prefill_progress(SITE, "d1"),
+        decode_site=SITE,
+        timeout_s=60.0,
     )
 
 
@@ -146,14 +152,17 @@ async def test_a_bad_request_is_answered_at_once_and_a_bad_message_costs_itself(
 
 async def test_entries_that_do_not_decode_end_no_watcher_not_at_its_start_either(connect: Connect) -> None:
     bus = await connect()
+    deep = b"\x91" * 50_000 + b"\xc0"  # a bucket refuses larger entries
     await ensure_bucket(bus, BUCKET, 60.0)
-    kv = await bus.jetstream().key_value(BUCKET)
+
+    async def put(worker: str, value: bytes, **headers: str) -> None:
+        await bus.request_raw(subjects.entry(BUCKET, f"{SITE}.prefill.{worker}"), value, DEADLINE_S, headers or None)
 
     async def put_bad(suffix: str) -> None:
         for number, value in enumerate(
-            (DEEP, tagged("Heartbeat"), b"\xff", b"", encode(odd_beat(slots=-1)), encode(beat(worker="other")))
+            (deep, tagged("Heartbeat", deep), b"\xff", b"", encode(odd_beat(slots=-1)), encode(beat(worker="other")))
         ):
-            await kv.put(f"{SITE}.prefill.bad{number}{suffix}", value)
+            await put(f"bad{number}{suffix}", value)
 
     await put_bad("before")
     undecodable = FAULTS.undecodable["entry"]
@@ -169,9 +178,9 @@ async def test_entries_that_do_not_decode_end_no_watcher_not_at_its_start_either
         while FAULTS.undecodable["entry"] < undecodable + 6:
             await asyncio.sleep(0.02)
         await put_bad("after")
-        await kv.put(f"{SITE}.prefill.raises", encode(beat(worker="raises")))
-        await kv.delete(f"{SITE}.prefill.raises")
-        await kv.put(f"{SITE}.prefill.good", encode(beat(worker="good")))
+        await put("raises", encode(beat(worker="raises")))
+        await put("raises", b"", **{"KV-Operation": "DEL"})
+        await put("good", encode(beat(worker="good")))
         found = [await seen.get() for _ in range(3)]
     assert [(key, entry is None) for key, entry in found] == [
         (f"{SITE}.prefill.raises", False),
@@ -195,7 +204,7 @@ async def test_one_site_cannot_fill_a_watcher(connect: Connect, monkeypatch: pyt
     async with asyncio.timeout(DEADLINE_S):
         while len(seen) < 6 or FAULTS.undecodable["entry"] < undecodable + 9:
             for entry in entries:
-                await bus.publish(f"$KV.{BUCKET}.{entry.key}", entry)
+                await bus.publish(subjects.entry(BUCKET, entry.key), entry)
             await asyncio.sleep(0.05)
     assert {key.partition(".")[0] for key in seen} == {"one", "two"}
     assert len(seen) == 6
@@ -205,12 +214,12 @@ async def test_one_site_cannot_fill_a_watcher(connect: Connect, monkeypatch: pyt
 
 async def test_a_job_that_does_not_decode_leaves_the_queue_and_is_counted(connect: Connect) -> None:
     bus = await connect()
-    consumer = await JobConsumer.open(bus, SITE, MODEL, "w")
+    consumer = await JobConsumer.open(bus, SITE, MODEL, "w", serves=[SITE])
     undecodable = FAULTS.undecodable["job"]
     bad = (DEEP, tagged("PrefillJob"), b"", encode("PrefillJob"), msgspec.msgpack.encode({"type": "PrefillJob"}))
     for payload in bad:
-        await bus.jetstream().publish(subjects.jobs(SITE, MODEL), payload)
-        await bus.jetstream().publish(subjects.worker_jobs(SITE, "w"), payload)
+        await bus.jetstream().publish(subjects.jobs(SITE, SITE, MODEL), payload)
+        await bus.jetstream().publish(subjects.worker_jobs(SITE, SITE, "w"), payload)
     await JobQueue(bus).submit(SITE, job(), timeout_s=DEADLINE_S)
     taken = await consumer.take(DEADLINE_S)
     while taken is None:
@@ -218,21 +227,21 @@ async def test_a_job_that_does_not_decode_leaves_the_queue_and_is_counted(connec
     assert taken.job.transfer.transfer_id == "good"
     await taken.ack()
     async with asyncio.timeout(DEADLINE_S):
-        while (await bus.jetstream().stream_info(subjects.jobs_stream(SITE))).state.messages:
+        while (await bus.jetstream().stream_info(subjects.jobs_stream(SITE, SITE))).state.messages:
             await asyncio.sleep(0.05)
     assert FAULTS.undecodable["job"] >= undecodable + 2 * len(bad)
 
 
 async def test_a_job_that_is_given_up_and_does_not_decode_is_removed(connect: Connect) -> None:
     bus = await connect()
-    consumer = await JobConsumer.open(bus, SITE, MODEL, "w")
-    stored = await bus.jetstream().publish(subjects.jobs(SITE, "another"), DEEP)
+    consumer = await JobConsumer.open(bus, SITE, MODEL, "w", serves=[SITE])
+    stored = await bus.jetstream().publish(subjects.jobs(SITE, SITE, "another"), DEEP)
     advisory = Msg(_client=bus.client, subject="advisory", data=b'{"stream_seq": %d}' % stored.seq)
-    await consumer._give_up(advisory)
-    assert not (await bus.jetstream().stream_info(subjects.jobs_stream(SITE))).state.messages
+    await consumer._give_up(subjects.jobs_stream(SITE, SITE), advisory)
+    assert not (await bus.jetstream().stream_info(subjects.jobs_stream(SITE, SITE))).state.messages
     for data in (b"", b"{}", b'{"stream_seq": -1}', b"[" * 100_000):
         with pytest.raises(BadMessageError):
-            await consumer._give_up(Msg(_client=bus.client, subject="advisory", data=data))
+            await consumer._give_up(subjects.jobs_stream(SITE, SITE), Msg(_client=bus.client, subject="advisory", data=data))
 
 
 @pytest.fixture
@@ -260,7 +269,7 @@ async def test_a_handler_that_raises_ends_its_own_subscription_and_not_the_conne
 
     lane.subscribe("x", bad, told)
     lane.subscribe("x", good)
-    inbox = lane.open_inbox(bad, failed.append)
+    inbox = lane.open_inbox(bad, lane.endpoint.site, failed.append)
     large = b"x" * (100 << 10)
     taken_bytes = lane.pool.taken_bytes
     for payload in (b"", large):

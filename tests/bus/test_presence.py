@@ -17,6 +17,7 @@ from prfaas.bus.presence import Announcer, ensure_bucket, put_entry, watch
 from prfaas.contracts import subjects
 from prfaas.contracts.terms import Role
 from prfaas.contracts.to_scheduler import Heartbeat, LinkEstimate
+from prfaas.contracts.wire import encode
 
 DEADLINE_S = 20.0
 BUCKET = subjects.workers_bucket("local")
@@ -107,9 +108,9 @@ async def test_beats_are_heard_with_their_changes_until_silence(bus: ControlBus)
 
 async def test_who_comes_later_learns_who_is_there(bus: ControlBus) -> None:
     await ensure_bucket(bus, BUCKET, 60.0)
-    await put_entry(bus, "local", BUCKET, make_beat("w1"))
-    await put_entry(bus, "local", BUCKET, make_beat("w2", running=1))
-    await put_entry(bus, "local", BUCKET, make_beat("w2", running=2))
+    await put_entry(bus, BUCKET, make_beat("w1"))
+    await put_entry(bus, BUCKET, make_beat("w2", running=1))
+    await put_entry(bus, BUCKET, make_beat("w2", running=2))
     seen = Seen()
     task = asyncio.create_task(watch(bus, BUCKET, Heartbeat, seen, ttl_s=60.0))
     await seen.until("local.prefill.w1")
@@ -135,11 +136,17 @@ async def test_a_withdrawal_is_heard_at_once(bus: ControlBus) -> None:
 async def test_an_entry_of_the_wrong_kind_is_passed_over(bus: ControlBus) -> None:
     await ensure_bucket(bus, BUCKET, TTL_S)
     async with watching(bus) as seen:
-        await put_entry(
-            bus, "local", BUCKET, LinkEstimate(source="a", destination="b", rtt_s=0, goodput_bytes_per_s=0, samples=0)
-        )
-        await put_entry(bus, "local", BUCKET, make_beat())
+        await put_entry(bus, BUCKET, LinkEstimate(source="a", destination="b", rtt_s=0, goodput_bytes_per_s=0, samples=0))
+        await put_entry(bus, BUCKET, make_beat())
         assert await seen.changes.get() == Change("local.prefill.w1", make_beat())
+
+
+async def test_an_entry_on_the_subject_of_another_worker_is_passed_over(bus: ControlBus) -> None:
+    await ensure_bucket(bus, BUCKET, TTL_S)
+    async with watching(bus) as seen:
+        await bus.request_raw(subjects.entry(BUCKET, "local.prefill.w2"), encode(make_beat("w1")), DEADLINE_S)
+        await put_entry(bus, BUCKET, make_beat("w2"))
+        assert await seen.changes.get() == Change("local.prefill.w2", make_beat("w2"))
 
 
 @pytest.mark.parametrize("lose_store", [False, True])
@@ -162,7 +169,7 @@ async def test_a_worker_of_another_site_is_seen_across_the_link_and_its_cut(tmp_
         local = await ControlBus.connect(sites.endpoint("local", "ctl"), "scheduler")
         remote = await ControlBus.connect(sites.endpoint("remote", "ctl"), "worker")
         link = sites.links["remote", "local"]
-        beat = make_beat(site="remote")
+        beat = make_beat("prefill-worker", site="remote")
         async with watching(local) as seen, announcing(Announcer(remote, ["local"], lambda: beat, 0.2)):
             assert await seen.until(beat.key) == beat
             await link.change(LinkChange(state=LinkState.CUT))

@@ -124,7 +124,7 @@ class Home:
 
     async def until_no_object_is_left(self) -> None:
         async with asyncio.timeout(DEADLINE_S):
-            while (await api(self.lane, f"STREAM.INFO.{stream_name(subjects.kv_bucket(SITE))}"))["state"]["messages"]:
+            while (await api(self.lane, f"STREAM.INFO.{stream_name(subjects.kv_bucket(SITE, SITE))}"))["state"]["messages"]:
                 await asyncio.sleep(0.01)
 
 
@@ -134,9 +134,8 @@ async def home(tmp_path: Path) -> AsyncIterator[Home]:
         endpoint = NatsEndpoint(url=server.client_url)
         bus = await ControlBus.connect(endpoint, "test")
         lane = await BulkLane.connect(endpoint, name="test", deadline_s=5)
-        await ensure_kv_bucket(lane, SITE, max_bytes=1 << 28, ttl_s=60)
-        home = Home(bus, lane, await JobConsumer.open(bus, SITE, MODEL, WORKER))
-        await bus.subscribe_raw(subjects.prefill_progress(SITE, "d1"), lambda message: None)
+        await ensure_kv_bucket(lane, subjects.kv_bucket(SITE, SITE), max_bytes=1 << 28, ttl_s=60)
+        home = Home(bus, lane, await JobConsumer.open(bus, SITE, MODEL, WORKER, serves=[SITE]))
         yield home
         assert not home.tasks.failed.done()
         await home.tasks.cancel_all(DEADLINE_S)

@@ -53,14 +53,14 @@ async def test_kv_over_the_link_is_local_kv(model: str, lengths: tuple[int, ...]
     async with RunningSites(load_description(), tmp_path) as sites:
         far = await BulkLane.connect(sites.endpoint("remote", "bulk"), name="sender", deadline_s=10)
         near = await BulkLane.connect(sites.endpoint("local", "bulk"), name="receiver", deadline_s=10)
-        await ensure_kv_bucket(near, "local", max_bytes=1 << 30, ttl_s=300)
+        await ensure_kv_bucket(near, subjects.kv_bucket("local", "remote"), max_bytes=1 << 30, ttl_s=300)
         link = Link()
         for length in lengths:
             tokens = tokens_of(length)
             transfer = KVTransfer(
                 transfer_id=f"t{length}",
                 attempt=1,
-                bucket=subjects.kv_bucket("local"),
+                bucket=subjects.kv_bucket("local", "remote"),
                 nuid=secrets.token_hex(11),
                 prefill_tokens=length,
                 fingerprint=description.fingerprint,

@@ -70,7 +70,7 @@ class Emitter:
     async def _send(self, kind: type[Any], **fields: Any) -> None:
         event = kind(request_id=self._generate.request_id, sequence=self.sequence, **fields)
         self.sequence += 1
-        await self._client.publish(self._generate.reply_to, encode(event))
+        await self._client.publish(subjects.events_from(self._generate.reply_to, WORKER), encode(event))
 
 
 Script = Callable[[Generate, Emitter], Awaitable[None]]
@@ -119,7 +119,7 @@ class ScriptedSite:
             site=SITE, worker=worker, role=Role.DECODE, model=model, fingerprint="f", max_context_tokens=100, draining=draining
         )
         headers = {"KV-Operation": "DEL"} if gone else None
-        await self.client.publish(f"$KV.{subjects.workers_bucket(SITE)}.{beat.key}", encode(beat), headers=headers)
+        await self.client.publish(subjects.entry(subjects.workers_bucket(SITE), beat.key), encode(beat), headers=headers)
 
     async def _keep_announcing(self) -> None:
         """Another worker than the one that requests are placed on, so that tests may let that one come and go."""

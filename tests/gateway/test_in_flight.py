@@ -5,6 +5,8 @@ import pytest
 from prfaas.contracts.to_gateway import Tokens
 from prfaas_gateway.in_flight import EventOverflowError, InFlight, WorkerLostError
 
+WORKER = "d1"
+
 
 def event(request_id: str, sequence: int) -> Tokens:
     return Tokens(request_id=request_id, sequence=sequence, text="a", token_ids=(1,))
@@ -13,8 +15,9 @@ def event(request_id: str, sequence: int) -> Tokens:
 async def test_each_request_gets_its_own_events_in_order() -> None:
     table = InFlight(queue_limit=8)
     with table.open("a") as a, table.open("b") as b:
+        a.asked = b.asked = WORKER
         for name, sequence in (("a", 0), ("b", 0), ("a", 1)):
-            assert table.dispatch(event(name, sequence))
+            assert table.dispatch(WORKER, event(name, sequence))
         assert [await a.get(1), await a.get(1)] == [event("a", 0), event("a", 1)]
         assert await b.get(1) == event("b", 0)
     assert len(table) == 0
@@ -23,9 +26,10 @@ async def test_each_request_gets_its_own_events_in_order() -> None:
 async def test_a_waiting_request_is_woken() -> None:
     table = InFlight(queue_limit=8)
     with table.open("a") as queue:
+        queue.asked = WORKER
         waiting = asyncio.create_task(queue.get(5))
         await asyncio.sleep(0)
-        table.dispatch(event("a", 0))
+        table.dispatch(WORKER, event("a", 0))
         assert await waiting == event("a", 0)
 
 
@@ -39,9 +43,10 @@ async def test_nothing_in_time_is_a_timeout() -> None:
 async def test_an_overflow_fails_the_request_instead_of_losing_an_event() -> None:
     table = InFlight(queue_limit=2)
     with table.open("a") as queue, table.open("b") as other:
+        queue.asked = other.asked = WORKER
         for sequence in range(4):
-            table.dispatch(event("a", sequence))
-        table.dispatch(event("b", 0))
+            table.dispatch(WORKER, event("a", sequence))
+        table.dispatch(WORKER, event("b", 0))
         for _ in range(2):
             with pytest.raises(EventOverflowError, match="more than 2"):
                 await queue.get(1)
@@ -52,14 +57,24 @@ def test_events_of_ended_requests_are_reported_as_strays() -> None:
     table = InFlight(queue_limit=8)
     with table.open("a"):
         pass
-    assert not table.dispatch(event("a", 0))
+    assert not table.dispatch(WORKER, event("a", 0))
+
+
+async def test_events_of_a_worker_that_was_not_asked_are_strays() -> None:
+    table = InFlight(queue_limit=8)
+    with table.open("a") as queue:
+        assert not table.dispatch(WORKER, event("a", 0)), "before any worker was asked"
+        queue.asked = WORKER
+        assert not table.dispatch("other", event("a", 0))
+        assert table.dispatch(WORKER, event("a", 0))
 
 
 async def test_a_lost_worker_ends_its_requests_after_what_it_had_sent() -> None:
     table = InFlight(queue_limit=8)
     with table.open("a") as queue, table.open("b") as other, table.open("c") as unplaced:
-        queue.worker, other.worker = "gone", "alive"
-        table.dispatch(event("a", 0))
+        queue.asked = queue.worker = "gone"
+        other.worker = "alive"
+        table.dispatch("gone", event("a", 0))
         assert table.lose("gone") == 1
         assert await queue.get(1) == event("a", 0)
         for _ in range(2):

@@ -1,23 +1,31 @@
 """Two sites as the description makes them: what crosses the link, on which connection, and what may not."""
 
 import asyncio
+import ssl
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import nats
 import pytest
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 from nats.js.errors import NoStreamResponseError
 
 from infra.nats_server import NatsServer
+from infra.permissions import service_permissions
 from infra.running_sites import RunningSites
+from infra.secret_files import readable_by_others
 from infra.sites import load_description
 from infra.wan import LinkChange, LinkState
+from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
+from prfaas.contracts import subjects
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
+PROGRESS = subjects.progress_from(subjects.prefill_progress("local", "decode-worker"), "remote", "prefill-worker")
+TLS_ALERT = bytes.fromhex("15030100020246")
+"""Fatal, protocol version: what came is no handshake."""
 
 
 @pytest.fixture
@@ -43,7 +51,7 @@ async def _ignore(_error: Exception) -> None:
 
 async def test_control_and_bulk_cross_on_leaf_connections_of_their_own(sites: RunningSites) -> None:
     leafs = (await sites.servers["local"].monitor("leafz"))["leafs"]
-    assert sorted(leaf["account"] for leaf in leafs) == ["BULK", "CTL"]
+    assert sorted(leaf["account"] for leaf in leafs) == ["BULK_remote", "CTL_remote"]
     assert len({leaf["port"] for leaf in leafs}) == 2, "two TCP connections"
     assert {leaf["compression"] for leaf in leafs} == {"off"}
     assert sites.servers["remote"].ports.leaf == 0, "nobody dials in to a site that only prefills"
@@ -71,50 +79,6 @@ async def test_memory_storage_is_for_bulk_only(sites: RunningSites) -> None:
         await connection.close()
 
 
-async def crossed(sites: RunningSites, account: str, sender: str, receiver: str, subject: str, marker: str) -> bool:
-    """Does a message cross? Markers, which may, follow it: when they arrived and it did not, it never will."""
-    there, here = await client(sites.endpoint(receiver, account)), await client(sites.endpoint(sender, account))
-    got = asyncio.Event()
-    marker = f"prfaas.{receiver}.marker.{marker}"
-
-    async def note(_message: Msg) -> None:
-        got.set()
-
-    async def echo(message: Msg) -> None:
-        await message.respond(b"")
-
-    await there.subscribe(subject, cb=note)
-    await there.subscribe(marker, cb=echo)
-    await there.flush()
-    markers = 0
-    async with asyncio.timeout(DEADLINE_S):
-        while markers < 10 and not got.is_set():  # interest takes half an RTT to cross, and more when the server is busy
-            await here.publish(subject)
-            try:
-                await here.request(marker, timeout=1.0)
-                markers += 1
-            except nats.errors.NoRespondersError:
-                continue
-    await there.close()
-    await here.close()
-    return got.is_set()
-
-
-async def test_only_subjects_of_the_receiving_site_cross(sites: RunningSites) -> None:
-    cases = [
-        ("ctl", "remote", "local", "prfaas.local.decode.d1.prefill", True),
-        ("ctl", "local", "remote", "jobs.remote.prefill.m", True),
-        ("bulk", "remote", "local", "$O.kv-local.C.nuid", True),
-        ("ctl", "remote", "local", "anything.else", False),
-        ("ctl", "remote", "local", "$KV.workers-local.remote.prefill.w1", False),  # between domains: $JS.local.API.$KV...
-        ("ctl", "local", "remote", "jobs.local.prefill.m", False),
-        ("bulk", "remote", "local", "jobs.local.prefill.m", False),
-        ("bulk", "local", "remote", "$O.kv-local.C.other", False),
-    ]
-    seen = await asyncio.gather(*(crossed(sites, *case[:4], marker=f"{at}") for at, case in enumerate(cases)))
-    assert seen == [case[4] for case in cases]
-
-
 async def test_accounts_do_not_hear_one_another(sites: RunningSites) -> None:
     control, bulk = await client(sites.endpoint("local", "ctl")), await client(sites.endpoint("local", "bulk"))
     subscription = await control.subscribe("prfaas.local.x")
@@ -137,8 +101,10 @@ async def test_only_a_key_gets_in_and_a_leaf_key_is_for_leafs(sites: RunningSite
 
 async def test_secrets_are_for_the_owner_only(sites: RunningSites) -> None:
     secret = [*sites.directory.glob("*/keys/*.nk"), *sites.directory.glob("*/server.conf")]
-    assert len(secret) == 3 + 3 + 2 + 2
+    keys_of_services = sum(len(service_permissions(sites.description, each)) for each in sites.description.services)
+    assert len(secret) == 3 + 3 + keys_of_services + 2 + 2, "operators, services, leaf connections, servers"
     assert {stat.S_IMODE(path.stat().st_mode) for path in secret} == {0o600}
+    assert list(readable_by_others(sites.directory)) == []
 
 
 async def test_sites_find_each_other_again(sites: RunningSites) -> None:
@@ -157,11 +123,42 @@ async def test_sites_find_each_other_again(sites: RunningSites) -> None:
         await sites.wait_joined()
 
 
-async def test_a_bucket_of_another_site_is_written_by_the_name_of_its_domain(sites: RunningSites) -> None:
-    local, remote = await client(sites.endpoint("local", "ctl")), await client(sites.endpoint("remote", "ctl"))
-    bucket = await local.jetstream().create_key_value(bucket="workers-local")
-    for connection, value in ((remote, b"from remote"), (local, b"from local")):
-        await connection.request("$JS.local.API.$KV.workers-local.w1", value, timeout=DEADLINE_S)
-        assert (await bucket.get("w1")).value == value
-    await local.close()
-    await remote.close()
+async def test_links_are_encrypted_by_choice_and_both_ends_show_a_certificate(tmp_path: Path) -> None:
+    description = load_description()
+    encrypted = msgspec.structs.replace(
+        description, sites=tuple(msgspec.structs.replace(site, link_tls=True, client_tls=True) for site in description.sites)
+    )
+    async with RunningSites(encrypted, tmp_path) as sites:
+        leafs = (await sites.servers["local"].monitor("leafz"))["leafs"]
+        assert len(leafs) == 2
+        assert await cipher(sites, authority=None) is None, "a client that trusts somebody else does not get in"
+        endpoint = sites.endpoint("local", "ctl")
+        assert endpoint.url.startswith("tls://")
+        version = await cipher(sites, authority=endpoint.tls_ca_file)
+        assert version == "TLSv1.3"
+        local, remote = [await ControlBus.connect(sites.endpoint(site, "ctl"), "test") for site in ("local", "remote")]
+        heard = asyncio.Event()
+        await local.subscribe_raw(PROGRESS, lambda message: heard.set())
+        async with asyncio.timeout(DEADLINE_S):
+            while not heard.is_set():
+                await remote.publish_raw(PROGRESS, b"")
+                await asyncio.sleep(0.02)
+        await local.drain()
+        await remote.drain()
+        reader, writer = await asyncio.open_connection("127.0.0.1", sites.servers["local"].ports.leaf)
+        writer.write(b"CONNECT {}\r\nPING\r\n")
+        assert await asyncio.wait_for(reader.read(), DEADLINE_S) in (b"", TLS_ALERT), "not a word in clear text"
+        writer.close()
+
+
+async def cipher(sites: RunningSites, authority: str | None) -> str | None:
+    """Version of TLS that a client gets from the server; None when it is not the server that it trusts."""
+    context = ssl.create_default_context(cafile=authority)
+    try:
+        port = sites.servers["local"].ports.client
+        _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    except ssl.SSLError:
+        return None
+    version: str = writer.get_extra_info("ssl_object").version()
+    writer.close()
+    return version

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from prfaas.contracts import subjects
 from prfaas.contracts.kv import KVTransfer
 from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange, LayerSpec
 from prfaas.transfer import frame as kv
@@ -24,12 +25,12 @@ LAYOUT = KVLayout(
 
 
 def make_transfer(
-    prefill_tokens: int, *, attempt: int = 1, from_token: int = 0, site: str = "test", fingerprint: str = "f"
+    prefill_tokens: int, *, attempt: int = 1, from_token: int = 0, prefill_site: str = "test", fingerprint: str = "f"
 ) -> KVTransfer:
     return KVTransfer(
         transfer_id=secrets.token_hex(8),
         attempt=attempt,
-        bucket=f"kv-{site}",
+        bucket=subjects.kv_bucket("test", prefill_site),
         nuid=secrets.token_hex(11),
         prefill_tokens=prefill_tokens,
         from_token=from_token,

@@ -17,7 +17,8 @@ __all__ = ["place"]
 
 async def heard(place: Place) -> asyncio.Queue[PrefillProgress]:
     queue: asyncio.Queue[PrefillProgress] = asyncio.Queue()
-    await place.bus.subscribe(subjects.prefill_progress(SITE, "d1"), PrefillProgress, queue.put_nowait)
+    progress = subjects.progress_from(subjects.prefill_progress(SITE, "d1"), "*", "*")
+    await place.bus.subscribe(progress, PrefillProgress, queue.put_nowait)
     return queue
 
 

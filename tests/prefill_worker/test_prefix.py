@@ -53,7 +53,7 @@ class Place:
         transfer = KVTransfer(
             transfer_id=secrets.token_hex(8),
             attempt=1,
-            bucket=subjects.kv_bucket(SITE),
+            bucket=subjects.kv_bucket(SITE, SITE),
             nuid=secrets.token_hex(11),
             prefill_tokens=len(token_ids),
             from_token=from_token,
@@ -102,7 +102,7 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
         endpoint = NatsEndpoint(url=server.client_url)
         bus = await ControlBus.connect(endpoint, "test")
         lane = await BulkLane.connect(endpoint, name="test", deadline_s=5)
-        await ensure_kv_bucket(lane, SITE, max_bytes=1 << 28, ttl_s=60)
+        await ensure_kv_bucket(lane, subjects.kv_bucket(SITE, SITE), max_bytes=1 << 28, ttl_s=60)
         config = PrefillWorkerConfig(
             site=SITE,
             name=WORKER,
@@ -114,7 +114,7 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
         tasks, registry = Tasks(), CollectorRegistry()
         worker = PrefillWorkerService(config, ServiceContext(tasks, registry, Tracing()))
         place = Place(bus, lane, worker, registry)
-        await bus.subscribe(subjects.blocks(SITE), BlocksChanged, place.changed.put_nowait)
+        await bus.subscribe(subjects.all_blocks(SITE), BlocksChanged, place.changed.put_nowait)
         await worker.start()
         yield place
         await worker.drain(DEADLINE_S)

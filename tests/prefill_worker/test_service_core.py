@@ -73,8 +73,8 @@ def test_a_job_for_a_decode_site_that_is_not_served_is_refused() -> None:
 @given(st.integers(1, 5), st.integers(1, 5))
 def test_a_cancel_takes_its_attempt_and_all_before_it(cancelled: int, attempt: int) -> None:
     core = make_core()
-    core.handle(CancelHeard(CancelPrefill(transfer_id="t", attempt=cancelled)))
-    core.handle(CancelHeard(CancelPrefill(transfer_id="t", attempt=1)))
+    core.handle(CancelHeard("home", CancelPrefill(transfer_id="t", attempt=cancelled)))
+    core.handle(CancelHeard("home", CancelPrefill(transfer_id="t", attempt=1)))
     out = verdict(core, make_job(attempt=attempt))
     assert isinstance(out, Refuse) == (attempt <= cancelled)
     assert not core.cancelled(make_job("another"))
@@ -83,7 +83,7 @@ def test_a_cancel_takes_its_attempt_and_all_before_it(cancelled: int, attempt: i
 def test_cancels_are_remembered_boundedly() -> None:
     core = make_core()
     for number in range(REMEMBERED_CANCELS + 10):
-        core.handle(CancelHeard(CancelPrefill(transfer_id=str(number), attempt=1)))
+        core.handle(CancelHeard("home", CancelPrefill(transfer_id=str(number), attempt=1)))
     core.validate()
     assert core.cancelled(make_job(str(REMEMBERED_CANCELS + 9))) and not core.cancelled(make_job("0"))
 

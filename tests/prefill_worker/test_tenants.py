@@ -58,7 +58,7 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
     )
     async with RunningSites(description, tmp_path) as sites:
         home = await SiteConnections.open(sites.endpoint(HOME, "ctl"), sites.endpoint(HOME, "bulk"), "home")
-        await ensure_kv_bucket(home.lane, HOME, max_bytes=1 << 30, ttl_s=60)
+        await ensure_kv_bucket(home.lane, subjects.kv_bucket(HOME, FAR), max_bytes=1 << 30, ttl_s=60)
         config = PrefillWorkerConfig(
             site=FAR,
             control=sites.endpoint(FAR, "ctl"),
@@ -84,7 +84,7 @@ async def ask(place: Place, name: str, tokens: int, tenant: str, came: list[tupl
     transfer = KVTransfer(
         transfer_id=name,
         attempt=1,
-        bucket=subjects.kv_bucket(HOME),
+        bucket=subjects.kv_bucket(HOME, FAR),
         nuid=name,
         prefill_tokens=tokens,
         fingerprint=place.fingerprint,

@@ -54,7 +54,7 @@ class Worker:
             max_context_tokens=9000,
             prefill_points=POINTS,
         )
-        await put_entry(self.bus, SITE, subjects.workers_bucket(SITE), beat, timeout_s=5.0)
+        await put_entry(self.bus, subjects.workers_bucket(SITE), beat, timeout_s=5.0)
 
     async def announce(self, held: int, *, lost: bool = False) -> None:
         self.held = held
@@ -63,7 +63,7 @@ class Worker:
             changed = BlocksChanged(
                 site=SITE, worker=self.name, role=Role.PREFILL, incarnation="i", sequence=self.sequence, stored=packed(held)
             )
-            await self.bus.publish(subjects.blocks(SITE), changed)
+            await self.bus.publish(subjects.blocks(changed.site, changed.site, changed.role.value, changed.worker), changed)
 
     async def _tell(self, _: None) -> BlocksHeld:
         self.asked.put_nowait(None)
@@ -125,7 +125,7 @@ async def test_cached_blocks_are_asked_for_heard_of_and_used(registry: Collector
     decoder = Heartbeat(
         site=SITE, worker="d0", role=Role.DECODE, model="m", fingerprint="f", max_context_tokens=9000, slots=9, waiting_limit=9
     )
-    await put_entry(bus, SITE, subjects.workers_bucket(SITE), decoder, timeout_s=5.0)
+    await put_entry(bus, subjects.workers_bucket(SITE), decoder, timeout_s=5.0)
     await old.beat()
     other = Worker(bus, "p2", held=0)
     await other.beat()

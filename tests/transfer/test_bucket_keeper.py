@@ -14,7 +14,7 @@ from tests.kvcache.kv import LAYOUT, Cache, make_pieces, make_transfer
 
 
 def keeper_of(lane: BulkLane, grace_s: float = 0.0) -> KVBucketKeeper:
-    return KVBucketKeeper(lane, "test", max_bytes=1 << 30, ttl_s=60, grace_s=grace_s, interval_s=0.1)
+    return KVBucketKeeper(lane, "kv-test", max_bytes=1 << 30, ttl_s=60, grace_s=grace_s, interval_s=0.1)
 
 
 def putter(sender: KVSender, pieces: list[KVPiece]) -> Callable[[], None]:

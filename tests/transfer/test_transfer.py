@@ -125,7 +125,7 @@ async def test_a_piece_that_is_not_what_the_layout_says_is_refused(lane: BulkLan
 
 async def test_put_blocks_at_the_buffers_limit_and_fails_with_the_transfer(lane: BulkLane) -> None:
     """No stream stores the frames: the bucket of this transfer does not exist."""
-    transfer = make_transfer(8000, site="nowhere")
+    transfer = make_transfer(8000, prefill_site="nowhere")
     sender = KVSender(lane, transfer, LAYOUT, Link(), SendOptions(timeout_s=20, buffer_bytes=200_000, idle_timeout_s=0.5)).open()
     with pytest.raises(TransferError) as caught:
         await asyncio.to_thread(put_all, sender, make_pieces(LAYOUT, 8000))

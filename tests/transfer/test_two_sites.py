@@ -7,7 +7,8 @@ import msgspec
 import pytest
 
 from infra.wan import LinkChange, LinkState
-from prfaas.bus.bulk.bucket import api
+from prfaas.bus.bulk.bucket import api, stream_name
+from prfaas.contracts import subjects
 from prfaas.contracts.codes import FailureCode
 from prfaas.kvcache.layout import KVPiece
 from prfaas.link.link import Link
@@ -36,7 +37,7 @@ async def wait_stored(sites: TwoSites, sender: KVSender) -> None:
 
 async def ship_with_fault(sites: TwoSites, fault: Callable[[], Awaitable[None]] | None) -> int:
     """Runs `fault` when a part of the frames is stored. Returns how many frames were sent again."""
-    transfer, pieces, cache = make_transfer(TOKENS), make_pieces(LAYOUT, TOKENS), Cache()
+    transfer, pieces, cache = make_transfer(TOKENS, prefill_site="far"), make_pieces(LAYOUT, TOKENS), Cache()
     receiver = await KVReceiver(sites.near_lane, transfer, LAYOUT, cache.install, timeout_s=30).open()
     sender = KVSender(sites.far_lane, transfer, LAYOUT, Link(), SendOptions(timeout_s=30)).open()
 
@@ -83,10 +84,10 @@ async def test_the_receivers_server_is_killed_with_file_storage(two_sites: TwoSi
 
 async def test_memory_storage_dies_with_its_server_and_a_new_attempt_works(two_sites: TwoSites) -> None:
     lane = two_sites.near_lane
-    await api(lane, "STREAM.DELETE.OBJ_kv-test")
-    keeper = KVBucketKeeper(lane, SITE, max_bytes=1 << 30, ttl_s=60)
+    await api(lane, f"STREAM.DELETE.{stream_name(subjects.kv_bucket(SITE, 'far'))}")
+    keeper = KVBucketKeeper(lane, subjects.kv_bucket(SITE, "far"), max_bytes=1 << 30, ttl_s=60)
     await keeper.start()
-    transfer, pieces, cache = make_transfer(TOKENS), make_pieces(LAYOUT, TOKENS), Cache()
+    transfer, pieces, cache = make_transfer(TOKENS, prefill_site="far"), make_pieces(LAYOUT, TOKENS), Cache()
     receiver = await KVReceiver(lane, transfer, LAYOUT, cache.install, timeout_s=30).open()
     sender = KVSender(two_sites.far_lane, transfer, LAYOUT, Link(), SendOptions(timeout_s=30)).open()
     putting = asyncio.create_task(asyncio.to_thread(put_all, sender, pieces))
@@ -110,7 +111,7 @@ async def test_memory_storage_dies_with_its_server_and_a_new_attempt_works(two_s
 
 async def test_a_slow_link_carries_compressed_frames_and_the_same_cache(two_sites: TwoSites) -> None:
     await two_sites.wan.change(LinkChange(rate_mbit=50))
-    transfer, cache = make_transfer(TOKENS), Cache()
+    transfer, cache = make_transfer(TOKENS, prefill_site="far"), Cache()
     pieces = make_pieces(LAYOUT, TOKENS, make=gaussian_piece)
     receiver = await KVReceiver(two_sites.near_lane, transfer, LAYOUT, cache.install, timeout_s=30).open()
     sender = KVSender(two_sites.far_lane, transfer, LAYOUT, Link(), SendOptions(timeout_s=30)).open()
@@ -128,7 +129,7 @@ async def test_a_slow_link_carries_8_bits_only_where_both_ends_allow_it(
     two_sites: TwoSites, sender_may: bool, receiver_may: bool
 ) -> None:
     await two_sites.wan.change(LinkChange(rate_mbit=50))
-    transfer = msgspec.structs.replace(make_transfer(TOKENS), lossy=receiver_may)
+    transfer = msgspec.structs.replace(make_transfer(TOKENS, prefill_site="far"), lossy=receiver_may)
     cache, pieces = Cache(), make_pieces(LAYOUT, TOKENS, make=gaussian_piece)
     receiver = await KVReceiver(two_sites.near_lane, transfer, LAYOUT, cache.install, timeout_s=30).open()
     sender = KVSender(two_sites.far_lane, transfer, LAYOUT, Link(), SendOptions(timeout_s=30, lossy=sender_may)).open()

@@ -45,7 +45,7 @@ async def test_every_site_hears_batches_without_gaps(connect: Connect) -> None:
     bus, other = await connect("worker"), await connect("schedulers")
     heard = {site: Heard() for site in ("east", "west")}
     for site, each in heard.items():
-        await other.subscribe(subjects.blocks(site), BlocksChanged, each.messages.put_nowait)
+        await other.subscribe(subjects.all_blocks(site), BlocksChanged, each.messages.put_nowait)
     blocks, running = await announcer(bus, list(heard))
     for block in range(1000):
         blocks.changed(Changes([block], []))
@@ -77,7 +77,7 @@ async def test_messages_stay_within_what_a_server_takes(connect: Connect, monkey
     monkeypatch.setattr(block_announcer, "MAX_HASHES", 100)
     bus, other = await connect("worker"), await connect("scheduler")
     heard = Heard()
-    await other.subscribe(subjects.blocks("east"), BlocksChanged, heard.messages.put_nowait)
+    await other.subscribe(subjects.all_blocks("east"), BlocksChanged, heard.messages.put_nowait)
     blocks, running = await announcer(bus, ["east"])
     blocks.changed(Changes(list(range(250)), []))
     await heard.until(range(250))

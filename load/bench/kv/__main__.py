@@ -6,7 +6,6 @@ the sender's first byte offered to the receiver's last byte in place and verifie
 
 import argparse
 import asyncio
-import contextlib
 import os
 import socket
 import statistics
@@ -19,19 +18,16 @@ from typing import Any
 import msgspec
 import xxhash
 
-from infra.running_sites import RunningSites
-from infra.sites import Description, Link, Site, SiteKind
 from infra.wan import LinkShape
 from infra.wan.process import WanProcess
 from load.bench.kv.control import ControlPings
-from load.bench.kv.methods import BUCKET, LAYERS, SITE, Job
+from load.bench.kv.encrypted import TLS, WITHOUT, encrypted
+from load.bench.kv.methods import LAYERS, SITE, Job
 from load.bench.kv.run import Measured, measure
+from load.bench.kv.sites import MIB, prepare, two_sites
 from load.json_option import add_json_option, write_json
 from load.machine import Conditions, conditions
-from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
-from prfaas.bus.bulk.bucket import api, stream_name
 
-MIB = 1 << 20
 LOOPBACK_BYTES = 128 * MIB
 PACED_BYTES = 8 * MIB
 RATES_MBIT = (100.0, 1000.0)
@@ -59,6 +55,10 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     loopback_vs_object_store: float
     loopback_vs_asyncio_streams: float
     loopback_vs_raw_tcp: float
+    tls_vs_plain_leaf: float
+    """Speed from site to site without an emulated link, with TLS on the leaf connection / without."""
+    tls_vs_plain_leaf_server_cpu: float
+    """CPU time of both servers in the same runs, likewise."""
     link_vs_raw_tcp: float
     """The lowest over all links."""
     residual_minus_tcp_ms: float
@@ -159,24 +159,10 @@ class Bench:
         return middle
 
 
-async def two_sites(directory: Path, rate_mbit: float | None, rtt_ms: float) -> RunningSites:
-    link = () if rate_mbit is None else (Link(between=("far", SITE), rate_mbit=rate_mbit, rtt_ms=rtt_ms),)
-    sites = (Site(name=SITE, kind=SiteKind.PD), Site(name="far", kind=SiteKind.PRFAAS, dials=(SITE,)))
-    return RunningSites(Description(model="none", sites=sites, links=link), directory)
-
-
-async def prepare(sites: RunningSites, storage: str) -> None:
-    lane = await BulkLane.connect(sites.endpoint(SITE, "bulk"), name="bench", deadline_s=5)
-    with contextlib.suppress(Exception):
-        await api(lane, f"STREAM.DELETE.{stream_name(BUCKET)}")
-    await ensure_kv_bucket(lane, SITE, max_bytes=1536 * MIB, ttl_s=600, storage=storage)
-    await lane.close()
-
-
 async def loopback(bench: Bench) -> dict[str, Measured]:
     """Sender and receiver on one server: no link and no second hop."""
     with tempfile.TemporaryDirectory() as directory:
-        async with await two_sites(Path(directory), None, 0) as sites:
+        async with two_sites(Path(directory), None, 0) as sites:
             endpoint = sites.endpoint(SITE, "bulk")
             job = Job(total_bytes=LOOPBACK_BYTES, send_endpoint=endpoint, receive_endpoint=endpoint)
             pids = [sites.servers[SITE].pid]
@@ -219,7 +205,7 @@ def distance(local: dict[str, Measured]) -> Distance:
 async def link(bench: Bench, rate_mbit: float, rtt_ms: float) -> tuple[float, float]:
     """Lane over plain TCP through the same emulated link: goodput ratio, and last-layer residual minus TCP's in ms."""
     with tempfile.TemporaryDirectory() as directory:
-        async with await two_sites(Path(directory), rate_mbit, rtt_ms) as sites:
+        async with two_sites(Path(directory), rate_mbit, rtt_ms) as sites:
             await prepare(sites, "memory")
             port = free_port()
             async with WanProcess(("127.0.0.1", port), LinkShape(rate_mbit=rate_mbit, rtt_ms=rtt_ms)) as wan:
@@ -247,7 +233,7 @@ async def link(bench: Bench, rate_mbit: float, rtt_ms: float) -> tuple[float, fl
 async def control(bench: Bench, rate_mbit: float, rtt_ms: float) -> dict[str, float]:
     """Round trips over the control account: idle, and beside a transfer that saturates the link."""
     with tempfile.TemporaryDirectory() as directory:
-        async with await two_sites(Path(directory), rate_mbit, rtt_ms) as sites:
+        async with two_sites(Path(directory), rate_mbit, rtt_ms) as sites:
             await prepare(sites, "memory")
             pings = ControlPings(sites.endpoint(SITE, "ctl"), sites.endpoint("far", "ctl"), SITE)
             await asyncio.to_thread(pings.start)
@@ -288,6 +274,7 @@ async def run(rounds: int) -> Report:
     local = await loopback(bench)
     between = distance(local)
     lane = local["lane"].mib_per_s
+    leaf = await encrypted(bench.table)
     links = [await link(bench, rate_mbit, rtt_ms) for rate_mbit in RATES_MBIT for rtt_ms in RTTS_MS]
     times = await control(bench, 100, 20)
     return Report(
@@ -299,6 +286,8 @@ async def run(rounds: int) -> Report:
             loopback_vs_object_store=lane / local["nats-py ObjectStore, put then get"].mib_per_s,
             loopback_vs_asyncio_streams=lane / local["plain TCP, asyncio streams"].mib_per_s,
             loopback_vs_raw_tcp=lane / local["plain TCP, BufferedProtocol"].mib_per_s,
+            tls_vs_plain_leaf=leaf[TLS].mib_per_s / leaf[WITHOUT].mib_per_s,
+            tls_vs_plain_leaf_server_cpu=leaf[TLS].cpu_s[2] / leaf[WITHOUT].cpu_s[2],
             link_vs_raw_tcp=min(ratio for ratio, _ in links),
             residual_minus_tcp_ms=max(residual for _, residual in links),
             control_p99_ratio=times["busy_p99_ms"] / times["idle_p99_ms"],

@@ -29,7 +29,8 @@ from prfaas.transfer.send_options import SendOptions
 from prfaas.transfer.sender import KVSender
 
 SITE = "near"
-BUCKET = subjects.kv_bucket(SITE)
+FAR = "far"
+BUCKET = subjects.kv_bucket(SITE, FAR)
 LAYERS = 32
 _TOKEN_BYTES = 2 * 4 * 128 * 2
 CHUNK_TOKENS = 512

@@ -93,7 +93,7 @@ async def _ask(policy: str, workers: int, caches: Caches, url: str, process: Ser
     client = _Client(bus, caches)
     try:
         for changed in caches.announced():
-            await bus.publish(subjects.blocks(HOME), changed)
+            await bus.publish(subjects.blocks(HOME, changed.site, changed.role.value, changed.worker), changed)
         await _wait_for(process.http_port, "prfaas_known_cached_blocks", caches.blocks)
         before = await _decisions(process.http_port)
         meter = CpuMeter([process.pid]).start()

@@ -12,6 +12,8 @@ from nats.aio.client import Client
 
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.bus.errors import BusError, NotConnectedError, PermissionDeniedError
+from prfaas.bus.reply_inbox import subject_token
+from prfaas.contracts import subjects
 from prfaas.telemetry.logs import get_logger
 
 _log = get_logger(__name__)
@@ -19,7 +21,7 @@ RECONNECT_WAIT_S = 0.2
 _PING_INTERVAL_S = 5
 """Interval of pings, of which 2 may be outstanding: a server that stopped answering is noticed within 15 s."""
 _PENDING_BYTES = 4 << 20
-"""Buffered while reconnecting; a publish beyond it fails."""
+"""Bytes buffered while reconnecting; a publish beyond them fails."""
 _FATAL = ("authorization", "nkey", "maximum connections", "user authentication")
 _DENIED = re.compile(r'permissions violation for (?:publish to|subscription to) "([^"]+)"')
 
@@ -48,13 +50,16 @@ class Connection:
         return bool(self.client.is_connected)
 
     async def open(self, deadline_s: float) -> None:
-        """Tries until it succeeds. Raises NotConnectedError at the deadline, or at once when the server refuses this user."""
+        """Connects, and tries again until it succeeds.
+
+        Raises NotConnectedError at the deadline, or at once when the server refuses this user."""
         seed_file = self.endpoint.nkey_seed_file
-        url = self.endpoint.url
+        url, site = self.endpoint.url, self.endpoint.site
         connecting = asyncio.create_task(
             self.client.connect(
                 url,
                 name=self._name,
+                inbox_prefix=subjects.replies(site, site, subject_token(self._name)),  # for what nats-py asks of JetStream
                 nkeys_seed_str=None if seed_file is None else _read_seed(seed_file),
                 tls=ssl.create_default_context(cafile=self.endpoint.tls_ca_file) if url.startswith("tls://") else None,
                 tls_handshake_first=url.startswith("tls://"),

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from nats import errors as nats_errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription as NatsSubscription
 from nats.js import JetStreamContext
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
@@ -24,10 +23,11 @@ from prfaas.bus.errors import (
     NotConnectedError,
     RemoteError,
 )
+from prfaas.bus.reply_inbox import ReplyInbox
+from prfaas.bus.subscription import Subscription
 from prfaas.bus.trace_context import Headers, trace_headers, trace_of
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.wire import BadMessageError, decode, encode
-from prfaas.telemetry.faults import FAULTS
 from prfaas.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
@@ -39,40 +39,11 @@ _log = get_logger(__name__)
 # How NATS services report errors (ADR-32), so that other tools read ours.
 ERROR_CODE = "Nats-Service-Error-Code"
 ERROR_TEXT = "Nats-Service-Error"
+_NO_RESPONDERS = "503"
 _HEADER_ROOM_BYTES = 64
 _MAX_ERROR_CHARACTERS = 1000
 _FLUSH_DEADLINE_S = 5
 _MAX_PENDING_BYTES = 64 << 20
-
-
-class Subscription:
-    """Interest in a subject. Its queue is bounded: what exceeds it is dropped and counted."""
-
-    def __init__(self, subject: str) -> None:
-        self.subject = subject
-        self.dropped = 0
-        """Messages that came while the queue was full."""
-        self.failed = 0
-        """Messages that did not decode or whose handler raised."""
-        self._nats: NatsSubscription | None = None
-
-    def fault(self, subject: str, error: BaseException) -> None:
-        """Counts and logs a message whose handling failed: the 1st, 2nd, 4th, 8th..., so that a flood does not flood the log."""
-        self.failed += 1
-        undecodable = isinstance(error, BadMessageError)
-        (FAULTS.undecodable if undecodable else FAULTS.failed)["control"] += 1
-        if self.failed & (self.failed - 1):
-            return
-        if undecodable:
-            _log.warning("bus_message_undecodable", subject=subject, failed=self.failed, reason=str(error))
-        else:
-            _log.error("bus_handler_failed", subject=subject, failed=self.failed, exc_info=error)
-
-    async def drain(self) -> None:
-        """Ends the interest and handles what has arrived."""
-        if self._nats is not None and not self._nats._closed:
-            with contextlib.suppress(nats_errors.Error):  # the connection is gone: nothing more will arrive
-                await self._nats.drain()  # type: ignore[no-untyped-call]
 
 
 class ControlBus:
@@ -83,12 +54,14 @@ class ControlBus:
         self._subscriptions: dict[int, Subscription] = {}
         self._handlers: set[asyncio.Task[None]] = set()
         self._waiting: dict[str, set[asyncio.Future[BusError]]] = {}
+        self._replies = ReplyInbox(endpoint.site, name)
 
     @classmethod
     async def connect(cls, endpoint: NatsEndpoint, name: str, deadline_s: float = 10.0) -> Self:
         """`name` is what the server's monitoring shows. Raises NotConnectedError."""
         bus = cls(endpoint, name)
         await bus._connection.open(deadline_s)
+        await bus._replies.open(bus.client)
         return bus
 
     @property
@@ -142,24 +115,18 @@ class ControlBus:
 
     async def request_raw(self, subject: str, payload: bytes, timeout_s: float, headers: Headers | None = None) -> Msg:
         """The plain request under `request`, also for a publish that JetStream acknowledges, in whatever site."""
-        self._check_size(subject, payload, headers)
-        # Its own task: see in_own_task.
-        reply = asyncio.ensure_future(self.client.request(subject, payload, timeout=timeout_s, headers=headers))
-        try:
-            with self._denials(subject) as denied:
-                waiting: list[asyncio.Future[Any]] = [reply, denied]
-                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if denied.done():
-                raise denied.result()
-            return reply.result()
-        except nats_errors.NoRespondersError:
-            raise NoRespondersError(subject) from None
-        except nats_errors.TimeoutError:
-            raise BusTimeoutError(f"a request to {subject}", timeout_s) from None
-        except nats_errors.Error as error:
-            raise self._not_connected(subject, error) from error
-        finally:
-            reply.cancel()
+        with self._denials(subject) as denied, self._replies.expect(subject) as (reply_to, answer):
+            await self.publish_raw(subject, payload, reply=reply_to, headers=headers)
+            waiting: list[asyncio.Future[Any]] = [answer, denied]
+            await asyncio.wait(waiting, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if denied.done():
+            raise denied.result()
+        if not answer.done():
+            raise BusTimeoutError(f"a request to {subject}", timeout_s)
+        reply = answer.result()
+        if reply.headers and reply.headers.get("Status") == _NO_RESPONDERS:
+            raise NoRespondersError(subject)
+        return reply
 
     async def serve(
         self,
@@ -276,7 +243,7 @@ class ControlBus:
             raise self._not_connected(subject, error) from error
         if denied.done():
             raise denied.result()
-        subscription._nats = nats_subscription
+        subscription.nats = nats_subscription
         self._subscriptions[nats_subscription._id] = subscription
         return subscription
 

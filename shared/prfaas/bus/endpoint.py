@@ -6,14 +6,20 @@ from urllib.parse import urlsplit
 import msgspec
 
 SCHEMES: Final = ("nats", "tls")
+UNSET_SITE = "_"
 
 
 class NatsEndpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """Address of a site's server, and the key of the one user that connects with it."""
+
     url: str
-    """`nats://host:port`, or `tls://host:port`: then TLS comes before the first byte, so that no server can
-    talk the client down to plain text. The default port is 4222."""
+    """`nats://host:port`, or `tls://host:port`. With `tls` the handshake comes before the first byte, so that no server can talk
+    the client down to plain text. The default port is 4222."""
     nkey_seed_file: str | None = None
     tls_ca_file: str | None = None
+    """Certificates (PEM) that the server's must be signed by; None: those that the host trusts."""
+    site: str = UNSET_SITE
+    """Name of the server's site, which reply subjects carry. Unset it is the service's own `site`."""
 
     def problem(self) -> str:
         """Says what is wrong with the URL; empty: nothing."""

@@ -1,8 +1,8 @@
-"""What can go wrong on the control bus."""
+"""Errors of the control bus."""
 
 
 class BusError(Exception):
-    """Something on the control bus failed; the message is a sentence."""
+    """Base of all errors of the control bus; the message is a sentence."""
 
 
 class BusTimeoutError(BusError, TimeoutError):

@@ -1,4 +1,6 @@
-"""The prefill job queue: one JetStream work-queue stream per site, with three kinds of durable consumer.
+"""The prefill job queue: in each site one JetStream work-queue stream per pd site that it serves, with three kinds of consumer.
+
+A pd site can fill its own stream only, and workers take from the streams in turn.
 
 Workers of a model share one for jobs in their turn and one for deferred jobs. Each worker has one of its own, for jobs whose
 prompt's prefix it has cached.
@@ -10,14 +12,16 @@ own timeout, which is the decode worker's deadline too. A job that does not deco
 """
 
 import asyncio
+import contextlib
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Annotated
 
 import msgspec
 from nats.aio.msg import Msg
-from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, RawStreamMsg, RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import DiscardPolicy, RawStreamMsg, RetentionPolicy, StorageType, StreamConfig
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
@@ -40,6 +44,7 @@ ACK_WAIT_S = 5.0
 MAX_DELIVERIES = 3
 MAX_JOBS = 1024
 MAX_JOBS_BYTES = 256 << 20
+"""Bytes of all streams of a site together; each has an equal part."""
 MAX_JOB_AGE_S = 900.0
 """Longest stay of a job in the stream, also of one whose sender set no time of its own: more than any request may wait."""
 OWN_CONSUMER_INACTIVE_S = 3600.0
@@ -76,7 +81,8 @@ class JobQueue:
             "Nats-TTL": f"{max(1, math.ceil(job.timeout_s))}s",
         } | (trace_headers(parent) or {})
         shared = subjects.deferred_jobs if deferred else subjects.jobs
-        subject = shared(site, job.model) if worker is None else subjects.worker_jobs(site, worker)
+        own = job.decode_site
+        subject = shared(site, own, job.model) if worker is None else subjects.worker_jobs(site, own, worker)
         payload = encode(job)
         deadline_at = time.monotonic() + timeout_s
         while True:
@@ -111,34 +117,41 @@ class JobConsumer:
     """Takes jobs for one worker from its site's queue: first those that name it, then those that its model's workers share, last
     the deferred ones."""
 
-    def __init__(self, bus: ControlBus, site: str, model: str, worker: str, ack_wait_s: float) -> None:
+    def __init__(self, bus: ControlBus, site: str, model: str, worker: str, serves: Sequence[str], ack_wait_s: float) -> None:
         self._bus = bus
         self._site = site
         self._worker = worker
-        self._stream = subjects.jobs_stream(site)
         self._ack_wait_s = ack_wait_s
         self._changed = asyncio.Event()
         self.problem: str | None = None
         """Why no job can be taken, for readiness; None while the queue answers."""
-        self._filters = {
-            f"worker_{worker}": subjects.worker_jobs(site, worker),
-            "prefill_" + subjects.jobs(site, model).rpartition(".")[2]: subjects.jobs(site, model),
-            "deferred_" + subjects.deferred_jobs(site, model).rpartition(".")[2]: subjects.deferred_jobs(site, model),
-        }
-        self._sources = [JobSource(bus, self._stream, name, ack_wait_s, self._changed.set) for name in self._filters]
-        self._own, self._shared, _ = self._sources
+        self._taken = 0
+        self._streams = {decode_site: subjects.jobs_stream(site, decode_site) for decode_site in serves}
+        named = [self._source(home, f"worker_{worker}", subjects.worker_jobs(site, home, worker)) for home in serves]
+        shared = [self._source(home, _consumer("prefill", model), subjects.jobs(site, home, model)) for home in serves]
+        late = [self._source(home, _consumer("deferred", model), subjects.deferred_jobs(site, home, model)) for home in serves]
+        self._kinds = (named, shared, late)
+        self._own, self._shared = named, shared
+        self._sources = [source for kind in self._kinds for source in kind]
 
     @classmethod
-    async def open(cls, bus: ControlBus, site: str, model: str, worker: str, ack_wait_s: float = ACK_WAIT_S) -> "JobConsumer":
-        """Makes the stream and the consumers where they are missing. Raises StreamError, BusTimeoutError, NotConnectedError."""
-        consumer = cls(bus, site, model, worker, ack_wait_s)
+    async def open(
+        cls, bus: ControlBus, site: str, model: str, worker: str, *, serves: Sequence[str], ack_wait_s: float = ACK_WAIT_S
+    ) -> "JobConsumer":
+        """Makes the streams and the consumers where they are missing. `serves`: pd sites whose jobs are taken.
+
+        Raises StreamError, BusTimeoutError, NotConnectedError."""
+        consumer = cls(bus, site, model, worker, serves, ack_wait_s)
         await consumer._ensure()
         for source in consumer._sources:
             await source.open()
-            advisory = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{consumer._stream}.{source.consumer}"
-            await bus.subscribe_raw(advisory, consumer._give_up, queue="jobs")
+            advisory = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{source.stream}.{source.consumer}"
+            await bus.subscribe_raw(advisory, partial(consumer._give_up, source.stream), queue="jobs")
         await bus.subscribe_raw(subjects.worker_alive(site, worker), consumer._say_alive)
         return consumer
+
+    def _source(self, decode_site: str, consumer: str, subject: str) -> JobSource:
+        return JobSource(self._bus, self._site, decode_site, consumer, subject, self._ack_wait_s, self._changed.set)
 
     async def take(self, deadline_s: float) -> TakenJob | None:
         """Returns the oldest waiting job; None when none came within `deadline_s`, or the queue could not be reached (which is
@@ -148,16 +161,12 @@ class JobConsumer:
         return await self._take(time.monotonic() + deadline_s, self._next)
 
     async def waiting(self) -> int:
-        """Counts the shared jobs that no worker has taken, without the deferred ones; 0 while the queue cannot be asked."""
-        try:
-            info = await call(
-                self._bus,
-                f"the consumer {self._shared.consumer} cannot be looked at",
-                lambda jetstream: jetstream.consumer_info(self._stream, self._shared.consumer),
-            )
-        except BusError:
-            return 0  # `take` says what is wrong
-        return info.num_pending or 0
+        """Counts the shared jobs that no worker has taken, without the deferred ones; 0 while the queues cannot be asked."""
+        waiting = 0
+        for source in self._shared:
+            with contextlib.suppress(BusError):  # `take` says what is wrong
+                waiting += await source.pending()
+        return waiting
 
     async def take_last(self, deadline_s: float) -> TakenJob | None:
         """Returns the next job that is this worker's already: named for it, or on the way to it. Asks for no others."""
@@ -165,8 +174,9 @@ class JobConsumer:
 
     async def _take(self, until_at: float, look: Callable[[float], Awaitable[bool]]) -> TakenJob | None:
         while True:
-            for source in self._sources:
+            for source in self._in_turn():
                 if source.jobs:
+                    self._taken += 1
                     return source.jobs.popleft()
             if self._bus.closed.is_set():
                 raise NotConnectedError(f"jobs of site {self._site} cannot be taken: the connection is closed")
@@ -179,15 +189,15 @@ class JobConsumer:
                 if not found:
                     return None
             except (BusError, TimeoutError) as error:
-                self.problem = f"the job queue {self._stream} cannot be used: {str(error) or 'no answer to a pull'}"
-                _log.warning("jobs_unreachable", stream=self._stream, reason=str(error) or "no answer to a pull")
+                self.problem = f"the job queue of site {self._site} cannot be used: {str(error) or 'no answer to a pull'}"
+                _log.warning("jobs_unreachable", site=self._site, reason=str(error) or "no answer to a pull")
                 await asyncio.sleep(min(_RETRY_WAIT_S, max(0.0, until_at - time.monotonic())))
                 await self._restore()
 
     async def _next(self, wait_s: float) -> bool:
         """Returns when a job may have arrived. A queue is asked only when those before it are empty, since a job that it gives is
         taken from the other workers. An idle worker waits for all of them: then several jobs may come at once, and wait here."""
-        for source in self._sources:
+        for source in self._in_turn():
             if not source.pulling():
                 await source.pull(0.0)
                 await self._wait(lambda source=source: not source.pulling())  # type: ignore[misc]
@@ -199,6 +209,11 @@ class JobConsumer:
         await self._wait(lambda: self._arrived() or not all(source.pulling() for source in self._sources))
         return True
 
+    def _in_turn(self) -> list[JobSource]:
+        """Jobs for this worker first, deferred ones last; within a kind each pd site is the first one in its turn."""
+        first = self._taken % len(self._streams)
+        return [source for kind in self._kinds for source in kind[first:] + kind[:first]]
+
     def _arrived(self) -> bool:
         return any(source.jobs for source in self._sources)
 
@@ -206,8 +221,9 @@ class JobConsumer:
         """Returns whether there is another job."""
         await self._wait(lambda: self._arrived() or not any(source.pulling() for source in self._sources))
         if not self._arrived():
-            await self._own.pull(0.0)
-            await self._wait(lambda: not self._own.pulling())
+            for source in self._own:
+                await source.pull(0.0)
+            await self._wait(lambda: not any(source.pulling() for source in self._own))
         return self._arrived()
 
     async def _wait(self, done: Callable[[], bool]) -> None:
@@ -226,49 +242,37 @@ class JobConsumer:
             try:
                 await self._ensure()
             except BusError as error:
-                _log.warning("jobs_unreachable", stream=self._stream, reason=str(error))
+                _log.warning("jobs_unreachable", site=self._site, reason=str(error))
 
     async def _say_alive(self, asked: Msg) -> None:
         await self._bus.publish_raw(asked.reply, b"")
 
     async def _ensure(self) -> None:
-        await ensure_stream(
-            self._bus,
-            StreamConfig(
-                name=self._stream,
-                subjects=[f"jobs.{self._site}.{kind}.*" for kind in ("prefill", "deferred", "worker")],
-                retention=RetentionPolicy.WORK_QUEUE,
-                storage=StorageType.FILE,
-                max_msgs=MAX_JOBS,
-                max_bytes=MAX_JOBS_BYTES,
-                max_age=MAX_JOB_AGE_S,
-                discard=DiscardPolicy.NEW,
-                allow_msg_ttl=True,
-                allow_direct=True,
-                duplicate_window=120,
-            ),
-        )
-        for name, subject in self._filters.items():
-            config = ConsumerConfig(
-                durable_name=name,
-                filter_subject=subject,
-                ack_policy=AckPolicy.EXPLICIT,
-                ack_wait=self._ack_wait_s,
-                max_deliver=MAX_DELIVERIES,
-                max_ack_pending=MAX_JOBS,
-                inactive_threshold=OWN_CONSUMER_INACTIVE_S if name == self._own.consumer else None,
-            )
-            await call(
+        for decode_site, stream in self._streams.items():
+            await ensure_stream(
                 self._bus,
-                f"the consumer {name} cannot be made",
-                lambda jetstream, config=config: jetstream.add_consumer(self._stream, config),  # type: ignore[misc]
+                StreamConfig(
+                    name=stream,
+                    subjects=[f"jobs.{self._site}.{decode_site}.{kind}.*" for kind in ("prefill", "deferred", "worker")],
+                    retention=RetentionPolicy.WORK_QUEUE,
+                    storage=StorageType.FILE,
+                    max_msgs=MAX_JOBS,
+                    max_bytes=MAX_JOBS_BYTES // len(self._streams),
+                    max_age=MAX_JOB_AGE_S,
+                    discard=DiscardPolicy.NEW,
+                    allow_msg_ttl=True,
+                    allow_direct=True,
+                    duplicate_window=120,
+                ),
             )
+        for source in self._sources:
+            await source.ensure(OWN_CONSUMER_INACTIVE_S if source in self._own else None, MAX_DELIVERIES, MAX_JOBS)
 
-    async def _give_up(self, advisory: Msg) -> None:
+    async def _give_up(self, stream: str, advisory: Msg) -> None:
         """Removes a job that the queue will not deliver again, and tells its decode worker. Raises BadMessageError, BusError."""
         sequence = decode_json(advisory.data, _MaxDeliveries).stream_seq
         stored = await call(
-            self._bus, f"job {sequence} cannot be read", lambda jetstream: jetstream.get_msg(self._stream, sequence, direct=True)
+            self._bus, f"job {sequence} cannot be read", lambda jetstream: jetstream.get_msg(stream, sequence, direct=True)
         )
         try:
             await self._tell_given_up(stored)
@@ -276,8 +280,8 @@ class JobConsumer:
             # A job that cannot be decoded has nobody to tell. It must leave the queue all the same.
             faults = FAULTS.undecodable if isinstance(error, BadMessageError) else FAULTS.failed
             faults["job"] += 1
-            _log.error("job_given_up_untold", stream=self._stream, sequence=sequence, reason=str(error))
-        await call(self._bus, f"job {sequence} cannot be removed", lambda jetstream: jetstream.delete_msg(self._stream, sequence))
+            _log.error("job_given_up_untold", stream=stream, sequence=sequence, reason=str(error))
+        await call(self._bus, f"job {sequence} cannot be removed", lambda jetstream: jetstream.delete_msg(stream, sequence))
 
     async def _tell_given_up(self, stored: RawStreamMsg) -> None:
         """Raises BadMessageError, BusError."""
@@ -286,14 +290,20 @@ class JobConsumer:
         failed = PrefillFailed(
             transfer_id=job.transfer.transfer_id,
             attempt=job.transfer.attempt,
+            nuid=job.transfer.nuid,
             worker=self._worker,
             code=FailureCode.MAX_DELIVERIES,
             message=f"{MAX_DELIVERIES} workers took the job and none finished it",
         )
-        await self._bus.publish(job.reply_to, failed, parent=extract(stored.headers))
+        subject = subjects.progress_from(job.reply_to, self._site, self._worker)
+        await self._bus.publish(subject, failed, parent=extract(stored.headers))
 
 
 class _MaxDeliveries(msgspec.Struct):
     """The server's advisory for a job that was delivered too often."""
 
     stream_seq: Annotated[int, msgspec.Meta(ge=1)]
+
+
+def _consumer(kind: str, model: str) -> str:
+    return f"{kind}_{model.replace('.', '_')}"

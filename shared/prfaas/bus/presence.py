@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.api import DiscardPolicy, StorageType, StreamConfig
+from nats.js.api import DiscardPolicy, StorageType, StreamConfig, SubjectTransform
 from nats.js.kv import KeyValue
 
 from prfaas.bus.control import ControlBus
@@ -37,6 +37,8 @@ _ENSURE_EVERY_S = 5.0
 _LOOK_EVERY_S = 0.1
 _SNAPSHOT_DEADLINE_S = 5.0
 _MAX_BUCKET_BYTES = 16 << 20
+_MAX_ENTRY_BYTES = 64 << 10
+"""A sender is allowed its own keys only, so this bounds what all of one site can take of the bucket."""
 MAX_ENTRIES_OF_SITE = 4096
 """Live entries that a watcher takes under one first token of their keys: one site's share."""
 MAX_SITES = 256
@@ -51,14 +53,9 @@ class Entry(Protocol):
 Value = TypeVar("Value")
 
 
-async def put_entry(bus: ControlBus, site: str, bucket: str, entry: Entry, timeout_s: float = INTERVAL_S) -> None:
+async def put_entry(bus: ControlBus, bucket: str, entry: Entry, timeout_s: float = INTERVAL_S) -> None:
     """Puts an entry into a bucket of the own site or of one that is joined to it. Raises BusError."""
-    await publish_acknowledged(bus, _put_subject(site, bucket, entry.key), encode(entry), timeout_s)
-
-
-def _put_subject(site: str, bucket: str, key: str) -> str:
-    # Names the domain: its server maps this to `$KV.<bucket>.<key>`, which servers of other domains let nobody send there.
-    return f"$JS.{site}.API.$KV.{bucket}.{key}"
+    await publish_acknowledged(bus, subjects.entry(bucket, entry.key), encode(entry), timeout_s)
 
 
 class Announcer:
@@ -104,7 +101,7 @@ class Announcer:
         self._withdrawn = True
         key = self._make_entry().key
         for site in self._sites:
-            subject = _put_subject(site, self._bucket(site), key)
+            subject = subjects.entry(self._bucket(site), key)
             try:
                 await publish_acknowledged(self._bus, subject, b"", self._interval_s, {"KV-Operation": "DEL"})
             except BusError as error:
@@ -112,7 +109,7 @@ class Announcer:
 
     async def _put(self, site: str, entry: Entry) -> None:
         try:
-            await put_entry(self._bus, site, self._bucket(site), entry, self._interval_s)
+            await put_entry(self._bus, self._bucket(site), entry, self._interval_s)
         except BusError as error:
             self._missed[site] = self._missed.get(site, 0) + 1
             if self._missed[site] == 1:
@@ -128,13 +125,15 @@ async def ensure_bucket(bus: ControlBus, bucket: str, ttl_s: float = TTL_S) -> N
         bus,
         StreamConfig(  # as KV clients lay a bucket out
             name=f"KV_{bucket}",
-            subjects=[f"$KV.{bucket}.>"],
+            subjects=[subjects.entry(bucket, ">")],
+            subject_transform=SubjectTransform(src=subjects.entry(bucket, ">"), dest=f"$KV.{bucket}.>"),
             max_msgs_per_subject=1,
+            max_msg_size=_MAX_ENTRY_BYTES,
             max_age=ttl_s,
             max_bytes=_MAX_BUCKET_BYTES,
             storage=StorageType.FILE,
             discard=DiscardPolicy.NEW,
-            allow_rollup_hdrs=True,
+            allow_rollup_hdrs=False,  # with such a header one entry would replace those of all others
             deny_delete=True,
             allow_direct=True,
             duplicate_window=min(ttl_s, 120.0),
@@ -188,7 +187,7 @@ class _Watcher:
         self._faults = 0
 
     async def run(self) -> None:
-        subscription = await self._bus.subscribe_raw(f"$KV.{self._bucket}.>", self._on_put)
+        subscription = await self._bus.subscribe_raw(subjects.entry(self._bucket, ">"), self._on_put)
         keeping = asyncio.create_task(self._keep_bucket())
         try:
             while not keeping.done():
@@ -243,7 +242,7 @@ class _Watcher:
                 self._put(entry.key, entry.value or b"")
 
     def _on_put(self, message: Msg) -> None:
-        key = message.subject.removeprefix(f"$KV.{self._bucket}.")
+        key = message.subject.removeprefix(subjects.entry(self._bucket, ""))
         if (message.headers or {}).get("KV-Operation") in ("DEL", "PURGE"):
             self._drop(key)
         else:

@@ -2,16 +2,20 @@
 
 import asyncio
 import json
+import re
 import time
 from collections import deque
 from collections.abc import Callable
 
 from nats.aio.msg import Msg
+from nats.js.api import AckPolicy, ConsumerConfig
 
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError, StreamError
+from prfaas.bus.jetstream import call
+from prfaas.contracts import subjects
 from prfaas.contracts.to_prefill import PrefillJob
-from prfaas.contracts.wire import decode
+from prfaas.contracts.wire import BadMessageError, decode
 from prfaas.telemetry.faults import FAULTS
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.tracing import extract
@@ -19,6 +23,7 @@ from prfaas.telemetry.tracing import extract
 _log = get_logger(__name__)
 ACK_TIMEOUT_S = 2.0
 _PULL_GRACE_S = 1.0
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class TakenJob:
@@ -71,16 +76,45 @@ class TakenJob:
                 _log.warning("job_heartbeat_failed", transfer=self.job.transfer.object_name, reason=str(error))
 
 
+def check_origin(job: PrefillJob, site: str, decode_site: str) -> None:
+    """Raises BadMessageError unless KV and progress of a job in the queue of `decode_site` go to workers of that site.
+
+    Names that become subjects are checked too: a line end in one would be a command in the lane's protocol."""
+    bucket = subjects.kv_bucket(decode_site, site)
+    reply = job.reply_to.split(".")
+    if job.decode_site != decode_site:
+        raise BadMessageError(f"a job of site {decode_site} says that it is one of {job.decode_site[:100]!r}")
+    if job.transfer.bucket != bucket:
+        raise BadMessageError(f"a job of site {decode_site} wants its KV in {job.transfer.bucket[:100]!r}, expected {bucket}")
+    if not _TOKEN.fullmatch(job.transfer.nuid):
+        raise BadMessageError(f"a job of site {decode_site} names its object {job.transfer.nuid[:100]!r}, which is no nuid")
+    if len(reply) != 5 or not _TOKEN.fullmatch(reply[3]) or job.reply_to != subjects.prefill_progress(decode_site, reply[3]):
+        raise BadMessageError(f"a job of site {decode_site} wants its progress on {job.reply_to[:100]!r}, no worker of that site")
+
+
 class JobSource:
     """One consumer of the stream, which is asked for one job at a time. A job that arrives is in progress at once, also while the
     worker is busy with another one."""
 
-    def __init__(self, bus: ControlBus, stream: str, consumer: str, ack_wait_s: float, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        bus: ControlBus,
+        site: str,
+        decode_site: str,
+        consumer: str,
+        subject: str,
+        ack_wait_s: float,
+        changed: Callable[[], None],
+    ) -> None:
+        """`decode_site`: whose jobs these are; it alone can have sent them."""
+        self.stream = subjects.jobs_stream(site, decode_site)
         self.consumer = consumer
+        self._site = site
+        self._decode_site = decode_site
+        self._subject = subject
         self.jobs: deque[TakenJob] = deque()
         """Arrived and not begun; bounded by the pulls, of one job each."""
         self._bus = bus
-        self._stream = stream
         self._ack_wait_s = ack_wait_s
         self._changed = changed
         self._inbox: str = bus.client.new_inbox()
@@ -93,12 +127,38 @@ class JobSource:
     async def open(self) -> None:
         await self._bus.subscribe_raw(f"{self._inbox}.*", self._arrived)
 
+    async def ensure(self, inactive_threshold_s: float | None, max_deliver: int, max_ack_pending: int) -> None:
+        """Makes the consumer, or finds it there. Raises StreamError, BusTimeoutError, NotConnectedError."""
+        config = ConsumerConfig(
+            durable_name=self.consumer,
+            filter_subject=self._subject,
+            ack_policy=AckPolicy.EXPLICIT,
+            ack_wait=self._ack_wait_s,
+            max_deliver=max_deliver,
+            max_ack_pending=max_ack_pending,
+            inactive_threshold=inactive_threshold_s,
+        )
+        await call(
+            self._bus,
+            f"the consumer {self.consumer} of {self.stream} cannot be made",
+            lambda jetstream: jetstream.add_consumer(self.stream, config),
+        )
+
+    async def pending(self) -> int:
+        """Number of jobs that were delivered to no worker. Raises StreamError, BusTimeoutError, NotConnectedError."""
+        info = await call(
+            self._bus,
+            f"the consumer {self.consumer} of {self.stream} cannot be looked at",
+            lambda jetstream: jetstream.consumer_info(self.stream, self.consumer),
+        )
+        return info.num_pending or 0
+
     def pulling(self) -> bool:
         """Returns whether a pull is outstanding. Raises StreamError when the server refused the last one, TimeoutError when it
         neither answered nor ended it."""
         if self._refusal:
             refusal, self._refusal = self._refusal, ""
-            raise StreamError(f"{self._stream} gave no job: {refusal}")
+            raise StreamError(f"{self.stream} gave no job: {refusal}")
         if self._ends_at and time.monotonic() > self._ends_at:
             self._ends_at = 0.0
             raise TimeoutError
@@ -109,7 +169,7 @@ class JobSource:
         self._pulls += 1
         self._ends_at = time.monotonic() + wait_s + _PULL_GRACE_S
         pull = {"batch": 1} | ({"expires": int(wait_s * 1e9)} if wait_s else {"no_wait": True})
-        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self.consumer}"
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{self.consumer}"
         await self._bus.publish_raw(subject, json.dumps(pull).encode(), reply=f"{self._inbox}.{self._pulls}")
 
     async def _arrived(self, message: Msg) -> None:
@@ -126,7 +186,9 @@ class JobSource:
 
     async def _take(self, message: Msg) -> None:
         try:
-            taken = TakenJob(self._bus, message, decode(message.data, PrefillJob), self._ack_wait_s)
+            job = decode(message.data, PrefillJob)
+            check_origin(job, self._site, self._decode_site)
+            taken = TakenJob(self._bus, message, job, self._ack_wait_s)
         except Exception as error:
             # Also what is no delivery of the stream, or has no headers that can be read. A job that stayed would come again and
             # again, and hold its place in the queue for good.
@@ -134,11 +196,11 @@ class JobSource:
             self._undecodable += 1
             if self._undecodable & (self._undecodable - 1) == 0:  # 1, 2, 4, 8...: a queue full of them must not flood the log
                 _log.error(
-                    "job_undecodable", stream=self._stream, consumer=self.consumer, jobs=self._undecodable, reason=str(error)
+                    "job_undecodable", stream=self.stream, consumer=self.consumer, jobs=self._undecodable, reason=str(error)
                 )
             try:
                 await self._bus.request_raw(message.reply, b"+TERM undecodable", ACK_TIMEOUT_S)
             except BusError as unsettled:  # it comes again, and goes then
-                _log.warning("job_not_settled", stream=self._stream, word="+TERM", reason=str(unsettled))
+                _log.warning("job_not_settled", stream=self.stream, word="+TERM", reason=str(unsettled))
         else:
             self.jobs.append(taken)

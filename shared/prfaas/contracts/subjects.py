@@ -1,4 +1,24 @@
-"""Subjects and names in the control account. All carry the site's name, so no two domains answer for the same one."""
+"""Subjects, streams and buckets. All carry the receiving site's name, so no two domains answer for the same one.
+
+What only one sender may say carries that sender's name too, and servers give the permission to publish it to that sender alone.
+"""
+
+BETWEEN_SITES = "--"
+"""Separates two sites in the name of a stream or bucket, which takes no dots; no site's name contains it."""
+
+
+def replies(asking_site: str, answering_site: str, name: str) -> str:
+    """Prefix of the reply subjects of one process, for answers that come from `answering_site`."""
+    return f"reply.{asking_site}.{answering_site}.{name}"
+
+
+def answering_site(subject: str) -> str:
+    """Site that answers a request on this subject: its second token, or the site of the bucket that the second token names.
+
+    Subjects without a site, such as JetStream's own API, give a token that stands for the own server."""
+    root, _, rest = subject.partition(".")
+    token = rest.partition(".")[0] or "_"
+    return kv_bucket_site(token) if root == "$O" else token
 
 
 def place(site: str) -> str:
@@ -11,9 +31,14 @@ def attempts(site: str) -> str:
     return f"prfaas.{site}.scheduler.attempts"
 
 
-def blocks(site: str) -> str:
-    """Workers -> scheduler, BlocksChanged."""
-    return f"prfaas.{site}.scheduler.blocks"
+def blocks(site: str, worker_site: str, role: str, worker: str) -> str:
+    """The named worker -> scheduler of `site`, BlocksChanged."""
+    return f"prfaas.{site}.scheduler.blocks.{worker_site}.{role}.{worker}"
+
+
+def all_blocks(site: str) -> str:
+    """All workers -> scheduler of `site`, BlocksChanged."""
+    return blocks(site, "*", "*", "*")
 
 
 def held_blocks(site: str, role: str, worker: str) -> str:
@@ -37,42 +62,52 @@ def cancel_generate(site: str, worker: str) -> str:
 
 
 def prefill_progress(site: str, worker: str) -> str:
-    """Prefill worker -> decode worker: PrefillStarted | PrefillDone | PrefillFailed."""
+    """Prefix of what a decode worker hears about its prefills; `progress_from` completes it."""
     return f"prfaas.{site}.decode.{worker}.prefill"
 
 
-def cancel_prefill(site: str) -> str:
-    """Decode worker -> all prefill workers of a site, CancelPrefill."""
-    return f"prfaas.{site}.prefill.cancel"
+def progress_from(reply_to: str, prefill_site: str, worker: str) -> str:
+    """The named prefill worker -> decode worker: PrefillStarted | PrefillDone | PrefillFailed."""
+    return f"{reply_to}.{prefill_site}.{worker}"
+
+
+def cancel_prefill(site: str, decode_site: str) -> str:
+    """Decode workers of `decode_site` -> all prefill workers of `site`, CancelPrefill."""
+    return f"prfaas.{site}.prefill.cancel.{decode_site}"
 
 
 def events(site: str, gateway: str) -> str:
-    """Decode worker -> gateway: Started | Tokens | Finished | Failed, all requests of that gateway."""
+    """Prefix of the events of all requests of one gateway; `events_from` completes it."""
     return f"prfaas.{site}.gateway.{gateway}.events"
 
 
-def jobs_stream(site: str) -> str:
-    """The site's work-queue stream of prefill jobs."""
-    return f"JOBS_{site}"
+def events_from(reply_to: str, worker: str) -> str:
+    """The named decode worker -> gateway: Started | Tokens | Finished | Failed."""
+    return f"{reply_to}.{worker}"
 
 
-def jobs(site: str, model: str) -> str:
-    """Jobs for any free worker, one subject per model. A model's name may hold dots, a subject's token may not."""
-    return f"jobs.{site}.prefill.{model.replace('.', '_')}"
+def jobs_stream(site: str, decode_site: str) -> str:
+    """The work-queue stream of `site` for the prefill jobs of one pd site, which alone can fill it."""
+    return f"JOBS_{site}{BETWEEN_SITES}{decode_site}"
 
 
-def deferred_jobs(site: str, model: str) -> str:
-    """Deferred jobs, one subject per model: taken when no other job waits."""
-    return f"jobs.{site}.deferred.{model.replace('.', '_')}"
+def jobs(site: str, decode_site: str, model: str) -> str:
+    """Jobs of `decode_site` for any worker of the model. A model's name may hold dots, a subject's token may not."""
+    return f"jobs.{site}.{decode_site}.prefill.{model.replace('.', '_')}"
 
 
-def worker_jobs(site: str, worker: str) -> str:
-    """Jobs bound to one worker, whose cache holds the prompt's prefix."""
-    return f"jobs.{site}.worker.{worker}"
+def deferred_jobs(site: str, decode_site: str, model: str) -> str:
+    """Jobs that are late already: taken when no other job waits."""
+    return f"jobs.{site}.{decode_site}.deferred.{model.replace('.', '_')}"
+
+
+def worker_jobs(site: str, decode_site: str, worker: str) -> str:
+    """Jobs for the one worker whose cache holds the prompt's prefix."""
+    return f"jobs.{site}.{decode_site}.worker.{worker}"
 
 
 def worker_alive(site: str, worker: str) -> str:
-    """Request/reply: decode worker -> the prefill worker that has its job, empty -> empty. No responder once it is gone."""
+    """Request/reply: decode worker -> the prefill worker that has its job, empty -> empty. No answer once it is gone."""
     return f"prfaas.{site}.prefill.{worker}.alive"
 
 
@@ -86,14 +121,20 @@ def links_bucket(site: str) -> str:
     return f"links-{site}"
 
 
+def entry(bucket: str, key: str) -> str:
+    """Put of one key of a bucket. `$KV` subjects do not pass between two JetStream domains; these do."""
+    kind, _, site = bucket.partition("-")
+    return f"prfaas.{site}.{kind}.{key}"
+
+
 def probe_echo(site: str) -> str:
-    """Request/reply: a probe of another site measures RTT here, Ping -> Pong."""
+    """Request/reply within the control account: a probe of another site measures RTT here."""
     return f"prfaas.{site}.probe.echo"
 
 
-def probe_train(site: str) -> str:
-    """Request/reply in the bulk account: a probe of another site measures goodput here, trains of TrainPart -> TrainReport."""
-    return f"prfaas.{site}.probe.train"
+def probe_train(site: str, source: str) -> str:
+    """Request/reply within the bulk account: the probe of `source` measures goodput here, trains of TrainPart -> TrainReport."""
+    return f"prfaas.{site}.probe.train.{source}"
 
 
 def probe_transfers(site: str) -> str:
@@ -106,12 +147,20 @@ def probe_egress(site: str) -> str:
     return f"prfaas.{site}.probe.egress"
 
 
-def kv_bucket(site: str) -> str:
-    """Object-store bucket (bulk account) into which KV for the site's decode workers is put."""
-    return f"kv-{site}"
+def kv_bucket(site: str, prefill_site: str) -> str:
+    """Object-store bucket (bulk account) for KV that `prefill_site` makes for decode workers of `site`.
+
+    Each prefill site has a bucket of its own there, and can fill no other."""
+    return f"kv-{site}" if prefill_site == site else f"kv-{site}{BETWEEN_SITES}{prefill_site}"
 
 
-def kv_stored(site: str, nuid: str) -> str:
-    """Request/reply in the bulk account: KV sender -> KV receiver of that object, empty -> KVStored. The receiver asks its own
-    server, so that no JetStream API has to cross a link."""
-    return f"prfaas.{site}.kv.{nuid}.stored"
+def kv_bucket_site(bucket: str) -> str:
+    """Site whose decode workers read the bucket."""
+    return bucket.removeprefix("kv-").partition(BETWEEN_SITES)[0]
+
+
+def kv_stored(bucket: str, nuid: str) -> str:
+    """Request/reply in the bulk account: KV sender -> KV receiver of that object, empty -> KVStored.
+
+    The receiver asks its own server, so that no JetStream API has to cross a link."""
+    return f"prfaas.{kv_bucket_site(bucket)}.stored.{bucket}.{nuid}"

@@ -41,6 +41,8 @@ class CancelGenerate(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 class PrefillStarted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     transfer_id: str
     attempt: int
+    nuid: str
+    """Of the attempt's object. Only those who were given the job know it."""
     worker: str
     queue_s: float
 
@@ -48,6 +50,8 @@ class PrefillStarted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 class PrefillDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     transfer_id: str
     attempt: int
+    nuid: str
+    """Of the attempt's object. Only those who were given the job know it."""
     worker: str
     prefill_s: float
     ended_unix_s: float
@@ -57,6 +61,8 @@ class PrefillDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 class PrefillFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     transfer_id: str
     attempt: int
+    nuid: str
+    """Of the attempt's object. Only those who were given the job know it."""
     worker: str
     code: str
     """A FailureCode, or one of a newer version."""

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import msgspec
 
-from prfaas.bus.endpoint import NatsEndpoint
+from prfaas.bus.endpoint import UNSET_SITE, NatsEndpoint
 from prfaas.contracts.fields import SubjectToken
 from prfaas.process.config_schema import ConfigError, Schema, take_string
 from prfaas.process.http import IDLE_TIMEOUT_S
@@ -62,6 +62,10 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 raise ValueError(f"`{key}.url` is {endpoint.url!r}, which {problem}; {expected}")
         if not self.name:
             msgspec.structs.force_setattr(self, "name", f"{self.role}-{secrets.token_hex(4)}")
+        for key in ("control", "bulk"):
+            endpoint = getattr(self, key)
+            if endpoint is not None and endpoint.site == UNSET_SITE:
+                msgspec.structs.force_setattr(self, key, msgspec.structs.replace(endpoint, site=self.site))
 
 
 class Setting(NamedTuple):

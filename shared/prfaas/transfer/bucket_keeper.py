@@ -14,7 +14,6 @@ import msgspec
 from prfaas.bus.bulk.bucket import STREAM_NOT_FOUND, JetStreamError, api, chunk_subject, ensure_kv_bucket, stream_name
 from prfaas.bus.bulk.lane import BulkLane
 from prfaas.bus.bulk.wire import LaneError
-from prfaas.contracts import subjects
 from prfaas.contracts.fields import SubjectToken
 from prfaas.contracts.wire import BadMessageError, decode_json
 from prfaas.telemetry.faults import FAULTS
@@ -31,12 +30,12 @@ class _Meta(msgspec.Struct):
 
 
 class KVBucketKeeper:
-    """Runs in every decode worker. A memory store dies with its server: then the bucket is created again."""
+    """Runs in every decode worker, once per bucket. A memory store dies with its server: then the bucket is created again."""
 
     def __init__(
         self,
         lane: BulkLane,
-        site: str,
+        bucket: str,
         *,
         max_bytes: int,
         ttl_s: float,
@@ -45,8 +44,7 @@ class KVBucketKeeper:
         grace_s: float = 10.0,
     ) -> None:
         self._lane = lane
-        self._site = site
-        self._bucket = subjects.kv_bucket(site)
+        self._bucket = bucket
         self._limits: dict[str, Any] = {"max_bytes": max_bytes, "ttl_s": ttl_s, "storage": storage}
         self._interval_s = interval_s
         self._core = BucketKeeperCore(grace_s)
@@ -61,7 +59,7 @@ class KVBucketKeeper:
 
     async def start(self) -> None:
         """Raises LaneError, TimeoutError."""
-        await ensure_kv_bucket(self._lane, self._site, **self._limits)
+        await ensure_kv_bucket(self._lane, self._bucket, **self._limits)
 
     async def run(self) -> None:
         """Sweeps until cancelled, and creates the bucket again when the server has come back without it."""

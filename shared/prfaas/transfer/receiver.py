@@ -66,8 +66,7 @@ class KVReceiver:
             await self.close()
             text = f"cannot read from {self._consumer.stream}: {error or 'no answer'}"
             raise TransferError(FailureCode.BROKER, text) from error
-        site = self._transfer.bucket.removeprefix("kv-")
-        self._asked_sid = self._lane.subscribe(subjects.kv_stored(site, self._transfer.nuid), self._on_asked)
+        self._asked_sid = self._lane.subscribe(subjects.kv_stored(self._transfer.bucket, self._transfer.nuid), self._on_asked)
         self._lane.add_listener(self)
         self._ticker = asyncio.create_task(self._tick(), name=f"kv receiver {self._transfer.object_name}")
         return self

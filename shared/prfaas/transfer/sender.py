@@ -6,7 +6,8 @@ import time
 from typing import Self
 
 from prfaas.bus.bulk.bucket import chunk_subject
-from prfaas.bus.bulk.lane import Buffer, BulkLane
+from prfaas.bus.bulk.connection import Buffer
+from prfaas.bus.bulk.lane import BulkLane
 from prfaas.bus.bulk.wire import DisconnectedError, LaneError, Message, header_block
 from prfaas.contracts import subjects, wire
 from prfaas.contracts.codes import FailureCode
@@ -53,7 +54,7 @@ class KVSender:
         self._object_digest = ObjectDigest(self._queue.on_hashed) if options.object_digest else None
         self._loop_thread = threading.get_ident()
         self._subject = chunk_subject(transfer.bucket, transfer.nuid)
-        self._inbox = lane.open_inbox(self._on_reply, self._on_reply_failed)
+        self._inbox = lane.open_inbox(self._on_reply, subjects.kv_bucket_site(transfer.bucket), self._on_reply_failed)
         self._replies = BatchReplies(self._inbox)
         self._committed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._closing = False
@@ -246,7 +247,7 @@ class KVSender:
             self._committed.exception()
 
     async def _ask_what_is_stored(self) -> None:
-        subject = subjects.kv_stored(self._transfer.bucket.removeprefix("kv-"), self._transfer.nuid)
+        subject = subjects.kv_stored(self._transfer.bucket, self._transfer.nuid)
         try:
             answer = await self._lane.request(subject, deadline_s=_QUERY_TIMEOUT_S)
             if answer.status:

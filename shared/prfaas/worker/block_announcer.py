@@ -83,9 +83,10 @@ class BlockAnnouncer:
 
     async def _tell(self, changed: BlocksChanged) -> None:
         """Best effort: a lost one leaves a gap in the numbers, and the scheduler asks."""
+        own_site, worker, role = self._identity
         for site in self._sites:
             try:
-                await self._bus.publish(subjects.blocks(site), changed)
+                await self._bus.publish(subjects.blocks(site, own_site, role.value, worker), changed)
             except BusError as error:
                 _log.warning("blocks_not_announced", to_site=site, reason=str(error))
 

@@ -8,10 +8,10 @@ import pytest
 
 from infra.nats_server import NatsServer
 from load.bench.kv.__main__ import Summary
-from load.bench.kv.methods import METHODS, SITE, Job
+from load.bench.kv.methods import BUCKET, METHODS, Job
 from load.bench.kv.run import measure
 from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
-from prfaas.bus.bulk.bucket import api
+from prfaas.bus.bulk.bucket import api, stream_name
 from prfaas.bus.endpoint import NatsEndpoint
 
 
@@ -19,7 +19,7 @@ from prfaas.bus.endpoint import NatsEndpoint
 async def lane(tmp_path: Path) -> AsyncIterator[BulkLane]:
     async with NatsServer(tmp_path / "nats") as server:
         lane = await BulkLane.connect(NatsEndpoint(url=server.client_url), name="test", deadline_s=5)
-        await ensure_kv_bucket(lane, SITE, max_bytes=64 << 20, ttl_s=60)
+        await ensure_kv_bucket(lane, BUCKET, max_bytes=64 << 20, ttl_s=60)
         yield lane
         await lane.close()
 
@@ -31,7 +31,7 @@ async def test_every_method_moves_the_bytes_and_leaves_nothing_behind(lane: Bulk
     measured = await asyncio.to_thread(measure, method, job)
     assert measured.mib_per_s > 0
     assert 0 <= measured.first_byte_s <= measured.seconds
-    state = (await api(lane, f"STREAM.INFO.OBJ_kv-{SITE}"))["state"]
+    state = (await api(lane, f"STREAM.INFO.{stream_name(BUCKET)}"))["state"]
     assert state["bytes"] < 1000  # nats-py leaves a marker of what it deleted
 
 

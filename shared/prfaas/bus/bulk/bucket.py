@@ -8,7 +8,6 @@ import msgspec
 
 from prfaas.bus.bulk.lane import BulkLane
 from prfaas.bus.bulk.wire import LaneError
-from prfaas.contracts import subjects
 from prfaas.contracts.wire import BadMessageError, decode_json
 
 _NANOSECONDS = 1_000_000_000
@@ -64,12 +63,11 @@ class _Answer(msgspec.Struct):
     error: _Error | None = None
 
 
-async def ensure_kv_bucket(lane: BulkLane, site: str, *, max_bytes: int, ttl_s: float, storage: str = "memory") -> None:
-    """Creates the bucket of `site`, or brings an existing one to these limits.
+async def ensure_kv_bucket(lane: BulkLane, bucket: str, *, max_bytes: int, ttl_s: float, storage: str = "memory") -> None:
+    """Creates a bucket in the own site, or brings an existing one to these limits.
 
     Memory suits what can be computed again; `file` outlives the server's death. A full bucket refuses new frames (discard new)
     instead of dropping what is being read. Raises JetStreamError."""
-    bucket = subjects.kv_bucket(site)
     config = {
         "name": stream_name(bucket),
         "subjects": [f"$O.{bucket}.C.>", f"$O.{bucket}.M.>"],

@@ -1,25 +1,21 @@
 """One lean connection to the site's own nats-server, account BULK. It reconnects by itself until it is closed."""
 
 import asyncio
-import base64
 import contextlib
-import json
 import secrets
 import ssl
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Protocol, Self, cast
+from typing import Any, Protocol, Self
 from urllib.parse import urlsplit
 
-import nkeys
-
+from prfaas.bus.bulk.connection import Buffer, LaneConnection, hello
 from prfaas.bus.bulk.interest import Failed, Handler, Interest
-from prfaas.bus.bulk.wire import BufferPool, DisconnectedError, LaneError, Message, WireParser, header_block
+from prfaas.bus.bulk.wire import BufferPool, DisconnectedError, LaneError, Message, header_block
 from prfaas.bus.endpoint import NatsEndpoint
+from prfaas.bus.reply_inbox import subject_token
+from prfaas.contracts import subjects
 from prfaas.telemetry.logs import get_logger
-
-Buffer = bytes | memoryview
 
 _log = get_logger(__name__)
 _CONNECT_TIMEOUT_S = 5.0
@@ -28,8 +24,8 @@ _RECONNECT_MAX_S = 1.0
 _PING_INTERVAL_S = 2.0
 _SILENT_AFTER_S = 6.0
 """Silence after a PING that shows a half-open connection, which is dropped."""
-_WRITE_HIGH_BYTES = 512 << 10
-_WRITE_LOW_BYTES = 128 << 10
+_REPLY_TOKEN = 5
+"""Place of the inbox's token in a reply subject: reply.<asking site>.<answering site>.<name>.<connection>.<token>."""
 
 
 class LaneListener(Protocol):
@@ -57,8 +53,10 @@ class BulkLane:
             raise LaneError(f"{endpoint.url!r} is no address of a NATS server: expected nats://host:port or tls://host:port")
         self.pool = BufferPool()
         self.info: dict[str, Any] = {}
-        self.inbox = f"_INBOX.{secrets.token_hex(8)}"
-        self._wire: _Wire | None = None
+        self._reply_name = f"{subject_token(name)}.{secrets.token_hex(8)}"
+        self.inbox = subjects.replies(endpoint.site, endpoint.site, self._reply_name)
+        """Prefix of reply subjects for answers of the own site."""
+        self._wire: LaneConnection | None = None
         self._up = asyncio.Event()
         self._listeners: list[LaneListener] = []
         self._subscriptions: dict[int, Interest] = {}
@@ -68,7 +66,7 @@ class BulkLane:
         self._runner: asyncio.Task[None] | None = None
         self._closed = False
         self.reconnects = 0
-        self.subscribe(f"{self.inbox}.>", self._route_inbox)
+        self.subscribe(f"{subjects.replies(endpoint.site, '*', self._reply_name)}.>", self._route_inbox)
 
     @classmethod
     async def connect(cls, endpoint: NatsEndpoint, *, name: str, deadline_s: float) -> Self:
@@ -137,13 +135,15 @@ class BulkLane:
         if self._subscriptions.pop(sid, None) is not None and self._wire is not None:
             self._wire.write([f"UNSUB {sid}\r\n".encode()])
 
-    def open_inbox(self, handler: Handler, failed: Failed | None = None) -> str:
-        """Returns a prefix for reply subjects, which any tokens may follow. Costs no SUB: the lane's one wildcard covers it, so
-        interest has crossed leaf connections long before the first reply. `failed` is as in `subscribe`."""
+    def open_inbox(self, handler: Handler, answering_site: str, failed: Failed | None = None) -> str:
+        """Returns a prefix for reply subjects of one site's answers, which any tokens may follow. `failed` is as in `subscribe`.
+
+        Costs no SUB: the lane's one wildcard covers it, so interest has crossed leaf connections long before the first reply."""
         self._next_id += 1
         token = str(self._next_id)
-        self._inboxes[token] = Interest(f"{self.inbox}.{token}", handler, failed)
-        return f"{self.inbox}.{token}"
+        prefix = f"{subjects.replies(self.endpoint.site, answering_site, self._reply_name)}.{token}"
+        self._inboxes[token] = Interest(prefix, handler, failed)
+        return prefix
 
     def close_inbox(self, prefix: str) -> None:
         self._inboxes.pop(prefix.rpartition(".")[2], None)
@@ -177,7 +177,7 @@ class BulkLane:
             if not answer.done():
                 answer.set_result(copy)
 
-        inbox = self.open_inbox(on_reply)
+        inbox = self.open_inbox(on_reply, subjects.answering_site(subject))
         self._requests.add(answer)
         try:
             block = header_block(headers) if headers else b""
@@ -189,7 +189,7 @@ class BulkLane:
             self.close_inbox(inbox)
 
     def _route_inbox(self, message: Message) -> None:
-        token = message.subject[len(self.inbox) + 1 :].partition(".")[0]
+        token = message.subject.split(".", _REPLY_TOKEN + 1)[_REPLY_TOKEN]
         interest = self._inboxes.get(token)
         if interest is None:
             message.release()
@@ -197,7 +197,7 @@ class BulkLane:
         if not interest.deliver(message):
             self._inboxes.pop(token, None)
 
-    def _on_message(self, message: Message) -> None:
+    def on_message(self, message: Message) -> None:
         interest = self._subscriptions.get(message.sid)
         if interest is None:
             message.release()
@@ -235,7 +235,7 @@ class BulkLane:
                         answer.set_exception(DisconnectedError(f"the connection to {self.endpoint.url} broke: {wire.error}"))
                 self._tell("disconnected", lambda listener: listener.disconnected())
 
-    async def _dial(self) -> "_Wire":
+    async def _dial(self) -> LaneConnection:
         loop = asyncio.get_running_loop()
         context = None
         if self._address.scheme == "tls":
@@ -243,36 +243,18 @@ class BulkLane:
             context = ssl.create_default_context(cafile=self.endpoint.tls_ca_file)
         host, port = self._address.hostname or "", self._address.port or 4222
         async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-            _, wire = await loop.create_connection(lambda: _Wire(self), host, port, ssl=context)
+            _, wire = await loop.create_connection(lambda: LaneConnection(self), host, port, ssl=context)
             try:
                 self.info = await wire.first_info
-                wire.write([self._hello(self.info)])
+                subscriptions = {sid: interest.subject for sid, interest in self._subscriptions.items()}
+                wire.write([hello(self.endpoint, self._name, self.info, subscriptions)])
                 await wire.pong
             except BaseException:
                 wire.abort()
                 raise
         return wire
 
-    def _hello(self, info: dict[str, Any]) -> bytes:
-        options: dict[str, Any] = {
-            "verbose": False,
-            "pedantic": False,
-            "lang": "python",
-            "version": "0",
-            "protocol": 1,
-            "name": self._name,
-            "headers": True,
-            "no_responders": True,
-            "echo": True,
-        }
-        if self.endpoint.nkey_seed_file is not None:
-            pair = nkeys.from_seed(bytearray(Path(self.endpoint.nkey_seed_file).read_bytes().strip()))
-            options["nkey"] = pair.public_key.decode()
-            options["sig"] = base64.urlsafe_b64encode(pair.sign(info.get("nonce", "").encode())).decode().rstrip("=")
-        subscriptions = "".join(f"SUB {subject} {sid}\r\n" for sid, (subject, *_) in self._subscriptions.items())
-        return f"CONNECT {json.dumps(options)}\r\n{subscriptions}PING\r\n".encode()
-
-    async def _watch(self, wire: "_Wire") -> None:
+    async def _watch(self, wire: LaneConnection) -> None:
         """Returns when the connection is gone or has gone silent."""
         while True:
             pinged = time.monotonic()
@@ -294,97 +276,11 @@ class BulkLane:
             except Exception as error:
                 _log.error("bulk_listener_failed", told=what, listener=type(listener).__name__, exc_info=error)
 
-    def _on_info(self, info: dict[str, Any]) -> None:
+    def on_info(self, info: dict[str, Any]) -> None:
         self.info = info
 
-    def _tell_writable(self) -> None:
+    def on_writable(self) -> None:
         self._tell("writable", lambda listener: listener.writable())
 
-    def _tell_error(self, text: str) -> None:
+    def on_error(self, text: str) -> None:
         self._tell("server_error", lambda listener: listener.server_error(text))
-
-
-class _Wire(asyncio.BufferedProtocol):
-    """Life of one TCP connection."""
-
-    def __init__(self, lane: BulkLane) -> None:
-        self._lane = lane
-        loop = asyncio.get_running_loop()
-        self.first_info: asyncio.Future[dict[str, Any]] = loop.create_future()
-        self.pong: asyncio.Future[None] = loop.create_future()
-        self.lost: asyncio.Future[None] = loop.create_future()
-        self.writable = True
-        self.received_at = 0.0
-        self.error = ""
-        self._transport: asyncio.Transport | None = None
-        self._parser = WireParser(lane.pool, lane._on_message, self._on_line)
-
-    def write(self, parts: list[Buffer]) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.writelines(parts)
-
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
-        self._transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES, low=_WRITE_LOW_BYTES)
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self._parser.get_buffer(sizehint)
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self.received_at = time.monotonic()
-        try:
-            self._parser.buffer_updated(nbytes)
-        except LaneError as error:
-            self.error = str(error)
-            self.abort()
-        except Exception as error:  # no message: what the server itself sends, such as an INFO that is no JSON
-            self.error = f"the server broke the protocol: {error!r}"
-            self.abort()
-
-    def eof_received(self) -> bool:
-        return False
-
-    def pause_writing(self) -> None:
-        self.writable = False
-
-    def resume_writing(self) -> None:
-        self.writable = True
-        self._lane._tell_writable()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        self.writable = False
-        self._parser.close()
-        error = LaneError(self.error or f"the server closed the connection: {exc or 'end of stream'}")
-        for future in (self.first_info, self.pong):
-            if not future.done():
-                future.set_exception(error)
-                future.exception()
-        if not self.lost.done():
-            self.lost.set_result(None)
-
-    def _on_line(self, verb: bytes, rest: bytes) -> None:
-        match verb.upper():
-            case b"PING":
-                self.write([b"PONG\r\n"])
-            case b"PONG":
-                if not self.pong.done():
-                    self.pong.set_result(None)
-            case b"INFO":
-                info = json.loads(rest)
-                if self.first_info.done():
-                    self._lane._on_info(info)
-                else:
-                    self.first_info.set_result(info)
-            case b"-ERR":
-                text = rest.decode(errors="replace").strip(" '")
-                self.error = f"the server said: {text}"
-                self._lane._tell_error(text)
-            case b"+OK":
-                pass
-            case _:
-                raise LaneError(f"the server sent an unknown line: {verb[:100]!r} {rest[:100]!r}")

@@ -1,0 +1,32 @@
+"""Cost of TLS on a leaf connection: the same transfers with and without, in turn."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from load.bench.kv.methods import FAR, SITE, Job
+from load.bench.kv.run import Measured
+from load.bench.kv.sites import MIB, prepare, two_sites
+
+WITHOUT, TLS = "lane, leaf connection without TLS", "lane, leaf connection with TLS"
+BYTES = 256 * MIB
+Table = Callable[[str, Job, Sequence[tuple[str, str, dict[str, Any]]], Sequence[int]], dict[str, Measured]]
+
+
+async def encrypted(table: Table) -> dict[str, Measured]:
+    """Returns what was measured WITHOUT and with TLS. CPU time is that of the two servers on the way and of two idle ones."""
+    with tempfile.TemporaryDirectory() as directory:
+        async with (
+            two_sites(Path(directory, "plain"), None, 0) as plain,
+            two_sites(Path(directory, "tls"), None, 0, tls=True) as tls,
+        ):
+            ends = {}
+            for what, sites in ((WITHOUT, plain), (TLS, tls)):
+                await prepare(sites, "memory")
+                ends[what] = {"send_endpoint": sites.endpoint(FAR, "bulk"), "receive_endpoint": sites.endpoint(SITE, "bulk")}
+            send, receive = ends[WITHOUT].values()
+            job = Job(total_bytes=BYTES, warm_bytes=32 * MIB, send_endpoint=send, receive_endpoint=receive)
+            pids = [server.pid for sites in (plain, tls) for server in sites.servers.values()]
+            variants = [(what, "lane", changes) for what, changes in ends.items()]
+            return table(f"site to site, {BYTES // MIB} MiB", job, variants, pids)

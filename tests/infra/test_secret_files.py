@@ -1,0 +1,41 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from infra.secret_files import make_private_directory, open_secret, readable_by_others, write_secret
+
+
+def test_files_are_private_whatever_the_umask_and_what_was_there(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        there = tmp_path / "there"
+        there.write_text("old and longer")
+        there.chmod(0o666)
+        for path in (there, tmp_path / "new"):
+            write_secret(path, b"secret")
+            assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"secret", 0o600)
+        os.close(open_secret(there, append=True))
+        assert there.read_bytes() == b"secret"
+        make_private_directory(tmp_path / "folder")
+        assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o700
+    finally:
+        os.umask(before)
+
+
+def test_what_others_can_reach_is_listed_and_fails_the_check(tmp_path: Path) -> None:
+    make_private_directory(tmp_path / "private")
+    (tmp_path / "private" / "open").write_text("")
+    (tmp_path / "private" / "open").chmod(0o644)
+    (tmp_path / "folder").mkdir(mode=0o755)
+    (tmp_path / "folder").chmod(0o755)
+    write_secret(tmp_path / "folder" / "key", b"")
+    check = [sys.executable, "-m", "infra.secret_files", str(tmp_path)]
+    assert list(readable_by_others(tmp_path)) == []
+    assert subprocess.run(check, check=False).returncode == 0
+    (tmp_path / "folder" / "gateway.toml").write_text("")
+    (tmp_path / "folder" / "gateway.toml").chmod(0o640)
+    assert list(readable_by_others(tmp_path)) == [tmp_path / "folder" / "gateway.toml"]
+    found = subprocess.run(check, check=False, capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (1, f"0640 {tmp_path}/folder/gateway.toml\n")
+    assert subprocess.run([*check[:-1], str(tmp_path / "no")], check=False, capture_output=True).returncode == 2
