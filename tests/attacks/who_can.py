@@ -82,11 +82,11 @@ HEARD = (
     Act("hear KV that d0 is handed", "bulk", f"{subjects.replies(HOME, HOME, 'd0')}.c.t"),
 )
 Can = dict[tuple[str, str], bool]
-"""By act and actor."""
+"""Whether an actor can do an act, by act and actor."""
 
 
 async def said(sites: RunningSites, account: str, actor: Actor) -> dict[str, bool]:
-    """Which acts reach the server at which they would do their work."""
+    """Tells which acts reach the server at which they would do their work."""
     acts = [act for act in SAID if act.account == account]
     endpoint = actor.endpoint(sites, account)
     if endpoint is None:
@@ -118,7 +118,7 @@ async def said(sites: RunningSites, account: str, actor: Actor) -> dict[str, boo
 
 
 async def heard(sites: RunningSites, account: str, actor: Actor) -> dict[str, bool]:
-    """Which messages of the attacked site reach the actor."""
+    """Tells which messages of the attacked site reach the actor."""
     acts = [act for act in HEARD if act.account == account]
     endpoint = actor.endpoint(sites, account)
     if endpoint is None:

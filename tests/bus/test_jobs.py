@@ -405,7 +405,7 @@ async def test_a_job_that_points_beyond_its_own_site_is_removed(
 
 
 async def test_pd_sites_get_their_turn(connect: Connect) -> None:
-    """Whoever has filled its queue waits as long as the other one does for each job."""
+    """A site that has filled its queue waits as long for each job as one that has not."""
     bus = await connect()
     consumer = await JobConsumer.open(bus, SITE, MODEL, "one", serves=["east", HOME])
     for site, names in (("east", "abcd"), (HOME, "xy")):

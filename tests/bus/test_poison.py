@@ -98,6 +98,12 @@ def test_what_no_worker_sends_is_one_typed_error(data: bytes) -> None:
         decode(data, Heartbeat)
 
 
+def test_the_longest_names_of_two_sites_fit_into_a_transfer() -> None:
+    bucket = subjects.kv_bucket("a" * 64, "b" * 64)
+    transfer = msgspec.structs.replace(job().transfer, bucket=bucket)
+    assert decode(encode(transfer), KVTransfer) == transfer
+
+
 @given(st.binary(max_size=80) | st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=5) | st.binary(max_size=9),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=4),

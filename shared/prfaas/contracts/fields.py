@@ -10,6 +10,8 @@ from msgspec import Meta
 
 SubjectToken = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)]
 """One token of a NATS subject or bucket name: no dots, spaces or wildcards."""
+Bucket = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+$", max_length=160)]
+"""Name of a KV bucket, which holds the names of two sites."""
 Subject = Annotated[str, Meta(pattern=r"^[!-)+-=?-~]+$", max_length=512)]
 """A subject to publish to: printable ASCII without spaces and wildcards."""
 Id = Annotated[str, Meta(pattern=r"^[ -~]+$", max_length=256)]

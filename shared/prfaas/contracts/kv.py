@@ -2,7 +2,7 @@
 
 import msgspec
 
-from prfaas.contracts.fields import Count, Id, Label, SubjectToken
+from prfaas.contracts.fields import Bucket, Count, Id, Label, SubjectToken
 
 
 class KVTransfer(msgspec.Struct, frozen=True, kw_only=True):
@@ -10,7 +10,7 @@ class KVTransfer(msgspec.Struct, frozen=True, kw_only=True):
 
     transfer_id: Id
     attempt: Count
-    bucket: SubjectToken
+    bucket: Bucket
     """Object-store bucket of the decode site."""
     nuid: SubjectToken
     """Names the chunk subject `$O.<bucket>.C.<nuid>`."""

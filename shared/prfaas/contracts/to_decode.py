@@ -42,7 +42,7 @@ class PrefillStarted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     transfer_id: str
     attempt: int
     nuid: str
-    """Of the attempt's object. Only those who were given the job know it."""
+    """Name of the attempt's object, which only processes that were given the job know."""
     worker: str
     queue_s: float
 
@@ -51,7 +51,7 @@ class PrefillDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     transfer_id: str
     attempt: int
     nuid: str
-    """Of the attempt's object. Only those who were given the job know it."""
+    """Name of the attempt's object, which only processes that were given the job know."""
     worker: str
     prefill_s: float
     ended_unix_s: float
@@ -62,7 +62,7 @@ class PrefillFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     transfer_id: str
     attempt: int
     nuid: str
-    """Of the attempt's object. Only those who were given the job know it."""
+    """Name of the attempt's object, which only processes that were given the job know."""
     worker: str
     code: str
     """A FailureCode, or one of a newer version."""
