@@ -44,7 +44,7 @@ class Attempt:
         self.receiver: KVReceiver | None = None
         self.prefill_failed: asyncio.Future[PrefillFailed] = asyncio.get_running_loop().create_future()
         self.nuid = secrets.token_hex(11)
-        """Of its object: the prefill worker that has the job knows it, and so may write frames and report progress."""
+        """Name of its object. The prefill worker that has the job knows it, and so may write frames and report progress."""
         self.queue_s = 0.0
         self.settled = False
         """The core has been told how it ended, or does not want to know."""

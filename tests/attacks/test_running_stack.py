@@ -15,15 +15,20 @@ from nats.aio.msg import Msg
 
 from infra.secret_files import readable_by_others
 from infra.stack import Stack
-from load.client import Arrival, Record, Target, random_bytes, replay
 from load.emulated_stack import FAR, HOME, MODEL, right_answer, two_sites
 from prfaas.contracts import subjects
+from prfaas.contracts.kv import TransferReport
 from prfaas.contracts.terms import Outcome, Role
 from prfaas.contracts.to_decode import CancelGenerate, Generate, PrefillFailed
-from prfaas.contracts.to_gateway import Finished, Started, Tokens, TransferReport
+from prfaas.contracts.to_gateway import Finished, Started, Tokens
 from prfaas.contracts.to_prefill import CancelPrefill
 from prfaas.contracts.to_scheduler import AttemptEnded, BlocksChanged, Heartbeat
 from prfaas.contracts.wire import decode, encode
+from prfaas.replay.arrival import Arrival
+from prfaas.replay.client import Target
+from prfaas.replay.prompts import TokenPrompts
+from prfaas.replay.record import Record
+from prfaas.replay.send import replay
 from tests.attacks.three_sites import connect
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
@@ -70,10 +75,10 @@ async def attacker(stack: Stack) -> AsyncIterator[Attacker]:
 
 async def asked(stack: Stack, lengths: list[int], seed: int) -> tuple[list[Record], list[list[int]]]:
     arrivals = [Arrival(0.1 * number, tokens, OUTPUT_TOKENS) for number, tokens in enumerate(lengths)]
-    prompts = random_bytes(seed)
+    prompts = TokenPrompts(seed)
     target = Target(url=stack.gateway_url(HOME), model=MODEL, timeout_s=60.0)
     records = await replay(target, arrivals, prompts)
-    return records, [list(prompts(number, arrival)) for number, arrival in enumerate(arrivals)]  # type: ignore[arg-type]
+    return records, [prompts.tokens(number, arrival) for number, arrival in enumerate(arrivals)]
 
 
 def right(stack: Stack, records: list[Record], prompts: list[list[int]]) -> None:
