@@ -31,7 +31,7 @@ from prfaas.replay.record import Record
 from prfaas.replay.send import replay
 from tests.attacks.three_sites import connect
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300), pytest.mark.e2e]
 SHORT, LONG = 64, 1500
 """Prompt tokens: the first stay at home, the others are offloaded."""
 OUTPUT_TOKENS = 8
