@@ -34,6 +34,11 @@ class NatsServerError(Exception):
     """Raised when the process does not start, dies, or does not answer in time; the message quotes the end of its log."""
 
 
+_PORT_TAKEN = "address already in use"
+_PORT_WAIT_S = 3.0
+"""Time for a port of the last run to become free again."""
+
+
 class ServerPorts(NamedTuple):
     """TCP ports on 127.0.0.1. Before the first start 0 means "pick a free one"; afterwards it means "this server has none"."""
 
@@ -107,14 +112,20 @@ class NatsServer:
         assert not self.running, "the server runs already"
         make_private_directory(self.directory)
         write_secret(self.config_path, self._render(self.ports, self.directory / "store").encode())  # it may hold seeds
-        log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
-        self._spawn()
-        try:
-            await self._wait_ready(log_start, time.monotonic() + deadline_s)
-        except BaseException:
-            self.kill()
-            raise
-        return self
+        until = time.monotonic() + deadline_s
+        port_until = min(until, time.monotonic() + _PORT_WAIT_S)
+        while True:
+            log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
+            self._spawn()
+            try:
+                await self._wait_ready(log_start, until)
+                return self
+            except BaseException as error:
+                self.kill()
+                # While the server was down, a client's passing connection may have got the port as its own end.
+                if not isinstance(error, NatsServerError) or _PORT_TAKEN not in str(error) or time.monotonic() > port_until:
+                    raise
+            await asyncio.sleep(_POLL_S)
 
     def _spawn(self) -> None:
         with os.fdopen(open_secret(self.log_path, append=True), "ab") as log:

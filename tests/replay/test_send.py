@@ -147,7 +147,8 @@ async def never_answer(body: dict[str, object]) -> Response:
 )
 async def test_errors_are_told_apart(handler: Handler, error: str) -> None:
     async with served(handler) as target:
-        target = msgspec.structs.replace(target, timeout_s=0.5)
+        # Only the answer that never comes is waited out: a busy machine needs its time for the others.
+        target = msgspec.structs.replace(target, timeout_s=0.5 if error == "timeout" else 30.0)
         (record,) = await replay(target, [Arrival(0.0, 1, 3)], TokenPrompts(3))
     assert record.error == error
 
