@@ -123,15 +123,18 @@ class MeasuredLink:
         self._bulk = bulk
         self._metrics = metrics
         self._timeout_s = config.timeout_s
+        budget_bytes_per_s = config.egress_bytes_per_s(destination)
+        if budget_bytes_per_s is not None:
+            metrics.budget(config.site, destination, budget_bytes_per_s)
         self._estimator = LinkEstimator(
             config.site,
             destination,
             ping_interval_s=config.ping_interval_s,
             link_share=config.link_share,
             timeout_s=config.timeout_s,
-            budget_bytes_per_s=config.egress_bytes_per_s(destination),
+            budget_bytes_per_s=budget_bytes_per_s,
         )
-        self._allocator = EgressAllocator(config.egress_bytes_per_s(destination), time.monotonic())
+        self._allocator = EgressAllocator(budget_bytes_per_s, time.monotonic())
         self._leaf = config.leafs.get(destination)
         self._delivered = DeliveredTogether()
         self._retransmits = RetransmitShare()

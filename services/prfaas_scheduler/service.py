@@ -41,6 +41,7 @@ from prfaas_scheduler.events import (
     RequestCacheList,
     WorkerGone,
 )
+from prfaas_scheduler.policies.threshold import Threshold
 from prfaas_scheduler.roles.controller import RoleController
 from prfaas_scheduler.roles.events import BeginMove, MoveRefused, RequestSeen, RoleInstruction, RolesDue
 from prfaas_scheduler.service_core import SchedulerCore
@@ -62,7 +63,10 @@ class SchedulerService:
         self._config = config
         self._context = context
         self._metrics = SchedulerMetrics(context.registry)
-        self._core = SchedulerCore(config.site, config.make_policy(), config.max_cached_blocks)
+        policy = config.make_policy()
+        if isinstance(policy, Threshold):
+            self._metrics.watch_threshold(lambda: policy.threshold_tokens, context.registry)
+        self._core = SchedulerCore(config.site, policy, config.max_cached_blocks)
         directory = self._core.fleet.directory
         self._metrics.watch_directory(
             blocks=lambda: directory.blocks, dropped=lambda: directory.dropped, registry=context.registry

@@ -8,6 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prfaas.contracts.kv import TransferReport
 from prfaas.contracts.terms import Outcome
 from prfaas.contracts.to_scheduler import LinkEstimate
+from prfaas.replay.server_metrics import BUDGET, THRESHOLD
 from prfaas.telemetry.metrics.decode import DecodeMetrics
 from prfaas.telemetry.metrics.gateway import GatewayMetrics
 from prfaas.telemetry.metrics.link import LinkMetrics
@@ -91,3 +92,11 @@ def test_overlap_of_what_was_hidden_wholly_half_and_not_at_all() -> None:
         0,
         1,
     ]
+
+
+def test_a_replays_report_finds_threshold_and_budget_under_the_names_that_it_reads() -> None:
+    registry = CollectorRegistry()
+    SchedulerMetrics(registry).watch_threshold(lambda: 19_400, registry)
+    LinkMetrics(registry).budget("west", "east", 4e6)
+    assert registry.get_sample_value(THRESHOLD) == 19_400
+    assert registry.get_sample_value(BUDGET, LINK) == 4e6

@@ -21,6 +21,9 @@ class LinkMetrics:
             "prfaas_link_leased_bytes_per_second", "Egress that workers hold leases for, of a link with a budget.",
             link, registry=registry,
         )  # fmt: skip
+        self._budget = Gauge(
+            "prfaas_link_budget_bytes_per_second", "Egress budget of a link that has one.", link, registry=registry
+        )
         self._failures = Counter("prfaas_link_probe_failures", "Probes without an answer in time.", link, registry=registry)
 
     def estimated(self, estimate: LinkEstimate) -> None:
@@ -31,6 +34,9 @@ class LinkMetrics:
         self._confidence.labels(*link).set(estimate.confidence)
         if estimate.retransmit_share is not None:
             self._retransmits.labels(*link).set(estimate.retransmit_share)
+
+    def budget(self, source: str, destination: str, bytes_per_s: float) -> None:
+        self._budget.labels(source, destination).set(bytes_per_s)
 
     def leased(self, source: str, destination: str, bytes_per_s: float) -> None:
         self._leased.labels(source, destination).set(bytes_per_s)

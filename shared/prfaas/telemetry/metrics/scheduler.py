@@ -34,6 +34,10 @@ class SchedulerMetrics:
         ):
             Gauge(name, text, registry=registry).set_function(read)
 
+    def watch_threshold(self, tokens: Callable[[], float], registry: CollectorRegistry) -> None:
+        text = "Uncached prompt length above which a prompt is offloaded, of policies that have one."
+        Gauge("prfaas_threshold_tokens", text, registry=registry).set_function(tokens)
+
     def move(self, to_role: str, result: str) -> None:
         """`result` is begun, then one of done, refused, kept, lost."""
         self._moves.labels(to_role, result).inc()
