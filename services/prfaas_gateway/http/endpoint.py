@@ -36,9 +36,6 @@ from prfaas_gateway.record import CLIENT_GONE_STATUS, CLIENT_REQUEST_ID, Request
 OPENAI_COMPLETION_TOKENS = 16
 """OpenAI's default `max_tokens` of a plain completion."""
 
-INLINE_ANSWER_TOKENS = 256
-"""Longer whole answers are put together off the event loop."""
-
 CLIENT_IDS = {"x-correlation-id": "prfaas.client_correlation_id", "x-session-affinity": "prfaas.client_session"}
 """Headers that load clients send, and the attributes of the root span that keep them."""
 
@@ -112,7 +109,7 @@ class Endpoint:
 
     async def _tell(self, error: ApiError, reply: Reply) -> None:
         if reply.status is None:
-            await reply.json(error.status, error.encode(), error.headers)
+            await reply.json(error.status, [error.encode()], error.headers)
             return
         # The status is out already. A client must not take the end of the stream for the end of the answer.
         await reply.write(error_event(error.encode()), last=True)
@@ -236,10 +233,7 @@ class Exchange:
             answer.handle(event)
             self._record.heard(event)
         assert answer.progress.started is not None
-        # Log-probabilities of thousands of tokens take a while to put together.
-        large = answer.progress.completion_tokens > INLINE_ANSWER_TOKENS
-        body = await asyncio.to_thread(answer.body) if large else answer.body()
-        await self._reply.json(200, body, _started_headers(answer.progress.started))
+        await self._reply.json(200, answer.body(), _started_headers(answer.progress.started))
 
     def _ids(self) -> dict[str, str]:
         ids = {names.REQUEST_ID: self._request_id, CLIENT_REQUEST_ID: self._client_id}

@@ -1,7 +1,7 @@
 """Bodies in and out with limits and deadlines, and clients that leave."""
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from starlette.datastructures import Headers
@@ -89,11 +89,15 @@ class Reply:
         except TimeoutError as error:
             raise ClientGoneError(FailureCode.CLIENT_STALLED) from error
 
-    async def json(self, status: int, data: bytes, headers: Mapping[str, str]) -> None:
-        """Sends a whole answer. uvicorn reads and drops what is left of a refused request's body: a reset would take the answer
-        with it."""
-        await self.start(status, {**headers, "content-type": "application/json", "content-length": str(len(data))})
-        await self.write(data, last=True)
+    async def json(self, status: int, pieces: Sequence[bytes], headers: Mapping[str, str]) -> None:
+        """Sends a whole answer.
+
+        uvicorn reads and drops the rest of a refused request's body: a reset would take the answer with it."""
+        size = sum(map(len, pieces))
+        await self.start(status, {**headers, "content-type": "application/json", "content-length": str(size)})
+        for piece in pieces[:-1]:
+            await self.write(piece)
+        await self.write(pieces[-1], last=True)
 
 
 async def until_disconnect(receive: Receive, reply: Reply, work: Coroutine[Any, Any, Result]) -> Result:

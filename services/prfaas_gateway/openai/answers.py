@@ -7,7 +7,7 @@ from msgspec import UNSET, UnsetType
 
 from prfaas.contracts.to_gateway import Failed, Finished, GenerateEvent, Started, TokenDetail, Tokens
 from prfaas_gateway.openai.progress import Progress
-from prfaas_gateway.openai.shapes import Shape
+from prfaas_gateway.openai.shapes import Shape, Whole
 from prfaas_gateway.openai.types import AnswerBody, Choice, Usage
 
 DONE = b"data: [DONE]\n\n"
@@ -55,26 +55,29 @@ class WholeAnswer:
     head: AnswerHead
     progress: Progress
     report: bool = False
-    _texts: list[str] = field(default_factory=list)
-    _details: list[TokenDetail] = field(default_factory=list)
+    _whole: Whole = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._whole = self.head.shape.whole()
 
     def handle(self, event: GenerateEvent) -> None:
         """Raises EventGapError."""
         self.progress.accept(event)
         match event:
             case Tokens():
-                self._texts.append(event.text)
-                self._details += event.details
+                self._whole.add(event.text, event.details)
             case Finished():
-                self._texts.append(event.text)
+                self._whole.add(event.text, ())
             case Started() | Failed():
                 pass
 
-    def body(self) -> bytes:
+    def body(self) -> list[bytes]:
+        """Returns the body in pieces, none of which takes long to make or to send."""
         finished = self.progress.finished
         assert finished is not None
-        choice = self.head.shape.whole("".join(self._texts), self._details, finished.finish_reason)
-        return self.head.body(self.head.shape.body_object, [choice], self.progress.usage(report=self.report))
+        choice = self._whole.choice(finished.finish_reason)
+        body = self.head.body(self.head.shape.body_object, [choice], self.progress.usage(report=self.report))
+        return list(self._whole.long_list.fill(body))
 
 
 @dataclass(kw_only=True)

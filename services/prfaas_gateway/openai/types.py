@@ -92,14 +92,18 @@ class ChatLogprob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChatLogprobs(msgspec.Struct, frozen=True, kw_only=True):
-    content: list[ChatLogprob]
+    """`content` is an encoded array of one ChatLogprob per token."""
+
+    content: msgspec.Raw
     refusal: None = None
 
 
 class CompletionLogprobs(msgspec.Struct, frozen=True, kw_only=True):
+    """Four arrays of one entry per token. `top_logprobs` is encoded: objects of text to log-probability."""
+
     tokens: list[str]
     token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] | None
+    top_logprobs: msgspec.Raw | None
     text_offset: list[int]
 
 

@@ -91,6 +91,28 @@ async def test_logprobs(edge: Edge) -> None:
     assert chat.choices[0].finish_reason == "length"
 
 
+async def test_a_long_whole_answer_with_alternatives_arrives_whole(edge: Edge) -> None:
+    top = tuple(TokenLogprob(f"t{number}", -0.5 - number, (), number) for number in range(20))
+    details = tuple(TokenDetail(chosen=top[3], top=top, text_offset=offset) for offset in range(100))
+
+    async def script(_generate: Generate, emit: Emitter) -> None:
+        await emit.started()
+        for _ in range(10):
+            await emit.tokens("hi" * 100, details)
+        await emit.finished(10, reason="length")
+
+    edge.site.script = script
+    async with edge.openai() as client:
+        chat = await client.chat.completions.create(model="tiny", messages=MESSAGES, logprobs=True, top_logprobs=20)
+        completion = await client.completions.create(model="tiny", prompt="hello", logprobs=5)
+    assert chat.choices[0].message.content == "hi" * 1000
+    assert chat.choices[0].logprobs is not None and chat.choices[0].logprobs.content is not None
+    assert [len(item.top_logprobs) for item in chat.choices[0].logprobs.content] == [20] * 1000
+    assert completion.choices[0].logprobs is not None
+    assert completion.choices[0].logprobs.text_offset == list(range(100)) * 10
+    assert completion.choices[0].logprobs.top_logprobs == [{f"t{number}": -0.5 - number for number in range(20)}] * 1000
+
+
 async def test_models(edge: Edge) -> None:
     async with edge.openai() as client:
         assert [model.id async for model in client.models.list()] == ["tiny"]

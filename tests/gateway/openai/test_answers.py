@@ -2,6 +2,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from prfaas.contracts.kv import TransferReport
 from prfaas.contracts.terms import Outcome
 from prfaas.contracts.to_gateway import Failed, Finished, GenerateEvent, Started, TokenDetail, TokenLogprob, Tokens
+from prfaas_gateway.openai import encoded_list
 from prfaas_gateway.openai.answers import AnswerHead, StreamedAnswer, UsageOptions, WholeAnswer
 from prfaas_gateway.openai.progress import EventGapError, Progress
 from prfaas_gateway.openai.shapes import ChatShape, CompletionShape, Shape
@@ -55,7 +57,7 @@ def whole(shape: Shape, events: list[GenerateEvent], *, report: bool = False) ->
     answer = WholeAnswer(head=head(shape), progress=Progress(prompt_tokens=5), report=report)
     for event in events:
         answer.handle(event)
-    return json.loads(answer.body())
+    return json.loads(b"".join(answer.body()))
 
 
 HELLO: list[GenerateEvent] = [started(), tokens(1, "hel"), tokens(2, ""), tokens(3, "l"), finished(4, 4, "o")]
@@ -202,6 +204,53 @@ def test_chat_logprobs() -> None:
     }
     # Text of the first token is not certain yet, but its log-probability is.
     assert stream(ChatShape(), LOGGED)[1]["choices"][0]["logprobs"]["content"][0]["token"] == "he"
+
+
+token_texts = st.text(max_size=4) | st.sampled_from(["\0", '"', "\\", "é", "\ud7ff"])
+token_logprobs = st.builds(
+    TokenLogprob,
+    token_texts,
+    st.floats(-100, 0),
+    st.lists(st.integers(0, 255), max_size=4).map(tuple),
+    st.integers(0, 5),
+)
+token_details = st.builds(
+    TokenDetail, chosen=token_logprobs, top=st.lists(token_logprobs, max_size=3).map(tuple), text_offset=st.integers(0, 99)
+)
+
+
+@given(st.lists(st.tuples(token_texts, st.lists(token_details, max_size=3).map(tuple)), max_size=5), st.integers(1, 200))
+def test_a_body_in_pieces_has_the_bytes_of_one_encode(news: list[tuple[str, tuple[TokenDetail, ...]]], piece_bytes: int) -> None:
+    events: list[GenerateEvent] = [started()]
+    events += [tokens(index + 1, text, details=details) for index, (text, details) in enumerate(news)]
+    events.append(finished(len(events), len(news)))
+    for shape in (ChatShape(), CompletionShape()):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(encoded_list, "PIECE_BYTES", piece_bytes)
+            answer = WholeAnswer(head=head(shape), progress=Progress(prompt_tokens=5))
+            for event in events:
+                answer.handle(event)
+            body = b"".join(answer.body())
+        plain = msgspec.json.decode(body)
+        assert msgspec.json.encode(plain) == body
+        logprobs = plain["choices"][0]["logprobs"]
+        parts = [chunk["choices"][0]["logprobs"] for chunk in stream(shape, events)[:-1]]
+        parts = [part for part in parts if part is not None]
+        assert (logprobs is None) == (not parts)
+        for key in ("content", "tokens", "token_logprobs", "text_offset"):
+            if logprobs is not None and key in logprobs:
+                assert logprobs[key] == [entry for part in parts for entry in part[key]]
+
+
+def test_no_piece_of_a_long_answer_is_long() -> None:
+    many = tuple(detail(f"t{number}", -0.5, *((f"u{other}", -1.0) for other in range(20))) for number in range(800))
+    for shape in (ChatShape(), CompletionShape()):
+        answer = WholeAnswer(head=head(shape), progress=Progress(prompt_tokens=5))
+        for event in (started(), tokens(1, "a", details=many), finished(2, 1)):
+            answer.handle(event)
+        sizes = list(map(len, answer.body()))
+        assert sum(sizes) > 2 * encoded_list.PIECE_BYTES
+        assert max(sizes) < 1.1 * encoded_list.PIECE_BYTES
 
 
 @pytest.mark.parametrize("events", [
