@@ -15,7 +15,7 @@ from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.to_gateway import Failed, Finished, Placement, Started, Tokens
 from prfaas_gateway.in_flight import EventOverflowError, EventQueue, EventUnreadableError, InFlight, WorkerLostError
 from prfaas_gateway.job import Job, failure, refused, too_late
-from prfaas_gateway.openai.errors import internal, unavailable
+from prfaas_gateway.openai.errors import events_lost, internal, unavailable
 from prfaas_gateway.placing import RETRY_AFTER_S, Placing, Refused, why_given_up
 from prfaas_gateway.turns import Turn, Turns
 from prfaas_gateway.waiting_line import Pace
@@ -71,14 +71,14 @@ class Generation:
             if not self._has_token:
                 raise too_late(self._job.ttft_deadline_s) from error
             message = f"No token came for {self._idle_deadline_s:g} s; the answer is cut off."
-            raise internal(message, FailureCode.IDLE_DEADLINE) from error
+            raise unavailable(message, RETRY_AFTER_S, FailureCode.IDLE_DEADLINE) from error
         except WorkerLostError as error:
             self.over = True
             raise unavailable(f"The answer is lost: {error}.", RETRY_AFTER_S, FailureCode.DECODE_WORKER_LOST) from error
         except EventOverflowError as error:
             raise internal(f"The answer is cut off: {error}.", FailureCode.CLIENT_TOO_SLOW) from error
         except EventUnreadableError as error:
-            raise internal(f"Part of the answer was lost on its way: {error}.", FailureCode.EVENTS_LOST) from error
+            raise events_lost(error) from error
 
 
 class _Line:

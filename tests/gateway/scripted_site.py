@@ -70,7 +70,10 @@ class Emitter:
     async def _send(self, kind: type[Any], **fields: Any) -> None:
         event = kind(request_id=self._generate.request_id, sequence=self.sequence, **fields)
         self.sequence += 1
-        await self._client.publish(subjects.events_from(self._generate.reply_to, WORKER), encode(event))
+        await self.raw(encode(event))
+
+    async def raw(self, data: bytes) -> None:
+        await self._client.publish(subjects.events_from(self._generate.reply_to, WORKER), data)
 
 
 Script = Callable[[Generate, Emitter], Awaitable[None]]

@@ -24,6 +24,7 @@ log = get_logger(__name__)
 
 RESPONSE_HEADERS = (
     "x-request-id", "x-prfaas-outcome", "x-prfaas-prefill-site", "x-prfaas-reason", "x-prfaas-trace-id", "retry-after",
+    "x-should-retry",
 )  # fmt: skip
 """Headers that a page of another origin may read."""
 
@@ -82,7 +83,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
         answer = ApiError(
             error.status_code, f"{request.method} {request.url.path}: {error.detail}.", code=FailureCode.METHOD_NOT_ALLOWED
         )
-    return Response(answer.encode(), answer.status, error.headers, "application/json")
+    return Response(answer.encode(), answer.status, {**answer.headers, **(error.headers or {})}, "application/json")
 
 
 async def _crash(request: Request, error: Exception) -> Response:

@@ -26,7 +26,7 @@ from prfaas_gateway.large_requests import LARGE_BODY_BYTES, LargeRequest, LargeR
 from prfaas_gateway.models import ServedModel
 from prfaas_gateway.observers import Observers
 from prfaas_gateway.openai.answers import AnswerHead, StreamedAnswer, UsageOptions, WholeAnswer, error_event
-from prfaas_gateway.openai.errors import ApiError, internal, unknown_model
+from prfaas_gateway.openai.errors import ApiError, events_lost, internal, unknown_model
 from prfaas_gateway.openai.progress import EventGapError, Progress
 from prfaas_gateway.openai.shapes import Shape
 from prfaas_gateway.openai.types import ChatRequest, CompletionRequest, GenerationRequest
@@ -184,7 +184,7 @@ class Exchange:
             else:
                 await self._collect(WholeAnswer(head=head, progress=progress, report=self._wants_report()), generation)
         except EventGapError as error:
-            raise internal(f"Part of the answer was lost on its way: {error}.", FailureCode.EVENTS_LOST) from error
+            raise events_lost(error) from error
 
     async def _in_time(self, work: Awaitable[Result]) -> Result:
         """Raises ApiError after the deadline of the first token."""

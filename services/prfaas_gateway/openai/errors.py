@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from prfaas.contracts.codes import FailureCode
+from prfaas.contracts.codes import RETRY_STATUSES, FailureCode
 
 
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,12 +46,16 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
+        headers: dict[str, str] = {}
         if self.status == 401:
-            return {"www-authenticate": "Bearer"}
-        if self.retry_after_s is None:
-            return {}
-        # The header counts whole seconds; rounding down would ask the client back too early.
-        return {"retry-after": str(max(1, math.ceil(self.retry_after_s)))}
+            headers["www-authenticate"] = "Bearer"
+        if self.status not in RETRY_STATUSES:
+            # OpenAI's clients send a request again after any 5xx unless told not to.
+            headers["x-should-retry"] = "false"
+        if self.retry_after_s is not None:
+            # The header counts whole seconds; rounding down would ask the client back too early.
+            headers["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
+        return headers
 
 
 def _api_error(status: int, body: ErrorBody, retry_after_s: float | None) -> ApiError:
@@ -96,3 +100,7 @@ def unavailable(message: str, retry_after_s: float, code: str = "unavailable") -
 
 def internal(message: str, code: str = FailureCode.INTERNAL_ERROR) -> ApiError:
     return ApiError(500, message, type="server_error", code=code)
+
+
+def events_lost(reason: Exception) -> ApiError:
+    return unavailable(f"Part of the answer was lost on its way: {reason}.", 1.0, FailureCode.EVENTS_LOST)

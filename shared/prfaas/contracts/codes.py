@@ -30,7 +30,7 @@ class FailureCode(StrEnum):
 
     @property
     def retry(self) -> bool:
-        """True if the same request may succeed later. The answer has one of RETRY_STATUSES then."""
+        """True if the same request may succeed later. The answer has one of RETRY_STATUSES then, else `x-should-retry: false`."""
         return not RETRY_STATUSES.isdisjoint(self.statuses)
 
     # ---- the client's request is at fault
@@ -82,8 +82,8 @@ class FailureCode(StrEnum):
 
     # ---- an answer was cut off, or something broke
 
-    EVENTS_LOST = "events_lost", "part of the answer was lost on its way", "gateway", 500
-    IDLE_DEADLINE = "idle_deadline", "no next token within `idle-deadline-s`", "gateway", 500
+    EVENTS_LOST = "events_lost", "part of the answer was lost on its way", "gateway", 503
+    IDLE_DEADLINE = "idle_deadline", "no next token within `idle-deadline-s`", "gateway", 503
     CLIENT_TOO_SLOW = "client_too_slow", "the client reads more slowly than tokens come", "gateway", 500
     ENGINE = (
         "engine", "the model cannot compute this request: two prefills failed, or a decode step", "decode worker, prefill worker",

@@ -3,6 +3,7 @@ import pytest
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.to_gateway import Failed
 from prfaas_gateway.job import failure, refused
+from prfaas_gateway.openai.errors import ApiError
 
 HEARD = [code for code in FailureCode if {"scheduler", "decode worker", "bus"} & set(code.said_by.split(", "))]
 REFUSALS = [code for code in HEARD if code.statuses != (500,)]
@@ -24,3 +25,10 @@ def test_a_failure_that_may_pass_is_a_503_and_any_other_a_500(code: FailureCode)
 def test_an_unknown_code_is_shown_as_it_is_and_may_pass() -> None:
     error = refused("of_next_year", "it is so", 1.0)
     assert (error.status, error.body.code, error.retry_after_s) == (503, "of_next_year", 1.0)
+
+
+@pytest.mark.parametrize("code", [code for code in FailureCode if code.statuses])
+def test_clients_are_told_not_to_retry_what_a_retry_cannot_mend(code: FailureCode) -> None:
+    for status in code.statuses:
+        headers = ApiError(status, "it is so", code=code).headers
+        assert headers.get("x-should-retry") == (None if code.retry else "false")
