@@ -48,6 +48,14 @@ async def test_not_ready_without_a_scheduler(tmp_path: Path) -> None:
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
 
 
+async def test_not_ready_without_a_decode_worker_for_each_model(edge: Edge) -> None:
+    await until(lambda: edge.service.ready() is None)
+    await edge.site.stop_announcing()
+    await until(lambda: edge.service.ready() == "no decode worker takes requests for 'tiny'")
+    answer = await edge.get("/ready")
+    assert (answer.status_code, answer.json()["reason"]) == (503, "no decode worker takes requests for 'tiny'")
+
+
 async def test_metrics(edge: Edge) -> None:
     for stream in (False, True):
         await edge.post("/v1/completions", {**ASK, "stream": stream})

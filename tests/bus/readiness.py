@@ -1,0 +1,46 @@
+"""Parts of the services' tests of readiness: reasons to wait for, and streams that are lost and cannot be made again."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+import nats
+from nats.js.errors import APIError, NotFoundError
+
+DEADLINE_S = 30.0
+
+
+async def until_ready(ready: Callable[[], str | None]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while ready() is not None:
+            await asyncio.sleep(0.01)
+
+
+async def until_reason(ready: Callable[[], str | None], part: str) -> None:
+    """Waits for a reason that holds `part`."""
+    async with asyncio.timeout(DEADLINE_S):
+        while part not in (ready() or ""):
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def stream_taken(url: str, name_start: str) -> AsyncIterator[None]:
+    """Deletes the stream whose name begins so. Until the end, another one has its subjects: the server refuses it then."""
+    client = await nats.connect(url)
+    try:
+        jetstream = client.jetstream()
+        (config,) = [info.config for info in await jetstream.streams_info() if (info.config.name or "").startswith(name_start)]
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                # Its owner may make it again in between.
+                with suppress(NotFoundError):
+                    await jetstream.delete_stream(config.name or "")
+                try:
+                    await jetstream.add_stream(name="taken", subjects=config.subjects)
+                    break
+                except APIError:
+                    continue
+        yield
+        await jetstream.delete_stream("taken")
+    finally:
+        await client.close()

@@ -1,0 +1,51 @@
+"""Readiness of a decode worker: each thing that it needs is missed by name, and found again."""
+
+from functools import partial
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from infra.nats_server import NatsServer, plain_config
+from prfaas.bus.control import ControlBus
+from prfaas.bus.endpoint import NatsEndpoint
+from prfaas.bus.presence import ensure_bucket
+from prfaas.contracts import subjects
+from prfaas.engine.emulated import EmulatedConfig
+from prfaas.engine.factory import EngineConfig
+from prfaas.process.runner import ServiceContext
+from prfaas.process.tasks import Tasks
+from prfaas.telemetry.tracing import Tracing
+from prfaas_decode_worker.config import DecodeWorkerConfig
+from prfaas_decode_worker.service import DecodeWorkerService
+from tests.bus.readiness import DEADLINE_S, stream_taken, until_ready, until_reason
+
+SITE = "home"
+
+
+async def test_a_decode_worker_without_its_kv_bucket_or_its_server_is_not_ready(tmp_path: Path) -> None:
+    tasks = Tasks()
+    async with NatsServer(tmp_path / "nats", partial(plain_config, domain=SITE)) as server:
+        endpoint = NatsEndpoint(url=server.client_url)
+        emulated = EmulatedConfig(time_scale=1e6, byte_scale=6000.0, token_scale=32.0)
+        config = DecodeWorkerConfig(
+            site=SITE,
+            control=endpoint,
+            bulk=endpoint,
+            engine=EngineConfig(engine="emulated", model="emulated-1t", chunk_tokens=64, emulated=emulated),
+            bucket_mib=16,
+        )
+        worker = DecodeWorkerService(config, ServiceContext(tasks, CollectorRegistry(), Tracing()))
+        await worker.start()
+        await until_reason(worker.ready, "cannot be announced")
+        bus = await ControlBus.connect(endpoint, "scheduler")
+        await ensure_bucket(bus, subjects.workers_bucket(SITE))
+        await bus.drain()
+        await until_ready(worker.ready)
+        async with stream_taken(server.client_url, "OBJ_"):
+            await until_reason(worker.ready, "the bucket")
+        await until_ready(worker.ready)
+        await server.stop()
+        await until_reason(worker.ready, "connection to the site's NATS server is down")
+        await tasks.cancel_all(DEADLINE_S)
+        await worker.stop()
+        assert not tasks.failed.done(), tasks.failed.result()
