@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from starlette.applications import Starlette
@@ -56,13 +57,13 @@ class Answers:
 
 
 @asynccontextmanager
-async def serving(answers: Answers, idle_timeout_s: float = 75.0) -> AsyncIterator[HttpServer]:
+async def serving(answers: Answers, **settings: Any) -> AsyncIterator[HttpServer]:
     routes = [
         Route("/late", answers.late, methods=["POST"]),
         Route("/stream", answers.stream),
         Route("/", answers.at_once),
     ]
-    server = HttpServer(Starlette(routes=routes), "127.0.0.1", 0, idle_timeout_s=idle_timeout_s)
+    server = HttpServer(Starlette(routes=routes), "127.0.0.1", 0, **settings)
     task = asyncio.create_task(server.serve())
     try:
         async with asyncio.timeout(60):

@@ -50,8 +50,11 @@ class FailureCode(StrEnum):
     MODEL_NOT_FOUND = "model_not_found", "no model of this name is served", "gateway", 404
     UNKNOWN_URL = "unknown_url", "no such path", "gateway", 404
     METHOD_NOT_ALLOWED = "method_not_allowed", "the path has another method", "gateway", 405
-    REQUEST_TIMEOUT = "request_timeout", "the body did not arrive within `read-deadline-s`", "gateway", 408
+    REQUEST_TIMEOUT = (
+        "request_timeout", "the body did not arrive within `read-deadline-s`, or the head within 10 s", "every process", 408,
+    )  # fmt: skip
     REQUEST_TOO_LARGE = "request_too_large", "the body exceeds `max-body-bytes`", "gateway", 413
+    HEAD_TOO_LARGE = "head_too_large", "path and headers exceed 64 KiB, or 256 headers", "every process", 431
 
     # ---- no room, or nothing there to serve the request
 

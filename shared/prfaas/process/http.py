@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from prfaas.process.http_protocol import HttpProtocol, MarkEventStreams
+from prfaas.process.http_protocol import HEAD_TIMEOUT_S, HttpProtocol, MarkEventStreams, connection_limit
 from prfaas.process.request_ids import RequestIds
 
 IDLE_TIMEOUT_S = 75.0
@@ -43,21 +43,31 @@ class HttpServer:
     """uvicorn on a socket of our own, so that the port is known, and a taken one is an error of ours, before anything starts."""
 
     def __init__(
-        self, app: ASGIApp, host: str, port: int, *, grace_s: float = 1.0, idle_timeout_s: float = IDLE_TIMEOUT_S
+        self,
+        app: ASGIApp,
+        host: str,
+        port: int,
+        *,
+        grace_s: float = 1.0,
+        idle_timeout_s: float = IDLE_TIMEOUT_S,
+        head_timeout_s: float = HEAD_TIMEOUT_S,
+        max_connections: int | None = None,
     ) -> None:
         """Binds at once, or takes over the socket that this process was started with (see `inherited_socket`).
 
-        Connections without a request are closed after `idle_timeout_s`, open ones `grace_s` after `stop`. Raises OSError that
-        names the address."""
+        Connections without a request are closed `idle_timeout_s` after the last answer, or `head_timeout_s` after their start;
+        open ones `grace_s` after `stop`. `max_connections` is derived from the files that the process may open where it is None.
+        Raises OSError that names the address."""
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             self._socket = inherited_socket() or socket.create_server((host, port), family=family, backlog=2048)
         except OSError as error:
             raise OSError(f"cannot listen for HTTP on {host}:{port}: {error.strerror or error}") from error
+        limits = {"head_timeout_s": head_timeout_s, "max_connections": max_connections or connection_limit()}
         config = uvicorn.Config(
             MarkEventStreams(RequestIds(app)),
             interface="asgi3",
-            http=HttpProtocol,
+            http=type("LimitedHttpProtocol", (HttpProtocol,), limits),
             lifespan="off",
             log_config=None,
             access_log=False,

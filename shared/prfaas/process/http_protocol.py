@@ -1,13 +1,33 @@
-"""uvicorn's HTTP protocol, which also answers clients that close only their sending side, and closes no connection in use."""
+"""uvicorn's HTTP protocol with bounds on what a client may hold, and patience with clients that close only their sending side."""
 
+import asyncio
 import json
+import resource
 import select
+from http import HTTPStatus
 from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from prfaas.contracts.codes import RETRY_STATUSES, FailureCode
 from prfaas.process.request_ids import new_request_id
+from prfaas.telemetry.logs import get_logger
+
+MAX_HEAD_BYTES: Final = 64 * 1024
+"""Bytes of a request's path and headers together, and of any part of a request whose end has not come."""
+MAX_HEADERS: Final = 256
+HEAD_TIMEOUT_S: Final = 10.0
+"""Time for the first request of a connection, for the rest of a begun head, and for the rest of a body that was refused."""
+MAX_CONNECTIONS: Final = 8192
+"""Connections at once, where the process may open enough files."""
+RESERVED_FILES: Final = 96
+"""Descriptors of the process that are kept for other things than its clients."""
+REFUSED_POLITELY: Final = 32
+"""Connections beyond the bound that are told why; those beyond these are only closed."""
+LINGER_S: Final = 1.0
+"""Time for a refused client to read the answer: closing with unread bytes resets the connection, and the answer is lost."""
+LOG_EVERY_S: Final = 5.0
 
 PROBE_AFTER_S: Final = 0.5
 """Seconds that a half-closed client may wait for its answer before it is probed; most answers have begun by then."""
@@ -35,17 +55,178 @@ class MarkEventStreams:
         await self._app(scope, receive, send_marked)
 
 
-class HttpProtocol(HttpToolsProtocol):
-    """Reads FIN as "no more requests", not as "gone".
+log = get_logger(__name__)
 
-    A client that has closed its socket and one that has closed only its sending side look alike until something is sent to
-    them: the closed one answers with a reset. So both are sent what clients must skip: before the answer an interim response
-    (RFC 9110, 15.2), within an event stream a comment."""
+
+def connection_limit() -> int:
+    """Returns the connections that the process can serve with the files that it may open."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return max(1, min(MAX_CONNECTIONS, files - RESERVED_FILES))
+
+
+class _HeadTooLargeError(Exception):
+    """A request's head has more bytes or headers than this server reads."""
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """Bounds heads in size and time, and connections in number; uvicorn's own settings do so only for a head that is complete.
+
+    It reads FIN as "no more requests", not as "gone". A client that has closed its socket and one that has closed only its
+    sending side look alike until something is sent to them: the closed one answers with a reset. So both are sent what clients
+    must skip: before the answer an interim response (RFC 9110, 15.2), within an event stream a comment."""
+
+    head_timeout_s = HEAD_TIMEOUT_S
+    max_connections = MAX_CONNECTIONS
+    _refusals_logged_at = -LOG_EVERY_S
+    """Moment of the last log line about refused connections, of all connections."""
 
     _probed_at = 0.0
+    _in_head = True
+    """True between the end of one request and the end of the next one's head."""
+    _head_bytes = 0
+    """Bytes of the current request's path and headers, and of its trailers."""
+    _head_headers = 0
+    _unparsed_bytes = 0
+    """Bytes received since the parser last found something: those of a line without end pile up in it."""
+    _refused = False
+    _timer: asyncio.TimerHandle | None = None
+
+    # ---- bounds
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        excess = len(self.connections) - self.max_connections
+        if excess <= 0:
+            self._expect_more()
+            return
+        self._log_refusal()
+        if excess > REFUSED_POLITELY:
+            self._refused = True
+            transport.abort()
+            return
+        self._refuse(503, FailureCode.OVERLOADED, f"This server already has {self.max_connections} connections open.")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._expect_nothing()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        self._unparsed_bytes += len(data)
+        super().data_received(data)
+        if self._refused:
+            return
+        if self._unparsed_bytes > MAX_HEAD_BYTES:
+            self._refuse_head()
+        elif self._in_head and (self._unparsed_bytes or self._head_bytes):
+            self._expect_more()
+
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._head_headers += 1
+        self._count(len(name) + len(value))
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._unparsed_bytes = 0
+        self._expect_nothing()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._unparsed_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._in_head = True
+        self._head_bytes = self._head_headers = self._unparsed_bytes = 0
+        self._expect_nothing()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self._in_head:  # the body of a refused request, which is read and dropped
+            self._expect_more()
+
+    def _count(self, found_bytes: int) -> None:
+        self._unparsed_bytes = 0
+        self._head_bytes += found_bytes
+        if self._head_bytes > MAX_HEAD_BYTES or self._head_headers > MAX_HEADERS:
+            # Out of the parser, which uvicorn answers by send_400_response.
+            raise _HeadTooLargeError
+
+    def _expect_more(self) -> None:
+        if self._timer is None and not self.transport.is_closing():
+            self._timer = self.loop.call_later(self.head_timeout_s, self._too_slow)
+
+    def _expect_nothing(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _too_slow(self) -> None:
+        self._timer = None
+        if self.transport.is_closing():
+            return
+        if self._answering:  # reading may be paused until the answer is out
+            self._expect_more()
+        elif _poll(self.transport, select.POLLIN):  # the loop was busy, and has not read yet what is there
+            self._timer = self.loop.call_later(_BUSY_LOOK_S, self._too_slow)
+        elif self._in_head and (self._unparsed_bytes or self._head_bytes):
+            message = f"The request's head did not arrive within {self.head_timeout_s:g} s."
+            self._refuse(408, FailureCode.REQUEST_TIMEOUT, message)
+        else:
+            self.transport.close()
+
+    @property
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _refuse_head(self) -> None:
+        message = f"The request's head has more than {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} headers, or a line without end."
+        self._refuse(431, FailureCode.HEAD_TOO_LARGE, message)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answers bytes that are no HTTP, and heads that are too large, in the shape of all other errors."""
+        if self._head_bytes > MAX_HEAD_BYTES or self._head_headers > MAX_HEADERS:
+            self._refuse_head()
+        else:
+            self._refuse(400, None, msg)
+
+    def _refuse(self, status: int, code: FailureCode | None, message: str) -> None:
+        """Answers, reads and drops what else comes for LINGER_S, and closes."""
+        self._refused = True
+        self._expect_nothing()
+        if self._answering:  # an error in the middle of another request's answer would be taken for part of it
+            self.transport.close()
+            return
+        kind = "server_error" if status >= 500 else "invalid_request_error"
+        body = json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}}).encode()
+        lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", "content-type: application/json", "connection: close"]
+        lines += [f"content-length: {len(body)}", f"x-request-id: {new_request_id()}"]
+        lines.append("x-should-retry: false" if status not in RETRY_STATUSES else "retry-after: 1")
+        self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
+        self.transport.write_eof()
+        self._timer = self.loop.call_later(LINGER_S, self.transport.close)
+
+    def _log_refusal(self) -> None:
+        now_s = self.loop.time()
+        if now_s - HttpProtocol._refusals_logged_at >= LOG_EVERY_S:
+            HttpProtocol._refusals_logged_at = now_s
+            log.warning("connections_refused", max_connections=self.max_connections)
+
+    # ---- half-closed and idle clients
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Returns True to keep the transport open for the answers that are under way."""
+        if self._refused:
+            return False
         last = self.pipeline[0][0] if self.pipeline else self.cycle
         if last is None or last.more_body or last.response_complete or last.scope["http_version"] == "1.0":
             return False
@@ -77,17 +258,6 @@ class HttpProtocol(HttpToolsProtocol):
             self.timeout_keep_alive_task = self.loop.call_later(_BUSY_LOOK_S, self.timeout_keep_alive_handler)
             return
         super().timeout_keep_alive_handler()
-
-    def send_400_response(self, msg: str) -> None:
-        """Answers bytes that are no HTTP in the shape of all other errors."""
-        error = {"message": msg, "type": "invalid_request_error", "param": None, "code": None}
-        body = json.dumps({"error": error}).encode()
-        head = (
-            "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
-            f"content-length: {len(body)}\r\nx-request-id: {new_request_id()}\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
-        self.transport.close()
 
 
 def _poll(transport: Any, events: int) -> bool:
