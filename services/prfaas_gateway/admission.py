@@ -18,13 +18,17 @@ class Admission:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    @contextmanager
-    def enter(self) -> Iterator[None]:
-        """Raises ApiError 429 or 503."""
+    def check(self) -> None:
+        """Raises ApiError 429 or 503 when no request would be taken now."""
         if self._draining:
             raise unavailable("This gateway is shutting down.", 1.0, FailureCode.DRAINING)
         if self.running >= self._limit:
             raise overloaded(f"This gateway already has {self._limit} requests in flight.", 1.0)
+
+    @contextmanager
+    def enter(self) -> Iterator[None]:
+        """Counts a request until it ends. Raises ApiError as `check` does."""
+        self.check()
         self.running += 1
         self._idle.clear()
         try:

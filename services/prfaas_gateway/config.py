@@ -22,8 +22,10 @@ class GatewayConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_fie
     """Origins of web pages that may call the API from a browser, such as `https://chat.example.org`; `*`: all. Empty: none."""
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 4 * 2**20
     """A larger request is refused with 413."""
+    max_bodies_mib: Annotated[int, Meta(ge=1)] = 128
+    """Memory for bodies that arrive or wait to be parsed. Beyond it the client that holds the most loses its oldest (408)."""
     max_requests: Annotated[int, Meta(ge=1)] = 512
-    """Requests in flight; one more is refused with 429."""
+    """Requests in flight; one more is refused with 429. Requests whose bodies still arrive are counted apart, up to as many."""
     default_max_tokens: Annotated[int, Meta(ge=1)] = 1024
     """Length of a chat answer whose request does not say; a plain completion's is 16, as OpenAI's."""
     ttft_deadline_s: Seconds = 30.0

@@ -26,6 +26,7 @@ from prfaas_gateway.generation import Generations
 from prfaas_gateway.http.app import make_app
 from prfaas_gateway.http.endpoint import Gateway
 from prfaas_gateway.http.headers import ApiKeys
+from prfaas_gateway.http.io import Bodies
 from prfaas_gateway.in_flight import InFlight
 from prfaas_gateway.large_requests import LargeRequestReader
 from prfaas_gateway.models import ServedModel
@@ -73,6 +74,7 @@ class GatewayService:
             models={model.name: model for model in models},
             keys=ApiKeys(config.api_keys),
             admission=self._admission,
+            bodies=Bodies(config.max_requests, max(config.max_body_bytes, config.max_bodies_mib << 20)),
             large_requests=self._large_requests,
             generations=generations,
             observers=self._observers,

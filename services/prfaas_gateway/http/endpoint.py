@@ -20,7 +20,7 @@ from prfaas_gateway.admission import Admission
 from prfaas_gateway.config import GatewayConfig
 from prfaas_gateway.generation import Generation, Generations
 from prfaas_gateway.http.headers import ApiKeys, check_request_id, header_value, ttft_deadline_of
-from prfaas_gateway.http.io import Body, ClientGoneError, Reply, until_disconnect
+from prfaas_gateway.http.io import Bodies, Body, ClientGoneError, Reply, until_disconnect
 from prfaas_gateway.job import Job, too_late
 from prfaas_gateway.large_requests import LARGE_BODY_BYTES, LargeRequest, LargeRequestReader
 from prfaas_gateway.models import ServedModel
@@ -52,6 +52,7 @@ class Gateway:
     models: dict[str, ServedModel]
     keys: ApiKeys
     admission: Admission
+    bodies: Bodies
     large_requests: LargeRequestReader
     generations: Generations
     observers: Observers
@@ -77,7 +78,6 @@ class Endpoint:
         headers = Headers(scope=scope)
         record = RequestRecord(self._name, gateway.observers)
         reply = Reply(send, config.write_deadline_s)
-        body = Body(headers, receive, config.max_body_bytes)
         error_code: str | None = FailureCode.CLIENT_GONE
         status = CLIENT_GONE_STATUS
         try:
@@ -86,10 +86,13 @@ class Endpoint:
                 record.identified(client_id)
                 check_request_id(headers)
                 tenant = gateway.keys.check(headers)
-                with gateway.admission.enter():
-                    data = await body.read(config.read_deadline_s)
-                    exchange = Exchange(gateway, self._name, headers, reply, record, self._shape, tenant, client_id)
-                    await until_disconnect(receive, reply, exchange.answer(data))
+                gateway.admission.check()
+                with Body(headers, receive, config.max_body_bytes, gateway.bodies, tenant or _address(scope)) as body:
+                    await body.arrive(config.read_deadline_s)
+                    # Only now: a body that arrives slowly holds no place among the requests in flight.
+                    with gateway.admission.enter():
+                        exchange = Exchange(gateway, self._name, headers, reply, record, self._shape, tenant, client_id)
+                        await until_disconnect(receive, reply, exchange.answer(body))
                 error_code = None
             except ApiError as error:
                 error_code = error.body.code or FailureCode.INVALID_REQUEST
@@ -143,16 +146,12 @@ class Exchange:
         self._ttft_deadline_s = ttft_deadline_of(headers, config.ttft_deadline_s, config.max_ttft_deadline_s)
         self._deadline_at = asyncio.get_running_loop().time() + self._ttft_deadline_s
 
-    async def answer(self, data: bytes) -> None:
+    async def answer(self, body: Body) -> None:
         """Raises ApiError, ClientGoneError."""
         tracing = self._gateway.observers.tracing
         start_ns = time.time_ns()
-        token_ids: list[int] | None = None
-        if len(data) > LARGE_BODY_BYTES:
-            large = LargeRequest(self._endpoint, data)
-            request, token_ids = await self._in_time(self._gateway.large_requests.read(large, self._tenant))
-        else:
-            request = PARSERS[self._endpoint](data)
+        request, token_ids = await self._parsed(body.take())
+        body.forget()
         model = self._gateway.model(request.model)
         root = self._record.parsed(request, extract(self._headers), self._ids())
         if tracing.enabled:
@@ -165,6 +164,13 @@ class Exchange:
             self._record.tokenized(len(token_ids), job.sampling, start_ns)
             async with self._gateway.generations.run(job, root) as generation:
                 await self._answer_from(generation, request, model, job)
+
+    async def _parsed(self, data: bytes) -> tuple[ChatRequest | CompletionRequest, list[int] | None]:
+        """Returns the request, and its prompt's tokens where the process for large requests has made them already."""
+        if len(data) <= LARGE_BODY_BYTES:
+            return PARSERS[self._endpoint](data), None
+        large = LargeRequest(self._endpoint, data)
+        return await self._in_time(self._gateway.large_requests.read(large, self._tenant))
 
     async def _answer_from(
         self, generation: Generation, request: ChatRequest | CompletionRequest, model: ServedModel, job: Job
@@ -250,6 +256,10 @@ class Exchange:
         if options is None:
             return UsageOptions()
         return UsageOptions(last=options.include_usage, continuous=options.continuous_usage_stats, report=self._wants_report())
+
+
+def _address(scope: Scope) -> str:
+    return str((scope.get("client") or ("",))[0])
 
 
 def _started_headers(started: Started) -> dict[str, str]:

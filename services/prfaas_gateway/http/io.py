@@ -1,13 +1,14 @@
 """Bodies in and out with limits and deadlines, and clients that leave."""
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from typing import Any, Self, TypeVar
 
 from starlette.datastructures import Headers
 from starlette.types import Receive, Send
 
 from prfaas.contracts.codes import FailureCode
+from prfaas_gateway.body_places import BodyPlace, BodyPlaces
 from prfaas_gateway.openai.errors import ApiError, invalid, too_large
 
 Result = TypeVar("Result")
@@ -21,16 +22,58 @@ class ClientGoneError(Exception):
         self.code = code
 
 
-class Body:
-    """A request's body, read once."""
+class Bodies:
+    """Places of all bodies that are arriving or wait to be parsed."""
 
-    def __init__(self, headers: Headers, receive: Receive, limit_bytes: int) -> None:
+    def __init__(self, max_arriving: int, max_bytes: int) -> None:
+        self.core = BodyPlaces(max_arriving, max_bytes)
+        self.deadlines: dict[BodyPlace, asyncio.Timeout] = {}
+
+    def enter(self, client: str) -> BodyPlace:
+        place, given_up = self.core.enter(client)
+        self._cut(given_up)
+        return place
+
+    def grow(self, place: BodyPlace, by_bytes: int) -> None:
+        self._cut(self.core.grow(place, by_bytes))
+
+    def _cut(self, given_up: Iterable[BodyPlace]) -> None:
+        for place in given_up:
+            if place in self.deadlines:
+                self.deadlines[place].reschedule(asyncio.get_running_loop().time())
+
+
+class Body:
+    """A request's body, which arrives once and is taken once. As a context it holds a place among all bodies."""
+
+    def __init__(self, headers: Headers, receive: Receive, limit_bytes: int, bodies: Bodies, client: str) -> None:
+        """`client` is the tenant, or the address of one without a key."""
         self._headers = headers
         self._receive = receive
         self._limit_bytes = limit_bytes
+        self._bodies = bodies
+        self._client = client
         self._exhausted = False
+        self._parts: list[bytes] = []
 
-    async def read(self, timeout_s: float) -> bytes:
+    def __enter__(self) -> Self:
+        self._place = self._bodies.enter(self._client)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Gives the place to others: the body has been parsed."""
+        self._bodies.core.leave(self._place)
+
+    def take(self) -> bytes:
+        """Returns the body, which is not kept."""
+        data = b"".join(self._parts)
+        self._parts.clear()
+        return data
+
+    async def arrive(self, timeout_s: float) -> None:
         """Raises ApiError (too large, too slow, compressed) and ClientGoneError. Holds no more than the limit in memory."""
         encoding = self._headers.get("content-encoding", "")
         if any(coding.strip().lower() not in ("", "identity") for coding in encoding.split(",")):
@@ -39,21 +82,28 @@ class Body:
         declared = self._headers.get("content-length", "0")
         if declared.isdigit() and int(declared) > self._limit_bytes:
             raise too_large(self._limit_bytes)
-        parts: list[bytes] = []
-        read_bytes = 0
+        until_at = asyncio.get_running_loop().time() + timeout_s
         try:
-            async with asyncio.timeout(timeout_s):
-                while not self._exhausted:
-                    part = await self._next()
-                    read_bytes += len(part)
-                    if read_bytes > self._limit_bytes:
-                        raise too_large(self._limit_bytes)
-                    parts.append(part)
+            async with asyncio.timeout_at(until_at) as self._bodies.deadlines[self._place]:
+                await self._all_parts()
         except TimeoutError as error:
-            raise ApiError(
-                408, f"The request's body did not arrive within {timeout_s:g} s.", code=FailureCode.REQUEST_TIMEOUT
-            ) from error
-        return b"".join(parts)
+            message = f"The request's body did not arrive within {timeout_s:g} s."
+            if asyncio.get_running_loop().time() < until_at:
+                message = "The request's body was still arriving when other requests needed its room."
+            raise ApiError(408, message, code=FailureCode.REQUEST_TIMEOUT) from error
+        finally:
+            self._bodies.deadlines.pop(self._place, None)
+        self._place.arriving = False
+
+    async def _all_parts(self) -> None:
+        read_bytes = 0
+        while not self._exhausted:
+            part = await self._next()
+            read_bytes += len(part)
+            if read_bytes > self._limit_bytes:
+                raise too_large(self._limit_bytes)
+            self._parts.append(part)
+            self._bodies.grow(self._place, len(part))
 
     async def _next(self) -> bytes:
         message = await self._receive()
