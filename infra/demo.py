@@ -181,7 +181,7 @@ async def run(description: Description) -> int:
             first = await ask(client, model, "warm-up", "Hello")
             near = await ask(client, model, "short", short)
             far = await ask(client, model, "long", long)
-            tree = await sink.wait_for_trace(far.trace_id, until=whole, deadline_s=TRACE_DEADLINE_S)
+            tree = await sink.wait_for_trace(far.trace_id, until=whole, timeout_s=TRACE_DEADLINE_S)
             console.rule("the same long prompt, all of it in the local site")
             await keep_local(stack)
             home = await ask(client, model, "long at home", long)

@@ -105,25 +105,25 @@ class NatsServer:
         assert self._process is not None, "the server was never started"
         return self._process.pid
 
-    async def start(self, deadline_s: float = 10.0) -> Self:
+    async def start(self, timeout_s: float = 10.0) -> Self:
         """Returns when clients can connect. Ports that were picked stay the same over later starts.
 
         Raises NatsServerError; the process is gone then."""
         assert not self.running, "the server runs already"
         make_private_directory(self.directory)
         write_secret(self.config_path, self._render(self.ports, self.directory / "store").encode())  # it may hold seeds
-        until = time.monotonic() + deadline_s
-        port_until = min(until, time.monotonic() + _PORT_WAIT_S)
+        until_at = time.monotonic() + timeout_s
+        port_until_at = min(until_at, time.monotonic() + _PORT_WAIT_S)
         while True:
             log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
             self._spawn()
             try:
-                await self._wait_ready(log_start, until)
+                await self._wait_ready(log_start, until_at)
                 return self
             except BaseException as error:
                 self.kill()
                 # While the server was down, a client's passing connection may have got the port as its own end.
-                if not isinstance(error, NatsServerError) or _PORT_TAKEN not in str(error) or time.monotonic() > port_until:
+                if not isinstance(error, NatsServerError) or _PORT_TAKEN not in str(error) or time.monotonic() > port_until_at:
                     raise
             await asyncio.sleep(_POLL_S)
 
@@ -138,7 +138,7 @@ class NatsServer:
                 start_new_session=True,  # Ctrl-C in a terminal is for whoever started us, who stops the server last
             )
 
-    async def _wait_ready(self, log_start: int, deadline: float) -> None:
+    async def _wait_ready(self, log_start: int, until_at: float) -> None:
         while True:
             with self.log_path.open("rb") as log:
                 log.seek(log_start)
@@ -149,11 +149,11 @@ class NatsServer:
                 return
             if not self.running:
                 raise NatsServerError(f"nats-server of {self.directory} exited at once: {text.strip()[-800:]}")
-            if time.monotonic() > deadline:
+            if time.monotonic() > until_at:
                 raise NatsServerError(f"nats-server of {self.directory} is not ready in time: {text.strip()[-800:]}")
             await asyncio.sleep(_POLL_S)
 
-    async def stop(self, deadline_s: float = 10.0) -> None:
+    async def stop(self, timeout_s: float = 10.0) -> None:
         """Sends SIGTERM and waits; sends SIGKILL when the deadline passes. Does nothing when the server does not run."""
         if self._process is None:
             return
@@ -161,7 +161,7 @@ class NatsServer:
             self._process.send_signal(signal.SIGCONT)
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                await asyncio.to_thread(self._process.wait, deadline_s)
+                await asyncio.to_thread(self._process.wait, timeout_s)
         self.kill()
 
     def kill(self) -> None:
@@ -175,10 +175,10 @@ class NatsServer:
         assert not self.running, "the server still runs"
         shutil.rmtree(self.directory / "store", ignore_errors=True)
 
-    async def restart(self, deadline_s: float = 10.0) -> None:
+    async def restart(self, timeout_s: float = 10.0) -> None:
         """Stops it if it still runs, and starts it on the same ports and the same store."""
-        await self.stop(deadline_s)
-        await self.start(deadline_s)
+        await self.stop(timeout_s)
+        await self.start(timeout_s)
 
     def pause(self) -> None:
         """Sends SIGSTOP: connections stay open without any answer."""
@@ -189,24 +189,24 @@ class NatsServer:
         assert self._process is not None, "the server was never started"
         self._process.send_signal(signal.SIGCONT)
 
-    async def monitor(self, page: str, deadline_s: float = 5.0) -> dict[str, Any]:
+    async def monitor(self, page: str, timeout_s: float = 5.0) -> dict[str, Any]:
         """Fetches a page of the monitoring endpoint, e.g. `leafz`, `jsz?streams=1`, `connz?auth=1`."""
 
         def fetch() -> dict[str, Any]:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.ports.monitor}/{page}", timeout=deadline_s) as response:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.ports.monitor}/{page}", timeout=timeout_s) as response:
                 body: dict[str, Any] = json.load(response)
                 return body
 
         return await asyncio.to_thread(fetch)
 
-    async def wait_for_leafs(self, count: int, deadline_s: float = 10.0) -> list[dict[str, Any]]:
+    async def wait_for_leafs(self, count: int, timeout_s: float = 10.0) -> list[dict[str, Any]]:
         """Returns the leaf connections, as /leafz describes them, once there are `count`. Raises NatsServerError."""
-        deadline = time.monotonic() + deadline_s
+        until_at = time.monotonic() + timeout_s
         while True:
             leafs: list[dict[str, Any]] = (await self.monitor("leafz")).get("leafs") or []
             if len(leafs) == count:
                 return leafs
-            if time.monotonic() > deadline:
+            if time.monotonic() > until_at:
                 raise NatsServerError(f"nats-server of {self.directory} has {len(leafs)} leaf connections, expected {count}")
             await asyncio.sleep(_POLL_S)
 

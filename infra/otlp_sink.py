@@ -105,15 +105,15 @@ class OtlpSink:
         """Returns the spans of a trace that have come so far; `trace_id` is 32 hex digits."""
         return SpanTree([span for span in self._spans if span.trace_id == trace_id])
 
-    async def wait_for_trace(self, trace_id: str, *, until: Callable[[SpanTree], bool], deadline_s: float) -> SpanTree:
+    async def wait_for_trace(self, trace_id: str, *, until: Callable[[SpanTree], bool], timeout_s: float) -> SpanTree:
         """Waits for the named spans of a trace. Raises TimeoutError, which lists those that came."""
         try:
-            async with asyncio.timeout(deadline_s), self._arrived:
+            async with asyncio.timeout(timeout_s), self._arrived:
                 await self._arrived.wait_for(lambda: until(self.trace(trace_id)))
                 return self.trace(trace_id)
         except TimeoutError as error:
             came = ", ".join(f"{span.service}:{span.name}" for span in self.trace(trace_id).spans) or "none"
-            raise TimeoutError(f"trace {trace_id} is not complete after {deadline_s} s; its spans so far: {came}") from error
+            raise TimeoutError(f"trace {trace_id} is not complete after {timeout_s} s; its spans so far: {came}") from error
 
     async def _export(self, request: Request) -> Response:
         if request.headers.get("content-type", "").partition(";")[0] != "application/x-protobuf":

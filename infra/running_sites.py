@@ -62,13 +62,13 @@ class RunningSites:
     def _config(self, site: Site, addresses: dict[str, tuple[str, int]]) -> ServerConfig:
         return lambda ports, store: render_site(self.description, site, ports, store, self.keys, addresses)
 
-    async def wait_joined(self, deadline_s: float = 15.0) -> None:
+    async def wait_joined(self, timeout_s: float = 15.0) -> None:
         """Returns when every server has all its leaf connections; after a fault they come back by themselves.
 
         Raises NatsServerError."""
         for site in self.description.sites:
             joined = len(self.description.neighbours(site.name)) * len(LEAF_ACCOUNTS)
-            await self.servers[site.name].wait_for_leafs(joined, deadline_s)
+            await self.servers[site.name].wait_for_leafs(joined, timeout_s)
 
     def endpoint(self, site: str, account: str) -> NatsEndpoint:
         """Returns the operator's connection to one account (ctl, bulk or sys) of a site, which may do anything in it."""

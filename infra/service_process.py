@@ -69,15 +69,15 @@ class ServiceProcess:
             )
         return self
 
-    async def wait_ready(self, deadline_s: float) -> None:
+    async def wait_ready(self, timeout_s: float) -> None:
         """Returns when the service is ready. Raises ServiceProcessError when it ends or is late."""
-        deadline = time.monotonic() + deadline_s
+        until_at = time.monotonic() + timeout_s
         while (line := self._ready_line()) is None:
             if self.exit_code is not None:
                 raise ServiceProcessError(f"prfaas-{self.role} {self.name!r} exited with {self.exit_code}:\n{self.log_end()}")
-            if time.monotonic() > deadline:
+            if time.monotonic() > until_at:
                 raise ServiceProcessError(
-                    f"prfaas-{self.role} {self.name!r} was not ready within {deadline_s:g} s:\n{self.log_end()}"
+                    f"prfaas-{self.role} {self.name!r} was not ready within {timeout_s:g} s:\n{self.log_end()}"
                 )
             await asyncio.sleep(_POLL_S)
         self.http_port = line["http_port"]
@@ -95,11 +95,11 @@ class ServiceProcess:
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
 
-    async def stop(self, deadline_s: float) -> int:
-        """Sends SIGTERM, and SIGKILL when that takes longer than `deadline_s`. Returns the exit code."""
+    async def stop(self, timeout_s: float) -> int:
+        """Sends SIGTERM, and SIGKILL when that takes longer than `timeout_s`. Returns the exit code."""
         self.terminate()
         try:
-            return await asyncio.wait_for(self.wait(), deadline_s)
+            return await asyncio.wait_for(self.wait(), timeout_s)
         except TimeoutError:
             self.kill()
             return await self.wait()

@@ -140,13 +140,13 @@ class Stack:
 
     async def wait_introduced(self) -> None:
         """Returns when each scheduler knows all workers that serve its site. Raises ServiceProcessError."""
-        deadline = time.monotonic() + READY_DEADLINE_S
+        until_at = time.monotonic() + READY_DEADLINE_S
         async with httpx.AsyncClient(timeout=5.0) as client:
             for scheduler in [process for process in self.services.values() if process.role == Role.SCHEDULER]:
                 site = next(at for (at, name), process in self.services.items() if process is scheduler)
                 expected = self._workers_of(site)
                 while await self._workers_known(client, scheduler) < expected:
-                    if time.monotonic() > deadline:
+                    if time.monotonic() > until_at:
                         raise ServiceProcessError(
                             f"the scheduler of {site} does not know its {expected} workers after {READY_DEADLINE_S:g} s:\n"
                             + scheduler.log_end()
@@ -155,7 +155,7 @@ class Stack:
             for (site, _), process in self.services.items():
                 if process.role == Role.GATEWAY:
                     while (await client.get(f"http://127.0.0.1:{process.http_port}/ready")).status_code != 200:
-                        if time.monotonic() > deadline:
+                        if time.monotonic() > until_at:
                             raise ServiceProcessError(f"the gateway of {site} is not ready:\n{process.log_end()}")
                         await asyncio.sleep(_POLL_S)
 

@@ -10,11 +10,6 @@ import pytest
 from tests.source_tree import ROOT
 
 FOLDERS = ("services", "shared", "infra", "load", "tests", "examples")
-_NOT_YET = {
-    "infra",
-    "services/prfaas_gateway",
-}
-"""Folders whose docstrings are still being rewritten. Remove each one when it is done; an entry that passes fails the test."""
 
 # A fragment such as "Of its workers." takes its subject from the identifier: it must be read twice.
 FRAGMENT = re.compile(
@@ -45,21 +40,11 @@ def complaints(path: Path) -> list[str]:
     return [f"{path.relative_to(ROOT)}:{line} {reason}" for line, reason in found if reason]
 
 
-def postponed(path: Path) -> str:
-    """The entry of _NOT_YET that covers `path`, or an empty string."""
-    return next((str(parent) for parent in path.relative_to(ROOT).parents if str(parent) in _NOT_YET), "")
-
-
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_docstrings_begin_with_a_noun_or_a_verb(folder: str) -> None:
     files = sorted((ROOT / folder).rglob("*.py"))
     assert files
-    assert [line for path in files if not postponed(path) for line in complaints(path)] == []
-
-
-@pytest.mark.parametrize("folder", sorted(_NOT_YET))
-def test_a_postponed_folder_still_has_such_docstrings(folder: str) -> None:
-    assert any(complaints(path) for path in (ROOT / folder).rglob("*.py")), f"{folder} is done: remove it from _NOT_YET"
+    assert [line for path in files for line in complaints(path)] == []
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ class WanProcess:
         self._shape = shape
         self._process: asyncio.subprocess.Process | None = None
 
-    async def start(self, deadline_s: float = 10.0) -> Self:
+    async def start(self, timeout_s: float = 10.0) -> Self:
         """Starts the link. Raises WanProcessError."""
         shape = [
             f"--{name}={value}"
@@ -45,11 +45,11 @@ class WanProcess:
         )
         assert self._process.stdout is not None
         try:
-            line = await asyncio.wait_for(self._process.stdout.readline(), deadline_s)
+            line = await asyncio.wait_for(self._process.stdout.readline(), timeout_s)
             ports = json.loads(line)
         except (TimeoutError, ValueError) as error:
             await self.stop()
-            raise WanProcessError(f"the link to {host}:{port} did not start within {deadline_s:g} s") from error
+            raise WanProcessError(f"the link to {host}:{port} did not start within {timeout_s:g} s") from error
         self.port, self.control_port = ports["port"], ports["control-port"]
         return self
 
@@ -57,12 +57,12 @@ class WanProcess:
         """Changes the link. Raises LinkControlError."""
         return await change_link("127.0.0.1", self.control_port, change)
 
-    async def stop(self, deadline_s: float = 5.0) -> None:
+    async def stop(self, timeout_s: float = 5.0) -> None:
         if self._process is None or self._process.returncode is not None:
             return
         self._process.terminate()
         try:
-            await asyncio.wait_for(self._process.wait(), deadline_s)
+            await asyncio.wait_for(self._process.wait(), timeout_s)
         except TimeoutError:
             self._process.kill()
             await self._process.wait()

@@ -82,7 +82,7 @@ class BandwidthProbeService:
             return "the bulk connection to the site's NATS server is down"
         return None
 
-    async def drain(self, deadline_s: float) -> None:
+    async def drain(self, timeout_s: float) -> None:
         """Returns at once: no request waits for a probe."""
 
     async def stop(self) -> None:

@@ -1,1 +1,1 @@
-"""The HTTP edge: OpenAI's API in, server-sent events out."""
+"""The HTTP service of a site. It speaks OpenAI's API."""

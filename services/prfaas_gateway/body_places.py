@@ -11,7 +11,7 @@ class BodyPlace:
     client: str
     held_bytes: int = 0
     arriving: bool = True
-    """False once all of it is there: then only its reader gives the place back."""
+    """False once the whole body is there. It keeps its place then until it is parsed."""
 
 
 class BodyPlaces:
@@ -23,8 +23,7 @@ class BodyPlaces:
     def __init__(self, max_arriving: int, max_bytes: int) -> None:
         self._max_arriving = max_arriving
         self._max_bytes = max_bytes
-        self._places: dict[BodyPlace, None] = {}
-        """In the order of their beginning."""
+        self._places: dict[BodyPlace, None] = {}  # the oldest first
         self.held_bytes = 0
 
     def __len__(self) -> int:

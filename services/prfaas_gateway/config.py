@@ -31,15 +31,15 @@ class GatewayConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_fie
     ttft_deadline_s: Seconds = 30.0
     """Time from the complete request to its first token; a request may set its own by `x-prfaas-ttft-deadline-s`."""
     max_ttft_deadline_s: Seconds = 600.0
-    """The longest that a request may ask for."""
+    """Longest `x-prfaas-ttft-deadline-s` that a request may ask for."""
     idle_deadline_s: Seconds = 30.0
     """Time between two events of a running answer; later it fails."""
     worker_grace_s: Seconds = 5.0
-    """How long a decode worker may be away after its heartbeat has expired, before its requests are given up."""
+    """Time from the end of a decode worker's heartbeat until its requests are given up."""
     read_deadline_s: Seconds = 30.0
     """Time for a request's body to arrive."""
     write_deadline_s: Seconds = 30.0
-    """How long a client may read nothing of its answer."""
+    """Time for which a client may read nothing of its answer."""
     control_deadline_s: Seconds = 5.0
     """Time for one reply of the scheduler or of a decode worker; the scheduler is asked again within `ttft-deadline-s`."""
     tokenizer_threads: Annotated[int, Meta(ge=1)] = 1

@@ -1,4 +1,4 @@
-"""One request's way through the site: accepted by a decode worker, then its events, each in time."""
+"""The run of one request: a decode worker accepts it, then its events come, each within its time."""
 
 import asyncio
 import contextlib
@@ -23,14 +23,13 @@ from prfaas_gateway.waiting_line import Pace
 EVENTS_PER_REQUEST: Final = 4096
 """Events that may wait while a client reads slowly."""
 DEADLINE_GRACE_S: Final = 0.5
-"""The decode worker keeps the same deadline from a little later on, and its error says more than ours."""
+"""Time beyond the deadline that the gateway waits, s. The decode worker keeps the same deadline, and its error says more."""
 MAX_PLACEMENTS: Final = 3
-"""Placements of one try: a decode worker that begins to drain, fills up or dies between its last heartbeat and the request is not
-the client's concern while another one can answer."""
+"""Placements of one try. A decode worker may drain, fill up or die after its last heartbeat, and another one may answer."""
 TRYING_AT_ONCE: Final = 2
-"""Waiting requests of a model that ask for a place at one time; the others wait for their turn."""
+"""Waiting requests of a model that ask for a place at one time. The others wait for their turn."""
 JUDGE_EVERY_S: Final = 0.5
-"""How often a waiting request is judged again: can it still be served in time?"""
+"""Time between two checks whether a waiting request can still be served in time, s."""
 FIRST_BACKOFF_S: Final = 0.1
 MAX_BACKOFF_S: Final = 1.0
 
@@ -46,7 +45,7 @@ class Generation:
         self._accepted_at = asyncio.get_running_loop().time()
         self._has_token = False
         self.over = False
-        """No event will follow."""
+        """True when no event will follow."""
 
     def __aiter__(self) -> Self:
         return self
@@ -89,15 +88,15 @@ class _Line:
         self.pace = Pace()
         self._sleeping: deque[asyncio.Future[None]] = deque()
         self._missed = False
-        """A place became free while none slept: one of those that were trying may not have seen it."""
+        """True when a place became free while no request slept. One that was trying then may not have seen it."""
 
     @property
     def empty(self) -> bool:
         return self.turns.core.idle
 
-    def place_freed(self, now_at: float) -> None:
-        """Wakes one request: one place is for one."""
-        self.pace.place_freed(now_at)
+    def place_freed(self, now_s: float) -> None:
+        """Wakes one request, since the place is for one."""
+        self.pace.place_freed(now_s)
         if self._sleeping:
             self._sleeping.popleft().set_result(None)
         else:
@@ -118,6 +117,8 @@ class _Line:
 
 
 class Generations:
+    """All requests of the gateway that wait for a place or run."""
+
     def __init__(self, placing: Placing, idle_deadline_s: float) -> None:
         self._placing = placing
         self._idle_deadline_s = idle_deadline_s
@@ -128,7 +129,7 @@ class Generations:
 
     @asynccontextmanager
     async def run(self, job: Job, root: Span) -> AsyncIterator[Generation]:
-        """Yields the generation once a decode worker has accepted the request. Left early, it tells the worker to stop.
+        """Yields the generation once a decode worker has accepted the request. Tells the worker to stop when it is left early.
 
         Raises ApiError."""
         line = self._lines.setdefault(job.model, _Line())
@@ -148,7 +149,7 @@ class Generations:
                     await self._placing.cancel(job.request_id, placement.decode_worker, why)
 
     async def _accepted(self, job: Job, root: Span, line: _Line) -> Placement:
-        """Raises ApiError: at once for what waiting would not change, and for what would come too late."""
+        """Waits until a decode worker accepts. Raises ApiError at once when waiting cannot help or would take too long."""
         last: Refused | None = None
         if line.empty:
             placement = await self._placing.try_once(job, root, MAX_PLACEMENTS, partial(self.in_flight.ask, job.request_id))

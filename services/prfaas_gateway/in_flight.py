@@ -1,4 +1,4 @@
-"""The requests that wait for events. One subscription hears all events; each request has a bounded queue of its own."""
+"""Requests that wait for events. One subscription hears all events. Each request has a bounded queue of its own."""
 
 import asyncio
 from collections import deque
@@ -24,7 +24,7 @@ class EventUnreadableError(Exception):
 
 
 class _Addressed(msgspec.Struct):
-    """The part of every event that says whose it is."""
+    """The field that all events have."""
 
     request_id: str
 
@@ -94,7 +94,7 @@ class InFlight:
     def hear(self, worker: str, data: bytes) -> bool:
         """Dispatches an event of `worker` as it came. One that cannot be decoded ends its own request and no other.
 
-        Raises BadMessageError when it does not even say whose it is."""
+        Raises BadMessageError when the event names no request."""
         try:
             return self.dispatch(worker, decode(data, GenerateEvent))
         except (BadMessageError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""A client's request in tokens, and the errors that end it before its answer does."""
+"""A client's request in tokens, and the errors that end it."""
 
 import asyncio
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Job:
     sampling: Sampling
     ttft_deadline_s: float
     deadline_at: float
-    """The moment of `ttft_deadline_s` on the loop's clock, s."""
+    """End of `ttft_deadline_s` on the event loop's clock, s."""
 
     @property
     def left_s(self) -> float:
@@ -30,7 +30,7 @@ def too_late(ttft_deadline_s: float) -> ApiError:
 
 
 def refused(code: str, message: str, retry_after_s: float) -> ApiError:
-    """A scheduler's or decode worker's refusal, as the client hears it."""
+    """Returns the client's error for a refusal by the scheduler or a decode worker."""
     if code == FailureCode.OVERLOADED:
         return overloaded(_sentence(message), retry_after_s)
     if code in REQUEST_FAULTS:
@@ -39,7 +39,7 @@ def refused(code: str, message: str, retry_after_s: float) -> ApiError:
 
 
 def failure(failed: Failed) -> ApiError:
-    """The end of a request that a decode worker had accepted, as the client hears it."""
+    """Returns the client's error for the failure of a request that a decode worker had accepted."""
     if failed.retry_after_s is None:
         return internal(_sentence(failed.message), failed.code)
     return unavailable(_sentence(failed.message), failed.retry_after_s, failed.code)

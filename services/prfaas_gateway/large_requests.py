@@ -45,12 +45,12 @@ class LargeRequest(NamedTuple):
 
 class ReadRequest(NamedTuple):
     request: ChatRequest | CompletionRequest
-    """Without its prompt."""
+    """The request with an empty prompt: `token_ids` replace it."""
     token_ids: list[int]
 
 
 class LargeRequestReader:
-    """The gateway's end: one process, started when it is needed, and again after it has died. Tenants take turns."""
+    """The gateway's end of the process. It starts the process when one is needed and none runs. Tenants take turns."""
 
     def __init__(self, models: Sequence[ModelFiles]) -> None:
         self._models = list(models)
@@ -133,7 +133,7 @@ async def _send(pipe: asyncio.StreamWriter, value: object) -> None:
 
 
 class LargeRequests:
-    """What the process does with one request."""
+    """The work of the process: reads one request after another."""
 
     def __init__(self, models: Sequence[ModelFiles]) -> None:
         self._prompts = {

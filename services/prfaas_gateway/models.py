@@ -17,10 +17,10 @@ class ServedModel:
     prompts: Prompts
     context_tokens: int
     chat_stop: tuple[str, ...]
-    """Where a chat answer ends, beside the client's own stop strings."""
+    """Strings that end a chat answer, beside the client's own."""
     fingerprint: str
     created: int
-    """Unix time, s."""
+    """Unix time of the gateway's start, s."""
 
     @classmethod
     def load(cls, files: ModelFiles, executor: Executor, turns: Turns) -> "ServedModel":

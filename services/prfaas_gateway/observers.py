@@ -11,7 +11,7 @@ from prfaas.telemetry.tracing import Tracing
 
 
 class EdgeMetrics:
-    """Metrics of the HTTP face, the tokenizer and the waiting line, beside those that services share."""
+    """Metrics of the HTTP server, the tokenizer and the waiting line."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._responses = Counter(
@@ -39,6 +39,8 @@ class EdgeMetrics:
 
 @dataclass(frozen=True, kw_only=True)
 class Observers:
+    """Metrics and tracing of one gateway."""
+
     shared: GatewayMetrics
     edge: EdgeMetrics
     tracing: Tracing

@@ -28,17 +28,17 @@ Reply = TypeVar("Reply")
 
 RETRY_AFTER_S: Final = 1.0
 _PASSING_ERRORS: Final = frozenset({FailureCode.OVERLOADED, FailureCode.CANCELLED})
-"""Codes of a handler's error that say nothing about the request."""
+"""Error codes of a handler that say nothing about the request."""
 
 log = get_logger(__name__)
 
 
 class Refused(NamedTuple):
-    """The end of a try that may go better a little later."""
+    """End of a try that may succeed later."""
 
     error: ApiError
     not_before_s: float = 0.0
-    """Seconds for which another try is useless, as the one who refused says."""
+    """Time for which another try is useless, s, as the refusal says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +164,7 @@ class Placing:
 
 
 def why_given_up(error: BaseException) -> str:
-    """The reason of a cancellation, from what ended the request."""
+    """Returns the reason of a cancellation for the error that ended the request."""
     return str(error) if isinstance(error, Exception) else "the client left"
 
 

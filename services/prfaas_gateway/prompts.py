@@ -1,4 +1,4 @@
-"""From messages or text to token ids, for one model."""
+"""Chat template and tokenizer of one model: messages or text in, token ids out."""
 
 import asyncio
 import json
@@ -18,9 +18,9 @@ from prfaas_gateway.openai.types import ChatMessage, ChatRequest, CompletionRequ
 from prfaas_gateway.turns import Turns
 
 INLINE_CHARS: Final = 2000
-"""Longer prompts are tokenized off the event loop; a hop to a thread costs about as much as this many characters."""
+"""Longer prompts are tokenized off the event loop. A hop to a thread costs about as much as this many characters."""
 INLINE_MESSAGES: Final = 32
-"""The same for the template: it renders about as slowly, message by message."""
+"""More messages are rendered off the event loop."""
 
 
 class Prompts:
@@ -64,7 +64,7 @@ class Prompts:
         return await self._off_loop(lambda: self._of_prompt(prompt), tenant)
 
     def of_request(self, request: ChatRequest | CompletionRequest) -> list[int]:
-        """Does the work in this thread, however much it is. Raises ApiError."""
+        """Tokenizes in the calling thread. Raises ApiError."""
         if isinstance(request, ChatRequest):
             return self._of_messages(request.messages)
         return self._of_prompt(request.prompt)
@@ -111,7 +111,7 @@ class Prompts:
 
 
 def _longest_token_chars(tokenizer: Tokenizer) -> int | None:
-    """The most characters that one token stands for; None where one may stand for any number."""
+    """Returns the most characters that one token stands for. None: a token may stand for any number."""
     by_bytes = isinstance(tokenizer.decoder, decoders.ByteLevel) or getattr(tokenizer.model, "byte_fallback", False)
     keeps_length = tokenizer.normalizer is None or isinstance(tokenizer.normalizer, normalizers.Replace | normalizers.Prepend)
     strips = any(token.lstrip or token.rstrip for token in tokenizer.get_added_tokens_decoder().values())
@@ -130,7 +130,7 @@ def _message(message: ChatMessage) -> dict[str, Any]:
 
 
 def _tojson(value: Any, indent: int | None = None, **_: Any) -> str:
-    """Jinja's own filter escapes for HTML, which models have not seen in training."""
+    """Encodes without the escapes for HTML of Jinja's own filter: models have not seen those in training."""
     return json.dumps(value, ensure_ascii=False, indent=indent)
 
 

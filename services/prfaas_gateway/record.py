@@ -22,11 +22,13 @@ log = get_logger(__name__)
 CLIENT_REQUEST_ID = "prfaas.client_request_id"
 
 CLIENT_GONE_STATUS = 499
-"""nginx's: the client closed the connection before its answer was complete."""
+"""nginx's status for a client that closed the connection before its answer was complete."""
 
 
 class RequestRecord:
-    """Durations are measured by the monotonic clock; spans need the wall clock beside it."""
+    """Counts, spans and the log line of one request.
+
+    Durations are measured by the monotonic clock. Spans need the wall clock beside it."""
 
     def __init__(self, endpoint: str, observers: Observers) -> None:
         self._endpoint = endpoint

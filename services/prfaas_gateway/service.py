@@ -1,4 +1,4 @@
-"""The gateway as a process: tokenizers loaded, the bus connected, the scheduler watched."""
+"""The gateway as a service: loads tokenizers, connects to the bus, and watches the scheduler and the decode workers."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -104,7 +104,7 @@ class GatewayService:
     def requests_running(self) -> int:
         return self._admission.running
 
-    async def drain(self, deadline_s: float) -> None:
+    async def drain(self, timeout_s: float) -> None:
         await self._admission.drain()
 
     async def stop(self) -> None:
@@ -136,7 +136,7 @@ class GatewayService:
             self._observers.edge.stray_events.inc()
 
     def _worker(self, in_flight: InFlight, key: str, beat: Heartbeat | None) -> None:
-        """A decode worker that is gone sends no more events: its requests need not wait for their deadlines to see it."""
+        """Takes a heartbeat, or its end. Requests of a decode worker that stays away end before their deadlines."""
         worker = self._decode_workers.heard(key, beat)
         if worker is None:
             return
@@ -153,8 +153,8 @@ class GatewayService:
             log.warning(FailureCode.DECODE_WORKER_LOST, worker=worker, requests=lost)
 
     async def _watch_scheduler(self, bus: ControlBus) -> None:
-        """Asks with an empty message, which is no PlaceRequest: the bus at the other end says so. That answer shows that the
-        scheduler lives, and is counted and traced nowhere."""
+        """Asks the scheduler with an empty message. The answer is an error of its bus: it shows that the scheduler lives, and is
+        counted and traced nowhere."""
         while True:
             try:
                 await bus.request_raw(subjects.place(self._config.site), b"", self._config.control_deadline_s)
@@ -165,6 +165,6 @@ class GatewayService:
 
 
 async def watch_bus(bus: ControlBus) -> None:
-    """Reconnecting is the bus's own affair. When it gives up, so does the process, and its supervisor starts it again."""
+    """Raises NotConnectedError when the bus has stopped to reconnect: the process ends, and its supervisor starts it again."""
     await bus.closed.wait()
     raise NotConnectedError("the connection to the site's NATS server has ended for good")

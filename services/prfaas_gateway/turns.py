@@ -16,13 +16,12 @@ class Ticket:
 
 
 class TurnsCore:
-    """Round robin over tenants, first come first served within one. Pure: no clock, no loop."""
+    """Round robin over tenants, first come first served within one. Pure."""
 
     def __init__(self, places: int) -> None:
         self._free = places
         self._places = places
-        self._waiting: dict[str, deque[Ticket]] = {}
-        """Never empty deques; the first tenant is the next one."""
+        self._waiting: dict[str, deque[Ticket]] = {}  # by tenant, the next one first; no deque is empty
 
     def __len__(self) -> int:
         """Tickets that wait."""
@@ -43,7 +42,7 @@ class TurnsCore:
         return ticket
 
     def leave(self, ticket: Ticket) -> Ticket | None:
-        """Gives a place back, or a wait up. Returns the ticket that is granted thereby."""
+        """Gives up a ticket, granted or not. Returns the ticket that gets its place."""
         if not ticket.granted:
             queue = self._waiting[ticket.tenant]
             queue.remove(ticket)
@@ -81,6 +80,8 @@ class TurnsCore:
 
 @dataclass(eq=False)
 class Turn:
+    """A ticket that a coroutine can wait for."""
+
     ticket: Ticket
     granted: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -93,7 +94,7 @@ class Turns:
         self._turns: dict[Ticket, Turn] = {}
 
     def join(self, tenant: str) -> Turn:
-        """Returns at once; `granted` of the turn is set when its place is there. `leave` must follow."""
+        """Returns at once. `granted` of the turn is set when it has its place. `leave` must follow."""
         turn = Turn(self.core.join(tenant))
         if turn.ticket.granted:
             turn.granted.set()

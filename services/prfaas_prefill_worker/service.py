@@ -68,7 +68,7 @@ class PrefillWorkerService:
     def ready(self) -> str | None:
         return self.lifecycle.ready()
 
-    async def drain(self, deadline_s: float) -> None:
+    async def drain(self, timeout_s: float) -> None:
         await self.lifecycle.drain()
 
     async def stop(self) -> None:

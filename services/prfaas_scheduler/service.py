@@ -101,7 +101,7 @@ class SchedulerService:
             return "the connection to the site's NATS server is down"
         return self._workers_bucket.problem or self._links_bucket.problem
 
-    async def drain(self, deadline_s: float) -> None:
+    async def drain(self, timeout_s: float) -> None:
         """Returns at once: placements are answered as they come."""
 
     async def stop(self) -> None:

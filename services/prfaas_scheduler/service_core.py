@@ -207,15 +207,15 @@ def _cached(route: Route, prompt: Prompt, decoder: Decoder) -> str:
     return end
 
 
-def _fallback_after_s(deadline_s: float, fallback: Candidate | None) -> float:
+def _fallback_after_s(timeout_s: float, fallback: Candidate | None) -> float:
     """Time that a remote attempt may take, so that the local site can still keep the deadline afterwards. Where it could not
     keep it anyway, the remote attempt is the better chance."""
     if fallback is None:
-        return deadline_s
+        return timeout_s
     work_s = fallback.site.work_s(fallback.prompt.prefill_tokens)
     if work_s is None:
-        return deadline_s * UNKNOWN_SHARE
-    spare_s = deadline_s - LOCAL_SLACK * (fallback.site.wait_s + work_s)
+        return timeout_s * UNKNOWN_SHARE
+    spare_s = timeout_s - LOCAL_SLACK * (fallback.site.wait_s + work_s)
     if spare_s <= 0:
-        return deadline_s * MAX_SHARE
-    return min(max(spare_s, deadline_s * MIN_SHARE), deadline_s * MAX_SHARE)
+        return timeout_s * MAX_SHARE
+    return min(max(spare_s, timeout_s * MIN_SHARE), timeout_s * MAX_SHARE)

@@ -24,19 +24,19 @@ async def metric(stack: Stack, role: Role, name: str) -> float:
     return sum(float(line.split()[-1]) for line in page.splitlines() if line.startswith(f"{name}{{"))
 
 
-async def until(what: str, reached: Callable[[], Awaitable[bool]], deadline_s: float) -> None:
-    deadline = time.monotonic() + deadline_s
+async def until(what: str, reached: Callable[[], Awaitable[bool]], timeout_s: float) -> None:
+    until_at = time.monotonic() + timeout_s
     while not await reached():
-        assert time.monotonic() < deadline, what
+        assert time.monotonic() < until_at, what
         await asyncio.sleep(0.05)
 
 
-async def until_slots_are_free(stack: Stack, deadline_s: float) -> None:
+async def until_slots_are_free(stack: Stack, timeout_s: float) -> None:
     async def free() -> bool:
         running = await metric(stack, Role.DECODE_WORKER, "vllm:num_requests_running")
         return not running and not await metric(stack, Role.DECODE_WORKER, "vllm:num_requests_waiting")
 
-    await until("the decode worker still holds a slot", free, deadline_s)
+    await until("the decode worker still holds a slot", free, timeout_s)
 
 
 async def test_chat_streams_and_counts(stack: Stack) -> None:

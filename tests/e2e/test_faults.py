@@ -32,8 +32,8 @@ async def prefill_under_way(stack: Stack) -> None:
         await asyncio.sleep(0.02)
 
 
-async def ask_until_prefill(stack: Stack, deadline_s: int = 60) -> asyncio.Task[Told]:
-    headers = {"x-prfaas-ttft-deadline-s": str(deadline_s)}
+async def ask_until_prefill(stack: Stack, timeout_s: int = 60) -> asyncio.Task[Told]:
+    headers = {"x-prfaas-ttft-deadline-s": str(timeout_s)}
     asked = asyncio.create_task(complete(stack, tokens_of(PROMPT_TOKENS), headers=headers))
     await asyncio.wait_for(prefill_under_way(stack), 30.0)
     return asked

@@ -43,7 +43,7 @@ async def test_one_trace_of_two_services_arrives_as_one_tree(monkeypatch: pytest
         prefill.end(8_000)
         root.end(9_000)
         await flush(gateway, worker)
-        tree = await sink.wait_for_trace(trace_id(root), until=lambda tree: len(tree.spans) == 4, deadline_s=10)
+        tree = await sink.wait_for_trace(trace_id(root), until=lambda tree: len(tree.spans) == 4, timeout_s=10)
 
     assert [(depth, span.name, span.service, span.site) for depth, span in tree.walk()] == [
         (0, "chat m", "prfaas-gateway", "east"),
@@ -66,7 +66,7 @@ async def test_a_trace_that_does_not_come_is_an_error_that_lists_what_did(monkey
         span.end()
         await flush(tracing)
         with pytest.raises(TimeoutError, match="its spans so far: prfaas-gateway:chat m"):
-            await sink.wait_for_trace(trace_id(span), until=lambda tree: len(tree.spans) > 1, deadline_s=0.05)
+            await sink.wait_for_trace(trace_id(span), until=lambda tree: len(tree.spans) > 1, timeout_s=0.05)
 
 
 async def test_it_keeps_the_newest_spans_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,8 +53,8 @@ class Toy:
     def ready(self) -> str | None:
         return None
 
-    async def drain(self, deadline_s: float) -> None:
-        log.info("drain_begun", deadline_s=deadline_s)
+    async def drain(self, timeout_s: float) -> None:
+        log.info("drain_begun", timeout_s=timeout_s)
         if self._config.behaviour == "slow_drain":
             await self._never.wait()
 

@@ -1,1 +1,1 @@
-"""The wire: routes, headers, bodies, replies."""
+"""HTTP: routes, headers, bodies, replies."""

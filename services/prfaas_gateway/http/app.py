@@ -1,4 +1,4 @@
-"""Routes of the HTTP edge, and OpenAI's error shape for everything that is not found."""
+"""Routes of the gateway, and errors outside of its endpoints in OpenAI's shape."""
 
 from collections.abc import Sequence
 

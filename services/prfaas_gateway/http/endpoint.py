@@ -1,4 +1,4 @@
-"""The endpoints `/v1/chat/completions` and `/v1/completions`: from a client's bytes to its last token, or to its error."""
+"""The endpoints `/v1/chat/completions` and `/v1/completions`."""
 
 import asyncio
 import time
@@ -65,7 +65,7 @@ class Gateway:
 
 
 class Endpoint:
-    """An ASGI application: Starlette's own responses notice a client that leaves only once the answer has begun."""
+    """An ASGI application of its own: Starlette's responses notice only after their start that a client has left."""
 
     def __init__(self, gateway: Gateway, name: str, shape: Shape) -> None:
         """`name` is a key of PARSERS, and the endpoint's name in metrics and logs."""

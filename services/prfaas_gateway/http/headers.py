@@ -13,12 +13,15 @@ from prfaas_gateway.openai.errors import invalid, unauthorized
 
 
 class ApiKeys:
+    """The keys that clients may use, as digests."""
+
     def __init__(self, keys: Iterable[str]) -> None:
         self._digests = [_digest(key) for key in keys]
 
     def check(self, headers: Headers) -> str:
-        """Returns the key's tenant: a short name that does not tell the key and is the same at every gateway. Without configured
-        keys all clients may ask, as the tenant "". Raises ApiError 401."""
+        """Returns the key's tenant: a short name that does not tell the key and is the same at every gateway.
+
+        The tenant is "" where no keys are configured: all clients may ask then. Raises ApiError 401."""
         if not self._digests:
             return ""
         scheme, _, key = headers.get("authorization", "").partition(" ")
@@ -47,16 +50,16 @@ def ttft_deadline_of(headers: Headers, default_s: float, max_s: float) -> float:
     if given is None:
         return default_s
     try:
-        deadline_s = float(given)
+        timeout_s = float(given)
     except ValueError:
-        deadline_s = math.nan
-    if not 0 < deadline_s <= max_s:
+        timeout_s = math.nan
+    if not 0 < timeout_s <= max_s:
         raise invalid(f"`{name}` must be a number of seconds, above 0 and at most {max_s:g}.", name, FailureCode.INVALID_VALUE)
-    return deadline_s
+    return timeout_s
 
 
 def header_value(text: str) -> str:
-    """A sentence as a header: one line of ASCII, not too long for proxies."""
+    """Returns a sentence as a header's value: one line of ASCII, at most 500 characters, since proxies bound headers."""
     return "".join(char if char.isascii() and char.isprintable() else "?" for char in text)[:500].strip()
 
 

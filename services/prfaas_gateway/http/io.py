@@ -115,13 +115,13 @@ class Body:
 
 
 class Reply:
-    """One HTTP response; knows how far it is."""
+    """One HTTP response and its state."""
 
     def __init__(self, send: Send, write_timeout_s: float) -> None:
         self._send = send
         self._write_timeout_s = write_timeout_s
         self.headers: dict[str, str] = {}
-        """Headers of the response, whatever becomes of the request."""
+        """Headers of the response, be it an answer or an error."""
         self.status: int | None = None
         self.complete = False
 
@@ -151,7 +151,7 @@ class Reply:
 
 
 async def until_disconnect(receive: Receive, reply: Reply, work: Coroutine[Any, Any, Result]) -> Result:
-    """Runs `work`, and cancels it the moment that the client leaves: ClientGoneError. The body must have been read."""
+    """Runs `work` and cancels it when the client leaves. The body must have been read. Raises ClientGoneError."""
     working = asyncio.ensure_future(work)
     watching = asyncio.ensure_future(_disconnected(receive))
     try:

@@ -1,1 +1,1 @@
-"""OpenAI's words: request and response types, their validation, shapes and errors."""
+"""OpenAI's API: types of requests and answers, validation, shapes, errors."""

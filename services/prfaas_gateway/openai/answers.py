@@ -1,4 +1,4 @@
-"""A request's events in, OpenAI's chunks or body out. Pure: no socket, no clock."""
+"""Answers in OpenAI's form: events of a request in, chunks or a body out. Pure."""
 
 from dataclasses import dataclass, field
 
@@ -15,11 +15,11 @@ DONE = b"data: [DONE]\n\n"
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerHead:
-    """What every chunk of an answer repeats."""
+    """Fields that every chunk of an answer repeats."""
 
     request_id: str
     created: int
-    """Unix time, s."""
+    """Unix time of the answer's start, s."""
     model: str
     system_fingerprint: str
     shape: Shape
@@ -40,17 +40,19 @@ class AnswerHead:
 
 @dataclass(frozen=True, kw_only=True)
 class UsageOptions:
+    """Wishes of a client about `usage` in a stream."""
+
     last: bool = False
-    """`include_usage`: a last chunk with the usage; until then each chunk says `usage: null`."""
+    """`include_usage`: the last chunk has the usage. Each chunk before it has `usage: null`."""
     continuous: bool = False
-    """`continuous_usage_stats`: the usage so far in every chunk."""
+    """`continuous_usage_stats`: every chunk has the usage up to it."""
     report: bool = False
-    """`usage.prfaas`: where the prefill ran and how its KV came."""
+    """`x-prfaas-report: 1`: the usage has a field `prfaas` with the site of the prefill and figures of the KV transfer."""
 
 
 @dataclass(kw_only=True)
 class WholeAnswer:
-    """One JSON body, once everything is there."""
+    """An answer that is sent as one JSON body."""
 
     head: AnswerHead
     progress: Progress
@@ -82,14 +84,14 @@ class WholeAnswer:
 
 @dataclass(kw_only=True)
 class StreamedAnswer:
-    """Server-sent events, as the answer's own come."""
+    """An answer that is sent as server-sent events."""
 
     head: AnswerHead
     progress: Progress
     options: UsageOptions
 
     def handle(self, event: GenerateEvent) -> bytes:
-        """What to send now, possibly nothing. A Failed gives nothing: how the stream ends then is for the caller to say.
+        """Returns the bytes to send now, possibly none. Failed gives none: the caller ends the stream with its error.
 
         Raises EventGapError."""
         self.progress.accept(event)
@@ -129,5 +131,5 @@ def _sse(data: bytes) -> bytes:
 
 
 def error_event(body: bytes) -> bytes:
-    """An error after the first byte of a stream: the last thing that is sent, without [DONE]."""
+    """Returns the event that ends a stream with an error. No `[DONE]` follows it."""
     return _sse(body)

@@ -1,4 +1,4 @@
-"""JSON values without what says nothing: nulls at every depth, and fractions of whole numbers."""
+"""JSON values without null members, and with whole floats as integers."""
 
 from typing import Any, Final
 

@@ -1,4 +1,4 @@
-"""How far one request's answer is: the order of its events checked, their tokens summed."""
+"""Progress of one answer: checks the order of its events and counts its tokens."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,13 @@ from prfaas_gateway.openai.types import PromptTokensDetails, TransferUsage, Usag
 
 
 class EventGapError(Exception):
-    """Events of a request did not come in order without gaps: text may be missing."""
+    """An event is missing, repeated or out of order, so text may be missing."""
 
 
 @dataclass(kw_only=True)
 class Progress:
+    """State of one answer after the events that it has accepted."""
+
     prompt_tokens: int
     next_sequence: int = 0
     started: Started | None = None
@@ -27,7 +29,7 @@ class Progress:
         return self.finished is not None or self.failed is not None
 
     def accept(self, event: GenerateEvent) -> None:
-        """Raises EventGapError; the request cannot go on then."""
+        """Takes the next event. Raises EventGapError when it is not the one that must follow: the request has to end then."""
         if event.sequence != self.next_sequence:
             raise EventGapError(f"event {self.next_sequence} of the answer was expected, but event {event.sequence} came")
         if self.over:
@@ -49,7 +51,7 @@ class Progress:
         self.next_sequence += 1
 
     def usage(self, *, report: bool = False) -> Usage:
-        """`report` adds `usage.prfaas` once the answer is finished."""
+        """Returns the token counts up to now, with `usage.prfaas` where `report` is set and the answer is finished."""
         assert self.started is not None
         return Usage(
             prompt_tokens=self.prompt_tokens,

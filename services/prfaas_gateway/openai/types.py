@@ -1,4 +1,4 @@
-"""OpenAI's request and response bodies, as far as this server supports them."""
+"""Bodies of OpenAI's requests and answers, with the fields that this server supports."""
 
 from typing import Annotated, Literal
 
@@ -15,7 +15,7 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What both endpoints have in common. A null field is an absent field."""
+    """Fields of both endpoints. A null field counts as absent."""
 
     model: str
     stream: bool = False
@@ -32,7 +32,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
 class CompletionRequest(GenerationRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
     prompt: str | list[int]
-    """Text or token ids; a list with one prompt has become that prompt."""
+    """Text or token ids. A list of one prompt is replaced by that prompt."""
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
 
 
@@ -62,7 +62,7 @@ class PromptTokensDetails(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TransferUsage(msgspec.Struct, frozen=True, kw_only=True):
-    """`usage.prfaas`: only for a client that asked with `x-prfaas-report: 1`."""
+    """Field `usage.prfaas`, for clients that send `x-prfaas-report: 1`."""
 
     outcome: str
     prefill_site: str
@@ -143,7 +143,7 @@ Choice = CompletionChoice | ChatChoice | ChatChunkChoice
 
 
 class AnswerBody(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole body or one chunk of a stream; `object` says which."""
+    """A whole body, or one chunk of a stream. `object` says which."""
 
     id: str
     object: str

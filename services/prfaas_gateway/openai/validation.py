@@ -60,7 +60,7 @@ PARSERS: Final[dict[str, Callable[[bytes], ChatRequest | CompletionRequest]]] = 
     "chat.completions": parse_chat,
     "completions": parse_completion,
 }
-"""By the endpoint's name in metrics and logs."""
+"""Parser of a body, keyed by the endpoint's name in metrics and logs."""
 
 
 def sampling_of(
@@ -110,7 +110,7 @@ def _stop(stop: str | list[str] | None) -> tuple[str, ...]:
 
 
 def _fields(body: bytes) -> dict[str, Any]:
-    """The body as a plain object, without its inert fields and those that ask for nothing."""
+    """Returns the body as an object without inert fields and fields that ask for nothing."""
     try:
         value = msgspec.json.decode(body)
         if isinstance(value, dict):
@@ -175,7 +175,7 @@ def _part(part: Any, where: str) -> Any:
 
 
 def _one_prompt(prompts: list[Any]) -> Any:
-    """The only prompt of OpenAI's batch of prompts; a flat list of numbers already is one prompt."""
+    """Returns the only prompt of a batch. A flat list of numbers is one prompt already."""
     if not prompts or not isinstance(prompts[0], str | list):
         return prompts
     if len(prompts) > 1:
@@ -202,7 +202,7 @@ _MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$", re.DOTA
 
 
 def _named(error: msgspec.ValidationError, prefix: str = "") -> ApiError:
-    """An ApiError whose `param` is the path that msgspec gives in prose."""
+    """Returns an ApiError whose `param` is the path in msgspec's message."""
     match = _AT.match(str(error))
     assert match is not None
     what, path = match["what"], match["path"] or ""

@@ -212,11 +212,11 @@ class RoleController:
             observed = self._observe(model, traffic, workers, seen_batches=seen_batches)
             if observed is None:
                 return None
-            now, best = split(observed, observed.n_prefill), best_split(observed)
-            gain = best.req_s / now.req_s - 1
-            wanted = Role.PREFILL if best.n_prefill > now.n_prefill else Role.DECODE
+            current, best = split(observed, observed.n_prefill), best_split(observed)
+            gain = best.req_s / current.req_s - 1
+            wanted = Role.PREFILL if best.n_prefill > current.n_prefill else Role.DECODE
             worthwhile = gain > max(self._min_gain, _noise(len(traffic), observed.n_decode))
-            if wanted is to_role and worthwhile and rate_req_s >= least_share * now.req_s:
+            if wanted is to_role and worthwhile and rate_req_s >= least_share * current.req_s:
                 break
         else:
             return None
@@ -225,7 +225,7 @@ class RoleController:
             return None
         worker = min(able, key=lambda worker: (self._failures[worker.beat.worker], worker.load, worker.beat.worker))
         wish = _Wish(to_role, frozenset(worker.beat.key for worker in workers))
-        return wish, worker, _reason(now, best, gain, observed, rate_req_s)
+        return wish, worker, _reason(current, best, gain, observed, rate_req_s)
 
     def _observe(self, model: str, traffic: _Traffic, workers: list[Worker], *, seen_batches: bool) -> Observed | None:
         """Inputs of Eq 6; None while one of them is not known, a role has no worker, or workers of two builds are there.
@@ -279,9 +279,9 @@ def _fullest(beat: Heartbeat) -> float:
     return beat.step_points[-1][0] if beat.step_points else 0.0
 
 
-def _reason(now: Split, best: Split, gain: float, observed: Observed, rate_req_s: float) -> str:
+def _reason(current: Split, best: Split, gain: float, observed: Observed, rate_req_s: float) -> str:
     return (
-        f"{now} (prefill + decode) carry {now.req_s:.3g} requests/s, {best} would carry {gain:.0%} more: "
+        f"{current} (prefill + decode) carry {current.req_s:.3g} requests/s, {best} would carry {gain:.0%} more: "
         f"{rate_req_s:.3g} come, with {observed.lengths.mean_tokens:.0f} tokens to prefill and {observed.output_tokens:.0f} to "
         "answer"
     )

@@ -117,6 +117,10 @@ class HttpProtocol(HttpToolsProtocol):
             return
         self._unparsed_bytes += len(data)
         super().data_received(data)
+        self._judge()
+
+    def _judge(self) -> None:
+        """Refuses a head that has grown too large, and begins its time when it has only begun."""
         if self._refused:
             return
         if self._unparsed_bytes > MAX_HEAD_BYTES:

@@ -57,8 +57,8 @@ class Service(Protocol):
         other services need of their neighbours is their own reason: two services never wait for each other."""
         ...
 
-    async def drain(self, deadline_s: float) -> None:
-        """Takes no new work, announces that it leaves, and returns when running work is done. Cancelled after `deadline_s`."""
+    async def drain(self, timeout_s: float) -> None:
+        """Takes no new work, announces that it leaves, and returns when running work is done. Cancelled after `timeout_s`."""
         ...
 
     async def stop(self) -> None:
@@ -226,15 +226,15 @@ class _Process:
 
     async def _drain(self, service: Service, drain_s: float, tasks: Tasks) -> None:
         self._phase = "draining"
-        log.info("draining", deadline_s=drain_s)
+        log.info("draining", timeout_s=drain_s)
         try:
             await self._until_done(asyncio.wait_for(service.drain(drain_s), drain_s), tasks)
         except TimeoutError:
-            log.warning("drain_incomplete", deadline_s=drain_s)
+            log.warning("drain_incomplete", timeout_s=drain_s)
 
     async def _stop(self, tasks: Tasks, code: int) -> int:
         for name in await tasks.cancel_all(STOP_DEADLINE_S):
-            log.error("task_hangs", task=name, deadline_s=STOP_DEADLINE_S)
+            log.error("task_hangs", task=name, timeout_s=STOP_DEADLINE_S)
             code = 1
         if code == 0 and tasks.failed.done():
             name, error = tasks.failed.result()

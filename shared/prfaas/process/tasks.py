@@ -25,14 +25,14 @@ class Tasks:
         if not self.failed.done():
             self.failed.set_result((name, error))
 
-    async def cancel_all(self, deadline_s: float) -> list[str]:
+    async def cancel_all(self, timeout_s: float) -> list[str]:
         """Returns the names of tasks that still run after the deadline."""
         running = set(self._running)
         for task in running:
             task.cancel()
         if not running:
             return []
-        _, left = await asyncio.wait(running, timeout=deadline_s)
+        _, left = await asyncio.wait(running, timeout=timeout_s)
         return sorted(task.get_name() for task in left)
 
     def _done(self, task: asyncio.Task[Any]) -> None:

@@ -22,8 +22,8 @@ def answers_take(edge: Edge, answer_s: float) -> None:
     edge.site.script = script
 
 
-async def statuses(edge: Edge, count: int, deadline_s: str) -> Counter[int]:
-    asks = [edge.post("/v1/completions", ASK, x_prfaas_ttft_deadline_s=deadline_s) for _ in range(count)]
+async def statuses(edge: Edge, count: int, timeout_s: str) -> Counter[int]:
+    asks = [edge.post("/v1/completions", ASK, x_prfaas_ttft_deadline_s=timeout_s) for _ in range(count)]
     return Counter(answer.status_code for answer in await asyncio.gather(*asks))
 
 
