@@ -5,7 +5,7 @@ their own, so that a full window of KV is never in front of a control message.
 
 A leaf connection ends in an account of its own, `CTL_<site>` or `BULK_<site>`, in both servers. Exports and imports between that
 account and CTL or BULK name every subject that may cross, in each direction. So each server decides for itself what the other
-side can reach, whoever dialled.
+side can reach, no matter which side dialled.
 """
 
 import json

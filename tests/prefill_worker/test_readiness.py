@@ -41,7 +41,7 @@ async def test_a_prefill_worker_without_its_job_queue_or_its_server_is_not_ready
         await ensure_bucket(bus, subjects.workers_bucket(SITE))
         await bus.drain()
         await until_ready(worker.ready)
-        async with stream_taken(server.client_url, subjects.jobs_stream(SITE)):
+        async with stream_taken(server.client_url, subjects.jobs_stream(SITE, SITE)):
             await until_reason(worker.ready, "the job queue")
         await until_ready(worker.ready)
         await server.stop()

@@ -5,12 +5,14 @@ import contextlib
 import json
 from typing import Any
 
+import httpx
 import pytest
 from structlog.testing import capture_logs
 
 from prfaas.process.http import HttpServer
 from prfaas.process.http_protocol import MAX_HEAD_BYTES, MAX_HEADERS, REFUSED_POLITELY, HttpProtocol, connection_limit
 from tests.process.test_http_protocol import LATE, Answers, serving
+from tests.process.test_runner import DEADLINE_S, toy
 
 START = b"GET / HTTP/1.1\r\nhost: x\r\n"
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -174,6 +176,25 @@ async def test_more_connections_than_there_is_room_for_are_refused_and_those_bef
                 while not await is_served(server):
                     await asyncio.sleep(0.05)
         assert "connections_refused" in {entry["event"] for entry in logs}
+
+
+async def test_a_process_whose_clients_use_up_its_files_goes_on_and_says_so() -> None:
+    async with toy(limits="ulimit -n 160") as process:
+        await process.event("ready")
+        early = [await asyncio.open_connection("127.0.0.1", process.port) for _ in range(60)]
+        late = [await asyncio.open_connection("127.0.0.1", process.port) for _ in range(200)]
+        assert (await process.event("connections_refused"))["max_connections"] == 64
+        for reader, writer in early:
+            writer.write(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200 ")
+        for _, writer in early + late:
+            writer.close()
+        async with asyncio.timeout(DEADLINE_S):
+            while True:  # what was refused lingers for a moment
+                with contextlib.suppress(httpx.HTTPError):
+                    if (await process.get("/health")).status_code == 200:
+                        break
+                await asyncio.sleep(0.05)
 
 
 def test_the_bound_on_connections_leaves_files_for_other_things(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,14 +72,16 @@ class Process:
         return line
 
 
-def start(*flags: str) -> Any:
-    arguments = [sys.executable, str(TOY), "--site", "east", "--control.url", "nats://127.0.0.1:1", *flags]
+def start(*flags: str, limits: str = ":") -> Any:
+    """Starts a toy service under a shell's limits, such as `ulimit -n 160`."""
+    service = [sys.executable, str(TOY), "--site", "east", "--control.url", "nats://127.0.0.1:1", *flags]
+    arguments = ["sh", "-c", f'{limits} && exec "$0" "$@"', *service]
     return asyncio.create_subprocess_exec(*arguments, stderr=asyncio.subprocess.PIPE)
 
 
 @asynccontextmanager
-async def toy(behaviour: str = "good", *flags: str) -> AsyncIterator[Process]:
-    process = await start("--behaviour", behaviour, *flags)
+async def toy(behaviour: str = "good", *flags: str, limits: str = ":") -> AsyncIterator[Process]:
+    process = await start("--behaviour", behaviour, *flags, limits=limits)
     try:
         yield Process(process)
     finally:
