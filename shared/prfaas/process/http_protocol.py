@@ -207,9 +207,15 @@ class HttpProtocol(HttpToolsProtocol):
         """Answers, reads and drops what else comes for LINGER_S, and closes."""
         self._refused = True
         self._expect_nothing()
-        if self._answering:  # an error in the middle of another request's answer would be taken for part of it
-            self.transport.close()
-            return
+        if self._answering:
+            if (
+                self.cycle.response_started or self.pipeline
+            ):  # this error would be taken for another request's answer, or part of it
+                self.transport.close()
+                return
+            # The application waits for the rest of this request: it hears that the client is gone, and answers nothing more.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         kind = "server_error" if status >= 500 else "invalid_request_error"
         body = json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}}).encode()
         lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", "content-type: application/json", "connection: close"]
