@@ -94,9 +94,10 @@ async def test_a_half_sent_request_that_is_dropped_costs_nothing(edge: Edge) -> 
     reader, writer = await asyncio.open_connection("127.0.0.1", edge.port)
     writer.write(b'POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{"model"')
     await writer.drain()
-    await until(lambda: edge.service.requests_running == 1)
+    await until(lambda: edge.metric("prfaas_gateway_open_requests") == 1)
+    assert edge.service.requests_running == 0
     writer.close()
-    await until(lambda: edge.service.requests_running == 0)
+    await until(lambda: edge.metric("prfaas_gateway_open_requests") == 0)
     assert edge.site.placed == []
     del reader
 
