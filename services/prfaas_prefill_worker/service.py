@@ -12,6 +12,7 @@ from prfaas.contracts.to_prefill import CancelPrefill
 from prfaas.contracts.to_scheduler import Heartbeat
 from prfaas.engine.factory import build_engine
 from prfaas.kvcache.prefix_cache import PrefixCache
+from prfaas.process.incarnation import new_incarnation
 from prfaas.process.runner import ServiceContext
 from prfaas.worker.block_announcer import BlockAnnouncer
 from prfaas.worker.engine_thread import engine_thread
@@ -32,6 +33,7 @@ class PrefillWorkerService:
     def __init__(self, config: PrefillWorkerConfig, context: ServiceContext) -> None:
         self._config = config
         self._context = context
+        self._incarnation = new_incarnation()
         self._thread = engine_thread()
         self.lifecycle = WorkerLifecycle(config.identity, context, self, movable=config.movable)
 
@@ -46,7 +48,7 @@ class PrefillWorkerService:
         assert config.bulk is not None
         connections = await self.lifecycle.connect(config.control, config.bulk)
         bus = connections.bus
-        blocks = BlockAnnouncer(bus, config.identity, sites=config.serves)
+        blocks = BlockAnnouncer(bus, config.identity, incarnation=self._incarnation, sites=config.serves)
         prefix_cache = PrefixCache(description.chunk_tokens, config.prefix_cache_mib << 20)
         prefiller = Prefiller(engine, self._thread, prefix_cache, blocks.changed)
         self._shipments = Shipments(config, context, connections, prefiller, self._core)
@@ -133,6 +135,7 @@ class PrefillWorkerService:
         return Heartbeat(
             site=self._config.site,
             worker=self._config.name,
+            incarnation=self._incarnation,
             role=Role.PREFILL,
             model=self._description.model,
             fingerprint=self._description.fingerprint,

@@ -40,6 +40,8 @@ class PlacedPrefill:
     expires_at: float
     """Moment at which the placement is over, reported or not."""
     deferred: bool = False
+    decoder: str = ""
+    """Key of the decode worker that has the request."""
 
 
 @dataclass(slots=True)
@@ -95,8 +97,7 @@ class Fleet:
                 break
             self._unlist(key)
         while self._expiries and self._expiries[0][0] <= now_s:
-            _, request_id = heapq.heappop(self._expiries)
-            self.remove_placement(request_id)
+            self._forget_placement(heapq.heappop(self._expiries)[1])
 
     # ---- workers and links
 
@@ -104,8 +105,11 @@ class Fleet:
         """Returns whether the worker is taken in: not one of a site that is too many."""
         if not self._admit(beat.site):
             return False
+        known = self.workers.get(beat.key)
+        if known is not None and known.beat.incarnation != beat.incarnation:
+            self._drop_requests_of(beat.key)
         self._unlist(beat.key)
-        bit = self.directory.join(beat.key)
+        bit = self.directory.join(beat.key, beat.incarnation)
         self.workers[beat.key] = self._beating[beat.key] = worker = Worker(beat, self._now_s, bit)
         self.alive[beat.site, beat.role] += not beat.draining
         if beat.draining:
@@ -118,6 +122,7 @@ class Fleet:
         return True
 
     def remove_worker(self, key: str) -> None:
+        self._drop_requests_of(key)
         self._unlist(key)
         self.workers.pop(key, None)
         self.directory.leave(key)
@@ -269,6 +274,16 @@ class Fleet:
         if prefill is not None:
             self.sites[prefill.site].backlog.remove(request_id, self.alive[prefill.site, Role.PREFILL], self._now_s)
         return prefill
+
+    def _drop_requests_of(self, key: str) -> None:
+        """Takes the prefills out of the backlogs whose decode worker is gone: what they computed would be for no request."""
+        for request_id in [request_id for request_id, prefill in self.placed.items() if prefill.decoder == key]:
+            self._forget_placement(request_id)
+
+    def _forget_placement(self, request_id: str) -> None:
+        """Removes a prefill whose end was not reported. It says nothing about the link, which another request may try."""
+        if prefill := self.remove_placement(request_id):
+            self.sites[prefill.site].breaker.abandoned(request_id)
 
     def count_request(self, decoder: Worker) -> None:
         """Counts a request placed on a live decode worker until its next heartbeat shows it."""

@@ -175,6 +175,7 @@ class SchedulerCore:
                 tokens=chosen.prompt.prefill_tokens,
                 expires_at=now_s + request.ttft_deadline_s,
                 deferred=choice.deferred,
+                decoder=beat.key,
             )
             self.fleet.add_placement(request.request_id, chosen, route, prefill)
         self.fleet.count_request(decoder.worker)
