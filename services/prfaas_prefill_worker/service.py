@@ -14,6 +14,7 @@ from prfaas.engine.factory import build_engine
 from prfaas.kvcache.prefix_cache import PrefixCache
 from prfaas.process.incarnation import new_incarnation
 from prfaas.process.runner import ServiceContext
+from prfaas.telemetry.metrics.prefill import watch_clock
 from prfaas.worker.block_announcer import BlockAnnouncer
 from prfaas.worker.engine_thread import engine_thread
 from prfaas.worker.lifecycle import WorkerLifecycle
@@ -60,6 +61,7 @@ class PrefillWorkerService:
             await bus.subscribe(subjects.cancel_prefill(config.site, decode_site), CancelPrefill, cancelled)
         self._queue = SharedQueue(self._core.observed)
         self._consumer = await JobConsumer.open(bus, config.site, description.model, config.name, serves=config.serves)
+        watch_clock(context.registry, lambda: self._consumer.clock.skew_s)
         self._working = context.tasks.spawn("work", self._work())
         await blocks.start()
         context.tasks.spawn("announce blocks", blocks.run())

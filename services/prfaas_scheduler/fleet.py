@@ -12,6 +12,7 @@ from prfaas_scheduler.backlog import Backlog
 from prfaas_scheduler.block_directory import MAX_BLOCKS, BlockDirectory
 from prfaas_scheduler.breaker import Breaker
 from prfaas_scheduler.candidates import Candidate, Holder, PrefillSite, Route
+from prfaas_scheduler.placed_prefill import PlacedPrefill
 from prfaas_scheduler.pools import DecodePool, PrefillPool, Worker
 from prfaas_scheduler.prompt import Prompt
 
@@ -26,22 +27,6 @@ share, so that a system prompt that all requests share gathers them nowhere."""
 
 MAX_SITES = 256
 """Sites that are remembered at once. A name costs its sender nothing, a place here costs memory and a metric's series."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlacedPrefill:
-    """A prefill in a site's backlog, with enough to place the same prompt again elsewhere."""
-
-    site: str
-    model: str
-    fingerprint: str
-    tokens: int
-    """Tokens to prefill."""
-    expires_at: float
-    """Moment at which the placement is over, reported or not."""
-    deferred: bool = False
-    decoder: str = ""
-    """Key of the decode worker that has the request."""
 
 
 @dataclass(slots=True)

@@ -23,7 +23,8 @@ from prfaas_scheduler.events import (
     RequestCacheList,
     WorkerGone,
 )
-from prfaas_scheduler.fleet import Decoder, Fleet, PlacedPrefill
+from prfaas_scheduler.fleet import Decoder, Fleet
+from prfaas_scheduler.placed_prefill import PlacedPrefill
 from prfaas_scheduler.policies.base import Candidates, Choice, Policy
 from prfaas_scheduler.prompt import Prompt
 
