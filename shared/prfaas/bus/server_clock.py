@@ -22,8 +22,8 @@ class ServerClock:
 
     def __init__(self) -> None:
         self._ahead_of_monotonic_s = time.time() - time.monotonic()
-        self._measured_at: float | None = None
-        """Moment of the last answer, by the monotonic clock."""
+        self._asked_at: float | None = None
+        """Moment of the last question, by the monotonic clock. Jobs wait for its answer, so none is asked again at once."""
 
     @property
     def unix_s(self) -> float:
@@ -36,16 +36,15 @@ class ServerClock:
 
     @property
     def outdated(self) -> bool:
-        return self._measured_at is None or time.monotonic() - self._measured_at > MEASURED_FOR_S
+        return self._asked_at is None or time.monotonic() - self._asked_at > MEASURED_FOR_S
 
     async def measure(self, bus: ControlBus, stream: str) -> None:
         """Asks the server for a stream, an answer that bears the time. It is as exact as half a round trip.
 
         Raises BusError; the clock goes on as before then."""
-        asked_at = time.monotonic()
+        self._asked_at = asked_at = time.monotonic()
         answer = await bus.request_raw(f"$JS.API.STREAM.INFO.{stream}", b"", _TIMEOUT_S)
         answered_at = time.monotonic()
-        self._measured_at = answered_at
         try:
             server_unix_s = datetime.fromisoformat(json.loads(answer.data)["ts"]).timestamp()
         except (ValueError, KeyError, TypeError) as error:
