@@ -84,9 +84,11 @@ def _gateway(_description: Description, site: str, name: str) -> dict[str, Permi
         subjects.generate(site, "*"),
         subjects.cancel_generate(site, "*"),
         *_watched_bucket(subjects.workers_bucket(site)),
+        _replies(site, site),
     )
     events = subjects.events_from(subjects.events(site, name), "*")
-    return {CONTROL: Permissions(publish, (events, subjects.entry(subjects.workers_bucket(site), ">")))}
+    beats = subjects.entry(subjects.workers_bucket(site), ">")
+    return {CONTROL: Permissions(publish, (events, beats, subjects.gateway_alive(site, name)))}
 
 
 def _scheduler(description: Description, site: str, _name: str) -> dict[str, Permissions]:
@@ -109,6 +111,7 @@ def _decode_worker(description: Description, site: str, name: str) -> dict[str, 
     control = Permissions(
         publish=(
             subjects.events_from(subjects.events(site, "*"), name),
+            subjects.gateway_alive(site, "*"),
             subjects.attempts(site),
             subjects.blocks(site, site, DECODE, name),
             _heartbeat(site, site, DECODE, name),

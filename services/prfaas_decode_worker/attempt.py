@@ -45,6 +45,8 @@ class Attempt:
         self.prefill_failed: asyncio.Future[PrefillFailed] = asyncio.get_running_loop().create_future()
         self.nuid = secrets.token_hex(11)
         """Name of its object. The prefill worker that has the job knows it, and so may write frames and report progress."""
+        self.begun: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        """The prefill worker that has begun to compute it."""
         self.queue_s = 0.0
         self.settled = False
         """The core has been told how it ended, or does not want to know."""
@@ -143,8 +145,10 @@ class Attempts:
             return
         attempt = found[0]
         match progress:
-            case PrefillStarted(queue_s=queue_s):
+            case PrefillStarted(queue_s=queue_s, worker=worker):
                 attempt.queue_s = queue_s
+                if not attempt.begun.done():
+                    attempt.begun.set_result(worker)
             case PrefillDone(prefill_s=prefill_s, ended_unix_s=ended_unix_s):
                 order = attempt.order
                 now_s = time.monotonic()
@@ -232,12 +236,8 @@ class Attempts:
         """None when the prefill failed, which the core has been told. Raises TransferError, or what `install` raised."""
         order = attempt.order
         verified = asyncio.ensure_future(receiver.verified(order.timeout_s))
-        waiting: list[asyncio.Future[Any]] = [verified, attempt.prefill_failed]
-        gone: asyncio.Future[str] | None = None
-        if worker is not None:
-            # A job in a worker's own queue is no other's: only its sender can see that it waits in vain.
-            gone = asyncio.ensure_future(self._jobs.until_gone(order.prefill_site, worker))
-            waiting.append(gone)
+        gone = asyncio.ensure_future(self._worker_gone(attempt, worker))
+        waiting: list[asyncio.Future[Any]] = [verified, attempt.prefill_failed, gone]
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if verified.done():
@@ -245,13 +245,19 @@ class Attempts:
             if attempt.prefill_failed.done():
                 failure = attempt.prefill_failed.result()
                 self._failed(attempt, failure.code, f"{failure.worker}: {failure.message}")
-            elif gone is not None:
+            else:
                 self._failed(attempt, FailureCode.WORKER_LOST, gone.result())
             return None
         finally:
-            for wait in (verified, gone):
-                if wait is not None:
-                    wait.cancel()
+            verified.cancel()
+            gone.cancel()
+
+    async def _worker_gone(self, attempt: Attempt, named: str | None) -> str:
+        """Returns, with the reason, when the worker is gone that the job was named for, or that has begun it.
+
+        A job in a worker's own queue is for no other one. One that was begun is given to another after a while, if the site has
+        another, which refuses it."""
+        return await self._jobs.until_gone(attempt.order.prefill_site, named or await attempt.begun)
 
     def _verified(self, attempt: Attempt, sequence: Any) -> None:
         if attempt.settled:
@@ -276,7 +282,7 @@ class Attempts:
             reason=message,
         )
         self._count_failure(attempt, code)
-        self._tell(AttemptFailed(time.monotonic(), order.request_id, order.attempt, code, message))
+        self._tell(AttemptFailed(time.monotonic(), order.request_id, order.attempt, code, message, attempt.begun.done()))
 
     def _count_failure(self, attempt: Attempt, code: str) -> None:
         attempt.span.set_attribute(names.ERROR_TYPE, code)

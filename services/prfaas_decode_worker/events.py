@@ -52,6 +52,8 @@ class AttemptFailed:
     attempt: int
     code: str
     message: str
+    begun: bool = False
+    """Whether a prefill worker had begun to compute it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
 """State of one request in the decode worker, from its acceptance to its last token."""
 
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Protocol
@@ -7,9 +9,10 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from prfaas.contracts.kv import TransferReport
-from prfaas.contracts.terms import Outcome
+from prfaas.contracts.terms import FinishReason, Outcome
 from prfaas.contracts.to_decode import Generate, Sampling
-from prfaas.contracts.to_gateway import PrefillTimes
+from prfaas.contracts.to_gateway import Failed, Finished, PrefillTimes, Started
+from prfaas.contracts.wire import unpack_tokens
 
 
 class Delta(Protocol):
@@ -64,6 +67,10 @@ class Request:
     cache_bytes: int
     first_token_due_at: float
     next_token: int
+    sent: tuple[int, ...]
+    """Tokens of the answer that an earlier decode worker has sent. They count as generated."""
+    again: deque[int]
+    """Those of them that the batch has still to compute again: step by step, so that its KV is the same to the last bit."""
     outcome: Outcome
     reason: str
     prefill_site: str
@@ -81,13 +88,41 @@ class Request:
     report: TransferReport = field(default_factory=TransferReport)
     times: PrefillTimes = field(default_factory=PrefillTimes)
 
+    @classmethod
+    def of(cls, generate: Generate, vocabulary: Vocabulary, sequence_bytes: Callable[[int], int], now_s: float) -> "Request":
+        """Returns the request as it comes. Raises BadMessageError, and what the vocabulary or `sequence_bytes` raises."""
+        prompt, sent = unpack_tokens(generate.token_ids), unpack_tokens(generate.sent_token_ids)
+        return cls(
+            generate=generate,
+            prompt=prompt,
+            text=vocabulary.new_text(generate.sampling),
+            cache_bytes=sequence_bytes(len(prompt) + generate.sampling.max_tokens),
+            first_token_due_at=now_s + generate.ttft_deadline_s,
+            next_token=prompt[-1] if prompt else 0,
+            sent=tuple(sent),
+            again=deque(sent),
+            outcome=generate.placement.outcome,
+            reason=generate.placement.reason,
+            prefill_site=generate.placement.prefill_site,
+        )
+
     @property
     def request_id(self) -> str:
         return self.generate.request_id
 
     @property
+    def tokens_left(self) -> int:
+        """Most tokens that are to be generated from now on."""
+        return self.generate.sampling.max_tokens - self.generated
+
+    @property
     def total_tokens(self) -> int:
         return len(self.prompt) + self.generate.sampling.max_tokens
+
+    @property
+    def has_token(self) -> bool:
+        """Whether a token that is new to the client has been computed here."""
+        return self.generated > len(self.sent)
 
     def prefill_times(self) -> PrefillTimes:
         if not self.verified_unix_s or not self.prefill_ended_unix_s:
@@ -98,6 +133,37 @@ class Request:
         """Returns the number of its next event, and counts it as sent."""
         self.events_sent += 1
         return self.events_sent - 1
+
+    def started(self, cached_tokens: int) -> Started:
+        """Returns its next event, numbered after the last, as the two below do."""
+        return Started(
+            request_id=self.request_id,
+            sequence=self.next_sequence(),
+            prefill_site=self.prefill_site,
+            outcome=self.outcome,
+            reason=self.reason,
+            cached_tokens=cached_tokens,
+        )
+
+    def finished(self, finish_reason: FinishReason, rest: str) -> Finished:
+        return Finished(
+            request_id=self.request_id,
+            sequence=self.next_sequence(),
+            finish_reason=finish_reason,
+            text=rest,
+            completion_tokens=self.generated,
+            transfer=self.report,
+            prefill=self.prefill_times(),
+        )
+
+    def failed(self, code: str, message: str, retry_after_s: float | None) -> Failed:
+        return Failed(
+            request_id=self.request_id,
+            sequence=self.next_sequence(),
+            code=code,
+            message=message,
+            retry_after_s=retry_after_s,
+        )
 
     def too_late(self, why: str) -> str:
         return f"no first token within {self.generate.ttft_deadline_s:g} s: {why}"

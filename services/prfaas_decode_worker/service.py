@@ -17,6 +17,7 @@ from prfaas.contracts.to_scheduler import Heartbeat
 from prfaas.contracts.wire import decode
 from prfaas.engine.factory import build_engine
 from prfaas.engine.weights import prepare
+from prfaas.process.incarnation import new_incarnation
 from prfaas.process.runner import ServiceContext
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics.decode import DecodeMetrics
@@ -46,6 +47,7 @@ from prfaas_decode_worker.events import (
     Tick,
     request_id_of,
 )
+from prfaas_decode_worker.gateway_watch import GatewayWatch
 from prfaas_decode_worker.outbox import Outbox
 from prfaas_decode_worker.prefixes import KeptPrefixes
 from prfaas_decode_worker.service_core import DecodeCore
@@ -61,6 +63,7 @@ class DecodeWorkerService:
     def __init__(self, config: DecodeWorkerConfig, context: ServiceContext) -> None:
         self._config = config
         self._context = context
+        self._incarnation = new_incarnation()
         self._metrics = DecodeMetrics(context.registry, config.engine.model)
         self._spans = RequestSpans(context.tracing, config.name)
         self._answers: dict[str, asyncio.Future[GenerateAccepted | GenerateRefused]] = {}
@@ -88,13 +91,14 @@ class DecodeWorkerService:
         # The core, and what carries out its instructions.
         self._core = DecodeCore(
             config.name,
+            self._incarnation,
             config.engine.model,
             Limits(config.slots, config.waiting, self._description.max_context_tokens, config.cache_mib << 20),
             self._description.eos_token_ids,
             vocabulary,
             self._engine.sequence_bytes,
         )
-        blocks = BlockAnnouncer(bus, config.identity, sites=[config.site])
+        blocks = BlockAnnouncer(bus, config.identity, incarnation=self._incarnation, sites=[config.site])
         kept = KeptPrefixes(self._engine, config.prefix_cache_mib << 20, blocks.changed)
         self._attempts = Attempts(config, context, connections, kept, self._handle)
         self._batch = Batch(
@@ -111,9 +115,11 @@ class DecodeWorkerService:
         context.tasks.spawn("publish", self._outbox.run(bus))
         context.tasks.spawn("batch", self._batch.run())
         context.tasks.spawn("tick", self._tick())
+        context.tasks.spawn("watch gateways", GatewayWatch(bus, config.site, self._core.requests, self._give_up).run())
         progress = subjects.progress_from(subjects.prefill_progress(config.site, config.name), "*", "*")
         await bus.subscribe_raw(progress, self._hear_progress)
-        await bus.subscribe(subjects.cancel_generate(config.site, config.name), CancelGenerate, self._cancel)
+        cancels = subjects.cancel_generate(config.site, config.name)
+        await bus.subscribe(cancels, CancelGenerate, lambda cancel: self._give_up(cancel.request_id))
         await bus.serve(subjects.generate(config.site, config.name), Generate, self._generate)
         await self.lifecycle.announce([config.site], self._heartbeat)
 
@@ -178,9 +184,6 @@ class DecodeWorkerService:
     def _hear_progress(self, message: Msg) -> None:
         prefill_site = message.subject.split(".")[-2]
         self._attempts.hear(prefill_site, decode(message.data, PrefillProgress))
-
-    def _cancel(self, cancel: CancelGenerate) -> None:
-        self._handle(CancelAsked(time.monotonic(), cancel.request_id))
 
     def _give_up(self, request_id: str) -> None:
         self._handle(CancelAsked(time.monotonic(), request_id))
@@ -270,6 +273,7 @@ class DecodeWorkerService:
         return Heartbeat(
             site=self._config.site,
             worker=self._config.name,
+            incarnation=self._incarnation,
             role=Role.DECODE,
             model=self._config.engine.model,
             fingerprint=self._description.fingerprint,

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from prfaas.contracts.codes import FailureCode
+from prfaas.contracts.codes import GOOD_ENDS, FailureCode
 from prfaas.contracts.terms import FinishReason
 from prfaas.contracts.to_decode import Generate
-from prfaas.contracts.to_gateway import Failed, Finished, GenerateAccepted, GenerateRefused, Started, Tokens
+from prfaas.contracts.to_gateway import GenerateAccepted, GenerateRefused, Tokens
 from prfaas.contracts.to_scheduler import AttemptEnded
-from prfaas.contracts.wire import BadMessageError, unpack_tokens
+from prfaas.contracts.wire import BadMessageError
 from prfaas.engine.protocol import SampledToken
 from prfaas.worker.faults import fault_text
 from prfaas_decode_worker.admission import Admission, Limits, Refusal
@@ -38,9 +38,10 @@ from prfaas_decode_worker.events import (
     TellScheduler,
     Tick,
 )
+from prfaas_decode_worker.prefill_deaths import DEADLY, PrefillDeaths
 from prfaas_decode_worker.request import Phase, Request, Vocabulary
 from prfaas_decode_worker.retries import give_up, next_attempt
-from prfaas_decode_worker.token_news import take_token
+from prfaas_decode_worker.token_news import TokenNews, replay, take_token
 
 
 class Row(NamedTuple):
@@ -57,6 +58,7 @@ class DecodeCore:
     def __init__(
         self,
         worker: str,
+        incarnation: str,
         model: str,
         limits: Limits,
         eos_token_ids: frozenset[int],
@@ -64,12 +66,14 @@ class DecodeCore:
         sequence_bytes: Callable[[int], int],
     ) -> None:
         self.worker = worker
+        self.incarnation = incarnation
         self.model = model
         self.admission = Admission(limits)
         self.eos_token_ids = eos_token_ids
         self.vocabulary = vocabulary
         self.sequence_bytes = sequence_bytes
         self.requests = self.admission.requests
+        self.deaths = PrefillDeaths()
         self.draining = False
 
     def rows(self) -> list[Row]:
@@ -91,8 +95,8 @@ class DecodeCore:
                 return self._verified(event)
             case PrefillTimed():
                 return self._timed(event)
-            case AttemptFailed(now_s, request_id, attempt, code, message):
-                return self._attempt_failed(request_id, attempt, code, message, now_s)
+            case AttemptFailed():
+                return self._attempt_failed(event)
             case StepDone(now_s, tokens):
                 return [out for request_id, token in tokens for out in self._stepped(request_id, token, now_s)]
             case StepFailed(now_s, request_ids, message):
@@ -118,9 +122,12 @@ class DecodeCore:
     # ---- admission
 
     def _generate(self, generate: Generate, now_s: float) -> list[Instruction]:
+        ended: TokenNews | None = None
         try:
-            request = self._request(generate, now_s)
-            refusal = self._refusal(generate, request)
+            request = Request.of(generate, self.vocabulary, self.sequence_bytes, now_s)
+            ended = replay(request)
+            refusal = None if ended is not None else self._refusal(request, now_s)
+            refusal = self._never(generate) or refusal
         except BadMessageError as error:
             refusal = Refusal(FailureCode.BAD_REQUEST, str(error))
         except Exception as error:  # neither tokenizer nor engine may take the others' requests with this one
@@ -130,10 +137,13 @@ class DecodeCore:
             answer = GenerateRefused(request_id=generate.request_id, code=code, message=message, retry_after_s=1.0)
             return [Answer(generate.request_id, answer)]
         self.requests[generate.request_id] = request
-        accepted = Answer(generate.request_id, GenerateAccepted(request_id=generate.request_id))
+        accepted = Answer(generate.request_id, GenerateAccepted(request_id=generate.request_id, incarnation=self.incarnation))
+        if ended is not None and ended.finish_reason is not None:
+            started = Emit(generate.reply_to, request.started(cached_tokens=0))
+            return [accepted, started, *self._finish(request, ended.finish_reason, ended.rest, now_s)]
         return [accepted, *self._admit(now_s)]
 
-    def _refusal(self, generate: Generate, request: Request) -> Refusal | None:
+    def _never(self, generate: Generate) -> Refusal | None:
         if self.draining:
             return Refusal(FailureCode.DRAINING, f"decode worker {self.worker!r} is shutting down")
         if generate.model != self.model:
@@ -142,21 +152,12 @@ class DecodeCore:
             )
         if generate.request_id in self.requests:
             return Refusal(FailureCode.DUPLICATE, f"request {generate.request_id!r} is already running here")
-        return self.admission.refusal(len(request.prompt), generate.sampling.max_tokens, request.cache_bytes)
+        return None
 
-    def _request(self, generate: Generate, now_s: float) -> Request:
-        prompt = unpack_tokens(generate.token_ids)
-        return Request(
-            generate=generate,
-            prompt=prompt,
-            text=self.vocabulary.new_text(generate.sampling),
-            cache_bytes=self.sequence_bytes(len(prompt) + generate.sampling.max_tokens),
-            first_token_due_at=now_s + generate.ttft_deadline_s,
-            next_token=prompt[-1] if prompt else 0,
-            outcome=generate.placement.outcome,
-            reason=generate.placement.reason,
-            prefill_site=generate.placement.prefill_site,
-        )
+    def _refusal(self, request: Request, now_s: float) -> Refusal | None:
+        if self.deaths.deadly(request.prompt, now_s):
+            return Refusal(FailureCode.PREFILL_CRASH, DEADLY)
+        return self.admission.refusal(len(request.prompt), request.generate.sampling.max_tokens, request.cache_bytes)
 
     def _admit(self, now_s: float) -> list[Instruction]:
         return [next_attempt(request, now_s) for request in self.admission.admit(now_s)]
@@ -167,18 +168,12 @@ class DecodeCore:
         request = self._fenced(event.request_id, event.attempt)
         if request is None:
             return []
+        self.deaths.survived(request.prompt)
         request.phase = Phase.RUNNING
         request.joined_at = event.now_s
         request.verified_unix_s = event.verified_unix_s
         request.report = event.report
-        started = Started(
-            request_id=request.request_id,
-            sequence=request.next_sequence(),
-            prefill_site=request.prefill_site,
-            outcome=request.outcome,
-            reason=request.reason,
-            cached_tokens=event.report.cached_tokens,
-        )
+        started = request.started(event.report.cached_tokens)
         return [Emit(request.generate.reply_to, started), self._attempt_ended(request, verified=True)]
 
     def _timed(self, event: PrefillTimed) -> list[Instruction]:
@@ -188,12 +183,17 @@ class DecodeCore:
             request.times = replace(request.times, queue_s=event.queue_s, prefill_s=event.prefill_s)
         return []
 
-    def _attempt_failed(self, request_id: str, attempt: int, code: str, message: str, now_s: float) -> list[Instruction]:
+    def _attempt_failed(self, failed: AttemptFailed) -> list[Instruction]:
+        request_id, attempt, code, now_s = failed.request_id, failed.attempt, failed.code, failed.now_s
         request = self._fenced(request_id, attempt)
         if request is None:
             return []
         site = request.prefill_site
-        if told := give_up(request, code, message, now_s):
+        if failed.begun and code == FailureCode.WORKER_LOST:
+            self.deaths.died(request.prompt, now_s)
+            if self.deaths.deadly(request.prompt, now_s):
+                return self._fail(request, FailureCode.PREFILL_CRASH, DEADLY, None, now_s)
+        if told := give_up(request, code, failed.message, now_s):
             # An engine fails on this prompt wherever it is sent: that the client tries again helps nothing.
             return self._fail(request, *told, None if code == FailureCode.ENGINE else 1.0, now_s)
         ended = AttemptEnded(request_id=request_id, site=site, verified=False, code=code, next_site=request.prefill_site)
@@ -211,6 +211,9 @@ class DecodeCore:
     def _stepped(self, request_id: str, token: SampledToken, now_s: float) -> list[Instruction]:
         request = self.requests.get(request_id)
         if request is None:
+            return []
+        if request.again:  # the client has this one: what counts is that KV and random state are as they were
+            request.next_token = request.again.popleft()
             return []
         try:
             news = take_token(request, token, self.vocabulary, self.eos_token_ids)
@@ -235,7 +238,7 @@ class DecodeCore:
     # ---- endings
 
     def _tick(self, now_s: float) -> list[Instruction]:
-        late = [request for request in self.requests.values() if not request.generated and now_s >= request.first_token_due_at]
+        late = [request for request in self.requests.values() if not request.has_token and now_s >= request.first_token_due_at]
         out: list[Instruction] = []
         for request in late:
             doing = {Phase.WAITING: "waited for a free slot", Phase.TRANSFER: "waited for its KV", Phase.RUNNING: "was decoding"}
@@ -243,30 +246,14 @@ class DecodeCore:
         return out
 
     def _finish(self, request: Request, finish_reason: FinishReason, rest: str, now_s: float) -> list[Instruction]:
-        finished = Finished(
-            request_id=request.request_id,
-            sequence=request.next_sequence(),
-            finish_reason=finish_reason,
-            text=rest,
-            completion_tokens=request.generated,
-            transfer=request.report,
-            prefill=request.prefill_times(),
-        )
-        return [Emit(request.generate.reply_to, finished), *self._end(request, finish_reason, now_s)]
+        return [Emit(request.generate.reply_to, request.finished(finish_reason, rest)), *self._end(request, finish_reason, now_s)]
 
     def _broken(self, request_id: str, code: str, message: str, now_s: float) -> list[Instruction]:
         request = self.requests.get(request_id)
         return [] if request is None else self._fail(request, code, message, None, now_s)
 
     def _fail(self, request: Request, code: str, message: str, retry_after_s: float | None, now_s: float) -> list[Instruction]:
-        failed = Failed(
-            request_id=request.request_id,
-            sequence=request.next_sequence(),
-            code=code,
-            message=message,
-            retry_after_s=retry_after_s,
-        )
-        return [Emit(request.generate.reply_to, failed), *self._end(request, code, now_s)]
+        return [Emit(request.generate.reply_to, request.failed(code, message, retry_after_s)), *self._end(request, code, now_s)]
 
     def _end(self, request: Request, ended: str, now_s: float) -> list[Instruction]:
         del self.requests[request.request_id]
@@ -274,7 +261,9 @@ class DecodeCore:
         if request.phase is Phase.TRANSFER:
             out.append(EndAttempt(request.request_id, request.attempt, request.prefill_site))
         if request.phase is not Phase.RUNNING:
-            out.append(self._attempt_ended(request, verified=False, code=ended))
+            # An answer that was complete before any attempt says nothing of a site.
+            code = FailureCode.CANCELLED if ended in GOOD_ENDS else ended
+            out.append(self._attempt_ended(request, verified=False, code=code))
         out.append(
             Release(
                 request_id=request.request_id,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from prfaas.contracts.terms import FinishReason
 from prfaas.contracts.to_gateway import TokenDetail, TokenLogprob
 from prfaas.engine.protocol import SampledToken
-from prfaas_decode_worker.request import Request, Text, Vocabulary
+from prfaas_decode_worker.request import Delta, Request, Text, Vocabulary
 
 
 class TokenNews(NamedTuple):
@@ -31,10 +31,25 @@ def take_token(request: Request, token: SampledToken, vocabulary: Vocabulary, eo
     if may_end and token.token_id in eos_token_ids:
         return TokenNews(True, "", finish_reason=FinishReason.STOP, rest=request.text.flush().text)
     details = () if sampling.top_logprobs is None else (token_detail(vocabulary, request.text, token),)
-    delta = request.text.push(token.token_id)
+    return _told(request, request.text.push(token.token_id), details)
+
+
+def replay(request: Request) -> TokenNews | None:
+    """Adds the tokens that an earlier decode worker has sent, so that the text goes on after theirs.
+
+    Returns the news of the one that ends the answer; None where it goes on. Raises what the text raises."""
+    for token_id in request.sent:
+        request.generated += 1
+        news = _told(request, request.text.push(token_id), ())
+        if news.finish_reason is not None:
+            return news
+    return None
+
+
+def _told(request: Request, delta: Delta, details: tuple[TokenDetail, ...]) -> TokenNews:
     if delta.stopped:
         return TokenNews(False, delta.text, details, FinishReason.STOP)
-    if request.generated < sampling.max_tokens:
+    if request.tokens_left > 0:
         return TokenNews(False, delta.text, details)
     rest = request.text.flush()
     return TokenNews(False, delta.text, details, FinishReason.STOP if rest.stopped else FinishReason.LENGTH, rest.text)

@@ -35,7 +35,7 @@ class GatewayConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_fie
     idle_deadline_s: Seconds = 30.0
     """Time between two events of a running answer; later it fails."""
     worker_grace_s: Seconds = 5.0
-    """Time from the end of a decode worker's heartbeat until its requests are given up."""
+    """Time from the end of a decode worker's heartbeat until its requests are placed again."""
     read_deadline_s: Seconds = 30.0
     """Time for a request's body to arrive."""
     write_deadline_s: Seconds = 30.0

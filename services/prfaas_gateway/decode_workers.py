@@ -1,30 +1,88 @@
-"""The decode workers of the own site, as their heartbeats show them."""
+"""The decode workers of the own site, as their heartbeats show them, and those that are lost.
+
+A worker is one process: a name and an incarnation. Under the same name another incarnation is another worker, which has none of
+the requests of the one before.
+"""
 
 from collections.abc import Sequence
+from typing import Final, NamedTuple
 
+from prfaas.bus.presence import INTERVAL_S, TTL_S
 from prfaas.contracts.terms import Role
 from prfaas.contracts.to_scheduler import Heartbeat
 
+SUPERSEDED_AFTER_S: Final = 2 * INTERVAL_S
+"""Silence after which an incarnation is lost when its name has another one. Two processes under one name lose nothing by it, as
+long as both beat."""
+
+
+class DecodeWorker(NamedTuple):
+    """One process."""
+
+    name: str
+    incarnation: str
+
 
 class DecodeWorkers:
-    """Keeps the latest heartbeat of each decode worker. Pure."""
+    """Pure: heartbeats and silences in, what is there and what is lost out. Moments are of any one clock, in s."""
 
-    def __init__(self, site: str) -> None:
+    def __init__(self, site: str, grace_s: float) -> None:
         self._site = site
-        self._beat_by_worker: dict[str, Heartbeat] = {}
+        self._grace_s = grace_s
+        self._beats: dict[str, Heartbeat] = {}
+        """Latest heartbeat by name."""
+        self._heard_at: dict[DecodeWorker, float] = {}
+        """Latest sign of life of each that is not lost."""
+        self._lost_at: dict[DecodeWorker, float] = {}
+        """Moment at which a silent one counts as lost, if it stays silent."""
 
-    def heard(self, key: str, beat: Heartbeat | None) -> str | None:
-        """Takes a heartbeat, or None for one that has stopped. Returns the worker where it is a decode worker of this site."""
-        site, _, worker = key.partition(f".{Role.DECODE}.")
-        if site != self._site or not worker:
-            return None
+    def handle_beat(self, key: str, beat: Heartbeat | None, now_at: float) -> None:
+        """Takes a heartbeat, or None for a name without one any more."""
+        site, _, name = key.partition(f".{Role.DECODE}.")
+        if site != self._site or not name:
+            return
         if beat is None:
-            self._beat_by_worker.pop(worker, None)
-        else:
-            self._beat_by_worker[worker] = beat
-        return worker
+            self._beats.pop(name, None)
+            for worker in self._named(name):
+                self._lose_at(worker, now_at + self._grace_s)
+            return
+        self._beats[name] = beat
+        worker = DecodeWorker(name, beat.incarnation)
+        self._heard_at[worker] = now_at
+        self._lost_at.pop(worker, None)
+        for other in self._named(name):
+            if other != worker:
+                self._lose_at(other, max(now_at, self._heard_at[other] + SUPERSEDED_AFTER_S))
+
+    def handle_acceptance(self, worker: DecodeWorker, now_at: float) -> None:
+        """Takes an accepted request for a sign of life. One that never beats is lost as one whose heartbeat has stopped."""
+        if worker not in self._heard_at or worker in self._lost_at:
+            self._lost_at[worker] = now_at + TTL_S + self._grace_s
+        self._heard_at[worker] = now_at
+
+    def take_lost(self, now_at: float) -> list[DecodeWorker]:
+        """Returns and forgets those that are lost by now."""
+        lost = [worker for worker, lost_at in self._lost_at.items() if lost_at <= now_at]
+        for worker in lost:
+            del self._lost_at[worker], self._heard_at[worker]
+        return lost
+
+    def next_lost_at(self) -> float | None:
+        """Earliest moment at which one is lost if nothing is heard; None while none is silent."""
+        return min(self._lost_at.values(), default=None)
 
     def unserved(self, models: Sequence[str]) -> list[str]:
         """Returns the models without a live worker that takes requests."""
-        served = {beat.model for beat in self._beat_by_worker.values() if not beat.draining}
+        served = {beat.model for beat in self._beats.values() if not beat.draining}
         return [model for model in models if model not in served]
+
+    def validate(self) -> None:
+        assert self._lost_at.keys() <= self._heard_at.keys()
+        assert all(DecodeWorker(name, beat.incarnation) in self._heard_at for name, beat in self._beats.items())
+
+    def _named(self, name: str) -> list[DecodeWorker]:
+        return [worker for worker in self._heard_at if worker.name == name]
+
+    def _lose_at(self, worker: DecodeWorker, lost_at: float) -> None:
+        """Sets the moment, unless an earlier one is set."""
+        self._lost_at[worker] = min(lost_at, self._lost_at.get(worker, lost_at))

@@ -3,21 +3,25 @@
 import asyncio
 import contextlib
 import random
-from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
-from typing import Final, Self
+from typing import Any, Final, Protocol, Self
 
 from opentelemetry.trace import Span
 
 from prfaas.contracts.codes import FailureCode
-from prfaas.contracts.to_gateway import Failed, Finished, Placement, Started, Tokens
+from prfaas.contracts.to_gateway import Failed, Finished, Started, Tokens
+from prfaas.telemetry.logs import get_logger
+from prfaas_gateway.decode_workers import DecodeWorker
 from prfaas_gateway.in_flight import EventOverflowError, EventQueue, EventUnreadableError, InFlight, WorkerLostError
 from prfaas_gateway.job import Job, failure, refused, too_late
+from prfaas_gateway.joined_answer import JoinedAnswer
+from prfaas_gateway.line import Line
 from prfaas_gateway.openai.errors import events_lost, internal, unavailable
-from prfaas_gateway.placing import RETRY_AFTER_S, Placing, Refused, why_given_up
-from prfaas_gateway.turns import Turn, Turns
+from prfaas_gateway.placing import RETRY_AFTER_S, Accepted, Placing, Refused, UnansweredError, why_given_up
+from prfaas_gateway.turns import Turn
 from prfaas_gateway.waiting_line import Pace
 
 EVENTS_PER_REQUEST: Final = 4096
@@ -26,26 +30,61 @@ DEADLINE_GRACE_S: Final = 0.5
 """Time beyond the deadline that the gateway waits, s. The decode worker keeps the same deadline, and its error says more."""
 MAX_PLACEMENTS: Final = 3
 """Placements of one try. A decode worker may drain, fill up or die after its last heartbeat, and another one may answer."""
-TRYING_AT_ONCE: Final = 2
-"""Waiting requests of a model that ask for a place at one time. The others wait for their turn."""
+MAX_MOVES: Final = 3
+"""Times that one request is placed again because its decode worker was lost or gave no answer."""
 JUDGE_EVERY_S: Final = 0.5
 """Time between two checks whether a waiting request can still be served in time, s."""
 FIRST_BACKOFF_S: Final = 0.1
 MAX_BACKOFF_S: Final = 1.0
 
+log = get_logger(__name__)
 
-class Generation:
-    """A request that a decode worker has accepted."""
 
-    def __init__(self, job: Job, queue: EventQueue, idle_deadline_s: float, pace: Pace) -> None:
-        self._job = job
-        self._queue = queue
-        self._idle_deadline_s = idle_deadline_s
-        self._pace = pace
-        self._accepted_at = asyncio.get_running_loop().time()
-        self._has_token = False
+class Leg:
+    """One placement of a request: a decode worker has accepted it, under an id of its own."""
+
+    def __init__(self, job: Job, queue: EventQueue, accepted: Accepted) -> None:
+        self.job = job
+        self.queue = queue
+        self.accepted = accepted
+        self.accepted_at = asyncio.get_running_loop().time()
+        self.has_token = False
         self.over = False
         """True when no event will follow."""
+
+
+class OpenLeg(Protocol):
+    def __call__(self, job: Job, avoid: Sequence[str]) -> AbstractAsyncContextManager[Leg]:
+        """Enters once a decode worker has accepted the job, none of those to `avoid`. Raises ApiError, UnansweredError."""
+        ...
+
+
+class Generation:
+    """A request on its way through decode workers: where one is lost, another goes on with the answer."""
+
+    def __init__(self, job: Job, open_leg: OpenLeg, idle_deadline_s: float, pace: Pace, on_move: Callable[[], None]) -> None:
+        self._job = job
+        self._open_leg = open_leg
+        self._idle_deadline_s = idle_deadline_s
+        self._pace = pace
+        self._on_move = on_move
+        self._answer = JoinedAnswer()
+        self._closing = AsyncExitStack()
+        self._leg: Leg
+        self.moves = 0
+        """Times that the request was placed again."""
+
+    @property
+    def over(self) -> bool:
+        """Whether no event will follow."""
+        return self._leg.over
+
+    async def __aenter__(self) -> Self:
+        await self._begin(self._job)
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        await self._closing.__aexit__(*error)
 
     def __aiter__(self) -> Self:
         return self
@@ -54,75 +93,97 @@ class Generation:
         """Raises ApiError when the request fails, when nothing comes in time, and when the client reads too slowly."""
         if self.over:
             raise StopAsyncIteration
-        event = await self._next()
-        self.over = isinstance(event, Finished | Failed)
+        event: Started | Tokens | Finished | Failed | None = None
+        while event is None:
+            event = self._answer.take(await self._next())
+        leg = self._leg
+        leg.over = isinstance(event, Finished | Failed)
         if isinstance(event, Failed):
             raise failure(event)
-        if isinstance(event, Tokens) and not self._has_token:
-            self._has_token = True
-            self._pace.first_token_came(asyncio.get_running_loop().time() - self._accepted_at)
+        if isinstance(event, Tokens) and not leg.has_token:
+            leg.has_token = True
+            self._pace.first_token_came(asyncio.get_running_loop().time() - leg.accepted_at)
         return event
 
     async def _next(self) -> Started | Tokens | Finished | Failed:
-        try:
-            return await self._queue.get(self._idle_deadline_s if self._has_token else self._job.left_s + DEADLINE_GRACE_S)
-        except TimeoutError as error:
-            if not self._has_token:
-                raise too_late(self._job.ttft_deadline_s) from error
-            message = f"No token came for {self._idle_deadline_s:g} s; the answer is cut off."
-            raise unavailable(message, RETRY_AFTER_S, FailureCode.IDLE_DEADLINE) from error
-        except WorkerLostError as error:
-            self.over = True
-            raise unavailable(f"The answer is lost: {error}.", RETRY_AFTER_S, FailureCode.DECODE_WORKER_LOST) from error
-        except EventOverflowError as error:
-            raise internal(f"The answer is cut off: {error}.", FailureCode.CLIENT_TOO_SLOW) from error
-        except EventUnreadableError as error:
-            raise events_lost(error) from error
+        while True:
+            leg = self._leg
+            try:
+                return await leg.queue.get(self._idle_deadline_s if leg.has_token else leg.job.left_s + DEADLINE_GRACE_S)
+            except TimeoutError as error:
+                if not self._answer.token_ids:
+                    raise too_late(self._job.ttft_deadline_s) from error
+                message = f"No token came for {self._idle_deadline_s:g} s; the answer is cut off."
+                raise unavailable(message, RETRY_AFTER_S, FailureCode.IDLE_DEADLINE) from error
+            except WorkerLostError as error:
+                if self.moves >= MAX_MOVES:
+                    raise unavailable(f"The answer is lost: {error}.", RETRY_AFTER_S, FailureCode.DECODE_WORKER_LOST) from error
+                await self._move(leg, str(error))
+            except EventOverflowError as error:
+                raise internal(f"The answer is cut off: {error}.", FailureCode.CLIENT_TOO_SLOW) from error
+            except EventUnreadableError as error:
+                raise events_lost(error) from error
 
+    async def _move(self, leg: Leg, why: str) -> None:
+        """Leaves the lost decode worker and has another one accept the request. Raises ApiError."""
+        self._count_move(leg.job, leg.accepted.worker.name, why)
+        await self._closing.aclose()
+        self._answer.place_again()
+        await self._begin(self._placed_again())
 
-class _Line:
-    """The waiting requests of one model."""
+    async def _begin(self, job: Job) -> None:
+        """Raises ApiError."""
+        avoid: tuple[str, ...] = ()
+        while True:
+            try:
+                self._leg = await self._closing.enter_async_context(self._open_leg(job, avoid))
+                return
+            except UnansweredError as error:
+                # It may have begun. What it says under the old id is heard by no one.
+                if self.moves >= MAX_MOVES or job.left_s <= 0:
+                    raise error.error from error
+                self._count_move(job, error.worker, str(error))
+                job, avoid = self._placed_again(job.deadline_at), (error.worker,)
 
-    def __init__(self) -> None:
-        self.turns = Turns(TRYING_AT_ONCE)
-        self.pace = Pace()
-        self._sleeping: deque[asyncio.Future[None]] = deque()
-        self._missed = False
-        """True when a place became free while no request slept. One that was trying then may not have seen it."""
+    def _count_move(self, job: Job, worker: str, why: str) -> None:
+        self.moves += 1
+        self._on_move()
+        sent = len(self._answer.token_ids)
+        log.warning("request_moved", request_id=job.request_id, worker=worker, sent_tokens=sent, move=self.moves, reason=why)
 
-    @property
-    def empty(self) -> bool:
-        return self.turns.core.idle
+    def _placed_again(self, deadline_at: float | None = None) -> Job:
+        """Returns the job that goes on with the answer. An id of its own keeps late events of the one before apart.
 
-    def place_freed(self, now_s: float) -> None:
-        """Wakes one request, since the place is for one."""
-        self.pace.place_freed(now_s)
-        if self._sleeping:
-            self._sleeping.popleft().set_result(None)
-        else:
-            self._missed = True
-
-    async def sleep(self, at_most_s: float) -> None:
-        """Returns when a place has become free, or after the time."""
-        if self._missed:
-            self._missed = False
-            return
-        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._sleeping.append(woken)
-        try:
-            await asyncio.wait([woken], timeout=max(0.0, at_most_s))
-        finally:
-            if not woken.done():
-                self._sleeping.remove(woken)
+        Before the first token the client's deadline holds, after it the one between two tokens."""
+        sent, deadline_s = tuple(self._answer.token_ids), self._job.ttft_deadline_s
+        if not sent:
+            deadline_at = self._job.deadline_at
+        elif deadline_at is None:
+            deadline_s, deadline_at = self._idle_deadline_s, asyncio.get_running_loop().time() + self._idle_deadline_s
+        return replace(
+            self._job,
+            request_id=f"{self._job.request_id}-{self.moves}",
+            sent_token_ids=sent,
+            ttft_deadline_s=deadline_s,
+            deadline_at=deadline_at,
+        )
 
 
 class Generations:
     """All requests of the gateway that wait for a place or run."""
 
-    def __init__(self, placing: Placing, idle_deadline_s: float) -> None:
+    def __init__(
+        self,
+        placing: Placing,
+        idle_deadline_s: float,
+        on_acceptance: Callable[[DecodeWorker], None],
+        on_move: Callable[[], None],
+    ) -> None:
         self._placing = placing
         self._idle_deadline_s = idle_deadline_s
-        self._lines: dict[str, _Line] = {}
+        self._on_acceptance = on_acceptance
+        self._on_move = on_move
+        self._lines: dict[str, Line] = {}
         self.in_flight = InFlight(EVENTS_PER_REQUEST)
         self.waiting = 0
         """Requests that wait for a place."""
@@ -132,30 +193,39 @@ class Generations:
         """Yields the generation once a decode worker has accepted the request. Tells the worker to stop when it is left early.
 
         Raises ApiError."""
-        line = self._lines.setdefault(job.model, _Line())
+        line = self._lines.setdefault(job.model, Line())
+        open_leg = partial(self._leg, root, line)
+        async with Generation(job, open_leg, self._idle_deadline_s, line.pace, self._on_move) as generation:
+            yield generation
+
+    @asynccontextmanager
+    async def _leg(self, root: Span, line: Line, job: Job, avoid: Sequence[str]) -> AsyncIterator[Leg]:
         with self.in_flight.open(job.request_id) as queue:
-            placement = await self._accepted(job, root, line)
-            queue.worker = placement.decode_worker
-            generation = Generation(job, queue, self._idle_deadline_s, line.pace)
-            why = ""
+            accepted = await self._accepted(job, root, line, avoid)
+            queue.worker = accepted.worker
+            self._on_acceptance(accepted.worker)
+            leg = Leg(job, queue, accepted)
+            why = "the request was placed again"
             try:
-                yield generation
+                yield leg
             except BaseException as error:
                 why = why_given_up(error)
                 raise
             finally:
                 line.place_freed(asyncio.get_running_loop().time())
-                if not generation.over:
-                    await self._placing.cancel(job.request_id, placement.decode_worker, why)
+                if not leg.over:
+                    await self._placing.cancel(job.request_id, accepted.worker.name, why)
 
-    async def _accepted(self, job: Job, root: Span, line: _Line) -> Placement:
-        """Waits until a decode worker accepts. Raises ApiError at once when waiting cannot help or would take too long."""
+    async def _accepted(self, job: Job, root: Span, line: Line, avoid: Sequence[str]) -> Accepted:
+        """Waits until a decode worker accepts. Raises ApiError at once when waiting cannot help or would take too long.
+
+        Raises UnansweredError."""
         last: Refused | None = None
         if line.empty:
-            placement = await self._placing.try_once(job, root, MAX_PLACEMENTS, partial(self.in_flight.ask, job.request_id))
-            if not isinstance(placement, Refused):
-                return placement
-            last = placement
+            answer = await self._placing.try_once(job, root, MAX_PLACEMENTS, partial(self.in_flight.ask, job.request_id), avoid)
+            if not isinstance(answer, Refused):
+                return answer
+            last = answer
         if line.empty:
             line.pace.begin(asyncio.get_running_loop().time())
         self.waiting += 1
@@ -165,7 +235,7 @@ class Generations:
         finally:
             self.waiting -= 1
 
-    async def _wait_for_place(self, job: Job, root: Span, line: _Line, turn: Turn, last: Refused | None) -> Placement:
+    async def _wait_for_place(self, job: Job, root: Span, line: Line, turn: Turn, last: Refused | None) -> Accepted:
         while not turn.granted.is_set():
             self._judge(job, line, turn, last)
             with contextlib.suppress(TimeoutError):
@@ -177,14 +247,14 @@ class Generations:
             # Jitter: several gateways must not ask in step.
             await line.sleep(min(backoff_s * random.uniform(0.5, 1.0), job.left_s))
             self._judge(job, line, turn, last)
-            placement = await self._placing.try_once(job, root, MAX_PLACEMENTS, partial(self.in_flight.ask, job.request_id))
-            if not isinstance(placement, Refused):
-                return placement
+            answer = await self._placing.try_once(job, root, MAX_PLACEMENTS, partial(self.in_flight.ask, job.request_id))
+            if not isinstance(answer, Refused):
+                return answer
             if last is None or job.left_s > 0:  # a try that the deadline cut short says less than the one before
-                last = placement
+                last = answer
             backoff_s = min(MAX_BACKOFF_S, max(FIRST_BACKOFF_S, backoff_s * 1.6, last.not_before_s))
 
-    def _judge(self, job: Job, line: _Line, turn: Turn, last: Refused | None) -> None:
+    def _judge(self, job: Job, line: Line, turn: Turn, last: Refused | None) -> None:
         """Raises ApiError when the request cannot be served within its deadline any more."""
         left_s = job.left_s
         if last is not None and last.not_before_s >= left_s:

@@ -9,6 +9,7 @@ import msgspec
 
 from prfaas.contracts.to_gateway import GenerateEvent
 from prfaas.contracts.wire import BadMessageError, decode
+from prfaas_gateway.decode_workers import DecodeWorker
 
 
 class EventOverflowError(Exception):
@@ -16,7 +17,7 @@ class EventOverflowError(Exception):
 
 
 class WorkerLostError(Exception):
-    """The decode worker of a request is gone: it left, or has not been heard of."""
+    """Loss of the decode worker of a request: it left, has not been heard of, or was started again."""
 
 
 class EventUnreadableError(Exception):
@@ -40,8 +41,8 @@ class EventQueue:
         self._broken: Exception | None = None
         self.asked: str | None = None
         """Decode worker that was asked last: events of others are not the request's."""
-        self.worker: str | None = None
-        """Decode worker that has accepted the request."""
+        self.worker: DecodeWorker | None = None
+        """Process that has accepted the request."""
 
     def put(self, event: GenerateEvent) -> None:
         if len(self._events) >= self._limit:
@@ -116,9 +117,9 @@ class InFlight:
         queue.put(event)
         return True
 
-    def lose(self, worker: str) -> int:
-        """Ends all requests of a decode worker that is gone. Returns their number."""
+    def lose(self, worker: DecodeWorker) -> int:
+        """Ends the waits of all requests of a decode worker that is gone. Returns their number."""
         queues = [queue for queue in self._queues.values() if queue.worker == worker]
         for queue in queues:
-            queue.end(WorkerLostError(f"decode worker {worker!r} is gone"))
+            queue.end(WorkerLostError(f"decode worker {worker.name!r} is gone"))
         return len(queues)

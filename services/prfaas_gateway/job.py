@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
-from prfaas.contracts.codes import REQUEST_FAULTS, FailureCode
+from prfaas.contracts.codes import FINAL_REFUSALS, REQUEST_FAULTS, FailureCode
 from prfaas.contracts.to_decode import Sampling
 from prfaas.contracts.to_gateway import Failed
 from prfaas_gateway.openai.errors import ApiError, internal, invalid, overloaded, unavailable
@@ -19,6 +19,8 @@ class Job:
     ttft_deadline_s: float
     deadline_at: float
     """End of `ttft_deadline_s` on the event loop's clock, s."""
+    sent_token_ids: tuple[int, ...] = ()
+    """Tokens of the answer that an earlier decode worker has sent: another one goes on after them."""
 
     @property
     def left_s(self) -> float:
@@ -35,6 +37,8 @@ def refused(code: str, message: str, retry_after_s: float) -> ApiError:
         return overloaded(_sentence(message), retry_after_s)
     if code in REQUEST_FAULTS:
         return invalid(_sentence(message), code=code)
+    if code in FINAL_REFUSALS:
+        return internal(_sentence(message), code)
     return unavailable(_sentence(message), retry_after_s, code)
 
 

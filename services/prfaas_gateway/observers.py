@@ -23,6 +23,10 @@ class EdgeMetrics:
         self.stray_events = Counter(
             "prfaas_gateway_stray_events", "Events of requests that are no longer in flight.", registry=registry
         )
+        self.moved_requests = Counter(
+            "prfaas_gateway_moved_requests", "Times that a request was placed again after its decode worker was lost.",
+            registry=registry,
+        )  # fmt: skip
         self.tokenize_s = Histogram(
             "prfaas_gateway_tokenize_seconds", "Chat template and tokenizer.", registry=registry, buckets=TTFT_BUCKETS
         )

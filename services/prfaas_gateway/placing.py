@@ -9,7 +9,7 @@ from opentelemetry.trace import Span, SpanKind
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError, NoRespondersError, RemoteError
 from prfaas.contracts import subjects
-from prfaas.contracts.codes import REQUEST_FAULTS, FailureCode
+from prfaas.contracts.codes import FINAL_REFUSALS, FailureCode
 from prfaas.contracts.to_decode import CancelGenerate, Generate
 from prfaas.contracts.to_gateway import GenerateAccepted, GenerateRefused, Placement, Refusal
 from prfaas.contracts.to_scheduler import PlaceRequest
@@ -18,6 +18,7 @@ from prfaas.kvcache.blocks import block_hashes
 from prfaas.telemetry import names
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.tracing import Tracing
+from prfaas_gateway.decode_workers import DecodeWorker
 from prfaas_gateway.job import Job, refused, too_late
 from prfaas_gateway.openai.errors import ApiError, unavailable
 
@@ -41,39 +42,60 @@ class Refused(NamedTuple):
     """Time for which another try is useless, s, as the refusal says."""
 
 
+class Accepted(NamedTuple):
+    """A placement that a decode worker has taken."""
+
+    placement: Placement
+    worker: DecodeWorker
+
+
+class UnansweredError(Exception):
+    """A decode worker was handed the request and does not say whether it has begun. Under another id it may begin elsewhere."""
+
+    def __init__(self, worker: str, error: ApiError) -> None:
+        super().__init__(str(error))
+        self.worker = worker
+        self.error = error
+
+
 @dataclass(frozen=True, kw_only=True)
 class Placing:
     bus: ControlBus
     site: str
     gateway: str
+    incarnation: str
+    """Identity of the gateway's process."""
     tracing: Tracing
     control_deadline_s: float
     block_tokens: int
 
-    async def try_once(self, job: Job, root: Span, max_placements: int, asking: Callable[[str], None]) -> Placement | Refused:
-        """Returns the placement that a decode worker has accepted. Raises ApiError for what no other try would change.
+    async def try_once(
+        self, job: Job, root: Span, max_placements: int, asking: Callable[[str], None], avoid: Sequence[str] = ()
+    ) -> Accepted | Refused:
+        """Returns what a decode worker has accepted, none of those to `avoid`. Tells `asking` of each before it is asked: its
+        events may come before its answer does.
 
-        `asking` is told of each decode worker before it is asked: its events may come before its answer does."""
-        refused_by: list[str] = []
+        Raises ApiError for what no other try would change, and UnansweredError."""
+        refused_by = list(avoid)
         while True:
             placement = await self._place(job, root, refused_by)
             if isinstance(placement, Refused):
                 return placement
             asking(placement.decode_worker)
             try:
-                refusal = await self._hand_over(job, placement, root)
+                answer = await self._hand_over(job, placement, root)
             except BaseException as error:
                 # It may have begun.
                 await self.cancel(job.request_id, placement.decode_worker, why_given_up(error))
                 raise
-            if refusal is None:
-                return placement
+            if isinstance(answer, GenerateAccepted):
+                return Accepted(placement, DecodeWorker(placement.decode_worker, answer.incarnation))
             refused_by.append(placement.decode_worker)
-            if refusal.code in REQUEST_FAULTS:
-                raise refused(refusal.code, refusal.message, refusal.retry_after_s)
-            if len(refused_by) == max_placements:
-                return Refused(refused(refusal.code, refusal.message, refusal.retry_after_s))
-            log.info("placed_again", request_id=job.request_id, refused_by=refused_by, code=refusal.code)
+            if answer.code in FINAL_REFUSALS:
+                raise refused(answer.code, answer.message, answer.retry_after_s)
+            if len(refused_by) >= max_placements:
+                return Refused(refused(answer.code, answer.message, answer.retry_after_s))
+            log.info("placed_again", request_id=job.request_id, refused_by=refused_by, code=answer.code)
 
     async def cancel(self, request_id: str, worker: str, why: str) -> None:
         message = CancelGenerate(request_id=request_id, reason=why)
@@ -105,7 +127,7 @@ class Placing:
                 return answer
             if isinstance(answer, Refusal):
                 error = refused(answer.code, answer.message, answer.retry_after_s)
-                if answer.code in REQUEST_FAULTS:
+                if answer.code in FINAL_REFUSALS:
                     raise error
                 return Refused(error, answer.retry_after_s)
             span.set_attributes({
@@ -116,16 +138,20 @@ class Placing:
         finally:
             span.end()
 
-    async def _hand_over(self, job: Job, placement: Placement, root: Span) -> GenerateRefused | None:
-        """Returns None once the worker has accepted. A worker that is not there counts as one that refuses. One that does not
-        answer may have begun, so no other one may: ApiError."""
+    async def _hand_over(self, job: Job, placement: Placement, root: Span) -> GenerateAccepted | GenerateRefused:
+        """Returns the worker's answer. A worker that is not there counts as one that refuses.
+
+        Raises ApiError, and UnansweredError."""
         request = Generate(
             request_id=job.request_id,
             model=job.model,
             placement=placement,
             token_ids=pack_tokens(job.token_ids),
+            sent_token_ids=pack_tokens(job.sent_token_ids),
             sampling=job.sampling,
             reply_to=subjects.events(self.site, self.gateway),
+            gateway=self.gateway,
+            gateway_incarnation=self.incarnation,
             tenant=job.tenant,
             ttft_deadline_s=job.left_s,
         )
@@ -138,8 +164,8 @@ class Placing:
                 request_id=job.request_id, code=FailureCode.NO_ANSWER, message=str(error), retry_after_s=RETRY_AFTER_S
             )
         if isinstance(answer, Refused):
-            raise answer.error
-        return answer if isinstance(answer, GenerateRefused) else None
+            raise UnansweredError(placement.decode_worker, answer.error)
+        return answer
 
     async def _ask(
         self, job: Job, subject: str, message: object, reply_type: "TypeForm[Reply]", parent: Span, whom: str

@@ -124,6 +124,10 @@ class RequestRecord:
         self._series.generation_tokens.inc(count)
         self._last_token_s = now_s
 
+    def moved(self, times: int) -> None:
+        if times:
+            self._said["moves"] = times
+
     def ended(self, status: int, error_code: str | None) -> None:
         """`status` is the HTTP status sent, or CLIENT_GONE_STATUS. An error may come after a status 200."""
         observers = self._observers

@@ -16,12 +16,13 @@ from prfaas.contracts import subjects
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.to_scheduler import Heartbeat
 from prfaas.engine.weights import ModelFiles, prepare
+from prfaas.process.incarnation import new_incarnation
 from prfaas.process.runner import ServiceContext
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics.gateway import GatewayMetrics
 from prfaas_gateway.admission import Admission
 from prfaas_gateway.config import GatewayConfig
-from prfaas_gateway.decode_workers import DecodeWorkers
+from prfaas_gateway.decode_workers import DecodeWorker, DecodeWorkers
 from prfaas_gateway.generation import Generations
 from prfaas_gateway.http.app import make_app
 from prfaas_gateway.http.endpoint import Gateway
@@ -46,6 +47,7 @@ class GatewayService:
         self._config = config
         self._load_files = load_files
         self._context = context
+        self._incarnation = new_incarnation()
         self._observers = Observers(
             shared=GatewayMetrics(context.registry), edge=EdgeMetrics(context.registry), tracing=context.tracing
         )
@@ -54,9 +56,9 @@ class GatewayService:
         self._bus: ControlBus | None = None
         self._gateway: Gateway | None = None
         self._large_requests: LargeRequestReader | None = None
-        self._decode_workers = DecodeWorkers(config.site)
-        self._silent: dict[str, asyncio.TimerHandle] = {}
-        """Decode workers whose heartbeat has stopped, and the timers that will give up their requests."""
+        self._decode_workers = DecodeWorkers(config.site, config.worker_grace_s)
+        self._losing: asyncio.TimerHandle | None = None
+        """Timer of the next loss of a silent decode worker."""
         self._scheduler_silent: str | None = "the scheduler has not been asked yet"
 
     async def start(self) -> None:
@@ -69,6 +71,7 @@ class GatewayService:
         generations = self._generations(bus)
         events = subjects.events_from(subjects.events(config.site, config.name), "*")
         await bus.subscribe_raw(events, partial(self._event, generations.in_flight))
+        await bus.subscribe_raw(subjects.gateway_alive(config.site, config.name), partial(self._say_alive, bus))
         self._gateway = Gateway(
             config=config,
             models={model.name: model for model in models},
@@ -109,8 +112,8 @@ class GatewayService:
 
     async def stop(self) -> None:
         self._tokenizing.shutdown(wait=False, cancel_futures=True)
-        for timer in self._silent.values():
-            timer.cancel()
+        if self._losing is not None:
+            self._losing.cancel()
         if self._large_requests is not None:
             await self._large_requests.close()
         if self._bus is not None:
@@ -122,11 +125,17 @@ class GatewayService:
             bus=bus,
             site=config.site,
             gateway=config.name,
+            incarnation=self._incarnation,
             tracing=self._context.tracing,
             control_deadline_s=config.control_deadline_s,
             block_tokens=config.block_tokens,
         )
-        generations = Generations(placing, config.idle_deadline_s)
+        generations = Generations(
+            placing,
+            config.idle_deadline_s,
+            on_acceptance=lambda worker: self._accepted(generations.in_flight, worker),
+            on_move=self._observers.edge.moved_requests.inc,
+        )
         self._observers.edge.watch_waiting(lambda: generations.waiting)
         return generations
 
@@ -135,22 +144,29 @@ class GatewayService:
         if not in_flight.hear(worker, message.data):
             self._observers.edge.stray_events.inc()
 
-    def _worker(self, in_flight: InFlight, key: str, beat: Heartbeat | None) -> None:
-        """Takes a heartbeat, or its end. Requests of a decode worker that stays away end before their deadlines."""
-        worker = self._decode_workers.heard(key, beat)
-        if worker is None:
-            return
-        if beat is not None:
-            if timer := self._silent.pop(worker, None):
-                timer.cancel()
-        elif worker not in self._silent:
-            later = asyncio.get_running_loop().call_later
-            self._silent[worker] = later(self._config.worker_grace_s, self._lose, in_flight, worker)
+    async def _say_alive(self, bus: ControlBus, asked: Msg) -> None:
+        await bus.publish_raw(asked.reply, self._incarnation.encode())
 
-    def _lose(self, in_flight: InFlight, worker: str) -> None:
-        del self._silent[worker]
-        if lost := in_flight.lose(worker):
-            log.warning(FailureCode.DECODE_WORKER_LOST, worker=worker, requests=lost)
+    def _worker(self, in_flight: InFlight, key: str, beat: Heartbeat | None) -> None:
+        self._decode_workers.handle_beat(key, beat, asyncio.get_running_loop().time())
+        self._lose_silent(in_flight)
+
+    def _accepted(self, in_flight: InFlight, worker: DecodeWorker) -> None:
+        self._decode_workers.handle_acceptance(worker, asyncio.get_running_loop().time())
+        self._lose_silent(in_flight)
+
+    def _lose_silent(self, in_flight: InFlight) -> None:
+        """Gives up the decode workers that are lost, now and whenever the next one is.
+
+        One that is gone sends no more events: its requests need not wait for their deadlines to see it."""
+        loop = asyncio.get_running_loop()
+        for worker in self._decode_workers.take_lost(loop.time()):
+            if lost := in_flight.lose(worker):
+                log.warning(FailureCode.DECODE_WORKER_LOST, worker=worker.name, incarnation=worker.incarnation, requests=lost)
+        if self._losing is not None:
+            self._losing.cancel()
+        next_at = self._decode_workers.next_lost_at()
+        self._losing = None if next_at is None else loop.call_at(next_at, self._lose_silent, in_flight)
 
     async def _watch_scheduler(self, bus: ControlBus) -> None:
         """Asks the scheduler with an empty message. The answer is an error of its bus: it shows that the scheduler lives, and is

@@ -12,7 +12,9 @@ from prfaas.contracts.to_prefill import CancelPrefill
 from prfaas.contracts.to_scheduler import Heartbeat
 from prfaas.engine.factory import build_engine
 from prfaas.kvcache.prefix_cache import PrefixCache
+from prfaas.process.incarnation import new_incarnation
 from prfaas.process.runner import ServiceContext
+from prfaas.telemetry.metrics.prefill import watch_clock
 from prfaas.worker.block_announcer import BlockAnnouncer
 from prfaas.worker.engine_thread import engine_thread
 from prfaas.worker.lifecycle import WorkerLifecycle
@@ -32,6 +34,7 @@ class PrefillWorkerService:
     def __init__(self, config: PrefillWorkerConfig, context: ServiceContext) -> None:
         self._config = config
         self._context = context
+        self._incarnation = new_incarnation()
         self._thread = engine_thread()
         self.lifecycle = WorkerLifecycle(config.identity, context, self, movable=config.movable)
 
@@ -46,7 +49,7 @@ class PrefillWorkerService:
         assert config.bulk is not None
         connections = await self.lifecycle.connect(config.control, config.bulk)
         bus = connections.bus
-        blocks = BlockAnnouncer(bus, config.identity, sites=config.serves)
+        blocks = BlockAnnouncer(bus, config.identity, incarnation=self._incarnation, sites=config.serves)
         prefix_cache = PrefixCache(description.chunk_tokens, config.prefix_cache_mib << 20)
         prefiller = Prefiller(engine, self._thread, prefix_cache, blocks.changed)
         self._shipments = Shipments(config, context, connections, prefiller, self._core)
@@ -58,6 +61,7 @@ class PrefillWorkerService:
             await bus.subscribe(subjects.cancel_prefill(config.site, decode_site), CancelPrefill, cancelled)
         self._queue = SharedQueue(self._core.observed)
         self._consumer = await JobConsumer.open(bus, config.site, description.model, config.name, serves=config.serves)
+        watch_clock(context.registry, lambda: self._consumer.clock.skew_s)
         self._working = context.tasks.spawn("work", self._work())
         await blocks.start()
         context.tasks.spawn("announce blocks", blocks.run())
@@ -133,6 +137,7 @@ class PrefillWorkerService:
         return Heartbeat(
             site=self._config.site,
             worker=self._config.name,
+            incarnation=self._incarnation,
             role=Role.PREFILL,
             model=self._description.model,
             fingerprint=self._description.fingerprint,

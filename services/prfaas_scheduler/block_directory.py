@@ -63,8 +63,10 @@ class BlockDirectory:
 
     # ---- announcements
 
-    def join(self, key: str) -> int:
-        """Adds a worker. Returns its bit, the same one until it leaves."""
+    def join(self, key: str, incarnation: str = "") -> int:
+        """Adds a worker. Returns its bit, the same one until it leaves.
+
+        Forgets what an earlier incarnation held, but not what this one has announced already."""
         cache = self._caches.get(key)
         if cache is None:
             if self._free:
@@ -74,6 +76,9 @@ class BlockDirectory:
                 number = len(self._keys)
                 self._keys.append(key)
             cache = self._caches[key] = _Cache(1 << number)
+        elif incarnation and cache.incarnation not in (None, incarnation):
+            self._restart(cache, incarnation)
+            cache.certain, cache.ask_at, cache.pause_s = False, 0.0, FIRST_PAUSE_S
         return cache.bit
 
     def leave(self, key: str) -> None:

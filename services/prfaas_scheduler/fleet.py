@@ -12,6 +12,7 @@ from prfaas_scheduler.backlog import Backlog
 from prfaas_scheduler.block_directory import MAX_BLOCKS, BlockDirectory
 from prfaas_scheduler.breaker import Breaker
 from prfaas_scheduler.candidates import Candidate, Holder, PrefillSite, Route
+from prfaas_scheduler.placed_prefill import PlacedPrefill
 from prfaas_scheduler.pools import DecodePool, PrefillPool, Worker
 from prfaas_scheduler.prompt import Prompt
 
@@ -26,20 +27,6 @@ share, so that a system prompt that all requests share gathers them nowhere."""
 
 MAX_SITES = 256
 """Sites that are remembered at once. A name costs its sender nothing, a place here costs memory and a metric's series."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlacedPrefill:
-    """A prefill in a site's backlog, with enough to place the same prompt again elsewhere."""
-
-    site: str
-    model: str
-    fingerprint: str
-    tokens: int
-    """Tokens to prefill."""
-    expires_at: float
-    """Moment at which the placement is over, reported or not."""
-    deferred: bool = False
 
 
 @dataclass(slots=True)
@@ -95,8 +82,7 @@ class Fleet:
                 break
             self._unlist(key)
         while self._expiries and self._expiries[0][0] <= now_s:
-            _, request_id = heapq.heappop(self._expiries)
-            self.remove_placement(request_id)
+            self._forget_placement(heapq.heappop(self._expiries)[1])
 
     # ---- workers and links
 
@@ -104,8 +90,11 @@ class Fleet:
         """Returns whether the worker is taken in: not one of a site that is too many."""
         if not self._admit(beat.site):
             return False
+        known = self.workers.get(beat.key)
+        if known is not None and known.beat.incarnation != beat.incarnation:
+            self._drop_requests_of(beat.key)
         self._unlist(beat.key)
-        bit = self.directory.join(beat.key)
+        bit = self.directory.join(beat.key, beat.incarnation)
         self.workers[beat.key] = self._beating[beat.key] = worker = Worker(beat, self._now_s, bit)
         self.alive[beat.site, beat.role] += not beat.draining
         if beat.draining:
@@ -118,6 +107,7 @@ class Fleet:
         return True
 
     def remove_worker(self, key: str) -> None:
+        self._drop_requests_of(key)
         self._unlist(key)
         self.workers.pop(key, None)
         self.directory.leave(key)
@@ -269,6 +259,16 @@ class Fleet:
         if prefill is not None:
             self.sites[prefill.site].backlog.remove(request_id, self.alive[prefill.site, Role.PREFILL], self._now_s)
         return prefill
+
+    def _drop_requests_of(self, key: str) -> None:
+        """Takes the prefills out of the backlogs whose decode worker is gone: what they computed would be for no request."""
+        for request_id in [request_id for request_id, prefill in self.placed.items() if prefill.decoder == key]:
+            self._forget_placement(request_id)
+
+    def _forget_placement(self, request_id: str) -> None:
+        """Removes a prefill whose end was not reported. It says nothing about the link, which another request may try."""
+        if prefill := self.remove_placement(request_id):
+            self.sites[prefill.site].breaker.abandoned(request_id)
 
     def count_request(self, decoder: Worker) -> None:
         """Counts a request placed on a live decode worker until its next heartbeat shows it."""

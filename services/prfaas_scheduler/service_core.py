@@ -23,7 +23,8 @@ from prfaas_scheduler.events import (
     RequestCacheList,
     WorkerGone,
 )
-from prfaas_scheduler.fleet import Decoder, Fleet, PlacedPrefill
+from prfaas_scheduler.fleet import Decoder, Fleet
+from prfaas_scheduler.placed_prefill import PlacedPrefill
 from prfaas_scheduler.policies.base import Candidates, Choice, Policy
 from prfaas_scheduler.prompt import Prompt
 
@@ -175,6 +176,7 @@ class SchedulerCore:
                 tokens=chosen.prompt.prefill_tokens,
                 expires_at=now_s + request.ttft_deadline_s,
                 deferred=choice.deferred,
+                decoder=beat.key,
             )
             self.fleet.add_placement(request.request_id, chosen, route, prefill)
         self.fleet.count_request(decoder.worker)

@@ -1,4 +1,5 @@
 import asyncio
+import time
 
 import msgspec
 import pytest
@@ -422,3 +423,16 @@ async def test_pd_sites_get_their_turn(connect: Connect) -> None:
         await each.ack()
     assert sorted(taken[:4]) == ["a", "b", "x", "y"]
     assert taken[4:] == ["c", "d"]
+
+
+@pytest.mark.parametrize("lead_s", [-20.0, 20.0])
+async def test_a_workers_own_clock_decides_nothing(connect: Connect, monkeypatch: pytest.MonkeyPatch, lead_s: float) -> None:
+    bus = await connect()
+    real_time = time.time
+    monkeypatch.setattr(time, "time", lambda: real_time() + lead_s)
+    consumer = await JobConsumer.open(bus, SITE, MODEL, "p1", serves=SERVES)
+    assert abs(consumer.clock.skew_s - lead_s) < 5.0
+    await JobQueue(bus).submit(SITE, make_job(timeout_s=15.0), timeout_s=DEADLINE_S)
+    taken = await take(consumer)
+    assert 0.0 <= taken.age_s < 10.0, "its age is that of the server's clock"
+    await taken.ack()

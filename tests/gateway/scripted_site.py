@@ -94,6 +94,8 @@ class ScriptedSite:
     """Placement of a request that a decode worker refused."""
     refusal: GenerateRefused | None = None
     script: Script = say_hello
+    incarnation: str = "i1"
+    """Identity of the worker that accepts requests; another one is the worker started again."""
     slots: int | None = None
     """Requests that the worker runs at once; more are refused, by the scheduler or by the worker."""
     answers_place: bool = True
@@ -119,7 +121,14 @@ class ScriptedSite:
     async def announce(self, worker: str = WORKER, *, gone: bool = False, model: str = "tiny", draining: bool = False) -> None:
         """Puts a heartbeat into the workers' bucket, or deletes it."""
         beat = Heartbeat(
-            site=SITE, worker=worker, role=Role.DECODE, model=model, fingerprint="f", max_context_tokens=100, draining=draining
+            site=SITE,
+            worker=worker,
+            incarnation=self.incarnation,
+            role=Role.DECODE,
+            model=model,
+            fingerprint="f",
+            max_context_tokens=100,
+            draining=draining,
         )
         headers = {"KV-Operation": "DEL"} if gone else None
         await self.client.publish(subjects.entry(subjects.workers_bucket(SITE), beat.key), encode(beat), headers=headers)
@@ -173,7 +182,8 @@ class ScriptedSite:
         refusal = self.refusal
         if self.full:
             refusal = GenerateRefused(request_id=generate.request_id, code=FULL.code, message=FULL.message, retry_after_s=0.1)
-        await self.client.publish(message.reply, encode(refusal or GenerateAccepted(request_id=generate.request_id)))
+        accepted = GenerateAccepted(request_id=generate.request_id, incarnation=self.incarnation)
+        await self.client.publish(message.reply, encode(refusal or accepted))
         if refusal is None:
             work = self._play(generate, Emitter(self.client, generate))
             self.running[generate.request_id] = asyncio.create_task(work)

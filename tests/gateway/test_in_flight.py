@@ -3,6 +3,7 @@ import asyncio
 import pytest
 
 from prfaas.contracts.to_gateway import Tokens
+from prfaas_gateway.decode_workers import DecodeWorker
 from prfaas_gateway.in_flight import EventOverflowError, InFlight, WorkerLostError
 
 WORKER = "d1"
@@ -72,10 +73,10 @@ async def test_events_of_a_worker_that_was_not_asked_are_strays() -> None:
 async def test_a_lost_worker_ends_its_requests_after_what_it_had_sent() -> None:
     table = InFlight(queue_limit=8)
     with table.open("a") as queue, table.open("b") as other, table.open("c") as unplaced:
-        queue.asked = queue.worker = "gone"
-        other.worker = "alive"
+        queue.asked = "gone"
+        queue.worker, other.worker = DecodeWorker("gone", "i"), DecodeWorker("gone", "j")
         table.dispatch("gone", event("a", 0))
-        assert table.lose("gone") == 1
+        assert table.lose(DecodeWorker("gone", "i")) == 1
         assert await queue.get(1) == event("a", 0)
         for _ in range(2):
             with pytest.raises(WorkerLostError, match="'gone' is gone"):

@@ -30,6 +30,7 @@ NAMES = st.sampled_from(["w0", "w1", "w2"])
 # Mostly alike, so that pools hold several workers.
 MODELS = st.sampled_from(["m", "m", "m", "n"])
 FINGERPRINTS = st.sampled_from(["f", "f", "f", "g"])
+INCARNATIONS = st.sampled_from(["i", "i", "i", "j"])
 DRAINING = st.sampled_from([False, False, False, True])
 REQUESTS = st.integers(0, 40).map(str)
 POINTS = st.sampled_from([(), ((100.0, 0.1), (8000.0, 8.0)), ((50.0, 0.3),)])
@@ -75,12 +76,17 @@ class AnyOrder(RuleBasedStateMachine):
             )
         )
 
-    @rule(name=NAMES, model=MODELS, fingerprint=FINGERPRINTS, running=st.integers(0, 3), draining=DRAINING)
-    def decode_worker_beats(self, name: str, model: str, fingerprint: str, running: int, draining: bool) -> None:
+    @rule(
+        name=NAMES, incarnation=INCARNATIONS, model=MODELS, fingerprint=FINGERPRINTS, running=st.integers(0, 3), draining=DRAINING
+    )
+    def decode_worker_beats(
+        self, name: str, incarnation: str, model: str, fingerprint: str, running: int, draining: bool
+    ) -> None:
         self.beat(
             Heartbeat(
                 site="home",
                 worker=name,
+                incarnation=incarnation,
                 role=Role.DECODE,
                 model=model,
                 fingerprint=fingerprint,
@@ -192,7 +198,7 @@ TestAnyOrder.settings = settings(max_examples=100, stateful_step_count=60, deadl
 def test_an_estimate_of_a_link_within_the_site_means_nothing() -> None:
     state = AnyOrder()
     state.link_is_measured("home", 0.0)
-    state.decode_worker_beats(name="w0", model="m", fingerprint="f", running=0, draining=False)
+    state.decode_worker_beats(name="w0", incarnation="i", model="m", fingerprint="f", running=0, draining=False)
     state.prefill_worker_beats(name="w0", site="home", fingerprint="f", model="m", points=((50.0, 0.3),), draining=False)
     state.change_policy("predictive")
     state.request_comes(request_id="0", model="m", prompt_tokens=1502)

@@ -4,6 +4,7 @@ from array import array
 from collections import Counter
 
 import hypothesis.strategies as st
+import msgspec
 import pytest
 from hypothesis import given
 
@@ -270,3 +271,46 @@ def test_a_worker_is_asked_what_it_holds_when_it_is_found_and_when_something_was
     missed = BlocksChanged(site="home", worker="p1", role=Role.PREFILL, incarnation="i", sequence=9)
     assert [asked.worker for asked in core.handle(CacheChanged(2.0, missed))] == ["p1"]
     assert core.fleet.directory.blocks == 3
+
+
+def test_a_decode_worker_that_is_started_again_has_nothing_of_the_old_one() -> None:
+    core = scheduler(RemoteAll(), *(beat("home", "d0", Role.DECODE, incarnation="i", running=1), beat("far", "p1", Role.PREFILL)))
+    core.handle(CacheChanged(0.0, BlocksChanged(site="home", worker="d0", role=Role.DECODE, incarnation="i", sequence=1)))
+    placed(core, 1000, request_id="a")
+    assert core.fleet.placed and core.fleet.workers["home.decode.d0"].load == 2
+    core.handle(HeartbeatReceived(0.1, beat("home", "d0", Role.DECODE, incarnation="i", running=1)))
+    assert core.fleet.placed, "the same process still has it"
+    core.handle(HeartbeatReceived(0.2, beat("home", "d0", Role.DECODE, incarnation="j")))
+    assert not core.fleet.placed and core.fleet.workers["home.decode.d0"].load == 0
+    core.validate()
+
+
+def test_a_trial_whose_decode_worker_is_gone_does_not_keep_the_breaker_from_another_one() -> None:
+    core = scheduler(RemoteAll())
+    for request_id in "abc":
+        placed(core, request_id=request_id)
+        over(core, request_id, "far", verified=False, code="timeout")
+    breaker = core.fleet.site_state("far").breaker
+    for beats in (beat("home", "d0", Role.DECODE, incarnation="j"), None):
+        core.handle(HeartbeatReceived(3.0, beat("far", "p1", Role.PREFILL)))
+        core.handle(HeartbeatReceived(3.0, beat("home", "d0", Role.DECODE, incarnation="i")))
+        assert placed(core, request_id="trial", now_s=3.0).prefill_site == "far"
+        assert not breaker.allows(3.0)
+        core.handle(WorkerGone(3.0, "home.decode.d0") if beats is None else HeartbeatReceived(3.0, beats))
+        assert breaker.allows(3.0)
+
+
+def test_a_worker_that_is_started_again_holds_none_of_the_old_blocks() -> None:
+    core = scheduler(RemoteAll())
+    stored = BlocksChanged(
+        site="far", worker="p1", role=Role.PREFILL, incarnation="i", sequence=1, stored=array("Q", [7]).tobytes()
+    )
+    core.handle(HeartbeatReceived(0.0, beat("far", "p1", Role.PREFILL, incarnation="i")))
+    core.handle(CacheChanged(0.0, stored))
+    assert core.fleet.directory.blocks == 1
+    asked = core.handle(HeartbeatReceived(0.1, beat("far", "p1", Role.PREFILL, incarnation="j")))
+    assert core.fleet.directory.blocks == 0 and [each.worker for each in asked] == ["p1"]
+    core.handle(CacheChanged(0.2, msgspec.structs.replace(stored, incarnation="k")))
+    core.handle(HeartbeatReceived(0.3, beat("far", "p1", Role.PREFILL, incarnation="k")))
+    assert core.fleet.directory.blocks == 1, "what the new process announced before its first heartbeat counts"
+    core.validate()

@@ -36,7 +36,7 @@ class Heard:
 
 
 async def announcer(bus: ControlBus, sites: list[str]) -> tuple[BlockAnnouncer, asyncio.Task[None]]:
-    blocks = BlockAnnouncer(bus, Identity("far", "p1", Role.PREFILL), sites=sites)
+    blocks = BlockAnnouncer(bus, Identity("far", "p1", Role.PREFILL), incarnation="i1", sites=sites)
     await blocks.start()
     return blocks, asyncio.create_task(blocks.run())
 

@@ -191,6 +191,8 @@ class Exchange:
                 await self._collect(WholeAnswer(head=head, progress=progress, report=self._wants_report()), generation)
         except EventGapError as error:
             raise events_lost(error) from error
+        finally:
+            self._record.moved(generation.moves)
 
     async def _in_time(self, work: Awaitable[Result]) -> Result:
         """Raises ApiError after the deadline of the first token."""
@@ -227,6 +229,7 @@ class Exchange:
     async def _stream(self, answer: StreamedAnswer, generation: Generation) -> None:
         streaming = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
         async for event in generation:
+            answer.progress.moves = generation.moves
             data = answer.handle(event)
             self._record.heard(event)
             if isinstance(event, Started):
@@ -236,6 +239,7 @@ class Exchange:
 
     async def _collect(self, answer: WholeAnswer, generation: Generation) -> None:
         async for event in generation:
+            answer.progress.moves = generation.moves
             answer.handle(event)
             self._record.heard(event)
         assert answer.progress.started is not None

@@ -23,6 +23,8 @@ class Progress:
     finished: Finished | None = None
     failed: Failed | None = None
     completion_tokens: int = 0
+    moves: int = 0
+    """Times that the request was placed again because its decode worker was lost."""
 
     @property
     def over(self) -> bool:
@@ -58,11 +60,11 @@ class Progress:
             completion_tokens=self.completion_tokens,
             total_tokens=self.prompt_tokens + self.completion_tokens,
             prompt_tokens_details=PromptTokensDetails(cached_tokens=self.started.cached_tokens),
-            prfaas=_report(self.started, self.finished) if report and self.finished is not None else UNSET,
+            prfaas=_report(self.started, self.finished, self.moves) if report and self.finished is not None else UNSET,
         )
 
 
-def _report(started: Started, finished: Finished) -> TransferUsage:
+def _report(started: Started, finished: Finished, moves: int) -> TransferUsage:
     figures: dict[str, int | float] = msgspec.structs.asdict(finished.transfer) | msgspec.structs.asdict(finished.prefill)
     del figures["cached_tokens"]  # usage.prompt_tokens_details has it
     return TransferUsage(
@@ -70,4 +72,5 @@ def _report(started: Started, finished: Finished) -> TransferUsage:
         prefill_site=started.prefill_site,
         reason=started.reason,
         transfer={name: round(value, 6) for name, value in figures.items()},
+        moves=moves,
     )

@@ -68,6 +68,8 @@ class TransferUsage(msgspec.Struct, frozen=True, kw_only=True):
     prefill_site: str
     reason: str
     transfer: dict[str, int | float]
+    moves: int
+    """Times that the request was placed again because its decode worker was lost."""
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):

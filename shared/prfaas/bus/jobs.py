@@ -28,6 +28,7 @@ from opentelemetry.trace import Span
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError, BusTimeoutError, NotConnectedError
 from prfaas.bus.jetstream import call, ensure_stream, publish_acknowledged
+from prfaas.bus.server_clock import ServerClock
 from prfaas.bus.taken_jobs import JobSource, TakenJob
 from prfaas.bus.trace_context import trace_headers
 from prfaas.contracts import subjects
@@ -123,6 +124,8 @@ class JobConsumer:
         self._worker = worker
         self._ack_wait_s = ack_wait_s
         self._changed = asyncio.Event()
+        self.clock = ServerClock()
+        """Clock of the site's server, which stamps the jobs."""
         self.problem: str | None = None
         """Why no job can be taken, for readiness; None while the queue answers."""
         self._taken = 0
@@ -143,6 +146,7 @@ class JobConsumer:
         Raises StreamError, BusTimeoutError, NotConnectedError."""
         consumer = cls(bus, site, model, worker, serves, ack_wait_s)
         await consumer._ensure()
+        await consumer.clock.keep(bus, consumer._own[0].stream)
         for source in consumer._sources:
             await source.open()
             advisory = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{source.stream}.{source.consumer}"
@@ -151,7 +155,7 @@ class JobConsumer:
         return consumer
 
     def _source(self, decode_site: str, consumer: str, subject: str) -> JobSource:
-        return JobSource(self._bus, self._site, decode_site, consumer, subject, self._ack_wait_s, self._changed.set)
+        return JobSource(self._bus, self._site, decode_site, consumer, subject, self._ack_wait_s, self.clock, self._changed.set)
 
     async def take(self, deadline_s: float) -> TakenJob | None:
         """Returns the oldest waiting job; None when none came within `deadline_s`, or the queue could not be reached (which is
@@ -173,6 +177,8 @@ class JobConsumer:
         return await self._take(time.monotonic() + deadline_s, self._next_own)
 
     async def _take(self, until_at: float, look: Callable[[float], Awaitable[bool]]) -> TakenJob | None:
+        if self._bus.connected:
+            await self.clock.keep(self._bus, self._own[0].stream)
         while True:
             for source in self._in_turn():
                 if source.jobs:

@@ -13,6 +13,7 @@ from nats.js.api import AckPolicy, ConsumerConfig
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError, StreamError
 from prfaas.bus.jetstream import call
+from prfaas.bus.server_clock import ServerClock
 from prfaas.contracts import subjects
 from prfaas.contracts.to_prefill import PrefillJob
 from prfaas.contracts.wire import BadMessageError, decode
@@ -29,12 +30,13 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 class TakenJob:
     """A job that this process owns until `ack`, `nak` or `term`; meanwhile the queue is told that it is in progress."""
 
-    def __init__(self, bus: ControlBus, message: Msg, job: PrefillJob, ack_wait_s: float) -> None:
+    def __init__(self, bus: ControlBus, message: Msg, job: PrefillJob, ack_wait_s: float, clock: ServerClock) -> None:
         metadata = message.metadata
         self.job = job
         self.deliveries = metadata.num_delivered
         """Number of this delivery: 1 for the first, more when a worker before lost the job or gave it back."""
         self._stored_unix_s = metadata.timestamp.timestamp()
+        self._clock = clock
         self.context = extract(message.headers)
         """The submitter's trace context."""
         self._bus = bus
@@ -43,8 +45,8 @@ class TakenJob:
 
     @property
     def age_s(self) -> float:
-        """Time since the site's server stored the job."""
-        return max(0.0, time.time() - self._stored_unix_s)
+        """Time since the site's server stored the job, by that server's clock."""
+        return max(0.0, self._clock.unix_s - self._stored_unix_s)
 
     async def ack(self) -> None:
         """Removes the job from the queue, whether it worked or not."""
@@ -104,6 +106,7 @@ class JobSource:
         consumer: str,
         subject: str,
         ack_wait_s: float,
+        clock: ServerClock,
         changed: Callable[[], None],
     ) -> None:
         """`decode_site`: whose jobs these are; it alone can have sent them."""
@@ -116,6 +119,7 @@ class JobSource:
         """Arrived and not begun; bounded by the pulls, of one job each."""
         self._bus = bus
         self._ack_wait_s = ack_wait_s
+        self._clock = clock
         self._changed = changed
         self._inbox: str = bus.client.new_inbox()
         self._pulls = 0
@@ -188,7 +192,7 @@ class JobSource:
         try:
             job = decode(message.data, PrefillJob)
             check_origin(job, self._site, self._decode_site)
-            taken = TakenJob(self._bus, message, job, self._ack_wait_s)
+            taken = TakenJob(self._bus, message, job, self._ack_wait_s, self._clock)
         except Exception as error:
             # Also what is no delivery of the stream, or has no headers that can be read. A job that stayed would come again and
             # again, and hold its place in the queue for good.

@@ -92,6 +92,10 @@ class FailureCode(StrEnum):
         "engine", "the model cannot compute this request: two prefills failed, or a decode step", "decode worker, prefill worker",
         500,
     )  # fmt: skip
+    PREFILL_CRASH = (
+        "prefill_crash", "two prefill workers died while they computed this prompt: it is given to no other one for 10 minutes",
+        "decode worker", 500,
+    )  # fmt: skip
     TEXT = "text", "a generated token gives no text", "decode worker", 500
     INTERNAL_ERROR = "internal_error", "the process that had the request failed; its log says why", "gateway, decode worker", 500
     INTERNAL = "internal", "the message could not be handled; a log says why", "bus, decode worker, prefill worker", 503
@@ -107,6 +111,9 @@ class FailureCode(StrEnum):
 
 REQUEST_FAULTS = frozenset({FailureCode.CONTEXT_LENGTH_EXCEEDED, FailureCode.CACHE_TOO_SMALL, FailureCode.BAD_REQUEST})
 """Refusals that every worker would repeat."""
+
+FINAL_REFUSALS = REQUEST_FAULTS | {FailureCode.PREFILL_CRASH}
+"""Refusals after which no other worker is asked."""
 
 OUT_OF_TIME = frozenset({FailureCode.TIMEOUT, FailureCode.EXPIRED})
 """Attempts that ended for lack of time."""

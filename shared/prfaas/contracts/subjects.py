@@ -86,6 +86,11 @@ def events_from(reply_to: str, worker: str) -> str:
     return f"{reply_to}.{worker}"
 
 
+def gateway_alive(site: str, gateway: str) -> str:
+    """Request/reply: decode worker -> the gateway of its requests, empty -> the incarnation. No responder once it is gone."""
+    return f"prfaas.{site}.gateway.{gateway}.alive"
+
+
 def jobs_stream(site: str, decode_site: str) -> str:
     """The work-queue stream of `site` for the prefill jobs of one pd site, which alone can fill it."""
     return f"JOBS_{site}{BETWEEN_SITES}{decode_site}"

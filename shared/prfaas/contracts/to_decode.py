@@ -24,9 +24,15 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     placement: Placement
     token_ids: bytes
     """The whole prompt, packed by wire.pack_tokens."""
+    sent_token_ids: bytes = b""
+    """Tokens of the answer that an earlier decode worker has sent, packed likewise. They count as generated and their text
+    as sent: they are computed again, as steps and not as a prefill, and the answer goes on after them."""
     sampling: Sampling
     reply_to: str
     """Subject of the gateway's events."""
+    gateway: str = ""
+    gateway_incarnation: str = ""
+    """Names the gateway's process: what a dead one asked for is for no client. Empty: it does not say."""
     tenant: str = ""
     """Owner of the request; empty without API keys."""
     ttft_deadline_s: float

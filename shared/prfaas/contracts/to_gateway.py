@@ -41,6 +41,8 @@ class GenerateAccepted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Reply to Generate."""
 
     request_id: str
+    incarnation: str = ""
+    """Heartbeat.incarnation of the process that has the request."""
 
 
 class GenerateRefused(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -42,6 +42,8 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     site: SubjectToken
     worker: SubjectToken
+    incarnation: Label = ""
+    """Names the process: a new one holds no slot, cache or request of the old one. Empty: it does not say."""
     role: Role
     model: Label
     fingerprint: Label

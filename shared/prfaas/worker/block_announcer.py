@@ -1,7 +1,6 @@
 """Tells schedulers what a worker's prefix cache holds: changes in batches, and all of it to a scheduler that missed some."""
 
 import asyncio
-import secrets
 from collections.abc import Sequence
 from itertools import islice
 
@@ -26,12 +25,12 @@ _log = get_logger(__name__)
 
 
 class BlockAnnouncer:
-    def __init__(self, bus: ControlBus, identity: Identity, *, sites: Sequence[str]) -> None:
-        """The schedulers of `sites` are told."""
+    def __init__(self, bus: ControlBus, identity: Identity, *, incarnation: str, sites: Sequence[str]) -> None:
+        """Tells the schedulers of `sites`."""
         self._bus = bus
         self._identity = identity
         self._sites = tuple(sites)
-        self._incarnation = secrets.token_hex(8)
+        self._incarnation = incarnation
         self._sequence = 0
         self._held: dict[int, None] = {}
         """Hashes in the order in which they were stored, so that the first ones are whole beginnings of prompts."""

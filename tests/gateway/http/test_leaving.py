@@ -177,23 +177,6 @@ async def test_a_client_that_does_not_read_is_dropped(tmp_path: Any) -> None:
             await until(lambda: edge.service.requests_running == 0)
 
 
-@pytest.mark.parametrize("first_tokens", [0, 1])
-async def test_a_decode_worker_that_is_gone_ends_its_requests(tmp_path: Any, first_tokens: int) -> None:
-    async with running_edge(tmp_path, worker_grace_s=0.05) as edge:
-        edge.site.script = never_ends(first_tokens)
-        async with edge.openai() as client:
-            asking = asyncio.create_task(client.completions.create(model="tiny", prompt="x"))
-            await until(lambda: edge.site.running)
-            await edge.site.announce(WORKER)
-            await edge.site.announce("another")
-            await edge.site.announce("another", gone=True)
-            await edge.site.announce(WORKER, gone=True)
-            with pytest.raises(openai.APIStatusError, match="The answer is lost: decode worker 'decode-1' is gone") as raised:
-                await asking
-        assert raised.value.status_code == 503
-        assert edge.site.cancelled.empty(), "there is nobody to tell"
-
-
 async def test_a_decode_worker_that_comes_back_in_time_keeps_its_requests(tmp_path: Any) -> None:
     go_on = asyncio.Event()
 

@@ -1,0 +1,45 @@
+"""Gateways that have requests here, and which of them are gone. A gateway is one process: a name and an incarnation."""
+
+from collections.abc import Collection
+from typing import Final, NamedTuple
+
+ABSENT_S: Final = 1.5
+"""Time without a subscriber under a gateway's name after which it is gone. One that lost its connection dials every 0.2 s."""
+SILENT_S: Final = 15.0
+"""Time after its last answer at which a gateway that still subscribes is gone: its process may be stopped for a while."""
+
+
+class GatewayProcess(NamedTuple):
+    """One gateway."""
+
+    name: str
+    incarnation: str
+
+
+class Gateways:
+    """Pure: answers to the question "are you there" in, losses out. Moments are of any one clock, in s."""
+
+    def __init__(self) -> None:
+        self._absent_since: dict[GatewayProcess, float] = {}
+        self._answered_at: dict[GatewayProcess, float] = {}
+
+    def forget_others(self, present: Collection[GatewayProcess]) -> None:
+        """Drops what is known of gateways that have no request here."""
+        for known in (self._absent_since, self._answered_at):
+            for gateway in known.keys() - set(present):
+                del known[gateway]
+
+    def handle_answer(self, gateway: GatewayProcess, incarnation: str, now_at: float) -> bool:
+        """Returns whether it is gone: another process answers under its name."""
+        self._absent_since.pop(gateway, None)
+        self._answered_at[gateway] = now_at
+        return incarnation != gateway.incarnation
+
+    def handle_absence(self, gateway: GatewayProcess, now_at: float) -> bool:
+        """Takes that none listens under its name. Returns whether it is gone."""
+        return now_at - self._absent_since.setdefault(gateway, now_at) >= ABSENT_S
+
+    def handle_silence(self, gateway: GatewayProcess, now_at: float) -> bool:
+        """Takes that no answer came. Returns whether it is gone: one that has never answered may be of a kind that does not."""
+        self._absent_since.pop(gateway, None)
+        return now_at - self._answered_at.get(gateway, now_at) >= SILENT_S

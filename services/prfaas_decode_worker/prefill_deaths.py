@@ -1,0 +1,65 @@
+"""Prompts that prefill workers did not survive, so that one prompt does not take all workers of a fleet, one after another."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import xxhash
+
+from prfaas.contracts.wire import pack_tokens
+
+MAX_DEATHS: Final = 2
+"""Workers that may die of one prompt. The first may have died of anything; the second makes it the prompt."""
+REMEMBERED_S: Final = 600.0
+"""Time after its last death for which a prompt is remembered."""
+MAX_PROMPTS: Final = 4096
+"""Prompts that are remembered; the one whose last death is the longest ago is forgotten first."""
+
+DEADLY: Final = (
+    f"{MAX_DEATHS} prefill workers were lost while they computed this prompt; no other one gets it within {REMEMBERED_S:.0f} s"
+)
+"""Sentence for the client."""
+
+
+class _Deaths(NamedTuple):
+    deaths: int
+    last_at: float
+
+
+class PrefillDeaths:
+    """Pure: deaths and successes in, verdicts out. Moments are of any one clock, in s."""
+
+    def __init__(self) -> None:
+        self._deaths: OrderedDict[bytes, _Deaths] = OrderedDict()
+        """Deaths by prompt, the latest last."""
+
+    def died(self, prompt: Sequence[int], now_at: float) -> None:
+        """Counts a worker that was lost while it computed the prompt."""
+        count = self.count(prompt, now_at) + 1
+        self._deaths[_identity(prompt)] = _Deaths(count, now_at)
+        self._deaths.move_to_end(_identity(prompt))
+        while len(self._deaths) > MAX_PROMPTS:
+            self._deaths.popitem(last=False)
+
+    def survived(self, prompt: Sequence[int]) -> None:
+        """Forgets the prompt's deaths: a worker has computed it."""
+        if self._deaths:
+            self._deaths.pop(_identity(prompt), None)
+
+    def count(self, prompt: Sequence[int], now_at: float) -> int:
+        """Returns the deaths that are not too long ago."""
+        while self._deaths and now_at - next(iter(self._deaths.values())).last_at >= REMEMBERED_S:
+            self._deaths.popitem(last=False)
+        found = self._deaths.get(_identity(prompt)) if self._deaths else None
+        return 0 if found is None else found.deaths
+
+    def deadly(self, prompt: Sequence[int], now_at: float) -> bool:
+        return self.count(prompt, now_at) >= MAX_DEATHS
+
+    def validate(self) -> None:
+        moments = [deaths.last_at for deaths in self._deaths.values()]
+        assert len(moments) <= MAX_PROMPTS and moments == sorted(moments)
+
+
+def _identity(prompt: Sequence[int]) -> bytes:
+    return xxhash.xxh3_128_digest(pack_tokens(prompt))
