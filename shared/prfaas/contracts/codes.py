@@ -52,6 +52,7 @@ class FailureCode(StrEnum):
     METHOD_NOT_ALLOWED = "method_not_allowed", "the path has another method", "gateway", 405
     REQUEST_TIMEOUT = "request_timeout", "the body did not arrive within `read-deadline-s`", "gateway", 408
     REQUEST_TOO_LARGE = "request_too_large", "the body exceeds `max-body-bytes`", "gateway", 413
+    HEADERS_TOO_LARGE = "headers_too_large", "request line and headers exceed 64 KiB", "every process", 431
 
     # ---- no room, or nothing there to serve the request
 
