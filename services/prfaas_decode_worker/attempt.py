@@ -10,7 +10,6 @@ from typing import Any
 from opentelemetry.trace import Span, SpanKind
 from opentelemetry.trace.status import StatusCode
 
-from prfaas.bus.errors import BusError
 from prfaas.bus.jobs import JobQueue
 from prfaas.contracts import subjects
 from prfaas.contracts.codes import FailureCode
@@ -21,13 +20,23 @@ from prfaas.contracts.wire import pack_tokens
 from prfaas.process.runner import ServiceContext
 from prfaas.telemetry import names
 from prfaas.telemetry.logs import get_logger
-from prfaas.telemetry.metrics.transfer import TransferMetrics, overlap_ratio
+from prfaas.telemetry.metrics.transfer import TransferMetrics
 from prfaas.transfer.receiver import KVReceiver
 from prfaas.worker.faults import failure_code, fault_text
 from prfaas.worker.site_connections import SiteConnections
 from prfaas_decode_worker.config import DecodeWorkerConfig
-from prfaas_decode_worker.events import AttemptFailed, AttemptVerified, BeginAttempt, EndAttempt, Event, PrefillTimed, Release
+from prfaas_decode_worker.events import (
+    AttemptFailed,
+    AttemptVerified,
+    BeginAttempt,
+    EndAttempt,
+    Event,
+    PrefillTimed,
+    Release,
+    RequestBroken,
+)
 from prfaas_decode_worker.prefixes import KeptPrefixes
+from prfaas_decode_worker.spans import describe_transfer
 
 REMOTE_QUEUE_S = 3.0
 """Wait for a remote site's queue. It answers within a few round trips of the control connection, unless the link is down."""
@@ -99,7 +108,7 @@ class Attempts:
             },
         )
         attempt = Attempt(order, span)
-        task = self._tasks.spawn(f"attempt {order.transfer_id}.{order.attempt}", self._run(attempt))
+        task = self._tasks.spawn(f"attempt {order.transfer_id}.{order.attempt}", self._guarded(attempt))
         self._running[order.request_id] = attempt, task
 
     def end(self, order: EndAttempt) -> None:
@@ -120,18 +129,8 @@ class Attempts:
             self._metrics.verified(release.prefill_site, self._site, release.report, release.times.residual_s)
         found = self._running.pop(release.request_id, None)
         if found is not None and found[0].verified_ns:
-            span, report, residual_s = found[0].span, release.report, release.times.residual_s
-            span.set_attributes({names.KV_BYTES: report.bytes, names.KV_FRAMES: report.frames})
-            span.set_attribute(names.KV_LOSSY_FRAMES, report.lossy_frames)
-            if report.duration_s > 0:
-                span.set_attributes(
-                    {
-                        names.KV_GOODPUT: report.bytes / report.duration_s,
-                        names.KV_RESIDUAL_S: residual_s,
-                        names.KV_OVERLAP_RATIO: overlap_ratio(report.duration_s, residual_s),
-                    }
-                )
-            span.end(found[0].verified_ns)
+            describe_transfer(found[0].span, release)
+            found[0].span.end(found[0].verified_ns)
 
     def hear(self, prefill_site: str, progress: PrefillProgress) -> None:
         """Takes progress from workers of the attempt's own prefill site only, who show by the nuid that they have its job.
@@ -156,6 +155,14 @@ class Attempts:
             case PrefillFailed():
                 if not attempt.prefill_failed.done():
                     attempt.prefill_failed.set_result(progress)
+
+    async def _guarded(self, attempt: Attempt) -> None:
+        """Ends the request when an attempt cannot even say how it failed. The task's own end would be the process's."""
+        try:
+            await self._run(attempt)
+        except Exception as error:
+            log.error("attempt_broke", request_id=attempt.order.request_id, exc_info=error)
+            self._tell(RequestBroken(time.monotonic(), attempt.order.request_id, fault_text(error)))
 
     async def _run(self, attempt: Attempt) -> None:
         order = attempt.order
@@ -295,5 +302,5 @@ class Attempts:
         try:
             cancel = CancelPrefill(transfer_id=order.transfer_id, attempt=order.attempt)
             await self._bus.publish(subjects.cancel_prefill(order.prefill_site, self._site), cancel)
-        except BusError as error:
-            log.warning("cancel_not_sent", request_id=order.request_id, prefill_site=order.prefill_site, reason=str(error))
+        except Exception as error:
+            log.warning("cancel_not_sent", request_id=order.request_id, prefill_site=order.prefill_site, reason=fault_text(error))

@@ -84,16 +84,23 @@ class Batch:
         # A token for each row that has one, an end for each that has not.
         results = list(zip(inputs, outcomes, strict=True))
         tokens = tuple((request_id, outcome) for request_id, outcome in results if not isinstance(outcome, Exception))
-        if len(tokens) == len(rows):  # a step that was done in parts says nothing of the engine's pace
-            self._metrics.step_s.observe(ended_s - started_s)
-            self.observed.observe(len(rows), ended_s - started_s)
-        self._metrics.tokens.inc(len(tokens))
         if tokens:
             self._tell(StepDone(ended_s, tokens))
         for request_id, outcome in results:
             if isinstance(outcome, Exception):
                 self._failed(request_id, outcome)
+        self._count(len(rows), len(tokens), ended_s - started_s)
         return True
+
+    def _count(self, rows: int, tokens: int, step_s: float) -> None:
+        """Counts last, and without raising: a figure that cannot be kept must not cost the batch a token."""
+        try:
+            self._metrics.tokens.inc(tokens)
+            if tokens == rows:  # a step that was done in parts says nothing of the engine's pace
+                self._metrics.step_s.observe(step_s)
+                self.observed.observe(rows, step_s)
+        except Exception as error:
+            log.error("step_not_counted", rows=rows, exc_info=error)
 
     def _input(self, row: Row) -> DecodeRow:
         if row.request_id not in self._samplers:

@@ -15,6 +15,10 @@ class GenerateAsked:
     now_s: float
     generate: Generate
 
+    @property
+    def request_id(self) -> str:
+        return self.generate.request_id
+
 
 @dataclass(frozen=True, slots=True)
 class CancelAsked:

@@ -1,12 +1,14 @@
 """Decode worker as a process: the core's events come in from the bus, its instructions go out to engine, lane and bus."""
 
 import asyncio
+import contextlib
 import time
 
 from nats.aio.msg import Msg
 from opentelemetry import context as trace_context
 
 from prfaas.bus.bulk import BulkLane
+from prfaas.bus.errors import RemoteError
 from prfaas.capacity.observed import RecentMean
 from prfaas.contracts import subjects
 from prfaas.contracts.codes import FailureCode
@@ -177,9 +179,12 @@ class DecodeWorkerService:
         self._answers[request_id] = answer
         try:
             self._handle(GenerateAsked(time.monotonic(), generate))
-            return answer.result()
         finally:
             self._answers.pop(request_id, None)
+        if not answer.done():
+            self._spans.broken(request_id)
+            raise RemoteError(FailureCode.INTERNAL, f"request {request_id!r} could not be taken; the worker's log says why")
+        return answer.result()
 
     def _hear_progress(self, message: Msg) -> None:
         prefill_site = message.subject.split(".")[-2]
@@ -211,7 +216,10 @@ class DecodeWorkerService:
                 request_id = request_id_of(order)
                 log.error("instruction_failed", request_id=request_id, instruction=type(order).__name__, exc_info=error)
                 self._handle(RequestBroken(time.monotonic(), request_id, fault_text(error)))
-        self._measure()
+        try:
+            self._measure()
+        except Exception as error:  # a gauge costs no request anything
+            log.error("not_measured", exc_info=error)
 
     def _carry_out(self, order: Instruction) -> None:
         assert self._batch is not None
@@ -236,10 +244,15 @@ class DecodeWorkerService:
 
     def _release(self, release: Release) -> None:
         assert self._batch is not None
+        # All are done, the last one first, even when another one raises: nothing of the request may stay.
+        with contextlib.ExitStack() as parts:
+            parts.callback(self._count_end, release)
+            parts.callback(self._spans.released, release)
+            parts.callback(self._attempts.release, release)
+            parts.callback(self._batch.release, release.request_id)
+
+    def _count_end(self, release: Release) -> None:
         self._metrics.ended(release.ended)
-        self._attempts.release(release)
-        self._batch.release(release.request_id)
-        self._spans.released(release)
         if release.ended in (FinishReason.STOP, FinishReason.LENGTH):
             self._output_tokens.observe(release.completion_tokens)
         if release.decode_s:

@@ -2,11 +2,14 @@
 
 import asyncio
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 from prfaas.bus.taken_jobs import TakenJob
 from prfaas.contracts.codes import FailureCode
 from prfaas.engine.protocol import PrefillCancelled
 from prfaas.process.runner import ServiceContext
+from prfaas.telemetry.logs import get_logger
 from prfaas.transfer.errors import TransferError
 from prfaas.transfer.send_options import SendOptions
 from prfaas.transfer.sender import KVSender
@@ -19,6 +22,8 @@ from prfaas_prefill_worker.links import Links
 from prfaas_prefill_worker.prefiller import Prefiller
 from prfaas_prefill_worker.progress import ProgressTeller
 from prfaas_prefill_worker.service_core import PrefillCore
+
+log = get_logger(__name__)
 
 
 class Shipments:
@@ -66,15 +71,6 @@ class Shipments:
                 cached_tokens = await self._prefiller.prefill(
                     run, sender.put, lambda: self._core.cancelled(run.job) or time.monotonic() >= due_at
                 )
-            except PrefillCancelled:
-                code = FailureCode.EXPIRED if time.monotonic() >= due_at else FailureCode.CANCELLED
-                record.given_up(code, "the decode worker stopped waiting")
-                await self._give_up(taken, sender, code, "the decode worker stopped waiting")
-            except Exception as error:  # an engine raises more than EngineError: torch's own, MemoryError; they end this job only
-                code = failure_code(error)
-                record.given_up(code, fault_text(error))
-                await self._give_up(taken, sender, code, fault_text(error))
-            else:
                 prefill_s = time.monotonic() - started_at
                 record.prefilled(prefill_s, cached_tokens)
                 # What the link made it wait for is no part of T_prefill: a policy would take a slow link for a slow machine.
@@ -82,6 +78,14 @@ class Shipments:
                 await self._progress.done(taken, prefill_s)
                 await self._room.acquire()
                 self._spawn_tail(taken, sender, cached_tokens, record)
+            except PrefillCancelled:
+                code = FailureCode.EXPIRED if time.monotonic() >= due_at else FailureCode.CANCELLED
+                record.given_up(code, "the decode worker stopped waiting")
+                await self._give_up(taken, sender, code, "the decode worker stopped waiting")
+            except Exception as error:  # an engine raises more than EngineError: torch's own, MemoryError; they end this job only
+                code = failure_code(error)
+                await self._give_up(taken, sender, code, fault_text(error))
+                record.given_up(code, fault_text(error))
 
     async def settled(self) -> None:
         """Returns when no transfer is under way any more."""
@@ -100,25 +104,32 @@ class Shipments:
         return KVSender(self._lane, run.job.transfer, self._prefiller.description.layout, link, options).open()
 
     def _spawn_tail(self, taken: TakenJob, sender: KVSender, cached_tokens: int, record: JobRecord) -> None:
-        finish = self._finish(taken, sender, cached_tokens, record)
+        finish = self._guarded(taken, self._finish(taken, sender, cached_tokens, record))
         tail = self._tasks.spawn(f"tail {taken.job.transfer.object_name}", finish)
         self._tails.add(tail)
         tail.add_done_callback(self._tails.discard)
 
-    async def _finish(self, taken: TakenJob, sender: KVSender, cached_tokens: int, record: JobRecord) -> None:
-        record.sending()
+    async def _guarded(self, taken: TakenJob, finish: Coroutine[Any, Any, None]) -> None:
+        """Logs what a tail raises, such as a figure that cannot be kept: the task's own end would be the process's."""
         try:
+            await finish
+        except Exception as error:
+            log.error("tail_broke", request_id=taken.job.request_id, exc_info=error)
+
+    async def _finish(self, taken: TakenJob, sender: KVSender, cached_tokens: int, record: JobRecord) -> None:
+        try:
+            record.sending()
             record.sent(await sender.close(cached_tokens=cached_tokens))
             await self.links.report(taken.job.decode_site)
         except Exception as error:
             code = error.code if isinstance(error, TransferError) else FailureCode.INTERNAL
-            record.not_sent(code, fault_text(error))
             if not self._core.cancelled(taken.job):
                 await self._progress.failed(taken, code, fault_text(error))
+            record.not_sent(code, fault_text(error))
         finally:
-            record.over()
             self._room.release()
             await taken.ack()
+            record.over()
 
     async def _give_up(self, taken: TakenJob, sender: KVSender, code: FailureCode, message: str) -> None:
         await sender.abort(message)

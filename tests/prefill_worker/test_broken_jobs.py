@@ -9,6 +9,7 @@ import torch
 from prfaas.contracts import subjects
 from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
 from prfaas.engine.emulated import EmulatedEngine
+from prfaas_prefill_worker.job_record import JobRecord
 from prfaas_prefill_worker.service_core import PrefillCore
 from tests.prefill_worker.test_prefix import DEADLINE_S, MODEL, SITE, Place, place, prompt
 
@@ -71,3 +72,23 @@ async def test_a_job_that_cannot_even_be_begun_fails_alone(place: Place, monkeyp
     assert failed.code == "internal" and "KeyError" in failed.message
     await reader.close()
     await place.prefill(prompt(70))
+
+
+@pytest.mark.parametrize("part", ["prefilled", "sending", "sent", "over"])
+async def test_a_record_that_cannot_be_kept_costs_no_later_job_anything(
+    place: Place, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    def breaks(*_: object) -> None:
+        raise RuntimeError("broken on purpose")
+
+    queue = await heard(place)
+    with monkeypatch.context() as broken:
+        broken.setattr(JobRecord, part, breaks)
+        for job in range(3):  # more than there is room for tails
+            reader, _ = await place.submit(prompt(70, seed=job))
+            if part == "over":
+                await reader.verified(DEADLINE_S)
+            else:
+                assert "broken on purpose" in (await failure(queue)).message
+            await reader.close()
+    await place.prefill(prompt(80))

@@ -15,6 +15,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from prfaas.process.http import HttpServer
+from prfaas.process.http_protocol import HttpProtocol
 
 DEADLINE_S = 10.0
 
@@ -52,6 +53,9 @@ class Answers:
 
         return StreamingResponse(events(), media_type="text/event-stream")
 
+    async def echo(self, request: Request) -> Response:
+        return Response(await request.body(), headers={"offered": request.headers.get("upgrade", "")})
+
     async def at_once(self, _request: Request) -> Response:
         return PlainTextResponse("at once")
 
@@ -61,6 +65,7 @@ async def serving(answers: Answers, **settings: Any) -> AsyncIterator[HttpServer
     routes = [
         Route("/late", answers.late, methods=["POST"]),
         Route("/stream", answers.stream),
+        Route("/echo", answers.echo, methods=["POST"]),
         Route("/", answers.at_once),
     ]
     server = HttpServer(Starlette(routes=routes), "127.0.0.1", 0, **settings)
@@ -173,4 +178,82 @@ async def test_what_is_no_http_is_told_so_in_the_shape_of_all_errors() -> None:
         head, _, body = (await reader.read()).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 400 ") and b"\r\nx-request-id: " in head
         assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
+        writer.close()
+
+
+ECHO = b"POST /echo HTTP/1.1\r\nhost: x\r\n"
+TOO_LARGE = {
+    "a header": ECHO + b"x: " + b"a" * 100_000 + b"\r\n\r\n",
+    "a header without an end": ECHO + b"x: " + b"a" * 1_000_000,
+    "many headers": ECHO + b"".join(b"x%d: a\r\n" % index for index in range(20_000)) + b"\r\n",
+    "a path": b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n",
+    "a chunk's extension": ECHO + b"transfer-encoding: chunked\r\n\r\n2;" + b"a" * 1_000_000,
+    "a trailer": ECHO + b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nx: " + b"a" * 1_000_000,
+    "chunks of one byte": ECHO + b"transfer-encoding: chunked\r\n\r\n" + b"1\r\n \r\n" * 100_000,
+}
+
+
+@pytest.mark.parametrize("what", TOO_LARGE)
+@pytest.mark.parametrize("piece_bytes", [1_000, 1_000_000])
+async def test_what_comes_before_a_body_is_bounded(what: str, piece_bytes: int) -> None:
+    async with serving(Answers()) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        for start in range(0, len(TOO_LARGE[what]), piece_bytes):
+            writer.write(TOO_LARGE[what][start : start + piece_bytes])
+            await writer.drain()
+        answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 431 ") and b"\r\nx-request-id: " in answer
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "head_too_large"
+        writer.close()
+
+
+async def test_a_body_in_small_chunks_is_read() -> None:
+    async with serving(Answers()) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in b"0123456789" * 500)
+        writer.write(ECHO + b"connection: close\r\ntransfer-encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
+        assert (await reader.read()).endswith(b"\r\n\r\n" + b"0123456789" * 500)
+        writer.close()
+
+
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket", b"TLS/1.2"])
+@pytest.mark.parametrize("piece_bytes", [7, 10_000])
+async def test_an_offer_of_another_protocol_costs_a_request_nothing(protocol: bytes, piece_bytes: int) -> None:
+    async with serving(Answers()) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        offer = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: " + protocol + b"\r\nhttp2-settings: AAEAAEAA\r\n"
+        asked = ECHO + offer + b"content-length: 5\r\n\r\nhello"
+        asked += ECHO + offer + b"transfer-encoding: chunked\r\n\r\n6\r\n again\r\n0\r\n\r\n"
+        asked += ECHO + b"connection: close\r\ncontent-length: 4\r\n\r\nlast"
+        for start in range(0, len(asked), piece_bytes):
+            writer.write(asked[start : start + piece_bytes])
+            await writer.drain()
+        answers = await reader.read()
+        assert answers.count(b"HTTP/1.1 200 ") == 3 and answers.count(b"offered: \r\n") == 3
+        assert b"\r\n\r\nhello" in answers and b"\r\n\r\n again" in answers and answers.endswith(b"\r\n\r\nlast")
+        writer.close()
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /ec", ECHO, b"GET / HTTP/1.1\r\nhost: x\r\n\r\nGET"])
+async def test_a_connection_without_a_whole_head_is_closed_in_time(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HttpProtocol, "head_timeout_s", 0.2)
+    async with serving(Answers(), idle_timeout_s=0.2) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(sent)
+        assert (await reader.read()).count(b"at once") == sent.count(b"\r\n\r\n")
+        writer.close()
+
+
+async def test_an_answer_may_take_longer_than_an_idle_connection_with_half_a_request_behind_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(HttpProtocol, "head_timeout_s", 0.1)
+    answers = Answers()
+    async with serving(answers, idle_timeout_s=0.1) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(LATE + b"GET / HT")
+        await answers.asked.wait()
+        await asyncio.sleep(0.5)  # several times the idle time
+        answers.go_on.set()
+        assert b"\r\n\r\nlate" in await reader.read()
         writer.close()

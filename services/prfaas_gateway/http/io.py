@@ -75,7 +75,7 @@ class Body:
 
     async def arrive(self, timeout_s: float) -> None:
         """Raises ApiError (too large, too slow, compressed) and ClientGoneError. Holds no more than the limit in memory."""
-        encoding = self._headers.get("content-encoding", "")
+        encoding = ", ".join(self._headers.getlist("content-encoding"))
         if any(coding.strip().lower() not in ("", "identity") for coding in encoding.split(",")):
             message = f"The body's content-encoding is `{encoding}`; this server reads plain bodies only."
             raise invalid(message, "content-encoding", FailureCode.UNSUPPORTED_VALUE)

@@ -37,8 +37,23 @@ UNSUPPORTED: Final[dict[str, Any]] = {
     "use_beam_search": False,
     "stop_token_ids": [],
     "prompt_logprobs": NEVER,
+    "length_penalty": 1,
     "skip_special_tokens": True,
     "add_special_tokens": True,
+    "spaces_between_special_tokens": True,
+    "include_stop_str_in_output": False,
+    "allowed_token_ids": [],
+    "bad_words": [],
+    "structured_outputs": NEVER,
+    "truncate_prompt_tokens": NEVER,
+    "add_generation_prompt": True,
+    "continue_final_message": False,
+    "chat_template": NEVER,
+    "chat_template_kwargs": {},
+    "documents": [],
+    "return_token_ids": False,
+    "return_tokens_as_token_ids": False,
+    "priority": 0,
 }
 """Fields of a request, each with a value that asks for nothing."""
 

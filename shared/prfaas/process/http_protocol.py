@@ -7,6 +7,7 @@ import select
 from http import HTTPStatus
 from typing import Any, Final
 
+import httptools
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -17,6 +18,8 @@ from prfaas.telemetry.logs import get_logger
 MAX_HEAD_BYTES: Final = 64 * 1024
 """Bytes of a request's path and headers together, and of any part of a request whose end has not come."""
 MAX_HEADERS: Final = 256
+MAX_FRAMING_PER_BODY_BYTE: Final = 1
+"""Bytes of chunk sizes and line ends per byte of a body, beside those of a head; a chunk of six bytes has five."""
 HEAD_TIMEOUT_S: Final = 10.0
 """Time for the first request of a connection, for the rest of a begun head, and for the rest of a body that was refused."""
 MAX_CONNECTIONS: Final = 8192
@@ -73,6 +76,8 @@ class _HeadTooLargeError(Exception):
 class HttpProtocol(HttpToolsProtocol):
     """Bounds heads in size and time, and connections in number; uvicorn's own settings do so only for a head that is complete.
 
+    It ignores an offer of another protocol, which uvicorn takes for the end of the request: Java's client sends `Upgrade: h2c`.
+
     It reads FIN as "no more requests", not as "gone". A client that has closed its socket and one that has closed only its
     sending side look alike until something is sent to them: the closed one answers with a reset. So both are sent what clients
     must skip: before the answer an interim response (RFC 9110, 15.2), within an event stream a comment."""
@@ -90,6 +95,9 @@ class HttpProtocol(HttpToolsProtocol):
     _head_headers = 0
     _unparsed_bytes = 0
     """Bytes received since the parser last found something: those of a line without end pile up in it."""
+    _received_bytes = 0
+    """Bytes of the current request, those of its body included."""
+    _body_bytes = 0
     _refused = False
     _timer: asyncio.TimerHandle | None = None
 
@@ -116,14 +124,46 @@ class HttpProtocol(HttpToolsProtocol):
         if self._refused:
             return
         self._unparsed_bytes += len(data)
-        super().data_received(data)
+        self._received_bytes += len(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self.send_400_response("The request is not valid HTTP.")
         self._judge()
+
+    def _parse(self, data: bytes) -> None:
+        """Raises HttpParserError."""
+        while True:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                if not self._offers_upgrade:  # CONNECT
+                    raise httptools.HttpParserError from upgrade
+                data = self._head_without_upgrade() + data[upgrade.args[0] :]
+                self._head_bytes = self._head_headers = 0
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn sets it
+
+    @property
+    def _offers_upgrade(self) -> bool:
+        return bool(self.parser.should_upgrade()) and self.parser.get_method() != b"CONNECT"
+
+    def _head_without_upgrade(self) -> bytes:
+        """Returns the current head without its offer, which a server is free to ignore (RFC 9110, 7.8).
+
+        httptools skips the body of a request with an offer; it is parsed with this head in front of it."""
+        line = b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        headers = [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join([line, *headers, b"", b""])
 
     def _judge(self) -> None:
         """Refuses a head that has grown too large, and begins its time when it has only begun."""
         if self._refused:
             return
-        if self._unparsed_bytes > MAX_HEAD_BYTES:
+        framing_bytes = self._received_bytes - self._body_bytes
+        if max(self._unparsed_bytes, framing_bytes - MAX_FRAMING_PER_BODY_BYTE * self._body_bytes) > MAX_HEAD_BYTES:
             self._refuse_head()
         elif self._in_head and (self._unparsed_bytes or self._head_bytes):
             self._expect_more()
@@ -137,17 +177,26 @@ class HttpProtocol(HttpToolsProtocol):
         self._count(len(name) + len(value))
         super().on_header(name, value)
 
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._received_bytes = self._body_bytes = 0
+
     def on_headers_complete(self) -> None:
+        if self._offers_upgrade:
+            return
         self._in_head = False
         self._unparsed_bytes = 0
         self._expect_nothing()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
         self._unparsed_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._offers_upgrade:
+            return
         self._in_head = True
         self._head_bytes = self._head_headers = self._unparsed_bytes = 0
         self._expect_nothing()

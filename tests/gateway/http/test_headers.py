@@ -41,6 +41,12 @@ async def test_a_body_in_no_encoding_is_read(edge: Edge, encoding: str, status: 
         assert (answer.json()["error"]["param"], answer.json()["error"]["code"]) == ("content-encoding", "unsupported_value")
 
 
+async def test_every_line_of_a_header_that_stands_twice_counts(edge: Edge) -> None:
+    headers = [("content-encoding", "identity"), ("content-encoding", "gzip")]
+    answer = await edge.http.post("/v1/completions", json=ASK, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "content-encoding")
+
+
 async def preflight(edge: Edge, origin: str) -> httpx.Response:
     headers = {
         "origin": origin,

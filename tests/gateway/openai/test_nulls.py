@@ -50,7 +50,7 @@ def objects(value: Any) -> list[dict[str, Any]]:
 def outcome(body: Any) -> Any:
     """The request, or what its refusal says."""
     try:
-        return (parse_chat if "messages" in body or "prompt" not in body else parse_completion)(json.dumps(body).encode())
+        return (parse_chat if body.get("prompt") is None else parse_completion)(json.dumps(body).encode())
     except ApiError as error:
         return error.body
 
@@ -90,6 +90,8 @@ def test_the_sdks_own_history_is_taken() -> None:
 
 
 @pytest.mark.parametrize("fields", [
+    {"add_generation_prompt": True}, {"continue_final_message": False}, {"include_stop_str_in_output": False},
+    {"spaces_between_special_tokens": True}, {"bad_words": []}, {"chat_template_kwargs": {}}, {"length_penalty": 1.0},
     {"top_k": 0}, {"top_k": -1}, {"top_k": -1.0}, {"min_p": 0.0}, {"n": 1.0}, {"tools": []}, {"tool_choice": "auto"},
     {"tool_choice": "none"}, {"parallel_tool_calls": True}, {"logit_bias": {"5": 0}}, {"logit_bias": {"5": None}},
     {"response_format": {"type": "text", "json_schema": None}}, {"modalities": ["text"]}, {"audio": {}}, {"suffix": ""},
