@@ -89,9 +89,9 @@ async def ask(client: AsyncOpenAI, model: str, name: str, prompt: str) -> Answer
             answer.cached_tokens = (details.cached_tokens or 0) if details else 0
             answer.transfer = (chunk.usage.model_extra or {}).get("prfaas", {}).get("transfer", {})
         for choice in chunk.choices:
-            now = time.monotonic()
-            answer.max_gap_s = max(answer.max_gap_s, now - answer.last_at if answer.last_at else 0.0)
-            answer.first_at, answer.last_at = answer.first_at or now, now
+            now_s = time.monotonic()
+            answer.max_gap_s = max(answer.max_gap_s, now_s - answer.last_at if answer.last_at else 0.0)
+            answer.first_at, answer.last_at = answer.first_at or now_s, now_s
             answer.text += choice.text
             console.print(choice.text, end="", markup=False)
             if choice.logprobs is not None:

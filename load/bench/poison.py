@@ -92,7 +92,7 @@ async def under_poison(stack: Stack, model: str, prompts: Sequence[list[int]], r
 
     target = Target(url=url, model=model, ttft_deadline_s=30.0, timeout_s=DRAIN_S)
     control, bulk = [
-        await BulkLane.connect(stack.sites.endpoint(HOME, account), name="poison", deadline_s=10.0) for account in ("ctl", "bulk")
+        await BulkLane.connect(stack.sites.endpoint(HOME, account), name="poison", timeout_s=10.0) for account in ("ctl", "bulk")
     ]
     bus = BusPoisons(stack.description, HOME, control, bulk)
     bursts = asyncio.create_task(_burst(bus, duration_s))

@@ -88,7 +88,7 @@ class BandwidthProbeService:
     async def stop(self) -> None:
         for bus in (self._control, self._bulk):
             if bus is not None:
-                await bus.drain(deadline_s=2.0)
+                await bus.drain(timeout_s=2.0)
 
     async def _pong(self, _ping: Ping) -> Pong:
         return Pong(site=self._config.site)

@@ -29,17 +29,17 @@ class Gateways:
             for gateway in known.keys() - set(present):
                 del known[gateway]
 
-    def handle_answer(self, gateway: GatewayProcess, incarnation: str, now_at: float) -> bool:
+    def handle_answer(self, gateway: GatewayProcess, incarnation: str, now_s: float) -> bool:
         """Returns whether it is gone: another process answers under its name."""
         self._absent_since.pop(gateway, None)
-        self._answered_at[gateway] = now_at
+        self._answered_at[gateway] = now_s
         return incarnation != gateway.incarnation
 
-    def handle_absence(self, gateway: GatewayProcess, now_at: float) -> bool:
+    def handle_absence(self, gateway: GatewayProcess, now_s: float) -> bool:
         """Takes that none listens under its name. Returns whether it is gone."""
-        return now_at - self._absent_since.setdefault(gateway, now_at) >= ABSENT_S
+        return now_s - self._absent_since.setdefault(gateway, now_s) >= ABSENT_S
 
-    def handle_silence(self, gateway: GatewayProcess, now_at: float) -> bool:
+    def handle_silence(self, gateway: GatewayProcess, now_s: float) -> bool:
         """Takes that no answer came. Returns whether it is gone: one that has never answered may be of a kind that does not."""
         self._absent_since.pop(gateway, None)
-        return now_at - self._answered_at.get(gateway, now_at) >= SILENT_S
+        return now_s - self._answered_at.get(gateway, now_s) >= SILENT_S

@@ -33,10 +33,10 @@ class PrefillDeaths:
         self._deaths: OrderedDict[bytes, _Deaths] = OrderedDict()
         """Deaths by prompt, the latest last."""
 
-    def died(self, prompt: Sequence[int], now_at: float) -> None:
+    def died(self, prompt: Sequence[int], now_s: float) -> None:
         """Counts a worker that was lost while it computed the prompt."""
-        count = self.count(prompt, now_at) + 1
-        self._deaths[_identity(prompt)] = _Deaths(count, now_at)
+        count = self.count(prompt, now_s) + 1
+        self._deaths[_identity(prompt)] = _Deaths(count, now_s)
         self._deaths.move_to_end(_identity(prompt))
         while len(self._deaths) > MAX_PROMPTS:
             self._deaths.popitem(last=False)
@@ -46,15 +46,15 @@ class PrefillDeaths:
         if self._deaths:
             self._deaths.pop(_identity(prompt), None)
 
-    def count(self, prompt: Sequence[int], now_at: float) -> int:
+    def count(self, prompt: Sequence[int], now_s: float) -> int:
         """Returns the deaths that are not too long ago."""
-        while self._deaths and now_at - next(iter(self._deaths.values())).last_at >= REMEMBERED_S:
+        while self._deaths and now_s - next(iter(self._deaths.values())).last_at >= REMEMBERED_S:
             self._deaths.popitem(last=False)
         found = self._deaths.get(_identity(prompt)) if self._deaths else None
         return 0 if found is None else found.deaths
 
-    def deadly(self, prompt: Sequence[int], now_at: float) -> bool:
-        return self.count(prompt, now_at) >= MAX_DEATHS
+    def deadly(self, prompt: Sequence[int], now_s: float) -> bool:
+        return self.count(prompt, now_s) >= MAX_DEATHS
 
     def validate(self) -> None:
         moments = [deaths.last_at for deaths in self._deaths.values()]

@@ -36,7 +36,7 @@ class DecodeWorkers:
         self._lost_at: dict[DecodeWorker, float] = {}
         """Moment at which a silent one counts as lost, if it stays silent."""
 
-    def handle_beat(self, key: str, beat: Heartbeat | None, now_at: float) -> None:
+    def handle_beat(self, key: str, beat: Heartbeat | None, now_s: float) -> None:
         """Takes a heartbeat, or None for a name without one any more."""
         site, _, name = key.partition(f".{Role.DECODE}.")
         if site != self._site or not name:
@@ -44,25 +44,25 @@ class DecodeWorkers:
         if beat is None:
             self._beats.pop(name, None)
             for worker in self._named(name):
-                self._lose_at(worker, now_at + self._grace_s)
+                self._lose_at(worker, now_s + self._grace_s)
             return
         self._beats[name] = beat
         worker = DecodeWorker(name, beat.incarnation)
-        self._heard_at[worker] = now_at
+        self._heard_at[worker] = now_s
         self._lost_at.pop(worker, None)
         for other in self._named(name):
             if other != worker:
-                self._lose_at(other, max(now_at, self._heard_at[other] + SUPERSEDED_AFTER_S))
+                self._lose_at(other, max(now_s, self._heard_at[other] + SUPERSEDED_AFTER_S))
 
-    def handle_acceptance(self, worker: DecodeWorker, now_at: float) -> None:
+    def handle_acceptance(self, worker: DecodeWorker, now_s: float) -> None:
         """Takes an accepted request for a sign of life. One that never beats is lost as one whose heartbeat has stopped."""
         if worker not in self._heard_at or worker in self._lost_at:
-            self._lost_at[worker] = now_at + TTL_S + self._grace_s
-        self._heard_at[worker] = now_at
+            self._lost_at[worker] = now_s + TTL_S + self._grace_s
+        self._heard_at[worker] = now_s
 
-    def take_lost(self, now_at: float) -> list[DecodeWorker]:
+    def take_lost(self, now_s: float) -> list[DecodeWorker]:
         """Returns and forgets those that are lost by now."""
-        lost = [worker for worker, lost_at in self._lost_at.items() if lost_at <= now_at]
+        lost = [worker for worker, lost_at in self._lost_at.items() if lost_at <= now_s]
         for worker in lost:
             del self._lost_at[worker], self._heard_at[worker]
         return lost

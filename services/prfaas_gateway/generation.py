@@ -155,16 +155,16 @@ class Generation:
         """Returns the job that goes on with the answer. An id of its own keeps late events of the one before apart.
 
         Before the first token the client's deadline holds, after it the one between two tokens."""
-        sent, deadline_s = tuple(self._answer.token_ids), self._job.ttft_deadline_s
+        sent, timeout_s = tuple(self._answer.token_ids), self._job.ttft_deadline_s
         if not sent:
             deadline_at = self._job.deadline_at
         elif deadline_at is None:
-            deadline_s, deadline_at = self._idle_deadline_s, asyncio.get_running_loop().time() + self._idle_deadline_s
+            timeout_s, deadline_at = self._idle_deadline_s, asyncio.get_running_loop().time() + self._idle_deadline_s
         return replace(
             self._job,
             request_id=f"{self._job.request_id}-{self.moves}",
             sent_token_ids=sent,
-            ttft_deadline_s=deadline_s,
+            ttft_deadline_s=timeout_s,
             deadline_at=deadline_at,
         )
 

@@ -25,9 +25,9 @@ class Line:
     def empty(self) -> bool:
         return self.turns.core.idle
 
-    def place_freed(self, now_at: float) -> None:
+    def place_freed(self, now_s: float) -> None:
         """Wakes one request: one place is for one."""
-        self.pace.place_freed(now_at)
+        self.pace.place_freed(now_s)
         if self._sleeping:
             self._sleeping.popleft().set_result(None)
         else:

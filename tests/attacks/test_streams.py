@@ -35,7 +35,7 @@ KV_BYTES = 1 << 20
 async def streams(sites: RunningSites) -> AsyncIterator[RunningSites]:
     """The streams and buckets that services make when they start."""
     home, far = [await ControlBus.connect(sites.endpoint(site, "ctl"), "test") for site in (HOME, FAR)]
-    lane = await BulkLane.connect(sites.endpoint(HOME, "bulk"), name="test", deadline_s=DEADLINE_S)
+    lane = await BulkLane.connect(sites.endpoint(HOME, "bulk"), name="test", timeout_s=DEADLINE_S)
     await ensure_bucket(home, subjects.workers_bucket(HOME), ttl_s=60.0)
     await JobConsumer.open(home, HOME, "m", "p0", serves=[HOME])
     await JobConsumer.open(far, FAR, "m", "p0", serves=[HOME, OTHER])

@@ -275,7 +275,7 @@ async def test_a_handler_that_does_not_end_is_stopped_at_the_deadline_and_its_ca
     await bus.serve("place", PlaceRequest, hang)
     asked = asyncio.create_task(caller.request("place", PLACE, Refusal, DEADLINE_S))
     await asyncio.wait_for(started.wait(), DEADLINE_S)
-    await bus.drain(deadline_s=0.1)
+    await bus.drain(timeout_s=0.1)
     with pytest.raises(RemoteError, match="was stopped"):
         await asked
 
@@ -284,7 +284,7 @@ async def test_no_server_is_a_named_error_at_the_deadline() -> None:
     with pytest.raises(
         NotConnectedError, match=r"no connection to NATS at nats://127\.0\.0\.1:1 within 0\.3 s: .*Connect call failed"
     ):
-        await ControlBus.connect(NatsEndpoint(url="nats://127.0.0.1:1"), "test", deadline_s=0.3)
+        await ControlBus.connect(NatsEndpoint(url="nats://127.0.0.1:1"), "test", timeout_s=0.3)
 
 
 async def test_a_missing_seed_file_is_named(server: NatsServer) -> None:
@@ -304,7 +304,7 @@ def locked_config(ports: ServerPorts, store: Path) -> str:
 async def test_a_refused_user_fails_at_once(tmp_path: Path) -> None:
     async with NatsServer(tmp_path, locked_config) as server:
         with pytest.raises(NotConnectedError, match=r"(?i)authorization violation"):
-            await ControlBus.connect(NatsEndpoint(url=server.client_url), "test", deadline_s=60)
+            await ControlBus.connect(NatsEndpoint(url=server.client_url), "test", timeout_s=60)
 
 
 async def test_what_is_not_permitted_is_said_not_timed_out(tmp_path: Path) -> None:
@@ -323,7 +323,7 @@ async def test_tls_urls_never_speak_plain_text_first(server: NatsServer) -> None
     """A plain server answers with INFO: the client must not go on in clear (nats-py would, without handshake-first)."""
     endpoint = NatsEndpoint(url=server.client_url.replace("nats://", "tls://"))
     with pytest.raises(NotConnectedError):
-        await ControlBus.connect(endpoint, "test", deadline_s=1.0)
+        await ControlBus.connect(endpoint, "test", timeout_s=1.0)
     assert (await server.monitor("varz"))["total_connections"] >= 1
     connection = await nats.connect(server.client_url)  # and the server is fine
     await connection.close()

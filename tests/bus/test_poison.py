@@ -252,7 +252,7 @@ async def test_a_job_that_is_given_up_and_does_not_decode_is_removed(connect: Co
 
 @pytest.fixture
 async def lane(server: NatsServer) -> AsyncIterator[BulkLane]:
-    lane = await BulkLane.connect(NatsEndpoint(url=server.client_url), name="lane", deadline_s=DEADLINE_S)
+    lane = await BulkLane.connect(NatsEndpoint(url=server.client_url), name="lane", timeout_s=DEADLINE_S)
     yield lane
     await lane.close()
 

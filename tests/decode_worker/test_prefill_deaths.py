@@ -30,20 +30,20 @@ def test_memory_is_bounded() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from(["died", "survived"]), st.integers(0, 2), st.floats(0, REMEMBERED_S)), max_size=40))
 def test_a_prompt_is_deadly_after_deaths_without_a_success_between_them(steps: list[tuple[str, int, float]]) -> None:
-    deaths, now_at = PrefillDeaths(), 0.0
+    deaths, now_s = PrefillDeaths(), 0.0
     expected: dict[int, list[float]] = {}
     for what, prompt, after_s in steps:
-        now_at += after_s
+        now_s += after_s
         known = expected.setdefault(prompt, [])
-        if known and now_at - known[-1] >= REMEMBERED_S:
+        if known and now_s - known[-1] >= REMEMBERED_S:
             known.clear()
         if what == "died":
-            deaths.died((prompt,), now_at)
-            known.append(now_at)
+            deaths.died((prompt,), now_s)
+            known.append(now_s)
         else:
             deaths.survived((prompt,))
             known.clear()
-        assert deaths.deadly((prompt,), now_at) is (len(known) >= MAX_DEATHS)
+        assert deaths.deadly((prompt,), now_s) is (len(known) >= MAX_DEATHS)
         deaths.validate()
 
 

@@ -24,8 +24,8 @@ def beat(worker: DecodeWorker) -> Heartbeat:
     )
 
 
-def hear(workers: DecodeWorkers, worker: DecodeWorker, now_at: float) -> None:
-    workers.handle_beat(beat(worker).key, beat(worker), now_at)
+def hear(workers: DecodeWorkers, worker: DecodeWorker, now_s: float) -> None:
+    workers.handle_beat(beat(worker).key, beat(worker), now_s)
 
 
 def test_a_silent_worker_is_lost_after_its_grace_unless_it_beats_again() -> None:
@@ -86,21 +86,21 @@ def test_heartbeats_of_others_mean_nothing() -> None:
 )
 def test_each_worker_that_falls_silent_is_lost_once_and_a_beating_one_never(steps: list[tuple[float, str, str, str]]) -> None:
     workers = DecodeWorkers("home", GRACE_S)
-    now_at, heard_at = 0.0, dict[DecodeWorker, float]()
+    now_s, heard_at = 0.0, dict[DecodeWorker, float]()
     for after_s, what, name, incarnation in steps:
-        now_at += after_s
+        now_s += after_s
         worker = DecodeWorker(name, incarnation)
         if what == "gone":
-            workers.handle_beat(f"home.decode.{name}", None, now_at)
+            workers.handle_beat(f"home.decode.{name}", None, now_s)
         else:
-            heard_at[worker] = now_at
+            heard_at[worker] = now_s
             if what == "beat":
-                hear(workers, worker, now_at)
+                hear(workers, worker, now_s)
             else:
-                workers.handle_acceptance(worker, now_at)
-        for lost in workers.take_lost(now_at):
-            assert now_at - heard_at.pop(lost) >= SUPERSEDED_AFTER_S
+                workers.handle_acceptance(worker, now_s)
+        for lost in workers.take_lost(now_s):
+            assert now_s - heard_at.pop(lost) >= SUPERSEDED_AFTER_S
         workers.validate()
     for name in ("d0", "d1"):
-        workers.handle_beat(f"home.decode.{name}", None, now_at)
-    assert set(workers.take_lost(now_at + 100.0)) == set(heard_at) and workers.next_lost_at() is None
+        workers.handle_beat(f"home.decode.{name}", None, now_s)
+    assert set(workers.take_lost(now_s + 100.0)) == set(heard_at) and workers.next_lost_at() is None

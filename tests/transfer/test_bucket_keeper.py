@@ -74,7 +74,7 @@ async def test_a_memory_bucket_is_created_again_after_its_server_died(lane: Bulk
     running = asyncio.create_task(keeper.run())
     server.kill()
     await server.start()
-    other = await BulkLane.connect(NatsEndpoint(url=server.client_url), name="other", deadline_s=5)
+    other = await BulkLane.connect(NatsEndpoint(url=server.client_url), name="other", timeout_s=5)
     async with asyncio.timeout(10):
         while not await _has_bucket(other):
             pass
@@ -85,4 +85,4 @@ async def test_a_memory_bucket_is_created_again_after_its_server_died(lane: Bulk
 
 
 async def _has_bucket(lane: BulkLane) -> bool:
-    return (await lane.request("$JS.API.STREAM.INFO.OBJ_kv-test", deadline_s=5)).payload.tobytes().find(b'"error"') < 0
+    return (await lane.request("$JS.API.STREAM.INFO.OBJ_kv-test", timeout_s=5)).payload.tobytes().find(b'"error"') < 0

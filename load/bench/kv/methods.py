@@ -104,7 +104,7 @@ def _pieces(job: Job, tokens: int) -> list[KVPiece]:
 
 
 async def lane_send(job: Job, signals: Signals) -> Times:
-    lane = await BulkLane.connect(job.send_endpoint, name="bench", deadline_s=_CONNECT_S)
+    lane = await BulkLane.connect(job.send_endpoint, name="bench", timeout_s=_CONNECT_S)
     pieces = _pieces(job, job.tokens)
     link = Link()
     if job.warm_bytes:
@@ -138,7 +138,7 @@ async def _lane_send_one(job: Job, lane: BulkLane, link: Link, pieces: list[KVPi
 
 
 async def lane_receive(job: Job, signals: Signals) -> Times:
-    lane = await BulkLane.connect(job.receive_endpoint, name="bench", deadline_s=_CONNECT_S)
+    lane = await BulkLane.connect(job.receive_endpoint, name="bench", timeout_s=_CONNECT_S)
     warm = await _lane_open_receiver(lane, job.transfer("warm", job.warm_tokens)) if job.warm_bytes else None
     receivers = [await _lane_open_receiver(lane, job.transfer(str(number), job.tokens)) for number in range(job.transfers)]
     signals.ready(None)

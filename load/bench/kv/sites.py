@@ -21,7 +21,7 @@ def two_sites(directory: Path, rate_mbit: float | None, rtt_ms: float, *, tls: b
 
 async def prepare(sites: RunningSites, storage: str) -> None:
     """Makes the bucket in SITE anew, in memory or on file storage."""
-    lane = await BulkLane.connect(sites.endpoint(SITE, "bulk"), name="bench", deadline_s=5)
+    lane = await BulkLane.connect(sites.endpoint(SITE, "bulk"), name="bench", timeout_s=5)
     with contextlib.suppress(Exception):
         await api(lane, f"STREAM.DELETE.{stream_name(BUCKET)}")
     await ensure_kv_bucket(lane, BUCKET, max_bytes=1536 * MIB, ttl_s=600, storage=storage)

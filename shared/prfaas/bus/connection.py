@@ -49,7 +49,7 @@ class Connection:
     def connected(self) -> bool:
         return bool(self.client.is_connected)
 
-    async def open(self, deadline_s: float) -> None:
+    async def open(self, timeout_s: float) -> None:
         """Connects, and tries again until it succeeds.
 
         Raises NotConnectedError at the deadline, or at once when the server refuses this user."""
@@ -76,12 +76,12 @@ class Connection:
         )
         try:
             waiting: list[asyncio.Future[Any]] = [connecting, self._fatal]
-            await asyncio.wait(waiting, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waiting, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             if connecting.done():
                 connecting.result()
                 return
             why = self._fatal.result() if self._fatal.done() else self.last_error
-            wanted = "" if self._fatal.done() else f" within {deadline_s:g} s"
+            wanted = "" if self._fatal.done() else f" within {timeout_s:g} s"
             raise NotConnectedError(f"no connection to NATS at {url}{wanted}: {why or 'no answer'}") from why
         except NotConnectedError:
             raise

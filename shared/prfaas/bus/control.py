@@ -57,10 +57,10 @@ class ControlBus:
         self._replies = ReplyInbox(endpoint.site, name)
 
     @classmethod
-    async def connect(cls, endpoint: NatsEndpoint, name: str, deadline_s: float = 10.0) -> Self:
+    async def connect(cls, endpoint: NatsEndpoint, name: str, timeout_s: float = 10.0) -> Self:
         """`name` is what the server's monitoring shows. Raises NotConnectedError."""
         bus = cls(endpoint, name)
-        await bus._connection.open(deadline_s)
+        await bus._connection.open(timeout_s)
         await bus._replies.open(bus.client)
         return bus
 
@@ -205,10 +205,10 @@ class ControlBus:
 
         return await self._subscribe(subject, handle, max_pending, queue)
 
-    async def drain(self, deadline_s: float = 10.0) -> None:
+    async def drain(self, timeout_s: float = 10.0) -> None:
         """Ends all interest, lets running handlers finish and reply, sends what is buffered, closes."""
         try:
-            async with asyncio.timeout(deadline_s):
+            async with asyncio.timeout(timeout_s):
                 if self.connected:
                     await asyncio.gather(*(subscription.drain() for subscription in self._subscriptions.values()))
                 while self._handlers:
@@ -216,7 +216,7 @@ class ControlBus:
                 if self.connected:
                     await self.client.flush(_FLUSH_DEADLINE_S)
         except (TimeoutError, nats_errors.Error) as error:
-            _log.warning("bus_drain_incomplete", deadline_s=deadline_s, handlers=len(self._handlers), error=repr(error))
+            _log.warning("bus_drain_incomplete", timeout_s=timeout_s, handlers=len(self._handlers), error=repr(error))
         for task in self._handlers:
             task.cancel()
         if self._handlers:

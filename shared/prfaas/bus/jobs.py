@@ -157,12 +157,12 @@ class JobConsumer:
     def _source(self, decode_site: str, consumer: str, subject: str) -> JobSource:
         return JobSource(self._bus, self._site, decode_site, consumer, subject, self._ack_wait_s, self.clock, self._changed.set)
 
-    async def take(self, deadline_s: float) -> TakenJob | None:
-        """Returns the oldest waiting job; None when none came within `deadline_s`, or the queue could not be reached (which is
+    async def take(self, timeout_s: float) -> TakenJob | None:
+        """Returns the oldest waiting job; None when none came within `timeout_s`, or the queue could not be reached (which is
         logged).
 
         Raises NotConnectedError when the connection is closed for good."""
-        return await self._take(time.monotonic() + deadline_s, self._next)
+        return await self._take(time.monotonic() + timeout_s, self._next)
 
     async def waiting(self) -> int:
         """Counts the shared jobs that no worker has taken, without the deferred ones; 0 while the queues cannot be asked."""
@@ -172,9 +172,9 @@ class JobConsumer:
                 waiting += await source.pending()
         return waiting
 
-    async def take_last(self, deadline_s: float) -> TakenJob | None:
+    async def take_last(self, timeout_s: float) -> TakenJob | None:
         """Returns the next job that is this worker's already: named for it, or on the way to it. Asks for no others."""
-        return await self._take(time.monotonic() + deadline_s, self._next_own)
+        return await self._take(time.monotonic() + timeout_s, self._next_own)
 
     async def _take(self, until_at: float, look: Callable[[float], Awaitable[bool]]) -> TakenJob | None:
         if self._bus.connected:

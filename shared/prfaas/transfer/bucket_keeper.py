@@ -117,7 +117,7 @@ class KVBucketKeeper:
         """Chunk subject that an object's meta message points to; empty when the message has gone."""
         if meta in self._meta_chunks:
             return self._meta_chunks[meta]
-        message = await self._lane.request(f"$JS.API.DIRECT.GET.{stream_name(self._bucket)}.{meta}", deadline_s=5.0)
+        message = await self._lane.request(f"$JS.API.DIRECT.GET.{stream_name(self._bucket)}.{meta}", timeout_s=5.0)
         if message.status:
             return ""
         try:

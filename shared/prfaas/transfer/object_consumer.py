@@ -71,7 +71,7 @@ class ObjectConsumer:
             self._lane,
             f"CONSUMER.CREATE.{self.stream}.{name}.{self.subject}",
             {"stream_name": self.stream, "config": config, "action": "create"},
-            deadline_s=API_TIMEOUT_S,
+            timeout_s=API_TIMEOUT_S,
         )
         self._heard_at = time.monotonic()
         self.top_up()
@@ -84,7 +84,7 @@ class ObjectConsumer:
         """Raises LaneError, TimeoutError."""
         if self._name and self._lane.is_connected:
             name, self._name = self._name, ""
-            await api(self._lane, f"CONSUMER.DELETE.{self.stream}.{name}", deadline_s=API_TIMEOUT_S)
+            await api(self._lane, f"CONSUMER.DELETE.{self.stream}.{name}", timeout_s=API_TIMEOUT_S)
 
     async def check_still_stored(self, start_sequence: int) -> None:
         """Raises TransferError when the server has lost frames before `start_sequence`: a memory store dies with its server, and
@@ -92,7 +92,7 @@ class ObjectConsumer:
         if not start_sequence:
             return
         try:
-            state = (await api(self._lane, f"STREAM.INFO.{self.stream}", deadline_s=API_TIMEOUT_S))["state"]
+            state = (await api(self._lane, f"STREAM.INFO.{self.stream}", timeout_s=API_TIMEOUT_S))["state"]
         except JetStreamError as error:
             if error.code != STREAM_NOT_FOUND:
                 raise

@@ -79,7 +79,7 @@ async def publish_meta(
     subject = meta_subject(transfer.bucket, transfer.object_name)
     for _ in range(_ATTEMPTS):
         try:
-            answer = await lane.request(subject, json.dumps(meta).encode(), deadline_s=_TIMEOUT_S, headers=headers)
+            answer = await lane.request(subject, json.dumps(meta).encode(), timeout_s=_TIMEOUT_S, headers=headers)
         except (LaneError, TimeoutError):
             await asyncio.sleep(_PAUSE_S)
             continue

@@ -229,7 +229,7 @@ class KVReceiver:
     async def _answer(self, reply: str) -> None:
         """Tells what is stored, read from the last frame itself. Without an answer the sender asks again."""
         with contextlib.suppress(LaneError, TimeoutError, FrameError):
-            found = await direct_get_last(self._lane, self._transfer.bucket, self._consumer.subject, deadline_s=API_TIMEOUT_S)
+            found = await direct_get_last(self._lane, self._transfer.bucket, self._consumer.subject, timeout_s=API_TIMEOUT_S)
             stored = KVStored(frames=0, stream_sequence=0)
             if found is not None:
                 stored = KVStored(frames=decode_frame(found[1]).head.position + 1, stream_sequence=found[0])
@@ -240,7 +240,7 @@ class KVReceiver:
 async def delete_object(lane: BulkLane, transfer: KVTransfer) -> None:
     """Removes frames and meta message. Raises LaneError, TimeoutError."""
     for subject in (chunk_subject(transfer.bucket, transfer.nuid), meta_subject(transfer.bucket, transfer.object_name)):
-        await api(lane, f"STREAM.PURGE.{stream_name(transfer.bucket)}", {"filter": subject}, deadline_s=API_TIMEOUT_S)
+        await api(lane, f"STREAM.PURGE.{stream_name(transfer.bucket)}", {"filter": subject}, timeout_s=API_TIMEOUT_S)
 
 
 def _stream_sequence(reply: str) -> int | None:

@@ -249,7 +249,7 @@ class KVSender:
     async def _ask_what_is_stored(self) -> None:
         subject = subjects.kv_stored(self._transfer.bucket, self._transfer.nuid)
         try:
-            answer = await self._lane.request(subject, deadline_s=_QUERY_TIMEOUT_S)
+            answer = await self._lane.request(subject, timeout_s=_QUERY_TIMEOUT_S)
             if answer.status:
                 return  # No receiver, or no link: the next tick asks again, until the deadline.
             stored = wire.decode(bytes(answer.payload), KVStored)

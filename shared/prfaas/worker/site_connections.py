@@ -18,7 +18,7 @@ class SiteConnections(NamedTuple):
         """Raises NotConnectedError, LaneError."""
         bus = await ControlBus.connect(control, name, CONNECT_TIMEOUT_S)
         try:
-            lane = await BulkLane.connect(bulk, name=name, deadline_s=CONNECT_TIMEOUT_S)
+            lane = await BulkLane.connect(bulk, name=name, timeout_s=CONNECT_TIMEOUT_S)
         except BaseException:
             await bus.drain()
             raise

@@ -72,7 +72,7 @@ async def serving(directory: Path, render: Callable[[ServerPorts, Path], str] = 
 async def connected(endpoint: NatsEndpoint | str) -> AsyncIterator[BulkLane]:
     if isinstance(endpoint, str):
         endpoint = NatsEndpoint(url=endpoint)
-    lane = await BulkLane.connect(endpoint, name="test", deadline_s=DEADLINE_S)
+    lane = await BulkLane.connect(endpoint, name="test", timeout_s=DEADLINE_S)
     try:
         yield lane
     finally:
@@ -99,7 +99,7 @@ async def test_gathered_parts_arrive_as_one_payload(tmp_path: Path, size: int) -
 
 async def test_a_request_that_nobody_serves_says_so(tmp_path: Path) -> None:
     async with serving(tmp_path) as server, connected(server.client_url) as lane:
-        assert (await lane.request("nobody", deadline_s=DEADLINE_S)).status == 503
+        assert (await lane.request("nobody", timeout_s=DEADLINE_S)).status == 503
 
 
 async def test_subscriptions_survive_the_servers_death(tmp_path: Path) -> None:
@@ -133,8 +133,8 @@ async def test_one_can_wait_for_a_server_that_comes_back(tmp_path: Path) -> None
 async def test_a_pending_request_fails_at_once_when_the_connection_breaks(tmp_path: Path) -> None:
     async with serving(tmp_path) as server, connected(server.client_url) as lane:
         lane.subscribe("mute", Message.release)
-        request = asyncio.create_task(lane.request("mute", deadline_s=60))
-        await lane.request("nobody", deadline_s=DEADLINE_S)
+        request = asyncio.create_task(lane.request("mute", timeout_s=60))
+        await lane.request("nobody", timeout_s=DEADLINE_S)
         server.kill()
         async with asyncio.timeout(DEADLINE_S):
             with pytest.raises(DisconnectedError, match="broke"):
@@ -143,7 +143,7 @@ async def test_a_pending_request_fails_at_once_when_the_connection_breaks(tmp_pa
 
 async def test_no_server_is_an_error_within_the_deadline() -> None:
     with pytest.raises(LaneError, match="no NATS server answered"):
-        await BulkLane.connect(NatsEndpoint(url="nats://127.0.0.1:1"), name="test", deadline_s=0.3)
+        await BulkLane.connect(NatsEndpoint(url="nats://127.0.0.1:1"), name="test", timeout_s=0.3)
 
 
 async def test_a_paused_server_counts_as_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +175,7 @@ async def test_a_lowered_max_payload_is_learned_by_reconnecting(tmp_path: Path) 
             os.kill(server.pid, signal.SIGHUP)
             async with asyncio.timeout(DEADLINE_S):
                 while "max_payload = 65536" not in server.log_path.read_text():
-                    await lane.request("nobody", deadline_s=DEADLINE_S)
+                    await lane.request("nobody", timeout_s=DEADLINE_S)
             publish(lane, "a", bytes(70_000))
             await watcher.wait_for("Maximum Payload Violation")
             await watcher.wait_for("disconnected")
@@ -193,13 +193,13 @@ async def test_a_slow_reader_is_cut_off_and_comes_back(tmp_path: Path) -> None:
     async with serving(tmp_path, impatient) as server, connected(server.client_url) as slow, connected(server.client_url) as fast:
         watcher = Watcher(slow)
         inbox = Inbox(slow, "a")
-        await slow.request("nobody", deadline_s=DEADLINE_S)
+        await slow.request("nobody", timeout_s=DEADLINE_S)
         transport = slow._wire._transport  # type: ignore[union-attr]
         assert transport is not None
         transport.pause_reading()
         for _ in range(40):
             publish(fast, "a", bytes(1_000_000))
-            await fast.request("nobody", deadline_s=DEADLINE_S)
+            await fast.request("nobody", timeout_s=DEADLINE_S)
         transport.resume_reading()
         await watcher.wait_for("disconnected")
         await watcher.wait_for("connected")
@@ -241,7 +241,7 @@ async def test_an_nkey_lets_us_in_and_its_permissions_are_reported(tmp_path: Pat
 async def test_without_the_key_the_server_refuses_by_name(tmp_path: Path, seed_file: Path) -> None:
     async with serving(tmp_path, nkey_config(seed_file)) as server:
         with pytest.raises(LaneError, match="Authorization Violation"):
-            await BulkLane.connect(NatsEndpoint(url=server.client_url), name="test", deadline_s=DEADLINE_S)
+            await BulkLane.connect(NatsEndpoint(url=server.client_url), name="test", timeout_s=DEADLINE_S)
 
 
 @pytest.fixture
@@ -272,7 +272,7 @@ async def test_a_server_in_plain_text_is_refused_over_tls(tmp_path: Path, certif
     async with serving(tmp_path) as server:
         url = server.client_url.replace("nats://", "tls://")
         with pytest.raises(LaneError, match="no NATS server answered"):
-            await BulkLane.connect(NatsEndpoint(url=url, tls_ca_file=str(certificate[0])), name="test", deadline_s=0.5)
+            await BulkLane.connect(NatsEndpoint(url=url, tls_ca_file=str(certificate[0])), name="test", timeout_s=0.5)
 
 
 def test_an_address_that_is_none_is_named() -> None:

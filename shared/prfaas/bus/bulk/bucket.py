@@ -37,10 +37,10 @@ def meta_subject(bucket: str, object_name: str) -> str:
 
 
 async def api(
-    lane: BulkLane, verb: str, body: dict[str, Any] | None = None, *, deadline_s: float = _API_TIMEOUT_S
+    lane: BulkLane, verb: str, body: dict[str, Any] | None = None, *, timeout_s: float = _API_TIMEOUT_S
 ) -> dict[str, Any]:
     """Calls `$JS.API.<verb>` at the site's own server. Raises JetStreamError, DisconnectedError, TimeoutError."""
-    message = await lane.request(f"$JS.API.{verb}", json.dumps(body).encode() if body else b"", deadline_s=deadline_s)
+    message = await lane.request(f"$JS.API.{verb}", json.dumps(body).encode() if body else b"", timeout_s=timeout_s)
     if message.status == 503:
         raise JetStreamError(503, f"nobody answers $JS.API.{verb}: JetStream is not enabled for this account")
     try:
@@ -90,11 +90,11 @@ async def ensure_kv_bucket(lane: BulkLane, bucket: str, *, max_bytes: int, ttl_s
         await api(lane, f"STREAM.UPDATE.{config['name']}", config)
 
 
-async def direct_get_last(lane: BulkLane, bucket: str, subject: str, *, deadline_s: float) -> tuple[int, memoryview] | None:
+async def direct_get_last(lane: BulkLane, bucket: str, subject: str, *, timeout_s: float) -> tuple[int, memoryview] | None:
     """Returns stream sequence and payload of the last message on `subject` in the site's own server; None without any.
 
     Raises JetStreamError when the server has no such bucket, DisconnectedError, TimeoutError."""
-    message = await lane.request(f"$JS.API.DIRECT.GET.{stream_name(bucket)}.{subject}", deadline_s=deadline_s)
+    message = await lane.request(f"$JS.API.DIRECT.GET.{stream_name(bucket)}.{subject}", timeout_s=timeout_s)
     if message.status == 404:
         return None
     sequence = message.header("Nats-Sequence")

@@ -69,17 +69,17 @@ class BulkLane:
         self.subscribe(f"{subjects.replies(endpoint.site, '*', self._reply_name)}.>", self._route_inbox)
 
     @classmethod
-    async def connect(cls, endpoint: NatsEndpoint, *, name: str, deadline_s: float) -> Self:
-        """Raises LaneError when the server refuses us, or cannot be reached within `deadline_s`."""
+    async def connect(cls, endpoint: NatsEndpoint, *, name: str, timeout_s: float) -> Self:
+        """Raises LaneError when the server refuses us, or cannot be reached within `timeout_s`."""
         lane = cls(endpoint, name=name)
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         lane._runner = asyncio.create_task(lane._run(ready), name=f"bulk lane {name}")
         try:
-            async with asyncio.timeout(deadline_s):
+            async with asyncio.timeout(timeout_s):
                 await ready
         except TimeoutError as error:
             await lane.close()
-            raise LaneError(f"no NATS server answered at {endpoint.url} within {deadline_s} s") from error
+            raise LaneError(f"no NATS server answered at {endpoint.url} within {timeout_s} s") from error
         except BaseException:
             await lane.close()
             raise
@@ -96,10 +96,10 @@ class BulkLane:
     def is_connected(self) -> bool:
         return self._wire is not None
 
-    async def until_connected(self, deadline_s: float) -> None:
+    async def until_connected(self, timeout_s: float) -> None:
         """Waits for the connection, as while a server starts again. Raises DisconnectedError."""
         try:
-            async with asyncio.timeout(deadline_s):
+            async with asyncio.timeout(timeout_s):
                 await self._up.wait()
         except TimeoutError:
             raise DisconnectedError(f"the bulk connection to {self.endpoint.url} is down") from None
@@ -164,7 +164,7 @@ class BulkLane:
         self._wire.write([line, *parts, b"\r\n"])
 
     async def request(
-        self, subject: str, payload: bytes = b"", *, deadline_s: float, headers: dict[str, str] | None = None
+        self, subject: str, payload: bytes = b"", *, timeout_s: float, headers: dict[str, str] | None = None
     ) -> Message:
         """Returns one reply, with a payload that needs no release. No responders make one with status 503.
 
@@ -182,7 +182,7 @@ class BulkLane:
         try:
             block = header_block(headers) if headers else b""
             self.publish(subject, [payload], len(payload), reply=inbox, headers=block)
-            async with asyncio.timeout(deadline_s):
+            async with asyncio.timeout(timeout_s):
                 return await answer
         finally:
             self._requests.discard(answer)
