@@ -15,11 +15,11 @@ FULL = 100e9 / 8
 
 
 @pytest.mark.parametrize("name", ["drop100", "bursts"])
-def test_a_surplus_makes_only_itself_late(name: str) -> None:
+def test_deferral_keeps_more_within_the_objective_for_the_first_minutes_of_an_overload(name: str) -> None:
     case = cases(1.05, duration_s=240.0)[name]()
     papers, ours = (run(case, policy).report for policy in ("threshold", "predictive"))
     assert ours.goodput_req_s >= 1.1 * papers.goodput_req_s
-    assert not ours.errors, "whoever is deferred is served in turn, long before the deadline"
+    assert not ours.errors, "what is deferred is served in turn, long before the deadline"
 
 
 def test_what_the_local_site_serves_comfortably_stays_there_and_costs_nothing() -> None:
