@@ -19,8 +19,10 @@ def describe(model: str, *, threshold_tokens: int = 600, dtype: str = "bfloat16"
     description = load_description()
     worker = {"engine": {"dtype": dtype}, "prefix-cache-mib": prefix_cache_mib}
     changes: dict[Role, dict[str, Any]] = {
+        # A CPU without 16-bit arithmetic, shared with other tests, takes many seconds for one chunk.
+        Role.GATEWAY: {"ttft-deadline-s": 500.0, "idle-deadline-s": 120.0},
         Role.SCHEDULER: {"threshold-tokens": threshold_tokens},
-        Role.DECODE_WORKER: worker,
+        Role.DECODE_WORKER: worker | {"idle-timeout-s": 30.0},
         Role.PREFILL_WORKER: worker,
     }
     services = tuple(

@@ -15,7 +15,7 @@ from tests.e2e.asking import client_of, complete, tokens_of
 from tests.e2e.conftest import describe
 
 DESCRIPTION = describe("smollm2-135m")
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]
 
 
 async def metric(stack: Stack, role: Role, name: str) -> float:

@@ -13,7 +13,7 @@ from tests.e2e.asking import Told, complete, policy, tokens_of
 from tests.e2e.conftest import describe
 
 DESCRIPTION = describe("gemma-3-270m")
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]
 
 PROMPT_TOKENS = 1800
 """Several chunks: a prefill of seconds, whose transfer can be hit while it runs."""
@@ -32,10 +32,10 @@ async def prefill_under_way(stack: Stack) -> None:
         await asyncio.sleep(0.02)
 
 
-async def ask_until_prefill(stack: Stack, timeout_s: int = 60) -> asyncio.Task[Told]:
+async def ask_until_prefill(stack: Stack, timeout_s: int = 240) -> asyncio.Task[Told]:
     headers = {"x-prfaas-ttft-deadline-s": str(timeout_s)}
     asked = asyncio.create_task(complete(stack, tokens_of(PROMPT_TOKENS), headers=headers))
-    await asyncio.wait_for(prefill_under_way(stack), 30.0)
+    await asyncio.wait_for(prefill_under_way(stack), 120.0)
     return asked
 
 

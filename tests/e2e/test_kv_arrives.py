@@ -45,7 +45,7 @@ def prefill(engine: Engine, tokens: list[int], on_piece: Callable[[KVPiece], Non
     engine.prefill(tokens, on_piece, lambda: False)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("model", "lengths"), [("gemma-3-270m", (*LENGTHS, LONG_TOKENS)), ("smollm2-135m", LENGTHS)])
 async def test_kv_over_the_link_is_local_kv(model: str, lengths: tuple[int, ...], tmp_path: Path) -> None:
     engine = build_engine(EngineConfig(model=model))

@@ -10,7 +10,7 @@ from load.bench.link_cut import outage
 from load.emulated_stack import two_sites
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_no_request_fails_while_a_link_is_down_and_offloading_resumes(tmp_path: Path) -> None:
     description = two_sites(remote_workers=2, rate_mbit=200.0, scheduler={"policy": "predictive", "comfort-share": 0.0})
     async with Stack(description, tmp_path) as stack:

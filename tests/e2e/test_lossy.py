@@ -36,7 +36,7 @@ async def lossy_transfers(stack: Stack) -> float:
     return sum(sample.value for sample in samples if sample.name.endswith("_total"))
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(900)
 async def test_both_workers_allow_it(tmp_path: Path) -> None:
     description = describe({Role.PREFILL_WORKER, Role.DECODE_WORKER})
     async with Stack(description, tmp_path) as stack:
@@ -47,7 +47,7 @@ async def test_both_workers_allow_it(tmp_path: Path) -> None:
     assert "".join(told.tokens) != right_answer(description, PROMPT, OUTPUT_TOKENS), "an emulated answer tells every bit"
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(900)
 async def test_only_the_sender_allows_it(tmp_path: Path) -> None:
     description = describe({Role.PREFILL_WORKER})
     async with Stack(description, tmp_path) as stack:

@@ -12,7 +12,7 @@ from load.emulated_stack import HOME, MODEL, right_answer, two_sites
 from tests.e2e.asking import client_of
 
 DESCRIPTION = two_sites(remote_workers=1, rate_mbit=200.0, scheduler={"policy": "local_only"})
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]
 
 OUTPUT_TOKENS = 300
 DEADLINE_S = 60.0

@@ -12,7 +12,7 @@ from infra.sites import Description, Role, Service, Site, SiteKind
 from infra.stack import Stack
 from tests.e2e.asking import Told, complete, tokens_of
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]
 DEADLINE_S = 60.0
 PREFIX_TOKENS = 4096
 WORKERS = ("p0", "p1")

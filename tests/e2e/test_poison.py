@@ -6,7 +6,7 @@ import pytest
 
 from load.bench.poison import emulated_arm
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 async def test_poison_harms_nobody_else(tmp_path: Path) -> None:

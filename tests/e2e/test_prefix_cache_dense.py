@@ -7,7 +7,7 @@ from tests.e2e.conftest import describe
 from tests.e2e.prefix_hits import assert_same_answers_whatever_is_cached
 
 DESCRIPTION = describe("smollm2-135m", prefix_cache_mib=256)
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]
 
 
 async def test_one_answer_whatever_is_cached(stack: Stack) -> None:

@@ -15,7 +15,7 @@ from prfaas.replay.send import replay
 OUTPUT_TOKENS = 8
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_kv_crosses_an_encrypted_link(tmp_path: Path) -> None:
     plain = two_sites(remote_workers=1, rate_mbit=200.0, scheduler={"policy": "remote_all"})
     sites = tuple(msgspec.structs.replace(site, link_tls=True, client_tls=True) for site in plain.sites)

@@ -8,7 +8,7 @@ from tests.e2e.asking import complete, tokens_of
 from tests.e2e.conftest import describe
 
 DESCRIPTION = describe("smollm2-135m")
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 CLIENT_SPAN_ID = "b7ad6b7169203331"
