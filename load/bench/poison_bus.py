@@ -10,8 +10,8 @@ from infra.sites import Description, Role
 from prfaas.bus.bulk.lane import BulkLane
 from prfaas.contracts import subjects
 
-DEEP = b"\x91" * 100_000 + b"\xc0"
-"""MessagePack list in a list in a list."""
+DEEP = b"\x91" * 50_000 + b"\xc0"
+"""MessagePack list in a list in a list, of a size that a bucket's entry may have."""
 _ODD_HEADERS = (
     b"",
     b"NATS/1.0\r\n\r\n",
@@ -29,10 +29,11 @@ class BusPoisons:
         self._control, self._bulk = control, bulk
         self._site = site
         self._control_subjects = list(_control_subjects(description, site))
+        buckets = [subjects.kv_bucket(site, sender.name) for sender in description.sites]
         self._bulk_subjects = [
             subjects.probe_train(site, "forged"),
-            f"$O.{subjects.kv_bucket(site, site)}.C.forged",
-            f"$O.{subjects.kv_bucket(site, site)}.M.Zm9yZ2Vk",
+            *(f"$O.{bucket}.C.forged" for bucket in buckets),
+            *(f"$O.{bucket}.M.Zm9yZ2Vk" for bucket in buckets),
         ]
         self.sent = 0
 
