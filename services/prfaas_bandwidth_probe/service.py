@@ -248,6 +248,10 @@ class MeasuredLink:
             if self._announced:
                 log.warning("estimate_not_announced", destination=self._destination, reason=str(error))
             self._announced = False
+        except Exception as error:
+            # A task that raises ends the process, and what is announced holds another site's words.
+            FAULTS.failed["probe"] += 1
+            log.error("estimate_not_handled", destination=self._destination, exc_info=error)
 
 
 def _padding(size_bytes: int) -> bytes:

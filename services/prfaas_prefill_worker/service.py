@@ -14,6 +14,7 @@ from prfaas.engine.factory import build_engine
 from prfaas.kvcache.prefix_cache import PrefixCache
 from prfaas.process.incarnation import new_incarnation
 from prfaas.process.runner import ServiceContext
+from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics.prefill import watch_clock
 from prfaas.worker.block_announcer import BlockAnnouncer
 from prfaas.worker.engine_thread import engine_thread
@@ -28,6 +29,8 @@ from prfaas_prefill_worker.shipment import Shipments
 TAKE_TIMEOUT_S = 1.0
 WATCH_QUEUE_EVERY_S = 1.0
 """Interval of looks at the queue, the same as of announcements."""
+
+log = get_logger(__name__)
 
 
 class PrefillWorkerService:
@@ -110,7 +113,13 @@ class PrefillWorkerService:
             try:
                 await self._do(taken)
             except Exception as error:  # one job must not take those behind it with it
-                await self._shipments.fail(taken, error)
+                await self._fail(taken, error)
+
+    async def _fail(self, taken: TakenJob, error: Exception) -> None:
+        try:
+            await self._shipments.fail(taken, error)
+        except Exception as untold:  # the loop goes on; the queue gives the job to another worker when its time is over
+            log.error("job_not_ended", request_id=taken.job.request_id, exc_info=untold)
 
     async def _do(self, taken: TakenJob) -> None:
         (verdict,) = self._core.handle(JobTaken(taken.job, taken.age_s, taken.deliveries))

@@ -56,9 +56,11 @@ class Shipments:
 
     async def fail(self, taken: TakenJob, error: Exception) -> None:
         """Ends a job that could not be begun, for a reason that nothing foresaw."""
-        self._records.broke(taken, error)
-        await self._progress.failed(taken, FailureCode.INTERNAL, fault_text(error))
-        await taken.ack()
+        try:
+            self._records.broke(taken, error)
+        finally:  # the decode worker hears of it and the queue is rid of it, whatever becomes of the figures
+            await self._progress.failed(taken, FailureCode.INTERNAL, fault_text(error))
+            await taken.ack()
 
     async def run(self, taken: TakenJob, run: Run) -> None:
         """Returns when the next job may be prefilled."""

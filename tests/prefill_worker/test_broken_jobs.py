@@ -9,7 +9,7 @@ import torch
 from prfaas.contracts import subjects
 from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
 from prfaas.engine.emulated import EmulatedEngine
-from prfaas_prefill_worker.job_record import JobRecord
+from prfaas_prefill_worker.job_record import JobRecord, JobRecords
 from prfaas_prefill_worker.service_core import PrefillCore
 from tests.prefill_worker.test_prefix import DEADLINE_S, MODEL, SITE, Place, place, prompt
 
@@ -92,3 +92,17 @@ async def test_a_record_that_cannot_be_kept_costs_no_later_job_anything(
                 assert "broken on purpose" in (await failure(queue)).message
             await reader.close()
     await place.prefill(prompt(80))
+
+
+async def test_a_job_whose_end_cannot_be_recorded_ends_all_the_same(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(*_: Any) -> None:
+        raise ZeroDivisionError("a figure")
+
+    queue = await heard(place)
+    with monkeypatch.context() as broken:
+        broken.setattr(PrefillCore, "handle", breaks)
+        broken.setattr(JobRecords, "broke", breaks)
+        receiver, _ = await place.submit(prompt(40))
+        assert (await failure(queue)).code == "internal"
+        await receiver.close()
+    await place.prefill(prompt(120, seed=1))
