@@ -70,11 +70,12 @@ class EgressAllocator:
         worker.granted_bytes_per_s = granted = min(wanted, max(free, 0.0))
         held = inf if asked.held_bytes_per_s is None else asked.held_bytes_per_s
         unfinished = granted < _ENOUGH * wanted or granted < _ENOUGH * held
+        ask_again_s = BUSY_S if asked.transfers else IDLE_S
         return EgressLease(
             bytes_per_s=granted,
             alone_bytes_per_s=self._alone(),
             share=share,
-            ask_again_s=HURRY_S if unfinished else BUSY_S if asked.transfers else IDLE_S,
+            ask_again_s=HURRY_S if unfinished else ask_again_s,
             goodput_bytes_per_s=self._capacity if goodput_bytes_per_s is None else min(goodput_bytes_per_s, self._capacity),
             rtt_s=rtt_s,
         )

@@ -24,7 +24,12 @@ def next_attempt(request: Request, now_s: float) -> BeginAttempt:
     placement = request.generate.placement
     deferred = request.attempt == 1 and placement.deferred_s > 0
     may_fall_back = placement.fallback_site not in (None, request.prefill_site)
-    limit_s = placement.deferred_s if deferred else placement.fallback_after_s if may_fall_back else left_s
+    if deferred:
+        limit_s = placement.deferred_s
+    elif may_fall_back:
+        limit_s = placement.fallback_after_s
+    else:
+        limit_s = left_s
     return BeginAttempt(
         request_id=request.request_id,
         transfer_id=placement.transfer_id,

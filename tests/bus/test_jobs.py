@@ -156,17 +156,6 @@ async def test_a_job_in_progress_is_kept_and_a_lost_one_is_delivered_again(conne
     assert await stored(bus) == 0
 
 
-async def test_nak_and_term(connect: Connect) -> None:
-    bus = await connect()
-    consumer = await JobConsumer.open(bus, SITE, MODEL, "one", serves=SERVES)
-    await JobQueue(bus).submit(SITE, make_job(), timeout_s=DEADLINE_S)
-    await (await take(consumer)).nak(0.05)
-    taken = await take(consumer)
-    assert taken.deliveries == 2
-    await taken.term("of no use")
-    assert await stored(bus) == 0
-
-
 async def test_after_the_last_delivery_the_decode_worker_hears_of_it(connect: Connect) -> None:
     bus = await connect()
     consumer = await JobConsumer.open(bus, SITE, MODEL, "one", serves=SERVES, ack_wait_s=0.3)

@@ -50,22 +50,11 @@ class TakenJob:
 
     async def ack(self) -> None:
         """Removes the job from the queue, whether it worked or not."""
-        await self._settle(b"+ACK")
-
-    async def nak(self, delay_s: float = 0.0) -> None:
-        """Gives the job back, for another delivery after `delay_s`."""
-        await self._settle(b"-NAK " + json.dumps({"delay": int(delay_s * 1e9)}).encode())
-
-    async def term(self, reason: str) -> None:
-        """Removes the job unfinished; the server tells the reason in an advisory."""
-        await self._settle(b"+TERM " + reason.encode())
-
-    async def _settle(self, word: bytes) -> None:
         self._heartbeat.cancel()
         try:
-            await self._bus.request_raw(self._message.reply, word, ACK_TIMEOUT_S)
+            await self._bus.request_raw(self._message.reply, b"+ACK", ACK_TIMEOUT_S)
         except BusError as error:  # the job is delivered again, and refused then: its attempt is over
-            _log.warning("job_not_settled", transfer=self.job.transfer.object_name, word=word.decode(), reason=str(error))
+            _log.warning("job_not_acknowledged", transfer=self.job.transfer.object_name, reason=str(error))
 
     async def _keep(self, useful_s: float, interval_s: float) -> None:
         """Tells the queue that the job is in progress, until the job's own time is over."""

@@ -59,4 +59,6 @@ def stage_limit_req_s(stage_req_s: float, share: float) -> float:
 
 def _per(amount: float, cost: float) -> float:
     """`amount / cost`; without limit where nothing is to be done (a prompt that is cached as a whole)."""
-    return amount / cost if cost > 0 else inf if amount > 0 else 0.0
+    if cost > 0:
+        return amount / cost
+    return inf if amount > 0 else 0.0

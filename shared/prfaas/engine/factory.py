@@ -41,7 +41,9 @@ def build_engine(config: EngineConfig) -> Engine:
     from prfaas.engine.weights import prepare
 
     torch.set_num_threads(config.threads)
-    name = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    name = config.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -28,8 +28,13 @@ def balanced(case: TwoSites) -> Allocation:
     for n_prefill in prefill_counts(case.n_pd):
         at = _blind(case, n_prefill, 0.5)
         local, remote = at.pd_prefill_req_s, at.prfaas_req_s
-        # Prompts that are cached as a whole cost nothing anywhere: then there is nothing to offload.
-        best.append(_blind(case, n_prefill, 0.0 if isinf(local) else 1.0 if isinf(remote) else remote / (remote + local)))
+        if isinf(local):  # prompts that are cached as a whole cost nothing anywhere: there is nothing to offload
+            share = 0.0
+        elif isinf(remote):
+            share = 1.0
+        else:
+            share = remote / (remote + local)
+        best.append(_blind(case, n_prefill, share))
     return max(best, key=lambda at: at.throughput_req_s)
 
 
