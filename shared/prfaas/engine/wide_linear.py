@@ -1,6 +1,6 @@
 """Linear layers of 16-bit models on CPUs without 16-bit arithmetic: they multiply in fp32 and round the result to 16 bits.
 
-oneDNN's 16-bit kernels need AVX512 or AMX. Without them a product of 512 rows takes 6 to 10 times as long as the same product in
+oneDNN's 16-bit kernels need AVX512 or AMX. Without them a product of many rows takes several times as long as the same product in
 fp32: most laptops and many servers would miss every deadline. The product of two bf16 numbers is exact in fp32. The sum is kept
 in fp32, as in the 16-bit kernels. Only the order of the sum differs from theirs.
 """
