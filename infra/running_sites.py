@@ -8,9 +8,10 @@ from typing import Any, Self
 from infra.certificates import Authority
 from infra.nats_server import NatsServer, ServerConfig, ServerPorts
 from infra.permissions import service_permissions
+from infra.sealing_keys import SealingKeys
 from infra.site_config import LEAF_ACCOUNTS, render_site
 from infra.site_keys import Key, SiteKeys
-from infra.sites import Description, Service, Site
+from infra.sites import Description, Role, Service, Site
 from infra.wan.process import WanProcess
 from prfaas.bus.endpoint import NatsEndpoint
 
@@ -31,6 +32,7 @@ class RunningSites:
             site.name: SiteKeys(directory / site.name, authority, (site.host, "localhost", "127.0.0.1"))
             for site in description.sites
         }
+        self.sealing_keys = {site.name: SealingKeys(directory / site.name) for site in description.sites}
         self._running = contextlib.AsyncExitStack()
 
     async def start(self) -> Self:
@@ -95,7 +97,20 @@ class RunningSites:
             "name": service.name,
             "http-port": service.http_port,
             **{key: _table(endpoint) for key, endpoint in endpoints.items() if endpoint is not None},
+            **self._sealing(service),
         } | service.config
+
+    def _sealing(self, service: Service) -> dict[str, Any]:
+        """Returns the table `sealing` of a worker whose site has peers, and writes the keys that it names."""
+        peers = self.description.sealing_peers(service.site)
+        if not peers or service.role not in (Role.PREFILL_WORKER, Role.DECODE_WORKER):
+            return {}
+        own = self.sealing_keys[service.site]
+        own.ensure()
+        for peer in peers:
+            own.write_peer(peer, self.sealing_keys[peer].ensure())
+        files = {peer: str(own.peer_file(peer)) for peer in peers}
+        return {"sealing": {"private-key-file": str(own.private_file), "peers": files}}
 
     async def stop(self) -> None:
         await self._running.aclose()

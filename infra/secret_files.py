@@ -35,6 +35,13 @@ def write_secret(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def replace_secret(path: Path, content: bytes) -> None:
+    """Writes a file with mode 0600 in one step: who reads it meanwhile sees all of the old one or all of the new one."""
+    draft = path.with_name(f".{path.name}.new")
+    write_secret(draft, content)
+    draft.replace(path)
+
+
 def readable_by_others(directory: Path) -> Iterator[Path]:
     """Files below a directory that the group or others can reach and read or change."""
     for path in sorted(directory.iterdir()):

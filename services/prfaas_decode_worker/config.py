@@ -8,6 +8,7 @@ from prfaas.contracts import subjects
 from prfaas.contracts.terms import Role
 from prfaas.engine.factory import EngineConfig
 from prfaas.process.config import ServiceConfig, SubjectToken
+from prfaas.sealing.config import SealingConfig
 from prfaas.worker.identity import Identity
 
 
@@ -34,6 +35,8 @@ class DecodeWorkerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknow
     """Sites that may send KV here, beside the own one."""
     bucket_ttl_s: Annotated[float, Meta(ge=1)] = 120.0
     """Age at which the server drops what was not deleted."""
+    sealing: SealingConfig = field(default_factory=SealingConfig)
+    """Prefill sites whose jobs and KV are sealed, and the keys."""
     idle_timeout_s: Annotated[float, Meta(gt=0)] = 10.0
     """Time without a frame after which a transfer that has begun is given up; slow chunks must fit in."""
 

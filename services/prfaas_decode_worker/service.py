@@ -101,7 +101,7 @@ class DecodeWorkerService:
             self._engine.sequence_bytes,
         )
         blocks = BlockAnnouncer(bus, config.identity, incarnation=self._incarnation, sites=[config.site])
-        kept = KeptPrefixes(self._engine, config.prefix_cache_mib << 20, blocks.changed)
+        kept = KeptPrefixes(self._engine, config.prefix_cache_mib << 20, blocks.changed, site=config.site)
         self._attempts = Attempts(config, context, connections, kept, self._handle)
         self._batch = Batch(
             self._engine,

@@ -14,6 +14,7 @@ from prfaas.engine.factory import build_engine
 from prfaas.kvcache.prefix_cache import PrefixCache
 from prfaas.process.incarnation import new_incarnation
 from prfaas.process.runner import ServiceContext
+from prfaas.sealing.job_seal import JobSeals
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics.prefill import watch_clock
 from prfaas.worker.block_announcer import BlockAnnouncer
@@ -47,7 +48,10 @@ class PrefillWorkerService:
         engine = await asyncio.get_running_loop().run_in_executor(self._thread, build_engine, config.engine)
         self._description = description = engine.describe()
         self._kv_points = description.layout.size_points(description.max_context_tokens)
-        self._core = PrefillCore(description.model, description.fingerprint, description.max_context_tokens, config.serves)
+        seals = JobSeals(config.sealing)
+        self._core = PrefillCore(
+            description.model, description.fingerprint, description.max_context_tokens, seals.open, config.serves
+        )
         # Connections, and what stands on them.
         assert config.bulk is not None
         connections = await self.lifecycle.connect(config.control, config.bulk)

@@ -141,6 +141,7 @@ class SchedulerService:
         changed = decode(message.data, BlocksChanged)
         expected = subjects.blocks(self._config.site, changed.site, changed.role.value, changed.worker)
         if message.subject != expected:
+            FAULTS.foreign["BlocksChanged"] += 1
             log.warning("blocks_of_another", subject=message.subject, claimed=expected)
             return
         self._request_cache_lists(self._core.handle(CacheChanged(time.monotonic(), changed)))

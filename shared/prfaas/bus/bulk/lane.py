@@ -5,7 +5,7 @@ import contextlib
 import secrets
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, Self
 from urllib.parse import urlsplit
 
@@ -148,7 +148,7 @@ class BulkLane:
     def close_inbox(self, prefix: str) -> None:
         self._inboxes.pop(prefix.rpartition(".")[2], None)
 
-    def publish(self, subject: str, parts: list[Buffer], size: int, *, reply: str = "", headers: bytes = b"") -> None:
+    def publish(self, subject: str, parts: Sequence[Buffer], size: int, *, reply: str = "", headers: bytes = b"") -> None:
         """Gathers `parts` (`size` bytes in all) without joining them; they must not change until written.
 
         Raises DisconnectedError; LaneError when the server would cut the connection over the size."""

@@ -1,0 +1,17 @@
+"""Settings of sealing, the same for both ends."""
+
+import msgspec
+
+from prfaas.contracts.fields import SubjectToken
+
+
+class SealingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    private_key_file: str = ""
+    """File with the X25519 private keys of this worker's own site, newest first; all workers of a site hold the same ones."""
+    peers: dict[SubjectToken, str] = {}
+    """File with the public keys of a site, newest first, by the site's name. Jobs between the own site and these are sealed, and
+    plain ones are refused."""
+
+    def __post_init__(self) -> None:
+        if self.peers and not self.private_key_file:
+            raise ValueError("`private-key-file` is missing: with `peers` a worker needs a key of its own site")
