@@ -8,7 +8,7 @@ from typing import Any, Self
 from infra.certificates import Authority
 from infra.nats_server import NatsServer, ServerConfig, ServerPorts
 from infra.permissions import service_permissions
-from infra.sealing_keys import SealingKeys
+from infra.sealing_keys import SealingKeys, ensure_hash_key
 from infra.site_config import LEAF_ACCOUNTS, render_site
 from infra.site_keys import Key, SiteKeys
 from infra.sites import Description, Role, Service, Site
@@ -101,16 +101,21 @@ class RunningSites:
         } | service.config
 
     def _sealing(self, service: Service) -> dict[str, Any]:
-        """Returns the table `sealing` of a worker whose site has peers, and writes the keys that it names."""
-        peers = self.description.sealing_peers(service.site)
-        if not peers or service.role not in (Role.PREFILL_WORKER, Role.DECODE_WORKER):
+        """Returns the keys of a service's configuration that sealing needs, and writes the files that they name."""
+        if not any(site.seals for site in self.description.sites) or service.role in (Role.SCHEDULER, Role.BANDWIDTH_PROBE):
             return {}
         own = self.sealing_keys[service.site]
+        # All sites' block hashes are alike: a prefill site may have pd sites that seal and others that do not.
+        hash_key = own.write_hash_key(ensure_hash_key(self.directory / "authority" / "block-hashes.key"))
+        keyed = {"block-hash-key-file": str(hash_key)}
+        peers = self.description.sealing_peers(service.site)
+        if not peers or service.role is Role.GATEWAY:
+            return keyed
         own.ensure()
         for peer in peers:
             own.write_peer(peer, self.sealing_keys[peer].ensure())
         files = {peer: str(own.peer_file(peer)) for peer in peers}
-        return {"sealing": {"private-key-file": str(own.private_file), "peers": files}}
+        return keyed | {"sealing": {"private-key-file": str(own.private_file), "peers": files}}
 
     async def stop(self) -> None:
         await self._running.aclose()

@@ -9,6 +9,7 @@ from prfaas.contracts.terms import Role
 from prfaas.engine.factory import EngineConfig
 from prfaas.process.config import ServiceConfig, SubjectToken
 from prfaas.sealing.config import SealingConfig
+from prfaas.sealing.keys import check_hash_key
 from prfaas.worker.identity import Identity
 
 
@@ -35,6 +36,8 @@ class DecodeWorkerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknow
     """Sites that may send KV here, beside the own one."""
     bucket_ttl_s: Annotated[float, Meta(ge=1)] = 120.0
     """Age at which the server drops what was not deleted."""
+    block_hash_key_file: str = ""
+    """File with the key of block hashes, the same for all gateways and workers; empty: who sees a hash can guess its prompt."""
     sealing: SealingConfig = field(default_factory=SealingConfig)
     """Prefill sites whose jobs and KV are sealed, and the keys."""
     idle_timeout_s: Annotated[float, Meta(gt=0)] = 10.0
@@ -46,6 +49,7 @@ class DecodeWorkerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknow
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_hash_key(self.block_hash_key_file)
         if self.bulk is None:
             raise ValueError("a decode worker receives KV: it needs a `bulk` endpoint")
 

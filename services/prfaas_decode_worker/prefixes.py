@@ -16,12 +16,14 @@ from prfaas.kvcache.prefix_cache import Block, Changes, PrefixCache
 class KeptPrefixes:
     """Blocks that are kept. Its state is the loop's own; only copying is done on other threads."""
 
-    def __init__(self, engine: Engine, capacity_bytes: int, changed: Callable[[Changes], None], *, site: str) -> None:
+    def __init__(
+        self, engine: Engine, capacity_bytes: int, changed: Callable[[Changes], None], *, site: str, hash_key: bytes = b""
+    ) -> None:
         """`site`: the own one, whose KV is of use to every prompt."""
         description = engine.describe()
         self.engine = engine
         self._full_layers = [layer for layer, spec in enumerate(description.layout.layers) if spec.kind is LayerKind.FULL]
-        self._cache = PrefixCache(description.chunk_tokens, capacity_bytes if self._full_layers else 0)
+        self._cache = PrefixCache(description.chunk_tokens, capacity_bytes if self._full_layers else 0, hash_key)
         self._changed = changed
         self._site = site
 

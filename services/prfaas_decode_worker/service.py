@@ -21,6 +21,7 @@ from prfaas.engine.factory import build_engine
 from prfaas.engine.weights import prepare
 from prfaas.process.incarnation import new_incarnation
 from prfaas.process.runner import ServiceContext
+from prfaas.sealing.keys import read_hash_key
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics.decode import DecodeMetrics
 from prfaas.telemetry.metrics.transfer import watch_bucket
@@ -101,7 +102,13 @@ class DecodeWorkerService:
             self._engine.sequence_bytes,
         )
         blocks = BlockAnnouncer(bus, config.identity, incarnation=self._incarnation, sites=[config.site])
-        kept = KeptPrefixes(self._engine, config.prefix_cache_mib << 20, blocks.changed, site=config.site)
+        kept = KeptPrefixes(
+            self._engine,
+            config.prefix_cache_mib << 20,
+            blocks.changed,
+            site=config.site,
+            hash_key=read_hash_key(config.block_hash_key_file),
+        )
         self._attempts = Attempts(config, context, connections, kept, self._handle)
         self._batch = Batch(
             self._engine,

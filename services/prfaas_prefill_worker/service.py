@@ -15,6 +15,7 @@ from prfaas.kvcache.prefix_cache import PrefixCache
 from prfaas.process.incarnation import new_incarnation
 from prfaas.process.runner import ServiceContext
 from prfaas.sealing.job_seal import JobSeals
+from prfaas.sealing.keys import read_hash_key
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics.prefill import watch_clock
 from prfaas.worker.block_announcer import BlockAnnouncer
@@ -57,7 +58,8 @@ class PrefillWorkerService:
         connections = await self.lifecycle.connect(config.control, config.bulk)
         bus = connections.bus
         blocks = BlockAnnouncer(bus, config.identity, incarnation=self._incarnation, sites=config.serves)
-        prefix_cache = PrefixCache(description.chunk_tokens, config.prefix_cache_mib << 20)
+        hash_key = read_hash_key(config.block_hash_key_file)
+        prefix_cache = PrefixCache(description.chunk_tokens, config.prefix_cache_mib << 20, hash_key)
         prefiller = Prefiller(engine, self._thread, prefix_cache, blocks.changed)
         self._shipments = Shipments(config, context, connections, prefiller, self._core)
         self._shipments.links.open(config.serves)

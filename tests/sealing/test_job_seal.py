@@ -162,3 +162,11 @@ def test_keys_are_rotated_while_jobs_flow(tmp_path: Path) -> None:
 def test_a_configuration_with_peers_needs_a_key_of_its_own() -> None:
     with pytest.raises(ValueError, match="private-key-file"):
         SealingConfig(peers={"far": "far.pub"})
+
+
+@pytest.mark.parametrize("key", ["private-key-file", "peers.far"])
+def test_a_key_file_that_cannot_be_read_is_found_with_the_configuration(tmp_path: Path, key: str) -> None:
+    good, bad = write_keys(tmp_path / "good", HOME), str(tmp_path / "none")
+    private, peer = (bad, good) if key == "private-key-file" else (good, bad)
+    with pytest.raises(ValueError, match=f"`{key}` cannot be used: .*none"):
+        SealingConfig(private_key_file=private, peers={"far": peer})

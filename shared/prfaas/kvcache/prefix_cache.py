@@ -41,7 +41,8 @@ class PrefixCache:
     """Bounded by `capacity_bytes`; 0 holds nothing. `block_tokens` is the engine's chunk, so that a prefill that begins at a
     block's end runs the same chunks as one from the start."""
 
-    def __init__(self, block_tokens: int, capacity_bytes: int) -> None:
+    def __init__(self, block_tokens: int, capacity_bytes: int, hash_key: bytes = b"") -> None:
+        self.hash_key = hash_key
         self.block_tokens = block_tokens
         self.capacity_bytes = capacity_bytes
         self.size_bytes = 0
@@ -129,7 +130,7 @@ class PinnedPrefix:
     def __init__(self, cache: PrefixCache, token_ids: Sequence[int], max_tokens: int, makers: Container[str] | None) -> None:
         self._cache = cache
         self._packed = memoryview(array("I", token_ids)).cast("B")
-        self._hashes = block_hashes(token_ids, cache.block_tokens)
+        self._hashes = block_hashes(token_ids, cache.block_tokens, cache.hash_key)
         self._refused = cache.capacity_bytes == 0
         self.blocks: list[Block] = []
         for index in range(min(len(self._hashes), max_tokens // cache.block_tokens)):

@@ -1,8 +1,12 @@
 """Settings of sealing, the same for both ends."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import msgspec
 
 from prfaas.contracts.fields import SubjectToken
+from prfaas.sealing.keys import KeyFileError, PrivateKey, PublicKey, read_keys
 
 
 class SealingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
@@ -13,5 +17,17 @@ class SealingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     plain ones are refused."""
 
     def __post_init__(self) -> None:
+        """Raises ValueError; the message begins with the key."""
         if self.peers and not self.private_key_file:
             raise ValueError("`private-key-file` is missing: with `peers` a worker needs a key of its own site")
+        if self.private_key_file:
+            _check("private-key-file", self.private_key_file, PrivateKey.parse)
+        for site, path in self.peers.items():
+            _check(f"peers.{site}", path, PublicKey.parse)
+
+
+def _check(key: str, path: str, parse: Callable[[bytes], object]) -> None:
+    try:
+        read_keys(Path(path), parse)
+    except KeyFileError as error:
+        raise ValueError(f"`{key}` cannot be used: {error}") from error

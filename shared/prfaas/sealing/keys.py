@@ -62,18 +62,19 @@ class PrivateKey(NamedTuple):
         return base64.b64encode(self.key.private_bytes_raw()).decode()
 
 
-Key = TypeVar("Key", PublicKey, PrivateKey)
+Key = TypeVar("Key")
+Named = TypeVar("Named", PublicKey, PrivateKey)
 
 
-class KeyFile(Generic[Key]):
-    def __init__(self, path: Path, parse: Callable[[bytes], Key]) -> None:
+class KeyFile(Generic[Named]):
+    def __init__(self, path: Path, parse: Callable[[bytes], Named]) -> None:
         """Raises KeyFileError."""
         self._path = path
         self._parse = parse
         self._seen = _stamp(path)
         self._keys = read_keys(path, parse)
 
-    def read(self) -> list[Key]:
+    def read(self) -> list[Named]:
         """Returns the file's keys, newest first."""
         try:
             seen = _stamp(self._path)
@@ -85,7 +86,7 @@ class KeyFile(Generic[Key]):
             _log.error("keys_not_read", file=str(self._path), reason=str(error))
         return self._keys
 
-    def find(self, key_id: bytes) -> Key | None:
+    def find(self, key_id: bytes) -> Named | None:
         return next((key for key in self.read() if key.key_id == key_id), None)
 
 
@@ -102,6 +103,19 @@ def read_keys(path: Path, parse: Callable[[bytes], Key]) -> list[Key]:
         if len(key) != KEY_BYTES:
             raise KeyFileError(f"line {number} of {path} holds {len(key)} bytes, expected {KEY_BYTES} in base64")
     return [parse(key) for key in raw]
+
+
+def check_hash_key(path: str) -> None:
+    """Raises ValueError, which names the setting, for a file that `read_hash_key` could not read."""
+    try:
+        read_hash_key(path)
+    except KeyFileError as error:
+        raise ValueError(f"`block-hash-key-file` cannot be used: {error}") from error
+
+
+def read_hash_key(path: str) -> bytes:
+    """Returns the key of block hashes in this file; empty without a path. Raises KeyFileError."""
+    return read_keys(Path(path), bytes)[0] if path else b""
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
