@@ -13,14 +13,17 @@ from opentelemetry.trace.status import StatusCode
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import TransferReport
 from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
+from prfaas.contracts.to_scheduler import KVDisagreed
 from prfaas.process.runner import ServiceContext
 from prfaas.telemetry import names
 from prfaas.telemetry.faults import FAULTS
 from prfaas.telemetry.logs import get_logger
+from prfaas.telemetry.metrics.audit import AuditMetrics
 from prfaas.telemetry.metrics.transfer import TransferMetrics
 from prfaas.transfer.receiver import KVReceiver
 from prfaas.worker.faults import failure_code, fault_text
 from prfaas.worker.site_connections import SiteConnections
+from prfaas_decode_worker.audits import Audited, Audits, teeing
 from prfaas_decode_worker.config import DecodeWorkerConfig
 from prfaas_decode_worker.events import (
     AttemptFailed,
@@ -77,7 +80,9 @@ class Attempts:
         connections: SiteConnections,
         kept: KeptPrefixes,
         tell: Callable[[Event], None],
+        distrust: Callable[[KVDisagreed], None],
     ) -> None:
+        """`tell` hears of each attempt's end, `distrust` of each site whose KV was found wrong."""
         self._config = config
         self._site = config.site
         self._lane = connections.lane
@@ -88,6 +93,8 @@ class Attempts:
         self._tasks = context.tasks
         self._tracing = context.tracing
         self._metrics = TransferMetrics(context.registry)
+        metrics = AuditMetrics(context.registry)
+        self._audits = Audits(config, self._jobs, self._lane, self._layout, self._tasks, metrics, distrust)
         self._tell = tell
         self._running: dict[str, tuple[Attempt, asyncio.Task[None]]] = {}
         """Current attempt and its task, by request."""
@@ -138,6 +145,8 @@ class Attempts:
         """Takes progress from workers of the attempt's own prefill site only, who show by the nuid that they have its job.
 
         `prefill_site`: from the subject, on which the server lets that site's workers alone publish."""
+        if prefill_site == self._site and self._audits.hear(progress):
+            return
         found = self._running.get(progress.transfer_id)
         if found is None or found[0].order.attempt != progress.attempt:
             FAULTS.late[type(progress).__name__] += 1
@@ -171,6 +180,7 @@ class Attempts:
     async def _run(self, attempt: Attempt) -> None:
         order = attempt.order
         report: TransferReport | None = None
+        audited: Audited | None = None
         try:
             # What is here already.
             sequence = self._engine.reserve(len(order.token_ids), order.total_tokens)
@@ -193,11 +203,12 @@ class Attempts:
                 timeout_s=order.timeout_s,
                 lossy=self._config.engine.lossy_kv,
             )
+            audited = self._audits.draw_for(prefill)
             attempt.receiver = receiver = KVReceiver(
                 self._lane,
                 prefill.transfer,
                 self._layout,
-                partial(self._engine.install, sequence),
+                teeing(partial(self._engine.install, sequence), audited),
                 timeout_s=order.timeout_s,
                 idle_timeout_s=self._config.idle_timeout_s,
                 secret=prefill.secret,
@@ -210,6 +221,10 @@ class Attempts:
         except Exception as error:  # an engine raises more than EngineError: torch's own, MemoryError; they end this attempt only
             self._failed(attempt, failure_code(error), fault_text(error))
         finally:
+            if audited is not None and report is not None:
+                self._audits.begin(audited, attempt.begun.result() if attempt.begun.done() else "")
+            elif audited is not None:
+                self._audits.drop(audited)
             if attempt.receiver is not None:
                 await self._after(attempt, "receiver_not_closed", attempt.receiver.close())
         if report is not None and not report.lossy_frames:

@@ -47,6 +47,18 @@ class DecodeWorkerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknow
     def identity(self) -> Identity:
         return Identity(self.site, self.name, Role.DECODE)
 
+    audit_share: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    """Share of the prompts prefilled by other sites that is prefilled at home too, and compared."""
+    audits_at_once: Annotated[int, Meta(ge=1)] = 1
+    """Prompts drawn for an audit that have no result yet; one more is not audited."""
+    audit_mib: Annotated[int, Meta(ge=1)] = 1024
+    """Memory for KV that waits to be compared; what does not fit is not audited."""
+    audit_timeout_s: Annotated[float, Meta(gt=0)] = 120.0
+    """Time for the second prefill, which waits until local workers have nothing else to do; then the audit is dropped."""
+    audit_tolerance: Annotated[float, Meta(ge=0)] | None = None
+    """Largest relative difference of one token's keys or values that still agrees; unset: by dtype. 0 where all processors are
+    of one kind."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_hash_key(self.block_hash_key_file)

@@ -15,7 +15,7 @@ from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.terms import FinishReason, Role
 from prfaas.contracts.to_decode import CancelGenerate, Generate, PrefillProgress
 from prfaas.contracts.to_gateway import GenerateAccepted, GenerateRefused, Started
-from prfaas.contracts.to_scheduler import Heartbeat
+from prfaas.contracts.to_scheduler import Heartbeat, KVDisagreed
 from prfaas.contracts.wire import decode
 from prfaas.engine.factory import build_engine
 from prfaas.engine.weights import prepare
@@ -109,7 +109,7 @@ class DecodeWorkerService:
             site=config.site,
             hash_key=read_hash_key(config.block_hash_key_file),
         )
-        self._attempts = Attempts(config, context, connections, kept, self._handle)
+        self._attempts = Attempts(config, context, connections, kept, self._handle, self._distrust)
         self._batch = Batch(
             self._engine,
             self._core,
@@ -276,6 +276,9 @@ class DecodeWorkerService:
             kv_bytes=report.bytes,
             kv_saved_bytes=report.saved_bytes,
         )
+
+    def _distrust(self, news: KVDisagreed) -> None:
+        self._outbox.put(TellScheduler(news))
 
     def _measure(self) -> None:
         if self._core.requests:

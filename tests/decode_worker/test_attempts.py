@@ -58,7 +58,7 @@ class Home:
         endpoint = lane.endpoint
         config = DecodeWorkerConfig(site=SITE, name="d1", control=endpoint, bulk=endpoint)
         context = ServiceContext(self.tasks, self.registry, Tracing())
-        self.attempts = Attempts(config, context, SiteConnections(bus, lane), self.kept, self.told.put_nowait)
+        self.attempts = Attempts(config, context, SiteConnections(bus, lane), self.kept, self.told.put_nowait, lambda news: None)
 
     def begin(self, request_id: str, token_ids: tuple[int, ...], attempt: int = 1, worker: str | None = None) -> None:
         order = BeginAttempt(
