@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 
 from infra.running_sites import RunningSites
-from infra.site_keys import ensure_key, next_file, old_file
 from prfaas.sealing.keys import PrivateKey
+from prfaas.site.site_keys import ensure_key, next_file, old_file
 
 CONNECTIONS_DEADLINE_S = 120.0
 """Time for all processes to have connected with their new keys."""

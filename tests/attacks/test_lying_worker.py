@@ -11,7 +11,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from infra.sites import Description
 from infra.stack import Stack
 from load.emulated_stack import FAR, HOME, MODEL, right_answer, two_sites
 from prfaas.replay.arrival import Arrival
@@ -19,6 +18,7 @@ from prfaas.replay.client import Target
 from prfaas.replay.prompts import TokenPrompts
 from prfaas.replay.record import Record
 from prfaas.replay.send import replay
+from prfaas.site.sites import Description
 from tests.attacks.lying_worker import LIES
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.e2e]

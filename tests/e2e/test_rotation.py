@@ -7,7 +7,6 @@ import msgspec
 import pytest
 
 from infra.rotation import Rotation
-from infra.site_keys import ensure_key
 from infra.stack import Stack
 from load.emulated_stack import FAR, HOME, MODEL, right_answer, two_sites
 from prfaas.replay.arrival import Arrival
@@ -15,6 +14,7 @@ from prfaas.replay.client import Target
 from prfaas.replay.prompts import TokenPrompts
 from prfaas.replay.record import Record
 from prfaas.replay.send import replay
+from prfaas.site.site_keys import ensure_key
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.e2e]
 OUTPUT_TOKENS = 8

@@ -12,8 +12,6 @@ import pytest
 
 from infra.rotation import Rotation, RotationError
 from infra.running_sites import RunningSites
-from infra.site_keys import next_file, old_file
-from infra.sites import Description, Role, Service, Site, SiteKind
 from prfaas.bus.bulk import BulkLane
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import NotConnectedError
@@ -21,6 +19,8 @@ from prfaas.bus.seed_file import SeedFile
 from prfaas.sealing.config import SealingConfig
 from prfaas.sealing.job_seal import JobSeals
 from prfaas.sealing.keys import PrivateKey, read_keys
+from prfaas.site.site_keys import next_file, old_file
+from prfaas.site.sites import Description, Role, Service, Site, SiteKind
 from tests.sealing.test_job_seal import JOB, SECRET
 
 NEAR, FAR = "near", "far"

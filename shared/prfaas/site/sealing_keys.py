@@ -9,8 +9,8 @@ import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
-from infra.secret_files import make_private_directory, replace_secret
 from prfaas.sealing.keys import KEY_BYTES, PrivateKey, read_keys
+from prfaas.secrets.secret_files import make_private_directory, replace_secret
 
 
 class SealingKeys:
