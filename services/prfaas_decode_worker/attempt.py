@@ -127,8 +127,8 @@ class Attempts:
             self._count_failure(attempt, FailureCode.CANCELLED)
             task.cancel()
         if attempt.prefill is not None:
-            order = attempt.order
-            cancel = self._jobs.cancel(order.request_id, order.prefill_site, order.transfer_id, order.attempt)
+            begun = attempt.order
+            cancel = self._jobs.cancel(begun.request_id, begun.prefill_site, begun.transfer_id, begun.attempt)
             self._tasks.spawn("cancel prefill", cancel)
 
     def release(self, release: Release) -> None:
