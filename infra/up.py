@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from infra.nats_server import NatsServerError
+from infra.observability.targets import write_targets
 from infra.service_process import ServiceProcessError
 from infra.sites import DEMO, Description, DescriptionError, Role, load_description
 from infra.stack import Stack
@@ -73,7 +74,8 @@ async def run(description: Description) -> int:
     starting.result()
     site = next(service.site for service in description.services if service.role == Role.GATEWAY)
     say(how_to_ask(stack.gateway_url(site), description.model))
-    say(f"Logs and configuration: {directory}")
+    write_targets(stack, directory / "targets.json")
+    say(f"Logs, configuration, and targets.json for Prometheus: {directory}")
     died = asyncio.ensure_future(stack.first_exit())
     await asyncio.wait([waiting, died], return_when=asyncio.FIRST_COMPLETED)
     code = 0
