@@ -14,9 +14,10 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
-from infra.secret_files import make_private_directory, open_secret, write_secret
+from prfaas.secrets.secret_files import make_private_directory, open_secret, write_secret
+from prfaas.site.server_ports import ServerPorts
 
 _LISTENING = {
     "client": re.compile(r"Listening for client connections on \S+:(\d+)"),
@@ -37,14 +38,6 @@ class NatsServerError(Exception):
 _PORT_TAKEN = "address already in use"
 _PORT_WAIT_S = 3.0
 """Time for a port of the last run to become free again."""
-
-
-class ServerPorts(NamedTuple):
-    """TCP ports on 127.0.0.1. Before the first start 0 means "pick a free one"; afterwards it means "this server has none"."""
-
-    client: int = 0
-    leaf: int = 0
-    monitor: int = 0
 
 
 PICK = ServerPorts()

@@ -5,14 +5,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from infra.certificates import Authority
-from infra.nats_server import NatsServer, ServerConfig, ServerPorts
-from infra.permissions import service_permissions
-from infra.site_config import LEAF_ACCOUNTS, render_site
-from infra.site_keys import Key, SiteKeys
-from infra.sites import Description, Service, Site
+from infra.nats_server import NatsServer, ServerConfig
 from infra.wan.process import WanProcess
 from prfaas.bus.endpoint import NatsEndpoint
+from prfaas.site.certificates import Authority
+from prfaas.site.permissions import service_permissions
+from prfaas.site.server_ports import ServerPorts
+from prfaas.site.site_config import LEAF_ACCOUNTS, render_site
+from prfaas.site.site_keys import Key, SiteKeys
+from prfaas.site.sites import Description, Service, Site
 
 
 class RunningSites:

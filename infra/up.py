@@ -12,11 +12,12 @@ import msgspec
 from infra.nats_server import NatsServerError
 from infra.observability.targets import write_targets
 from infra.service_process import ServiceProcessError
-from infra.sites import DEMO, Description, DescriptionError, Role, load_description
 from infra.stack import Stack
 from infra.wan.process import WanProcessError
 from prfaas.engine.weights import WeightsError, prepare
+from prfaas.site.sites import Description, DescriptionError, Role, load_description
 
+DEMO = Path(__file__).with_name("sites.toml")
 RUN_DIRECTORY = Path(__file__).parents[1] / ".run"
 
 START_ERRORS = (NatsServerError, WanProcessError, ServiceProcessError, DescriptionError, WeightsError)

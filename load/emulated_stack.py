@@ -5,11 +5,11 @@ from typing import Any
 
 import msgspec
 
-from infra.sites import Description, Link, Role, Service, Site, SiteKind
 from prfaas.contracts.to_decode import Sampling
 from prfaas.engine.emulated import EmulatedEngine
 from prfaas.engine.factory import EngineConfig
 from prfaas.engine.protocol import DecodeRow
+from prfaas.site.sites import Description, Link, Role, Service, Site, SiteKind
 
 MODEL = "emulated-1t"
 HOME, FAR = "local", "remote"

@@ -5,10 +5,10 @@ import asyncio
 import openai
 import pytest
 
-from infra.sites import Role
 from infra.stack import Stack
 from infra.wan.control import LinkChange
 from infra.wan.proxy import LinkState
+from prfaas.site.sites import Role
 from tests.e2e.asking import Told, complete, policy, tokens_of
 from tests.e2e.conftest import describe
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import nkeys
 
-from infra.certificates import Authority, Certificate
-from infra.secret_files import make_private_directory, write_secret
+from prfaas.secrets.secret_files import make_private_directory, write_secret
+from prfaas.site.certificates import Authority, Certificate
 
 
 class Key(NamedTuple):

@@ -8,10 +8,9 @@ from typing import Annotated, Any
 
 import msgspec
 
-from infra.wan.shaping import LinkShape
 from prfaas.contracts.subjects import BETWEEN_SITES
+from prfaas.site.link_shape import LinkShape
 
-DEMO = Path(__file__).with_name("sites.toml")
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)]
 
@@ -168,7 +167,7 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def load_description(path: Path = DEMO) -> Description:
+def load_description(path: Path) -> Description:
     """Reads and validates a description, and names its services. Raises DescriptionError, which names file and key."""
     try:
         description = msgspec.convert(tomllib.loads(path.read_text()), Description)

@@ -3,7 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from infra.secret_files import make_private_directory, open_secret, readable_by_others, write_secret
+from prfaas.secrets.secret_files import make_private_directory, open_secret, readable_by_others, write_secret
 
 
 def test_files_are_private_whatever_the_umask_and_what_was_there(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_what_others_can_reach_is_listed_and_fails_the_check(tmp_path: Path) -> 
     (tmp_path / "folder").mkdir(mode=0o755)
     (tmp_path / "folder").chmod(0o755)
     write_secret(tmp_path / "folder" / "key", b"")
-    check = [sys.executable, "-m", "infra.secret_files", str(tmp_path)]
+    check = [sys.executable, "-m", "prfaas.secrets.secret_files", str(tmp_path)]
     assert list(readable_by_others(tmp_path)) == []
     assert subprocess.run(check, check=False).returncode == 0
     (tmp_path / "folder" / "gateway.toml").write_text("")

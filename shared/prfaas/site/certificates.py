@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from infra.secret_files import make_private_directory, write_secret
+from prfaas.secrets.secret_files import make_private_directory, write_secret
 
 AUTHORITY_DAYS = 3650
 CERTIFICATE_DAYS = 365

@@ -1,6 +1,6 @@
 """Files that only their owner may read: keys, configurations and logs.
 
-`python -m infra.secret_files FOLDER` lists what others may read there, and fails if there is something.
+`python -m prfaas.secrets.secret_files FOLDER` lists what others may read there, and fails if there is something.
 """
 
 import argparse
@@ -47,11 +47,11 @@ def readable_by_others(directory: Path) -> Iterator[Path]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m infra.secret_files", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m prfaas.secrets.secret_files", description=__doc__)
     parser.add_argument("folder", type=Path)
     folder: Path = parser.parse_args().folder
     if not folder.exists():
-        print(f"infra.secret_files: {folder} is not there", file=sys.stderr)
+        print(f"prfaas.secrets.secret_files: {folder} is not there", file=sys.stderr)
         return 2
     found = list(readable_by_others(folder))
     for path in found:

@@ -12,10 +12,10 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from infra.nats_server import ServerPorts
-from infra.permissions import Permissions, crossing, service_permissions
-from infra.site_keys import SiteKeys
-from infra.sites import Description, Site
+from prfaas.site.permissions import Permissions, crossing, service_permissions
+from prfaas.site.server_ports import ServerPorts
+from prfaas.site.site_keys import SiteKeys
+from prfaas.site.sites import Description, Site
 
 LEAF_ACCOUNTS = ("ctl", "bulk")
 ACCOUNTS = (*LEAF_ACCOUNTS, "sys")
