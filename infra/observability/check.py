@@ -8,7 +8,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ import httpx
 
 from infra.observability import dashboard, expressions
 from infra.observability.binaries import NoPrometheusError, find
+from infra.observability.unused_port import unused_port
 
 HERE = Path(__file__).parent
 _SCRAPED_WITHIN_S = 60.0
@@ -50,10 +50,8 @@ def promtool_says() -> list[str]:
 @contextlib.asynccontextmanager
 async def prometheus(targets: Path) -> AsyncIterator[httpx.AsyncClient]:
     """Runs Prometheus with our configuration on a port of its own; `targets` is absolute. Raises NoPrometheusError."""
-    with tempfile.TemporaryDirectory() as directory, socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-        probe.close()
+    with tempfile.TemporaryDirectory() as directory:
+        address = f"127.0.0.1:{unused_port()}"
         config = Path(directory) / "prometheus.yml"
         text = (HERE / "prometheus.yml").read_text()
         text = text.replace("../../.run/up/targets.json", str(targets)).replace("alerts.yml", str(HERE / "alerts.yml"))
