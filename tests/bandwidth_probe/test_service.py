@@ -16,7 +16,7 @@ from prfaas.contracts import subjects
 from prfaas.contracts.to_probe import TransferMeasured
 from prfaas.contracts.to_scheduler import LinkEstimate
 
-DEADLINE_S = 40.0
+DEADLINE_S = 60.0
 
 
 @pytest.fixture

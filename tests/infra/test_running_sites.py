@@ -22,7 +22,7 @@ from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.contracts import subjects
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 PROGRESS = subjects.progress_from(subjects.prefill_progress("local", "decode-worker"), "remote", "prefill-worker")
 TLS_ALERT = bytes.fromhex("15030100020246")
 """Fatal, protocol version: what came is no handshake."""
