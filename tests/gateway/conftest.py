@@ -22,6 +22,8 @@ from prfaas_gateway.service import GatewayService
 from tests.gateway.scripted_site import DEADLINE_S, SITE, ScriptedSite
 from tests.gateway.tiny_tokenizer import tiny_tokenizer
 
+GROWING_S = ("0.5", "2", "8", "32")
+"""Deadlines to try one after another where one is to pass: a stalled machine may let it pass too early, not all of them."""
 TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}A:{% endif %}"
 
 
@@ -82,7 +84,7 @@ def model_files(directory: Path) -> ModelFiles:
 
 @asynccontextmanager
 async def running_edge(directory: Path, tracing: Tracing | None = None, **settings: Any) -> AsyncIterator[Edge]:
-    async with NatsServer(directory / "nats") as nats, asyncio.timeout(60):
+    async with NatsServer(directory / "nats") as nats, asyncio.timeout(100):
         site = await ScriptedSite.connect(nats.client_url)
         registry = CollectorRegistry()
         tasks = Tasks()

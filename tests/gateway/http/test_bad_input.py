@@ -22,7 +22,7 @@ GOOD = {"model": "tiny", "prompt": "hello"}
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Edge]:
-    async with running_edge(tmp_path_factory.mktemp("edge"), max_body_bytes=100_000, read_deadline_s=1) as edge:
+    async with running_edge(tmp_path_factory.mktemp("edge"), max_body_bytes=100_000) as edge:
         yield edge
 
 
@@ -132,11 +132,12 @@ async def test_an_endless_chunked_body_is_cut_off(shared: Edge) -> None:
     assert (await raw(shared, HEAD + b"transfer-encoding: chunked\r\n\r\n" + chunk * 3)).startswith(b"HTTP/1.1 413 ")
 
 
-async def test_a_body_that_does_not_arrive_is_408(shared: Edge) -> None:
-    answer = await raw(shared, HEAD + b'content-length: 100\r\n\r\n{"model"')
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    assert json.loads(answer.split(b"\r\n\r\n")[1])["error"]["code"] == "request_timeout"
-    await still_works(shared)
+async def test_a_body_that_does_not_arrive_is_408(tmp_path: Path) -> None:
+    async with running_edge(tmp_path, read_deadline_s=0.5) as edge:
+        answer = await raw(edge, HEAD + b'content-length: 100\r\n\r\n{"model"')
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert json.loads(answer.split(b"\r\n\r\n")[1])["error"]["code"] == "request_timeout"
+        await still_works(edge)
 
 
 @pytest.mark.parametrize("request_", [

@@ -5,6 +5,7 @@ import contextlib
 from pathlib import Path
 
 from tests.gateway.conftest import Edge, running_edge, until
+from tests.gateway.scripted_site import DEADLINE_S
 
 HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %s\r\ncontent-length: %d\r\n\r\n"
 ASK = {"model": "tiny", "prompt": "hello"}
@@ -61,7 +62,7 @@ async def test_a_burst_from_one_client_is_taken_whole(tmp_path: Path) -> None:
 async def test_a_drain_does_not_wait_for_slow_bodies(edge: Edge) -> None:
     _, writer = await begin(edge, b"", 100, b"{")
     await until(lambda: edge.metric("prfaas_gateway_open_requests") == 1)
-    async with asyncio.timeout(10):
-        await edge.service.drain(10)
+    async with asyncio.timeout(DEADLINE_S):
+        await edge.service.drain(10 * DEADLINE_S)
     with contextlib.suppress(ConnectionError):
         writer.close()
