@@ -3,7 +3,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-from prfaas.secrets.secret_files import make_private_directory, open_secret, readable_by_others, write_secret
+import pytest
+
+from prfaas.secrets.secret_files import (
+    SecretFileError,
+    make_private_directory,
+    open_secret,
+    read_secret,
+    readable_by_others,
+    write_secret,
+)
 
 
 def test_files_are_private_whatever_the_umask_and_what_was_there(tmp_path: Path) -> None:
@@ -39,3 +48,26 @@ def test_what_others_can_reach_is_listed_and_fails_the_check(tmp_path: Path) -> 
     found = subprocess.run(check, check=False, capture_output=True, text=True)
     assert (found.returncode, found.stdout) == (1, f"0640 {tmp_path}/folder/gateway.toml\n")
     assert subprocess.run([*check[:-1], str(tmp_path / "no")], check=False, capture_output=True).returncode == 2
+
+
+def test_roots_file_may_reach_another_user_by_its_group_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mounted"
+    write_secret(path, b"secret")
+    if path.stat().st_uid != 0:
+        pytest.skip("the file must be root's")
+    monkeypatch.setattr(os, "geteuid", lambda: 10001)
+    path.chmod(0o440)
+    assert read_secret(path) == b"secret"
+    for mode in (0o460, 0o444, 0o450):
+        path.chmod(mode)
+        with pytest.raises(SecretFileError, match=f"mode {mode:04o}"):
+            read_secret(path)
+
+
+def test_a_reader_finds_the_old_content_or_the_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_secret(path, b"old")
+    with path.open("rb") as reading:
+        write_secret(path, b"new")
+        assert reading.read() == b"old"
+    assert read_secret(path) == b"new" and list(tmp_path.iterdir()) == [path]

@@ -173,6 +173,8 @@ def load_description(path: Path) -> Description:
         description = msgspec.convert(tomllib.loads(path.read_text()), Description)
         description = msgspec.structs.replace(description, services=tuple(_named(description.services)))
         description.validate()
+    except RecursionError as error:
+        raise DescriptionError(f"{path} is nested too deeply") from error
     except (OSError, tomllib.TOMLDecodeError, ValueError) as error:
         raise DescriptionError(f"{path}: {error}") from error
     return description
