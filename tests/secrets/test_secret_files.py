@@ -1,10 +1,9 @@
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from prfaas.cli.__main__ import main
 from prfaas.secrets.secret_files import (
     SecretFileError,
     make_private_directory,
@@ -32,22 +31,21 @@ def test_files_are_private_whatever_the_umask_and_what_was_there(tmp_path: Path)
         os.umask(before)
 
 
-def test_what_others_can_reach_is_listed_and_fails_the_check(tmp_path: Path) -> None:
+def test_what_others_can_reach_is_listed_and_fails_the_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_private_directory(tmp_path / "private")
     (tmp_path / "private" / "open").write_text("")
     (tmp_path / "private" / "open").chmod(0o644)
     (tmp_path / "folder").mkdir(mode=0o755)
     (tmp_path / "folder").chmod(0o755)
     write_secret(tmp_path / "folder" / "key", b"")
-    check = [sys.executable, "-m", "prfaas.secrets.secret_files", str(tmp_path)]
     assert list(readable_by_others(tmp_path)) == []
-    assert subprocess.run(check, check=False).returncode == 0
+    assert main(["site", "check", "--directory", str(tmp_path)]) == 0
     (tmp_path / "folder" / "gateway.toml").write_text("")
     (tmp_path / "folder" / "gateway.toml").chmod(0o640)
     assert list(readable_by_others(tmp_path)) == [tmp_path / "folder" / "gateway.toml"]
-    found = subprocess.run(check, check=False, capture_output=True, text=True)
-    assert (found.returncode, found.stdout) == (1, f"0640 {tmp_path}/folder/gateway.toml\n")
-    assert subprocess.run([*check[:-1], str(tmp_path / "no")], check=False, capture_output=True).returncode == 2
+    assert main(["site", "check", "--directory", str(tmp_path)]) == 1
+    assert capsys.readouterr().out == f"0640 {tmp_path}/folder/gateway.toml\n"
+    assert main(["site", "check", "--directory", str(tmp_path / "no")]) == 2
 
 
 def test_roots_file_may_reach_another_user_by_its_group_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 import datetime
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,8 @@ def test_bytes_that_are_no_text_and_files_that_are_not_there(tmp_path: Path) -> 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o620, 0o660, 0o602])
 def test_a_file_that_others_may_read_or_change_is_refused(tmp_path: Path, mode: int) -> None:
     path = write(tmp_path / "t.toml", "[tenants.a]", mode)
-    for use in (lambda: load_tenants(path), lambda: add_key(path, make_key(), "a", Limits(), TODAY)):
+    uses: list[Callable[[], object]] = [lambda: load_tenants(path), lambda: add_key(path, make_key(), "a", Limits(), TODAY)]
+    for use in uses:
         with pytest.raises(TenantsError, match=f"mode {mode:04o}.*chmod 600"):
             use()
     assert path.read_text() == "[tenants.a]"

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from prfaas import __version__
 from prfaas.cli import UsageError
 
-COMMANDS = ("keys", "plan", "profile", "replay", "report", "sweep")
+COMMANDS = ("keys", "plan", "profile", "replay", "report", "site", "sweep")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,12 +1,7 @@
-"""Files that only their owner may read: keys, configurations and logs.
+"""Files that only their owner may read: keys, configurations and logs."""
 
-`python -m prfaas.secrets.secret_files FOLDER` lists what others may read there, and fails if there is something.
-"""
-
-import argparse
 import os
 import stat
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,20 +70,3 @@ def readable_by_others(directory: Path) -> Iterator[Path]:
             yield from readable_by_others(path)
         else:
             yield path
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m prfaas.secrets.secret_files", description=__doc__)
-    parser.add_argument("folder", type=Path)
-    folder: Path = parser.parse_args().folder
-    if not folder.exists():
-        print(f"prfaas.secrets.secret_files: {folder} is not there", file=sys.stderr)
-        return 2
-    found = list(readable_by_others(folder))
-    for path in found:
-        print(f"{stat.S_IMODE(path.lstat().st_mode):04o} {path}")
-    return 1 if found else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

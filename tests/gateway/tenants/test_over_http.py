@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -177,13 +178,10 @@ async def test_a_new_file_that_cannot_be_used_changes_nothing(tmp_path: Path, mo
     path, keys = make_tenants(tmp_path, {"acme": Limits()})
     file = Path(path)
     good = file.read_bytes()  # noqa: ASYNC240
+    ways: list[Callable[[], object]] = [lambda: file.write_text("[tenants.acme"), lambda: file.chmod(0o644), file.unlink]
     async with running_edge(tmp_path, tenants_file=path) as edge:
         with structlog.testing.capture_logs() as lines:
-            for number, break_it in enumerate((
-                lambda: file.write_text("[tenants.acme"),
-                lambda: file.chmod(0o644),
-                lambda: file.unlink(),
-            )):  # fmt: skip
+            for number, break_it in enumerate(ways):
                 break_it()
                 await until(
                     lambda count=number + 1: edge.metric("prfaas_tenants_file_reloads_total", result="refused") == count  # type: ignore[misc]

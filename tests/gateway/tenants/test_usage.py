@@ -107,6 +107,12 @@ def test_whatever_comes_no_limit_is_exceeded_and_every_refusal_is_honest(
             assert entered <= (max(1.0, share) + share * now_s / 60) * (1 + 1e-6)
 
 
+def check_refusal(found: object, limit: Limit, allowed: float, retry_after_s: float) -> None:
+    assert isinstance(found, LimitReached)
+    assert (found.limit, found.allowed) == (limit, allowed)
+    assert found.retry_after_s == pytest.approx(retry_after_s)
+
+
 def entered(usage: Usage, now_s: float) -> Place:
     place = usage.enter(now_s)
     assert isinstance(place, Place)
@@ -120,8 +126,7 @@ def test_reserved_tokens_that_were_not_used_come_back() -> None:
     assert usage.reserve(entered(usage, 0.0), 11, 0.0) is not None
     usage.leave(place, 20, 0.0)
     again = entered(usage, 0.0)
-    refused = usage.reserve(again, 90, 0.0)
-    assert refused == LimitReached(Limit.TOKENS_PER_MINUTE, 100, pytest.approx(6.0))
+    check_refusal(usage.reserve(again, 90, 0.0), Limit.TOKENS_PER_MINUTE, 100, 6.0)
     assert usage.reserve(again, 80, 0.0) is None
     quota = usage.quota(Limit.TOKENS_PER_MINUTE, 0.0)
     assert quota is not None and (quota.limit, quota.remaining) == (100, 0)
@@ -131,7 +136,7 @@ def test_without_any_token_left_none_is_let_in_until_there_are_as_many_as_reques
     usage = Usage(Limits(tokens_per_minute=60), 1, 0.0)
     for tokens in (20, 40):
         assert usage.reserve(entered(usage, 0.0), tokens, 0.0) is None
-    assert usage.enter(0.0) == LimitReached(Limit.TOKENS_PER_MINUTE, 60, pytest.approx(30.0))
+    check_refusal(usage.enter(0.0), Limit.TOKENS_PER_MINUTE, 60, 30.0)
     entered(usage, 1.0)
 
 
@@ -144,7 +149,7 @@ def test_a_full_house_says_when_its_oldest_request_will_probably_end() -> None:
     usage = Usage(Limits(requests_at_once=1), 1, 0.0)
     usage.leave(entered(usage, 0.0), 0, 8.0)
     place = entered(usage, 10.0)
-    assert usage.enter(13.0) == LimitReached(Limit.REQUESTS_AT_ONCE, 1, pytest.approx(5.0))
+    check_refusal(usage.enter(13.0), Limit.REQUESTS_AT_ONCE, 1, 5.0)
     assert usage.enter(30.0) == LimitReached(Limit.REQUESTS_AT_ONCE, 1, 1.0)
     usage.leave(place, 0, 31.0)
     entered(usage, 31.0)
