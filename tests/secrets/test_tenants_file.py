@@ -88,13 +88,14 @@ def test_wrong_changes_change_nothing(tmp_path: Path) -> None:
     add_key(path, key, "acme", Limits(requests_at_once=2), TODAY)
     revoke_key(path, key.id, TODAY)
     before = path.read_bytes()
-    for change, said in (
+    changes: list[tuple[Callable[[], object], str]] = [
         (lambda: revoke_key(path, "ffffffff", TODAY), "no key"),
         (lambda: revoke_key(path, key.id, TODAY), "revoked already"),
         (lambda: add_key(path, make_key(), "acme", Limits(requests_at_once=3), TODAY), "other limits"),
         (lambda: add_key(path, make_key(), "a b", Limits(), TODAY), "cannot be used"),
         (lambda: add_key(path, key, "acme", Limits(), TODAY), "two keys"),
-    ):
+    ]
+    for change, said in changes:
         with pytest.raises(TenantsError, match=said):
             change()
     assert path.read_bytes() == before

@@ -163,6 +163,7 @@ class _Process:
         try:
             tracing = set_up_tracing(role=config.role, instance=config.name, site=config.site, registry=registry)
             http = HttpServer(self._dispatch, config.http_host, config.http_port, idle_timeout_s=config.http_idle_timeout_s)
+            registry.register(http)
             log.info("http_listening", http_host=config.http_host, http_port=http.port)
             routes = service_routes(self._ready, registry)
             self._app = Starlette(routes=[*routes, Route("/{path:path}", _starting, methods=["GET", "POST"])])
