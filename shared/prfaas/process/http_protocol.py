@@ -257,7 +257,7 @@ class HttpProtocol(HalfCloseProtocol):
 
     # ---- half-closed and idle clients
 
-    def eof_received(self) -> bool:
+    def eof_received(self) -> bool:  # type: ignore[override]
         return False if self._refused else super().eof_received()
 
     def timeout_keep_alive_handler(self) -> None:
