@@ -144,7 +144,7 @@ async def measure(attacks: Sequence[str], rounds: int, seconds: float) -> dict[s
                 kept.attempts = dict(Counter(kept.attempts) + Counter(arm.attempts))
                 say(f"round {number + 1}: {_line(name, attack or 'alone', arm)}")
         exits = sum(process.exit_code is not None for process in stack.services.values())
-    return {"summary": _summary(arms, exits), "arms": _figures(arms), "rounds": rounds, "seconds": seconds} | {
+    return {"summary": summary_of(arms, exits), "arms": figures_of(arms), "rounds": rounds, "seconds": seconds} | {
         "conditions": found_at
     }
 
@@ -163,7 +163,7 @@ def _percentile(felt: Felt, percent: int) -> float:
     return statistics.quantiles(felt.ttft_s, n=100)[percent - 1] if len(felt.ttft_s) > 1 else float("inf")
 
 
-def _figures(arms: dict[tuple[str, str], Arm]) -> list[dict[str, Any]]:
+def figures_of(arms: dict[tuple[str, str], Arm]) -> list[dict[str, Any]]:
     return [
         {
             "gateway": name,
@@ -181,12 +181,12 @@ def _figures(arms: dict[tuple[str, str], Arm]) -> list[dict[str, Any]]:
     ]
 
 
-def _summary(arms: dict[tuple[str, str], Arm], exits: int) -> dict[str, Any]:
-    figures = [each for each in _figures(arms) if each["attack"] != "alone"]
+def summary_of(arms: dict[tuple[str, str], Arm], exits: int) -> dict[str, Any]:
+    figures = [each for each in figures_of(arms) if each["attack"] != "alone"]
     return {
         "worst_p99_ratio": max((each["ttft_p99_ratio"] for each in figures), default=1.0),
         "p99_ratios": {each["attack"]: round(each["ttft_p99_ratio"], 2) for each in figures},
-        "failures": sum(sum(each["failures"].values()) for each in _figures(arms)),
+        "failures": sum(sum(each["failures"].values()) for each in figures_of(arms)),
         "most_rss_over_alone_mib": max(
             (each["peak_rss_mib"] - arms[each["gateway"], "alone"].peaks.rss_mib for each in figures), default=0.0
         ),
