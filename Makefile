@@ -8,7 +8,7 @@ OTEL ?=
 MODEL ?= gemma-3-270m
 ROUNDS ?= 10
 
-.PHONY: help demo up test test-fast fuzz lint bench bench-engine bench-kv bench-codec bench-probe bench-prefix bench-scheduler bench-paper bench-policies bench-link-cut bench-roles bench-poison bench-replay contrast replay clean
+.PHONY: help demo up test test-fast fuzz lint bench bench-engine bench-hostile bench-kv bench-codec bench-probe bench-prefix bench-scheduler bench-paper bench-policies bench-link-cut bench-roles bench-poison bench-replay contrast replay clean
 
 ##@ See it work
 help: ## this list
@@ -50,6 +50,9 @@ bench-engine: $(VENV)/installed ## our engine and plain transformers, side by si
 
 bench-poison: $(VENV)/installed ## every third request is poisonous while others stream: exits, wrong tokens, the longest stall
 	$(BIN)/python -m load.bench.poison $(if $(OUT),--json $(OUT))
+
+bench-hostile: $(VENV)/installed ## what hostile clients do to others' time to first token, the gateway's memory and descriptors
+	$(BIN)/python -m load.bench.hostile $(if $(OUT),--json $(OUT))
 
 bench-kv: $(VENV)/installed ## the KV lane, plain TCP and nats-py, side by side
 	$(BIN)/python -m load.bench.kv $(if $(OUT),--json $(OUT))

@@ -51,6 +51,11 @@ class SiteKeys:
         """Certificate of the site's server, signed by the deployment's authority."""
         return self._authority.ensure_certificate(self._directory, self._hosts)
 
+    def new_certificate(self) -> Certificate:
+        """Certificate of the site's server, signed anew."""
+        self._authority.sign(self._directory, self._hosts)
+        return self.certificate()
+
 
 def ensure_key(seed_file: Path) -> Key:
     """Returns the key of this file; makes one when there is none."""
