@@ -1,4 +1,4 @@
-"""`make up`: the sites of one description in the foreground, until Ctrl-C."""
+"""`make up`: the sites of one description in the foreground, until Ctrl-C. SIGHUP rotates all keys and certificates."""
 
 import argparse
 import asyncio
@@ -13,6 +13,7 @@ import msgspec
 from infra.nats_server import NatsServerError
 from infra.observability.phoenix import Phoenix, PhoenixError
 from infra.observability.targets import write_targets
+from infra.rotation import Rotation, RotationError
 from infra.service_process import ServiceProcessError
 from infra.stack import Stack
 from infra.wan.process import WanProcessError
@@ -61,6 +62,30 @@ Metrics: {url}/metrics   Stop: Ctrl-C
 """
 
 
+class Rotator:
+    """Rotates all keys and certificates of a running stack when it is told to, one rotation at a time."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._rotate())
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _rotate(self) -> None:
+        say("rotating all keys and certificates")
+        try:
+            await Rotation(self._stack.sites, say).everything()
+        except (NatsServerError, RotationError) as error:
+            say(f"the rotation is not over: {error}")
+
+
 async def run(description: Description, traces: str | None) -> int:
     directory = fresh_directory("up")
     if traces != "phoenix":
@@ -88,6 +113,8 @@ async def run_stack(description: Description, directory: Path, environ: Mapping[
     say(how_to_ask(stack.gateway_url(site), description.model))
     write_targets(stack, directory / "targets.json")
     say(f"Logs, configuration, and targets.json for Prometheus: {directory}")
+    rotating = Rotator(stack)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, rotating.begin)
     died = asyncio.ensure_future(stack.first_exit())
     await asyncio.wait([waiting, died], return_when=asyncio.FIRST_COMPLETED)
     code = 0
@@ -96,6 +123,7 @@ async def run_stack(description: Description, directory: Path, environ: Mapping[
         say(f"{process.name} exited with {process.exit_code}; stopping the rest. The end of its log:\n{process.log_end()}")
         code = 1
     died.cancel()
+    await rotating.close()
     say("stopping")
     await stack.stop()
     return code

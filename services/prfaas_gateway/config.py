@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 from msgspec import Meta
 
 from prfaas.process.config import ConfigError, ServiceConfig
+from prfaas.sealing.keys import check_hash_key
 from prfaas.secrets.tenants_file import TenantsError, load_tenants
 
 Seconds = Annotated[float, Meta(gt=0)]
@@ -53,6 +54,8 @@ class GatewayConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_fie
 
     block_tokens: Annotated[int, Meta(ge=1)] = 512
     """Length of the blocks that cached prefixes are found by: the workers' `engine.chunk-tokens`, else none is found."""
+    block_hash_key_file: str = ""
+    """File with the key of block hashes, the same for all gateways and workers; empty: who sees a hash can guess its prompt."""
 
     def check_files(self) -> None:
         super().check_files()
@@ -64,5 +67,6 @@ class GatewayConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_fie
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_hash_key(self.block_hash_key_file)
         if self.ttft_deadline_s > self.max_ttft_deadline_s:
             raise ValueError(f"`ttft-deadline-s` is {self.ttft_deadline_s:g}, more than `max-ttft-deadline-s`")

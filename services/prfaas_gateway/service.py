@@ -19,6 +19,7 @@ from prfaas.contracts.to_scheduler import Heartbeat
 from prfaas.engine.weights import ModelFiles, prepare
 from prfaas.process.incarnation import new_incarnation
 from prfaas.process.runner import ServiceContext
+from prfaas.sealing.keys import read_hash_key
 from prfaas.secrets.tenants_file import load_tenants
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics.gateway import GatewayMetrics
@@ -74,6 +75,8 @@ class GatewayService:
         self._large_requests = LargeRequestReader(files)
         self._bus = bus = await ControlBus.connect(config.control, name=config.name)
         generations = self._generations(bus)
+        # An event that comes in the moment of a reconnect is a gap in its answer.
+        bus.reconnect_when(lambda: not len(generations.in_flight))
         events = subjects.events_from(subjects.events(config.site, config.name), "*")
         await bus.subscribe_raw(events, partial(self._event, generations.in_flight))
         await bus.subscribe_raw(subjects.gateway_alive(config.site, config.name), partial(self._say_alive, bus))
@@ -148,6 +151,7 @@ class GatewayService:
             tracing=self._context.tracing,
             control_deadline_s=config.control_deadline_s,
             block_tokens=config.block_tokens,
+            hash_key=read_hash_key(config.block_hash_key_file),
         )
         generations = Generations(
             placing,

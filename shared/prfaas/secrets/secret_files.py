@@ -61,6 +61,13 @@ def _check_mode(path: Path, status: os.stat_result) -> None:
         raise SecretFileError(f"the secret file {path} has mode {mode:04o}, which lets others in; do `chmod 600 {path}`")
 
 
+def replace_secret(path: Path, content: bytes) -> None:
+    """Writes a file with mode 0600 in one step: who reads it meanwhile sees all of the old one or all of the new one."""
+    draft = path.with_name(f".{path.name}.new")
+    write_secret(draft, content)
+    draft.replace(path)
+
+
 def readable_by_others(directory: Path) -> Iterator[Path]:
     """Files below a directory that the group or others can reach and read or change."""
     for path in sorted(directory.iterdir()):

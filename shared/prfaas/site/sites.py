@@ -41,6 +41,8 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Address on which the server listens for clients and leaf connections."""
     link_tls: bool | None = None
     """TLS 1.3 on the leaf connections that come in here, with certificates on both ends. Unset: unless `host` is loopback."""
+    seals: tuple[Name, ...] = ()
+    """Prefill sites, maybe this one too, whose jobs and KV are sealed from worker to worker. Only for pd sites."""
     client_tls: bool = False
     """TLS 1.3 between the site's own services and its server."""
     client_port: Port = 0
@@ -127,6 +129,10 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """Returns the pd sites that may place work in this one: itself and its neighbours."""
         return [site.name for site in (self.site(name), *self.neighbours(name)) if site.kind is SiteKind.PD]
 
+    def sealing_peers(self, name: str) -> list[str]:
+        """Returns the sites with which this one exchanges sealed jobs and KV, in either direction."""
+        return sorted({*self.site(name).seals, *(site.name for site in self.sites if name in site.seals)})
+
     def validate(self) -> None:
         """Checks that everything fits together. Raises DescriptionError."""
         names = [site.name for site in self.sites]
@@ -142,6 +148,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             for dialled in site.dials:
                 if self.site(dialled).name == site.name:
                     raise DescriptionError(f"site {site.name} dials itself")
+            self._validate_seals(site)
             for destination in site.egress_mbit:
                 if destination not in self.served_sites(site.name) or destination == site.name:
                     raise DescriptionError(f"site {site.name} has a budget for {destination}, which is no pd site beside it")
@@ -162,6 +169,13 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             if (service.site, service.name) in taken:
                 raise DescriptionError(f"two services of site {service.site} have the same name: {service.name}")
             taken.add((service.site, service.name))
+
+    def _validate_seals(self, site: Site) -> None:
+        if site.seals and site.kind is not SiteKind.PD:
+            raise DescriptionError(f"site {site.name} only prefills: its pd sites say in `seals` whether jobs are sealed")
+        for peer in site.seals:
+            if site.name not in self.served_sites(peer):
+                raise DescriptionError(f"site {site.name} seals jobs for {peer}, which is no site beside it")
 
 
 def is_loopback(host: str) -> bool:

@@ -38,6 +38,10 @@ class SchedulerMetrics:
         ):
             Gauge(name, text, registry=registry).set_function(read)
 
+    def watch_distrust(self, sites: Callable[[], float], registry: CollectorRegistry) -> None:
+        text = "Sites that get no prompts because an audit found their KV wrong; the log names them."
+        Gauge("prfaas_distrusted_sites", text, registry=registry).set_function(sites)
+
     def watch_threshold(self, tokens: Callable[[], float], registry: CollectorRegistry) -> None:
         text = "Uncached prompt length above which a prompt is offloaded, of policies that have one."
         Gauge("prfaas_threshold_tokens", text, registry=registry).set_function(tokens)
