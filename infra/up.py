@@ -5,11 +5,14 @@ import asyncio
 import shutil
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from infra.nats_server import NatsServerError
+from infra.observability.phoenix import Phoenix, PhoenixError
+from infra.observability.targets import write_targets
 from infra.rotation import Rotation, RotationError
 from infra.service_process import ServiceProcessError
 from infra.stack import Stack
@@ -20,7 +23,7 @@ from prfaas.site.sites import Description, DescriptionError, Role, load_descript
 DEMO = Path(__file__).with_name("sites.toml")
 RUN_DIRECTORY = Path(__file__).parents[1] / ".run"
 
-START_ERRORS = (NatsServerError, WanProcessError, ServiceProcessError, DescriptionError, WeightsError)
+START_ERRORS = (PhoenixError, NatsServerError, WanProcessError, ServiceProcessError, DescriptionError, WeightsError)
 
 
 def say(line: str) -> None:
@@ -83,12 +86,21 @@ class Rotator:
             say(f"the rotation is not over: {error}")
 
 
-async def run(description: Description) -> int:
+async def run(description: Description, traces: str | None) -> int:
+    directory = fresh_directory("up")
+    if traces != "phoenix":
+        return await run_stack(description, directory, {})
+    say("starting arize-phoenix")
+    async with Phoenix(directory / "phoenix") as phoenix:
+        say(f"Traces: {phoenix.url}")
+        return await run_stack(description, directory, phoenix.environ)
+
+
+async def run_stack(description: Description, directory: Path, environ: Mapping[str, str]) -> int:
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    directory = fresh_directory("up")
-    stack = Stack(description, directory, progress=say)
+    stack = Stack(description, directory, environ=environ, progress=say)
     starting = asyncio.ensure_future(stack.start())
     waiting = asyncio.ensure_future(stopped.wait())
     await asyncio.wait([starting, waiting], return_when=asyncio.FIRST_COMPLETED)
@@ -99,7 +111,8 @@ async def run(description: Description) -> int:
     starting.result()
     site = next(service.site for service in description.services if service.role == Role.GATEWAY)
     say(how_to_ask(stack.gateway_url(site), description.model))
-    say(f"Logs and configuration: {directory}")
+    write_targets(stack, directory / "targets.json")
+    say(f"Logs, configuration, and targets.json for Prometheus: {directory}")
     rotating = Rotator(stack)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, rotating.begin)
     died = asyncio.ensure_future(stack.first_exit())
@@ -121,12 +134,13 @@ def main() -> int:
     parser.add_argument("--sites", type=Path, default=DEMO, help="description of the sites (default: the demo's)")
     parser.add_argument("--model", help="instead of the description's")
     parser.add_argument("--port", type=int, default=8000, help="of the gateway (default 8000)")
+    parser.add_argument("--traces", choices=["phoenix"], help="show each request's trace in arize-phoenix")
     arguments = parser.parse_args()
     try:
         description = describe(arguments.sites, arguments.model, arguments.port)
         say(f"preparing {description.model}")
         prepare(description.model)
-        return asyncio.run(run(description))
+        return asyncio.run(run(description, arguments.traces))
     except START_ERRORS as error:
         print(f"infra.up: {error}", file=sys.stderr)
         return 1

@@ -30,6 +30,7 @@ from prfaas.telemetry import names
 from prfaas.telemetry.faults import FAULTS
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics.scheduler import SchedulerMetrics
+from prfaas_scheduler.breaker import BreakerState
 from prfaas_scheduler.config import SchedulerConfig
 from prfaas_scheduler.events import (
     AttemptOver,
@@ -127,9 +128,15 @@ class SchedulerService:
         alive = self._core.fleet.alive
         if len(alive) < self._shown:
             self._metrics.workers.clear()  # sites were forgotten, and their series go with them
+            self._metrics.breaker_open.clear()
         self._shown = len(alive)
         for (site, role), count in alive.items():
             self._metrics.workers.labels(site, role.value).set(count)
+        now_s = time.monotonic()
+        for name, site_state in self._core.fleet.sites.items():
+            if name != self._core.fleet.site:
+                is_open = site_state.breaker.state(now_s) is not BreakerState.CLOSED
+                self._metrics.breaker_open.labels(name).set(is_open)
 
     def _on_link(self, key: str, estimate: LinkEstimate | None) -> None:
         now_s = time.monotonic()

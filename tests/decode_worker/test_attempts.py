@@ -37,7 +37,7 @@ from prfaas_decode_worker.events import AttemptFailed, AttemptVerified, BeginAtt
 from prfaas_decode_worker.prefixes import KeptPrefixes
 
 SITE, MODEL, WORKER = "home", "emulated-1t", "p1"
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 BLOCK_TOKENS = 64
 
 
@@ -133,7 +133,7 @@ async def home(tmp_path: Path) -> AsyncIterator[Home]:
     async with NatsServer(tmp_path / "nats") as server:
         endpoint = NatsEndpoint(url=server.client_url)
         bus = await ControlBus.connect(endpoint, "test")
-        lane = await BulkLane.connect(endpoint, name="test", timeout_s=5)
+        lane = await BulkLane.connect(endpoint, name="test", timeout_s=60)
         await ensure_kv_bucket(lane, subjects.kv_bucket(SITE, SITE), max_bytes=1 << 28, ttl_s=60)
         home = Home(bus, lane, await JobConsumer.open(bus, SITE, MODEL, WORKER, serves=[SITE]))
         yield home

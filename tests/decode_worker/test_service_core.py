@@ -273,7 +273,7 @@ def test_the_client_hears_what_was_cached_and_the_report_what_was_saved() -> Non
     core.handle(GenerateAsked(0.0, ask(max_tokens=1)))
     report = TransferReport(bytes=5, cached_tokens=2, reused_tokens=1, saved_bytes=9)
     (first,) = events_of(core.handle(AttemptVerified(1.0, "r1", 1, 0.0, report)))
-    assert isinstance(first, Started) and first.cached_tokens == 2
+    assert isinstance(first, Started) and (first.cached_tokens, first.kv_bytes) == (2, 5)
     *_, finished = events_of(step(core, 5))
     assert isinstance(finished, Finished)
     assert finished.transfer is report

@@ -60,6 +60,11 @@ class SiteKeys:
         """Certificate of the site's server, signed by the deployment's authority."""
         return self._authority.ensure_certificate(self._directory, self._hosts)
 
+    def new_certificate(self) -> Certificate:
+        """Certificate of the site's server, signed anew."""
+        self._authority.sign(self._directory, self._hosts)
+        return self.certificate()
+
 
 def next_file(seed_file: Path) -> Path:
     """Returns the file of the seed that will take this one's place."""

@@ -11,6 +11,8 @@ import msgspec
 from prfaas.contracts.subjects import BETWEEN_SITES
 from prfaas.site.link_shape import LinkShape
 
+AUTHORITY_FOLDER = "authority"
+"""Folder beside those of the sites."""
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)]
 
@@ -103,7 +105,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def tls(self, dialled: str) -> bool:
         """Returns whether leaf connections that come in at this site are encrypted."""
         site = self.site(dialled)
-        return not _is_loopback(site.host) if site.link_tls is None else site.link_tls
+        return not is_loopback(site.host) if site.link_tls is None else site.link_tls
 
     def in_dial_order(self) -> list[Site]:
         """Returns each site after those that it dials. Raises DescriptionError for a ring."""
@@ -141,6 +143,8 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 raise DescriptionError(
                     f"the name of site {site.name} holds {BETWEEN_SITES}, which separates the names of two sites"
                 )
+            if site.name == AUTHORITY_FOLDER:
+                raise DescriptionError(f"no site may be called {AUTHORITY_FOLDER}: that folder holds the certificates' authority")
             for dialled in site.dials:
                 if self.site(dialled).name == site.name:
                     raise DescriptionError(f"site {site.name} dials itself")
@@ -174,7 +178,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 raise DescriptionError(f"site {site.name} seals jobs for {peer}, which is no site beside it")
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -187,6 +191,8 @@ def load_description(path: Path) -> Description:
         description = msgspec.convert(tomllib.loads(path.read_text()), Description)
         description = msgspec.structs.replace(description, services=tuple(_named(description.services)))
         description.validate()
+    except RecursionError as error:
+        raise DescriptionError(f"{path} is nested too deeply") from error
     except (OSError, tomllib.TOMLDecodeError, ValueError) as error:
         raise DescriptionError(f"{path}: {error}") from error
     return description

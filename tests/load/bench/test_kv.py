@@ -18,7 +18,7 @@ from prfaas.bus.endpoint import NatsEndpoint
 @pytest.fixture
 async def lane(tmp_path: Path) -> AsyncIterator[BulkLane]:
     async with NatsServer(tmp_path / "nats") as server:
-        lane = await BulkLane.connect(NatsEndpoint(url=server.client_url), name="test", timeout_s=5)
+        lane = await BulkLane.connect(NatsEndpoint(url=server.client_url), name="test", timeout_s=60)
         await ensure_kv_bucket(lane, BUCKET, max_bytes=64 << 20, ttl_s=60)
         yield lane
         await lane.close()

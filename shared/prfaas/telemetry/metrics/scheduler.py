@@ -16,6 +16,10 @@ class SchedulerMetrics:
             buckets=(1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 1e-1),
         )  # fmt: skip
         self.workers = Gauge("prfaas_workers", "Workers with a fresh heartbeat.", ["site", "role"], registry=registry)
+        self.breaker_open = Gauge(
+            "prfaas_breaker_open", "1 while nothing, or one trial at a time, is offloaded to a remote site; else 0.",
+            ["prefill_site"], registry=registry,
+        )  # fmt: skip
         self.hit_tokens = Counter(
             "prfaas_predicted_hit_tokens", "Prompt tokens that placements expect in a prefill worker's cache.", registry=registry
         )
