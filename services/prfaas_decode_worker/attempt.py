@@ -63,7 +63,7 @@ class Attempt:
 
     @property
     def report(self) -> TransferReport:
-        """What has come of its KV so far."""
+        """Report on the KV that has come so far."""
         return TransferReport(attempts=self.order.attempt) if self.receiver is None else self.receiver.report()
 
 

@@ -32,7 +32,7 @@ class Breaker:
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to remember: no failure since the last success."""
+        """True when there is nothing to remember: no failure since the last success."""
         return self._open_until is None and not self._failures
 
     def allows(self, now_s: float) -> bool:

@@ -7,6 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from prfaas_decode_worker.decoder_stages import BYTE_OF_CHARACTER, MAX_RUN_BYTES
 from prfaas_decode_worker.detokenizer import Detokenizer, TokenTexts, UnknownDecoderError, texts_of
+from tests.budget import examples
 from tests.decode_worker.tokenizers_at_hand import TOKENIZERS, byte_token_ids, special_token_ids, token_id_of
 
 HALF_A_LLAMA = [478, 397, 404, 391, 478, 1123]
@@ -38,7 +39,7 @@ def streamed(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(data=st.data())
 def test_what_was_sent_is_the_text_of_the_whole_list(name: str, data: st.DataObject) -> None:
     tokenizer = TOKENIZERS[name]()
@@ -47,7 +48,7 @@ def test_what_was_sent_is_the_text_of_the_whole_list(name: str, data: st.DataObj
 
 
 @pytest.mark.parametrize("name", ["gemma", "smollm2", "byte level", "llama"])
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(data=st.data())
 def test_bytes_alone_are_the_text_of_the_whole_list(name: str, data: st.DataObject) -> None:
     tokenizer = TOKENIZERS[name]()
@@ -114,7 +115,7 @@ def test_a_mark_for_a_space_is_a_space_in_a_tokens_bytes(name: str, token: str, 
 
 
 @pytest.mark.parametrize("name", ["gemma", "smollm2", "byte level"])
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(text=st.text(max_size=12))
 def test_a_tokens_offset_is_where_its_characters_begin(name: str, text: str) -> None:
     tokenizer = TOKENIZERS[name]()
@@ -130,7 +131,7 @@ def test_a_tokens_offset_is_where_its_characters_begin(name: str, text: str) -> 
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(data=st.data())
 def test_offsets_never_go_back_by_more_than_the_run_that_is_undecided(name: str, data: st.DataObject) -> None:
     tokenizer = TOKENIZERS[name]()

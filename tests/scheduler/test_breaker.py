@@ -1,4 +1,4 @@
-"""When a failing link is left alone, and when it is tried again."""
+"""A failing link is left alone, and tried again in time."""
 
 import hypothesis.strategies as st
 from hypothesis import given

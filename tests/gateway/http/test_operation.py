@@ -246,6 +246,7 @@ async def test_a_request_that_crashes_us_is_a_500_and_the_next_one_is_fine(edge:
     assert (await edge.post("/v1/completions", ASK)).status_code == 200
 
 
+@pytest.mark.e2e
 async def test_the_process(tmp_path: Path) -> None:
     """Uses the emulated model, whose files need no download."""
 
