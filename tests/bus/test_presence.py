@@ -9,7 +9,7 @@ import pytest
 
 from infra.nats_server import NatsServer, plain_config
 from infra.running_sites import RunningSites
-from infra.sites import load_description
+from infra.up import DEMO
 from infra.wan import LinkChange, LinkState
 from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
@@ -18,6 +18,7 @@ from prfaas.contracts import subjects
 from prfaas.contracts.terms import Role
 from prfaas.contracts.to_scheduler import Heartbeat, LinkEstimate
 from prfaas.contracts.wire import encode
+from prfaas.site.sites import load_description
 
 DEADLINE_S = 60.0
 BUCKET = subjects.workers_bucket("local")
@@ -166,7 +167,7 @@ async def test_a_killed_server_and_a_lost_store_are_survived(server: NatsServer,
 
 
 async def test_a_worker_of_another_site_is_seen_across_the_link_and_its_cut(tmp_path: Path) -> None:
-    async with RunningSites(load_description(), tmp_path) as sites:
+    async with RunningSites(load_description(DEMO), tmp_path) as sites:
         local = await ControlBus.connect(sites.endpoint("local", "ctl"), "scheduler")
         remote = await ControlBus.connect(sites.endpoint("remote", "ctl"), "worker")
         link = sites.links["remote", "local"]

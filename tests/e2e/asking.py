@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from openai import AsyncOpenAI
 
-from infra.sites import Role
 from infra.stack import Stack
+from prfaas.site.sites import Role
 
 
 class Told(NamedTuple):

@@ -12,7 +12,6 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from infra.sites import Role
 from infra.stack import Stack
 from load.emulated_stack import FAR, HOME, MODEL, two_sites
 from prfaas.contracts.to_prefill import ALONE_AFTER_S
@@ -22,6 +21,7 @@ from prfaas.replay.client import Target
 from prfaas.replay.prompts import TokenPrompts
 from prfaas.replay.record import Record
 from prfaas.replay.send import replay
+from prfaas.site.sites import Role
 
 BUDGET_MBIT = 32.0
 BUDGET = BUDGET_MBIT * 1e6 / 8

@@ -9,10 +9,10 @@ import pytest
 import pytest_asyncio
 
 from infra.service_process import ServiceProcess
-from infra.sites import Role
 from infra.stack import Stack
 from infra.wan.control import LinkChange
 from infra.wan.proxy import LinkState
+from prfaas.site.sites import Role
 from tests.e2e.asking import Told, complete, tokens_of, use_policy
 from tests.e2e.conftest import describe
 

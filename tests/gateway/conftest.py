@@ -1,5 +1,6 @@
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import datetime
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from prfaas.engine.weights import ModelFiles
 from prfaas.process.http import HttpServer, service_routes
 from prfaas.process.runner import ServiceContext
 from prfaas.process.tasks import Tasks
+from prfaas.secrets.api_keys import make_key
+from prfaas.secrets.tenants_file import Limits, add_key
 from prfaas.telemetry.tracing import Tracing
 from prfaas_gateway.config import GatewayConfig
 from prfaas_gateway.service import GatewayService
@@ -80,6 +83,15 @@ def model_files(directory: Path) -> ModelFiles:
         chat_template=TEMPLATE,
         chat_stop=("\nQ:",),
     )
+
+
+def make_tenants(directory: Path, limits: Mapping[str, Limits]) -> tuple[str, dict[str, str]]:
+    """Writes a tenants file with one key for each tenant. Returns its path and the keys."""
+    path = directory / "tenants.toml"
+    keys = {name: make_key() for name in limits}
+    for name, of_tenant in limits.items():
+        add_key(path, keys[name], name, of_tenant, datetime.date(2026, 1, 1))
+    return str(path), {name: key.text for name, key in keys.items()}
 
 
 @asynccontextmanager

@@ -55,7 +55,7 @@ class Emitter:
         self.sequence = 0
 
     async def started(self, reason: str = "4,000 tokens > 512") -> None:
-        await self._send(Started, prefill_site="east", outcome=Outcome.OFFLOADED, reason=reason, cached_tokens=2)
+        await self._send(Started, prefill_site="east", outcome=Outcome.OFFLOADED, reason=reason, cached_tokens=2, kv_bytes=1000)
 
     async def tokens(self, text: str, details: tuple[TokenDetail, ...] = ()) -> None:
         await self._send(Tokens, text=text, token_ids=(7,), details=details)

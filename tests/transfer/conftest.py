@@ -6,11 +6,11 @@ import pytest
 
 from infra.nats_server import NatsServer
 from infra.running_sites import RunningSites
-from infra.sites import Description, Link, Site, SiteKind
 from infra.wan.process import WanProcess
 from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.contracts import subjects
+from prfaas.site.sites import Description, Link, Site, SiteKind
 
 SITE = "test"
 

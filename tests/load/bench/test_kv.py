@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from infra.nats_server import NatsServer
-from load.bench.kv.__main__ import Summary
 from load.bench.kv.methods import BUCKET, METHODS, Job
+from load.bench.kv.report import Summary
 from load.bench.kv.run import measure
 from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
 from prfaas.bus.bulk.bucket import api, stream_name

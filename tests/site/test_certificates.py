@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.certificates import Authority, Certificate
+from prfaas.site.certificates import Authority, Certificate
 
 HOSTS = ("site-a.example", "10.1.2.3")
 

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.sites import DescriptionError, Role, SiteKind, load_description
 from infra.stack import Stack
+from infra.up import DEMO
+from prfaas.site.sites import DescriptionError, Role, SiteKind, load_description
 
 TWO_SITES = """
 model = "m"
@@ -24,7 +25,7 @@ def load(tmp_path: Path, text: str) -> None:
 
 
 def test_the_demo_is_a_pd_site_and_a_prefill_only_one_over_an_emulated_link() -> None:
-    demo = load_description()
+    demo = load_description(DEMO)
     assert [(site.name, site.kind) for site in demo.in_dial_order()] == [("local", SiteKind.PD), ("remote", SiteKind.PRFAAS)]
     link = demo.link("remote", "local")
     assert link is not None

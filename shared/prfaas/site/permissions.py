@@ -7,10 +7,10 @@ server refuses.
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from infra.sites import Description, Role, Service, Site, SiteKind
 from prfaas.bus.bulk.bucket import stream_name
 from prfaas.contracts import subjects
 from prfaas.contracts.terms import Role as WorkerRole
+from prfaas.site.sites import Description, Role, Service, Site, SiteKind
 
 CONTROL, BULK = "ctl", "bulk"
 _Granting = Callable[[Description, str, str], "dict[str, Permissions]"]
