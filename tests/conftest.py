@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 # Nothing here fails for being slow: a busy machine is not a defect.
@@ -10,6 +11,9 @@ settings.register_profile("same", _ANYWHERE, derandomize=True, database=None)
 settings.register_profile("few", _ANYWHERE, derandomize=True, database=None, max_examples=20)
 settings.register_profile("new", _ANYWHERE, print_blob=True)
 settings.load_profile("same")
+
+# The usual formatter shows all local variables of a traceback: seconds for each error that a test provokes.
+structlog.configure(processors=[structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)])
 
 _REAL_MODEL = "files"
 """The fixture that prepares real weights: tests of the engine that use it are slow, whatever they do with them."""
