@@ -1,5 +1,7 @@
 """Text token by token is the text of the whole list, whatever the tokenizer and whatever the tokens."""
 
+from functools import cache
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import assume, given, settings
@@ -14,8 +16,8 @@ HALF_A_LLAMA = [478, 397, 404, 391, 478, 1123]
 """Gemma's tokens of the bytes of a llama, of the first byte of another one, and of " x"."""
 
 
-@st.composite
-def token_ids(draw: st.DrawFn, name: str, max_size: int = 40) -> list[int]:
+@cache
+def token_ids(name: str, max_size: int = 40) -> st.SearchStrategy[list[int]]:
     """Ids of all kinds, among them pieces of characters and ids that only a model's padded embedding has."""
     tokenizer = TOKENIZERS[name]()
     vocabulary = tokenizer.get_vocab_size()
@@ -29,8 +31,8 @@ def token_ids(draw: st.DrawFn, name: str, max_size: int = 40) -> list[int]:
         part = st.tuples(st.text(min_size=1, max_size=1), st.integers(0, 3)).map(lambda p: p[0].encode(errors="replace")[: p[1]])
         some = st.one_of(whole, part, st.binary(max_size=3))
         kinds += [some.map(lambda data: [byte_ids[byte] for byte in data if byte in byte_ids])] * 3
-    parts = draw(st.lists(st.one_of(kinds), max_size=12))
-    return [token_id for part in parts for token_id in part][:max_size]
+    parts = st.lists(st.one_of(kinds), max_size=12)
+    return parts.map(lambda found: [token_id for part in found for token_id in part][:max_size])
 
 
 def streamed(tokenizer: Tokenizer, ids: list[int]) -> list[str]:

@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
+import pytest
 from prometheus_client import CollectorRegistry
 
 from infra.nats_server import NatsServer, plain_config
@@ -18,7 +19,10 @@ from tests.bus.readiness import lose_server, stream_taken, until_ready, until_re
 SITE = "home"
 
 
-async def test_a_scheduler_without_its_buckets_or_its_server_is_not_ready(tmp_path: Path) -> None:
+async def test_a_scheduler_without_its_buckets_or_its_server_is_not_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prfaas.bus.presence._ENSURE_EVERY_S", 0.2)
     tasks = Tasks()
     async with NatsServer(tmp_path / "nats", partial(plain_config, domain=SITE)) as server:
         config = msgspec.convert({"site": SITE, "control": {"url": server.client_url}, "policy": "local_only"}, SchedulerConfig)
