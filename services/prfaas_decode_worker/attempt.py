@@ -51,7 +51,7 @@ class Attempt:
         self.receiver: KVReceiver | None = None
         self.prefill_failed: asyncio.Future[PrefillFailed] = asyncio.get_running_loop().create_future()
         self.prefill: Prefill | None = None
-        """What was asked of a prefill worker; None until then."""
+        """Order to a prefill worker; None until it was asked."""
         self.begun: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """The prefill worker that has begun to compute it."""
         self.queue_s = 0.0
@@ -66,7 +66,7 @@ class Attempt:
 
     @property
     def report(self) -> TransferReport:
-        """What has come of its KV so far."""
+        """Report on the KV that has come so far."""
         return TransferReport(attempts=self.order.attempt) if self.receiver is None else self.receiver.report()
 
 

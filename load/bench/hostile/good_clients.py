@@ -16,7 +16,7 @@ SAMPLE_EVERY_S: Final = 0.2
 
 
 class Felt(msgspec.Struct):
-    """What the good clients of one phase felt."""
+    """Figures of what the good clients of one phase felt."""
 
     ttft_s: list[float] = []
     failures: list[str] = []

@@ -127,7 +127,7 @@ class JobConsumer:
         self.clock = ServerClock()
         """Clock of the site's server, which stamps the jobs."""
         self.problem: str | None = None
-        """Why no job can be taken, for readiness; None while the queue answers."""
+        """Reason why no job can be taken, for readiness; None while the queue answers."""
         self._taken = 0
         self._streams = {decode_site: subjects.jobs_stream(site, decode_site) for decode_site in serves}
         named = [self._source(home, f"worker_{worker}", subjects.worker_jobs(site, home, worker)) for home in serves]

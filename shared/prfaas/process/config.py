@@ -49,11 +49,11 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     http_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     """0: any free port; the `ready` line of the log says which."""
     http_idle_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = IDLE_TIMEOUT_S
-    """How long an HTTP connection may stay open without a request; longer than the pools of most clients keep theirs."""
+    """Time that an HTTP connection may stay open without a request; longer than the pools of most clients keep theirs."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
     drain_s: Annotated[float, msgspec.Meta(ge=0)] = 20.0
-    """How long running work may take to finish after SIGTERM."""
+    """Time that running work may take to finish after SIGTERM."""
 
     def check_files(self) -> None:
         """Reads the files that the keys name. Raises ConfigError for a secret that is not there, or that others may read."""
