@@ -26,7 +26,9 @@ PIPELINED: Final = 5000
 HUGE_BODY_BYTES: Final = 4 << 20
 DRIPPING_HEADS: Final = 200
 PAUSE_S: Final = 0.02
-"""Pause of an attacker between two attempts, so that each connection makes 50 at most a second."""
+"""Pause between two attempts of those that want to be quick."""
+SLOW_PAUSE_S: Final = 1.0
+"""Pause between two attempts of those that want to hold something for long."""
 
 
 class Attacker:
@@ -56,7 +58,7 @@ class Attacker:
         while True:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError):
                 await attempt()
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(SLOW_PAUSE_S if attempt in (self._slow_body, self._idle) else PAUSE_S)
 
     @contextlib.asynccontextmanager
     async def _connected(self, receive_buffer_bytes: int = 0) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
@@ -135,7 +137,7 @@ class Attacker:
 
     async def _pipelined(self) -> None:
         async with self._connected() as (reader, writer):
-            writer.write(self._request(4) + b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n" * PIPELINED)
+            writer.write(b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n" * PIPELINED)
             await writer.drain()
             await self._count(reader)
             while await reader.read(1 << 16):
