@@ -90,4 +90,4 @@ async def watch(pid: int, peaks: Peaks) -> None:
 
 
 def _cpu_s(family: Sequence[psutil.Process]) -> float:
-    return sum(each.cpu_times().user + each.cpu_times().system for each in family)
+    return float(sum(each.cpu_times().user + each.cpu_times().system for each in family))
