@@ -24,6 +24,7 @@ from prfaas_gateway.admission import Admission
 from prfaas_gateway.config import GatewayConfig
 from prfaas_gateway.decode_workers import DecodeWorker, DecodeWorkers
 from prfaas_gateway.generation import Generations
+from prfaas_gateway.home_placement import HomeLimits, HomePlacement
 from prfaas_gateway.http.app import make_app
 from prfaas_gateway.http.endpoint import Gateway
 from prfaas_gateway.http.headers import ApiKeys
@@ -33,6 +34,7 @@ from prfaas_gateway.large_requests import LargeRequestReader
 from prfaas_gateway.models import ServedModel
 from prfaas_gateway.observers import EdgeMetrics, Observers
 from prfaas_gateway.placing import Placing
+from prfaas_gateway.scheduler_contact import SchedulerContact
 from prfaas_gateway.turns import Turns
 
 CHECK_INTERVAL_S = 2.0
@@ -57,6 +59,11 @@ class GatewayService:
         self._gateway: Gateway | None = None
         self._large_requests: LargeRequestReader | None = None
         self._decode_workers = DecodeWorkers(config.site, config.worker_grace_s)
+        limits = HomeLimits(
+            after_s=config.unscheduled_after_s, tokens=config.unscheduled_tokens, requests=config.unscheduled_requests
+        )
+        self._home = HomePlacement(config.site, limits)
+        self._scheduler = SchedulerContact()
         self._losing: asyncio.TimerHandle | None = None
         """Timer of the next loss of a silent decode worker."""
         self._scheduler_silent: str | None = "the scheduler has not been asked yet"
@@ -129,6 +136,8 @@ class GatewayService:
             tracing=self._context.tracing,
             control_deadline_s=config.control_deadline_s,
             block_tokens=config.block_tokens,
+            scheduler=self._scheduler,
+            home=self._home,
         )
         generations = Generations(
             placing,
@@ -148,6 +157,7 @@ class GatewayService:
         await bus.publish_raw(asked.reply, self._incarnation.encode())
 
     def _worker(self, in_flight: InFlight, key: str, beat: Heartbeat | None) -> None:
+        self._home.handle_beat(key, beat)
         self._decode_workers.handle_beat(key, beat, asyncio.get_running_loop().time())
         self._lose_silent(in_flight)
 
@@ -171,12 +181,17 @@ class GatewayService:
     async def _watch_scheduler(self, bus: ControlBus) -> None:
         """Asks the scheduler with an empty message. The answer is an error of its bus: it shows that the scheduler lives, and is
         counted and traced nowhere."""
+        clock = asyncio.get_running_loop().time
         while True:
+            asked_at = clock()
             try:
-                await bus.request_raw(subjects.place(self._config.site), b"", self._config.control_deadline_s)
+                patience_s = self._scheduler.patience_s(self._config.control_deadline_s)
+                await bus.request_raw(subjects.place(self._config.site), b"", patience_s)
                 self._scheduler_silent = None
+                self._scheduler.handle_answer()
             except BusError as error:
                 self._scheduler_silent = f"the scheduler does not answer: {error}"
+                self._scheduler.handle_absence(asked_at)
             await asyncio.sleep(CHECK_INTERVAL_S if self._scheduler_silent is None else RETRY_INTERVAL_S)
 
 

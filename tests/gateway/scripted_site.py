@@ -133,6 +133,16 @@ class ScriptedSite:
         headers = {"KV-Operation": "DEL"} if gone else None
         await self.client.publish(subjects.entry(subjects.workers_bucket(SITE), beat.key), encode(beat), headers=headers)
 
+    async def announce_home(self) -> None:
+        """Puts heartbeats of a prefill worker and of the decode worker that has room, and returns when the server has them."""
+        for role, worker in ((Role.PREFILL, "prefill-1"), (Role.DECODE, WORKER)):
+            beat = Heartbeat(
+                site=SITE, worker=worker, role=role, model="tiny", fingerprint="f", max_context_tokens=100, slots=4,
+                incarnation=self.incarnation,
+            )  # fmt: skip
+            await self.client.publish(subjects.entry(subjects.workers_bucket(SITE), beat.key), encode(beat))
+        await self.client.flush()
+
     async def _keep_announcing(self) -> None:
         """Another worker than the one that requests are placed on, so that tests may let that one come and go."""
         while True:
@@ -165,7 +175,8 @@ class ScriptedSite:
 
     async def _place(self, message: Msg) -> None:
         if not message.data:  # the bus of a real scheduler answers this too
-            await self.client.publish(message.reply, b"", headers={ERROR_CODE: "bad_message"})
+            if self.answers_place:
+                await self.client.publish(message.reply, b"", headers={ERROR_CODE: "bad_message"})
             return
         request = decode(message.data, PlaceRequest)
         self.placed.append(request)

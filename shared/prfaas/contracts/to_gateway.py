@@ -5,6 +5,7 @@ Events of one request are numbered from 0 without gaps: a lost one is an error, 
 
 import msgspec
 
+from prfaas.contracts.fields import Count
 from prfaas.contracts.kv import TransferReport
 from prfaas.contracts.terms import Outcome
 
@@ -26,6 +27,8 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Time that the first attempt may take until its KV is verified."""
     deferred_s: float = 0.0
     """Time, if not 0, that an attempt before it waits in the site's queue of deferred jobs, taken when no other job waits."""
+    term: Count = 0
+    """Leadership in which it was decided: the placement of an earlier one than another is out of date."""
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -34,6 +34,12 @@ class SchedulerMetrics:
         ):
             Gauge(name, text, registry=registry).set_function(read)
 
+    def watch_leadership(self, leads: Callable[[], bool], term: Callable[[], float], registry: CollectorRegistry) -> None:
+        text = "1 while this scheduler leads its site, 0 while it stands by."
+        Gauge("prfaas_scheduler_leads", text, registry=registry).set_function(lambda: float(leads()))
+        text = "Number of the site's present leadership, as far as this scheduler knows."
+        Gauge("prfaas_scheduler_term", text, registry=registry).set_function(term)
+
     def watch_threshold(self, tokens: Callable[[], float], registry: CollectorRegistry) -> None:
         text = "Uncached prompt length above which a prompt is offloaded, of policies that have one."
         Gauge("prfaas_threshold_tokens", text, registry=registry).set_function(tokens)
