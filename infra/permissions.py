@@ -83,6 +83,7 @@ def _gateway(_description: Description, site: str, name: str) -> dict[str, Permi
         subjects.place(site),
         subjects.generate(site, "*"),
         subjects.cancel_generate(site, "*"),
+        subjects.decode_alive(site, "*"),
         *_watched_bucket(subjects.workers_bucket(site)),
         _replies(site, site),
     )
@@ -126,6 +127,7 @@ def _decode_worker(description: Description, site: str, name: str) -> dict[str, 
         subscribe=(
             subjects.generate(site, name),
             subjects.cancel_generate(site, name),
+            subjects.decode_alive(site, name),
             subjects.progress_from(subjects.prefill_progress(site, name), "*", "*"),
             *_asked_of_workers(site, DECODE, name),
         ),

@@ -60,6 +60,17 @@ class DecodeWorkers:
             self._lost_at[worker] = now_s + TTL_S + self._grace_s
         self._heard_at[worker] = now_s
 
+    def lose(self, worker: DecodeWorker, now_s: float) -> None:
+        """Takes that the worker is gone, however lately it beat."""
+        if worker in self._heard_at:
+            self._lost_at[worker] = now_s
+
+    def has_other(self, worker: DecodeWorker) -> bool:
+        """Returns whether another one of the worker's model takes requests, as far as heartbeats tell."""
+        own = self._beats.get(worker.name)
+        others = [beat for name, beat in self._beats.items() if name != worker.name and not beat.draining]
+        return any(own is None or beat.model == own.model for beat in others)
+
     def take_lost(self, now_s: float) -> list[DecodeWorker]:
         """Returns and forgets those that are lost by now."""
         lost = [worker for worker, lost_at in self._lost_at.items() if lost_at <= now_s]

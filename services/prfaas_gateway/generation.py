@@ -16,7 +16,7 @@ from prfaas.contracts.terms import Detour
 from prfaas.contracts.to_gateway import Failed, Finished, Started, Tokens
 from prfaas.telemetry.logs import get_logger
 from prfaas_gateway.decode_workers import DecodeWorker
-from prfaas_gateway.in_flight import EventOverflowError, EventQueue, EventUnreadableError, InFlight, WorkerLostError
+from prfaas_gateway.in_flight import EventOverflowError, EventQueue, EventsLostError, InFlight, WorkerLostError
 from prfaas_gateway.job import Job, failure, refused, too_late
 from prfaas_gateway.joined_answer import JoinedAnswer
 from prfaas_gateway.line import Line
@@ -122,8 +122,10 @@ class Generation:
                 await self._move(leg, str(error), Detour.MOVED)
             except EventOverflowError as error:
                 raise internal(f"The answer is cut off: {error}.", FailureCode.CLIENT_TOO_SLOW) from error
-            except EventUnreadableError as error:
-                raise events_lost(error) from error
+            except EventsLostError as error:
+                if self.moves >= MAX_MOVES:
+                    raise events_lost(error) from error
+                await self._move(leg, str(error), Detour.EVENTS_LOST)
 
     async def _move(self, leg: Leg, why: str, detour: Detour) -> None:
         """Leaves the decode worker and has another one accept the request. Raises ApiError."""

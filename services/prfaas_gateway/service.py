@@ -14,6 +14,7 @@ from prfaas.bus.errors import BusError, NotConnectedError
 from prfaas.bus.presence import watch
 from prfaas.contracts import subjects
 from prfaas.contracts.codes import FailureCode
+from prfaas.contracts.to_decode import AskRunning
 from prfaas.contracts.to_scheduler import Heartbeat
 from prfaas.engine.weights import ModelFiles, prepare
 from prfaas.process.incarnation import new_incarnation
@@ -22,6 +23,7 @@ from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics.gateway import GatewayMetrics
 from prfaas_gateway.admission import Admission
 from prfaas_gateway.config import GatewayConfig
+from prfaas_gateway.decode_watch import DecodeWatch
 from prfaas_gateway.decode_workers import DecodeWorker, DecodeWorkers
 from prfaas_gateway.generation import Generations
 from prfaas_gateway.home_placement import HomeLimits, HomePlacement
@@ -92,6 +94,7 @@ class GatewayService:
         context.tasks.spawn("watch_bus", watch_bus(bus))
         changed = partial(self._worker, generations.in_flight)
         context.tasks.spawn("watch_workers", watch(bus, subjects.workers_bucket(config.site), Heartbeat, changed))
+        context.tasks.spawn("watch decode workers", self._decode_watch(bus, generations.in_flight).run())
         context.tasks.spawn("watch_scheduler", self._watch_scheduler(bus))
         context.tasks.spawn("warm up for large requests", self._large_requests.warm_up())
 
@@ -148,6 +151,11 @@ class GatewayService:
         self._observers.edge.watch_waiting(lambda: generations.waiting)
         return generations
 
+    def _decode_watch(self, bus: ControlBus, in_flight: InFlight) -> DecodeWatch:
+        asking = AskRunning(gateway=self._config.name, gateway_incarnation=self._incarnation)
+        lose = partial(self._gone, in_flight)
+        return DecodeWatch(bus, self._config.site, asking, in_flight, self._decode_workers.has_other, lose)
+
     def _event(self, in_flight: InFlight, message: Msg) -> None:
         worker = message.subject.rpartition(".")[2]
         if not in_flight.hear(worker, message.data):
@@ -163,6 +171,10 @@ class GatewayService:
 
     def _accepted(self, in_flight: InFlight, worker: DecodeWorker) -> None:
         self._decode_workers.handle_acceptance(worker, asyncio.get_running_loop().time())
+        self._lose_silent(in_flight)
+
+    def _gone(self, in_flight: InFlight, worker: DecodeWorker) -> None:
+        self._decode_workers.lose(worker, asyncio.get_running_loop().time())
         self._lose_silent(in_flight)
 
     def _lose_silent(self, in_flight: InFlight) -> None:

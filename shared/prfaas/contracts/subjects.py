@@ -61,6 +61,11 @@ def generate(site: str, worker: str) -> str:
     return f"prfaas.{site}.decode.{worker}.generate"
 
 
+def decode_alive(site: str, worker: str) -> str:
+    """Request/reply: gateway -> the decode worker of its requests, AskRunning -> Running. No responder once it is gone."""
+    return f"prfaas.{site}.decode.{worker}.alive"
+
+
 def cancel_generate(site: str, worker: str) -> str:
     """Gateway -> decode worker, CancelGenerate."""
     return f"prfaas.{site}.decode.{worker}.cancel"

@@ -58,6 +58,15 @@ class GenerateRefused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     retry_after_s: float
 
 
+class Running(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Reply to AskRunning."""
+
+    incarnation: str
+    """Heartbeat.incarnation of the process that answers."""
+    events: dict[str, Count] = {}
+    """Number of events so far of each request of the asking gateway that is not over."""
+
+
 class TokenLogprob(msgspec.Struct, frozen=True):
     token: str
     r"""The token's bytes as text; each as `\xf0` where they are not UTF-8 by themselves."""

@@ -39,7 +39,26 @@ LOOK_EVERY_S: Final = 0.05
 _INTERIM_RESPONSE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _COMMENT_CHUNK: Final = b"3\r\n:\n\n\r\n"
 _BUSY_LOOK_S: Final = 0.05
+LEAVE_IDLE_S: Final = 1.0
+"""Time without a request after which a server that leaves closes a connection. A client that uses it before is answered, and
+told to use another one."""
 _IS_EVENT_STREAM: Final = "is_event_stream"
+
+
+class SayFarewell:
+    """ASGI middleware: once `leaving` is set, each answer tells its client to use this connection no more."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.leaving = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_farewell(message: Message) -> None:
+            if self.leaving and message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+            await send(message)
+
+        await self._app(scope, receive, send_farewell)
 
 
 class MarkEventStreams:
@@ -99,12 +118,15 @@ class HttpProtocol(HttpToolsProtocol):
     """Bytes of the current request, those of its body included."""
     _body_bytes = 0
     _refused = False
+    _idle_since = 0.0
+    """Moment of the connection's start, or of the end of its last answer."""
     _timer: asyncio.TimerHandle | None = None
 
     # ---- bounds
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._idle_since = self.loop.time()
         excess = len(self.connections) - self.max_connections
         if excess <= 0:
             self._expect_more()
@@ -204,8 +226,17 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        self._idle_since = self.loop.time()
         if not self._in_head:  # the body of a refused request, which is read and dropped
             self._expect_more()
+
+    def close_if_idle(self) -> None:
+        """Closes the connection if its client has used it for nothing lately, and nothing of a request has arrived."""
+        begun = self._answering or not self._in_head or self._unparsed_bytes or self._head_bytes
+        if begun or self._refused or self.transport.is_closing() or self.loop.time() - self._idle_since < LEAVE_IDLE_S:
+            return
+        if not _poll(self.transport, select.POLLIN):
+            self.transport.close()
 
     def _count(self, found_bytes: int) -> None:
         self._unparsed_bytes = 0
