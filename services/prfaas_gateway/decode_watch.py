@@ -30,10 +30,10 @@ class DecodeWatch:
         site: str,
         asking: AskRunning,
         in_flight: InFlight,
-        others: Callable[[DecodeWorker], bool],
+        others: Callable[[str], bool],
         lose: Callable[[DecodeWorker], None],
     ) -> None:
-        """`others` tells whether another worker could go on; `lose` takes one that is gone."""
+        """`others` tells whether another worker than the named one could go on; `lose` takes one that is gone."""
         self._bus = bus
         self._site = site
         self._asking = asking
@@ -58,7 +58,7 @@ class DecodeWatch:
         except NoRespondersError:
             gone = self._probes.handle_absence(worker, clock())
         except BusTimeoutError:
-            gone = self._bus.connected and self._probes.handle_silence(worker, clock(), others=self._others(worker))
+            gone = self._bus.connected and self._probes.handle_silence(worker, clock(), others=self._others(worker.name))
         except (BusError, BadMessageError):
             return  # its handler failed, or this gateway's own connection is down: that says nothing about its requests
         else:

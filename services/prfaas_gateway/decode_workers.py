@@ -65,10 +65,10 @@ class DecodeWorkers:
         if worker in self._heard_at:
             self._lost_at[worker] = now_s
 
-    def has_other(self, worker: DecodeWorker) -> bool:
-        """Returns whether another one of the worker's model takes requests, as far as heartbeats tell."""
-        own = self._beats.get(worker.name)
-        others = [beat for name, beat in self._beats.items() if name != worker.name and not beat.draining]
+    def has_other(self, worker: str) -> bool:
+        """Returns whether a worker of another name takes requests for the model of this one, as far as heartbeats tell."""
+        own = self._beats.get(worker)
+        others = [beat for name, beat in self._beats.items() if name != worker and not beat.draining]
         return any(own is None or beat.model == own.model for beat in others)
 
     def take_lost(self, now_s: float) -> list[DecodeWorker]:

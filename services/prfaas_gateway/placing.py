@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 Reply = TypeVar("Reply")
 
 RETRY_AFTER_S: Final = 1.0
+PATIENCE_WITH_OTHERS_S: Final = 2.0
+"""Time for a decode worker to say whether it has begun, where another one could begin instead."""
 _PASSING_ERRORS: Final = frozenset({FailureCode.OVERLOADED, FailureCode.CANCELLED, FailureCode.NOT_LEADING})
 """Error codes of a handler that say nothing about the request."""
 
@@ -76,6 +78,8 @@ class Placing:
     block_tokens: int
     scheduler: SchedulerContact
     home: HomePlacement
+    has_other: Callable[[str], bool]
+    """Tells whether there is another decode worker than the named one."""
 
     async def try_once(
         self, job: Job, root: Span, max_placements: int, asking: Callable[[str], None], avoid: Sequence[str] = ()
@@ -200,10 +204,11 @@ class Placing:
         )
         subject = subjects.generate(self.site, placement.decode_worker)
         whom = f"The decode worker of site {self.site}"
+        patience_s = self.control_deadline_s
+        if self.has_other(placement.decode_worker):
+            patience_s = min(patience_s, PATIENCE_WITH_OTHERS_S)
         try:
-            answer = await self._ask(
-                job, subject, request, GenerateAccepted | GenerateRefused, root, whom, self.control_deadline_s
-            )
+            answer = await self._ask(job, subject, request, GenerateAccepted | GenerateRefused, root, whom, patience_s)
         except NoRespondersError as error:
             return GenerateRefused(
                 request_id=job.request_id, code=FailureCode.NO_ANSWER, message=str(error), retry_after_s=RETRY_AFTER_S

@@ -141,6 +141,7 @@ class GatewayService:
             block_tokens=config.block_tokens,
             scheduler=self._scheduler,
             home=self._home,
+            has_other=self._decode_workers.has_other,
         )
         generations = Generations(
             placing,

@@ -126,7 +126,7 @@ class SchedulerService:
             await self._bus.drain()
 
     async def _lead(self, bus: ControlBus) -> None:
-        """Takes requests while this process leads, and only then: without a leader a gateway is told that nobody listens."""
+        """Takes requests while this process leads, and only then: without a leader a gateway is told that no one listens."""
         placing: Subscription | None = None
         while True:
             try:

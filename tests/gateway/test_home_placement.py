@@ -1,4 +1,4 @@
-"""Placements of the gateway itself: only in silence, only short prompts, only so many, only where there is room."""
+"""Placements of the gateway itself: in silence, of short prompts, up to a number, where there is room."""
 
 import asyncio
 

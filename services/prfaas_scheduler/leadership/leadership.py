@@ -44,7 +44,7 @@ log = get_logger(__name__)
 
 
 class Leadership:
-    """Tells whether this process leads. Whoever acts asks `leads` right before, for it ends by time alone."""
+    """Tells whether this process leads. Ask `leads` right before each act: it ends by time alone."""
 
     def __init__(self, site: str, name: str, incarnation: str) -> None:
         self._site = site

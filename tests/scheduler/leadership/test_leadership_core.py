@@ -251,7 +251,7 @@ class Schedulers(RuleBasedStateMachine):
         assert len(acting) <= 1, f"{acting} lead at once"
 
     def teardown(self) -> None:
-        """Somebody leads soon where somebody is left."""
+        """Checks that one leads soon where one is left."""
         left = [process for process in self.processes if process.alive]
         for process in left:
             process.stopped, process.connected = False, True
@@ -263,7 +263,7 @@ class Schedulers(RuleBasedStateMachine):
                     self.deliver(process, ConnectionLost(self.now_s + process.offset_s), set())
                 self.deliver(process, Due(self.now_s + process.offset_s), set())
             self.one_leads()
-        assert not left or any(process.may_act(self.now_s) for process in left), "nobody leads"
+        assert not left or any(process.may_act(self.now_s) for process in left), "none leads"
 
 
 TestSchedulers = Schedulers.TestCase
