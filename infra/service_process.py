@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import tomli_w
 
-from infra.secret_files import make_private_directory, open_secret, write_secret
+from prfaas.secrets.secret_files import make_private_directory, open_secret, write_secret
 
 _POLL_S = 0.02
 _ROOT = Path(__file__).parents[1]

@@ -11,8 +11,8 @@ import httpx
 
 from infra.running_sites import RunningSites
 from infra.service_process import ServiceProcess, ServiceProcessError
-from infra.sites import Description, Role, Service
 from prfaas.contracts.to_probe import EGRESS_HEADROOM
+from prfaas.site.sites import Description, Role, Service
 
 READY_DEADLINE_S = 120.0
 """Deadline for a service to be ready; loading a model on a busy machine takes most of it."""

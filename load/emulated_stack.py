@@ -5,11 +5,11 @@ from typing import Any
 
 import msgspec
 
-from infra.sites import Description, Link, Role, Service, Site, SiteKind
 from prfaas.contracts.to_decode import Sampling
 from prfaas.engine.emulated import EmulatedEngine
 from prfaas.engine.factory import EngineConfig
 from prfaas.engine.protocol import DecodeRow
+from prfaas.site.sites import Description, Link, Role, Service, Site, SiteKind
 
 MODEL = "emulated-1t"
 HOME, FAR = "local", "remote"
@@ -24,8 +24,10 @@ def two_sites(
     byte_scale: float = 200.0,
     time_scale: float = 8.0,
     scheduler: dict[str, Any] | None = None,
+    seals: tuple[str, ...] = (),
 ) -> Description:
-    """The pd site has one worker of each role; `egress_mbit` is the budget of the way from the prefill-only site to it."""
+    """The pd site has one worker of each role; `egress_mbit` is the budget of the way from the prefill-only site to it. `seals`:
+    prefill sites whose jobs and KV are sealed."""
 
     def engine(profile: str) -> dict[str, Any]:
         scales = {"time-scale": time_scale, "byte-scale": byte_scale, "token-scale": 32.0, "profile": profile}
@@ -44,7 +46,10 @@ def two_sites(
     budget = {} if egress_mbit is None else {HOME: egress_mbit}
     found = Description(
         model=MODEL,
-        sites=(Site(name=HOME, kind=SiteKind.PD), Site(name=FAR, kind=SiteKind.PRFAAS, dials=(HOME,), egress_mbit=budget)),
+        sites=(
+            Site(name=HOME, kind=SiteKind.PD, seals=seals),
+            Site(name=FAR, kind=SiteKind.PRFAAS, dials=(HOME,), egress_mbit=budget),
+        ),
         links=(Link(between=(FAR, HOME), rate_mbit=rate_mbit, rtt_ms=rtt_ms),),
         services=tuple(services),
     )

@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
-from infra.sites import Description, Role
 from prfaas.bus.bulk.lane import BulkLane
 from prfaas.contracts import subjects
+from prfaas.site.sites import Description, Role
 
 DEEP = b"\x91" * 50_000 + b"\xc0"
 """MessagePack list in a list in a list, of a size that a bucket's entry may have."""

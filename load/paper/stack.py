@@ -6,12 +6,12 @@ from typing import Any
 
 import msgspec
 
-from infra.sites import Description, Link, Role, Service, Site, SiteKind
 from load.arrivals import scaled_tokens
 from load.simulate.paper import FAR, H20_NAME, H200_NAME, HOME, SLOTS, STEADY, Deployment
 from load.simulate.scenario import LinkSpec
 from prfaas.engine.emulated import EmulatedConfig, EmulatedEngine
 from prfaas.replay.arrival import Arrival
+from prfaas.site.sites import Description, Link, Role, Service, Site, SiteKind
 
 MODEL = "emulated-1t"
 

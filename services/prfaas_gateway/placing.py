@@ -76,6 +76,7 @@ class Placing:
     tracing: Tracing
     control_deadline_s: float
     block_tokens: int
+    hash_key: bytes
     scheduler: SchedulerContact
     home: HomePlacement
     has_other: Callable[[str], bool]
@@ -148,7 +149,7 @@ class Placing:
             max_tokens=job.sampling.max_tokens,
             ttft_deadline_s=max(0.0, job.left_s),
             refused_by=tuple(refused_by),
-            block_hashes=bytes(block_hashes(job.token_ids, self.block_tokens)),
+            block_hashes=bytes(block_hashes(job.token_ids, self.block_tokens, self.hash_key)),
             block_tokens=self.block_tokens,
         )
         whom = f"The scheduler of site {self.site}"

@@ -8,8 +8,8 @@ import nats
 from nats.aio.client import Client
 
 from infra.running_sites import RunningSites
-from infra.sites import Description, Role, Service, Site, SiteKind
 from prfaas.bus.endpoint import NatsEndpoint
+from prfaas.site.sites import Description, Role, Service, Site, SiteKind
 
 HOME, OTHER, FAR = "local", "east", "remote"
 """The pd site that is attacked, a second pd site, and the prefill site that both use."""

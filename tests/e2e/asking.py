@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from openai import AsyncOpenAI
 
-from infra.sites import Role
 from infra.stack import Stack
+from prfaas.site.sites import Role
 
 
 class Told(NamedTuple):
@@ -77,9 +77,9 @@ async def policy(stack: Stack, name: str) -> AsyncIterator[None]:
 
 async def _start_scheduler(stack: Stack, changes: dict[str, Any]) -> None:
     scheduler = stack.process("local", Role.SCHEDULER)
-    await scheduler.stop(10.0)
+    await scheduler.stop(60.0)
     await scheduler.configure(changes).spawn()
-    await scheduler.wait_ready(30.0)
+    await scheduler.wait_ready(120.0)
     await stack.wait_introduced()
 
 

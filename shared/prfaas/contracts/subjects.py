@@ -32,7 +32,7 @@ def scheduler_alive(site: str, incarnation: str) -> str:
 
 
 def attempts(site: str) -> str:
-    """Decode worker -> scheduler, AttemptEnded."""
+    """Decode worker -> scheduler, AttemptEnded | KVDisagreed."""
     return f"prfaas.{site}.scheduler.attempts"
 
 

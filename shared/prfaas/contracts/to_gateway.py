@@ -92,6 +92,8 @@ class Started(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     outcome: Outcome
     reason: str
     cached_tokens: int
+    kv_bytes: Count = 0
+    """Bytes of KV that were shipped for the prompt, decoded, without headers."""
 
 
 class Tokens(msgspec.Struct, frozen=True, kw_only=True, tag=True):

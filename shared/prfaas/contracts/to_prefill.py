@@ -20,7 +20,7 @@ class PrefillJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     model: Label
     transfer: KVTransfer
     token_ids: bytes
-    """The tokens to prefill (`transfer.prefill_tokens` of them), packed by wire.pack_tokens."""
+    """The tokens to prefill (`transfer.prefill_tokens` of them), packed by wire.pack_tokens. Empty in a sealed job."""
     reply_to: Subject
     """Subject for PrefillProgress."""
     decode_site: SubjectToken
@@ -28,6 +28,17 @@ class PrefillJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Links are shared fairly between tenants. Empty: all requests without a tenant of their own."""
     timeout_s: Seconds
     """Counted from the moment the queue stored the job: later the job is useless."""
+    sealed: bytes = b""
+    """JobSecret for the prefill site's workers alone, made by sealing.job_seal; empty in a plain job."""
+
+
+class JobSecret(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a sealed job only the two workers know."""
+
+    token_ids: bytes
+    tenant: Label = ""
+    kv_secret: bytes = b""
+    """Secret that both ends of the transfer derive its key from; empty where frames go in clear."""
 
 
 class CancelPrefill(msgspec.Struct, frozen=True, kw_only=True, tag=True):

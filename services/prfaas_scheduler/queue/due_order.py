@@ -1,0 +1,173 @@
+"""Jobs in the order of their due dates, cut into blocks, so that the first one to be late is found without walking over all.
+
+A job's room is the work, over all workers of the site, that may be in front of it: workers x (latest start - now). A block keeps
+the sum of its work and its least room less the work before it in the block, so that a search skips blocks that are in time.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from math import inf
+
+from prfaas_scheduler.queue.events import Job
+
+BLOCK = 64
+"""Jobs after which a block is cut in two."""
+
+Key = tuple[int, float, int]
+"""(lowest first: the negative priority, the due date, the number of its arrival)."""
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """A job that waits, and how it stands in the order."""
+
+    job: Job
+    number: int
+    """Number of its arrival."""
+    latest_end_at: float
+    """Moment that counts as its due date: `due_at`, or for a job that was put off and whose turn has come, its last moment."""
+    put_off: bool = False
+    """True if it was put off once."""
+    in_order: bool = False
+    """True while it is in the order of due dates."""
+
+    @property
+    def key(self) -> Key:
+        return -self.job.priority, self.latest_end_at, self.number
+
+    @property
+    def latest_start_at(self) -> float:
+        return self.latest_end_at - self.job.work_s
+
+
+@dataclass(slots=True)
+class _Block:
+    keys: list[Key] = field(default_factory=list)
+    work_s: float = 0.0
+    spare_s: float = inf
+    """Least of (workers x latest start - work before it in the block)."""
+    longest: dict[str, Waiting] | None = None
+    """Longest job by tenant that may be put off; None until it is asked for."""
+
+
+class DueOrder:
+    """Ordered jobs of one model. `workers` scales every room."""
+
+    def __init__(self) -> None:
+        self._blocks: list[_Block] = []
+        self._jobs: dict[Key, Waiting] = {}
+        self._workers = 0
+        self.work_s = 0.0
+        """Work of all its jobs."""
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def __iter__(self) -> Iterator[Waiting]:
+        return (self._jobs[key] for block in self._blocks for key in block.keys)
+
+    def set_workers(self, workers: int) -> None:
+        if workers != self._workers:
+            self._workers = workers
+            for block in self._blocks:
+                self._recount(block)
+
+    def add(self, waiting: Waiting) -> None:
+        key = waiting.key
+        self._jobs[key] = waiting
+        self.work_s += waiting.job.work_s
+        if not self._blocks:
+            self._blocks.append(_Block([key]))
+            self._recount(self._blocks[0])
+            return
+        index = min(self._block_of(key), len(self._blocks) - 1)
+        block = self._blocks[index]
+        insort(block.keys, key)
+        if len(block.keys) > BLOCK:
+            rest = _Block(block.keys[BLOCK // 2 :])
+            del block.keys[BLOCK // 2 :]
+            self._blocks.insert(index + 1, rest)
+            self._recount(rest)
+        self._recount(block)
+
+    def remove(self, waiting: Waiting) -> None:
+        key = waiting.key
+        del self._jobs[key]
+        self.work_s = self.work_s - waiting.job.work_s if self._jobs else 0.0
+        index = self._block_of(key)
+        block = self._blocks[index]
+        del block.keys[bisect_left(block.keys, key)]
+        if block.keys:
+            self._recount(block)
+        else:
+            del self._blocks[index]
+
+    def first_late(self, ahead_s: float, now_s: float) -> tuple[Waiting, float] | None:
+        """The first job in the order that starts too late, and by how much; None if all are in time. `ahead_s`: work left of the
+        jobs that run, over all workers."""
+        before_s = ahead_s + now_s * self._workers
+        for block in self._blocks:
+            if before_s > block.spare_s:
+                for key in block.keys:
+                    waiting = self._jobs[key]
+                    late_s = before_s - self._workers * waiting.latest_start_at
+                    if late_s > 0:
+                        return waiting, late_s / max(1, self._workers)
+                    before_s += waiting.job.work_s
+            else:
+                before_s += block.work_s
+        return None
+
+    def longest(self, until: Waiting, among: Callable[[str], bool]) -> Waiting | None:
+        """The longest job, of several the last one, of the same priority, up to `until` in the order, that was never put off, of
+        the tenants that `among` accepts; None if there is none."""
+        last, priority = until.key, until.key[0]
+        best: Waiting | None = None
+        for block in self._blocks[self._block_of((priority, -inf, 0)) :]:
+            inside = block.keys[0][0] == priority and block.keys[-1] <= last
+            for found in self._longest_of(block, last, priority, whole=inside):
+                if among(found.job.tenant) and (best is None or found.job.work_s >= best.job.work_s):
+                    best = found
+            if block.keys[-1] >= last:
+                break
+        return best
+
+    def _longest_of(self, block: _Block, last: Key, priority: int, *, whole: bool) -> list[Waiting]:
+        """The longest job of each tenant in the block. `whole`: all of the block is of the priority, and not behind `last`."""
+        if not whole:
+            return list(self._by_tenant([key for key in block.keys if key[0] == priority and key <= last]).values())
+        if block.longest is None:
+            block.longest = self._by_tenant(block.keys)
+        return list(block.longest.values())
+
+    def _by_tenant(self, keys: list[Key]) -> dict[str, Waiting]:
+        found: dict[str, Waiting] = {}
+        for key in keys:
+            waiting = self._jobs[key]
+            best = found.get(waiting.job.tenant)
+            if not waiting.put_off and (best is None or waiting.job.work_s >= best.job.work_s):
+                found[waiting.job.tenant] = waiting
+        return found
+
+    def _block_of(self, key: Key) -> int:
+        """Index of the first block that does not end before the key."""
+        return bisect_left(self._blocks, key, key=lambda block: block.keys[-1])
+
+    def _recount(self, block: _Block) -> None:
+        work_s, spare_s = 0.0, inf
+        for key in block.keys:
+            waiting = self._jobs[key]
+            spare_s = min(spare_s, self._workers * waiting.latest_start_at - work_s)
+            work_s += waiting.job.work_s
+        block.work_s, block.spare_s, block.longest = work_s, spare_s, None
+
+    def validate(self) -> None:
+        keys = [key for block in self._blocks for key in block.keys]
+        assert keys == sorted(self._jobs) and all(waiting.key == key for key, waiting in self._jobs.items())
+        assert abs(self.work_s - sum(waiting.job.work_s for waiting in self._jobs.values())) < 1e-3
+        for block in self._blocks:
+            assert 0 < len(block.keys) <= BLOCK
+            before = block.work_s, block.spare_s
+            self._recount(block)
+            assert before == (block.work_s, block.spare_s)

@@ -1,0 +1,115 @@
+"""Tenants' weighted shares of a site's prefill time, and deficit round robin among them (Shreedhar and Varghese, 1995)."""
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from math import exp
+
+from prfaas_scheduler.queue.due_order import Waiting
+
+REMEMBERED_S = 60.0
+"""Time after which work that a tenant had counts for 1 / e of itself."""
+QUANTUM_S = 10.0
+"""Work that a tenant of weight 1 may have in each round."""
+FORGOTTEN_S = 1e-3
+"""Remembered work below which a tenant that waits for nothing is forgotten."""
+
+
+class Shares:
+    """Work that tenants have had lately or wait for, compared with their weights."""
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        """`weights`: by tenant; 1 for every other one."""
+        self._weights = weights
+        self._work_s: dict[str, float] = {}
+        self._total_s = self._total_weight = 0.0
+        self._at = 0.0
+
+    def weight(self, tenant: str) -> float:
+        return self._weights.get(tenant, 1.0)
+
+    def add(self, tenant: str, work_s: float, now_s: float) -> None:
+        """Counts work that was accepted, or takes back what was accepted and will not be done (negative)."""
+        self._fade(now_s)
+        if tenant not in self._work_s:
+            self._work_s[tenant] = 0.0
+            self._total_weight += self.weight(tenant)
+        work_s = max(work_s, -self._work_s[tenant])
+        self._work_s[tenant] += work_s
+        self._total_s += work_s
+
+    def is_above(self, tenant: str) -> bool:
+        """True if the tenant has its share of the work, or more. At least one tenant always has."""
+        share = self.weight(tenant) / self._total_weight if self._total_weight else 1.0
+        return self._work_s.get(tenant, 0.0) >= share * self._total_s * (1 - 1e-9)
+
+    def _fade(self, now_s: float) -> None:
+        # Step by step: every call would walk over all tenants.
+        if now_s - self._at < REMEMBERED_S / 32:
+            return
+        factor = exp((self._at - now_s) / REMEMBERED_S)
+        self._at = now_s
+        self._work_s = {tenant: left for tenant, work_s in self._work_s.items() if (left := work_s * factor) > FORGOTTEN_S}
+        self._total_s = sum(self._work_s.values())
+        self._total_weight = sum(self.weight(tenant) for tenant in self._work_s)
+
+
+class DeficitRoundRobin:
+    """Jobs of several tenants: each round a tenant earns its weight's quantum of work, and spends it on its own jobs, those that
+    expire first before the others."""
+
+    def __init__(self, shares: Shares) -> None:
+        self._shares = shares
+        self._waiting: dict[str, Waiting] = {}
+        self._heaps: OrderedDict[str, list[tuple[float, int, str]]] = OrderedDict()
+        """Heap of (moment of expiry, number, job id) by tenant, in the order of their turns."""
+        self._deficit_s: dict[str, float] = {}
+        self.work_s = 0.0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __contains__(self, job_id: str) -> bool:
+        return job_id in self._waiting
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._waiting)
+
+    def add(self, waiting: Waiting) -> None:
+        job = waiting.job
+        self._waiting[job.job_id] = waiting
+        self.work_s += job.work_s
+        self._deficit_s.setdefault(job.tenant, 0.0)
+        heapq.heappush(self._heaps.setdefault(job.tenant, []), (job.expires_at, waiting.number, job.job_id))
+
+    def remove(self, job_id: str) -> None:
+        waiting = self._waiting.pop(job_id)
+        self.work_s = self.work_s - waiting.job.work_s if self._waiting else 0.0
+        if not self._waiting:
+            self._heaps.clear()
+            self._deficit_s.clear()
+
+    def pop(self) -> Waiting | None:
+        """The next job, which leaves; None without any."""
+        while self._waiting:
+            tenant, heap = next(iter(self._heaps.items()))
+            while heap and self._waiting.get(heap[0][2]) is None:
+                heapq.heappop(heap)
+            if not heap:
+                del self._heaps[tenant], self._deficit_s[tenant]
+                continue
+            waiting = self._waiting[heap[0][2]]
+            if self._deficit_s[tenant] >= waiting.job.work_s:
+                heapq.heappop(heap)
+                self._deficit_s[tenant] -= waiting.job.work_s
+                self.remove(waiting.job.job_id)
+                return waiting
+            self._deficit_s[tenant] += QUANTUM_S * self._shares.weight(tenant)
+            self._heaps.move_to_end(tenant)
+        return None
+
+    def validate(self) -> None:
+        assert self._heaps.keys() == self._deficit_s.keys()
+        listed = {job_id for heap in self._heaps.values() for _, _, job_id in heap}
+        assert self._waiting.keys() <= listed
+        assert abs(self.work_s - sum(waiting.job.work_s for waiting in self._waiting.values())) < 1e-3
