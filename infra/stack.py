@@ -95,8 +95,10 @@ class Stack:
         return [process for (at, _), process in self.services.items() if at == site and process.role == role]
 
     def gateway_url(self, site: str) -> str:
-        """Returns the address of the site's first gateway."""
-        return f"http://127.0.0.1:{self.processes(site, Role.GATEWAY)[0].http_port}"
+        """Returns the address that the site's gateways share, or that of its first gateway where they share none."""
+        gateways = [each for each in self.description.services if each.site == site and each.role is Role.GATEWAY]
+        shared = gateways[0].config.get("http-shared-port")
+        return f"http://127.0.0.1:{shared or self.services[site, gateways[0].name].http_port}"
 
     def _process(self, service: Service) -> ServiceProcess:
         model = service.model or self.description.model

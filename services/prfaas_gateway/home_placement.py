@@ -30,6 +30,8 @@ class HomePlacement:
         self._limits = limits
         self._beats: dict[str, Heartbeat] = {}
         """Latest heartbeat of each worker of the site, by its key."""
+        self._heard_at: dict[str, float] = {}
+        """Moments of these heartbeats."""
         self._placed_since: Counter[str] = Counter()
         """Own placements on each decode worker since its last heartbeat, which does not show them yet."""
         self._in_flight: set[str] = set()
@@ -39,22 +41,25 @@ class HomePlacement:
         """Number of requests that this gateway has placed itself and that are not over."""
         return len(self._in_flight)
 
-    def handle_beat(self, key: str, beat: Heartbeat | None) -> None:
+    def handle_beat(self, key: str, beat: Heartbeat | None, now_s: float) -> None:
         """Takes a heartbeat, or None for a worker without one any more."""
         self._placed_since.pop(key, None)
-        if beat is None or beat.site != self._site:
-            self._beats.pop(key, None)
-        else:
+        self._beats.pop(key, None)
+        self._heard_at.pop(key, None)
+        if beat is not None and beat.site == self._site:
             self._beats[key] = beat
+            self._heard_at[key] = now_s
 
-    def place(self, job: Job, silent_s: float, refused_by: Collection[str]) -> Placement | None:
-        """Returns where a request runs, none of `refused_by`; None where it has to wait for a scheduler."""
+    def place(self, job: Job, silent_s: float, refused_by: Collection[str], now_s: float) -> Placement | None:
+        """Returns where a request runs, none of `refused_by`; None where it has to wait for a scheduler.
+
+        Only workers count that were heard while the schedulers were silent: when the site's server stands still, no one is."""
         prompt_tokens = len(job.token_ids)
         if silent_s < self._limits.after_s or prompt_tokens > self._limits.tokens:
             return None
         if job.request_id not in self._in_flight and len(self._in_flight) >= self._limits.requests:
             return None
-        decoder = self._least_loaded(job.model, refused_by)
+        decoder = self._least_loaded(job.model, refused_by, now_s - silent_s)
         if decoder is None:
             return None
         self._placed_since[decoder.key] += 1
@@ -75,9 +80,13 @@ class HomePlacement:
         """Takes that a request is over, or was placed by a scheduler after all. An unknown one changes nothing."""
         self._in_flight.discard(request_id)
 
-    def _least_loaded(self, model: str, refused_by: Collection[str]) -> Heartbeat | None:
+    def _least_loaded(self, model: str, refused_by: Collection[str], since_at: float) -> Heartbeat | None:
         """Returns a decode worker with room, for which the site's prefill workers make KV."""
-        live = [beat for beat in self._beats.values() if beat.model == model and not beat.draining]
+        live = [
+            beat
+            for key, beat in self._beats.items()
+            if beat.model == model and not beat.draining and self._heard_at[key] >= since_at
+        ]
         made = {beat.fingerprint for beat in live if beat.role is Role.PREFILL}
         free = [
             beat

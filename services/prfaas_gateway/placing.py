@@ -136,7 +136,8 @@ class Placing:
             span.end()
 
     def _place_at_home(self, job: Job, refused_by: Sequence[str]) -> Placement | None:
-        placement = self.home.place(job, self.scheduler.silent_s(_now_s()), refused_by)
+        now_s = _now_s()
+        placement = self.home.place(job, self.scheduler.silent_s(now_s), refused_by, now_s)
         if placement is not None:
             job.detours[Detour.PLACED_BY_GATEWAY] += 1
         return placement

@@ -164,7 +164,7 @@ class GatewayService:
             hash_key=read_hash_key(config.block_hash_key_file),
             scheduler=self._scheduler,
             home=self._home,
-            has_other=self._decode_workers.has_other,
+            has_other=self._has_other,
         )
         generations = Generations(
             placing,
@@ -178,7 +178,7 @@ class GatewayService:
     def _decode_watch(self, bus: ControlBus, in_flight: InFlight) -> DecodeWatch:
         asking = AskRunning(gateway=self._config.name, gateway_incarnation=self._incarnation)
         lose = partial(self._gone, in_flight)
-        return DecodeWatch(bus, self._config.site, asking, in_flight, self._decode_workers.has_other, lose)
+        return DecodeWatch(bus, self._config.site, asking, in_flight, self._has_other, lose)
 
     def _event(self, in_flight: InFlight, message: Msg) -> None:
         worker = message.subject.rpartition(".")[2]
@@ -189,13 +189,17 @@ class GatewayService:
         await bus.publish_raw(asked.reply, self._incarnation.encode())
 
     def _worker(self, in_flight: InFlight, key: str, beat: Heartbeat | None) -> None:
-        self._home.handle_beat(key, beat)
-        self._decode_workers.handle_beat(key, beat, asyncio.get_running_loop().time())
+        now_s = asyncio.get_running_loop().time()
+        self._home.handle_beat(key, beat, now_s)
+        self._decode_workers.handle_beat(key, beat, now_s)
         self._lose_silent(in_flight)
 
     def _accepted(self, in_flight: InFlight, worker: DecodeWorker) -> None:
         self._decode_workers.handle_acceptance(worker, asyncio.get_running_loop().time())
         self._lose_silent(in_flight)
+
+    def _has_other(self, worker: str) -> bool:
+        return self._decode_workers.has_other(worker, asyncio.get_running_loop().time())
 
     def _gone(self, in_flight: InFlight, worker: DecodeWorker) -> None:
         self._decode_workers.lose(worker, asyncio.get_running_loop().time())

@@ -102,6 +102,8 @@ class ScriptedSite:
     """Requests that the worker runs at once; more are refused, by the scheduler or by the worker."""
     answers_place: bool = True
     answers_generate: bool = True
+    announces_home: bool = False
+    """Whether a prefill worker and the decode worker beat."""
     placed: list[PlaceRequest] = field(default_factory=list)
     generated: list[Generate] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -143,21 +145,22 @@ class ScriptedSite:
         assert self.alive is not None
         await self.alive.unsubscribe()
 
-    async def announce_home(self) -> None:
-        """Puts heartbeats of a prefill worker and of the decode worker that has room, and returns when the server has them."""
+    async def _announce_home(self) -> None:
+        """Puts heartbeats of a prefill worker, and of the decode worker, which has room."""
         for role, worker in ((Role.PREFILL, "prefill-1"), (Role.DECODE, WORKER)):
             beat = Heartbeat(
                 site=SITE, worker=worker, role=role, model="tiny", fingerprint="f", max_context_tokens=100, slots=4,
                 incarnation=self.incarnation,
             )  # fmt: skip
             await self.client.publish(subjects.entry(subjects.workers_bucket(SITE), beat.key), encode(beat))
-        await self.client.flush()
 
     async def _keep_announcing(self) -> None:
         """Another worker than the one that requests are placed on, so that tests may let that one come and go."""
         while True:
             if self.client.is_connected:
                 await self.announce("decode-0")
+                if self.announces_home:
+                    await self._announce_home()
             await asyncio.sleep(0.1)
 
     async def stop_announcing(self) -> None:

@@ -1,7 +1,6 @@
 """A server that leaves: what has been asked is answered, and clients go elsewhere without having lost anything."""
 
 import asyncio
-import socket
 
 import httpx
 from starlette.applications import Starlette
@@ -9,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from load.free_port import free_port
 from prfaas.process.http import HttpServer
 
 DEADLINE_S = 20.0
@@ -43,12 +43,6 @@ class Served:
         self.server.stop()
         async with asyncio.timeout(DEADLINE_S):
             await self.serving
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-        return port
 
 
 async def test_what_runs_is_finished_and_new_connections_are_refused() -> None:

@@ -117,7 +117,7 @@ async def test_a_short_prompt_is_placed_at_home_while_no_scheduler_answers(tmp_p
     async with running_edge(tmp_path, control_deadline_s=0.3, unscheduled_after_s=0.5) as edge:
         await until(lambda: edge.service.ready() is None)  # it hears heartbeats
         edge.site.answers_place = False
-        await edge.site.announce_home()
+        edge.site.announces_home = True
         answer = await edge.post("/v1/completions", ASK, x_prfaas_report="1")
         assert answer.status_code == 200
         (generate,) = edge.site.generated
@@ -132,7 +132,7 @@ async def test_a_long_prompt_waits_for_a_scheduler(tmp_path: Path) -> None:
     async with running_edge(tmp_path, control_deadline_s=0.3, unscheduled_after_s=0.0, unscheduled_tokens=1) as edge:
         await until(lambda: edge.service.ready() is None)  # it hears heartbeats
         edge.site.answers_place = False
-        await edge.site.announce_home()
+        edge.site.announces_home = True
         asking = asyncio.create_task(edge.post("/v1/completions", ASK))
         await until(lambda: len(edge.site.placed) >= 2)
         assert not edge.site.generated
