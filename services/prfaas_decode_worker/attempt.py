@@ -10,6 +10,7 @@ from typing import Any
 from opentelemetry.trace import Span, SpanKind
 from opentelemetry.trace.status import StatusCode
 
+from prfaas.bus.jobs import ABSENT_BEHIND_A_LINK_S, ABSENT_S
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import TransferReport
 from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
@@ -127,8 +128,8 @@ class Attempts:
             self._count_failure(attempt, FailureCode.CANCELLED)
             task.cancel()
         if attempt.prefill is not None:
-            order = attempt.order
-            cancel = self._jobs.cancel(order.request_id, order.prefill_site, order.transfer_id, order.attempt)
+            begun = attempt.order
+            cancel = self._jobs.cancel(begun.request_id, begun.prefill_site, begun.transfer_id, begun.attempt)
             self._tasks.spawn("cancel prefill", cancel)
 
     def release(self, release: Release) -> None:
@@ -262,7 +263,9 @@ class Attempts:
 
         A job in a worker's own queue is for no other one. One that was begun is given to another after a while, if the site has
         another, which refuses it."""
-        return await self._jobs.queue.until_gone(attempt.order.prefill_site, named or await attempt.begun)
+        site = attempt.order.prefill_site
+        absent_s = ABSENT_S if site == self._site else ABSENT_BEHIND_A_LINK_S
+        return await self._jobs.queue.until_gone(site, named or await attempt.begun, absent_s)
 
     def _verified(self, attempt: Attempt, sequence: Any) -> None:
         if attempt.settled:
