@@ -60,7 +60,7 @@ class LeadershipCore:
 
     @property
     def leading(self) -> bool:
-        """True if the last instruction was Lead, not Follow."""
+        """True when the last instruction was Lead, not Follow."""
         return self._leading
 
     @property
