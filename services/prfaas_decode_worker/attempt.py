@@ -10,6 +10,7 @@ from typing import Any
 from opentelemetry.trace import Span, SpanKind
 from opentelemetry.trace.status import StatusCode
 
+from prfaas.bus.jobs import ABSENT_BEHIND_A_LINK_S, ABSENT_S
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import TransferReport
 from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
@@ -51,7 +52,7 @@ class Attempt:
         self.receiver: KVReceiver | None = None
         self.prefill_failed: asyncio.Future[PrefillFailed] = asyncio.get_running_loop().create_future()
         self.prefill: Prefill | None = None
-        """What was asked of a prefill worker; None until then."""
+        """Order to a prefill worker; None until it was asked."""
         self.begun: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """The prefill worker that has begun to compute it."""
         self.queue_s = 0.0
@@ -66,7 +67,7 @@ class Attempt:
 
     @property
     def report(self) -> TransferReport:
-        """What has come of its KV so far."""
+        """Report on the KV that has come so far."""
         return TransferReport(attempts=self.order.attempt) if self.receiver is None else self.receiver.report()
 
 
@@ -262,7 +263,9 @@ class Attempts:
 
         A job in a worker's own queue is for no other one. One that was begun is given to another after a while, if the site has
         another, which refuses it."""
-        return await self._jobs.queue.until_gone(attempt.order.prefill_site, named or await attempt.begun)
+        site = attempt.order.prefill_site
+        absent_s = ABSENT_S if site == self._site else ABSENT_BEHIND_A_LINK_S
+        return await self._jobs.queue.until_gone(site, named or await attempt.begun, absent_s)
 
     def _verified(self, attempt: Attempt, sequence: Any) -> None:
         if attempt.settled:

@@ -46,6 +46,7 @@ from prfaas_decode_worker.events import (
     Tick,
 )
 from prfaas_decode_worker.service_core import DecodeCore
+from tests.budget import examples
 
 EOS = 7
 POISON = 666
@@ -529,4 +530,4 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 TestAnyOrder = AnyOrder.TestCase
-TestAnyOrder.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestAnyOrder.settings = settings(max_examples=examples(80), stateful_step_count=40, deadline=None)

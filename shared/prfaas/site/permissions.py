@@ -83,6 +83,7 @@ def _gateway(_description: Description, site: str, name: str) -> dict[str, Permi
         subjects.place(site),
         subjects.generate(site, "*"),
         subjects.cancel_generate(site, "*"),
+        subjects.decode_alive(site, "*"),
         *_watched_bucket(subjects.workers_bucket(site)),
         _replies(site, site),
     )
@@ -93,16 +94,19 @@ def _gateway(_description: Description, site: str, name: str) -> dict[str, Permi
 
 def _scheduler(description: Description, site: str, _name: str) -> dict[str, Permissions]:
     prefill_sites = _joined(description, site)
+    leader, alive = subjects.leader_bucket(site), subjects.scheduler_alive(site, "*")
     buckets = (subjects.workers_bucket(site), subjects.links_bucket(site))
     publish = (
         *(subject for bucket in buckets for subject in _watched_bucket(bucket)),
         *(subjects.held_blocks(at, PREFILL, "*") for at in prefill_sites),
         subjects.held_blocks(site, DECODE, "*"),
         *(subjects.change_role(site, role, "*") for role in (PREFILL, DECODE)),
+        *_changed_entry(leader),
+        alive,
         _replies(site, site),
     )
     entries = (subjects.entry(bucket, ">") for bucket in buckets)
-    subscribe = (subjects.place(site), subjects.attempts(site), subjects.all_blocks(site), *entries)
+    subscribe = (subjects.place(site), subjects.attempts(site), subjects.all_blocks(site), alive, *entries)
     return {CONTROL: Permissions(publish, subscribe)}
 
 
@@ -123,6 +127,7 @@ def _decode_worker(description: Description, site: str, name: str) -> dict[str, 
         subscribe=(
             subjects.generate(site, name),
             subjects.cancel_generate(site, name),
+            subjects.decode_alive(site, name),
             subjects.progress_from(subjects.prefill_progress(site, name), "*", "*"),
             *_asked_of_workers(site, DECODE, name),
         ),
@@ -222,6 +227,11 @@ def _watched_bucket(bucket: str) -> list[str]:
     # nats-py makes the consumer of a watched bucket without a name.
     made = [f"$JS.API.CONSUMER.CREATE.{stream}", f"$JS.API.CONSUMER.CREATE.{stream}.>"]
     return [*_made_stream(stream), *made, *(f"$JS.API.CONSUMER.{verb}.{stream}.*" for verb in ("INFO", "DELETE"))]
+
+
+def _changed_entry(bucket: str) -> list[str]:
+    stream = f"KV_{bucket}"
+    return [*_made_stream(stream), f"$JS.API.DIRECT.GET.{stream}.>", subjects.stored_entry(bucket, "*")]
 
 
 def _worked_queue(stream: str) -> list[str]:
