@@ -18,6 +18,7 @@ HOME, FAR = "local", "remote"
 def two_sites(
     *,
     remote_workers: int,
+    decode_workers: int = 1,
     rate_mbit: float,
     rtt_ms: float = 20.0,
     egress_mbit: float | None = None,
@@ -26,7 +27,7 @@ def two_sites(
     scheduler: dict[str, Any] | None = None,
     seals: tuple[str, ...] = (),
 ) -> Description:
-    """The pd site has one worker of each role; `egress_mbit` is the budget of the way from the prefill-only site to it. `seals`:
+    """The pd site has one prefill worker; `egress_mbit` is the budget of the way from the prefill-only site to it. `seals`:
     prefill sites whose jobs and KV are sealed."""
 
     def engine(profile: str) -> dict[str, Any]:
@@ -38,7 +39,10 @@ def two_sites(
     services = [
         Service(site=HOME, role=Role.GATEWAY, name="gateway"),
         Service(site=HOME, role=Role.SCHEDULER, name="scheduler", config=scheduler or {"policy": "remote_all"}),
-        Service(site=HOME, role=Role.DECODE_WORKER, name="d0", config=near | {"slots": 64, "waiting": 64}),
+        *(
+            Service(site=HOME, role=Role.DECODE_WORKER, name=f"d{index}", config=near | {"slots": 64, "waiting": 64})
+            for index in range(decode_workers)
+        ),
         Service(site=HOME, role=Role.PREFILL_WORKER, name="p0", config=near),
         *(Service(site=FAR, role=Role.PREFILL_WORKER, name=f"p{index}", config=far) for index in range(remote_workers)),
         *(Service(site=site, role=Role.BANDWIDTH_PROBE, name="probe") for site in (HOME, FAR)),
