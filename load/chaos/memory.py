@@ -33,7 +33,7 @@ class Growth(msgspec.Struct, frozen=True, kw_only=True):
     descriptors_last: int
 
 
-class _Sample(NamedTuple):
+class Sample(NamedTuple):
     at: float
     rss_bytes: int
     descriptors: int
@@ -44,7 +44,7 @@ class Watch:
 
     def __init__(self, stacks: dict[str, Stack]) -> None:
         self._stacks = stacks
-        self._samples: dict[tuple[str, int], list[_Sample]] = {}
+        self._samples: dict[tuple[str, int], list[Sample]] = {}
 
     async def run(self) -> None:
         while True:
@@ -52,7 +52,7 @@ class Watch:
                 for name, pid in pids_of(stack).items():
                     try:
                         process = psutil.Process(pid)
-                        sample = _Sample(time.monotonic(), process.memory_info().rss, process.num_fds())
+                        sample = Sample(time.monotonic(), process.memory_info().rss, process.num_fds())
                     except psutil.Error:
                         continue  # it has just ended
                     self._samples.setdefault((f"{label} {name}", pid), []).append(sample)
@@ -65,7 +65,7 @@ class Watch:
         ]
 
 
-def growth(name: str, pid: int, samples: list[_Sample]) -> Growth:
+def growth(name: str, pid: int, samples: list[Sample]) -> Growth:
     settled = samples[int(len(samples) * WARM_SHARE) :]
     fit = stats.linregress([sample.at for sample in settled], [sample.rss_bytes for sample in settled])
     # Neighbouring samples are alike: as many independent ones as there are minutes would be fair, so the interval is widened.

@@ -39,7 +39,7 @@ def emulated_sites() -> Description:
 
 
 def real_sites() -> Description:
-    """In fp32: in 16 bits the other rows of a batch may tip a near tie, which is no fault's doing."""
+    """Computes in fp32: in 16 bits the other rows of a batch may tip a near tie, which is no fault's doing."""
     worker = {"engine": {"dtype": "float32"}} | _KEEP_LITTLE
     changes: dict[Role, dict[str, Any]] = {
         Role.SCHEDULER: {"threshold-tokens": 100},

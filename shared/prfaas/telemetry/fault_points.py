@@ -51,7 +51,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     fail: bool = False
     """Raises InjectedFaultError at the step."""
     clock_shift_s: float | None = None
-    """Sets the process's wall clock so many seconds ahead of the host's."""
+    """Lead of the process's wall clock over the host's from now on; None leaves it."""
 
 
 class InjectedFaultError(RuntimeError):
