@@ -19,10 +19,11 @@ TIMEOUT_S = 75.0
 class Asked:
     """One request and what became of it."""
 
-    def __init__(self, prompt: Sequence[int], record: Record, right: str) -> None:
+    def __init__(self, prompt: Sequence[int], record: Record, right: str, took_s: float) -> None:
         self.prompt = prompt
         self.record = record
         self.right = right
+        self.took_s = took_s
 
     @property
     def wrong(self) -> bool:
@@ -56,4 +57,5 @@ class Asking:
         async with Client(self._target, self._started_s) as client:
             record = Record(arrival=Arrival(client.now_s(), len(prompt), output_tokens))
             await client.ask(record, list(prompt))
-        return Asked(prompt, record, right_answer(self._description, prompt, output_tokens))
+            took_s = client.now_s() - record.arrival.arrival_s
+        return Asked(prompt, record, right_answer(self._description, prompt, output_tokens), took_s)

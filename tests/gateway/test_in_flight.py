@@ -89,3 +89,23 @@ async def test_a_lost_worker_ends_its_requests_after_what_it_had_sent() -> None:
         for living in (other, unplaced):
             with pytest.raises(TimeoutError):
                 await living.get(0)
+
+
+async def test_an_event_that_is_delivered_twice_is_heard_once() -> None:
+    table = InFlight(queue_limit=8)
+    with table.open("a") as queue:
+        queue.asked = WORKER
+        for sequence in (0, 0, 1, 0, 1, 2, 2):
+            assert table.dispatch(WORKER, event("a", sequence))
+        assert [await queue.get(1) for _ in range(3)] == [event("a", sequence) for sequence in range(3)]
+        with pytest.raises(TimeoutError):
+            await queue.get(0.0)
+
+
+async def test_a_gap_is_passed_on_for_the_reader_to_see() -> None:
+    table = InFlight(queue_limit=8)
+    with table.open("a") as queue:
+        queue.asked = WORKER
+        for sequence in (0, 2, 1):
+            table.dispatch(WORKER, event("a", sequence))
+        assert [await queue.get(1), await queue.get(1)] == [event("a", 0), event("a", 2)]
