@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import random
 import sys
-import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from load.emulated_stack import FAR, HOME, MODEL, right_answer, two_sites
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
 from prfaas.replay.arrival import Arrival
-from prfaas.replay.client import Client, Target
+from prfaas.replay.client import Target
 from prfaas.replay.record import Record
 from prfaas.replay.send import replay
 from prfaas.telemetry.fault_points import Announcement, FaultPoint, Order
@@ -122,33 +121,35 @@ async def _clock(world: World) -> None:
     shifts.update({process.pid: 0.0 for process in workers})
 
 
-async def _poison(world: World) -> None:
-    """One prompt kills every prefill worker that takes it; it is asked for once, and its own end is no loss."""
-    deadly: list[str] = []
+def _poison(order: Order, *, kills: bool) -> "Do":
+    """The next request is poison: it does the same to every prefill worker that takes it. Its own end counts as lost."""
 
-    async def answer(announcement: Announcement) -> Order:
-        if not deadly and announcement.point is FaultPoint.PLACED and poisoned.is_set():
-            deadly.append(announcement.request_id)
-        if announcement.point is FaultPoint.JOB_TAKEN and announcement.request_id in deadly:
-            world.kill(world.process_of(announcement.pid))
-        return GO_ON
+    async def poison(world: World) -> None:
+        poisonous = ""
 
-    poisoned = asyncio.Event()
-    world.harness.answer = answer
-    poisoned.set()
-    target = Target(url=world.stack.gateway_url(HOME), model=MODEL, timeout_s=60.0, ttft_deadline_s=60.0)
-    async with Client(target, time.monotonic()) as client:
-        record = Record(arrival=Arrival(0.0, LONG_TOKENS, 1))
-        await client.ask(record, list(random.Random(666).randbytes(LONG_TOKENS)))
-    say(f"the prompt that kills ended with {record.error or 'an answer'}: {record.message}")
-    world.harness.answer = go_on
+        async def answer(announcement: Announcement) -> Order:
+            nonlocal poisonous
+            if announcement.point is FaultPoint.PLACED:
+                poisonous = poisonous or announcement.request_id
+            if announcement.point is not FaultPoint.JOB_TAKEN or announcement.request_id != poisonous:
+                return GO_ON
+            if kills:
+                world.kill(world.process_of(announcement.pid))
+            return order
+
+        world.harness.answer = answer
+        await asyncio.sleep(TTFT_DEADLINE_S)
+        world.harness.answer = go_on
+
+    return poison
 
 
 Do = Callable[[World], Awaitable[None]]
 
 ROWS: dict[str, Do] = {
     "none": _nothing,
-    "poison": _poison,
+    "poison: kills prefill workers": _poison(GO_ON, kills=True),
+    "poison: an error in prefill workers": _poison(Order(fail=True), kills=False),
     "decode worker killed, back": _killed(Role.DECODE_WORKER, HOME),
     "decode worker killed, not back": _killed(Role.DECODE_WORKER, HOME, back=False),
     "decode worker stopped 10 s": _stopped(Role.DECODE_WORKER, 10.0),

@@ -20,7 +20,7 @@ from infra.up import START_ERRORS, fresh_directory, say
 from load.chaos.asking import Asking
 from load.chaos.cell import CellResult, CellRunner
 from load.chaos.faults import Fault
-from load.chaos.matrix import Cell, all_cells, allowed_in, senseless
+from load.chaos.matrix import Cell, all_cells, allowed_in
 from load.chaos.residue import KV_BOUND_S, Inventory, KVLeaks, more_than, take_inventory
 from load.chaos.steps import Step
 from load.chaos.world import World, open_world
@@ -49,7 +49,7 @@ class Matrix(msgspec.Struct, frozen=True, kw_only=True):
 
     results: list[CellResult]
     not_run: dict[str, str]
-    """Cells that make no sense here, and why."""
+    """Cells that cannot be run here, and why."""
     leaked_bytes: int
     leaked: dict[str, str]
     """KV objects that outlived their bound, and the cells that left them."""
@@ -83,7 +83,7 @@ async def run_cells(cells: Sequence[Cell], directory: Path, seed: int, progress:
         await runner.count_frames()
         before = await take_inventory(world.stack)
         results: list[CellResult] = []
-        not_run = {cell.name: why for cell in cells if (why := _not_here(cell, world) or senseless(cell))}
+        not_run = {cell.name: why for cell in cells if (why := _why_not_here(cell, world))}
         for cell in cells:
             if cell.name in not_run:
                 continue
@@ -103,7 +103,7 @@ async def run_cells(cells: Sequence[Cell], directory: Path, seed: int, progress:
         )
 
 
-def _not_here(cell: Cell, world: World) -> str:
+def _why_not_here(cell: Cell, world: World) -> str:
     if cell.fault is Fault.DISK_FULL and not world.disk.mounted:
         return "a small disk could not be mounted: that takes root"
     return ""

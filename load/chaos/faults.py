@@ -27,6 +27,7 @@ FULL_DISK_S = 4.0
 BROKER_DOWN_S = 1.0
 TWIN_S = 2.0
 CLOCK_SHIFT_S = 20.0
+CLOCK_S = 3.0
 SLOW_SHARE = 0.01
 _STOPPED_S, _RUNNING_S = 0.09, 0.01
 
@@ -57,7 +58,7 @@ class Fault(StrEnum):
     DUPLICATE = "duplicate"
     """The last message before the step is delivered again."""
     CLOCK = "clock"
-    """The process's clock jumps 20 s ahead."""
+    """The process's clock jumps 20 s ahead, for 3 s at least."""
     TWIN = "twin"
     """A second process of the same name starts, and leaves after 2 s."""
     SLOW_CONSUMER = "slow_consumer"
@@ -150,7 +151,10 @@ async def _duplicate(world: World, hit: Hit) -> Order:
 
 
 async def _clock(world: World, hit: Hit) -> Order:
-    world.harness.clock_shifts[hit.process.pid] = 0.0  # at its next step, which a later request takes it to
+    async def set_back() -> None:
+        world.harness.clock_shifts[hit.process.pid] = 0.0  # at its next step, which a later request takes it to
+
+    world.later(CLOCK_S, set_back)
     return Order(clock_shift_s=CLOCK_SHIFT_S)
 
 

@@ -1,4 +1,4 @@
-"""The cells of the matrix: which make no sense, and which errors a client may see in which.
+"""The cells of the matrix, and which errors a client may see in which.
 
 Where nothing is listed, every request must be answered with the right tokens.
 """
@@ -49,11 +49,6 @@ _ALLOWED: Sequence[tuple[Sequence[Fault], Sequence[Step], Sequence[str], str]] =
     ),
 )
 """Faults, steps (none: all), codes, and why."""
-
-
-def senseless(cell: Cell) -> str:
-    """Returns why a cell is not run; empty for one that is."""
-    return ""
 
 
 def all_cells() -> list[Cell]:

@@ -3,7 +3,7 @@ from itertools import product
 import pytest
 
 from load.chaos.faults import INJECTIONS, Fault
-from load.chaos.matrix import Cell, all_cells, allowed_in, senseless
+from load.chaos.matrix import Cell, all_cells, allowed_in
 from load.chaos.steps import RECEIVERS, Step, is_step, of_request
 from prfaas.contracts.codes import FailureCode
 from prfaas.telemetry.fault_points import Announcement, FaultPoint
@@ -27,7 +27,6 @@ def test_an_allowed_error_is_one_that_exists_and_has_its_reason() -> None:
         allowed = allowed_in(cell)
         assert allowed.codes <= {code.value for code in FailureCode} | client
         assert bool(allowed.codes) == bool(allowed.why)
-        assert not (allowed.codes and senseless(cell))
 
 
 @pytest.mark.parametrize("point", FaultPoint)
