@@ -44,7 +44,7 @@ _ALLOWED: Sequence[tuple[Sequence[Fault], Sequence[Step], Sequence[str], str]] =
     (
         (Fault.POISON,),
         (),
-        ("internal_error", "internal", "engine", "text"),
+        ("internal_error", "internal", "engine", "text", "aborted"),
         "the request breaks whatever computes it, each time; it ends with the code of what broke",
     ),
 )
