@@ -27,14 +27,13 @@ class Allowed(NamedTuple):
 
 
 def allowed_in(cell: Cell) -> Allowed:
-    for faults, steps, codes, why in _ALLOWED:
+    for faults, steps, codes, why in ALLOWED:
         if cell.fault in faults and (not steps or cell.step in steps):
             return Allowed(frozenset(codes), why)
     return Allowed(frozenset(), "")
 
 
-_PREFILL_STEPS = (Step.JOB_TAKEN, Step.FIRST_FRAME, Step.MIDDLE_FRAME, Step.MANIFEST)
-_ALLOWED: Sequence[tuple[Sequence[Fault], Sequence[Step], Sequence[str], str]] = (
+ALLOWED: Sequence[tuple[Sequence[Fault], Sequence[Step], Sequence[str], str]] = (
     (
         (Fault.KILL,),
         (Step.PLACED,),
@@ -49,6 +48,15 @@ _ALLOWED: Sequence[tuple[Sequence[Fault], Sequence[Step], Sequence[str], str]] =
     ),
 )
 """Faults, steps (none: all), codes, and why."""
+
+
+def markdown_table() -> str:
+    """The table of docs/when-things-fail.md."""
+    rows = ["| fault | step | codes | why |", "|---|---|---|---|"]
+    for faults, steps, codes, why in ALLOWED:
+        spelled = ", ".join(f"`{code}`" for code in codes)
+        rows.append(f"| {', '.join(faults)} | {', '.join(steps) or 'every'} | {spelled} | {why} |")
+    return "\n".join(rows)
 
 
 def all_cells() -> list[Cell]:

@@ -8,7 +8,7 @@ import pytest
 from prfaas.worker.freed_memory import give_back_freed_memory
 
 BLOCK_BYTES, BLOCKS = 60_000, 2000
-"""Below glibc's threshold for memory that it maps, and so returns, block by block."""
+"""Sizes below glibc's threshold for memory that it maps, and so returns, block by block."""
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="this C library keeps what it keeps")

@@ -3,10 +3,11 @@ from itertools import product
 import pytest
 
 from load.chaos.faults import INJECTIONS, Fault
-from load.chaos.matrix import Cell, all_cells, allowed_in
+from load.chaos.matrix import Cell, all_cells, allowed_in, markdown_table
 from load.chaos.steps import RECEIVERS, Step, is_step, of_request
 from prfaas.contracts.codes import FailureCode
 from prfaas.telemetry.fault_points import Announcement, FaultPoint
+from tests.source_tree import ROOT
 
 FRAMES = 12
 
@@ -51,3 +52,7 @@ def test_a_request_that_was_placed_again_is_the_same_one() -> None:
     assert of_request(announced(FaultPoint.PLACED, request_id="abc"), "abc")
     assert of_request(announced(FaultPoint.PLACED, request_id="abc-2"), "abc")
     assert not of_request(announced(FaultPoint.PLACED, request_id="abcd"), "abc")
+
+
+def test_the_page_has_the_table_of_allowed_errors() -> None:
+    assert markdown_table() in (ROOT / "docs/when-things-fail.md").read_text()
