@@ -131,7 +131,7 @@ class CellRunner:
             green=not why_red,
             why_red=why_red,
             injected=trigger.fired.is_set() and not trigger.error,
-            outcomes=[one.record.outcome or one.record.error for one in asked],
+            outcomes=[one.record.error or one.record.outcome for one in asked],
             errors=[one.record.error for one in asked if one.record.error],
             allowed_errors=sum(one.record.error in allowed for one in asked if one.record.error),
             wrong_tokens=sum(one.wrong or one.wrong_so_far for one in asked),

@@ -13,7 +13,7 @@ from infra.wan.proxy import LinkState
 from load.chaos.harness import GO_ON
 from load.chaos.messages import damaged
 from load.chaos.steps import RECEIVERS, Step
-from load.chaos.world import World, resume_process, stop_process
+from load.chaos.world import START_S, World, resume_process, stop_process
 from load.emulated_stack import HOME
 from prfaas.telemetry.fault_points import Order
 
@@ -25,7 +25,8 @@ STALL_S = 5.0
 THROTTLE_S = 3.0
 FULL_DISK_S = 4.0
 BROKER_DOWN_S = 1.0
-TWIN_S = 2.0
+TWIN_S = 6.0
+"""Life of a twin, its start of a few seconds included."""
 CLOCK_SHIFT_S = 20.0
 CLOCK_S = 3.0
 SLOW_SHARE = 0.01
@@ -60,7 +61,7 @@ class Fault(StrEnum):
     CLOCK = "clock"
     """The process's clock jumps 20 s ahead, for 3 s at least."""
     TWIN = "twin"
-    """A second process of the same name starts, and leaves after 2 s."""
+    """A second process of the same name starts, and leaves after 6 s."""
     SLOW_CONSUMER = "slow_consumer"
     """The processes that receive what the step sends get a tenth of their time, for 3 s."""
 
@@ -74,7 +75,9 @@ class Hit(NamedTuple):
 
 
 async def _kill(world: World, hit: Hit) -> Order:
+    killed_pid = hit.process.pid
     world.kill(hit.process)
+    world.later(0.0, lambda: world.until_back(killed_pid))
     return GO_ON
 
 
@@ -159,15 +162,9 @@ async def _clock(world: World, hit: Hit) -> Order:
 
 
 async def _twin(world: World, hit: Hit) -> Order:
-    twin = hit.process.twin(hit.process.log_path.parent / "twins")
-
-    async def live() -> None:
-        await twin.spawn()
-        await twin.wait_ready(60.0)
-        await asyncio.sleep(TWIN_S)
-        await twin.stop(30.0)
-
-    world.later(0.0, live)
+    twin = await hit.process.twin(hit.process.log_path.parent / "twins").spawn()
+    world.later(TWIN_S, lambda: twin.stop(30.0))
+    await twin.wait_ready(START_S)
     return GO_ON
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from infra.service_process import ServiceProcess
+from infra.service_process import ServiceProcess, ServiceProcessError
 from infra.sites import Description, Role
 from infra.stack import Stack
 from load.chaos.disk import SmallDisk
@@ -50,7 +50,8 @@ class World:
         self.kept_down: dict[ServiceProcess, asyncio.Event] = {}
         """Processes that are not started again when they end, until their event says that they run once more."""
         self._respawn_s = respawn_s
-        self._killed: set[int] = set()
+        self._killed: dict[int, asyncio.Event] = {}
+        """Pids of killed processes, and whether others run in their place."""
         self._repairs: set[asyncio.Task[None]] = set()
 
     # ---- processes
@@ -65,8 +66,14 @@ class World:
         ]  # fmt: skip
 
     def kill(self, process: ServiceProcess) -> None:
-        self._killed.add(process.pid)
+        self._killed[process.pid] = asyncio.Event()
         process.kill()
+
+    async def until_back(self, killed_pid: int) -> None:
+        """Returns when a killed process has been started again and is ready, or has not been within `START_S`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(START_S):
+                await self._killed[killed_pid].wait()
 
     async def supervise(self) -> None:
         """Starts every process again that has ended, until cancelled."""
@@ -85,8 +92,10 @@ class World:
                 self.unexpected_exits.append(f"{process.name} ended with {code}: {process.log_end(3)}")
             await asyncio.sleep(self._respawn_s)
             await process.spawn()
-            with contextlib.suppress(Exception):  # whether it is well again, `healthy` says
+            with contextlib.suppress(ServiceProcessError):  # whether it is well again, `healthy` says
                 await process.wait_ready(START_S)
+            if pid in self._killed:
+                self._killed[pid].set()
 
     def keep_down(self, process: ServiceProcess) -> None:
         """The process is not started again when it ends, until `start_kept_down`."""
