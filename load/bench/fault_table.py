@@ -16,7 +16,6 @@ from typing import Any
 import msgspec
 
 from infra.service_process import ServiceProcess
-from infra.sites import Description, Role
 from infra.up import START_ERRORS, fresh_directory, say
 from load.chaos.faults import CLOCK_SHIFT_S
 from load.chaos.harness import GO_ON, go_on
@@ -28,6 +27,7 @@ from prfaas.replay.arrival import Arrival
 from prfaas.replay.client import Target
 from prfaas.replay.record import Record
 from prfaas.replay.send import replay
+from prfaas.site.sites import Description, Role
 from prfaas.telemetry.fault_points import Announcement, FaultPoint, Order
 
 RATE_REQ_S = 3.0

@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 
-from infra.sites import Description, Role
 from infra.up import START_ERRORS, fresh_directory, say
 from load.chaos.asking import Asking
 from load.chaos.cell import CellResult, CellRunner
@@ -27,6 +26,7 @@ from load.chaos.world import World, open_world
 from load.emulated_stack import HOME, two_sites
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
+from prfaas.site.sites import Description, Role
 
 SLACK_DESCRIPTORS = 8
 _LOOK_EVERY_S = 1.0

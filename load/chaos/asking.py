@@ -4,11 +4,11 @@ import random
 import time
 from collections.abc import Sequence
 
-from infra.sites import Description
 from load.emulated_stack import MODEL, right_answer
 from prfaas.replay.arrival import Arrival
 from prfaas.replay.client import Client, Target
 from prfaas.replay.record import Record
+from prfaas.site.sites import Description
 
 PROMPT_TOKENS, OUTPUT_TOKENS = 600, 16
 TTFT_DEADLINE_S = 30.0

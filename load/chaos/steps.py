@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-from infra.sites import Role
+from prfaas.site.sites import Role
 from prfaas.telemetry.fault_points import Announcement, FaultPoint
 
 
