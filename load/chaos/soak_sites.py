@@ -6,10 +6,10 @@ from typing import Any
 import httpx
 import msgspec
 
-from infra.up import describe
+from infra.up import DEMO, describe
 from load.chaos.traffic import TTFT_DEADLINE_S, Ask, Prompt, kinds_of, outcome, wrong_ask
 from load.emulated_stack import MODEL, right_answer, two_sites
-from prfaas.site.sites import DEMO, Description, Role
+from prfaas.site.sites import Description, Role
 
 REAL_MODEL = "gemma-3-270m"
 WRONG_SHARE = 0.05
