@@ -35,7 +35,6 @@ from prfaas_gateway.http.endpoint import Gateway
 from prfaas_gateway.http.io import Bodies
 from prfaas_gateway.in_flight import InFlight
 from prfaas_gateway.large_requests import LargeRequestReader
-from prfaas_gateway.lost_events import watch_losses
 from prfaas_gateway.models import ServedModel
 from prfaas_gateway.observers import EdgeMetrics, Observers
 from prfaas_gateway.placing import Placing
@@ -101,7 +100,6 @@ class GatewayService:
             observers=self._observers,
         )
         context.tasks.spawn("watch_bus", watch_bus(bus))
-        context.tasks.spawn("watch_losses", watch_losses(bus, generations.in_flight))
         changed = partial(self._worker, generations.in_flight)
         context.tasks.spawn("watch_workers", watch(bus, subjects.workers_bucket(config.site), Heartbeat, changed))
         context.tasks.spawn("watch decode workers", self._decode_watch(bus, generations.in_flight).run())

@@ -5,7 +5,7 @@ import pytest
 from prfaas.contracts.to_gateway import Tokens
 from prfaas.telemetry.faults import FAULTS
 from prfaas_gateway.decode_workers import DecodeWorker
-from prfaas_gateway.in_flight import EventOverflowError, EventsLostError, InFlight, WorkerLostError
+from prfaas_gateway.in_flight import EventOverflowError, InFlight, WorkerLostError
 
 WORKER = "d1"
 
@@ -89,45 +89,3 @@ async def test_a_lost_worker_ends_its_requests_after_what_it_had_sent() -> None:
         for living in (other, unplaced):
             with pytest.raises(TimeoutError):
                 await living.get(0)
-
-
-async def test_an_event_that_is_delivered_twice_is_heard_once() -> None:
-    table = InFlight(queue_limit=8)
-    with table.open("a") as queue:
-        queue.asked = WORKER
-        for sequence in (0, 0, 1, 0, 1, 2, 2):
-            assert table.dispatch(WORKER, event("a", sequence))
-        assert [await queue.get(1) for _ in range(3)] == [event("a", sequence) for sequence in range(3)]
-        with pytest.raises(TimeoutError):
-            await queue.get(0.0)
-
-
-async def test_what_came_before_a_gap_is_heard_and_nothing_after_it() -> None:
-    table = InFlight(queue_limit=8)
-    with table.open("a") as queue, table.open("b") as other:
-        queue.asked = other.asked = WORKER
-        for sequence in (0, 2, 1, 3):
-            assert table.dispatch(WORKER, event("a", sequence))
-        table.dispatch(WORKER, event("b", 0))
-        assert await queue.get(1) == event("a", 0)
-        for _ in range(2):
-            with pytest.raises(EventsLostError, match="event 1 was expected, but event 2 came"):
-                await queue.get(1)
-        assert await other.get(1) == event("b", 0)
-
-
-async def test_a_doubted_answer_ends_when_nothing_follows_and_goes_on_when_something_does() -> None:
-    table = InFlight(queue_limit=8)
-    with table.open("silent") as silent, table.open("alive") as alive, table.open("new") as new:
-        silent.asked = alive.asked = new.asked = WORKER
-        for name in ("silent", "alive"):
-            table.dispatch(WORKER, event(name, 0))
-        table.doubt(0.05)
-        table.dispatch(WORKER, event("alive", 1))
-        assert await silent.get(1) == event("silent", 0)
-        with pytest.raises(EventsLostError, match="nothing followed event 0"):
-            await silent.get(30)
-        table.dispatch(WORKER, event("alive", 2))
-        assert [(await alive.get(1)).sequence for _ in range(3)] == [0, 1, 2]
-        with pytest.raises(TimeoutError):  # it has not begun: its first token has a deadline of its own
-            await new.get(0.0)

@@ -86,34 +86,6 @@ async def test_an_answer_goes_on_where_its_worker_was_lost(edge: Edge, stops_aft
     assert edge.metric("prfaas_gateway_moved_requests_total") == 1
 
 
-@pytest.mark.parametrize("lost_after", [0, 1, 3])
-@pytest.mark.parametrize("stream", [False, True])
-async def test_an_answer_goes_on_after_an_event_was_lost(edge: Edge, lost_after: int, stream: bool) -> None:
-    async def script(generate: Generate, emit: Emitter) -> None:
-        sent = len(unpack_tokens(generate.sent_token_ids))
-        await emit.started()
-        for index in range(sent, len(WORDS)):
-            if "-" not in generate.request_id and index == lost_after:
-                emit.sequence += 1
-            else:
-                await emit.tokens(WORDS[index])
-        await emit.finished(len(WORDS))
-
-    edge.site.script = script
-    request = {"model": "tiny", "prompt": "x", "stream": stream, "max_tokens": 4}
-    answer = await edge.post("/v1/completions", request)
-    text = "".join(WORDS)
-    assert answer.status_code == 200
-    if stream:
-        chunks = [json.loads(line.removeprefix("data: ")) for line in answer.text.splitlines() if line.startswith("data: {")]
-        assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == text
-    else:
-        assert answer.json()["choices"][0]["text"] == text
-    first, second = edge.site.generated
-    assert len(unpack_tokens(second.sent_token_ids)) == lost_after
-    assert (await edge.site.cancellation()).request_id == first.request_id
-
-
 async def test_a_worker_that_does_not_say_whether_it_has_begun_is_left(tmp_path: Path) -> None:
     async with running_edge(tmp_path, control_deadline_s=0.3) as edge:
         edge.site.answers_generate = False
