@@ -18,7 +18,6 @@ HOME, FAR = "local", "remote"
 def two_sites(
     *,
     remote_workers: int,
-    decode_workers: int = 1,
     rate_mbit: float,
     rtt_ms: float = 20.0,
     egress_mbit: float | None = None,
@@ -27,7 +26,7 @@ def two_sites(
     scheduler: dict[str, Any] | None = None,
     seals: tuple[str, ...] = (),
 ) -> Description:
-    """The pd site has one prefill worker; `egress_mbit` is the budget of the way from the prefill-only site to it. `seals`:
+    """The pd site has one worker of each role; `egress_mbit` is the budget of the way from the prefill-only site to it. `seals`:
     prefill sites whose jobs and KV are sealed."""
 
     def engine(profile: str) -> dict[str, Any]:
@@ -39,10 +38,7 @@ def two_sites(
     services = [
         Service(site=HOME, role=Role.GATEWAY, name="gateway"),
         Service(site=HOME, role=Role.SCHEDULER, name="scheduler", config=scheduler or {"policy": "remote_all"}),
-        *(
-            Service(site=HOME, role=Role.DECODE_WORKER, name=f"d{index}", config=near | {"slots": 64, "waiting": 64})
-            for index in range(decode_workers)
-        ),
+        Service(site=HOME, role=Role.DECODE_WORKER, name="d0", config=near | {"slots": 64, "waiting": 64}),
         Service(site=HOME, role=Role.PREFILL_WORKER, name="p0", config=near),
         *(Service(site=FAR, role=Role.PREFILL_WORKER, name=f"p{index}", config=far) for index in range(remote_workers)),
         *(Service(site=site, role=Role.BANDWIDTH_PROBE, name="probe") for site in (HOME, FAR)),
@@ -59,6 +55,20 @@ def two_sites(
     )
     found.validate()
     return found
+
+
+def every_service_twice(description: Description, shared_port: int) -> Description:
+    """Returns the sites with a second one of each service that requests pass at home; the gateways share a port."""
+    services = []
+    for service in description.services:
+        if service.role is Role.GATEWAY:
+            service = msgspec.structs.replace(service, config=service.config | {"http-shared-port": shared_port})
+        services.append(service)
+        if service.site == HOME and service.role is not Role.BANDWIDTH_PROBE:
+            services.append(msgspec.structs.replace(service, name=f"{service.name}-b"))
+    doubled = msgspec.structs.replace(description, services=tuple(services))
+    doubled.validate()
+    return doubled
 
 
 def right_answer(description: Description, prompt: Sequence[int], output_tokens: int) -> str:

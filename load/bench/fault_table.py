@@ -20,7 +20,8 @@ from infra.up import START_ERRORS, fresh_directory, say
 from load.chaos.faults import CLOCK_SHIFT_S
 from load.chaos.harness import GO_ON, go_on
 from load.chaos.world import World, open_world, resume_process, stop_process
-from load.emulated_stack import FAR, HOME, MODEL, right_answer, two_sites
+from load.emulated_stack import FAR, HOME, MODEL, every_service_twice, right_answer, two_sites
+from load.free_port import free_port
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
 from prfaas.replay.arrival import Arrival
@@ -55,13 +56,22 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Longest time between two pieces of one answer."""
 
 
+async def _first(world: World, role: Role, site: str) -> ServiceProcess:
+    """Returns the first process of a role; of the schedulers the one that leads."""
+    found = world.processes(role, site)
+    if role is Role.SCHEDULER:
+        pages = [await world.stack.metrics(site, process.name) for process in found]
+        found = [process for process, page in zip(found, pages, strict=True) if "prfaas_scheduler_leads 1.0" in page]
+    return found[0]
+
+
 async def _nothing(world: World) -> None:
     await asyncio.sleep(5.0)
 
 
 def _killed(role: Role, site: str, *, back: bool = True) -> "Do":
     async def kill(world: World) -> None:
-        process = world.processes(role, site)[0]
+        process = await _first(world, role, site)
         if not back:
             world.keep_down(process)
         world.kill(process)
@@ -72,7 +82,7 @@ def _killed(role: Role, site: str, *, back: bool = True) -> "Do":
 
 def _stopped(role: Role, stopped_s: float) -> "Do":
     async def stop(world: World) -> None:
-        process = world.processes(role, HOME)[0]
+        process = await _first(world, role, HOME)
         stop_process(process)
         await asyncio.sleep(stopped_s)
         resume_process(process)
@@ -166,13 +176,8 @@ ROWS: dict[str, Do] = {
 
 
 def sites() -> Description:
-    return two_sites(
-        decode_workers=2,
-        remote_workers=2,
-        rate_mbit=200.0,
-        time_scale=16.0,
-        scheduler={"policy": "threshold", "threshold-tokens": THRESHOLD_TOKENS},
-    )
+    threshold = {"policy": "threshold", "threshold-tokens": THRESHOLD_TOKENS}
+    return every_service_twice(two_sites(remote_workers=2, rate_mbit=200.0, time_scale=16.0, scheduler=threshold), free_port())
 
 
 async def measure(world: World, do: Do, seed: int) -> list[Record]:

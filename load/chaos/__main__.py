@@ -23,7 +23,8 @@ from load.chaos.matrix import Cell, all_cells, allowed_in
 from load.chaos.residue import KV_BOUND_S, Inventory, KVLeaks, more_than, take_inventory
 from load.chaos.steps import Step
 from load.chaos.world import World, open_world
-from load.emulated_stack import HOME, two_sites
+from load.emulated_stack import HOME, every_service_twice, two_sites
+from load.free_port import free_port
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
 from prfaas.site.sites import Description, Role
@@ -33,7 +34,7 @@ _LOOK_EVERY_S = 1.0
 
 
 def description() -> Description:
-    found = two_sites(decode_workers=2, remote_workers=2, rate_mbit=200.0, time_scale=16.0)
+    found = every_service_twice(two_sites(remote_workers=2, rate_mbit=200.0, time_scale=16.0), free_port())
     keep_little: dict[Role, dict[str, Any]] = {
         Role.DECODE_WORKER: {"prefix-cache-mib": 16},
         Role.PREFILL_WORKER: {"prefix-cache-mib": 16},

@@ -66,7 +66,7 @@ class Trigger:
             if announcement.point is FaultPoint.PLACED:
                 self.placed.set()
             return GO_ON
-        if not self._request_id and announcement.point is FaultPoint.PLACED:
+        if not self._request_id and announcement.point in (FaultPoint.PLACING, FaultPoint.PLACED):
             self._request_id = announcement.request_id
         again = self._cell.fault is Fault.POISON
         if self.fired.is_set() and not again:

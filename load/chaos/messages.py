@@ -29,6 +29,7 @@ class Messages:
         self._bulk = bulk
         events = subjects.events_from(subjects.events(site, "*"), "*")
         self._kinds: dict[Step, tuple[BulkLane, str]] = {
+            Step.PLACING: (control, subjects.place(site)),
             Step.PLACED: (control, subjects.place(site)),
             Step.ACCEPTED: (control, subjects.generate(site, "*")),
             Step.JOB_STORED: (control, "jobs.>"),

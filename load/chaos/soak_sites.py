@@ -8,7 +8,8 @@ import msgspec
 
 from infra.up import DEMO, describe
 from load.chaos.traffic import TTFT_DEADLINE_S, Ask, Prompt, kinds_of, outcome, wrong_ask
-from load.emulated_stack import MODEL, right_answer, two_sites
+from load.emulated_stack import MODEL, every_service_twice, right_answer, two_sites
+from load.free_port import free_port
 from prfaas.site.sites import Description, Role
 
 REAL_MODEL = "gemma-3-270m"
@@ -26,16 +27,11 @@ _REAL_PROMPTS = (
 
 
 def emulated_sites() -> Description:
-    return _with_config(
-        two_sites(
-            decode_workers=2,
-            remote_workers=2,
-            rate_mbit=200.0,
-            time_scale=16.0,
-            scheduler={"policy": "threshold", "threshold-tokens": 200},
-        ),
-        {Role.DECODE_WORKER: _KEEP_LITTLE, Role.PREFILL_WORKER: _KEEP_LITTLE},
+    found = two_sites(
+        remote_workers=2, rate_mbit=200.0, time_scale=16.0, scheduler={"policy": "threshold", "threshold-tokens": 200}
     )
+    few = {Role.DECODE_WORKER: _KEEP_LITTLE, Role.PREFILL_WORKER: _KEEP_LITTLE}
+    return _with_config(every_service_twice(found, free_port()), few)
 
 
 def real_sites() -> Description:

@@ -7,6 +7,7 @@ from prfaas.telemetry.fault_points import Announcement, FaultPoint
 
 
 class Step(StrEnum):
+    PLACING = "placing"
     PLACED = "placed"
     ACCEPTED = "accepted"
     JOB_STORED = "job_stored"
@@ -21,6 +22,7 @@ DECODED_TOKENS = 4
 """Tokens that an answer has when a fault hits its decoding."""
 
 RECEIVERS: dict[Step, Role] = {
+    Step.PLACING: Role.GATEWAY,
     Step.PLACED: Role.DECODE_WORKER,
     Step.ACCEPTED: Role.GATEWAY,
     Step.JOB_STORED: Role.PREFILL_WORKER,

@@ -183,8 +183,6 @@ async def open_world(
             FaultHarness(directory / "harness.sock") as harness,
             Stack(description, directory, environ=harness.environ, progress=progress) as stack,
         ):
-            for gateway in (process for process in stack.services.values() if process.role == Role.GATEWAY):
-                gateway.configure({"http-port": gateway.http_port})  # clients find it there again
             control, bulk = [
                 await BulkLane.connect(stack.sites.endpoint(HOME, account), name="chaos", timeout_s=10.0)
                 for account in ("ctl", "bulk")

@@ -20,6 +20,8 @@ ANSWER_TIMEOUT_S: Final = 30.0
 
 
 class FaultPoint(StrEnum):
+    PLACING = "placing"
+    """The scheduler has decided and is about to answer."""
     PLACED = "placed"
     """The gateway has the scheduler's placement and is about to ask the decode worker."""
     ACCEPTED = "accepted"

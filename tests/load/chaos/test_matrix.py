@@ -17,7 +17,7 @@ def announced(point: FaultPoint, number: int = 0, request_id: str = "r") -> Anno
 
 
 def test_every_fault_meets_every_step_once() -> None:
-    assert len(Fault) >= 14 and len(Step) == 8
+    assert len(Fault) >= 14 and len(Step) >= 8
     assert sorted(all_cells()) == sorted(Cell(*each) for each in product(Fault, Step))
     assert set(INJECTIONS) == set(Fault) and set(RECEIVERS) == set(Step)
 
