@@ -17,10 +17,12 @@ from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgre
 from prfaas.contracts.to_scheduler import KVDisagreed
 from prfaas.process.runner import ServiceContext
 from prfaas.telemetry import names
+from prfaas.telemetry.fault_points import FaultPoint, reach
 from prfaas.telemetry.faults import FAULTS
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics.audit import AuditMetrics
 from prfaas.telemetry.metrics.transfer import TransferMetrics
+from prfaas.telemetry.wall_clock import unix_s
 from prfaas.transfer.receiver import KVReceiver
 from prfaas.worker.faults import failure_code, fault_text
 from prfaas.worker.site_connections import SiteConnections
@@ -216,6 +218,7 @@ class Attempts:
             )
             await receiver.open()
             await self._jobs.submit(prefill, worker=worker, deferred=order.deferred, parent=attempt.span)
+            reach(FaultPoint.JOB_STORED, order.request_id, order.attempt)
             report = await self._await_kv(attempt, receiver, worker)
             if report is not None:
                 self._verified(attempt, sequence)
@@ -274,7 +277,7 @@ class Attempts:
         attempt.verified_ns = time.time_ns()
         order = attempt.order
         self.sequences[order.request_id] = sequence
-        self._tell(AttemptVerified(time.monotonic(), order.request_id, order.attempt, time.time(), attempt.report))
+        self._tell(AttemptVerified(time.monotonic(), order.request_id, order.attempt, unix_s(), attempt.report))
 
     def _failed(self, attempt: Attempt, code: str, message: str) -> None:
         if attempt.settled:

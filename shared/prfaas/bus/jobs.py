@@ -98,6 +98,11 @@ class JobQueue:
             except BusTimeoutError:
                 if deadline_at - time.monotonic() <= 0:
                     raise BusTimeoutError(f"the job queue of site {site}", timeout_s) from None
+            except NoRespondersError:
+                # The own site's server may be back without its store: a prefill worker then makes the queue again.
+                if site != own or deadline_at - time.monotonic() <= _RETRY_WAIT_S:
+                    raise
+                await asyncio.sleep(_RETRY_WAIT_S)
 
     async def is_there(self, site: str, worker: str) -> bool:
         """Asks whether the worker takes jobs of its own."""
