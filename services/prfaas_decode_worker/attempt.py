@@ -14,7 +14,7 @@ from prfaas.bus.jobs import JobQueue
 from prfaas.contracts import subjects
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import KVTransfer, TransferReport
-from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
+from prfaas.contracts.to_decode import PrefillDispatched, PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
 from prfaas.contracts.to_prefill import CancelPrefill, PrefillJob
 from prfaas.contracts.wire import pack_tokens
 from prfaas.process.runner import ServiceContext
@@ -54,12 +54,19 @@ class Attempt:
         self.prefill_failed: asyncio.Future[PrefillFailed] = asyncio.get_running_loop().create_future()
         self.nuid = secrets.token_hex(11)
         """Name of its object. The prefill worker that has the job knows it, and so may write frames and report progress."""
-        self.begun: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        """The prefill worker that has begun to compute it."""
+        self.holder: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        """The prefill worker that has its job."""
+        self.begun = False
+        """Whether the holder has begun to compute it."""
         self.queue_s = 0.0
         self.settled = False
         """The core has been told how it ended, or does not want to know."""
         self.verified_ns = 0
+
+    def held_by(self, worker: str) -> None:
+        """Notes the worker that has the job; the first to be heard of is the only one."""
+        if not self.holder.done():
+            self.holder.set_result(worker)
 
     @property
     def report(self) -> TransferReport:
@@ -144,10 +151,11 @@ class Attempts:
             return
         attempt = found[0]
         match progress:
+            case PrefillDispatched(worker=worker):
+                attempt.held_by(worker)
             case PrefillStarted(queue_s=queue_s, worker=worker):
-                attempt.queue_s = queue_s
-                if not attempt.begun.done():
-                    attempt.begun.set_result(worker)
+                attempt.queue_s, attempt.begun = queue_s, True
+                attempt.held_by(worker)
             case PrefillDone(prefill_s=prefill_s, ended_unix_s=ended_unix_s):
                 order = attempt.order
                 now_s = time.monotonic()
@@ -199,7 +207,7 @@ class Attempts:
             )
             await receiver.open()
             await self._submit(attempt, transfer, worker)
-            report = await self._await_kv(attempt, receiver, worker)
+            report = await self._await_kv(attempt, receiver)
             if report is not None:
                 self._verified(attempt, sequence)
         except Exception as error:  # an engine raises more than EngineError: torch's own, MemoryError; they end this attempt only
@@ -228,22 +236,22 @@ class Attempts:
             decode_site=self._site,
             tenant=order.tenant,
             timeout_s=order.timeout_s,
+            worker=worker,
+            admitted=order.admitted,
         )
         remote = order.prefill_site != self._site
         await self._jobs.submit(
             order.prefill_site,
             job,
             timeout_s=min(order.timeout_s, REMOTE_QUEUE_S) if remote else order.timeout_s,
-            worker=worker,
-            deferred=order.deferred,
             parent=attempt.span,
         )
 
-    async def _await_kv(self, attempt: Attempt, receiver: KVReceiver, worker: str | None) -> TransferReport | None:
+    async def _await_kv(self, attempt: Attempt, receiver: KVReceiver) -> TransferReport | None:
         """None when the prefill failed, which the core has been told. Raises TransferError, or what `install` raised."""
         order = attempt.order
         verified = asyncio.ensure_future(receiver.verified(order.timeout_s))
-        gone = asyncio.ensure_future(self._worker_gone(attempt, worker))
+        gone = asyncio.ensure_future(self._worker_gone(attempt))
         waiting: list[asyncio.Future[Any]] = [verified, attempt.prefill_failed, gone]
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -251,7 +259,7 @@ class Attempts:
                 return verified.result()
             if attempt.prefill_failed.done():
                 failure = attempt.prefill_failed.result()
-                self._failed(attempt, failure.code, f"{failure.worker}: {failure.message}")
+                self._failed(attempt, failure.code, f"{failure.worker}: {failure.message}", failure.retry_after_s)
             else:
                 self._failed(attempt, FailureCode.WORKER_LOST, gone.result())
             return None
@@ -259,12 +267,9 @@ class Attempts:
             verified.cancel()
             gone.cancel()
 
-    async def _worker_gone(self, attempt: Attempt, named: str | None) -> str:
-        """Returns, with the reason, when the worker is gone that the job was named for, or that has begun it.
-
-        A job in a worker's own queue is for no other one. One that was begun is given to another after a while, if the site has
-        another, which refuses it."""
-        return await self._jobs.until_gone(attempt.order.prefill_site, named or await attempt.begun)
+    async def _worker_gone(self, attempt: Attempt) -> str:
+        """Returns, with the reason, when the worker is gone that has the job: no other one gets it."""
+        return await self._jobs.until_gone(attempt.order.prefill_site, await attempt.holder)
 
     def _verified(self, attempt: Attempt, sequence: Any) -> None:
         if attempt.settled:
@@ -275,7 +280,7 @@ class Attempts:
         self.sequences[order.request_id] = sequence
         self._tell(AttemptVerified(time.monotonic(), order.request_id, order.attempt, time.time(), attempt.report))
 
-    def _failed(self, attempt: Attempt, code: str, message: str) -> None:
+    def _failed(self, attempt: Attempt, code: str, message: str, retry_after_s: float | None = None) -> None:
         if attempt.settled:
             return
         attempt.settled = True
@@ -289,7 +294,8 @@ class Attempts:
             reason=message,
         )
         self._count_failure(attempt, code)
-        self._tell(AttemptFailed(time.monotonic(), order.request_id, order.attempt, code, message, attempt.begun.done()))
+        begun, now_s = attempt.begun, time.monotonic()
+        self._tell(AttemptFailed(now_s, order.request_id, order.attempt, code, message, begun, retry_after_s))
 
     def _count_failure(self, attempt: Attempt, code: str) -> None:
         attempt.span.set_attribute(names.ERROR_TYPE, code)

@@ -195,7 +195,8 @@ class DecodeCore:
                 return self._fail(request, FailureCode.PREFILL_CRASH, DEADLY, None, now_s)
         if told := give_up(request, code, failed.message, now_s):
             # An engine fails on this prompt wherever it is sent: that the client tries again helps nothing.
-            return self._fail(request, *told, None if code == FailureCode.ENGINE else 1.0, now_s)
+            retry_after_s = None if code == FailureCode.ENGINE else failed.retry_after_s or 1.0
+            return self._fail(request, *told, retry_after_s, now_s)
         ended = AttemptEnded(request_id=request_id, site=site, verified=False, code=code, next_site=request.prefill_site)
         return [EndAttempt(request_id, attempt, site), TellScheduler(ended), next_attempt(request, now_s)]
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from prfaas.process.config import ServiceConfig
+from prfaas.process.config import ServiceConfig, SubjectToken
 from prfaas_scheduler.block_directory import MAX_BLOCKS
 from prfaas_scheduler.fleet import Fleet
 from prfaas_scheduler.policies.base import Policy
@@ -20,10 +20,15 @@ DEFAULTS = PolicyOptions()
 
 
 class SchedulerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    """prfaas-scheduler: places the requests of one pd site."""
+    """prfaas-scheduler: places the requests of one pd site, and says when the prefills of its site run."""
 
     role: ClassVar[str] = "scheduler"
 
+    places: bool = True
+    """False at a site that only prefills: it has a queue, and no requests of its own."""
+    serves: tuple[SubjectToken, ...] = ()
+    """Pd sites whose prefill jobs this process dispatches to the workers of its site; the own one too. Empty: workers take jobs
+    first come, first served."""
     policy: PolicyName = "threshold"
     """Policy that chooses the site of each prefill."""
     threshold_tokens: Annotated[int, Meta(ge=0)] = DEFAULTS.threshold_tokens
@@ -35,7 +40,7 @@ class SchedulerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_f
     """Policy `predictive`: prompts that the local site serves within this share of the objective stay there."""
 
     ttft_objective_s: Annotated[float, Meta(gt=0)] = DEFAULTS.ttft_objective_s
-    """Policy `predictive`: the time to first token that requests should have."""
+    """The time to first token that requests should have; longer prompts have more, see `queue.objectives`."""
 
     roles_every_s: Annotated[float, Meta(ge=0)] = 60.0
     """Interval between two looks at whether one of the site's movable workers should change its role; 0: never."""

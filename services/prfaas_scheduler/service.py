@@ -28,8 +28,10 @@ from prfaas.process.runner import ServiceContext
 from prfaas.telemetry import names
 from prfaas.telemetry.faults import FAULTS
 from prfaas.telemetry.logs import get_logger
+from prfaas.telemetry.metrics.queue import QueueMetrics
 from prfaas.telemetry.metrics.scheduler import SchedulerMetrics
 from prfaas_scheduler.config import SchedulerConfig
+from prfaas_scheduler.dispatch import Dispatcher
 from prfaas_scheduler.events import (
     AttemptOver,
     CacheChanged,
@@ -42,6 +44,7 @@ from prfaas_scheduler.events import (
     WorkerGone,
 )
 from prfaas_scheduler.policies.threshold import Threshold
+from prfaas_scheduler.queue.objectives import CLASS_NAMES, Objectives, length_class
 from prfaas_scheduler.roles.controller import RoleController
 from prfaas_scheduler.roles.events import BeginMove, MoveRefused, RequestSeen, RoleInstruction, RolesDue
 from prfaas_scheduler.service_core import SchedulerCore
@@ -73,6 +76,7 @@ class SchedulerService:
         )
         self._roles = config.make_roles(self._core.fleet)
         self._bus: ControlBus | None = None
+        self._dispatcher: Dispatcher | None = None
         self._workers_bucket = BucketStatus(subjects.workers_bucket(config.site))
         self._links_bucket = BucketStatus(subjects.links_bucket(config.site))
         self._listing: set[str] = set()
@@ -84,7 +88,19 @@ class SchedulerService:
     async def start(self) -> None:
         config = self._config
         self._bus = bus = await ControlBus.connect(config.control, config.name, CONNECT_TIMEOUT_S)
-        tasks = self._context.tasks
+        if config.serves:
+            self._dispatcher = self._make_dispatcher(bus)
+            await self._dispatcher.start()
+        if config.places:
+            await self._start_placing(bus)
+
+    def _make_dispatcher(self, bus: ControlBus) -> Dispatcher:
+        config = self._config
+        metrics = QueueMetrics(self._context.registry, lambda tokens: CLASS_NAMES[length_class(tokens)])
+        return Dispatcher(bus, config.site, config.name, config.serves, Objectives(ttft_s=config.ttft_objective_s), metrics)
+
+    async def _start_placing(self, bus: ControlBus) -> None:
+        config, tasks = self._config, self._context.tasks
         workers, links = subjects.workers_bucket(config.site), subjects.links_bucket(config.site)
         tasks.spawn("workers", watch(bus, workers, Heartbeat, self._on_heartbeat, status=self._workers_bucket))
         tasks.spawn("links", watch(bus, links, LinkEstimate, self._on_link, status=self._links_bucket))
@@ -99,10 +115,14 @@ class SchedulerService:
         assert self._bus is not None
         if not self._bus.connected:
             return "the connection to the site's NATS server is down"
+        if not self._config.places:
+            return None
         return self._workers_bucket.problem or self._links_bucket.problem
 
     async def drain(self, timeout_s: float) -> None:
-        """Returns at once: placements are answered as they come."""
+        """Gives back the jobs that are held; placements are answered as they come."""
+        if self._dispatcher is not None:
+            await self._dispatcher.stop()
 
     async def stop(self) -> None:
         if self._bus is not None:

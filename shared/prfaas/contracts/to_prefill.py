@@ -28,6 +28,19 @@ class PrefillJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Links are shared fairly between tenants. Empty: all requests without a tenant of their own."""
     timeout_s: Seconds
     """Counted from the moment the queue stored the job: later the job is useless."""
+    worker: SubjectToken | None = None
+    """Worker whose cache holds the prompt's prefix. The job may wait for it; any other worker of the model can run it too."""
+    admitted: bool = False
+    """The queue may put it off, but not refuse it any more: another attempt, or an answer that goes on elsewhere."""
+    waited_s: Seconds = 0.0
+    """Time that the job spent in the site's queue before it was put into its worker's; part of its age."""
+
+
+class DispatcherHere(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Reply to PrefillReadiness: the site has a dispatcher, so the worker takes no job that is not dispatched to it."""
+
+    outstanding: Count
+    """Jobs that are on their way to the worker: dispatched, and not among those that it says it has taken."""
 
 
 class CancelPrefill(msgspec.Struct, frozen=True, kw_only=True, tag=True):

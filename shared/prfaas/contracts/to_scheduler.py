@@ -82,6 +82,24 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         return f"{self.site}.{self.role}.{self.worker}"
 
 
+class PrefillReadiness(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A prefill worker -> dispatcher of its own site: whether it would begin a job now. Said at every change, and again and
+    again; a silent worker gets no job."""
+
+    worker: SubjectToken
+    incarnation: Label
+    """Names the process: a new one has taken nothing."""
+    model: Label
+    ready: bool
+    taken: Count
+    """Jobs that this process has taken from its own queue so far."""
+    prefill_points: Points = ()
+    """Observed (tokens, seconds) in rising order; read by capacity.observed.interpolated."""
+
+    def __post_init__(self) -> None:
+        check_rising("prefill_points", self.prefill_points)
+
+
 class BlocksChanged(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Blocks that a worker's prefix cache took in and gave up. A lost one costs a hit or a detour, never a wrong token: workers
     compare tokens, and the scheduler asks for BlocksHeld when the numbers have a gap."""
