@@ -144,6 +144,7 @@ class JobSource:
     async def ensure(self, inactive_threshold_s: float | None, max_deliver: int, max_ack_pending: int) -> None:
         """Makes the consumer, or finds it there. Raises StreamError, BusTimeoutError, NotConnectedError."""
         config = ConsumerConfig(
+            name=self.consumer,  # the request for a named consumer has its filter in its subject, where a permission can tell it
             durable_name=self.consumer,
             filter_subject=self._subject,
             ack_policy=AckPolicy.EXPLICIT,

@@ -252,7 +252,7 @@ def _taken_queue(stream: str) -> list[str]:
 
 
 def _worked_queue(stream: str) -> list[str]:
-    consumers = [f"$JS.API.CONSUMER.{verb}.{stream}.*" for verb in ("DURABLE.CREATE", "INFO", "MSG.NEXT")]
+    consumers = [f"$JS.API.CONSUMER.{verb}.{stream}.*" for verb in ("INFO", "MSG.NEXT")]
     messages = [f"$JS.API.DIRECT.GET.{stream}", f"$JS.API.STREAM.MSG.DELETE.{stream}", f"$JS.ACK.{stream}.>"]
     return [*_made_stream(stream), f"$JS.API.CONSUMER.CREATE.{stream}.>", *consumers, *messages]
 
