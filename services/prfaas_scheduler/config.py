@@ -9,6 +9,7 @@ from prfaas_scheduler.block_directory import MAX_BLOCKS
 from prfaas_scheduler.fleet import Fleet
 from prfaas_scheduler.policies.base import Policy
 from prfaas_scheduler.policies.registry import POLICIES, PolicyOptions
+from prfaas_scheduler.queue.objectives import PROPORTIONAL_FROM_TOKENS, Objectives
 from prfaas_scheduler.roles.controller import RoleController
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ class SchedulerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_f
     """Policy `predictive`: prompts that the local site serves within this share of the objective stay there."""
 
     ttft_objective_s: Annotated[float, Meta(gt=0)] = DEFAULTS.ttft_objective_s
-    """The time to first token that requests should have; longer prompts have more, see `queue.objectives`."""
+    """The time to first token that requests should have."""
+    ttft_proportional_from_tokens: Annotated[float, Meta(gt=0)] = PROPORTIONAL_FROM_TOKENS
+    """Length beyond which a prefill has more time than that, in proportion to its length."""
 
     roles_every_s: Annotated[float, Meta(ge=0)] = 60.0
     """Interval between two looks at whether one of the site's movable workers should change its role; 0: never."""
@@ -62,6 +65,10 @@ class SchedulerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_f
                 ttft_objective_s=self.ttft_objective_s,
             )
         )
+
+    @property
+    def objectives(self) -> Objectives:
+        return Objectives(self.ttft_objective_s, self.ttft_proportional_from_tokens)
 
     def make_roles(self, fleet: Fleet) -> RoleController | None:
         """A fresh controller; None where no worker is ever moved."""

@@ -44,7 +44,7 @@ from prfaas_scheduler.events import (
     WorkerGone,
 )
 from prfaas_scheduler.policies.threshold import Threshold
-from prfaas_scheduler.queue.objectives import CLASS_NAMES, Objectives, length_class
+from prfaas_scheduler.queue.objectives import CLASS_NAMES, length_class
 from prfaas_scheduler.roles.controller import RoleController
 from prfaas_scheduler.roles.events import BeginMove, MoveRefused, RequestSeen, RoleInstruction, RolesDue
 from prfaas_scheduler.service_core import SchedulerCore
@@ -97,7 +97,7 @@ class SchedulerService:
     def _make_dispatcher(self, bus: ControlBus) -> Dispatcher:
         config = self._config
         metrics = QueueMetrics(self._context.registry, lambda tokens: CLASS_NAMES[length_class(tokens)])
-        return Dispatcher(bus, config.site, config.name, config.serves, Objectives(ttft_s=config.ttft_objective_s), metrics)
+        return Dispatcher(bus, config.site, config.name, config.serves, config.objectives, metrics)
 
     async def _start_placing(self, bus: ControlBus) -> None:
         config, tasks = self._config, self._context.tasks

@@ -45,7 +45,7 @@ async def ask(stack: Stack, tokens: int, deadline_s: float) -> dict[str, Any]:
 def jobs_taken(stack: Stack) -> list[tuple[str, int, int]]:
     """(request, attempt, prompt's tokens) of each prefill that a worker of the prefill site has begun, in their order."""
     lines = [line for name in WORKERS for line in stack.services[FAR, name].log_path.read_text().splitlines()]
-    taken = [entry for entry in map(json.loads, filter(lambda line: '"job_taken"' in line, lines))]
+    taken = list(map(json.loads, filter(lambda line: '"job_taken"' in line, lines)))
     taken.sort(key=lambda entry: entry["timestamp"])
     return [(entry["request_id"], entry["attempt"], entry["tokens"] + 1) for entry in taken]
 
