@@ -194,7 +194,9 @@ async def test_no_worker_takes_what_is_dispatched_to_another(streams: RunningSit
     await JobConsumer.open(home, HOME, "m", "p1", serves=[HOME])
     (service,) = [each for each in streams.description.services if (each.site, each.name) == (HOME, "p0")]
     refusals: list[str] = []
-    thief = await connect(streams.service_endpoint(service, "ctl"), refusals)
+    endpoint = streams.service_endpoint(service, "ctl")
+    assert endpoint is not None
+    thief = await connect(endpoint, refusals)
     stream, victims = subjects.dispatched_stream(HOME), subjects.dispatched_jobs(HOME, "p1")
     config = {"name": "worker_p0", "durable_name": "worker_p0", "ack_policy": "explicit", "filter_subject": victims}
     asked = json.dumps({"stream_name": stream, "config": config}).encode()
