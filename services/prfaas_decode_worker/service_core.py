@@ -80,8 +80,7 @@ class DecodeCore:
         """Returns the rows of the batch's next step."""
         return [
             Row(request.request_id, request.next_token, request.generated < request.generate.sampling.min_tokens)
-            for request in self.requests.values()
-            if request.phase is Phase.RUNNING
+            for request in self.admission.batch
         ]
 
     def handle(self, event: Event) -> list[Instruction]:
@@ -174,7 +173,8 @@ class DecodeCore:
         request.verified_unix_s = event.verified_unix_s
         request.report = event.report
         started = request.started(event.report.cached_tokens)
-        return [Emit(request.generate.reply_to, started), self._attempt_ended(request, verified=True)]
+        told = [Emit(request.generate.reply_to, started), self._attempt_ended(request, verified=True)]
+        return [*told, *self._admit(event.now_s)]
 
     def _timed(self, event: PrefillTimed) -> list[Instruction]:
         request = self.requests.get(event.request_id)

@@ -58,11 +58,11 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     kv_points: Points = ()
     """Prefill: (tokens, KV bytes) of the model in rising order; read by capacity.observed.interpolated."""
     running: Count = 0
-    """Decode: requests that hold a slot."""
+    """Decode: requests in the batch."""
     slots: Count = 0
     """Decode: how many requests may hold one at once."""
     waiting: Count = 0
-    """Decode: accepted requests without a slot."""
+    """Decode: other accepted requests, which wait for their KV or for a slot."""
     waiting_limit: Count = 0
     """Decode: most requests that may wait; more are refused."""
     step_points: Points = ()
