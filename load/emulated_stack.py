@@ -24,8 +24,10 @@ def two_sites(
     byte_scale: float = 200.0,
     time_scale: float = 8.0,
     scheduler: dict[str, Any] | None = None,
+    seals: tuple[str, ...] = (),
 ) -> Description:
-    """The pd site has one worker of each role; `egress_mbit` is the budget of the way from the prefill-only site to it."""
+    """The pd site has one worker of each role; `egress_mbit` is the budget of the way from the prefill-only site to it. `seals`:
+    prefill sites whose jobs and KV are sealed."""
 
     def engine(profile: str) -> dict[str, Any]:
         scales = {"time-scale": time_scale, "byte-scale": byte_scale, "token-scale": 32.0, "profile": profile}
@@ -45,7 +47,10 @@ def two_sites(
     budget = {} if egress_mbit is None else {HOME: egress_mbit}
     found = Description(
         model=MODEL,
-        sites=(Site(name=HOME, kind=SiteKind.PD), Site(name=FAR, kind=SiteKind.PRFAAS, dials=(HOME,), egress_mbit=budget)),
+        sites=(
+            Site(name=HOME, kind=SiteKind.PD, seals=seals),
+            Site(name=FAR, kind=SiteKind.PRFAAS, dials=(HOME,), egress_mbit=budget),
+        ),
         links=(Link(between=(FAR, HOME), rate_mbit=rate_mbit, rtt_ms=rtt_ms),),
         services=tuple(services),
     )

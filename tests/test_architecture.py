@@ -13,7 +13,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("prfaas.contracts",),
     ("prfaas.kvcache", "prfaas.capacity", "prfaas.traces"),
     ("prfaas.telemetry", "prfaas.secrets"),
-    ("prfaas.engine", "prfaas.link", "prfaas.planner", "prfaas.replay"),
+    ("prfaas.engine", "prfaas.link", "prfaas.planner", "prfaas.replay", "prfaas.sealing"),
     ("prfaas.bus",),
     ("prfaas.transfer", "prfaas.process"),
     ("prfaas.worker", "prfaas.site"),

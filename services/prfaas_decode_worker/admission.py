@@ -1,7 +1,7 @@
 """Slots and cache space: which requests hold them, which wait for them, and which are refused.
 
-A request whose KV is still to come needs cache space and no slot: its prefill may wait in a queue for long. While all slots of the
-batch are taken no further one is let in. What comes then all the same waits for a slot, the first to come first.
+A request whose KV is still to come needs cache space and no slot: its prefill may wait in a queue for long. While all slots of
+the batch are taken no further one is let in. What comes then all the same waits for a slot, the first to come first.
 """
 
 from typing import NamedTuple

@@ -10,20 +10,21 @@ from typing import Any
 from opentelemetry.trace import Span, SpanKind
 from opentelemetry.trace.status import StatusCode
 
-from prfaas.bus.jobs import JobQueue
-from prfaas.contracts import subjects
 from prfaas.contracts.codes import FailureCode
-from prfaas.contracts.kv import KVTransfer, TransferReport
+from prfaas.contracts.kv import TransferReport
 from prfaas.contracts.to_decode import PrefillDispatched, PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
-from prfaas.contracts.to_prefill import CancelPrefill, PrefillJob
-from prfaas.contracts.wire import pack_tokens
+from prfaas.contracts.to_prefill import BACKGROUND_PRIORITY
+from prfaas.contracts.to_scheduler import KVDisagreed
 from prfaas.process.runner import ServiceContext
 from prfaas.telemetry import names
+from prfaas.telemetry.faults import FAULTS
 from prfaas.telemetry.logs import get_logger
+from prfaas.telemetry.metrics.audit import AuditMetrics
 from prfaas.telemetry.metrics.transfer import TransferMetrics
 from prfaas.transfer.receiver import KVReceiver
 from prfaas.worker.faults import failure_code, fault_text
 from prfaas.worker.site_connections import SiteConnections
+from prfaas_decode_worker.audits import Audited, Audits, teeing
 from prfaas_decode_worker.config import DecodeWorkerConfig
 from prfaas_decode_worker.events import (
     AttemptFailed,
@@ -35,11 +36,9 @@ from prfaas_decode_worker.events import (
     Release,
     RequestBroken,
 )
+from prfaas_decode_worker.prefill_jobs import Prefill, PrefillJobs
 from prfaas_decode_worker.prefixes import KeptPrefixes
 from prfaas_decode_worker.spans import describe_transfer
-
-REMOTE_QUEUE_S = 3.0
-"""Wait for a remote site's queue. It answers within a few round trips of the control connection, unless the link is down."""
 
 log = get_logger(__name__)
 
@@ -52,8 +51,8 @@ class Attempt:
         self.span = span
         self.receiver: KVReceiver | None = None
         self.prefill_failed: asyncio.Future[PrefillFailed] = asyncio.get_running_loop().create_future()
-        self.nuid = secrets.token_hex(11)
-        """Name of its object. The prefill worker that has the job knows it, and so may write frames and report progress."""
+        self.prefill: Prefill | None = None
+        """What was asked of a prefill worker; None until then."""
         self.holder: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """The prefill worker that has its job."""
         self.begun = False
@@ -67,6 +66,11 @@ class Attempt:
         """Notes the worker that has the job; the first to be heard of is the only one."""
         if not self.holder.done():
             self.holder.set_result(worker)
+
+    def may_report(self, prefill_site: str, nuid: str) -> bool:
+        """Returns whether progress is from a worker that has the job: it is of the job's site, and knows the object's name."""
+        named = self.prefill is not None and secrets.compare_digest(self.prefill.transfer.nuid, nuid)
+        return named and prefill_site == self.order.prefill_site
 
     @property
     def report(self) -> TransferReport:
@@ -84,17 +88,21 @@ class Attempts:
         connections: SiteConnections,
         kept: KeptPrefixes,
         tell: Callable[[Event], None],
+        distrust: Callable[[KVDisagreed], None],
     ) -> None:
+        """`tell` hears of each attempt's end, `distrust` of each site whose KV was found wrong."""
         self._config = config
         self._site = config.site
-        self._bus, self._lane = connections
-        self._jobs = JobQueue(connections.bus)
+        self._lane = connections.lane
         self._engine = kept.engine
-        self._description = kept.engine.describe()
+        self._layout = kept.engine.describe().layout
+        self._jobs = PrefillJobs(config, connections.bus, kept.engine.describe())
         self._kept = kept
         self._tasks = context.tasks
         self._tracing = context.tracing
         self._metrics = TransferMetrics(context.registry)
+        metrics = AuditMetrics(context.registry)
+        self._audits = Audits(config, self._jobs, self._lane, self._layout, self._tasks, metrics, distrust)
         self._tell = tell
         self._running: dict[str, tuple[Attempt, asyncio.Task[None]]] = {}
         """Current attempt and its task, by request."""
@@ -126,8 +134,10 @@ class Attempts:
             attempt.settled = True
             self._count_failure(attempt, FailureCode.CANCELLED)
             task.cancel()
-        if attempt.order.token_ids:
-            self._tasks.spawn("cancel prefill", self._cancel_prefill(attempt.order))
+        if attempt.prefill is not None:
+            order = attempt.order
+            cancel = self._jobs.cancel(order.request_id, order.prefill_site, order.transfer_id, order.attempt)
+            self._tasks.spawn("cancel prefill", cancel)
 
     def release(self, release: Release) -> None:
         """Forgets a request that is over. Only now is it sure that its prefill's times are known, so its span ends here."""
@@ -143,10 +153,14 @@ class Attempts:
         """Takes progress from workers of the attempt's own prefill site only, who show by the nuid that they have its job.
 
         `prefill_site`: from the subject, on which the server lets that site's workers alone publish."""
+        if prefill_site == self._site and self._audits.hear(progress):
+            return
         found = self._running.get(progress.transfer_id)
         if found is None or found[0].order.attempt != progress.attempt:
+            FAULTS.late[type(progress).__name__] += 1
             return
-        if found[0].order.prefill_site != prefill_site or not secrets.compare_digest(found[0].nuid, progress.nuid):
+        if not found[0].may_report(prefill_site, progress.nuid):
+            FAULTS.foreign[type(progress).__name__] += 1
             log.warning("progress_of_another", transfer=progress.transfer_id, from_site=prefill_site, worker=progress.worker[:64])
             return
         attempt = found[0]
@@ -175,48 +189,56 @@ class Attempts:
     async def _run(self, attempt: Attempt) -> None:
         order = attempt.order
         report: TransferReport | None = None
+        audited: Audited | None = None
         try:
             # What is here already.
             sequence = self._engine.reserve(len(order.token_ids), order.total_tokens)
             if not order.token_ids:
                 self._verified(attempt, sequence)
                 return
-            from_token = await self._kept.install(sequence, order.token_ids)
+            from_token = await self._kept.install(sequence, order.token_ids, order.prefill_site)
             # The receiver first, then the job: its consumer keeps the object from the sweep, and frames flow at once.
             worker = order.prefill_worker
-            if worker is not None and not await self._jobs.is_there(order.prefill_site, worker):
+            if worker is not None and not await self._jobs.queue.is_there(order.prefill_site, worker):
                 worker = None  # it went before the scheduler could know: then any that is free
-            transfer = KVTransfer(
-                transfer_id=order.transfer_id,
-                attempt=order.attempt,
-                bucket=subjects.kv_bucket(self._site, order.prefill_site),
-                nuid=attempt.nuid,
-                prefill_tokens=len(order.token_ids),
+            attempt.prefill = prefill = self._jobs.prefill(
+                order.request_id,
+                order.transfer_id,
+                order.attempt,
+                order.prefill_site,
+                order.token_ids,
                 from_token=from_token,
+                tenant=order.tenant,
+                timeout_s=order.timeout_s,
                 lossy=self._config.engine.lossy_kv,
-                fingerprint=self._description.fingerprint,
             )
-            install = partial(self._engine.install, sequence)
+            audited = self._audits.draw_for(prefill)
             attempt.receiver = receiver = KVReceiver(
                 self._lane,
-                transfer,
-                self._description.layout,
-                install,
+                prefill.transfer,
+                self._layout,
+                teeing(partial(self._engine.install, sequence), audited),
                 timeout_s=order.timeout_s,
                 idle_timeout_s=self._config.idle_timeout_s,
+                secret=prefill.secret,
             )
             await receiver.open()
-            await self._submit(attempt, transfer, worker)
+            priority = BACKGROUND_PRIORITY if order.deferred else 0
+            await self._jobs.submit(prefill, worker=worker, priority=priority, admitted=order.admitted, parent=attempt.span)
             report = await self._await_kv(attempt, receiver)
             if report is not None:
                 self._verified(attempt, sequence)
         except Exception as error:  # an engine raises more than EngineError: torch's own, MemoryError; they end this attempt only
             self._failed(attempt, failure_code(error), fault_text(error))
         finally:
+            if audited is not None and report is not None:
+                self._audits.begin(audited, attempt.holder.result() if attempt.holder.done() else "")
+            elif audited is not None:
+                self._audits.drop(audited)
             if attempt.receiver is not None:
                 await self._after(attempt, "receiver_not_closed", attempt.receiver.close())
         if report is not None and not report.lossy_frames:
-            await self._after(attempt, "prefix_not_kept", self._kept.keep(sequence, order.token_ids))
+            await self._after(attempt, "prefix_not_kept", self._kept.keep(sequence, order.token_ids, order.prefill_site))
 
     async def _after(self, attempt: Attempt, failed: str, work: Coroutine[Any, Any, None]) -> None:
         """Does what the request does not need any more: an error is only logged, as `failed`."""
@@ -224,28 +246,6 @@ class Attempts:
             await work
         except Exception as error:
             log.error(failed, request_id=attempt.order.request_id, reason=fault_text(error), exc_info=error)
-
-    async def _submit(self, attempt: Attempt, transfer: KVTransfer, worker: str | None) -> None:
-        order = attempt.order
-        job = PrefillJob(
-            request_id=order.request_id,
-            model=self._description.model,
-            transfer=transfer,
-            token_ids=pack_tokens(order.token_ids),
-            reply_to=subjects.prefill_progress(self._site, self._config.name),
-            decode_site=self._site,
-            tenant=order.tenant,
-            timeout_s=order.timeout_s,
-            worker=worker,
-            admitted=order.admitted,
-        )
-        remote = order.prefill_site != self._site
-        await self._jobs.submit(
-            order.prefill_site,
-            job,
-            timeout_s=min(order.timeout_s, REMOTE_QUEUE_S) if remote else order.timeout_s,
-            parent=attempt.span,
-        )
 
     async def _await_kv(self, attempt: Attempt, receiver: KVReceiver) -> TransferReport | None:
         """None when the prefill failed, which the core has been told. Raises TransferError, or what `install` raised."""
@@ -269,7 +269,7 @@ class Attempts:
 
     async def _worker_gone(self, attempt: Attempt) -> str:
         """Returns, with the reason, when the worker is gone that has the job: no other one gets it."""
-        return await self._jobs.until_gone(attempt.order.prefill_site, await attempt.holder)
+        return await self._jobs.queue.until_gone(attempt.order.prefill_site, await attempt.holder)
 
     def _verified(self, attempt: Attempt, sequence: Any) -> None:
         if attempt.settled:
@@ -302,11 +302,3 @@ class Attempts:
         attempt.span.set_status(StatusCode.ERROR, code)
         attempt.span.end()
         self._metrics.failed(attempt.order.prefill_site, self._site, code, attempt.report)
-
-    async def _cancel_prefill(self, order: BeginAttempt) -> None:
-        """Best effort: a prefill that does not hear of it finds its transfer dead, or its job expired."""
-        try:
-            cancel = CancelPrefill(transfer_id=order.transfer_id, attempt=order.attempt)
-            await self._bus.publish(subjects.cancel_prefill(order.prefill_site, self._site), cancel)
-        except Exception as error:
-            log.warning("cancel_not_sent", request_id=order.request_id, prefill_site=order.prefill_site, reason=fault_text(error))

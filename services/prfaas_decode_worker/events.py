@@ -6,7 +6,7 @@ from prfaas.contracts.kv import TransferReport
 from prfaas.contracts.terms import Outcome
 from prfaas.contracts.to_decode import Generate
 from prfaas.contracts.to_gateway import GenerateAccepted, GenerateEvent, GenerateRefused, PrefillTimes
-from prfaas.contracts.to_scheduler import AttemptEnded
+from prfaas.contracts.to_scheduler import AttemptNews
 from prfaas.engine.protocol import SampledToken
 
 
@@ -183,7 +183,7 @@ class Release:
 class TellScheduler:
     """Tell the scheduler how an attempt ended. Best effort: its own clock tells it what it does not hear."""
 
-    ended: AttemptEnded
+    news: AttemptNews
 
 
 Instruction = Answer | BeginAttempt | EndAttempt | Emit | Release | TellScheduler
@@ -194,7 +194,7 @@ def request_id_of(instruction: Instruction) -> str:
     match instruction:
         case Emit(_, event):
             return event.request_id
-        case TellScheduler(ended):
-            return ended.request_id
+        case TellScheduler(news):
+            return news.request_id
         case _:
             return instruction.request_id

@@ -47,9 +47,9 @@ class Outbox:
             if isinstance(order, Emit):
                 await bus.publish(subjects.events_from(order.reply_to, self._worker), order.event)
             else:
-                await bus.publish(subjects.attempts(self._site), order.ended)
+                await bus.publish(subjects.attempts(self._site), order.news)
         except Exception as error:
-            what = type(order.event if isinstance(order, Emit) else order.ended).__name__
+            what = type(order.event if isinstance(order, Emit) else order.news).__name__
             log.error("event_lost", request_id=request_id_of(order), message=what, reason=fault_text(error))
             if isinstance(order, Emit) and not isinstance(error, BusError):
                 await self._replace(bus, order, what, error)

@@ -146,6 +146,7 @@ class Request:
             outcome=self.outcome,
             reason=self.reason,
             cached_tokens=cached_tokens,
+            kv_bytes=self.report.bytes,
         )
 
     def finished(self, finish_reason: FinishReason, rest: str) -> Finished:

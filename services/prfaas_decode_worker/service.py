@@ -15,12 +15,13 @@ from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.terms import FinishReason, Role
 from prfaas.contracts.to_decode import CancelGenerate, Generate, PrefillProgress
 from prfaas.contracts.to_gateway import GenerateAccepted, GenerateRefused, Started
-from prfaas.contracts.to_scheduler import Heartbeat
+from prfaas.contracts.to_scheduler import Heartbeat, KVDisagreed
 from prfaas.contracts.wire import decode
 from prfaas.engine.factory import build_engine
 from prfaas.engine.weights import prepare
 from prfaas.process.incarnation import new_incarnation
 from prfaas.process.runner import ServiceContext
+from prfaas.sealing.keys import read_hash_key
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics.decode import DecodeMetrics
 from prfaas.telemetry.metrics.transfer import watch_bucket
@@ -101,8 +102,14 @@ class DecodeWorkerService:
             self._engine.sequence_bytes,
         )
         blocks = BlockAnnouncer(bus, config.identity, incarnation=self._incarnation, sites=[config.site])
-        kept = KeptPrefixes(self._engine, config.prefix_cache_mib << 20, blocks.changed)
-        self._attempts = Attempts(config, context, connections, kept, self._handle)
+        kept = KeptPrefixes(
+            self._engine,
+            config.prefix_cache_mib << 20,
+            blocks.changed,
+            site=config.site,
+            hash_key=read_hash_key(config.block_hash_key_file),
+        )
+        self._attempts = Attempts(config, context, connections, kept, self._handle, self._distrust)
         self._batch = Batch(
             self._engine,
             self._core,
@@ -269,6 +276,9 @@ class DecodeWorkerService:
             kv_bytes=report.bytes,
             kv_saved_bytes=report.saved_bytes,
         )
+
+    def _distrust(self, news: KVDisagreed) -> None:
+        self._outbox.put(TellScheduler(news))
 
     def _measure(self) -> None:
         if self._core.requests:

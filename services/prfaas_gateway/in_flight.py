@@ -9,6 +9,7 @@ import msgspec
 
 from prfaas.contracts.to_gateway import GenerateEvent
 from prfaas.contracts.wire import BadMessageError, decode
+from prfaas.telemetry.faults import FAULTS
 from prfaas_gateway.decode_workers import DecodeWorker
 
 
@@ -103,19 +104,25 @@ class InFlight:
                 request_id = _ADDRESSED.decode(data).request_id
             except (msgspec.DecodeError, RecursionError) as unaddressed:
                 raise BadMessageError(f"an event of {len(data)} bytes names no request: {unaddressed}") from error
-            queue = self._queues.get(request_id)
-            if queue is None or queue.asked != worker:
+            if (queue := self._queue_of(worker, request_id, "undecodable")) is None:
                 return False
             queue.end(EventUnreadableError(str(error)))
             return True
 
     def dispatch(self, worker: str, event: GenerateEvent) -> bool:
         """Returns False for an event that no request waits for from this worker: usually the tail of a cancelled one."""
-        queue = self._queues.get(event.request_id)
-        if queue is None or queue.asked != worker:
+        if (queue := self._queue_of(worker, event.request_id, type(event).__name__)) is None:
             return False
         queue.put(event)
         return True
+
+    def _queue_of(self, worker: str, request_id: str, kind: str) -> EventQueue | None:
+        """Returns the request's queue; None for an event of another worker than the one asked, and for one of no request."""
+        queue = self._queues.get(request_id)
+        if queue is not None and queue.asked == worker:
+            return queue
+        (FAULTS.late if queue is None else FAULTS.foreign)[kind] += 1
+        return None
 
     def lose(self, worker: DecodeWorker) -> int:
         """Ends the waits of all requests of a decode worker that is gone. Returns their number."""

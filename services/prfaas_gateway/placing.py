@@ -68,6 +68,7 @@ class Placing:
     tracing: Tracing
     control_deadline_s: float
     block_tokens: int
+    hash_key: bytes
 
     async def try_once(
         self, job: Job, root: Span, max_placements: int, asking: Callable[[str], None], avoid: Sequence[str] = ()
@@ -115,7 +116,7 @@ class Placing:
                 max_tokens=job.sampling.max_tokens,
                 ttft_deadline_s=job.left_s,
                 refused_by=tuple(refused_by),
-                block_hashes=bytes(block_hashes(job.token_ids, self.block_tokens)),
+                block_hashes=bytes(block_hashes(job.token_ids, self.block_tokens, self.hash_key)),
                 block_tokens=self.block_tokens,
             )
             whom = f"The scheduler of site {self.site}"

@@ -46,6 +46,11 @@ class RequestRecord:
     def identified(self, client_request_id: str) -> None:
         self._said["client_request_id"] = client_request_id
 
+    def of_tenant(self, name: str) -> None:
+        """Adds the tenant's name to the log line; an empty one says that there are no tenants."""
+        if name:
+            self._said["tenant"] = name
+
     def parsed(self, request: GenerationRequest, parent: Context, ids: Mapping[str, str]) -> Span:
         """Starts the root span of a request that is well-formed and for a model that is served."""
         operation = names.OPERATION_CHAT if isinstance(request, ChatRequest) else names.OPERATION_TEXT_COMPLETION

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 from nats.aio.msg import Msg
 from starlette.routing import Route
@@ -18,6 +19,8 @@ from prfaas.contracts.to_scheduler import Heartbeat
 from prfaas.engine.weights import ModelFiles, prepare
 from prfaas.process.incarnation import new_incarnation
 from prfaas.process.runner import ServiceContext
+from prfaas.sealing.keys import read_hash_key
+from prfaas.secrets.tenants_file import load_tenants
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics.gateway import GatewayMetrics
 from prfaas_gateway.admission import Admission
@@ -26,13 +29,16 @@ from prfaas_gateway.decode_workers import DecodeWorker, DecodeWorkers
 from prfaas_gateway.generation import Generations
 from prfaas_gateway.http.app import make_app
 from prfaas_gateway.http.endpoint import Gateway
-from prfaas_gateway.http.headers import ApiKeys
 from prfaas_gateway.http.io import Bodies
 from prfaas_gateway.in_flight import InFlight
 from prfaas_gateway.large_requests import LargeRequestReader
 from prfaas_gateway.models import ServedModel
 from prfaas_gateway.observers import EdgeMetrics, Observers
 from prfaas_gateway.placing import Placing
+from prfaas_gateway.tenants.access import Access
+from prfaas_gateway.tenants.directory import Directory
+from prfaas_gateway.tenants.metrics import TenantMetrics
+from prfaas_gateway.tenants.reload import keep_reading, signature_of
 from prfaas_gateway.turns import Turns
 
 CHECK_INTERVAL_S = 2.0
@@ -69,13 +75,15 @@ class GatewayService:
         self._large_requests = LargeRequestReader(files)
         self._bus = bus = await ControlBus.connect(config.control, name=config.name)
         generations = self._generations(bus)
+        # An event that comes in the moment of a reconnect is a gap in its answer.
+        bus.reconnect_when(lambda: not len(generations.in_flight))
         events = subjects.events_from(subjects.events(config.site, config.name), "*")
         await bus.subscribe_raw(events, partial(self._event, generations.in_flight))
         await bus.subscribe_raw(subjects.gateway_alive(config.site, config.name), partial(self._say_alive, bus))
         self._gateway = Gateway(
             config=config,
             models={model.name: model for model in models},
-            keys=ApiKeys(config.api_keys),
+            access=self._access(),
             admission=self._admission,
             bodies=Bodies(config.max_requests, max(config.max_body_bytes, config.max_bodies_mib << 20)),
             large_requests=self._large_requests,
@@ -119,6 +127,20 @@ class GatewayService:
         if self._bus is not None:
             await self._bus.drain(STOP_DEADLINE_S)
 
+    def _access(self) -> Access:
+        """Reads the tenants file and watches it. Raises TenantsError."""
+        config, context = self._config, self._context
+        metrics = TenantMetrics(context.registry, named=config.tenant_metrics)
+        now_s = asyncio.get_running_loop().time()
+        if config.tenants_file is None:
+            return Access(Directory(None, 1, now_s), metrics)
+        path = Path(config.tenants_file)
+        # The signature first: a change between the two is read again.
+        signature = signature_of(path)
+        directory = Directory(load_tenants(path), config.tenant_gateways, now_s)
+        context.tasks.spawn("watch_tenants", keep_reading(path, signature, directory, metrics))
+        return Access(directory, metrics)
+
     def _generations(self, bus: ControlBus) -> Generations:
         config = self._config
         placing = Placing(
@@ -129,6 +151,7 @@ class GatewayService:
             tracing=self._context.tracing,
             control_deadline_s=config.control_deadline_s,
             block_tokens=config.block_tokens,
+            hash_key=read_hash_key(config.block_hash_key_file),
         )
         generations = Generations(
             placing,

@@ -14,6 +14,8 @@ from prfaas.engine.factory import build_engine
 from prfaas.kvcache.prefix_cache import PrefixCache
 from prfaas.process.incarnation import new_incarnation
 from prfaas.process.runner import ServiceContext
+from prfaas.sealing.job_seal import JobSeals
+from prfaas.sealing.keys import read_hash_key
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics.prefill import watch_clock
 from prfaas.worker.block_announcer import BlockAnnouncer
@@ -48,13 +50,17 @@ class PrefillWorkerService:
         engine = await asyncio.get_running_loop().run_in_executor(self._thread, build_engine, config.engine)
         self._description = description = engine.describe()
         self._kv_points = description.layout.size_points(description.max_context_tokens)
-        self._core = PrefillCore(description.model, description.fingerprint, description.max_context_tokens, config.serves)
+        seals = JobSeals(config.sealing)
+        self._core = PrefillCore(
+            description.model, description.fingerprint, description.max_context_tokens, seals.open, config.serves
+        )
         # Connections, and what stands on them.
         assert config.bulk is not None
         connections = await self.lifecycle.connect(config.control, config.bulk)
         bus = connections.bus
         blocks = BlockAnnouncer(bus, config.identity, incarnation=self._incarnation, sites=config.serves)
-        prefix_cache = PrefixCache(description.chunk_tokens, config.prefix_cache_mib << 20)
+        hash_key = read_hash_key(config.block_hash_key_file)
+        prefix_cache = PrefixCache(description.chunk_tokens, config.prefix_cache_mib << 20, hash_key)
         prefiller = Prefiller(engine, self._thread, prefix_cache, blocks.changed)
         self._shipments = Shipments(config, context, connections, prefiller, self._core)
         self._shipments.links.open(config.serves)

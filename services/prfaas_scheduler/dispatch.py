@@ -182,6 +182,7 @@ class Dispatcher:
             job_id=_job_id(job.decode_site, transfer.transfer_id, transfer.attempt),
             model=job.model,
             tenant=f"{job.decode_site}/{job.tenant}",
+            priority=job.priority,
             prefill_tokens=tokens,
             work_s=self._core.work_s(job.model, tokens),
             arrived_at=min(arrived_at, now_s - 2 * self._options.refuse_within_s) if job.admitted else arrived_at,

@@ -50,6 +50,14 @@ class AttemptOver:
 
 
 @dataclass(frozen=True, slots=True)
+class SiteDistrusted:
+    """KV that the site made was found wrong."""
+
+    now_s: float
+    site: str
+
+
+@dataclass(frozen=True, slots=True)
 class CacheChanged:
     now_s: float
     changed: BlocksChanged
@@ -65,7 +73,17 @@ class CacheListed:
     held: BlocksHeld
 
 
-Event = HeartbeatReceived | WorkerGone | LinkMeasured | LinkLost | PlacementRequested | AttemptOver | CacheChanged | CacheListed
+Event = (
+    HeartbeatReceived
+    | WorkerGone
+    | LinkMeasured
+    | LinkLost
+    | PlacementRequested
+    | AttemptOver
+    | SiteDistrusted
+    | CacheChanged
+    | CacheListed
+)
 
 
 @dataclass(frozen=True, slots=True)

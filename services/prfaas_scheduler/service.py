@@ -13,10 +13,11 @@ from prfaas.bus.presence import BucketStatus, watch
 from prfaas.contracts import subjects
 from prfaas.contracts.to_gateway import Placement, Refusal
 from prfaas.contracts.to_scheduler import (
-    AttemptEnded,
+    AttemptNews,
     BlocksChanged,
     BlocksHeld,
     Heartbeat,
+    KVDisagreed,
     LinkEstimate,
     PlaceRequest,
     RoleChanging,
@@ -30,6 +31,7 @@ from prfaas.telemetry.faults import FAULTS
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics.queue import QueueMetrics
 from prfaas.telemetry.metrics.scheduler import SchedulerMetrics
+from prfaas_scheduler.breaker import BreakerState
 from prfaas_scheduler.config import SchedulerConfig
 from prfaas_scheduler.dispatch import Dispatcher
 from prfaas_scheduler.events import (
@@ -41,6 +43,7 @@ from prfaas_scheduler.events import (
     LinkMeasured,
     PlacementRequested,
     RequestCacheList,
+    SiteDistrusted,
     WorkerGone,
 )
 from prfaas_scheduler.policies.threshold import Threshold
@@ -74,6 +77,7 @@ class SchedulerService:
         self._metrics.watch_directory(
             blocks=lambda: directory.blocks, dropped=lambda: directory.dropped, registry=context.registry
         )
+        self._metrics.watch_distrust(lambda: self._core.distrusted_sites(time.monotonic()), context.registry)
         self._roles = config.make_roles(self._core.fleet)
         self._bus: ControlBus | None = None
         self._dispatcher: Dispatcher | None = None
@@ -104,7 +108,7 @@ class SchedulerService:
         workers, links = subjects.workers_bucket(config.site), subjects.links_bucket(config.site)
         tasks.spawn("workers", watch(bus, workers, Heartbeat, self._on_heartbeat, status=self._workers_bucket))
         tasks.spawn("links", watch(bus, links, LinkEstimate, self._on_link, status=self._links_bucket))
-        await bus.subscribe(subjects.attempts(config.site), AttemptEnded, self._on_attempt_ended)
+        await bus.subscribe(subjects.attempts(config.site), AttemptNews, self._on_attempt_news)
         await bus.subscribe_raw(subjects.all_blocks(config.site), self._on_cache_changed)
         await bus.serve(subjects.place(config.site), PlaceRequest, self._place)
         if self._roles is not None:
@@ -144,9 +148,15 @@ class SchedulerService:
         alive = self._core.fleet.alive
         if len(alive) < self._shown:
             self._metrics.workers.clear()  # sites were forgotten, and their series go with them
+            self._metrics.breaker_open.clear()
         self._shown = len(alive)
         for (site, role), count in alive.items():
             self._metrics.workers.labels(site, role.value).set(count)
+        now_s = time.monotonic()
+        for name, site_state in self._core.fleet.sites.items():
+            if name != self._core.fleet.site:
+                is_open = site_state.breaker.state(now_s) is not BreakerState.CLOSED
+                self._metrics.breaker_open.labels(name).set(is_open)
 
     def _on_link(self, key: str, estimate: LinkEstimate | None) -> None:
         now_s = time.monotonic()
@@ -154,13 +164,19 @@ class SchedulerService:
             log.info("link_lost", link=key)
         self._core.handle(LinkLost(now_s, key) if estimate is None else LinkMeasured(now_s, estimate))
 
-    def _on_attempt_ended(self, ended: AttemptEnded) -> None:
-        self._core.handle(AttemptOver(time.monotonic(), ended))
+    def _on_attempt_news(self, news: AttemptNews) -> None:
+        now_s = time.monotonic()
+        if isinstance(news, KVDisagreed):
+            log.error("site_distrusted", at_site=news.site, worker=news.worker, request_id=news.request_id)
+            self._core.handle(SiteDistrusted(now_s, news.site))
+        else:
+            self._core.handle(AttemptOver(now_s, news))
 
     def _on_cache_changed(self, message: Msg) -> None:
         changed = decode(message.data, BlocksChanged)
         expected = subjects.blocks(self._config.site, changed.site, changed.role.value, changed.worker)
         if message.subject != expected:
+            FAULTS.foreign["BlocksChanged"] += 1
             log.warning("blocks_of_another", subject=message.subject, claimed=expected)
             return
         self._request_cache_lists(self._core.handle(CacheChanged(time.monotonic(), changed)))

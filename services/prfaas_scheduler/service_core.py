@@ -21,6 +21,7 @@ from prfaas_scheduler.events import (
     LinkMeasured,
     PlacementRequested,
     RequestCacheList,
+    SiteDistrusted,
     WorkerGone,
 )
 from prfaas_scheduler.fleet import Decoder, Fleet
@@ -78,7 +79,15 @@ class SchedulerCore:
                 return [self._place(request, now_s)]
             case AttemptOver(now_s, ended):
                 self._attempt_over(ended, now_s)
+            case SiteDistrusted(now_s, site):
+                # A name in a report is no reason to remember a site. The own one has no breaker: it answers in any case.
+                if site != self.fleet.site and (known := self.fleet.sites.get(site)) is not None:
+                    known.breaker.distrust(now_s)
         return []
+
+    def distrusted_sites(self, now_s: float) -> int:
+        """Returns the number of sites that get no prompts because their KV was found wrong."""
+        return sum(known.breaker.distrusts(now_s) for known in self.fleet.sites.values())
 
     def validate(self) -> None:
         self.fleet.validate()

@@ -17,7 +17,7 @@ from infra.running_sites import RunningSites
 from prfaas.contracts import subjects
 from tests.attacks.three_sites import ACTORS, FAR, HOME, OTHER, Actor, connect, description
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 _JOB = "jobs.{}.{}.prefill.m"
 _PROGRESS = subjects.prefill_progress(HOME, "d0")
 _EVENTS = subjects.events(HOME, "gateway")

@@ -17,7 +17,7 @@ from prfaas.contracts.to_probe import TransferMeasured
 from prfaas.contracts.to_scheduler import LinkEstimate
 from prfaas.site.sites import Role, load_description
 
-DEADLINE_S = 40.0
+DEADLINE_S = 60.0
 
 
 @pytest.fixture

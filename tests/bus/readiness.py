@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 import nats
 from nats.js.errors import APIError, NotFoundError
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 async def until_ready(ready: Callable[[], str | None]) -> None:

@@ -22,7 +22,7 @@ from prfaas.site.sites import load_description
 from tests.bus.submitting import submit_once_joined
 from tests.bus.test_jobs import MODEL, SERVES, make_job, stored, take
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 class TwoSites(NamedTuple):

@@ -29,7 +29,7 @@ from prfaas.contracts.wire import BadMessageError, decode, decode_json, encode
 from prfaas.telemetry.faults import FAULTS
 from tests.bus.conftest import Connect
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 SITE, MODEL = "local", "m"
 BUCKET = subjects.workers_bucket(SITE)
 DEEP = b"\x91" * 100_000 + b"\xc0"

@@ -40,7 +40,7 @@ from prfaas_decode_worker.prefixes import KeptPrefixes
 from tests.bus.submitting import hold
 
 SITE, MODEL, WORKER = "home", "emulated-1t", "p1"
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 BLOCK_TOKENS = 64
 
 
@@ -56,12 +56,12 @@ class Home:
         emulated = EmulatedConfig(time_scale=1e6, byte_scale=6000.0, token_scale=32.0)
         self.engine = EmulatedEngine(MODEL, emulated, chunk_tokens=BLOCK_TOKENS)
         self.told: asyncio.Queue[Event] = asyncio.Queue()
-        self.kept = KeptPrefixes(self.engine, 1 << 30, lambda changes: None)
+        self.kept = KeptPrefixes(self.engine, 1 << 30, lambda changes: None, site=SITE)
         self.tasks, self.registry = Tasks(), CollectorRegistry()
         endpoint = lane.endpoint
         config = DecodeWorkerConfig(site=SITE, name="d1", control=endpoint, bulk=endpoint)
         context = ServiceContext(self.tasks, self.registry, Tracing())
-        self.attempts = Attempts(config, context, SiteConnections(bus, lane), self.kept, self.told.put_nowait)
+        self.attempts = Attempts(config, context, SiteConnections(bus, lane), self.kept, self.told.put_nowait, lambda news: None)
 
     def begin(self, request_id: str, token_ids: tuple[int, ...], attempt: int = 1, worker: str | None = None) -> None:
         order = BeginAttempt(
@@ -118,7 +118,7 @@ class Home:
         return transfer, event
 
     async def kept_tokens(self, token_ids: tuple[int, ...]) -> int:
-        return await self.kept.install(self.engine.reserve(len(token_ids), len(token_ids) + 1), token_ids)
+        return await self.kept.install(self.engine.reserve(len(token_ids), len(token_ids) + 1), token_ids, SITE)
 
     async def until_kept(self, token_ids: tuple[int, ...], tokens: int) -> None:
         async with asyncio.timeout(DEADLINE_S):
@@ -136,7 +136,7 @@ async def home(tmp_path: Path) -> AsyncIterator[Home]:
     async with NatsServer(tmp_path / "nats") as server:
         endpoint = NatsEndpoint(url=server.client_url)
         bus = await ControlBus.connect(endpoint, "test")
-        lane = await BulkLane.connect(endpoint, name="test", timeout_s=5)
+        lane = await BulkLane.connect(endpoint, name="test", timeout_s=60)
         await ensure_kv_bucket(lane, subjects.kv_bucket(SITE, SITE), max_bytes=1 << 28, ttl_s=60)
         home = Home(bus, lane, await JobConsumer.open(bus, SITE, MODEL, WORKER, serves=[SITE]))
         yield home

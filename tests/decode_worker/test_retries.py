@@ -42,7 +42,7 @@ def test_it_waits_for_an_idle_worker_then_in_turn_then_falls_back(code: str) -> 
     instructions = failed(core, 1, code, 5.0)
     second = begun(instructions)
     assert (second.deferred, second.prefill_site, second.timeout_s) == (False, "far", 3.0)
-    (told,) = (each.ended for each in instructions if isinstance(each, TellScheduler))
+    (told,) = (each.news for each in instructions if isinstance(each, TellScheduler))
     assert (told.site, told.next_site, told.verified) == ("far", "far", False)
     third = begun(failed(core, 2, "timeout", 8.0))
     assert (third.deferred, third.prefill_site, third.timeout_s) == (False, "home", 2.0)

@@ -273,7 +273,7 @@ def test_the_client_hears_what_was_cached_and_the_report_what_was_saved() -> Non
     core.handle(GenerateAsked(0.0, ask(max_tokens=1)))
     report = TransferReport(bytes=5, cached_tokens=2, reused_tokens=1, saved_bytes=9)
     (first,) = events_of(core.handle(AttemptVerified(1.0, "r1", 1, 0.0, report)))
-    assert isinstance(first, Started) and first.cached_tokens == 2
+    assert isinstance(first, Started) and (first.cached_tokens, first.kv_bytes) == (2, 5)
     *_, finished = events_of(step(core, 5))
     assert isinstance(finished, Finished)
     assert finished.transfer is report
@@ -302,7 +302,7 @@ def test_no_first_token_in_time_fails_the_request_and_ends_its_attempt() -> None
     core.handle(GenerateAsked(0.0, ask()))
     assert core.handle(Tick(DEADLINE_S - 0.1)) == []
     emit, ended, told, release = core.handle(Tick(DEADLINE_S))
-    assert isinstance(told, TellScheduler) and not told.ended.verified
+    assert isinstance(told, TellScheduler) and not told.news.verified
     assert isinstance(emit, Emit) and isinstance(emit.event, Failed) and emit.event.code == "deadline"
     assert ended == EndAttempt("r1", 1, "far")
     assert isinstance(release, Release)
@@ -427,7 +427,7 @@ def test_an_answer_that_was_complete_when_its_worker_was_lost_needs_no_slot() ->
     first, finished = events_of(out)
     assert isinstance(first, Started) and isinstance(finished, Finished)
     assert (finished.finish_reason, finished.text, finished.completion_tokens) == ("length", "8", 2)
-    over = next(each.ended for each in out if isinstance(each, TellScheduler))
+    over = next(each.news for each in out if isinstance(each, TellScheduler))
     assert (over.verified, over.code) == (False, "cancelled")
     core.validate()
 

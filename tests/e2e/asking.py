@@ -77,9 +77,9 @@ async def policy(stack: Stack, name: str) -> AsyncIterator[None]:
 
 async def _start_scheduler(stack: Stack, changes: dict[str, Any]) -> None:
     scheduler = stack.process("local", Role.SCHEDULER)
-    await scheduler.stop(10.0)
+    await scheduler.stop(60.0)
     await scheduler.configure(changes).spawn()
-    await scheduler.wait_ready(30.0)
+    await scheduler.wait_ready(120.0)
     await stack.wait_introduced()
 
 

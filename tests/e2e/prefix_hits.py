@@ -10,15 +10,15 @@ from tests.e2e.asking import Told, complete, policy, tokens_of
 PROMPT = tokens_of(1200)
 """Two blocks and a half, of 512 tokens each."""
 CACHED_TOKENS = 1024
-DEADLINE_S = 60.0
+DEADLINE_S = 300.0
 
 
 async def restart(stack: Stack, site: str, role: Role) -> None:
     """Its cache is empty then."""
     worker = stack.process(site, role)
-    await worker.stop(30.0)
+    await worker.stop(60.0)
     await worker.spawn()
-    await worker.wait_ready(60.0)
+    await worker.wait_ready(120.0)
     await stack.wait_introduced()
 
 

@@ -52,8 +52,8 @@ async def test_kv_over_the_link_is_local_kv(model: str, lengths: tuple[int, ...]
     engine = build_engine(EngineConfig(model=model))
     description = engine.describe()
     async with RunningSites(load_description(DEMO), tmp_path) as sites:
-        far = await BulkLane.connect(sites.endpoint("remote", "bulk"), name="sender", timeout_s=10)
-        near = await BulkLane.connect(sites.endpoint("local", "bulk"), name="receiver", timeout_s=10)
+        far = await BulkLane.connect(sites.endpoint("remote", "bulk"), name="sender", timeout_s=60)
+        near = await BulkLane.connect(sites.endpoint("local", "bulk"), name="receiver", timeout_s=60)
         await ensure_kv_bucket(near, subjects.kv_bucket("local", "remote"), max_bytes=1 << 30, ttl_s=300)
         link = Link()
         for length in lengths:

@@ -29,7 +29,7 @@ def describe(roles: set[Role]) -> Description:
 
 
 async def lossy_transfers(stack: Stack) -> float:
-    async with httpx.AsyncClient(timeout=10.0) as client:
+    async with httpx.AsyncClient(timeout=60.0) as client:
         page = (await client.get(f"http://127.0.0.1:{stack.process(HOME, Role.DECODE_WORKER).http_port}/metrics")).text
     families = {family.name: family for family in text_string_to_metric_families(page)}
     samples = families["prfaas_kv_lossy_transfers"].samples

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 
 from prfaas.capacity.builtin import builtin_profile
 from prfaas.contracts.to_decode import Sampling
+from prfaas.engine import emulated
 from prfaas.engine.emulated import EmulatedConfig, EmulatedEngine
 from prfaas.engine.emulated_model import EMULATED_MODELS, byte_tokenizer, kv_line
 from prfaas.engine.factory import EngineConfig, build_engine
@@ -198,14 +199,23 @@ def test_a_prompt_of_one_token_needs_no_cache() -> None:
     assert len(answer(target, [], 0)) == 12
 
 
-def test_prefill_takes_at_least_its_time_and_spreads_its_pieces() -> None:
+def test_prefill_takes_at_least_its_time_and_spreads_its_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     paced = engine(time_scale=20.0)
-    emitted: list[float] = []
-    started_s = time.monotonic()
-    paced.prefill(prompt(500), lambda piece: emitted.append(time.monotonic() - started_s), lambda: False)
+    due: list[float] = []
+    emitted: list[tuple[float, float]] = []
+    sleep_until = emulated._sleep_until
+
+    def note(due_at: float, cancelled: Callable[[], bool]) -> None:
+        due.append(due_at)
+        sleep_until(due_at, cancelled)
+
+    monkeypatch.setattr(emulated, "_sleep_until", note)
+    started_at = time.monotonic()
+    paced.prefill(prompt(500), lambda piece: emitted.append((due[-1], time.monotonic())), lambda: False)
     want_s = paced.prefill_s(500)
-    assert emitted[-1] >= want_s - 1e-3
-    assert emitted[0] < want_s / 2
+    assert emitted[-1][1] - started_at >= want_s - 1e-3
+    assert emitted[-1][0] - emitted[0][0] > want_s / 2, "the first piece is due long before the last"
+    assert all(at >= due_at for due_at, at in emitted)
 
 
 def test_decode_takes_at_least_its_time_and_more_above_the_batch_limit() -> None:
@@ -309,17 +319,19 @@ def test_the_engine_is_configured_from_flags() -> None:
 
 def test_a_slow_taker_of_pieces_slows_the_prefill() -> None:
     """Back-pressure: what holds a piece for longer than a layer takes holds the device."""
-    paced = engine(time_scale=200.0)
-    layer_s = paced.prefill_s(64) / len(paced.layout.layers)
+    paced = engine(time_scale=20.0)
+    want_s = paced.prefill_s(64)
+    layer_s = want_s / len(paced.layout.layers)
     started_s = time.monotonic()
     pieces: list[KVPiece] = []
 
     def take(piece: KVPiece) -> None:
+        if not pieces:
+            time.sleep(want_s)  # a device that went on meanwhile would have all other pieces ready
         pieces.append(piece)
-        time.sleep(0.02)
 
     paced.prefill(prompt(64), take, lambda: False)
-    assert time.monotonic() - started_s >= len(pieces) * (0.02 - layer_s)
+    assert time.monotonic() - started_s >= 2 * want_s - layer_s - 1e-3
 
 
 def with_cache(target: EmulatedEngine, token_ids: Sequence[int], cache: PrefixCache, from_token: int = 0) -> list[KVPiece]:

@@ -23,7 +23,7 @@ from prfaas.secrets.secret_files import readable_by_others
 from prfaas.site.permissions import service_permissions
 from prfaas.site.sites import load_description
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 PROGRESS = subjects.progress_from(subjects.prefill_progress("local", "decode-worker"), "remote", "prefill-worker")
 TLS_ALERT = bytes.fromhex("15030100020246")
 """Fatal, protocol version: what came is no handshake."""

@@ -33,7 +33,7 @@ from tests.bus.submitting import dispatch_to
 
 SITE, WORKER, MODEL = "home", "p1", "emulated-1t"
 BLOCK_TOKENS = 64
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 EMULATED = EmulatedConfig(time_scale=1e6, byte_scale=6000.0, token_scale=32.0)
 
 
@@ -100,7 +100,7 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
     async with NatsServer(tmp_path / "nats") as server:
         endpoint = NatsEndpoint(url=server.client_url)
         bus = await ControlBus.connect(endpoint, "test")
-        lane = await BulkLane.connect(endpoint, name="test", timeout_s=5)
+        lane = await BulkLane.connect(endpoint, name="test", timeout_s=60)
         await ensure_kv_bucket(lane, subjects.kv_bucket(SITE, SITE), max_bytes=1 << 28, ttl_s=60)
         config = PrefillWorkerConfig(
             site=SITE,

@@ -1,9 +1,17 @@
 import os
-import subprocess
-import sys
 from pathlib import Path
 
-from prfaas.secrets.secret_files import make_private_directory, open_secret, readable_by_others, write_secret
+import pytest
+
+from prfaas.cli.__main__ import main
+from prfaas.secrets.secret_files import (
+    SecretFileError,
+    make_private_directory,
+    open_secret,
+    read_secret,
+    readable_by_others,
+    write_secret,
+)
 
 
 def test_files_are_private_whatever_the_umask_and_what_was_there(tmp_path: Path) -> None:
@@ -23,19 +31,41 @@ def test_files_are_private_whatever_the_umask_and_what_was_there(tmp_path: Path)
         os.umask(before)
 
 
-def test_what_others_can_reach_is_listed_and_fails_the_check(tmp_path: Path) -> None:
+def test_what_others_can_reach_is_listed_and_fails_the_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_private_directory(tmp_path / "private")
     (tmp_path / "private" / "open").write_text("")
     (tmp_path / "private" / "open").chmod(0o644)
     (tmp_path / "folder").mkdir(mode=0o755)
     (tmp_path / "folder").chmod(0o755)
     write_secret(tmp_path / "folder" / "key", b"")
-    check = [sys.executable, "-m", "prfaas.secrets.secret_files", str(tmp_path)]
     assert list(readable_by_others(tmp_path)) == []
-    assert subprocess.run(check, check=False).returncode == 0
+    assert main(["site", "check", "--directory", str(tmp_path)]) == 0
     (tmp_path / "folder" / "gateway.toml").write_text("")
     (tmp_path / "folder" / "gateway.toml").chmod(0o640)
     assert list(readable_by_others(tmp_path)) == [tmp_path / "folder" / "gateway.toml"]
-    found = subprocess.run(check, check=False, capture_output=True, text=True)
-    assert (found.returncode, found.stdout) == (1, f"0640 {tmp_path}/folder/gateway.toml\n")
-    assert subprocess.run([*check[:-1], str(tmp_path / "no")], check=False, capture_output=True).returncode == 2
+    assert main(["site", "check", "--directory", str(tmp_path)]) == 1
+    assert capsys.readouterr().out == f"0640 {tmp_path}/folder/gateway.toml\n"
+    assert main(["site", "check", "--directory", str(tmp_path / "no")]) == 2
+
+
+def test_roots_file_may_reach_another_user_by_its_group_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mounted"
+    write_secret(path, b"secret")
+    if path.stat().st_uid != 0:
+        pytest.skip("the file must be root's")
+    monkeypatch.setattr(os, "geteuid", lambda: 10001)
+    path.chmod(0o440)
+    assert read_secret(path) == b"secret"
+    for mode in (0o460, 0o444, 0o450):
+        path.chmod(mode)
+        with pytest.raises(SecretFileError, match=f"mode {mode:04o}"):
+            read_secret(path)
+
+
+def test_a_reader_finds_the_old_content_or_the_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_secret(path, b"old")
+    with path.open("rb") as reading:
+        write_secret(path, b"new")
+        assert reading.read() == b"old"
+    assert read_secret(path) == b"new" and list(tmp_path.iterdir()) == [path]

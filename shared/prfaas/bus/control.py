@@ -73,6 +73,10 @@ class ControlBus:
         """Set when the connection ended for good, by `drain` or by the server's refusal."""
         return self._connection.closed
 
+    def reconnect_when(self, may_reconnect: Callable[[], bool]) -> None:
+        """Has a new key wait until a moment in which no message is awaited: those of a reconnect's moment are lost."""
+        self._connection.may_reconnect = may_reconnect
+
     @property
     def client(self) -> Client:
         """nats-py's client, for what JetStream needs."""

@@ -27,7 +27,7 @@ def place(site: str) -> str:
 
 
 def attempts(site: str) -> str:
-    """Decode worker -> scheduler, AttemptEnded."""
+    """Decode worker -> scheduler, AttemptEnded | KVDisagreed."""
     return f"prfaas.{site}.scheduler.attempts"
 
 

@@ -5,6 +5,7 @@ Events of one request are numbered from 0 without gaps: a lost one is an error, 
 
 import msgspec
 
+from prfaas.contracts.fields import Count
 from prfaas.contracts.kv import TransferReport
 from prfaas.contracts.terms import Outcome
 
@@ -80,6 +81,8 @@ class Started(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     outcome: Outcome
     reason: str
     cached_tokens: int
+    kv_bytes: Count = 0
+    """Bytes of KV that were shipped for the prompt, decoded, without headers."""
 
 
 class Tokens(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -37,6 +37,18 @@ class AttemptEnded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Site where the request's next attempt prefills."""
 
 
+class KVDisagreed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Decode worker -> scheduler: KV that a site made is not what the own site makes of the same prompt."""
+
+    site: SubjectToken
+    worker: Label
+    """Worker that made it, by its own word."""
+    request_id: Id
+
+
+AttemptNews = AttemptEnded | KVDisagreed
+
+
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """A worker's announcement, put into the workers bucket of every site that may place work on it. Silence means death."""
 

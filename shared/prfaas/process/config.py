@@ -20,6 +20,7 @@ from prfaas.contracts.fields import SubjectToken
 from prfaas.process.config_schema import ConfigError, Schema, take_string
 from prfaas.process.http import IDLE_TIMEOUT_S
 from prfaas.process.platform_variables import is_platforms
+from prfaas.secrets.secret_files import SecretFileError, read_secret
 
 __all__ = ["ConfigError", "ServiceConfig", "SubjectToken", "load_config"]
 
@@ -53,6 +54,15 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     log_format: Literal["json", "console"] = "json"
     drain_s: Annotated[float, msgspec.Meta(ge=0)] = 20.0
     """How long running work may take to finish after SIGTERM."""
+
+    def check_files(self) -> None:
+        """Reads the files that the keys name. Raises ConfigError for a secret that is not there, or that others may read."""
+        for key, endpoint in (("control", self.control), ("bulk", self.bulk)):
+            if endpoint is not None and endpoint.nkey_seed_file is not None:
+                try:
+                    read_secret(Path(endpoint.nkey_seed_file))
+                except SecretFileError as error:
+                    raise ConfigError(f"key `{key}.nkey-seed-file`: {error}.") from error
 
     def __post_init__(self) -> None:
         """Raises ValueError, which msgspec reports as a ValidationError; the message begins with the key."""
@@ -148,6 +158,8 @@ def _file(path: Path, schema: Schema, role: str) -> Iterator[Setting]:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"command line: --config {path} cannot be read: {error.strerror}.") from error
+    except RecursionError as error:
+        raise ConfigError(f"file {path} is nested too deeply.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"file {path} is no TOML: {error}.") from error
     origin = f"file {path}"

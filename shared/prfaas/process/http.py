@@ -8,13 +8,17 @@ from contextlib import contextmanager
 
 import uvicorn
 from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from prfaas.process.http_protocol import HEAD_TIMEOUT_S, HttpProtocol, MarkEventStreams, connection_limit
+from prfaas.process.connection_places import ConnectionPlaces, connection_limit
+from prfaas.process.event_streams import MarkEventStreams
+from prfaas.process.http_protocol import HEAD_TIMEOUT_S, HttpProtocol
 from prfaas.process.request_ids import RequestIds
 
 IDLE_TIMEOUT_S = 75.0
@@ -39,7 +43,7 @@ def service_routes(ready: Callable[[], str | None], registry: CollectorRegistry)
     return [Route("/health", health), Route("/ready", readiness), Route("/metrics", metrics)]
 
 
-class HttpServer:
+class HttpServer(Collector):
     """uvicorn on a socket of our own, so that the port is known, and a taken one is an error of ours, before anything starts."""
 
     def __init__(
@@ -63,7 +67,8 @@ class HttpServer:
             self._socket = inherited_socket() or socket.create_server((host, port), family=family, backlog=2048)
         except OSError as error:
             raise OSError(f"cannot listen for HTTP on {host}:{port}: {error.strerror or error}") from error
-        limits = {"head_timeout_s": head_timeout_s, "max_connections": max_connections or connection_limit()}
+        self._places: ConnectionPlaces[HttpProtocol] = ConnectionPlaces(max_connections or connection_limit())
+        limits = {"head_timeout_s": head_timeout_s, "places": self._places}
         config = uvicorn.Config(
             MarkEventStreams(RequestIds(app)),
             interface="asgi3",
@@ -90,6 +95,15 @@ class HttpServer:
     def duplicate(self) -> socket.socket:
         """A socket that listens on after this server has stopped: connections wait in it until another server takes it over."""
         return self._socket.dup()
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields the server's metrics."""
+        family = CounterMetricFamily(
+            "prfaas_http_connections_closed", "Connections that the server closed, by why.", labels=["why"]
+        )
+        for why, count in self._places.closed.items():
+            family.add_metric([why], count)
+        yield family
 
     async def serve(self) -> None:
         """Returns after `stop`."""

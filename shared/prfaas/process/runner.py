@@ -82,10 +82,12 @@ def run_service(
     config_cls: type[Config], make_service: Callable[[Config, ServiceContext], Service], argv: Sequence[str] | None = None
 ) -> int:
     """Runs until a signal or a crash and returns the exit code: `sys.exit(run_service(...))`, and nothing after it, since a
-    watchdog ends the process should its threads not. With the word `--check` it only reads the configuration."""
+    watchdog ends the process should its threads not. With the word `--check` it only reads the configuration and
+    the files that it names."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         config = load_config(config_cls, argv=[word for word in words if word != CHECK], environ=os.environ)
+        config.check_files()
     except ConfigError as error:
         print(f"prfaas-{config_cls.role}: {error}", file=sys.stderr)
         return 2
@@ -161,6 +163,7 @@ class _Process:
         try:
             tracing = set_up_tracing(role=config.role, instance=config.name, site=config.site, registry=registry)
             http = HttpServer(self._dispatch, config.http_host, config.http_port, idle_timeout_s=config.http_idle_timeout_s)
+            registry.register(http)
             log.info("http_listening", http_host=config.http_host, http_port=http.port)
             routes = service_routes(self._ready, registry)
             self._app = Starlette(routes=[*routes, Route("/{path:path}", _starting, methods=["GET", "POST"])])

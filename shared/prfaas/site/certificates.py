@@ -21,12 +21,27 @@ CERTIFICATE_DAYS = 365
 _CLOCK_SKEW = datetime.timedelta(minutes=5)
 
 
+class AuthorityError(Exception):
+    """A certificate cannot be signed; the message is a sentence without its point."""
+
+
 class Certificate(NamedTuple):
     """PEM files of one server."""
 
     certificate_file: Path
     key_file: Path
     ca_file: Path
+
+    def hosts(self) -> list[str]:
+        """Returns the names and addresses that the certificate is for."""
+        names = self._read().extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        return [str(name.value) for name in names]
+
+    def ends_at(self) -> datetime.datetime:
+        return self._read().not_valid_after_utc
+
+    def _read(self) -> x509.Certificate:
+        return x509.load_pem_x509_certificate(self.certificate_file.read_bytes())
 
 
 class Authority:
@@ -38,14 +53,18 @@ class Authority:
         self._directory = directory
 
     def ensure_certificate(self, directory: Path, hosts: Sequence[str]) -> Certificate:
-        """Returns the certificate of a server for these names and addresses; signs one when there is none in `directory`."""
+        """Returns the certificate of a server for these names and addresses; signs one when there is none in `directory`.
+
+        Raises AuthorityError."""
         files = Certificate(directory / "server.pem", directory / "server-key.pem", directory / "ca.pem")
-        if not files.certificate_file.exists():
+        if not all(file.exists() for file in files):
             self.sign(directory, hosts)
         return files
 
     def sign(self, directory: Path, hosts: Sequence[str]) -> None:
-        """Writes a new key and certificate. A server takes them with its next reload; connections that are open stay."""
+        """Writes a new key and certificate. A server takes them with its next reload; connections that are open stay.
+
+        Raises AuthorityError."""
         authority, authority_key = self._load()
         key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.datetime.now(datetime.UTC)
@@ -68,7 +87,10 @@ class Authority:
         write_secret(directory / "ca.pem", self.certificate_file.read_bytes())
 
     def _load(self) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-        if not self._key_file.exists():
+        if not (self._key_file.exists() and self.certificate_file.exists()):
+            if self.certificate_file.exists():
+                # A new authority would end the trust in every certificate of the old one.
+                raise AuthorityError(f"{self._key_file} is not there, and without the authority's key nothing can be signed")
             self._make()
         key = serialization.load_pem_private_key(self._key_file.read_bytes(), None)
         assert isinstance(key, ec.EllipticCurvePrivateKey), "this class writes no other keys"
@@ -84,6 +106,7 @@ class Authority:
             .sign(key, hashes.SHA256())
         )
         make_private_directory(self._directory)
+        # The certificate last: without it the authority counts as not made.
         write_secret(self._key_file, _private_pem(key))
         write_secret(self.certificate_file, certificate.public_bytes(serialization.Encoding.PEM))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from prfaas.site.permissions import Permissions, crossing, service_permissions
 from prfaas.site.server_ports import ServerPorts
-from prfaas.site.site_keys import SiteKeys
+from prfaas.site.site_keys import Key, SiteKeys, valid_keys
 from prfaas.site.sites import Description, Site
 
 LEAF_ACCOUNTS = ("ctl", "bulk")
@@ -75,11 +75,11 @@ def _account(description: Description, site: Site, account: str, keys: Mapping[s
         jetstream = f"    jetstream: {{ max_memory: 0, max_file: {site.max_file_bytes // 4} }}\n"
     elif account == "bulk":
         jetstream = f"    jetstream: {{ max_memory: {site.max_memory_bytes}, max_file: {site.max_file_bytes // 4 * 3} }}\n"
-    users = [_user(keys[site.name].operator(account).public, "STANDARD")]
+    users = _users(keys[site.name].operator(account), "STANDARD")
     for service in [each for each in description.services if each.site == site.name]:
         permissions = service_permissions(description, service).get(account)
         if permissions is not None:
-            users.append(_user(keys[site.name].service(service.name, account).public, "STANDARD", permissions))
+            users += _users(keys[site.name].service(service.name, account), "STANDARD", permissions)
     exports: list[str] = []
     imports: list[str] = []
     for neighbour in description.neighbours(site.name) if account in LEAF_ACCOUNTS else []:
@@ -103,7 +103,7 @@ def _link_account(description: Description, site: Site, neighbour: Site, account
     imports = [_import("stream", subject, main) for subject in out.messages]
     imports += [_import("service", subject, main) for subject in into.requests]
     dialled_by = site.name in neighbour.dials
-    users = [_user(keys[neighbour.name].leaf(account, site.name).public, "LEAFNODE")] if dialled_by else []
+    users = _users(keys[neighbour.name].leaf(account, site.name), "LEAFNODE") if dialled_by else []
     return _account_block(link_account(account, neighbour.name), "", users, exports, imports)
 
 
@@ -114,11 +114,12 @@ def _account_block(name: str, jetstream: str, users: list[str], exports: list[st
     return f'  "{name}" {{\n{jetstream}{block("users", users)}{block("exports", exports)}{block("imports", imports)}  }}\n'
 
 
-def _user(public_key: str, connection_type: str, permissions: Permissions | None = None) -> str:
+def _users(key: Key, connection_type: str, permissions: Permissions | None = None) -> list[str]:
+    """Renders one user: two while its key is rotated."""
     allowed = (
         "" if permissions is None else f", permissions: {json.dumps({k: list(v) for k, v in permissions._asdict().items()})}"
     )
-    return f'{{ nkey: {public_key}, allowed_connection_types: ["{connection_type}"]{allowed} }}'
+    return [f'{{ nkey: {each.public}, allowed_connection_types: ["{connection_type}"]{allowed} }}' for each in valid_keys(key)]
 
 
 def _export(kind: str, subject: str, account: str) -> str:

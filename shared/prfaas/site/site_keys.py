@@ -47,9 +47,39 @@ class SiteKeys:
         """Key with which the site's server dials another site."""
         return ensure_key(self._directory / f"leaf-{account}-{dialled}.nk")
 
+    def seed_files(self) -> list[Path]:
+        """Returns the files of the site's users that are in use."""
+        spare = (".next.nk", ".old.nk")
+        return sorted(file for file in self._directory.glob("*.nk") if not file.name.endswith(spare))
+
+    def renew_certificate(self) -> None:
+        """Signs a new key and certificate of the site's server, which takes them with its next reload."""
+        self._authority.sign(self._directory, self._hosts)
+
     def certificate(self) -> Certificate:
         """Certificate of the site's server, signed by the deployment's authority."""
         return self._authority.ensure_certificate(self._directory, self._hosts)
+
+    def new_certificate(self) -> Certificate:
+        """Certificate of the site's server, signed anew."""
+        self._authority.sign(self._directory, self._hosts)
+        return self.certificate()
+
+
+def next_file(seed_file: Path) -> Path:
+    """Returns the file of the seed that will take this one's place."""
+    return seed_file.with_suffix(".next.nk")
+
+
+def old_file(seed_file: Path) -> Path:
+    """Returns the file of the seed whose place this one has taken."""
+    return seed_file.with_suffix(".old.nk")
+
+
+def valid_keys(key: Key) -> list[Key]:
+    """Returns the keys by which a server knows this user: one, and while keys are rotated its successor or predecessor too."""
+    others = [file for file in (next_file(key.seed_file), old_file(key.seed_file)) if file.exists()]
+    return [key, *(ensure_key(file) for file in others)]
 
 
 def ensure_key(seed_file: Path) -> Key:

@@ -11,6 +11,8 @@ import msgspec
 from prfaas.contracts.subjects import BETWEEN_SITES
 from prfaas.site.link_shape import LinkShape
 
+AUTHORITY_FOLDER = "authority"
+"""Folder beside those of the sites."""
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)]
 
@@ -39,6 +41,8 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Address on which the server listens for clients and leaf connections."""
     link_tls: bool | None = None
     """TLS 1.3 on the leaf connections that come in here, with certificates on both ends. Unset: unless `host` is loopback."""
+    seals: tuple[Name, ...] = ()
+    """Prefill sites, maybe this one too, whose jobs and KV are sealed from worker to worker. Only for pd sites."""
     client_tls: bool = False
     """TLS 1.3 between the site's own services and its server."""
     client_port: Port = 0
@@ -101,7 +105,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def tls(self, dialled: str) -> bool:
         """Returns whether leaf connections that come in at this site are encrypted."""
         site = self.site(dialled)
-        return not _is_loopback(site.host) if site.link_tls is None else site.link_tls
+        return not is_loopback(site.host) if site.link_tls is None else site.link_tls
 
     def in_dial_order(self) -> list[Site]:
         """Returns each site after those that it dials. Raises DescriptionError for a ring."""
@@ -125,6 +129,10 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """Returns the pd sites that may place work in this one: itself and its neighbours."""
         return [site.name for site in (self.site(name), *self.neighbours(name)) if site.kind is SiteKind.PD]
 
+    def sealing_peers(self, name: str) -> list[str]:
+        """Returns the sites with which this one exchanges sealed jobs and KV, in either direction."""
+        return sorted({*self.site(name).seals, *(site.name for site in self.sites if name in site.seals)})
+
     def validate(self) -> None:
         """Checks that everything fits together. Raises DescriptionError."""
         names = [site.name for site in self.sites]
@@ -135,9 +143,12 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 raise DescriptionError(
                     f"the name of site {site.name} holds {BETWEEN_SITES}, which separates the names of two sites"
                 )
+            if site.name == AUTHORITY_FOLDER:
+                raise DescriptionError(f"no site may be called {AUTHORITY_FOLDER}: that folder holds the certificates' authority")
             for dialled in site.dials:
                 if self.site(dialled).name == site.name:
                     raise DescriptionError(f"site {site.name} dials itself")
+            self._validate_seals(site)
             for destination in site.egress_mbit:
                 if destination not in self.served_sites(site.name) or destination == site.name:
                     raise DescriptionError(f"site {site.name} has a budget for {destination}, which is no pd site beside it")
@@ -160,8 +171,15 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 raise DescriptionError(f"two services of site {service.site} have the same name: {service.name}")
             taken.add((service.site, service.name))
 
+    def _validate_seals(self, site: Site) -> None:
+        if site.seals and site.kind is not SiteKind.PD:
+            raise DescriptionError(f"site {site.name} only prefills: its pd sites say in `seals` whether jobs are sealed")
+        for peer in site.seals:
+            if site.name not in self.served_sites(peer):
+                raise DescriptionError(f"site {site.name} seals jobs for {peer}, which is no site beside it")
 
-def _is_loopback(host: str) -> bool:
+
+def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -174,6 +192,8 @@ def load_description(path: Path) -> Description:
         description = msgspec.convert(tomllib.loads(path.read_text()), Description)
         description = msgspec.structs.replace(description, services=tuple(_named(description.services)))
         description.validate()
+    except RecursionError as error:
+        raise DescriptionError(f"{path} is nested too deeply") from error
     except (OSError, tomllib.TOMLDecodeError, ValueError) as error:
         raise DescriptionError(f"{path}: {error}") from error
     return description

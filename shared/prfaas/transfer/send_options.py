@@ -18,6 +18,8 @@ class SendOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Compresses frames while the link is slow enough for it to pay."""
     lossy: bool = False
     """Cuts frames to 8 bits then, if the transfer allows it too."""
+    secret: bytes | None = None
+    """Secret that the receiver shares, with which frames are sealed; None: they go in clear."""
 
 
 class SendReport(msgspec.Struct, frozen=True, kw_only=True):

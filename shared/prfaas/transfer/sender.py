@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from collections.abc import Sequence
 from typing import Self
 
 from prfaas.bus.bulk.bucket import chunk_subject
@@ -22,6 +23,7 @@ from prfaas.transfer.frame import Codec, FrameKind
 from prfaas.transfer.frame_queue import FrameQueue
 from prfaas.transfer.framer import Framer
 from prfaas.transfer.object_digest import ObjectDigest, publish_meta
+from prfaas.transfer.sealed_frame import frames_of
 from prfaas.transfer.send_options import SendOptions, SendReport
 from prfaas.transfer.sender_core import SenderCore
 
@@ -44,6 +46,7 @@ class KVSender:
             transfer,
             layout,
             link.core,
+            frames_of(transfer, options.secret),
             max_payload=lambda: lane.max_payload,
             ready=self._drain,
             codecs=[Codec.PLANES] * options.lossless + [Codec.INT8] * (options.lossy and transfer.lossy),
@@ -226,7 +229,7 @@ class KVSender:
         reply = self._replies.subject(order.batch, order.sequence, operation)
         self._publish(frame.buffers, frame.total_bytes, reply, headers)
 
-    def _publish(self, parts: list[Buffer], size: int, reply: str, headers: bytes = b"") -> None:
+    def _publish(self, parts: Sequence[Buffer], size: int, reply: str, headers: bytes = b"") -> None:
         try:
             self._lane.publish(self._subject, parts, size, reply=reply, headers=headers)
         except DisconnectedError:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -37,18 +38,31 @@ async def test_a_burst_of_200_requests_is_served_within_its_deadline(tmp_path: P
 
 
 async def test_what_cannot_be_served_in_time_is_refused_at_once_with_an_honest_time(tmp_path: Path) -> None:
+    places = asyncio.Semaphore(0)
+
+    async def script(generate: Generate, emit: Emitter) -> None:
+        await places.acquire()
+        await say_hello(generate, emit)
+
     async with running_edge(tmp_path) as edge:
-        edge.site.slots = 2
-        answers_take(edge, 0.3)
-        edge.http.timeout = 60
-        held = asyncio.create_task(statuses(edge, 40, "50"))
-        # Six places have become free: the pace is known, and the line has some five seconds left.
-        await until(lambda: edge.metric("prfaas_gateway_responses_total", endpoint="completions", status="200") >= 6)
-        answer = await edge.post("/v1/completions", ASK, x_prfaas_ttft_deadline_s="0.5")
+        edge.site.slots = 1
+        edge.site.script = script
+        held = asyncio.create_task(statuses(edge, 100, "500"))
+        for place in range(1, 7):  # the pace is known then: no more than one place every 0.1 s, and 94 are to come
+            await asyncio.sleep(0.1)
+            places.release()
+            await until(partial(answered, edge, place))
+        answer = await edge.post("/v1/completions", ASK, x_prfaas_ttft_deadline_s="5")
         assert (answer.status_code, answer.json()["error"]["code"]) == (429, "overloaded")
         assert "requests wait before this one" in answer.json()["error"]["message"]
-        assert 1 <= int(answer.headers["retry-after"]) <= 50
-        assert await held == {200: 40}
+        assert int(answer.headers["retry-after"]) > 5
+        for _ in range(94):
+            places.release()
+        assert await held == {200: 100}
+
+
+def answered(edge: Edge, count: int) -> bool:
+    return edge.metric("prfaas_gateway_responses_total", endpoint="completions", status="200") >= count
 
 
 @pytest.mark.parametrize("refusal", [
@@ -81,9 +95,9 @@ async def test_a_silent_scheduler_is_waited_for(tmp_path: Path) -> None:
 
 
 async def test_a_refuser_that_says_to_come_back_after_the_deadline_is_believed(edge: Edge) -> None:
-    edge.site.placement = Refusal(code="overloaded", message="all workers are full", retry_after_s=7)
-    answer = await edge.post("/v1/completions", ASK, x_prfaas_ttft_deadline_s="5")
-    assert (answer.status_code, answer.headers["retry-after"]) == (429, "7")
+    edge.site.placement = Refusal(code="overloaded", message="all workers are full", retry_after_s=67)
+    answer = await edge.post("/v1/completions", ASK, x_prfaas_ttft_deadline_s="60")
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "67")
     assert len(edge.site.placed) == 1
 
 

@@ -1,0 +1,1 @@
+"""What an operator watches a deployment with: Prometheus, its alerts, a Grafana dashboard, a Collector."""
