@@ -49,6 +49,12 @@ class Place:
 
     async def submit(self, token_ids: Sequence[int], from_token: int = 0) -> tuple[KVReceiver, Any]:
         """A job that is dispatched to the worker."""
+        receiver, job, sequence = await self.make_job(token_ids, from_token)
+        await dispatch_to(self.bus, SITE, WORKER, job)
+        return receiver, sequence
+
+    async def make_job(self, token_ids: Sequence[int], from_token: int = 0) -> tuple[KVReceiver, PrefillJob, Any]:
+        """A job, the open receiver of its KV, and the sequence into which that goes."""
         transfer = KVTransfer(
             transfer_id=secrets.token_hex(8),
             attempt=1,
@@ -72,8 +78,7 @@ class Place:
             decode_site=SITE,
             timeout_s=DEADLINE_S,
         )
-        await dispatch_to(self.bus, SITE, WORKER, job)
-        return receiver, sequence
+        return receiver, job, sequence
 
     async def prefill(self, token_ids: Sequence[int], from_token: int = 0) -> TransferReport:
         """Receives a prefill, and asserts that its KV is, byte for byte, that of the whole prompt's prefill."""
