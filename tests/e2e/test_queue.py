@@ -7,13 +7,27 @@ from typing import Any
 
 import openai
 import pytest
+from msgspec.structs import replace
 
 from infra.stack import Stack
 from load.emulated_stack import FAR, HOME, MODEL, right_answer, two_sites
-from prfaas.site.sites import Role
+from prfaas.site.sites import Description, Role
 from tests.e2e.asking import client_of
 
-DESCRIPTION = two_sites(remote_workers=2, rate_mbit=1000.0, time_scale=2.0, byte_scale=2000.0)
+OBJECTIVES = {"ttft-objective-s": 20.0, "ttft-proportional-from-tokens": 100.0}
+"""A prompt of 300 tokens is due after 60 s, a longer one later."""
+
+
+def describe() -> Description:
+    found = two_sites(remote_workers=2, rate_mbit=1000.0, time_scale=2.0, byte_scale=2000.0)
+    services = [
+        replace(each, config=each.config | OBJECTIVES) if each.role is Role.SCHEDULER and each.site == FAR else each
+        for each in found.services
+    ]
+    return replace(found, services=tuple(services))
+
+
+DESCRIPTION = describe()
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]
 
 OUTPUT_TOKENS = 4
@@ -75,13 +89,13 @@ async def keep_busy(stack: Stack) -> list[asyncio.Task[dict[str, Any]]]:
 async def test_what_is_due_first_runs_first(stack: Stack) -> None:
     busy = await keep_busy(stack)
     waiting = []
-    for number, (tokens, deadline_s) in enumerate(((301, 400.0), (302, 400.0), (303, 60.0), (304, 60.0))):
-        waiting.append(asyncio.create_task(ask(stack, tokens, deadline_s / 10 if tokens > 302 else deadline_s)))
+    for number, tokens in enumerate((1500, 1501, 301, 302)):
+        waiting.append(asyncio.create_task(ask(stack, tokens, 400.0)))
         await until_waiting(stack, number + 1)
     reports = await asyncio.wait_for(asyncio.gather(*busy, *waiting), DEADLINE_S)
     assert {report["prefill_site"] for report in reports} == {FAR}
-    order = [tokens for _, _, tokens in jobs_taken(stack) if tokens in (301, 302, 303, 304)]
-    assert set(order[:2]) == {303, 304} and set(order[2:]) == {301, 302}
+    order = [tokens for _, _, tokens in jobs_taken(stack) if tokens in (1500, 1501, 301, 302)]
+    assert set(order[:2]) == {301, 302} and set(order[2:]) == {1500, 1501}
 
 
 async def test_a_scheduler_killed_under_load_loses_nothing_and_nothing_runs_twice(stack: Stack) -> None:
@@ -114,7 +128,7 @@ async def test_what_cannot_be_in_time_is_refused_with_the_time_to_come_back(stac
     for site in (HOME, FAR):
         scheduler = stack.process(site, Role.SCHEDULER)
         await scheduler.stop(DEADLINE_S)
-        await scheduler.configure({"ttft-objective-s": 1.0}).spawn()
+        await scheduler.configure({"ttft-objective-s": 0.05, "ttft-proportional-from-tokens": 100.0}).spawn()
         await scheduler.wait_ready(DEADLINE_S)
     await stack.wait_introduced()
     busy = await keep_busy(stack)
