@@ -82,7 +82,7 @@ class Stack:
 
     def process(self, site: str, role: Role) -> ServiceProcess:
         """Returns the only service of its role in a site."""
-        (found,) = [process for (at, _), process in self.services.items() if at == site and process.role == role]
+        (found,) = self.processes(site, role)
         return found
 
     async def metrics(self, site: str, name: str) -> str:
@@ -90,8 +90,15 @@ class Stack:
         async with httpx.AsyncClient(timeout=5.0) as client:
             return (await client.get(f"http://127.0.0.1:{self.services[site, name].http_port}/metrics")).text
 
+    def processes(self, site: str, role: Role) -> list[ServiceProcess]:
+        """Returns all services of a role in a site, in the order of the description."""
+        return [process for (at, _), process in self.services.items() if at == site and process.role == role]
+
     def gateway_url(self, site: str) -> str:
-        return f"http://127.0.0.1:{self.process(site, Role.GATEWAY).http_port}"
+        """Returns the address that the site's gateways share, or that of its first gateway where they share none."""
+        gateways = [each for each in self.description.services if each.site == site and each.role is Role.GATEWAY]
+        shared = gateways[0].config.get("http-shared-port")
+        return f"http://127.0.0.1:{shared or self.services[site, gateways[0].name].http_port}"
 
     def _process(self, service: Service) -> ServiceProcess:
         model = service.model or self.description.model

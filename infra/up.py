@@ -18,7 +18,7 @@ from infra.service_process import ServiceProcessError
 from infra.stack import Stack
 from infra.wan.process import WanProcessError
 from prfaas.engine.weights import WeightsError, prepare
-from prfaas.site.sites import Description, DescriptionError, Role, load_description
+from prfaas.site.sites import Description, DescriptionError, Role, Service, load_description
 
 DEMO = Path(__file__).with_name("sites.toml")
 RUN_DIRECTORY = Path(__file__).parents[1] / ".run"
@@ -41,10 +41,16 @@ def fresh_directory(name: str) -> Path:
 def describe(path: Path, model: str | None, port: int | None) -> Description:
     """Returns the description with the model and the gateway's port replaced where asked for. Raises DescriptionError."""
     description = load_description(path)
-    services = tuple(
-        msgspec.structs.replace(service, http_port=port) if port and service.role == Role.GATEWAY else service
-        for service in description.services
-    )
+    gateways = sum(service.role is Role.GATEWAY for service in description.services)
+
+    def at_port(service: Service) -> Service:
+        if not port or service.role is not Role.GATEWAY:
+            return service
+        if gateways == 1:
+            return msgspec.structs.replace(service, http_port=port)
+        return msgspec.structs.replace(service, config=service.config | {"http-shared-port": port})
+
+    services = tuple(map(at_port, description.services))
     return msgspec.structs.replace(description, services=services, model=model or description.model)
 
 

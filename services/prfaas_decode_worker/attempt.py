@@ -10,6 +10,7 @@ from typing import Any
 from opentelemetry.trace import Span, SpanKind
 from opentelemetry.trace.status import StatusCode
 
+from prfaas.bus.jobs import ABSENT_BEHIND_A_LINK_S, ABSENT_S
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import TransferReport
 from prfaas.contracts.to_decode import PrefillDispatched, PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
@@ -52,7 +53,7 @@ class Attempt:
         self.receiver: KVReceiver | None = None
         self.prefill_failed: asyncio.Future[PrefillFailed] = asyncio.get_running_loop().create_future()
         self.prefill: Prefill | None = None
-        """What was asked of a prefill worker; None until then."""
+        """Order to a prefill worker; None until it was asked."""
         self.holder: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """The prefill worker that has its job."""
         self.begun = False
@@ -74,7 +75,7 @@ class Attempt:
 
     @property
     def report(self) -> TransferReport:
-        """What has come of its KV so far."""
+        """Report on the KV that has come so far."""
         return TransferReport(attempts=self.order.attempt) if self.receiver is None else self.receiver.report()
 
 
@@ -135,8 +136,8 @@ class Attempts:
             self._count_failure(attempt, FailureCode.CANCELLED)
             task.cancel()
         if attempt.prefill is not None:
-            order = attempt.order
-            cancel = self._jobs.cancel(order.request_id, order.prefill_site, order.transfer_id, order.attempt)
+            begun = attempt.order
+            cancel = self._jobs.cancel(begun.request_id, begun.prefill_site, begun.transfer_id, begun.attempt)
             self._tasks.spawn("cancel prefill", cancel)
 
     def release(self, release: Release) -> None:
@@ -269,7 +270,9 @@ class Attempts:
 
     async def _worker_gone(self, attempt: Attempt) -> str:
         """Returns, with the reason, when the worker is gone that has the job: no other one gets it."""
-        return await self._jobs.queue.until_gone(attempt.order.prefill_site, await attempt.holder)
+        site = attempt.order.prefill_site
+        absent_s = ABSENT_S if site == self._site else ABSENT_BEHIND_A_LINK_S
+        return await self._jobs.queue.until_gone(site, await attempt.holder, absent_s)
 
     def _verified(self, attempt: Attempt, sequence: Any) -> None:
         if attempt.settled:

@@ -57,7 +57,7 @@ class AttemptFailed:
     code: str
     message: str
     begun: bool = False
-    """Whether a prefill worker had begun to compute it."""
+    """True when a prefill worker had begun to compute it."""
     retry_after_s: float | None = None
     """Time after which the queue that refused it may have room; None where none did."""
 
@@ -145,7 +145,7 @@ class BeginAttempt:
     admitted: bool = False
     """Whether the queue may refuse it no more."""
     deferred: bool = False
-    """Whether only a worker without other work may take it."""
+    """True when only a worker without other work may take it."""
 
 
 @dataclass(frozen=True, slots=True)

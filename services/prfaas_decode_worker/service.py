@@ -13,8 +13,8 @@ from prfaas.capacity.observed import RecentMean
 from prfaas.contracts import subjects
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.terms import FinishReason, Role
-from prfaas.contracts.to_decode import CancelGenerate, Generate, PrefillProgress
-from prfaas.contracts.to_gateway import GenerateAccepted, GenerateRefused, Started
+from prfaas.contracts.to_decode import AskRunning, CancelGenerate, Generate, PrefillProgress
+from prfaas.contracts.to_gateway import GenerateAccepted, GenerateRefused, Running, Started
 from prfaas.contracts.to_scheduler import Heartbeat, KVDisagreed
 from prfaas.contracts.wire import decode
 from prfaas.engine.factory import build_engine
@@ -129,6 +129,7 @@ class DecodeWorkerService:
         await bus.subscribe_raw(progress, self._hear_progress)
         cancels = subjects.cancel_generate(config.site, config.name)
         await bus.subscribe(cancels, CancelGenerate, lambda cancel: self._give_up(cancel.request_id))
+        await bus.serve(subjects.decode_alive(config.site, config.name), AskRunning, self._say_running)
         await bus.serve(subjects.generate(config.site, config.name), Generate, self._generate)
         await self.lifecycle.announce([config.site], self._heartbeat)
 
@@ -192,6 +193,14 @@ class DecodeWorkerService:
             self._spans.broken(request_id)
             raise RemoteError(FailureCode.INTERNAL, f"request {request_id!r} could not be taken; the worker's log says why")
         return answer.result()
+
+    async def _say_running(self, asked: AskRunning) -> Running:
+        events = {
+            request_id: request.events_sent
+            for request_id, request in self._core.requests.items()
+            if request.generate.gateway == asked.gateway and request.generate.gateway_incarnation == asked.gateway_incarnation
+        }
+        return Running(incarnation=self._incarnation, events=events)
 
     def _hear_progress(self, message: Msg) -> None:
         prefill_site = message.subject.split(".")[-2]

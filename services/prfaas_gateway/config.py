@@ -49,6 +49,12 @@ class GatewayConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_fie
     """Time for which a client may read nothing of its answer."""
     control_deadline_s: Seconds = 5.0
     """Time for one reply of the scheduler or of a decode worker; the scheduler is asked again within `ttft-deadline-s`."""
+    unscheduled_after_s: Annotated[float, Meta(ge=0)] = 1.0
+    """Silence of all schedulers after which the gateway places short prompts by itself, at home."""
+    unscheduled_tokens: Annotated[int, Meta(ge=0)] = 2048
+    """Longest prompt that it places so; longer ones wait for a scheduler. 0: all wait."""
+    unscheduled_requests: Annotated[int, Meta(ge=1)] = 16
+    """Most requests in flight that it has placed so."""
     tokenizer_threads: Annotated[int, Meta(ge=1)] = 1
     """Threads for prompts that are too long for the event loop; bodies above 64 KiB are read in a process of their own."""
 

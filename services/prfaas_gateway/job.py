@@ -1,9 +1,11 @@
 """A client's request in tokens, and the errors that end it."""
 
 import asyncio
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 from prfaas.contracts.codes import FINAL_REFUSALS, REQUEST_FAULTS, TOO_MANY, FailureCode
+from prfaas.contracts.terms import Detour
 from prfaas.contracts.to_decode import Sampling
 from prfaas.contracts.to_gateway import Failed
 from prfaas_gateway.openai.errors import ApiError, internal, invalid, overloaded, unavailable
@@ -21,6 +23,8 @@ class Job:
     """End of `ttft_deadline_s` on the event loop's clock, s."""
     sent_token_ids: tuple[int, ...] = ()
     """Tokens of the answer that an earlier decode worker has sent: another one goes on after them."""
+    detours: Counter[Detour] = field(default_factory=Counter)
+    """Detours of the client's request, however often it is placed."""
 
     @property
     def left_s(self) -> float:

@@ -1,4 +1,4 @@
-"""What may be said and heard in the attacked pd site, tried with every key: the table of docs/security.md.
+"""Table of what may be said and heard in the attacked pd site, tried with every key: the table of docs/security.md.
 
 `python -m tests.attacks.who_can` prints it.
 """
@@ -35,6 +35,7 @@ class Act(NamedTuple):
 
 SAID = (
     Act("ask for a placement", "ctl", subjects.place(HOME)),
+    Act("take the lead of local's schedulers", "ctl", subjects.stored_entry(subjects.leader_bucket(HOME), "scheduler")),
     Act("hand a request to decode worker d0", "ctl", subjects.generate(HOME, "d0")),
     Act("cancel a request of d0", "ctl", subjects.cancel_generate(HOME, "d0")),
     Act("send tokens as d0", "ctl", subjects.events_from(_EVENTS, "d0")),
@@ -91,7 +92,7 @@ HEARD = (
     Act("hear KV that d0 is handed", "bulk", f"{subjects.replies(HOME, HOME, 'd0')}.c.t"),
 )
 Can = dict[tuple[str, str], bool]
-"""Whether an actor can do an act, by act and actor."""
+"""Act and actor -> whether the actor can do the act."""
 
 
 async def said(sites: RunningSites, account: str, actor: Actor) -> dict[str, bool]:

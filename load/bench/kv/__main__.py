@@ -7,7 +7,6 @@ the sender's first byte offered to the receiver's last byte in place and verifie
 import argparse
 import asyncio
 import os
-import socket
 import statistics
 import tempfile
 import time
@@ -27,6 +26,7 @@ from load.bench.kv.methods import LAYERS, SITE, Job
 from load.bench.kv.report import Distance, Report, Row, Summary
 from load.bench.kv.run import Measured, measure
 from load.bench.kv.sites import MIB, prepare, two_sites
+from load.free_port import free_port
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
 
@@ -230,12 +230,6 @@ async def control(bench: Bench, rate_mbit: float, rtt_ms: float) -> dict[str, fl
 
 def percentile(values: Sequence[float], share: int) -> float:
     return statistics.quantiles(values, n=100)[share - 1]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def run(rounds: int) -> Report:

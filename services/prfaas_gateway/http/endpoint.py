@@ -198,7 +198,7 @@ class Exchange:
             system_fingerprint=model.fingerprint,
             shape=self._shape,
         )
-        progress = Progress(prompt_tokens=len(job.token_ids))
+        progress = Progress(prompt_tokens=len(job.token_ids), detours=job.detours)
         try:
             if request.stream:
                 answer = StreamedAnswer(head=head, progress=progress, options=self._usage_options(request))
@@ -208,7 +208,7 @@ class Exchange:
         except EventGapError as error:
             raise events_lost(error) from error
         finally:
-            self._record.moved(generation.moves)
+            self._record.detoured(generation.moves, progress.all_detours())
 
     async def _in_time(self, work: Awaitable[Result]) -> Result:
         """Raises ApiError after the deadline of the first token."""

@@ -40,6 +40,8 @@ class Connection:
         self.closed = asyncio.Event()
         """Set when the connection ended for good: drained, or refused by the server."""
         self.last_error: Exception | None = None
+        self.losses = 0
+        """Times that the connection broke, each counted before it is back."""
         self._name = name
         self._on_denied = on_denied
         self._on_slow = on_slow
@@ -48,7 +50,7 @@ class Connection:
         self._seed = SeedFile(endpoint.nkey_seed_file)
         self._watching: asyncio.Task[None] | None = None
         self.may_reconnect: Callable[[], bool] = lambda: True
-        """Whether messages that come in the moment of a reconnect may be lost. A new key waits until they may."""
+        """True when messages that come in the moment of a reconnect may be lost. A new key waits until they may."""
 
     @property
     def connected(self) -> bool:
@@ -154,6 +156,7 @@ class Connection:
             _log.warning("bus_error", connection=self._name, error=text or repr(error))
 
     async def _on_disconnected(self) -> None:
+        self.losses += 1
         if not self.client.is_closed:
             self._use_new_seed()
             self._lost = True

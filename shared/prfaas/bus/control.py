@@ -69,6 +69,11 @@ class ControlBus:
         return self._connection.connected
 
     @property
+    def losses(self) -> int:
+        """Times that the connection broke, each counted before it is back."""
+        return self._connection.losses
+
+    @property
     def closed(self) -> asyncio.Event:
         """Set when the connection ended for good, by `drain` or by the server's refusal."""
         return self._connection.closed

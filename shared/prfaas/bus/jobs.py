@@ -22,7 +22,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
 from prfaas.bus.control import ControlBus
-from prfaas.bus.errors import BusError, BusTimeoutError
+from prfaas.bus.errors import BusError, BusTimeoutError, NoRespondersError
 from prfaas.bus.jetstream import publish_acknowledged
 from prfaas.bus.job_streams import ACK_WAIT_S
 from prfaas.bus.taken_jobs import TakenJob
@@ -33,8 +33,12 @@ from prfaas.contracts.to_prefill import PrefillJob
 from prfaas.contracts.wire import encode
 
 _TRY_S = 2.0
-_ALIVE_EVERY_S = 1.0
+_ALIVE_EVERY_S = 0.5
 _ALIVE_TIMEOUT_S = 2.0
+ABSENT_S = 1.5
+"""Time without a subscriber under a worker's name after which it is gone. One that lost its connection dials every 0.2 s."""
+ABSENT_BEHIND_A_LINK_S = 2.5
+"""The same for a worker of another site: while the link between is down it seems as absent, and the link may be back at once."""
 
 
 class JobQueue:
@@ -69,14 +73,25 @@ class JobQueue:
             return False
         return True
 
-    async def until_gone(self, site: str, worker: str) -> str:
-        """Returns the reason when the worker has not answered for ACK_WAIT_S."""
+    async def until_gone(self, site: str, worker: str, absent_s: float = ABSENT_S) -> str:
+        """Returns the reason when the worker is gone: none has listened under its name for `absent_s`.
+
+        One that listens and does not answer may be busy, or stopped for a while: it is given up after ACK_WAIT_S."""
         heard_at = time.monotonic()
+        absent_since: float | None = None
         while True:
             await asyncio.sleep(_ALIVE_EVERY_S)
-            if await self.is_there(site, worker):
-                heard_at = time.monotonic()
-            elif (silent_s := time.monotonic() - heard_at) >= ACK_WAIT_S:
+            asked_at = time.monotonic()
+            try:
+                await self._bus.request_raw(subjects.worker_alive(site, worker), b"", _ALIVE_TIMEOUT_S)
+                heard_at, absent_since = time.monotonic(), None
+            except NoRespondersError:
+                absent_since = asked_at if absent_since is None else absent_since
+                if time.monotonic() - absent_since >= absent_s:
+                    return f"prefill worker {worker!r} of site {site} has no connection any more"
+            except BusError:
+                absent_since = None
+            if (silent_s := time.monotonic() - heard_at) >= ACK_WAIT_S:
                 return f"prefill worker {worker!r} of site {site} has not answered for {silent_s:.1f} s"
 
 

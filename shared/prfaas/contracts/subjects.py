@@ -26,6 +26,11 @@ def place(site: str) -> str:
     return f"prfaas.{site}.scheduler.place"
 
 
+def scheduler_alive(site: str, incarnation: str) -> str:
+    """Request/reply among the schedulers of a site, empty -> empty. No responder once that process has no connection."""
+    return f"prfaas.{site}.scheduler.alive.{incarnation}"
+
+
 def attempts(site: str) -> str:
     """Decode worker -> scheduler, AttemptEnded | KVDisagreed."""
     return f"prfaas.{site}.scheduler.attempts"
@@ -54,6 +59,11 @@ def change_role(site: str, role: str, worker: str) -> str:
 def generate(site: str, worker: str) -> str:
     """Request/reply: gateway -> decode worker, Generate -> GenerateAccepted | GenerateRefused."""
     return f"prfaas.{site}.decode.{worker}.generate"
+
+
+def decode_alive(site: str, worker: str) -> str:
+    """Request/reply: gateway -> the decode worker of its requests, AskRunning -> Running. No responder once it is gone."""
+    return f"prfaas.{site}.decode.{worker}.alive"
 
 
 def cancel_generate(site: str, worker: str) -> str:
@@ -129,6 +139,16 @@ def workers_bucket(site: str) -> str:
 def links_bucket(site: str) -> str:
     """KV bucket at a `pd` site: estimates of the links that end there."""
     return f"links-{site}"
+
+
+def leader_bucket(site: str) -> str:
+    """KV bucket at a `pd` site: which of its schedulers leads."""
+    return f"leader-{site}"
+
+
+def stored_entry(bucket: str, key: str) -> str:
+    """Subject of one key of a bucket in its stream, for processes of the bucket's own site."""
+    return f"$KV.{bucket}.{key}"
 
 
 def entry(bucket: str, key: str) -> str:

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from prfaas.contracts.fields import Seconds
+from prfaas.contracts.fields import Seconds, SubjectToken
 from prfaas.contracts.to_gateway import Placement
 
 
@@ -38,6 +38,13 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Owner of the request; empty without API keys."""
     ttft_deadline_s: float
     """Time until the first token, counted from the arrival of this message: without one by then the request fails."""
+
+
+class AskRunning(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Gateway -> decode worker: is this process there, and how far are the gateway's requests? Answered by Running."""
+
+    gateway: SubjectToken
+    gateway_incarnation: str
 
 
 class CancelGenerate(msgspec.Struct, frozen=True, kw_only=True, tag=True):

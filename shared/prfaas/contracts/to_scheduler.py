@@ -1,4 +1,5 @@
-"""Messages that the scheduler receives: requests to place, workers' heartbeats, caches and role replies, estimates of links."""
+"""Messages that schedulers receive: requests to place, workers' heartbeats, caches and role replies, estimates of links, and the
+lease by which one of them leads."""
 
 from typing import Annotated
 
@@ -158,6 +159,18 @@ class LinkEstimate(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     @property
     def key(self) -> str:
         return f"{self.source}.{self.destination}"
+
+
+class Lease(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Leadership among the schedulers of a site: the one entry of the leader's bucket."""
+
+    holder: SubjectToken
+    incarnation: SubjectToken
+    """Names the holder's process."""
+    term: Count
+    """Counts leaderships: a later one has a greater number."""
+    released: bool = False
+    """True when the holder leaves: another one may take the lease at once."""
 
 
 class RoleChanging(msgspec.Struct, frozen=True, kw_only=True, tag=True):

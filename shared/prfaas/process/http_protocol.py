@@ -28,6 +28,9 @@ LINGER_S: Final = 1.0
 LOG_EVERY_S: Final = 5.0
 
 _BUSY_LOOK_S: Final = 0.05
+LEAVE_IDLE_S: Final = 1.0
+"""Time without a request after which a server that leaves closes a connection. A client that uses it before is answered, and
+told to use another one."""
 
 log = get_logger(__name__)
 
@@ -62,12 +65,15 @@ class HttpProtocol(HalfCloseProtocol):
     """Bytes of the current request, those of its body included."""
     _body_bytes = 0
     _refused = False
+    _idle_since = 0.0
+    """Moment of the connection's start, or of the end of its last answer."""
     _timer: asyncio.TimerHandle | None = None
 
     # ---- bounds
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._idle_since = self.loop.time()
         if gives_way := self.places.enter(self):
             gives_way.give_way()
             self._log_full("connections_gave_way")
@@ -181,10 +187,19 @@ class HttpProtocol(HalfCloseProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        self._idle_since = self.loop.time()
         if not self._answering:  # the next one of a pipeline is under way already
             self.places.answered(self)
         if not self._in_head:  # the body of a refused request, which is read and dropped
             self._expect_more()
+
+    def close_if_idle(self) -> None:
+        """Closes the connection if its client has used it for nothing lately, and nothing of a request has arrived."""
+        begun = self._answering or not self._in_head or self._unparsed_bytes or self._head_bytes
+        if begun or self._refused or self.transport.is_closing() or self.loop.time() - self._idle_since < LEAVE_IDLE_S:
+            return
+        if not poll(self.transport, select.POLLIN):
+            self.transport.close()
 
     def _count(self, found_bytes: int) -> None:
         self._unparsed_bytes = 0

@@ -172,11 +172,13 @@ class _Process:
             self._service = service = make_service(config, ServiceContext(tasks, registry, tracing, self.program))
             await self._until_done(service.start(), tasks, stoppable=True)
             self._app = service.app(routes) if isinstance(service, HttpService) else Starlette(routes=routes)
+            if config.http_shared_port:
+                await http.share_port(config.http_shared_port)
             self._phase = "ready"
             log.info("ready", http_host=config.http_host, http_port=http.port, pid=os.getpid())
             await self._until_done(self._stopped_or_replaced(), tasks)
             if self.stop_asked:
-                await self._drain(service, config.drain_s, tasks)
+                await self._drain(service, http, config, tasks)
             else:
                 log.info("role_changing", to_role=self.program.next_role)
                 self.listening = http.duplicate()
@@ -227,13 +229,21 @@ class _Process:
             for wait in waits:
                 wait.cancel()
 
-    async def _drain(self, service: Service, drain_s: float, tasks: Tasks) -> None:
+    async def _drain(self, service: Service, http: HttpServer, config: ServiceConfig, tasks: Tasks) -> None:
         self._phase = "draining"
-        log.info("draining", timeout_s=drain_s)
+        log.info("draining", timeout_s=config.drain_s)
+
+        async def drain() -> None:
+            if isinstance(service, HttpService):
+                # Clients first: no request is refused that came on a connection which is open.
+                await asyncio.sleep(config.drain_notice_s)
+                await http.leave()
+            await service.drain(config.drain_s)
+
         try:
-            await self._until_done(asyncio.wait_for(service.drain(drain_s), drain_s), tasks)
+            await self._until_done(asyncio.wait_for(drain(), config.drain_notice_s + config.drain_s), tasks)
         except TimeoutError:
-            log.warning("drain_incomplete", timeout_s=drain_s)
+            log.warning("drain_incomplete", timeout_s=config.drain_s)
 
     async def _stop(self, tasks: Tasks, code: int) -> int:
         for name in await tasks.cancel_all(STOP_DEADLINE_S):

@@ -85,6 +85,7 @@ def _gateway(_description: Description, site: str, name: str) -> dict[str, Permi
         subjects.place(site),
         subjects.generate(site, "*"),
         subjects.cancel_generate(site, "*"),
+        subjects.decode_alive(site, "*"),
         *_watched_bucket(subjects.workers_bucket(site)),
         _replies(site, site),
     )
@@ -102,14 +103,17 @@ def _scheduler(description: Description, site: str, name: str) -> dict[str, Perm
 
 def _dispatcher(description: Description, site: str, name: str) -> Permissions:
     served = description.served_sites(site)
+    alive = subjects.scheduler_alive(site, "*")
     return Permissions(
         publish=(
+            *_changed_entry(subjects.leader_bucket(site)),
+            alive,
             *(subject for at in served for subject in _taken_queue(subjects.jobs_stream(site, at))),
             subjects.dispatched_jobs(site, "*"),
             *(_progress(at, site, name) for at in served),
             _replies(site, site),
         ),
-        subscribe=(subjects.readiness(site, "*"), *(subjects.cancel_prefill(site, at) for at in served)),
+        subscribe=(alive, subjects.readiness(site, "*"), *(subjects.cancel_prefill(site, at) for at in served)),
     )
 
 
@@ -145,6 +149,7 @@ def _decode_worker(description: Description, site: str, name: str) -> dict[str, 
         subscribe=(
             subjects.generate(site, name),
             subjects.cancel_generate(site, name),
+            subjects.decode_alive(site, name),
             subjects.progress_from(subjects.prefill_progress(site, name), "*", "*"),
             *_asked_of_workers(site, DECODE, name),
         ),
@@ -249,6 +254,11 @@ def _watched_bucket(bucket: str) -> list[str]:
 
 def _taken_queue(stream: str) -> list[str]:
     return [f"$JS.API.STREAM.INFO.{stream}", f"$JS.API.CONSUMER.MSG.NEXT.{stream}.*", f"$JS.ACK.{stream}.>"]
+
+
+def _changed_entry(bucket: str) -> list[str]:
+    stream = f"KV_{bucket}"
+    return [*_made_stream(stream), f"$JS.API.DIRECT.GET.{stream}.>", subjects.stored_entry(bucket, "*")]
 
 
 def _worked_queue(stream: str) -> list[str]:

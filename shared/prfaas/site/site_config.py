@@ -23,6 +23,8 @@ _WRITE_DEADLINE = "10s"
 _RECONNECT = "500ms"
 _PING_INTERVAL, _PING_MAX = "5s", 2
 """A half-open link is noticed within 15 s, instead of the default's 6 minutes."""
+_CONTROL_MEMORY_BYTES = 64 << 20
+"""JetStream in memory of the control account."""
 _SECURE_TLS = 'min_version: "1.3", handshake_first: true'
 
 
@@ -59,7 +61,7 @@ def render_site(
         f"jetstream {{\n"
         f'  store_dir: "{store}"\n'
         f"  domain: {site.name}\n"
-        f"  max_memory_store: {site.max_memory_bytes}\n"
+        f"  max_memory_store: {site.max_memory_bytes + _CONTROL_MEMORY_BYTES}\n"
         f"  max_file_store: {site.max_file_bytes}\n"
         f"}}\n"
         f"accounts {{\n{''.join(accounts)}}}\n"
@@ -71,8 +73,8 @@ def render_site(
 def _account(description: Description, site: Site, account: str, keys: Mapping[str, SiteKeys]) -> str:
     """Renders CTL, BULK or SYS: its users, and the subjects that pass between it and the link accounts."""
     jetstream = ""
-    if account == "ctl":  # what it holds must outlive a restart
-        jetstream = f"    jetstream: {{ max_memory: 0, max_file: {site.max_file_bytes // 4} }}\n"
+    if account == "ctl":  # jobs must outlive a restart; who leads must not need a disk
+        jetstream = f"    jetstream: {{ max_memory: {_CONTROL_MEMORY_BYTES}, max_file: {site.max_file_bytes // 4} }}\n"
     elif account == "bulk":
         jetstream = f"    jetstream: {{ max_memory: {site.max_memory_bytes}, max_file: {site.max_file_bytes // 4 * 3} }}\n"
     users = _users(keys[site.name].operator(account), "STANDARD")

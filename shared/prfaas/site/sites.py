@@ -83,6 +83,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     http_port: Port = 0
     model: str = ""
     """Name of the model; empty: the description's."""
+    replicas: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    """Number of processes like this one. Of two schedulers one leads and the other stands by."""
     config: dict[str, Any] = {}
     """Keys of the service's own configuration, as its file would have them."""
 
@@ -199,7 +201,13 @@ def load_description(path: Path) -> Description:
     return description
 
 
-def _named(services: tuple[Service, ...]) -> list[Service]:
+def _named(described: tuple[Service, ...]) -> list[Service]:
+    """Returns one service per process. Raises ValueError for replicas that could not differ."""
+    services: list[Service] = []
+    for service in described:
+        if service.replicas > 1 and (service.name or service.http_port):
+            raise ValueError(f"a {service.role} with `replicas` has a `name` or `http-port`, which only one process can have")
+        services += [msgspec.structs.replace(service, replicas=1)] * service.replicas
     named: list[Service] = []
     for service in services:
         same = [other for other in services if (other.site, other.role) == (service.site, service.role)]

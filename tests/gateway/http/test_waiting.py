@@ -6,11 +6,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
+from prfaas.contracts.terms import Outcome
 from prfaas.contracts.to_decode import Generate
 from prfaas.contracts.to_gateway import GenerateRefused, Refusal
 from tests.gateway.conftest import Edge, running_edge, until
-from tests.gateway.scripted_site import FULL, PLACEMENT, Emitter, say_hello
+from tests.gateway.scripted_site import FULL, PLACEMENT, SITE, Emitter, say_hello
 
 ASK = {"model": "tiny", "prompt": "hello"}
 
@@ -109,3 +111,41 @@ async def test_a_client_that_leaves_the_line_asks_nothing_more(edge: Edge) -> No
     await until(lambda: edge.metric("prfaas_gateway_waiting_requests") == 0)
     await until(lambda: edge.service.requests_running == 0)
     assert edge.site.cancelled.empty()
+
+
+async def test_a_short_prompt_is_placed_at_home_while_no_scheduler_answers(tmp_path: Path) -> None:
+    async with running_edge(tmp_path, control_deadline_s=0.3, unscheduled_after_s=0.5) as edge:
+        await until(lambda: edge.service.ready() is None)  # it hears heartbeats
+        edge.site.answers_place = False
+        edge.site.announces_home = True
+        answer = await edge.post("/v1/completions", ASK, x_prfaas_report="1")
+        assert answer.status_code == 200
+        (generate,) = edge.site.generated
+        placement = generate.placement
+        assert (placement.outcome, placement.prefill_site) == (Outcome.LOCAL_NO_SCHEDULER, SITE)
+        detours = answer.json()["usage"]["prfaas"]["detours"]
+        assert detours["placed_by_gateway"] == 1 and detours["waited_for_scheduler"] >= 1
+        assert edge.metric("prfaas_gateway_detours_total", detour="placed_by_gateway") == 1
+
+
+async def test_a_long_prompt_waits_for_a_scheduler(tmp_path: Path) -> None:
+    async with running_edge(tmp_path, control_deadline_s=0.3, unscheduled_after_s=0.0, unscheduled_tokens=1) as edge:
+        await until(lambda: edge.service.ready() is None)  # it hears heartbeats
+        edge.site.answers_place = False
+        edge.site.announces_home = True
+        asking = asyncio.create_task(edge.post("/v1/completions", ASK))
+        await until(lambda: len(edge.site.placed) >= 2)
+        assert not edge.site.generated
+        edge.site.answers_place = True
+        assert (await asking).status_code == 200
+
+
+async def test_a_placement_of_an_earlier_leadership_is_asked_for_again(edge: Edge) -> None:
+    edge.site.placement = replace(PLACEMENT, term=5)
+    assert (await edge.post("/v1/completions", ASK)).status_code == 200
+    edge.site.placement = replace(PLACEMENT, term=4)
+    asking = asyncio.create_task(edge.post("/v1/completions", ASK))
+    await until(lambda: len(edge.site.placed) >= 3)
+    assert len(edge.site.generated) == 1
+    edge.site.placement = replace(PLACEMENT, term=6)
+    assert (await asking).status_code == 200

@@ -38,6 +38,12 @@ class SchedulerMetrics:
         ):
             Gauge(name, text, registry=registry).set_function(read)
 
+    def watch_leadership(self, leads: Callable[[], bool], term: Callable[[], float], registry: CollectorRegistry) -> None:
+        text = "1 while this scheduler leads its site, 0 while it stands by."
+        Gauge("prfaas_scheduler_leads", text, registry=registry).set_function(lambda: float(leads()))
+        text = "Number of the site's present leadership, as far as this scheduler knows."
+        Gauge("prfaas_scheduler_term", text, registry=registry).set_function(term)
+
     def watch_distrust(self, sites: Callable[[], float], registry: CollectorRegistry) -> None:
         text = "Sites that get no prompts because an audit found their KV wrong; the log names them."
         Gauge("prfaas_distrusted_sites", text, registry=registry).set_function(sites)
