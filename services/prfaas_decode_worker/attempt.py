@@ -57,7 +57,7 @@ class Attempt:
         self.holder: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """The prefill worker that has its job."""
         self.begun = False
-        """Whether the holder has begun to compute it."""
+        """True once the holder has begun to compute it."""
         self.queue_s = 0.0
         self.settled = False
         """The core has been told how it ended, or does not want to know."""

@@ -143,7 +143,7 @@ class BeginAttempt:
     tenant: str
     timeout_s: float
     admitted: bool = False
-    """Whether the queue may refuse it no more."""
+    """True if the queue may refuse it no more."""
     deferred: bool = False
     """True when only a worker without other work may take it."""
 

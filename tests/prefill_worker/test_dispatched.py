@@ -72,7 +72,7 @@ async def test_a_worker_serves_itself_until_a_dispatcher_answers_and_again_when_
     submitted: list[str] = []
 
     async def until_dispatched_by(teller: str) -> None:
-        """What was asked for before the change may still come in the other way."""
+        """Submits jobs until one comes in this way: those that were asked for before the change may come in the other."""
         async with asyncio.timeout(DEADLINE_S):
             while True:
                 submitted.append(await site.submit(len(submitted)))

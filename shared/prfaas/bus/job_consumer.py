@@ -58,7 +58,7 @@ class JobConsumer:
         self.clock = ServerClock()
         """Clock of the site's server, which stamps the jobs."""
         self.problem: str | None = None
-        """Why no job can be taken, for readiness; None while the queue answers."""
+        """Reason why no job can be taken, for readiness; None while the queue answers."""
         self.taken = 0
         """Jobs that were taken from the worker's own queue."""
         self._bus = bus
