@@ -115,6 +115,7 @@ class Dispatcher:
         sources, self._sources = self._sources, {}
         held = [*self._held.values(), *(taken for source in sources.values() for taken in source.jobs)]
         self._held.clear()
+        self._leaving.clear()
         for source in sources.values():
             await source.close()
         for taken in held:
@@ -168,10 +169,12 @@ class Dispatcher:
 
     def _hold(self, taken: TakenJob) -> None:
         job = self._job(taken, time.monotonic())
-        if job.job_id in self._held:  # it was silent for too long: the queue has it from its first delivery
-            self._held[job.job_id].forget()
+        known = self._held.get(job.job_id)
         self._held[job.job_id] = taken
-        self._handle(JobHeld(time.monotonic(), job))
+        if known is None:
+            self._handle(JobHeld(time.monotonic(), job))
+        else:  # this process was silent for too long, and has it again: the core knows it from its first delivery
+            known.forget()
 
     def _job(self, taken: TakenJob, now_s: float) -> Job:
         job, transfer = taken.job, taken.job.transfer
@@ -228,15 +231,16 @@ class Dispatcher:
         for instruction in self._core.handle(event):
             match instruction:
                 case Dispatch(job_id, worker):
+                    self._leaving.add(job_id)
                     self._spawn(self._dispatch(job_id, worker))
-                case Refuse():
+                case Refuse(job_id):
+                    self._leaving.add(job_id)
                     self._spawn(self._refuse(instruction))
 
     async def _dispatch(self, job_id: str, worker: str) -> None:
         """Gives a held job to a worker, or gives it back to the queue."""
         taken = self._held[job_id]
         job, waited_s = self._job(taken, time.monotonic()), taken.age_s
-        self._leaving.add(job_id)
         try:
             new = await dispatch(self._bus, self._site, taken, worker, by=self._name)
         except MessageTooLargeError as error:
@@ -247,7 +251,8 @@ class Dispatcher:
             await asyncio.sleep(RETRY_S)
             result = DispatchResult.FAILED
         else:
-            del self._held[job_id]
+            if (again := self._held.pop(job_id)) is not taken:
+                await again.ack()
             result = DispatchResult.STORED if new else DispatchResult.KNOWN
             self._metrics.dispatched(job.prefill_tokens, waited_s, known=not new)
         finally:
@@ -255,10 +260,8 @@ class Dispatcher:
         self._handle(DispatchEnded(time.monotonic(), job, worker, result))
 
     async def _refuse(self, refuse: Refuse) -> None:
-        if refuse.job_id in self._held:
-            self._leaving.add(refuse.job_id)
-            log.info("job_refused", job=refuse.job_id, reason=refuse.message)
-            await self._fail(refuse.job_id, FailureCode.NOT_IN_TIME, refuse.message, refuse.retry_after_s)
+        log.info("job_refused", job=refuse.job_id, reason=refuse.message)
+        await self._fail(refuse.job_id, FailureCode.NOT_IN_TIME, refuse.message, refuse.retry_after_s)
 
     async def _fail(self, job_id: str, code: FailureCode, message: str, retry_after_s: float | None) -> None:
         """Removes a held job from the queue for good, and tells its decode worker why."""

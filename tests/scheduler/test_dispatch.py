@@ -266,3 +266,20 @@ async def test_readiness_counts_only_on_the_workers_own_subject(site: Site) -> N
     await site.submit(replace(make_job("a"), worker="p1"))
     await site.until_queued(1)
     assert await honest.work() == "a"
+
+
+async def test_a_dispatcher_that_stood_still_for_too_long_goes_on_with_what_it_gets_again(site: Site) -> None:
+    worker = await site.worker()
+    await site.dispatcher.start()
+    await worker.say(ready=False)
+    await site.submit(make_job("a"), make_job("b"))
+    await site.until_queued(2)
+    first = dict(site.dispatcher._held)
+    for taken in first.values():
+        taken.forget()  # the queue hears of neither any more, and delivers both again
+    async with asyncio.timeout(DEADLINE_S):
+        while any(site.dispatcher._held[job_id] is taken for job_id, taken in first.items()):
+            await asyncio.sleep(0.01)
+    assert site.queued() == 2
+    assert [await worker.work() for _ in range(2)] == ["a", "b"]
+    await site.until_stored(0)
