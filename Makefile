@@ -10,7 +10,7 @@ ROUNDS ?= 10
 MINUTES ?= 20
 SEED ?= 1
 
-.PHONY: help demo up test test-fast fuzz lint bench bench-engine bench-hostile bench-kv bench-audit bench-codec bench-probe bench-prefix bench-scheduler bench-paper bench-policies bench-link-cut bench-roles bench-poison bench-replay contrast replay chaos soak clean
+.PHONY: help demo up test test-fast fuzz lint bench bench-engine bench-hostile bench-kv bench-audit bench-codec bench-probe bench-prefix bench-scheduler bench-dispatch bench-paper bench-policies bench-link-cut bench-roles bench-poison bench-replay contrast replay chaos soak clean
 
 ##@ See it work
 help: ## this list
@@ -73,6 +73,9 @@ bench-prefix: $(VENV)/installed ## what prefix caches cost and save a prefill, o
 
 bench-scheduler: $(VENV)/installed ## decisions per second, in process and over the bus
 	$(BIN)/python -m load.bench.scheduler $(if $(OUT),--json $(OUT))
+
+bench-dispatch: $(VENV)/installed ## what the dispatcher of a site costs each job, and its decisions with many jobs waiting
+	$(BIN)/python -m load.bench.dispatch $(if $(OUT),--json $(OUT))
 
 bench-paper: $(VENV)/installed ## the paper's case end to end on emulated engines, and our policy against the paper's
 	$(BIN)/python -m load.paper $(if $(OUT),--json $(OUT))

@@ -41,6 +41,7 @@ def two_sites(
         Service(site=HOME, role=Role.DECODE_WORKER, name="d0", config=near | {"slots": 64, "waiting": 64}),
         Service(site=HOME, role=Role.PREFILL_WORKER, name="p0", config=near),
         *(Service(site=FAR, role=Role.PREFILL_WORKER, name=f"p{index}", config=far) for index in range(remote_workers)),
+        Service(site=FAR, role=Role.SCHEDULER, name="scheduler"),
         *(Service(site=site, role=Role.BANDWIDTH_PROBE, name="probe") for site in (HOME, FAR)),
     ]
     budget = {} if egress_mbit is None else {HOME: egress_mbit}

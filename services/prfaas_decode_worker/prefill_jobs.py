@@ -76,7 +76,13 @@ class PrefillJobs:
         return Prefill(request_id, transfer, secret, prefill_site, token_ids, tenant, timeout_s)
 
     async def submit(
-        self, prefill: Prefill, *, worker: str | None = None, deferred: bool = False, parent: Span | Context | None = None
+        self,
+        prefill: Prefill,
+        *,
+        worker: str | None = None,
+        priority: int = 0,
+        admitted: bool = False,
+        parent: Span | Context | None = None,
     ) -> None:
         """Raises what JobQueue.submit raises."""
         job = PrefillJob(
@@ -88,6 +94,9 @@ class PrefillJobs:
             decode_site=self._site,
             tenant=prefill.tenant,
             timeout_s=prefill.timeout_s,
+            worker=worker,
+            priority=priority,
+            admitted=admitted,
         )
         if prefill.secret is not None:
             job = self._seals.seal(prefill.prefill_site, job, prefill.secret)
@@ -96,8 +105,6 @@ class PrefillJobs:
             prefill.prefill_site,
             job,
             timeout_s=min(prefill.timeout_s, REMOTE_QUEUE_S) if remote else prefill.timeout_s,
-            worker=worker,
-            deferred=deferred,
             parent=parent,
         )
 

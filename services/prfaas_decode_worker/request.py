@@ -79,6 +79,8 @@ class Request:
     attempts_at_site: int = 0
     engine_failures: int = 0
     """Attempts that ended in FailureCode.ENGINE."""
+    admitted: bool = False
+    """An attempt was accepted into a queue, or an earlier decode worker has begun the answer: it is refused no more."""
     events_sent: int = 0
     generated: int = 0
     joined_at: float = 0.0
@@ -104,6 +106,7 @@ class Request:
             outcome=generate.placement.outcome,
             reason=generate.placement.reason,
             prefill_site=generate.placement.prefill_site,
+            admitted=bool(sent),
         )
 
     @property

@@ -12,7 +12,7 @@ from infra.nats_server import NatsServer
 from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
 from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
-from prfaas.bus.jobs import JobConsumer
+from prfaas.bus.job_consumer import JobConsumer
 from prfaas.contracts import subjects
 from prfaas.contracts.to_decode import PrefillFailed, PrefillStarted
 from prfaas.contracts.to_scheduler import KVDisagreed
