@@ -7,8 +7,11 @@ OUT ?=
 OTEL ?=
 MODEL ?= gemma-3-270m
 ROUNDS ?= 10
+WORLDS ?= 5000
+SEED ?= 0
+MUTATION_WORLDS ?= 2000
 
-.PHONY: help demo up test test-fast fuzz lint bench bench-engine bench-hostile bench-kv bench-audit bench-codec bench-probe bench-prefix bench-scheduler bench-paper bench-policies bench-link-cut bench-roles bench-poison bench-replay contrast replay clean
+.PHONY: help demo up test test-fast fuzz lint bench bench-engine bench-hostile bench-kv bench-audit bench-codec bench-probe bench-prefix bench-scheduler bench-paper bench-policies bench-link-cut bench-roles bench-poison bench-replay contrast replay worlds clean
 
 ##@ See it work
 help: ## this list
@@ -86,6 +89,9 @@ bench-roles: $(VENV)/installed ## how long a worker takes to change its role, un
 
 bench-replay: $(VENV)/installed ## whether prfaas replay sends on time and reports what was so, against a stub
 	$(BIN)/python -m load.bench.replay $(if $(OUT),--json $(OUT))
+
+worlds: $(VENV)/installed ## WORLDS simulated worlds of the real cores under seeded faults, and each hand-made bug searched for
+	$(BIN)/python -m load.worlds --seed $(SEED) --worlds $(WORLDS) --mutations $(MUTATION_WORLDS) $(if $(OUT),--json $(OUT))
 
 contrast: $(VENV)/installed ## three traces under three policies, simulated at the paper's scale: one report
 	$(BIN)/python -m load.simulate.contrast $(if $(OUT),--json $(OUT))

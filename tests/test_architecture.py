@@ -21,7 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("prfaas_gateway", "prfaas_scheduler", "prfaas_prefill_worker", "prfaas_decode_worker", "prfaas_bandwidth_probe"),
     ("infra",),
     ("load", "load.traces"),
-    ("load.simulate",),
+    ("load.simulate", "load.worlds"),
     ("load.bench", "load.paper"),
 )
 """Rooms from the ground up. A room may import rooms of lower floors only, none of its own floor. docs/structure.md draws them."""
