@@ -9,7 +9,7 @@ from load.worlds.plan import HOME
 from load.worlds.receiving import Receiver
 from load.worlds.surroundings import Surroundings
 from prfaas.bus.errors import BusError
-from prfaas.bus.jobs import ACK_WAIT_S
+from prfaas.bus.job_streams import ACK_WAIT_S
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import KVTransfer, TransferReport
 from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted

@@ -9,7 +9,7 @@ from load.worlds.gateway import Gateway
 from load.worlds.prefill_worker import PrefillWorker
 from load.worlds.scheduler import Scheduler
 from load.worlds.surroundings import Surroundings
-from prfaas.bus.jobs import ACK_WAIT_S
+from prfaas.bus.job_streams import ACK_WAIT_S
 from prfaas.contracts.codes import FailureCode
 from prfaas_decode_worker.prefill_deaths import MAX_DEATHS
 from prfaas_decode_worker.retries import MAX_ENGINE_FAILURES, MAX_LOCAL_ATTEMPTS

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from load.worlds.clockwork import Clockwork, Future, Process, Timer
 from load.worlds.network import NO_RESPONDERS_S, Network
 from prfaas.bus.errors import BusError, BusTimeoutError, NoRespondersError, StreamError
-from prfaas.bus.jobs import ACK_WAIT_S, MAX_DELIVERIES
+from prfaas.bus.job_streams import ACK_WAIT_S, MAX_DELIVERIES
 from prfaas.bus.taken_jobs import ACK_TIMEOUT_S
 from prfaas.contracts.to_prefill import PrefillJob
 
