@@ -1,5 +1,6 @@
 """Simulated time: timers, coroutines that wait for them, and processes that can be killed, stopped and woken."""
 
+from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from functools import partial
 from heapq import heappop, heappush
@@ -82,13 +83,13 @@ class Task(Future[Any]):
         self._coroutine = coroutine
         self._awaited: Future[Any] | None = None
         self._cancelling = False
-        process.call_later(0.0, self._step, None)
+        process.call_soon(self._step, None)
 
     def cancel(self) -> None:
         """Raises CancelledError inside the coroutine in the next turn."""
         if not self.done and not self._cancelling:
             self._cancelling = True
-            self._process.call_later(0.0, self._step, self._awaited)
+            self._process.call_soon(self._step, self._awaited)
 
     def close(self) -> None:
         """Ends the coroutine as the end of its process does: nothing that it would send leaves any more."""
@@ -113,7 +114,7 @@ class Task(Future[Any]):
             self._process.clockwork.failed(self._process, error)
         else:
             self._awaited = waits_for
-            waits_for.when_done(partial(self._process.call_later, 0.0, self._step, waits_for))
+            waits_for.when_done(partial(self._process.call_soon, self._step, waits_for))
 
 
 class Clockwork:
@@ -124,6 +125,8 @@ class Clockwork:
         self.steps = 0
         self.failed = failed
         """Called with what a process raises where its shell would let it end the process."""
+        self.soon: deque[Timer] = deque()
+        """Calls that are due now, before the next timer."""
         self._due: list[tuple[float, int, Timer]] = []
         self._number = 0
 
@@ -135,12 +138,14 @@ class Clockwork:
 
     def run(self, until_s: float) -> None:
         """Runs all that is due by then, in order of time, then in order of its making."""
-        due = self._due
-        while due and due[0][0] <= until_s:
-            at_s, _, timer = heappop(due)
+        due, soon = self._due, self.soon
+        while soon or (due and due[0][0] <= until_s):
+            if soon:
+                timer = soon.popleft()
+            else:
+                self.now_s, _, timer = heappop(due)
             if timer.cancelled:
                 continue
-            self.now_s = at_s
             process = timer.process
             if process is None:
                 self.steps += 1
@@ -191,6 +196,10 @@ class Process:
             except Exception as error:
                 self.clockwork.failed(self, error)
 
+    def call_soon(self, call: Callable[..., Any], *args: Any) -> None:
+        """Calls it in the next turn, after all that is due already."""
+        self.clockwork.soon.append(Timer(self, call, args))
+
     def call_later(self, delay_s: float, call: Callable[..., Any], *args: Any) -> Timer:
         return self.clockwork.call_at(self.clockwork.now_s + delay_s, self, call, *args)
 
@@ -236,5 +245,4 @@ class Process:
         """Lets it go on. All that was due meanwhile is due now, in order."""
         self.asleep_since_s = None
         deferred, self._deferred = self._deferred, []
-        for timer in deferred:
-            self.clockwork.call_at(self.clockwork.now_s, self, timer.call, *timer.args)
+        self.clockwork.soon.extend(deferred)

@@ -161,8 +161,8 @@ class DecodeWorker(Process):
                 await self.sleep(self.world.plan.step_s * (0.9 + 0.2 * self.world.chance.random()))
                 if tokens:
                     self.handle(StepDone(self.monotonic_s, tuple(tokens)))
-                for request_id, error in failed:
-                    self.handle(StepFailed(self.monotonic_s, (request_id,), fault_text(error)))
+                for request_id, fault in failed:
+                    self.handle(StepFailed(self.monotonic_s, (request_id,), fault_text(fault)))
 
     def _step(self, row: Row) -> int:
         """Raises EngineError where the request is poisonous, KeyError without a verified sequence."""

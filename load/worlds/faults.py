@@ -88,7 +88,7 @@ class Faults:
     def _tell(self, process: Process, method: str) -> None:
         call = getattr(process, method, None)
         if call is not None:
-            self._world.clockwork.call_at(self._world.clockwork.now_s, process, call)
+            process.call_soon(call)
 
     def _drop(self, process: Process, for_s: float) -> None:
         """Lets the server drop messages on their way to a process, as it does with a slow consumer."""

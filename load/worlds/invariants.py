@@ -1,5 +1,6 @@
 """What must hold in every world: one end per request, right tokens, nothing kept, and no error that its faults do not explain."""
 
+from collections.abc import Collection
 from typing import Final
 
 from load.worlds.client import Client
@@ -114,7 +115,7 @@ def leftovers(world: Surroundings) -> list[str]:
 
 
 def _kept_by_decode_worker(process: DecodeWorker) -> list[str]:
-    parts = {
+    parts: dict[str, Collection[str]] = {
         "request": process.core.requests,
         "attempt": process.attempts.running,
         "sequence": process.attempts.sequences,

@@ -130,7 +130,7 @@ class JobStream:
     def _answer(self, source: Process, answer: Future[None], error: BusError | None) -> None:
         if source.connected:
             call = answer.set if error is None else answer.fail
-            self._clockwork.call_at(self._clockwork.now_s, source, call, error)
+            source.call_soon(call, error)
 
     def _take_pull(self, worker: JobTaker, subject: str, connection: int) -> None:
         pulls = self._pulls.setdefault(subject, deque())
@@ -166,7 +166,7 @@ class JobStream:
 
     def _hand_over(self, worker: JobTaker, delivery: Delivery) -> None:
         if worker.alive and worker.connected:
-            self._clockwork.call_at(self._clockwork.now_s, worker, worker.job_arrived, delivery)
+            worker.call_soon(worker.job_arrived, delivery)
 
     def _await_sign(self, stored: StoredJob) -> None:
         if stored.ack_due is not None:
@@ -186,7 +186,7 @@ class JobStream:
             return
         workers = [each for each in self._network.processes.values() if isinstance(each, JobTaker) and each.site == self.site]
         if workers:
-            self._clockwork.call_at(self._clockwork.now_s, workers[0], workers[0].job_given_up, stored)
+            workers[0].call_soon(workers[0].job_given_up, stored)
 
     def _acknowledged(self, worker: Process, stored: StoredJob, answer: Future[None]) -> None:
         self.remove(stored)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
+import xxhash
 from msgspec.structs import replace as replaced
 
 from prfaas.contracts.codes import FailureCode
@@ -121,7 +122,7 @@ def _engine_forgiven(give_up: Any) -> Any:
 
 
 def _one_slot_more(_: Any) -> Any:
-    def changed(admission: Any, cache_bytes: int) -> bool:
+    def changed(admission: Any, cache_bytes: int) -> Any:
         return len(admission.holding) <= admission.limits.slots
 
     return changed
@@ -133,7 +134,7 @@ def _one_slot_more(_: Any) -> Any:
 def _unchecked(decode_frame: Any) -> Any:
     def changed(message: memoryview) -> Any:
         fields = frame._FIELDS.unpack_from(message)
-        whole = frame.xxhash.xxh3_128(message[: frame._FIELDS.size])
+        whole = xxhash.xxh3_128(message[: frame._FIELDS.size])
         whole.update(message[frame.HEADER_BYTES :])
         head = bytes(message[: frame._FIELDS.size]) + whole.digest()
         return decode_frame(memoryview(head + bytes(message[frame.HEADER_BYTES :]))) if fields else None

@@ -71,15 +71,16 @@ class Network:
             if not source.connected:
                 leaves_at_s = source.reconnects_at_s  # nats-py keeps what is published until it is connected again
         link = self.link_between(from_site, to_site)
-        delay_s = LOCAL_DELAY_S * (0.5 + self._chance.random())
+        chance = self._chance.random
+        delay_s = LOCAL_DELAY_S * (0.5 + chance())
         if link is not None:
             if link.cut:
                 self.lost += 1
                 return
             leaves_at_s = max(leaves_at_s, link.stalled_until_s)
-            delay_s += link.delay_s * link.slowness * (1.0 + 0.2 * self._chance.random())
-        if self._chance.random() < SPIKE_SHARE:
-            delay_s += SPIKE_S * self._chance.random()
+            delay_s += link.delay_s * link.slowness * (1.0 + 0.2 * chance())
+        if chance() < SPIKE_SHARE:
+            delay_s += SPIKE_S * chance()
         at_s = max(leaves_at_s + delay_s, self._last_at_s.get(channel, 0.0) + 1e-7)
         self._last_at_s[channel] = at_s
         connections = (
@@ -144,7 +145,7 @@ class Network:
         if process is None or not process.connected or self._dropped(target):
             self.lost += 1
             return
-        self.clockwork.call_at(self.clockwork.now_s, process, getattr(process, method), *args)
+        process.call_soon(getattr(process, method), *args)
 
     def _dropped(self, target: str) -> bool:
         share = self.drops.get(target)
@@ -153,7 +154,7 @@ class Network:
     def _serve(self, source: Process, target: str, method: str, args: tuple[Any, ...], answer: Future[Any]) -> None:
         process = self.processes.get(target)
         if process is not None and process.connected and not self._dropped(target):
-            self.clockwork.call_at(self.clockwork.now_s, process, self._handle, source, process, method, args, answer)
+            process.call_soon(self._handle, source, process, method, args, answer)
 
     def _handle(self, source: Process, process: Process, method: str, args: tuple[Any, ...], answer: Future[Any]) -> None:
         try:
@@ -166,4 +167,4 @@ class Network:
 
     def _answered(self, source: Process, tell: Callable[[Any], None], reply: Any) -> None:
         if source.connected:
-            self.clockwork.call_at(self.clockwork.now_s, source, tell, reply)
+            source.call_soon(tell, reply)

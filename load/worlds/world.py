@@ -119,7 +119,7 @@ class World(Surroundings):
         if not isinstance(gateway, Gateway):
             client.end("torn")  # its connection is refused
             return
-        self.clockwork.call_at(self.clockwork.now_s, gateway, gateway.serve, client)
+        gateway.call_soon(gateway.serve, client)
         if request.leaves_after_s is not None:
             self.clockwork.call_at(self.clockwork.now_s + request.leaves_after_s, gateway, client.leave)
 
