@@ -1,7 +1,7 @@
 """`python -m load.worlds [--seed N] [--worlds N] [--mutations N] [--json FILE]`: worlds of consecutive seeds, and what breaks.
 
-With `--mutations N` each hand-made bug is searched for in up to N worlds after that. Exits with 1 on a violation, and where a bug
-is not found.
+With `--mutations N` each hand-made bug is searched for in the first N seeds after that. Exits with 1 on a violation, and where a
+bug is not found.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main() -> int:
     add_json_option(parser)
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--worlds", type=int, default=1, help="number of worlds")
-    parser.add_argument("--mutations", type=int, default=0, metavar="N", help="search each hand-made bug in up to N worlds")
+    parser.add_argument("--mutations", type=int, default=0, metavar="N", help="search each hand-made bug in the first N seeds")
     arguments = parser.parse_args()
     at = conditions("msgspec", "xxhash")
     runs = run_worlds(arguments.seed, arguments.worlds, _print_violation)

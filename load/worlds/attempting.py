@@ -18,7 +18,7 @@ from prfaas.contracts.wire import pack_tokens
 from prfaas.kvcache.layout import KVPiece, LayerKind, LayerRange
 from prfaas.transfer.errors import TransferError
 from prfaas.worker.faults import failure_code, fault_text
-from prfaas_decode_worker.attempt import ABORT_REASON_S, REMOTE_QUEUE_S
+from prfaas_decode_worker.attempt import ABORT_REASON_S
 from prfaas_decode_worker.events import (
     AttemptFailed,
     AttemptVerified,
@@ -28,6 +28,7 @@ from prfaas_decode_worker.events import (
     PrefillTimed,
     RequestBroken,
 )
+from prfaas_decode_worker.prefill_jobs import REMOTE_QUEUE_S
 
 ALIVE_EVERY_S = 1.0
 ALIVE_TIMEOUT_S = 2.0
@@ -45,6 +46,8 @@ class Attempt:
         self.prefill_failed: Future[PrefillFailed] = Future()
         self.begun: Future[str] = Future()
         self.queue_s = 0.0
+        self.asked = False
+        """Whether a prefill worker may have its job."""
         self.settled = False
 
     @property
@@ -76,7 +79,7 @@ class Attempts:
         if not attempt.settled:
             attempt.settled = True
             task.cancel()
-        if attempt.order.token_ids:
+        if attempt.asked:
             cancel = CancelPrefill(transfer_id=attempt.order.transfer_id, attempt=attempt.order.attempt)
             for name in self._world.prefill_workers_of(order.prefill_site):
                 self._world.network.tell(self._worker, name, "hear_cancel", cancel)
@@ -123,6 +126,7 @@ class Attempts:
             named = order.prefill_worker
             if named is not None and not await self._is_there(named):
                 named = None
+            attempt.asked = True
             transfer = KVTransfer(
                 transfer_id=order.transfer_id,
                 attempt=order.attempt,
@@ -226,6 +230,7 @@ class Attempts:
         attempt.settled = True
         order = attempt.order
         now_s = self._worker.monotonic_s
+        self._world.failed_attempts.append((f"{order.transfer_id}.{order.attempt}", code))
         self._tell(AttemptFailed(now_s, order.request_id, order.attempt, code, message, attempt.begun.done))
 
     # ---- KV of earlier prompts

@@ -13,7 +13,7 @@ from prfaas.contracts.kv import KVStored
 from prfaas.contracts.terms import Role
 from prfaas.contracts.to_decode import CancelGenerate, Generate, PrefillProgress
 from prfaas.contracts.to_gateway import GenerateAccepted, GenerateRefused
-from prfaas.contracts.to_scheduler import Heartbeat
+from prfaas.contracts.to_scheduler import AttemptEnded, Heartbeat
 from prfaas.engine.protocol import EngineError, SampledToken
 from prfaas.transfer.bucket_keeper_core import BucketKeeperCore, Looked, Purged
 from prfaas.worker.faults import fault_text
@@ -128,7 +128,7 @@ class DecodeWorker(Process):
             case Release():
                 self.samplers.pop(order.request_id, None)
                 self.attempts.release(order.request_id)
-            case TellScheduler(ended):
+            case TellScheduler(AttemptEnded() as ended):
                 self.world.network.tell(self, SCHEDULER, "hear_attempt_ended", ended)
 
     def _tick_when_due(self) -> None:

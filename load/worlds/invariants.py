@@ -48,8 +48,7 @@ def judged(world: Surroundings, client: Client) -> list[str]:
     if not client.ends:
         return [f"{name}: it never ended"]
     end = client.ends[0]
-    kinds = world.plan.fault_kinds
-    if end in NEVER or (end in NEEDS and not NEEDS[end] & kinds):
+    if not _explained(world, end):
         return [f"{name}: it ended as {end}, which nothing here explains"]
     if (most := max(map(len, world.deaths.values()), default=0)) > _most(world, MAX_DEATHS):
         return [f"{name}: {most} workers died of one prompt"]
@@ -61,6 +60,16 @@ def judged(world: Surroundings, client: Client) -> list[str]:
     if poison in ("deadly", "broken") and end in GOOD and client.prefill_site:
         return [f"{name}: it is {poison}, and ended as {end}"]
     return _single_fault(world, client)
+
+
+def judged_attempts(world: Surroundings) -> list[str]:
+    """Returns what is wrong with how attempts failed."""
+    return [f"attempt {name} failed as {code}" for name, code in world.failed_attempts if not _explained(world, code)]
+
+
+def _explained(world: Surroundings, code: str) -> bool:
+    """Returns whether the world's faults can end a request or an attempt with this code."""
+    return code not in NEVER and (code not in NEEDS or not NEEDS[code].isdisjoint(world.plan.fault_kinds))
 
 
 def _most(world: Surroundings, known: int) -> int:

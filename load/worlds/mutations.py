@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 import xxhash
 from msgspec.structs import replace as replaced
 
+from load.worlds.plan import LINK_FAULTS, Plan
 from prfaas.contracts.codes import FailureCode
 from prfaas.link.link_core import LinkCore
 from prfaas.transfer import frame
@@ -36,6 +37,14 @@ class Mutation(NamedTuple):
     """Class or module that is changed."""
     attribute: str
     change: Change
+    faults: tuple[str, ...] = ()
+    """Kinds of faults, or poisons, of which a world must have one to show it; none: any world may."""
+    profile: str = ""
+    """Profile of the worlds that show it; empty: any."""
+
+    def may_show(self, plan: Plan) -> bool:
+        """Returns whether a world of this plan is worth running in search of it."""
+        return (not self.faults or not plan.fault_kinds.isdisjoint(self.faults)) and self.profile in ("", plan.profile)
 
 
 @contextmanager
@@ -230,27 +239,27 @@ MUTATIONS: Final = (
     Mutation("a cancelled request keeps its slot", decode.DecodeCore, "_end", _keep_cancelled),
     Mutation("the next attempt has the number of the first", decode, "next_attempt", _same_attempt),
     Mutation("a request ends and its attempt goes on", decode.DecodeCore, "_end", _attempt_goes_on),
-    Mutation("a late request is not failed", decode.DecodeCore, "_tick", _returns([])),
-    Mutation("tokens that were sent are not computed again", Request, "of", _nothing_again),
+    Mutation("a late request is not failed", decode.DecodeCore, "_tick", _returns([]), (), "storm"),
+    Mutation("tokens that were sent are not computed again", Request, "of", _nothing_again, ("kill",)),
     Mutation("an event's number is repeated", Request, "next_sequence", _repeats_number),
     Mutation("the fallback site is forgotten", decode, "give_up", _no_fallback),
-    Mutation("engine failures are not counted", decode, "give_up", _engine_forgiven),
-    Mutation("deaths of prefill workers are not counted", PrefillDeaths, "died", _does_nothing),
+    Mutation("engine failures are not counted", decode, "give_up", _engine_forgiven, ("broken",)),
+    Mutation("deaths of prefill workers are not counted", PrefillDeaths, "died", _does_nothing, ("deadly",)),
     Mutation("one request more than slots", Admission, "_fits", _one_slot_more),
-    Mutation("a redelivered job is run", PrefillCore, "_vet", _runs_second_delivery),
+    Mutation("a redelivered job is run", PrefillCore, "_vet", _runs_second_delivery, ("kill", "stop", "deadly")),
     Mutation("a cancelled job is run", PrefillCore, "cancelled", _returns(False)),
-    Mutation("a frame's checksum is not compared", frame, "decode_frame", _unchecked),
-    Mutation("reading again begins one frame too late", ReceiverCore, "_rewind", _rewinds_too_far),
-    Mutation("a lost delivery is not read again", ReceiverCore, "_lost", _returns([])),
-    Mutation("a sender that goes on skips a frame", SenderCore, "_restart_at", _skips_a_frame),
-    Mutation("what was given up counts as under way", SenderCore, "_restart_at", _outstanding_stays),
+    Mutation("a frame's checksum is not compared", frame, "decode_frame", _unchecked, ("flip_delivery",), "single"),
+    Mutation("reading again begins one frame too late", ReceiverCore, "_rewind", _rewinds_too_far, ("flip_delivery",), "single"),
+    Mutation("a lost delivery is not read again", ReceiverCore, "_lost", _returns([]), ("unplug",), "single"),
+    Mutation("a sender that goes on skips a frame", SenderCore, "_restart_at", _skips_a_frame, LINK_FAULTS),
+    Mutation("what was given up counts as under way", SenderCore, "_restart_at", _outstanding_stays, LINK_FAULTS),
     Mutation("an ended transfer keeps its turn", LinkCore, "leave", _does_nothing),
-    Mutation("orphans in the bucket are never overdue", BucketKeeperCore, "handle", _returns([])),
-    Mutation("the last token is sent again after a move", JoinedAnswer, "place_again", _last_token_again),
-    Mutation("events are misnumbered after a move", JoinedAnswer, "take", _numbers_from_one),
-    Mutation("a name that comes back hides the one that died", DecodeWorkers, "handle_beat", _never_over),
+    Mutation("orphans in the bucket are never overdue", BucketKeeperCore, "handle", _returns([]), ("kill",)),
+    Mutation("the last token is sent again after a move", JoinedAnswer, "place_again", _last_token_again, ("kill",)),
+    Mutation("events are misnumbered after a move", JoinedAnswer, "take", _numbers_from_one, ("kill",)),
+    Mutation("a name that comes back hides the one that died", DecodeWorkers, "handle_beat", _never_over, ("kill",)),
     Mutation("the breaker never closes", Breaker, "succeeded", _stays_open),
     Mutation("an abandoned trial keeps the breaker half-open", Breaker, "abandoned", _does_nothing),
-    Mutation("lost placements never expire", Fleet, "_forget_placement", _does_nothing),
+    Mutation("lost placements never expire", Fleet, "_forget_placement", _does_nothing, ("drop", "unplug", "kill")),
     Mutation("a request is placed twice", Fleet, "remove_placement", _counts_twice),
 )

@@ -17,6 +17,8 @@ from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgre
 from prfaas.contracts.to_prefill import CancelPrefill, PrefillJob
 from prfaas.contracts.to_scheduler import Heartbeat
 from prfaas.engine.protocol import EngineError, PrefillCancelled
+from prfaas.sealing.config import SealingConfig
+from prfaas.sealing.job_seal import JobSeals
 from prfaas.worker.faults import failure_code, fault_text
 from prfaas_prefill_worker.events import CancelHeard, JobTaken, PrefillEnded, Refuse, Run
 from prfaas_prefill_worker.service_core import PrefillCore
@@ -60,7 +62,7 @@ class PrefillWorker(JobTaker):
         self.incarnation = incarnation
         self.stream = world.streams[self.site]
         self.server_clock_error_s = world.chance.uniform(-0.02, 0.02)
-        self.core = PrefillCore(MODEL, FINGERPRINT, 1024, [HOME])
+        self.core = PrefillCore(MODEL, FINGERPRINT, 1024, JobSeals(SealingConfig()).open, [HOME])
         self.link = SenderLink(self)
         self.senders: list[Sender] = []
         self.working: str | None = None
@@ -209,7 +211,7 @@ class PrefillWorker(JobTaker):
 
         sender = Sender(
             self, self.world.store, transfer, self.link, ask_stored, timeout_s=run.timeout_s, idle_timeout_s=IDLE_TIMEOUT_S,
-            tenant=run.job.tenant, salt=f"{self.name}.{self.incarnation}",
+            tenant=run.tenant, salt=f"{self.name}.{self.incarnation}",
         )  # fmt: skip
         self.senders.append(sender)
         sender.open()

@@ -80,12 +80,15 @@ def run_worlds(first_seed: int, worlds: int, on_violation: Callable[[Violation],
 
 
 def find(mutation: Mutation, seeds: Iterable[int]) -> Found:
-    """Runs worlds that have the bug until one violates an invariant."""
+    """Runs those worlds of the seeds that may show the bug until one violates an invariant."""
     worlds = 0
     with mutated(mutation):
         for seed in _without_collections(seeds):
+            plan = make_plan(seed)
+            if not mutation.may_show(plan):
+                continue
             worlds += 1
-            violations = run_world(seed).violations
+            violations = World(plan).run().violations
             if violations:
                 return Found(mutation=mutation.name, seed=seed, what=violations[0], worlds=worlds)
     return Found(mutation=mutation.name, seed=None, what="", worlds=worlds)

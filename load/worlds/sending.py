@@ -166,7 +166,7 @@ class Sender:
     # ---- the core's shell
 
     def _append(self, kind: kv.FrameKind, part: kv.FrameSlice) -> None:
-        frame = self._encode(kind, part)
+        frame = self._encode(kind, part, len(self._digests))
         self._digests.append(frame.digest)
         self._raw_bytes += part.raw_bytes
         self._queue.append(frame)
@@ -174,10 +174,10 @@ class Sender:
         self._offer()
         self._link.pump()
 
-    def _encode(self, kind: kv.FrameKind, part: kv.FrameSlice) -> kv.OutgoingFrame:
+    def _encode(self, kind: kv.FrameKind, part: kv.FrameSlice, position: int) -> kv.OutgoingFrame:
         stored = sum(len(view) for view in part.parts)
         head = kv.FrameHead(
-            kind, kv.Codec.RAW, self.transfer.attempt, len(self._digests), part.range, part.offset, stored, part.raw_bytes,
+            kind, kv.Codec.RAW, self.transfer.attempt, position, part.range, part.offset, stored, part.raw_bytes,
             self._hash,
         )  # fmt: skip
         return kv.encode_frame(head, part.parts)
@@ -229,7 +229,7 @@ class Sender:
     def _fail(self, error: TransferError) -> None:
         self._failure = error
         if self.core.acked:
-            frame = self._encode(kv.FrameKind.ABORT, kv.message_slice(str(error).encode()[:1000]))
+            frame = self._encode(kv.FrameKind.ABORT, kv.message_slice(str(error).encode()[:1000]), kv.ABORT_POSITION)
             self._publish(None, b"".join(frame.buffers))
         self.committed.fail(error)
 

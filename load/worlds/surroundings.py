@@ -32,6 +32,8 @@ class Surroundings:
         """Prefill workers that died of each leg of a poisonous request."""
         self.broken: list[str] = []
         """Legs whose prefill failed in the engine, once for each time."""
+        self.failed_attempts: list[tuple[str, str]] = []
+        """(object, code) of each attempt that has failed."""
         self.authors: dict[str, set[tuple[str, str]]] = {}
         """Prefill workers that wrote into each object."""
         self._kill = kill

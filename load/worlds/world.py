@@ -6,7 +6,7 @@ from load.worlds.client import Client
 from load.worlds.decode_worker import DecodeWorker
 from load.worlds.faults import Faults
 from load.worlds.gateway import Gateway
-from load.worlds.invariants import GOOD, judged, leftovers
+from load.worlds.invariants import GOOD, judged, judged_attempts, leftovers
 from load.worlds.plan import GATEWAY, HOME, QUIET_AT_S, SCHEDULER, Plan, RequestPlan
 from load.worlds.prefill_worker import PrefillWorker
 from load.worlds.scheduler import Scheduler
@@ -81,6 +81,7 @@ class World(Surroundings):
             self.clockwork.run(self.clockwork.now_s + LOOK_EVERY_S)
             left = leftovers(self)
         self.violations += [f"{each} is kept" for each in left]
+        self.violations += judged_attempts(self)
         self._judge(self.clients)
 
     def _ask_probes(self) -> None:
