@@ -164,6 +164,8 @@ class Process:
         self.site = site
         self.alive = True
         self.asleep_since_s: float | None = None
+        self.wakes_at_s = 0.0
+        """Moment at which it last woke, or is to wake."""
         self.connected = True
         self.connection = 0
         """Number of its connection to the site's server: what an earlier one had under way is lost."""
@@ -236,13 +238,16 @@ class Process:
         self._tasks.clear()
         self._deferred.clear()
 
-    def stop(self) -> None:
-        """Stops it as SIGSTOP does: its timers and what arrives wait."""
+    def stop(self, for_s: float) -> None:
+        """Stops it as SIGSTOP does: its timers and what arrives wait. `wake` has to follow."""
+        self.wakes_at_s = max(self.wakes_at_s, self.clockwork.now_s + for_s)
         if self.asleep_since_s is None:
             self.asleep_since_s = self.clockwork.now_s
 
     def wake(self) -> None:
-        """Lets it go on. All that was due meanwhile is due now, in order."""
+        """Lets it go on, unless another stop lasts longer. All that was due meanwhile is due now, in order."""
+        if self.clockwork.now_s < self.wakes_at_s:
+            return
         self.asleep_since_s = None
         deferred, self._deferred = self._deferred, []
         self.clockwork.soon.extend(deferred)

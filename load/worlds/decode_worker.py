@@ -82,7 +82,9 @@ class DecodeWorker(Process):
 
     def hear_cancel(self, cancel: CancelGenerate) -> None:
         request = self.core.requests.get(cancel.request_id)
-        if request is not None and not request.has_token and self.monotonic_s > request.first_token_due_at + 2 * TICK_S:
+        on_time = self.clockwork.now_s > self.wakes_at_s + 2 * TICK_S
+        late = request is not None and not request.has_token and self.monotonic_s > request.first_token_due_at + 2 * TICK_S
+        if late and on_time:
             self.world.violations.append(f"{cancel.request_id} waits at {self.name} after its deadline")
         self.handle(CancelAsked(self.monotonic_s, cancel.request_id))
         if cancel.request_id in self.core.requests:

@@ -57,7 +57,7 @@ class Faults:
         self._later(down_s, self._start, name)
 
     def stop(self, process: Process, for_s: float) -> None:
-        process.stop()
+        process.stop(for_s)
         self._later(for_s, self._wake, process)
 
     def unplug(self, process: Process, for_s: float) -> None:

@@ -259,7 +259,6 @@ MUTATIONS: Final = (
     Mutation("events are misnumbered after a move", JoinedAnswer, "take", _numbers_from_one, ("kill",)),
     Mutation("a name that comes back hides the one that died", DecodeWorkers, "handle_beat", _never_over, ("kill",)),
     Mutation("the breaker never closes", Breaker, "succeeded", _stays_open),
-    Mutation("an abandoned trial keeps the breaker half-open", Breaker, "abandoned", _does_nothing),
     Mutation("lost placements never expire", Fleet, "_forget_placement", _does_nothing, ("drop", "unplug", "kill")),
     Mutation("a request is placed twice", Fleet, "remove_placement", _counts_twice),
 )

@@ -40,8 +40,11 @@ class Scheduler(Watcher):
 
     def advance(self) -> None:
         """Lets its clock move, as any event does."""
-        self.core.fleet.advance(self.monotonic_s)
-        self.core.validate()
+        try:
+            self.core.fleet.advance(self.monotonic_s)
+            self.core.validate()
+        except AssertionError as error:
+            self.clockwork.failed(self, error)
 
     def _hear_beat(self, key: str, beat: Heartbeat | None) -> None:
         now_s = self.monotonic_s

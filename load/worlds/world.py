@@ -56,6 +56,18 @@ class World(Surroundings):
     # ---- the run
 
     def run(self) -> "World":
+        try:
+            self._begin()
+            self._until_over(QUIET_AT_S)
+            if self.plan.faults and not self.violations:
+                self._ask_probes()
+        finally:
+            for process in self.network.processes.values():
+                process.kill()
+        return self
+
+    def _begin(self) -> None:
+        """Puts all that the plan knows on the clock."""
         for name in self._sites:
             self.clockwork.call_at(0.3 * self.chance.random(), None, self.start, name)
         for remote in self.plan.remotes:
@@ -64,12 +76,6 @@ class World(Surroundings):
             self.clockwork.call_at(request.at_s, None, self._arrive, request, self.clients)
         for fault in self.plan.faults:
             self.clockwork.call_at(fault.at_s, None, self.faults.begin, fault)
-        self._until_over(QUIET_AT_S)
-        if self.plan.faults and not self.violations:
-            self._ask_probes()
-        for process in self.network.processes.values():
-            process.kill()
-        return self
 
     def _until_over(self, quiet_at_s: float) -> None:
         """Runs until nothing is left, or the bound of all that may be kept."""

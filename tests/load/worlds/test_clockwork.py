@@ -54,7 +54,7 @@ def test_a_stopped_process_does_what_was_due_when_it_wakes_in_order(clockwork: C
     peer = Peer(clockwork, "p", "a")
     peer.call_later(2.0, peer.hear, "second")
     peer.call_later(1.0, peer.hear, "first")
-    peer.stop()
+    peer.stop(3.0)
     clockwork.run(5.0)
     assert peer.heard == []
     peer.wake()
@@ -137,7 +137,7 @@ def test_a_request_is_answered_or_ends_in_time(network: Network) -> None:
 
     async def ask() -> None:
         answers.append(await network.ask(source, "t", "hear", 1, timeout_s=1.0))
-        target.stop()
+        target.stop(60.0)
         with pytest.raises(BusTimeoutError):
             await network.ask(source, "t", "hear", 2, timeout_s=1.0)
         network.disconnect(target)

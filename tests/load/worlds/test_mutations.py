@@ -7,7 +7,7 @@ import pytest
 from load.worlds.mutations import MUTATIONS, Mutation, mutated
 from load.worlds.run import find, run_world
 
-SEARCHED = 800
+SEARCHED = 400
 KNOWN_SEEDS = {
     "a cancelled request keeps its slot": 2,
     "the next attempt has the number of the first": 7,
@@ -28,7 +28,8 @@ KNOWN_SEEDS = {
     "orphans in the bucket are never overdue": 20,
     "the last token is sent again after a move": 69,
     "events are misnumbered after a move": 452,
-    "a name that comes back hides the one that died": 482,
+    "a name that comes back hides the one that died": 805,
+    "the breaker never closes": 37,
 }
 """Seeds that have found each bug. Another seed may find it after a change of the cores."""
 
