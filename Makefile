@@ -7,8 +7,10 @@ OUT ?=
 OTEL ?=
 MODEL ?= gemma-3-270m
 ROUNDS ?= 10
+MINUTES ?= 20
+SEED ?= 1
 
-.PHONY: help demo up test test-fast fuzz lint bench bench-engine bench-hostile bench-kv bench-audit bench-codec bench-probe bench-prefix bench-scheduler bench-dispatch bench-paper bench-policies bench-link-cut bench-roles bench-poison bench-replay contrast replay clean
+.PHONY: help demo up test test-fast fuzz lint bench bench-engine bench-hostile bench-kv bench-audit bench-codec bench-probe bench-prefix bench-scheduler bench-dispatch bench-paper bench-policies bench-link-cut bench-roles bench-poison bench-replay contrast replay chaos soak clean
 
 ##@ See it work
 help: ## this list
@@ -89,6 +91,12 @@ bench-roles: $(VENV)/installed ## how long a worker takes to change its role, un
 
 bench-replay: $(VENV)/installed ## whether prfaas replay sends on time and reports what was so, against a stub
 	$(BIN)/python -m load.bench.replay $(if $(OUT),--json $(OUT))
+
+chaos: $(VENV)/installed ## every fault at every step of a request: right tokens or an allowed error, nothing left behind (SEED=N)
+	$(BIN)/python -m load.chaos --seed $(SEED) $(if $(OUT),--json $(OUT))
+
+soak: $(VENV)/installed ## mixed traffic for MINUTES with a random fault every 10 s: tokens, hangs, memory, descriptors (SEED=N)
+	$(BIN)/python -m load.chaos.soak --minutes $(MINUTES) --seed $(SEED) $(if $(OUT),--json $(OUT))
 
 contrast: $(VENV)/installed ## three traces under three policies, simulated at the paper's scale: one report
 	$(BIN)/python -m load.simulate.contrast $(if $(OUT),--json $(OUT))

@@ -58,6 +58,20 @@ def two_sites(
     return found
 
 
+def every_service_twice(description: Description, shared_port: int) -> Description:
+    """Returns the sites with a second one of each service that requests pass at home; the gateways share a port."""
+    services = []
+    for service in description.services:
+        if service.role is Role.GATEWAY:
+            service = msgspec.structs.replace(service, config=service.config | {"http-shared-port": shared_port})
+        services.append(service)
+        if service.site == HOME and service.role is not Role.BANDWIDTH_PROBE:
+            services.append(msgspec.structs.replace(service, name=f"{service.name}-b"))
+    doubled = msgspec.structs.replace(description, services=tuple(services))
+    doubled.validate()
+    return doubled
+
+
 def right_answer(description: Description, prompt: Sequence[int], output_tokens: int) -> str:
     """The answer that every worker of this stack must give greedily, computed here by an engine that takes no time."""
     (config,) = [service.config for service in description.services if service.name == "d0"]

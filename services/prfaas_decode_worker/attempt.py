@@ -18,10 +18,12 @@ from prfaas.contracts.to_prefill import BACKGROUND_PRIORITY
 from prfaas.contracts.to_scheduler import KVDisagreed
 from prfaas.process.runner import ServiceContext
 from prfaas.telemetry import names
+from prfaas.telemetry.fault_points import FaultPoint, reach
 from prfaas.telemetry.faults import FAULTS
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics.audit import AuditMetrics
 from prfaas.telemetry.metrics.transfer import TransferMetrics
+from prfaas.telemetry.wall_clock import unix_s
 from prfaas.transfer.receiver import KVReceiver
 from prfaas.worker.faults import failure_code, fault_text
 from prfaas.worker.site_connections import SiteConnections
@@ -226,6 +228,7 @@ class Attempts:
             await receiver.open()
             priority = BACKGROUND_PRIORITY if order.deferred else 0
             await self._jobs.submit(prefill, worker=worker, priority=priority, admitted=order.admitted, parent=attempt.span)
+            reach(FaultPoint.JOB_STORED, order.request_id, order.attempt)
             report = await self._await_kv(attempt, receiver)
             if report is not None:
                 self._verified(attempt, sequence)
@@ -281,7 +284,7 @@ class Attempts:
         attempt.verified_ns = time.time_ns()
         order = attempt.order
         self.sequences[order.request_id] = sequence
-        self._tell(AttemptVerified(time.monotonic(), order.request_id, order.attempt, time.time(), attempt.report))
+        self._tell(AttemptVerified(time.monotonic(), order.request_id, order.attempt, unix_s(), attempt.report))
 
     def _failed(self, attempt: Attempt, code: str, message: str, retry_after_s: float | None = None) -> None:
         if attempt.settled:

@@ -22,6 +22,7 @@ from prfaas.engine.weights import prepare
 from prfaas.process.incarnation import new_incarnation
 from prfaas.process.runner import ServiceContext
 from prfaas.sealing.keys import read_hash_key
+from prfaas.telemetry.fault_points import FaultPoint, reach
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics.decode import DecodeMetrics
 from prfaas.telemetry.metrics.transfer import watch_bucket
@@ -187,6 +188,7 @@ class DecodeWorkerService:
         self._answers[request_id] = answer
         try:
             self._handle(GenerateAsked(time.monotonic(), generate))
+            reach(FaultPoint.ACCEPTED, request_id)
         finally:
             self._answers.pop(request_id, None)
         if not answer.done():

@@ -16,6 +16,7 @@ from prfaas.process.incarnation import new_incarnation
 from prfaas.process.runner import ServiceContext
 from prfaas.sealing.job_seal import JobSeals
 from prfaas.sealing.keys import read_hash_key
+from prfaas.telemetry.fault_points import FaultPoint, reach
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics.prefill import watch_clock
 from prfaas.worker.block_announcer import BlockAnnouncer
@@ -136,6 +137,7 @@ class PrefillWorkerService:
             log.error("job_not_ended", request_id=taken.job.request_id, exc_info=untold)
 
     async def _do(self, taken: TakenJob) -> None:
+        reach(FaultPoint.JOB_TAKEN, taken.job.request_id, taken.deliveries)
         (verdict,) = self._core.handle(JobTaken(taken.job, taken.age_s, taken.deliveries))
         if isinstance(verdict, Refuse):
             await self._shipments.refuse(taken, verdict)

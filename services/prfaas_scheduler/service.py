@@ -33,6 +33,7 @@ from prfaas.contracts.wire import BadMessageError, decode
 from prfaas.process.incarnation import new_incarnation
 from prfaas.process.runner import ServiceContext
 from prfaas.telemetry import names
+from prfaas.telemetry.fault_points import FaultPoint, reach
 from prfaas.telemetry.faults import FAULTS
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics.queue import QueueMetrics
@@ -336,4 +337,5 @@ class SchedulerService:
             self._metrics.refused(answer.code)
             span.set_attributes({names.ERROR_TYPE: answer.code, names.ROUTE_REASON: answer.message})
         span.end()
+        reach(FaultPoint.PLACING, request.request_id)
         return answer

@@ -60,7 +60,7 @@ class LeadershipCore:
 
     @property
     def leading(self) -> bool:
-        """Whether the last instruction was Lead, not Follow."""
+        """True when the last instruction was Lead, not Follow."""
         return self._leading
 
     @property

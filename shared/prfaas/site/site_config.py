@@ -73,7 +73,7 @@ def render_site(
 def _account(description: Description, site: Site, account: str, keys: Mapping[str, SiteKeys]) -> str:
     """Renders CTL, BULK or SYS: its users, and the subjects that pass between it and the link accounts."""
     jetstream = ""
-    if account == "ctl":  # jobs must outlive a restart; who leads must not need a disk
+    if account == "ctl":  # jobs must outlive a restart; who leads and who is there must not need a disk
         jetstream = f"    jetstream: {{ max_memory: {_CONTROL_MEMORY_BYTES}, max_file: {site.max_file_bytes // 4} }}\n"
     elif account == "bulk":
         jetstream = f"    jetstream: {{ max_memory: {site.max_memory_bytes}, max_file: {site.max_file_bytes // 4 * 3} }}\n"
