@@ -33,6 +33,7 @@ from prfaas.contracts.to_prefill import PrefillJob
 from prfaas.contracts.wire import encode
 
 _TRY_S = 2.0
+_RETRY_WAIT_S = 0.2
 _ALIVE_EVERY_S = 0.5
 _ALIVE_TIMEOUT_S = 2.0
 ABSENT_S = 1.5
@@ -66,7 +67,7 @@ class JobQueue:
                     raise BusTimeoutError(f"the job queue of site {site}", timeout_s) from None
             except NoRespondersError:
                 # The own site's server may be back without its store: a prefill worker then makes the queue again.
-                if site != own or deadline_at - time.monotonic() <= _RETRY_WAIT_S:
+                if site != job.decode_site or deadline_at - time.monotonic() <= _RETRY_WAIT_S:
                     raise
                 await asyncio.sleep(_RETRY_WAIT_S)
 
