@@ -243,7 +243,8 @@ class Attempts:
         order = attempt.order
         verified = asyncio.ensure_future(receiver.verified(order.timeout_s))
         gone = asyncio.ensure_future(self._worker_gone(attempt, worker))
-        waiting: list[asyncio.Future[Any]] = [verified, attempt.prefill_failed, gone]
+        lost = asyncio.ensure_future(self._job_lost(attempt))
+        waiting: list[asyncio.Future[Any]] = [verified, attempt.prefill_failed, gone, lost]
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if verified.done():
@@ -251,12 +252,22 @@ class Attempts:
             if attempt.prefill_failed.done():
                 failure = attempt.prefill_failed.result()
                 self._failed(attempt, failure.code, f"{failure.worker}: {failure.message}")
-            else:
+            elif gone.done():
                 self._failed(attempt, FailureCode.WORKER_LOST, gone.result())
+            else:
+                self._failed(attempt, FailureCode.BROKER, lost.result())
             return None
         finally:
             verified.cancel()
             gone.cancel()
+            lost.cancel()
+
+    async def _job_lost(self, attempt: Attempt) -> str:
+        """Returns the reason when the job is lost with the site's server. One that was begun needs it no more."""
+        reason = await self._jobs.queue.until_lost()
+        if attempt.begun.done() or attempt.order.prefill_site != self._site:
+            await asyncio.get_running_loop().create_future()
+        return reason
 
     async def _worker_gone(self, attempt: Attempt, named: str | None) -> str:
         """Returns, with the reason, when the worker is gone that the job was named for, or that has begun it.

@@ -79,6 +79,8 @@ class Request:
     attempts_at_site: int = 0
     engine_failures: int = 0
     """Attempts that ended in FailureCode.ENGINE."""
+    broker_failures: int = 0
+    """Attempts that ended in FailureCode.BROKER, up to as many as do not count."""
     events_sent: int = 0
     generated: int = 0
     joined_at: float = 0.0

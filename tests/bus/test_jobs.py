@@ -5,6 +5,7 @@ import time
 import msgspec
 import pytest
 from nats.aio.msg import Msg
+from nats.js.api import StorageType
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
@@ -232,6 +233,41 @@ async def test_a_killed_server_loses_no_job_and_a_lost_store_is_made_again(
     taken = await taking
     assert taken.job.transfer.transfer_id == expected
     await taken.ack()
+
+
+def own_job(transfer_id: str) -> PrefillJob:
+    """Returns a job of the site in whose queue it is put."""
+    job = make_job(transfer_id)
+    transfer = msgspec.structs.replace(job.transfer, bucket=subjects.kv_bucket(SITE, SITE))
+    return msgspec.structs.replace(job, transfer=transfer, decode_site=SITE, reply_to=subjects.prefill_progress(SITE, "d1"))
+
+
+async def test_jobs_of_the_own_site_need_no_disk_and_those_of_others_outlive_the_server(connect: Connect) -> None:
+    bus = await connect()
+    await JobConsumer.open(bus, SITE, MODEL, "one", serves=[SITE, HOME])
+    stored_in = {
+        site: (await bus.jetstream().stream_info(subjects.jobs_stream(SITE, site))).config.storage for site in (SITE, HOME)
+    }
+    assert stored_in == {SITE: StorageType.MEMORY, HOME: StorageType.FILE}
+
+
+async def test_who_waits_for_a_job_of_the_own_site_hears_that_its_server_was_away_and_a_new_one_is_taken(
+    server: NatsServer, connect: Connect
+) -> None:
+    bus = await connect()
+    consumer = await JobConsumer.open(bus, SITE, MODEL, "one", serves=[SITE])
+    queue = JobQueue(bus)
+    await queue.submit(SITE, own_job("before"), timeout_s=DEADLINE_S, worker="another")
+    lost = asyncio.create_task(queue.until_lost())
+    taking = asyncio.create_task(take(consumer))
+    async with asyncio.timeout(DEADLINE_S):
+        await all_waited_for(consumer)
+        assert not lost.done()
+        server.kill()
+        await server.start()
+        assert "was away" in await lost
+        await queue.submit(SITE, own_job("after"), timeout_s=DEADLINE_S)
+        assert (await taking).job.transfer.transfer_id == "after"
 
 
 async def test_a_closed_connection_ends_the_taking(connect: Connect) -> None:

@@ -5,6 +5,9 @@ A pd site can fill its own stream only, and workers take from the streams in tur
 Workers of a model share one for jobs in their turn and one for deferred jobs. Each worker has one of its own, for jobs whose
 prompt's prefix it has cached.
 
+Jobs of the own site are in memory: they need no disk, and a decode worker whose connection broke asks for its KV anew. Those of
+other sites, whose decode workers do not see this server die, are on disk.
+
 A job is delivered at least once. A worker that dies loses its job after ACK_WAIT_S, and another takes it with `deliveries` 2.
 A job of a worker's own consumer is taken by no other, so the process that named the worker watches it. After MAX_DELIVERIES the
 job is removed, and its decode worker hears PrefillFailed with code `max_deliveries`. A job that no worker takes expires with its
@@ -26,7 +29,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
 from prfaas.bus.control import ControlBus
-from prfaas.bus.errors import BusError, BusTimeoutError, NoRespondersError, NotConnectedError
+from prfaas.bus.errors import BusError, BusTimeoutError, NoRespondersError, NotConnectedError, StreamError
 from prfaas.bus.jetstream import call, ensure_stream, publish_acknowledged
 from prfaas.bus.server_clock import ServerClock
 from prfaas.bus.taken_jobs import JobSource, TakenJob
@@ -51,6 +54,8 @@ MAX_JOB_AGE_S = 900.0
 OWN_CONSUMER_INACTIVE_S = 3600.0
 """Then the server forgets a worker that is gone for good. No living one is busy with one job for so long."""
 _TRY_S = 2.0
+_MADE_AGAIN_S = 3.0
+"""Time for a worker of the own site to make the queue that a server was started again without."""
 _RETRY_WAIT_S = 0.2
 _ALIVE_EVERY_S = 0.5
 _ALIVE_TIMEOUT_S = 2.0
@@ -89,7 +94,7 @@ class JobQueue:
         own = job.decode_site
         subject = shared(site, own, job.model) if worker is None else subjects.worker_jobs(site, own, worker)
         payload = encode(job)
-        deadline_at = time.monotonic() + timeout_s
+        deadline_at, made_again_at = time.monotonic() + timeout_s, time.monotonic() + _MADE_AGAIN_S
         while True:
             left_s = deadline_at - time.monotonic()
             try:
@@ -98,6 +103,10 @@ class JobQueue:
             except BusTimeoutError:
                 if deadline_at - time.monotonic() <= 0:
                     raise BusTimeoutError(f"the job queue of site {site}", timeout_s) from None
+            except NoRespondersError:
+                if site != own or time.monotonic() >= min(deadline_at, made_again_at):
+                    raise
+                await asyncio.sleep(_RETRY_WAIT_S)
 
     async def is_there(self, site: str, worker: str) -> bool:
         """Asks whether the worker takes jobs of its own."""
@@ -106,6 +115,14 @@ class JobQueue:
         except BusError:
             return False
         return True
+
+    async def until_lost(self) -> str:
+        """Returns the reason when the own site's server may have lost the jobs that it had: the connection to it broke."""
+        losses = self._bus.losses
+        while True:
+            await asyncio.sleep(_RETRY_WAIT_S)
+            if self._bus.losses != losses and self._bus.connected:
+                return "the site's NATS server was away, and the job with it"
 
     async def until_gone(self, site: str, worker: str, absent_s: float = ABSENT_S) -> str:
         """Returns the reason when the worker is gone: none has listened under its name for `absent_s`.
@@ -144,6 +161,8 @@ class JobConsumer:
         self.problem: str | None = None
         """Why no job can be taken, for readiness; None while the queue answers."""
         self._taken = 0
+        self._losses = bus.losses
+        """Breaks of the connection after which queues and pulls were made again."""
         self._streams = {decode_site: subjects.jobs_stream(site, decode_site) for decode_site in serves}
         named = [self._source(home, f"worker_{worker}", subjects.worker_jobs(site, home, worker)) for home in serves]
         shared = [self._source(home, _consumer("prefill", model), subjects.jobs(site, home, model)) for home in serves]
@@ -250,6 +269,12 @@ class JobConsumer:
     async def _wait(self, done: Callable[[], bool]) -> None:
         """Waits until `done`. The server ends every pull in time, and `pulling` raises when it did not."""
         while not done():
+            if self._bus.losses != self._losses:
+                # Pulls that were outstanding are answered no more, and the queue may be gone.
+                self._losses = self._bus.losses
+                for source in self._sources:
+                    source.forget_pull()
+                raise StreamError("the connection broke")
             self._changed.clear()
             try:
                 async with asyncio.timeout(_RETRY_WAIT_S):
@@ -276,7 +301,7 @@ class JobConsumer:
                     name=stream,
                     subjects=[f"jobs.{self._site}.{decode_site}.{kind}.*" for kind in ("prefill", "deferred", "worker")],
                     retention=RetentionPolicy.WORK_QUEUE,
-                    storage=StorageType.FILE,
+                    storage=StorageType.MEMORY if decode_site == self._site else StorageType.FILE,
                     max_msgs=MAX_JOBS,
                     max_bytes=MAX_JOBS_BYTES // len(self._streams),
                     max_age=MAX_JOB_AGE_S,

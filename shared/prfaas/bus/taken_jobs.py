@@ -157,6 +157,11 @@ class JobSource:
             raise TimeoutError
         return bool(self._ends_at)
 
+    def forget_pull(self) -> None:
+        """Takes an outstanding pull for ended."""
+        self._ends_at = 0.0
+        self._pulls += 1
+
     async def pull(self, wait_s: float) -> None:
         """Asks for the oldest job, or for the next one that comes within `wait_s`, after which the server ends the pull."""
         self._pulls += 1
