@@ -8,7 +8,7 @@ OTEL ?=
 MODEL ?= gemma-3-270m
 ROUNDS ?= 10
 
-.PHONY: help demo up test test-fast fuzz lint bench bench-engine bench-hostile bench-kv bench-codec bench-probe bench-prefix bench-scheduler bench-paper bench-policies bench-link-cut bench-roles bench-poison bench-replay contrast replay clean
+.PHONY: help demo up test test-fast fuzz lint bench bench-engine bench-hostile bench-kv bench-audit bench-codec bench-probe bench-prefix bench-scheduler bench-paper bench-policies bench-link-cut bench-roles bench-poison bench-replay contrast replay clean
 
 ##@ See it work
 help: ## this list
@@ -25,7 +25,7 @@ replay: $(VENV)/installed ## the Mooncake trace against a stack at the paper's s
 
 ##@ Change it
 test-fast: $(VENV)/installed ## tests without real models and whole stacks
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not e2e"
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile --hypothesis-profile few -m "not slow and not e2e"
 
 test: $(VENV)/installed lint ## ruff, strict mypy and the whole test suite
 	$(BIN)/python -m prfaas.engine.weights gemma-3-270m smollm2-135m
@@ -56,6 +56,9 @@ bench-hostile: $(VENV)/installed ## what hostile clients do to others' time to f
 
 bench-kv: $(VENV)/installed ## the KV lane, plain TCP and nats-py, side by side
 	$(BIN)/python -m load.bench.kv $(if $(OUT),--json $(OUT))
+
+bench-audit: $(VENV)/installed ## how far honest KV of unlike processors differs, and how far a lie
+	$(BIN)/python -m load.bench.audit $(if $(OUT),--json $(OUT))
 
 bench-codec: $(VENV)/installed ## what each codec costs and saves on real KV, and what 8 bits do to answers
 	$(BIN)/python -m load.bench.codec $(if $(OUT),--json $(OUT))

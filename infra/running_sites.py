@@ -10,11 +10,11 @@ from infra.wan.process import WanProcess
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.site.deployment_files import keys_of_sites
 from prfaas.site.permissions import service_permissions
-from prfaas.site.sealing_keys import SealingKeys, ensure_hash_key
+from prfaas.site.sealing_keys import SealingKeys, sealing_settings
 from prfaas.site.server_ports import ServerPorts
 from prfaas.site.site_config import LEAF_ACCOUNTS, render_site
 from prfaas.site.site_keys import Key
-from prfaas.site.sites import Description, Role, Service, Site
+from prfaas.site.sites import Description, Service, Site
 
 
 class RunningSites:
@@ -94,25 +94,8 @@ class RunningSites:
             "name": service.name,
             "http-port": service.http_port,
             **{key: _table(endpoint) for key, endpoint in endpoints.items() if endpoint is not None},
-            **self._sealing(service),
+            **sealing_settings(self.description, self.directory, service),
         } | service.config
-
-    def _sealing(self, service: Service) -> dict[str, Any]:
-        """Returns the keys of a service's configuration that sealing needs, and writes the files that they name."""
-        if not any(site.seals for site in self.description.sites) or service.role in (Role.SCHEDULER, Role.BANDWIDTH_PROBE):
-            return {}
-        own = self.sealing_keys[service.site]
-        # All sites' block hashes are alike: a prefill site may have pd sites that seal and others that do not.
-        hash_key = own.write_hash_key(ensure_hash_key(self.directory / "authority" / "block-hashes.key"))
-        keyed = {"block-hash-key-file": str(hash_key)}
-        peers = self.description.sealing_peers(service.site)
-        if not peers or service.role is Role.GATEWAY:
-            return keyed
-        own.ensure()
-        for peer in peers:
-            own.write_peer(peer, self.sealing_keys[peer].ensure())
-        files = {peer: str(own.peer_file(peer)) for peer in peers}
-        return keyed | {"sealing": {"private-key-file": str(own.private_file), "peers": files}}
 
     async def stop(self) -> None:
         await self._running.aclose()

@@ -46,6 +46,11 @@ class ServiceProcess:
     def exit_code(self) -> int | None:
         return self._process.returncode if self._process else None
 
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Configuration that the next start takes."""
+        return self._config
+
     def configure(self, changes: Mapping[str, Any]) -> Self:
         """Changes keys of the configuration; the next start takes them."""
         self._config = {**self._config, **changes}

@@ -1,1 +1,1 @@
-"""What an operator watches a deployment with: Prometheus, its alerts, a Grafana dashboard, a Collector."""
+"""Tools that an operator watches a deployment with: Prometheus, its alerts, a Grafana dashboard, a Collector."""

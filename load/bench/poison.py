@@ -1,4 +1,4 @@
-"""Whether one poisonous request harms another: every third one is, while the others stream.
+"""Harm that a poisonous request does to others: every third one is poisonous, while the others stream.
 
 `python -m load.bench.poison [--json FILE]`. Over a real stack with emulated engines, and over one with the real gemma-3-270m, for
 what only a real tokenizer does. Poison comes from HTTP clients and, with the site's own keys, over its buses. The summary counts

@@ -13,6 +13,8 @@ from prfaas.capacity.profiles import Profile
 from prfaas.contracts.terms import Role
 from prfaas.contracts.to_scheduler import BlocksChanged
 from prfaas.engine.emulated_model import kv_line
+from prfaas.sealing.config import SealingConfig
+from prfaas.sealing.job_seal import JobSeals
 from prfaas_prefill_worker.announced_queue import SharedQueue
 from prfaas_prefill_worker.events import PrefillEnded
 from prfaas_prefill_worker.service_core import PrefillCore
@@ -75,7 +77,7 @@ class PrefillWorker:
         self.own: deque[Job] = deque()
         """Jobs that are bound to it; it takes these first."""
         self.cache = BlockCache(site, name, Role.PREFILL, cache_blocks)
-        self.core = PrefillCore(MODEL, "", 1)
+        self.core = PrefillCore(MODEL, "", 1, JobSeals(SealingConfig()).open)
         """Core that observes T_prefill, which is what live workers announce."""
         self.busy_s = 0.0
         self.queue = SharedQueue(self.core.observed)

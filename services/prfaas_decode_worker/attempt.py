@@ -52,7 +52,7 @@ class Attempt:
         self.receiver: KVReceiver | None = None
         self.prefill_failed: asyncio.Future[PrefillFailed] = asyncio.get_running_loop().create_future()
         self.prefill: Prefill | None = None
-        """What was asked of a prefill worker; None until then."""
+        """Order to a prefill worker; None until it was asked."""
         self.begun: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """The prefill worker that has begun to compute it."""
         self.queue_s = 0.0
@@ -67,7 +67,7 @@ class Attempt:
 
     @property
     def report(self) -> TransferReport:
-        """What has come of its KV so far."""
+        """Report on the KV that has come so far."""
         return TransferReport(attempts=self.order.attempt) if self.receiver is None else self.receiver.report()
 
 
@@ -128,8 +128,8 @@ class Attempts:
             self._count_failure(attempt, FailureCode.CANCELLED)
             task.cancel()
         if attempt.prefill is not None:
-            order = attempt.order
-            cancel = self._jobs.cancel(order.request_id, order.prefill_site, order.transfer_id, order.attempt)
+            begun = attempt.order
+            cancel = self._jobs.cancel(begun.request_id, begun.prefill_site, begun.transfer_id, begun.attempt)
             self._tasks.spawn("cancel prefill", cancel)
 
     def release(self, release: Release) -> None:

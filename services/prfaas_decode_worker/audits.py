@@ -8,9 +8,10 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from prfaas.bus.bulk import BulkLane
+from prfaas.contracts.kv import TransferReport
 from prfaas.contracts.to_decode import PrefillFailed, PrefillProgress
 from prfaas.contracts.to_scheduler import KVDisagreed
 from prfaas.kvcache.layout import KVLayout
@@ -102,6 +103,21 @@ class Audits:
 
     async def _run(self, audited: Audited, worker: str) -> None:
         first, comparison = audited
+        try:
+            refusal = await self._prefilled_again(first, comparison)
+            if refusal is None:
+                self._judge(first, comparison, worker)
+            else:
+                self._metrics.skipped(first.prefill_site, refusal)
+        except Exception as error:  # an audit costs its request nothing
+            code = failure_code(error)
+            self._metrics.skipped(first.prefill_site, code)
+            log.warning("kv_audit_dropped", request_id=first.request_id, code=code, reason=fault_text(error))
+        finally:
+            self._free(audited)
+
+    async def _prefilled_again(self, first: Prefill, comparison: KVComparison) -> str | None:
+        """Returns None when all was compared, else the code of the failure. Raises BusError."""
         second = self._jobs.prefill(
             first.request_id,
             f"{first.transfer.transfer_id}.audit",
@@ -113,26 +129,6 @@ class Audits:
             timeout_s=self._config.audit_timeout_s,
             lossy=False,
         )
-        failed: asyncio.Future[PrefillFailed] = asyncio.get_running_loop().create_future()
-        self._running[second.transfer.transfer_id] = second, failed
-        try:
-            refusal = await self._prefilled_again(second, comparison, failed)
-            if refusal is None:
-                self._judge(first, comparison, worker)
-            else:
-                self._metrics.skipped(first.prefill_site, refusal)
-        except Exception as error:  # an audit costs its request nothing
-            code = failure_code(error)
-            self._metrics.skipped(first.prefill_site, code)
-            log.warning("kv_audit_dropped", request_id=first.request_id, code=code, reason=fault_text(error))
-        finally:
-            del self._running[second.transfer.transfer_id]
-            self._free(audited)
-
-    async def _prefilled_again(
-        self, second: Prefill, comparison: KVComparison, failed: "asyncio.Future[PrefillFailed]"
-    ) -> str | None:
-        """Returns None when all was compared, else the code of the failure. Raises TransferError, BusError."""
         receiver = KVReceiver(
             self._lane,
             second.transfer,
@@ -142,12 +138,15 @@ class Audits:
             idle_timeout_s=self._config.idle_timeout_s,
             secret=second.secret,
         )
-        verified: asyncio.Future[object] | None = None
+        failed: asyncio.Future[PrefillFailed] = asyncio.get_running_loop().create_future()
+        verified: asyncio.Future[TransferReport] | None = None
+        self._running[second.transfer.transfer_id] = second, failed
         try:
             await receiver.open()
             await self._jobs.submit(second, deferred=True)
             verified = asyncio.ensure_future(receiver.verified(second.timeout_s))
-            await asyncio.wait([verified, failed], return_when=asyncio.FIRST_COMPLETED)
+            waiting: list[asyncio.Future[Any]] = [verified, failed]
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if not verified.done():
                 return failed.result().code
             verified.result()
@@ -157,6 +156,7 @@ class Audits:
             await self._jobs.cancel(second.request_id, second.prefill_site, transfer.transfer_id, transfer.attempt)
             return error.code
         finally:
+            del self._running[second.transfer.transfer_id]
             if verified is not None:
                 verified.cancel()
             await receiver.close()

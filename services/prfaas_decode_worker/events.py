@@ -57,7 +57,7 @@ class AttemptFailed:
     code: str
     message: str
     begun: bool = False
-    """Whether a prefill worker had begun to compute it."""
+    """True when a prefill worker had begun to compute it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ class BeginAttempt:
     tenant: str
     timeout_s: float
     deferred: bool = False
-    """Whether only a worker without other work may take it."""
+    """True when only a worker without other work may take it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ class KVComparison:
         """Compares a piece of the own site's KV with what was taken."""
         layer, start, end = piece.range
         if self._is_state(layer):
-            self._states_differ |= self._keys.get(layer) != piece.keys
+            self._states_differ |= bytes(self._keys.get(layer, b"")) != piece.keys
             return
         row = piece.keys.nbytes // (end - start)
         first = start - self._needed[layer].start

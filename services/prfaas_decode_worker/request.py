@@ -22,7 +22,7 @@ class Delta(Protocol):
     def text(self) -> str: ...
     @property
     def stopped(self) -> bool:
-        """Whether a stop string ends the answer here."""
+        """True when a stop string ends the answer here."""
         ...
 
 
@@ -50,7 +50,7 @@ class Vocabulary(Protocol):
 
 
 class Phase(Enum):
-    """How far a request is: it waits for a slot, for its KV, or for its next token."""
+    """Progress of a request: it waits for a slot, for its KV, or for its next token."""
 
     WAITING = auto()
     TRANSFER = auto()
@@ -123,7 +123,7 @@ class Request:
 
     @property
     def has_token(self) -> bool:
-        """Whether a token that is new to the client has been computed here."""
+        """Tells whether a token that is new to the client has been computed here."""
         return self.generated > len(self.sent)
 
     def prefill_times(self) -> PrefillTimes:

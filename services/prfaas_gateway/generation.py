@@ -77,7 +77,7 @@ class Generation:
 
     @property
     def over(self) -> bool:
-        """Whether no event will follow."""
+        """True when no event will follow."""
         return self._leg.over
 
     async def __aenter__(self) -> Self:

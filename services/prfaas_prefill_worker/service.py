@@ -152,7 +152,7 @@ class PrefillWorkerService:
 
     @property
     def _shared(self) -> bool:
-        """Whether several schedulers place prompts here; a sole one knows better than its workers."""
+        """Tells whether several schedulers place prompts here; a sole one knows better than its workers."""
         return len(self._config.serves) > 1
 
     async def _watch_queue(self) -> None:

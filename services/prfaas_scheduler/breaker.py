@@ -32,7 +32,7 @@ class Breaker:
         self._distrusted_until: float | None = None
 
     def distrusts(self, now_s: float) -> bool:
-        """Whether the site made wrong KV, and its time is not over. Successes do not shorten it: the site said so of itself."""
+        """True when the site made wrong KV, and its time is not over. Successes do not shorten it: the site said so of itself."""
         return self._distrusted_until is not None and now_s < self._distrusted_until
 
     def distrust(self, now_s: float) -> None:
@@ -50,7 +50,7 @@ class Breaker:
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to remember: no failure since the last success, and never a reason for distrust."""
+        """True when there is nothing to remember: no failure since the last success, and never a reason for distrust."""
         return self._open_until is None and not self._failures and self._distrusted_until is None
 
     def allows(self, now_s: float) -> bool:

@@ -68,7 +68,7 @@ def main() -> int:
     def build(config: EngineConfig) -> Engine:
         return LyingEngine(build_engine(config), lie)  # type: ignore[return-value]  # it decodes nothing
 
-    service.build_engine = build
+    vars(service)["build_engine"] = build
     return run_service(PrefillWorkerConfig, service.PrefillWorkerService)
 
 

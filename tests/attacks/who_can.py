@@ -1,4 +1,4 @@
-"""What may be said and heard in the attacked pd site, tried with every key: the table of docs/security.md.
+"""Table of what may be said and heard in the attacked pd site, tried with every key: the table of docs/security.md.
 
 `python -m tests.attacks.who_can` prints it.
 """
@@ -83,7 +83,7 @@ HEARD = (
     Act("hear KV that d0 is handed", "bulk", f"{subjects.replies(HOME, HOME, 'd0')}.c.t"),
 )
 Can = dict[tuple[str, str], bool]
-"""Whether an actor can do an act, by act and actor."""
+"""Act and actor -> whether the actor can do the act."""
 
 
 async def said(sites: RunningSites, account: str, actor: Actor) -> dict[str, bool]:

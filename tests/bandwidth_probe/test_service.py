@@ -45,6 +45,7 @@ async def probes(sites: RunningSites, tmp_path: Path) -> AsyncIterator[dict[str,
         assert await process.stop(DEADLINE_S) == 0, process.log_end()
 
 
+@pytest.mark.e2e
 async def test_the_link_is_estimated_where_it_ends_and_forgotten_when_it_is_cut(
     sites: RunningSites, probes: dict[str, ServiceProcess]
 ) -> None:

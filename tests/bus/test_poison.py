@@ -1,4 +1,4 @@
-"""What others put on the buses: dropped and counted, never the end of a process, a watcher or a connection."""
+"""Messages of others on the buses: dropped and counted, never the end of a process, a watcher or a connection."""
 
 import asyncio
 from collections.abc import AsyncIterator

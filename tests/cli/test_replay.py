@@ -60,6 +60,7 @@ def test_a_trace_becomes_a_result_and_a_report(stub: Stub, tmp_path: Path, capsy
     assert str(tmp_path / "out" / "report.html") in capsys.readouterr().out.replace("\n", "")
 
 
+@pytest.mark.slow
 def test_several_clients_send_each_request_once(stub: Stub, tmp_path: Path) -> None:
     path = mooncake(tmp_path / "trace.jsonl", 30)
     assert run("replay", path, "--target", stub.url, "--out", tmp_path / "out", "--clients", 2) == 0
@@ -90,6 +91,7 @@ def test_synthetic_traffic_to_a_chat_endpoint(stub: Stub, tmp_path: Path) -> Non
     assert found.requests and {(row.input_tokens, row.error) for row in found.requests} == {(40, "")}
 
 
+@pytest.mark.slow
 def test_two_results_are_compared(stub: Stub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = mooncake(tmp_path / "trace.jsonl", 10)
     for name in ("a", "b"):
@@ -100,6 +102,7 @@ def test_two_results_are_compared(stub: Stub, tmp_path: Path, capsys: pytest.Cap
     assert "Ratio to a" in page and "What differs in the set-ups" in page
 
 
+@pytest.mark.slow
 def test_a_sweep_ends_where_the_slo_breaks(stub: Stub, tmp_path: Path) -> None:
     stub.ttft_s = 0.05
     path = mooncake(tmp_path / "trace.jsonl", 10)
@@ -164,6 +167,7 @@ def test_what_cannot_be_done_is_a_sentence_and_status_2(
     assert says in error and error.startswith(f"prfaas {arguments[0]}: ") and error.rstrip().endswith(".")
 
 
+@pytest.mark.slow
 def test_sessions_without_a_common_clock_need_users(stub: Stub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"id": str(n), "block_size": 64, "requests": [[0.0, "n", 100, 2, 0, [1, 2], 0.0]]} for n in range(3)]
     path = trace(tmp_path / "trace.jsonl", rows)
@@ -188,6 +192,7 @@ def test_a_server_that_refuses_all_is_status_1(stub: Stub, tmp_path: Path) -> No
     assert found.summary.errors == {"overloaded": 3} and found.requests[0].message == "full"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("interrupts", "answer_s", "left"), [(1, 1.0, ""), (2, 1000.0, "interrupted")])
 def test_ctrl_c_keeps_what_was_measured(interrupts: int, answer_s: float, left: str, stub: Stub, tmp_path: Path) -> None:
     async def late(body: dict[str, Any]) -> None:

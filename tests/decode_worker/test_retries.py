@@ -7,6 +7,7 @@ from prfaas.contracts.kv import TransferReport
 from prfaas.contracts.terms import Outcome
 from prfaas.contracts.to_decode import Generate
 from prfaas.contracts.to_gateway import Failed, Started
+from prfaas.contracts.to_scheduler import AttemptEnded
 from prfaas_decode_worker.events import (
     AttemptFailed,
     AttemptVerified,
@@ -43,6 +44,7 @@ def test_it_waits_for_an_idle_worker_then_in_turn_then_falls_back(code: str) -> 
     second = begun(instructions)
     assert (second.deferred, second.prefill_site, second.timeout_s) == (False, "far", 3.0)
     (told,) = (each.news for each in instructions if isinstance(each, TellScheduler))
+    assert isinstance(told, AttemptEnded)
     assert (told.site, told.next_site, told.verified) == ("far", "far", False)
     third = begun(failed(core, 2, "timeout", 8.0))
     assert (third.deferred, third.prefill_site, third.timeout_s) == (False, "home", 2.0)

@@ -46,6 +46,7 @@ from prfaas_decode_worker.events import (
     Tick,
 )
 from prfaas_decode_worker.service_core import DecodeCore
+from tests.budget import examples
 
 EOS = 7
 POISON = 666
@@ -302,7 +303,7 @@ def test_no_first_token_in_time_fails_the_request_and_ends_its_attempt() -> None
     core.handle(GenerateAsked(0.0, ask()))
     assert core.handle(Tick(DEADLINE_S - 0.1)) == []
     emit, ended, told, release = core.handle(Tick(DEADLINE_S))
-    assert isinstance(told, TellScheduler) and not told.news.verified
+    assert isinstance(told, TellScheduler) and isinstance(told.news, AttemptEnded) and not told.news.verified
     assert isinstance(emit, Emit) and isinstance(emit.event, Failed) and emit.event.code == "deadline"
     assert ended == EndAttempt("r1", 1, "far")
     assert isinstance(release, Release)
@@ -428,6 +429,7 @@ def test_an_answer_that_was_complete_when_its_worker_was_lost_needs_no_slot() ->
     assert isinstance(first, Started) and isinstance(finished, Finished)
     assert (finished.finish_reason, finished.text, finished.completion_tokens) == ("length", "8", 2)
     over = next(each.news for each in out if isinstance(each, TellScheduler))
+    assert isinstance(over, AttemptEnded)
     assert (over.verified, over.code) == (False, "cancelled")
     core.validate()
 
@@ -528,4 +530,4 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 TestAnyOrder = AnyOrder.TestCase
-TestAnyOrder.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestAnyOrder.settings = settings(max_examples=examples(80), stateful_step_count=40, deadline=None)

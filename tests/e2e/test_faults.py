@@ -6,13 +6,14 @@ from functools import partial
 
 import openai
 import pytest
+import pytest_asyncio
 
 from infra.service_process import ServiceProcess
 from infra.stack import Stack
 from infra.wan.control import LinkChange
 from infra.wan.proxy import LinkState
 from prfaas.site.sites import Role
-from tests.e2e.asking import Told, complete, policy, tokens_of
+from tests.e2e.asking import Told, complete, tokens_of, use_policy
 from tests.e2e.conftest import describe
 
 DESCRIPTION = describe("gemma-3-270m")
@@ -32,9 +33,13 @@ async def start_again(stack: Stack, worker: ServiceProcess) -> None:
     await stack.wait_introduced()
 
 
-async def at_home(stack: Stack) -> Told:
-    async with policy(stack, "local_only"):
-        return await complete(stack, tokens_of(PROMPT_TOKENS))
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def expected(stack: Stack) -> Told:
+    """Answer to the prompt when it is prefilled at home."""
+    await use_policy(stack, "local_only")
+    told = await complete(stack, tokens_of(PROMPT_TOKENS))
+    await use_policy(stack, "threshold")
+    return told
 
 
 async def ask_until_prefill(stack: Stack, timeout_s: int = 240) -> asyncio.Task[Told]:
@@ -64,8 +69,7 @@ async def hit(stack: Stack, strike: Strike, mend: Strike) -> Told:
         await mend()
 
 
-async def test_a_cut_link_falls_back_and_offloading_comes_back(stack: Stack) -> None:
-    expected = await at_home(stack)
+async def test_a_cut_link_falls_back_and_offloading_comes_back(stack: Stack, expected: Told) -> None:
     (link,) = stack.sites.links.values()
 
     async def cut() -> None:
@@ -85,8 +89,7 @@ async def test_a_cut_link_falls_back_and_offloading_comes_back(stack: Stack) -> 
     assert (again.outcome, again.answer) == ("offloaded", expected.answer)
 
 
-async def test_a_killed_prefill_worker_falls_back(stack: Stack) -> None:
-    expected = await at_home(stack)
+async def test_a_killed_prefill_worker_falls_back(stack: Stack, expected: Told) -> None:
     worker = stack.process("remote", Role.PREFILL_WORKER)
 
     async def kill() -> None:
@@ -98,8 +101,7 @@ async def test_a_killed_prefill_worker_falls_back(stack: Stack) -> None:
     await start_again(stack, worker)
 
 
-async def test_a_killed_remote_server_falls_back(stack: Stack) -> None:
-    expected = await at_home(stack)
+async def test_a_killed_remote_server_falls_back(stack: Stack, expected: Told) -> None:
     server = stack.sites.servers["remote"]
 
     async def kill() -> None:
@@ -118,9 +120,8 @@ async def test_a_killed_remote_server_falls_back(stack: Stack) -> None:
     assert (again.outcome, again.answer) == ("offloaded", expected.answer)
 
 
-async def test_a_killed_local_server_is_a_clear_error_and_then_all_goes_on(stack: Stack) -> None:
+async def test_a_killed_local_server_is_a_clear_error_and_then_all_goes_on(stack: Stack, expected: Told) -> None:
     """Everything of a request goes through it: the request is lost, and says so."""
-    expected = await at_home(stack)
     server = stack.sites.servers["local"]
     asked = await ask_until_prefill(stack, 6)
     server.kill()

@@ -27,6 +27,7 @@ from prfaas.engine.weights import prepare, verify_weights
 from prfaas.kvcache.layout import KVPiece, LayerKind, LayerRange
 from prfaas.kvcache.prefix_cache import PrefixCache
 from prfaas.process.config import ConfigError, load_config
+from tests.budget import examples
 
 FAST = 1e6
 """A time scale at which nothing waits."""
@@ -60,7 +61,7 @@ def prompt(tokens: int, seed: int = 0) -> list[int]:
     return random.Random(seed).choices(range(256), k=tokens)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 @given(st.integers(1, 400), st.integers(1, 300), st.sampled_from(sorted(EMULATED_MODELS)))
 def test_pieces_cover_the_layout_exactly_and_never_depend_on_chunks(tokens: int, chunk_tokens: int, model: str) -> None:
     token_ids = prompt(tokens)
@@ -104,7 +105,7 @@ def test_the_answer_does_not_depend_on_the_machine_that_prefilled() -> None:
     assert engine(chunk_tokens=65).describe().fingerprint != here.describe().fingerprint
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(st.data())
 def test_one_wrong_bit_anywhere_changes_the_answer(data: st.DataObject) -> None:
     target = engine()
@@ -120,7 +121,7 @@ def test_one_wrong_bit_anywhere_changes_the_answer(data: st.DataObject) -> None:
     assert answer(target, pieces, 100) != right
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=examples(30))
 @given(st.integers(2, 150), st.data())
 def test_the_cache_of_another_prompt_gives_another_answer(tokens: int, data: st.DataObject) -> None:
     target = engine()
@@ -343,7 +344,7 @@ def with_cache(target: EmulatedEngine, token_ids: Sequence[int], cache: PrefixCa
     return pieces
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(st.integers(1, 300), st.integers(0, 300), st.sampled_from(sorted(EMULATED_MODELS)), st.data())
 def test_a_cached_prefix_changes_no_byte(tokens: int, shared: int, model: str, data: st.DataObject) -> None:
     target = engine(model, chunk_tokens=64)

@@ -21,7 +21,7 @@ from prfaas.sealing.job_seal import JobSeals
 from prfaas.sealing.keys import PrivateKey, read_keys
 from prfaas.site.site_keys import next_file, old_file
 from prfaas.site.sites import Description, Role, Service, Site, SiteKind
-from tests.sealing.test_job_seal import JOB, SECRET
+from tests.sealing.jobs import JOB, SECRET
 
 NEAR, FAR = "near", "far"
 DEADLINE_S = 30.0

@@ -194,6 +194,7 @@ async def test_more_connections_than_there_is_room_for_are_refused_and_those_bef
         assert "connections_refused" in {entry["event"] for entry in logs}
 
 
+@pytest.mark.slow
 async def test_a_process_whose_clients_use_up_its_files_goes_on_and_says_so() -> None:
     async with toy(limits="ulimit -n 160") as process:
         await process.event("ready")

@@ -14,6 +14,7 @@ import pytest
 
 from infra.otlp_sink import OtlpSink
 
+pytestmark = pytest.mark.slow  # each starts a process of its own
 TOY = Path(__file__).with_name("toy_service.py")
 DEADLINE_S = 60.0
 

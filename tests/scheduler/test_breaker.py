@@ -1,4 +1,4 @@
-"""When a failing link is left alone, and when it is tried again."""
+"""A failing link is left alone, and tried again in time."""
 
 import hypothesis.strategies as st
 from hypothesis import given
@@ -91,7 +91,7 @@ def test_a_link_that_is_measured_again_is_tried_at_once() -> None:
 
 
 def test_distrust_outlasts_successes_and_repairs_of_the_link_and_doubles() -> None:
-    """What is under way when wrong KV is found may still succeed, by the site's own word."""
+    """A prefill that is under way when wrong KV is found may still succeed, by the site's own word."""
     breaker = Breaker()
     now_s, pause_s = 0.0, FIRST_DISTRUST_S
     for _ in range(10):

@@ -10,26 +10,13 @@ from hypothesis import strategies as st
 
 from prfaas.contracts.kv import KVTransfer
 from prfaas.contracts.to_prefill import JobSecret, PrefillJob
-from prfaas.contracts.wire import decode, encode, pack_tokens
+from prfaas.contracts.wire import decode, encode
 from prfaas.sealing.config import SealingConfig
 from prfaas.sealing.job_seal import JobSeals, SealError, seal, unseal
 from prfaas.sealing.keys import PrivateKey
+from tests.sealing.jobs import JOB, PROMPT, SECRET
 
 HOME, FAR, OTHER = (PrivateKey.generate() for _ in range(3))
-SECRET = bytes(range(32))
-PROMPT = pack_tokens(range(1000, 1040))
-JOB = PrefillJob(
-    request_id="r",
-    model="m",
-    transfer=KVTransfer(
-        transfer_id="t", attempt=1, bucket="kv-home--far", nuid="n", prefill_tokens=40, from_token=8, fingerprint="f"
-    ),
-    token_ids=PROMPT,
-    reply_to="prfaas.home.decode.d0.prefill",
-    decode_site="home",
-    tenant="acme",
-    timeout_s=10.0,
-)
 OTHERS: dict[str, Any] = {
     "request_id": "s",
     "model": "n",

@@ -32,7 +32,7 @@ def changed(transfer: KVTransfer, **fields: Any) -> KVTransfer:
 
 
 def received(messages: list[bytes], transfer: KVTransfer = TRANSFER, secret: bytes = SECRET) -> tuple[str, Cache]:
-    """How a receiver ends that reads these messages again and again, and what it installed."""
+    """Returns how a receiver ends that reads these messages again and again, and what it installed."""
     core = ReceiverCore(transfer, LAYOUT, now_s=0.0, deadline_at=1.0, idle_timeout_s=None)
     frames, cache = frames_of(transfer, secret), Cache()
     read_from = 0

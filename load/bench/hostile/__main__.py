@@ -154,7 +154,7 @@ def _line(name: str, attack: str, arm: Arm) -> str:
     return (
         f"{attack:>15} at {name:<7}: TTFT P50 {_percentile(felt, 50) * 1e3:5.0f} ms, P99 {_percentile(felt, 99) * 1e3:5.0f} ms, "
         f"{len(felt.failures)} of {len(felt.ttft_s) + len(felt.failures)} failed; {arm.peaks.rss_mib:.0f} MiB, "
-        f"{arm.peaks.files} files; attacker's ends: {arm.attempts or '-'}"
+        f"{arm.peaks.files} files, {arm.peaks.cpu_share:.2f} CPU; attacker's ends: {arm.attempts or '-'}"
     )
 
 
@@ -175,6 +175,7 @@ def figures_of(arms: dict[tuple[str, str], Arm]) -> list[dict[str, Any]]:
             "ttft_p99_ratio": _percentile(arm.felt, 99) / _percentile(arms[name, "alone"].felt, 99),
             "peak_rss_mib": arm.peaks.rss_mib,
             "peak_files": arm.peaks.files,
+            "cpu_share": arm.peaks.cpu_share,
             "attackers_ends": arm.attempts,
         }
         for (name, attack), arm in arms.items()

@@ -22,11 +22,14 @@ IDLE_SOCKETS: Final = 2000
 SLOW_BODIES: Final = 600
 LONG_ANSWERS: Final = 32
 LONG_TOKENS: Final = 2000
+SHORT_TOKENS: Final = 4
 PIPELINED: Final = 5000
 HUGE_BODY_BYTES: Final = 4 << 20
 DRIPPING_HEADS: Final = 200
 PAUSE_S: Final = 0.02
-"""Pause of an attacker between two attempts, so that each connection makes 50 at most a second."""
+"""Pause between two attempts of those that want to be quick."""
+SLOW_PAUSE_S: Final = 1.0
+"""Pause between two attempts of those that want to hold something for long."""
 
 
 class Attacker:
@@ -46,7 +49,7 @@ class Attacker:
             "slow_bodies": (SLOW_BODIES, self._slow_body),
             "huge_bodies": (8, self._huge_body),
             "long_answers": (LONG_ANSWERS, self._long_answer),
-            "above_limits": (16, self._long_answer),
+            "above_limits": (16, self._short_answer),
             "slow_readers": (64, self._slow_reader),
             "pipelined": (16, self._pipelined),
             "dripping_heads": (DRIPPING_HEADS, self._dripping_head),
@@ -56,7 +59,7 @@ class Attacker:
         while True:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError):
                 await attempt()
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(SLOW_PAUSE_S if attempt in (self._slow_body, self._idle) else PAUSE_S)
 
     @contextlib.asynccontextmanager
     async def _connected(self, receive_buffer_bytes: int = 0) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
@@ -79,8 +82,8 @@ class Attacker:
             writer.transport.abort()
 
     def _head(self, length: int) -> bytes:
-        lines = ["POST /v1/completions HTTP/1.1", "host: x", f"authorization: Bearer {self._key}", f"content-length: {length}"]
-        return "\r\n".join([*lines, "", ""]).encode()
+        lines = ["POST /v1/completions HTTP/1.1", "host: x", f"authorization: Bearer {self._key}", "connection: close"]
+        return "\r\n".join([*lines, f"content-length: {length}", "", ""]).encode()
 
     def _request(self, max_tokens: int) -> bytes:
         fields = {"model": self._model, "prompt": "again and again", "max_tokens": max_tokens, "stream": True, "ignore_eos": True}
@@ -120,8 +123,14 @@ class Attacker:
             await self._count(reader)
 
     async def _long_answer(self) -> None:
+        await self._ask(LONG_TOKENS)
+
+    async def _short_answer(self) -> None:
+        await self._ask(SHORT_TOKENS)
+
+    async def _ask(self, max_tokens: int) -> None:
         async with self._connected() as (reader, writer):
-            writer.write(self._request(LONG_TOKENS))
+            writer.write(self._request(max_tokens))
             await self._count(reader)
             while await reader.read(1 << 16):
                 pass
@@ -135,7 +144,7 @@ class Attacker:
 
     async def _pipelined(self) -> None:
         async with self._connected() as (reader, writer):
-            writer.write(self._request(4) + b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n" * PIPELINED)
+            writer.write(b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n" * PIPELINED)
             await writer.drain()
             await self._count(reader)
             while await reader.read(1 << 16):

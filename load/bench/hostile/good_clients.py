@@ -3,6 +3,8 @@
 import asyncio
 import json
 import random
+import time
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -16,7 +18,7 @@ SAMPLE_EVERY_S: Final = 0.2
 
 
 class Felt(msgspec.Struct):
-    """What the good clients of one phase felt."""
+    """Figures of what the good clients of one phase felt."""
 
     ttft_s: list[float] = []
     failures: list[str] = []
@@ -28,13 +30,16 @@ class Felt(msgspec.Struct):
 
 
 class Peaks(msgspec.Struct):
-    """Most that the gateway and its process for large requests held."""
+    """Most that the gateway and its process for large requests held and used."""
 
     rss_mib: float = 0.0
     files: int = 0
+    cpu_share: float = 0.0
+    """Share of one processor that both used, on average over a phase."""
 
     def add(self, other: "Peaks") -> None:
         self.rss_mib, self.files = max(self.rss_mib, other.rss_mib), max(self.files, other.files)
+        self.cpu_share = max(self.cpu_share, other.cpu_share)
 
 
 async def ask_for(seconds: float, port: int, model: str, key: str, seed: int) -> Felt:
@@ -75,8 +80,14 @@ async def _ask(port: int, model: str, key: str, prompt: list[int], felt: Felt) -
 async def watch(pid: int, peaks: Peaks) -> None:
     """Notes peaks until it is cancelled."""
     process = psutil.Process(pid)
+    started_s, before_s = time.monotonic(), _cpu_s([process, *process.children()])
     while True:
+        await asyncio.sleep(SAMPLE_EVERY_S)
         family = [process, *process.children()]
         rss_mib = sum(each.memory_info().rss for each in family) / 2**20
         peaks.add(Peaks(rss_mib=rss_mib, files=process.num_fds()))
-        await asyncio.sleep(SAMPLE_EVERY_S)
+        peaks.cpu_share = (_cpu_s(family) - before_s) / (time.monotonic() - started_s)
+
+
+def _cpu_s(family: Sequence[psutil.Process]) -> float:
+    return float(sum(each.cpu_times().user + each.cpu_times().system for each in family))

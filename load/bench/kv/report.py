@@ -1,4 +1,4 @@
-"""What `make bench-kv` writes: rows, and ratios of rows of one table."""
+"""Report that `make bench-kv` writes: rows, and ratios of rows of one table."""
 
 import msgspec
 

@@ -1,4 +1,4 @@
-"""What one tenant uses of its limits at one gateway. Pure: moments of one clock, in s, come in with the calls."""
+"""Use that one tenant makes of its limits at one gateway. Pure: moments of one clock, in s, come in with the calls."""
 
 from dataclasses import dataclass
 from enum import StrEnum

@@ -50,7 +50,7 @@ class Connection:
         self._seed = SeedFile(endpoint.nkey_seed_file)
         self._watching: asyncio.Task[None] | None = None
         self.may_reconnect: Callable[[], bool] = lambda: True
-        """Whether messages that come in the moment of a reconnect may be lost. A new key waits until they may."""
+        """True when messages that come in the moment of a reconnect may be lost. A new key waits until they may."""
 
     @property
     def connected(self) -> bool:

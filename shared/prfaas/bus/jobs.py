@@ -159,7 +159,7 @@ class JobConsumer:
         self.clock = ServerClock()
         """Clock of the site's server, which stamps the jobs."""
         self.problem: str | None = None
-        """Why no job can be taken, for readiness; None while the queue answers."""
+        """Reason why no job can be taken, for readiness; None while the queue answers."""
         self._taken = 0
         self._losses = bus.losses
         """Breaks of the connection after which queues and pulls were made again."""

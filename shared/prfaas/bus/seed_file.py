@@ -25,7 +25,7 @@ class SeedFile:
         return self._taken
 
     def changed(self) -> bool:
-        """Whether the file holds another seed than the one taken. A file that cannot be read changes nothing."""
+        """Tells whether the file holds another seed than the one taken. A file that cannot be read changes nothing."""
         if self._path is None or self._taken is None:
             return False
         try:

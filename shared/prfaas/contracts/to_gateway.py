@@ -107,7 +107,7 @@ class Tokens(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class PrefillTimes(msgspec.Struct, frozen=True, kw_only=True):
-    """What the prefill worker says of its part, and what of the transfer did not overlap with it."""
+    """Account of the prefill worker's part, and of the transfer's part that did not overlap with it."""
 
     residual_s: float = 0.0
     """Time between the end of prefill and the whole verified. As exact as the two sites' clocks agree."""

@@ -33,7 +33,7 @@ class PrefillJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class JobSecret(msgspec.Struct, frozen=True, kw_only=True):
-    """What of a sealed job only the two workers know."""
+    """Part of a sealed job that only the two workers know."""
 
     token_ids: bytes
     tenant: Label = ""

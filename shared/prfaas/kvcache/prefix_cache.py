@@ -155,7 +155,7 @@ class PinnedPrefix:
         return len(self.blocks) * self._cache.block_tokens
 
     def wants(self, start: int, end: int) -> bool:
-        """Whether `append` would take the block of tokens [start, end), as far as one can tell before it is made."""
+        """Tells whether `append` would take the block of tokens [start, end), as far as one can tell before it is made."""
         return not self._refused and start == self.tokens and end == start + self._cache.block_tokens
 
     def append(self, pieces: tuple[KVPiece, ...], size_bytes: int, maker: str = "") -> bool:

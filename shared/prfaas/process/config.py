@@ -52,11 +52,11 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """A second port, which several gateways of a host may listen on at once (SO_REUSEPORT); each keeps `http-port` for itself. It
     is open while the process takes requests. 0: none."""
     http_idle_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = IDLE_TIMEOUT_S
-    """How long an HTTP connection may stay open without a request; longer than the pools of most clients keep theirs."""
+    """Time that an HTTP connection may stay open without a request; longer than the pools of most clients keep theirs."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
     drain_s: Annotated[float, msgspec.Meta(ge=0)] = 20.0
-    """How long running work may take to finish after SIGTERM."""
+    """Time that running work may take to finish after SIGTERM."""
     drain_notice_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     """Time after SIGTERM in which a gateway says that it is not ready and takes new connections all the same: a proxy that looks
     at `/ready` needs so long to send its requests elsewhere."""

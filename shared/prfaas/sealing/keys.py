@@ -70,9 +70,9 @@ class KeyFile(Generic[Named]):
     def __init__(self, path: Path, parse: Callable[[bytes], Named]) -> None:
         """Raises KeyFileError."""
         self._path = path
-        self._parse = parse
+        self._parse: Callable[[bytes], Named] = parse
         self._seen = _stamp(path)
-        self._keys = read_keys(path, parse)
+        self._keys: list[Named] = read_keys(path, parse)
 
     def read(self) -> list[Named]:
         """Returns the file's keys, newest first."""

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from prfaas.secrets.secret_files import make_private_directory, write_secret
 from prfaas.site.certificates import Authority
 from prfaas.site.permissions import service_permissions
+from prfaas.site.sealing_keys import make_sealing_files
 from prfaas.site.server_ports import ServerPorts
 from prfaas.site.site_config import ACCOUNTS, LEAF_ACCOUNTS, render_site
 from prfaas.site.site_keys import SiteKeys
@@ -50,6 +51,7 @@ def make_all_keys(description: Description, directory: Path) -> Made:
     for service in description.services:
         for account in service_permissions(description, service):
             keys[service.site].service(service.name, account)
+    make_sealing_files(description, directory)
     after = _secrets(directory)
     return Made(new=sorted(after - before), kept=sorted(after & before))
 
@@ -83,4 +85,4 @@ def write_server_config(description: Description, site: Site, directory: Path) -
 
 def _secrets(directory: Path) -> set[Path]:
     found = [Path(folder) / name for folder, _, names in os.walk(directory) for name in names]
-    return {path.relative_to(directory) for path in found if path.suffix in (".nk", ".pem")}
+    return {path.relative_to(directory) for path in found if path.suffix in (".nk", ".pem", ".key", ".pub")}

@@ -8,9 +8,11 @@ import base64
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from prfaas.sealing.keys import KEY_BYTES, PrivateKey, read_keys
 from prfaas.secrets.secret_files import make_private_directory, replace_secret
+from prfaas.site.sites import AUTHORITY_FOLDER, Description, Role, Service
 
 
 class SealingKeys:
@@ -19,17 +21,16 @@ class SealingKeys:
     def __init__(self, directory: Path) -> None:
         self._directory = directory / "keys"
         self.private_file = self._directory / "sealing.key"
+        self.hash_key_file = self._directory / "block-hashes.key"
 
     def peer_file(self, peer: str) -> Path:
         """Returns the file with the public keys of another site."""
         return self._directory / f"sealing-{peer}.pub"
 
-    def write_hash_key(self, content: bytes) -> Path:
-        """Writes the deployment's key of block hashes. Returns the file."""
+    def write_hash_key(self, content: bytes) -> None:
+        """Writes the deployment's key of block hashes."""
         make_private_directory(self._directory)
-        path = self._directory / "block-hashes.key"
-        replace_secret(path, content)
-        return path
+        replace_secret(self.hash_key_file, content)
 
     def ensure(self) -> list[PrivateKey]:
         """Returns the site's keys, newest first; makes one when there is none."""
@@ -47,7 +48,35 @@ class SealingKeys:
         replace_secret(self.peer_file(peer), _lines(key.public.line for key in keys))
 
 
-def ensure_hash_key(path: Path) -> bytes:
+def make_sealing_files(description: Description, directory: Path) -> None:
+    """Makes the keys that sealing needs and that are not there, and writes public keys beside the sites that need them."""
+    if not any(site.seals for site in description.sites):
+        return
+    keys = {site.name: SealingKeys(directory / site.name) for site in description.sites}
+    # All sites' block hashes are alike: a prefill site may have pd sites that seal and others that do not.
+    hash_key = _ensure_hash_key(directory / AUTHORITY_FOLDER / "block-hashes.key")
+    for name, own in keys.items():
+        own.write_hash_key(hash_key)
+        for peer in description.sealing_peers(name):
+            own.ensure()
+            own.write_peer(peer, keys[peer].ensure())
+
+
+def sealing_settings(description: Description, directory: Path, service: Service) -> dict[str, Any]:
+    """Returns the keys of a service's configuration that sealing needs, and makes the files that they name."""
+    if not any(site.seals for site in description.sites) or service.role in (Role.SCHEDULER, Role.BANDWIDTH_PROBE):
+        return {}
+    make_sealing_files(description, directory)
+    own = SealingKeys(directory / service.site)
+    keyed = {"block-hash-key-file": str(own.hash_key_file)}
+    peers = description.sealing_peers(service.site)
+    if not peers or service.role is Role.GATEWAY:
+        return keyed
+    files = {peer: str(own.peer_file(peer)) for peer in peers}
+    return keyed | {"sealing": {"private-key-file": str(own.private_file), "peers": files}}
+
+
+def _ensure_hash_key(path: Path) -> bytes:
     """Returns the content of a file with a deployment's key of block hashes; makes one when there is none."""
     if not path.exists():
         make_private_directory(path.parent)

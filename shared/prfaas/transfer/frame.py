@@ -27,7 +27,7 @@ assert _FIELDS.size + DIGEST_BYTES == HEADER_BYTES
 
 class FrameKind(IntEnum):
     OPEN = 1
-    """What both sides must agree on before any byte is installed; always at position 0."""
+    """Facts that both sides must agree on before any byte is installed; always at position 0."""
     DATA = 2
     MANIFEST = 3
     """Closes the transfer."""
@@ -154,7 +154,7 @@ def decode_frame(message: memoryview) -> IncomingFrame:
 
 
 class FrameSlice(NamedTuple):
-    """What one frame carries of a piece, before it is encoded."""
+    """Part of a piece that one frame carries, before it is encoded."""
 
     range: LayerRange
     offset: int

@@ -87,7 +87,7 @@ class KVReceiver:
             ) from error
 
     def report(self) -> TransferReport:
-        """What has come so far."""
+        """Report on what has come so far."""
         return self._core.report()
 
     @property

@@ -95,7 +95,8 @@ class SealedFrames:
         encryptor.authenticate_additional_data(_MAGIC)
         fields = _FIELDS.pack(head.kind, head.codec, *head.range, head.offset, head.raw_bytes, head.transfer_hash)
         at = _CLEAR.size
-        for part in (fields, *parts):
+        pieces: tuple[bytes | memoryview, ...] = (fields, *parts)
+        for part in pieces:
             # Room for one block more than the part is asked for: the tag's, at the end.
             at += encryptor.update_into(part, message[at:])
         encryptor.finalize()

@@ -13,10 +13,10 @@ from prfaas.worker.site_connections import SiteConnections
 
 
 class Worker(Protocol):
-    """What differs by role."""
+    """Parts of a worker that differ by role."""
 
     def problem(self) -> str | None:
-        """Why the role's own needs are not met now; None when they are."""
+        """Reason why the role's own needs are not met now; None when they are."""
         ...
 
     async def finish_work(self) -> None:
@@ -60,8 +60,9 @@ class WorkerLifecycle:
         self._tasks.spawn("announce", self._announcer.run())
 
     def ready(self) -> str | None:
-        """Why the worker cannot take work now; None when it can: it needs both connections, what its role needs, and a site that
-        hears of it."""
+        """Reason why the worker cannot take work now; None when it can.
+
+        It needs both connections, what its role needs, and a site that hears of it."""
         assert self._connections is not None and self._announcer is not None, "asked before it is announced"
         return self._connections.down() or self._worker.problem() or self._announcer.problem
 

@@ -14,6 +14,7 @@ import pytest_asyncio
 from hypothesis import given, settings
 
 from prfaas.secrets.tenants_file import Limits
+from tests.budget import examples
 from tests.gateway.bodies import bodies
 from tests.gateway.conftest import Edge, make_tenants, running_edge
 from tests.gateway.scripted_site import DEADLINE_S
@@ -97,7 +98,7 @@ async def test_the_openai_client_hears_it_too(shared: Edge) -> None:
     assert raises.value.status_code == 413
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(bodies)
 async def test_any_json_is_answered(shared: Edge, body: Any) -> None:
     for path in ("/v1/completions", "/v1/chat/completions"):

@@ -153,7 +153,7 @@ async def test_silence_between_tokens_breaks_the_answer_off(tmp_path: Any) -> No
 
 
 async def test_a_silent_scheduler_or_worker_is_503(tmp_path: Any) -> None:
-    async with running_edge(tmp_path, control_deadline_s=1) as edge:
+    async with running_edge(tmp_path, control_deadline_s=0.3) as edge:
         edge.site.answers_generate = False
         answer = await edge.post("/v1/completions", {"model": "tiny", "prompt": "x"})
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")

@@ -37,7 +37,8 @@ def counts_to_four(stops_after: int) -> Any:
 
 
 @pytest.fixture
-async def edge(tmp_path: Path) -> AsyncIterator[Edge]:
+async def edge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Edge]:
+    monkeypatch.setattr("prfaas_gateway.decode_workers.SUPERSEDED_AFTER_S", 0.1)
     async with running_edge(tmp_path, worker_grace_s=0.05) as edge:
         yield edge
 

@@ -51,6 +51,7 @@ async def test_not_ready_without_a_scheduler(tmp_path: Path) -> None:
 async def test_not_ready_without_a_decode_worker_for_each_model(edge: Edge) -> None:
     await until(lambda: edge.service.ready() is None)
     await edge.site.stop_announcing()
+    await edge.site.announce("decode-0", gone=True)
     await until(lambda: edge.service.ready() == "no decode worker takes requests for 'tiny'")
     answer = await edge.get("/ready")
     assert (answer.status_code, answer.json()["reason"]) == (503, "no decode worker takes requests for 'tiny'")
@@ -246,6 +247,7 @@ async def test_a_request_that_crashes_us_is_a_500_and_the_next_one_is_fine(edge:
     assert (await edge.post("/v1/completions", ASK)).status_code == 200
 
 
+@pytest.mark.e2e
 async def test_the_process(tmp_path: Path) -> None:
     """Uses the emulated model, whose files need no download."""
 

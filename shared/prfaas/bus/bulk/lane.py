@@ -108,7 +108,7 @@ class BulkLane:
 
     @property
     def is_writable(self) -> bool:
-        """Whether the transport takes more; what is written anyway is queued in memory."""
+        """True while the transport takes more; what is written anyway is queued in memory."""
         return self._wire is not None and self._wire.writable
 
     @property
