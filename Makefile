@@ -8,7 +8,7 @@ OTEL ?=
 MODEL ?= gemma-3-270m
 ROUNDS ?= 10
 
-.PHONY: help demo up test test-fast fuzz lint bench bench-engine bench-hostile bench-kv bench-audit bench-codec bench-probe bench-prefix bench-scheduler bench-paper bench-policies bench-link-cut bench-roles bench-poison bench-replay contrast replay clean
+.PHONY: help demo up test test-fast fuzz lint bench bench-engine bench-hostile bench-kv bench-audit bench-codec bench-probe bench-prefix bench-scheduler bench-paper bench-policies bench-link-cut bench-rolling-restart bench-roles bench-poison bench-replay contrast replay clean
 
 ##@ See it work
 help: ## this list
@@ -80,6 +80,9 @@ bench-policies: $(VENV)/installed ## all policies against one another, simulated
 
 bench-link-cut: $(VENV)/installed ## how soon offloading resumes after the emulated link was down, and whether a request suffers
 	$(BIN)/python -m load.bench.link_cut $(if $(OUT),--json $(OUT))
+
+bench-rolling-restart: $(VENV)/installed ## requests lost while every service and both servers are restarted, one after another
+	$(BIN)/python -m load.bench.rolling_restart $(if $(OUT),--json $(OUT))
 
 bench-roles: $(VENV)/installed ## how long a worker takes to change its role, under requests of which none may be lost
 	$(BIN)/python -m load.bench.roles $(if $(OUT),--json $(OUT))
