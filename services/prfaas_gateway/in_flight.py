@@ -47,7 +47,7 @@ class EventQueue:
         self.taken = 0
         """Events that have come: the next one has this number."""
         self.over = False
-        """Whether the last event has come."""
+        """True when the last event has come."""
 
     def put(self, event: GenerateEvent) -> None:
         """Takes the next event. One that came before is dropped, one that comes too early shows that others are lost."""

@@ -24,7 +24,7 @@ class PrefillCore:
         prefill_bytes: Callable[[int], int] = lambda tokens: 0,
     ) -> None:
         """`open_job` returns a job's secret part, or raises BadMessageError. `serves`: decode sites whose jobs are taken; None:
-        those of any. `prefill_bytes` returns the memory that a prefill of so many tokens takes."""
+        those of any. `prefill_bytes` returns the memory that a prefill of a number of tokens takes."""
         self._open_job = open_job
         self._prefill_bytes = prefill_bytes
         self.model = model

@@ -103,7 +103,7 @@ class ScriptedSite:
     answers_place: bool = True
     answers_generate: bool = True
     announces_home: bool = False
-    """Whether a prefill worker and the decode worker beat."""
+    """True when a prefill worker and the decode worker beat."""
     placed: list[PlaceRequest] = field(default_factory=list)
     generated: list[Generate] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)

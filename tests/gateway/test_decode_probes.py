@@ -1,4 +1,4 @@
-"""What a gateway concludes from the answers and silences of its decode workers."""
+"""Conclusions of a gateway from the answers and silences of its decode workers."""
 
 from prfaas.contracts.to_gateway import Running
 from prfaas_gateway.decode_probes import ABSENT_S, SILENT_S, DecodeProbes

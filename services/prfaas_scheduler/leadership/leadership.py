@@ -59,7 +59,7 @@ class Leadership:
 
     @property
     def leads(self) -> bool:
-        """Whether this process may act as the leader at this moment."""
+        """True while this process may act as the leader."""
         return self._bus is not None and self._bus.losses == self._losses and self._core.leads(time.monotonic())
 
     @property

@@ -60,7 +60,7 @@ class LeadershipCore:
 
     @property
     def leading(self) -> bool:
-        """Whether the last instruction was Lead, not Follow."""
+        """True after the instruction Lead, until the next Follow."""
         return self._leading
 
     @property

@@ -94,7 +94,7 @@ class Engine(Protocol):
         ...
 
     def prefill_bytes(self, prefill_tokens: int) -> int:
-        """Returns the memory that a prefill of so many tokens takes at most, beside the model: KV and activations."""
+        """Returns the memory that a prefill of a number of tokens takes at most, beside the model: KV and activations."""
         ...
 
     def free_bytes(self) -> int | None:

@@ -127,7 +127,7 @@ class Process:
     core: LeadershipCore
     incarnation: str
     offset_s: float
-    """What its monotonic clock shows beside the world's."""
+    """Lead of its monotonic clock over the world's."""
     connected: bool = True
     broke: bool = False
     """Its connection has broken, which it has not heard yet."""
