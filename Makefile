@@ -7,8 +7,10 @@ OUT ?=
 OTEL ?=
 MODEL ?= gemma-3-270m
 ROUNDS ?= 10
+MINUTES ?= 20
+SEED ?= 1
 
-.PHONY: help demo up test test-fast fuzz lint bench bench-engine bench-hostile bench-kv bench-audit bench-codec bench-probe bench-prefix bench-scheduler bench-paper bench-policies bench-link-cut bench-rolling-restart bench-roles bench-poison bench-replay contrast replay clean
+.PHONY: help demo up test test-fast fuzz lint bench bench-engine bench-hostile bench-kv bench-audit bench-codec bench-probe bench-prefix bench-scheduler bench-dispatch bench-paper bench-policies bench-link-cut bench-rolling-restart bench-roles bench-poison bench-replay contrast replay chaos soak clean
 
 ##@ See it work
 help: ## this list
@@ -72,6 +74,9 @@ bench-prefix: $(VENV)/installed ## what prefix caches cost and save a prefill, o
 bench-scheduler: $(VENV)/installed ## decisions per second, in process and over the bus
 	$(BIN)/python -m load.bench.scheduler $(if $(OUT),--json $(OUT))
 
+bench-dispatch: $(VENV)/installed ## what the dispatcher of a site costs each job, and its decisions with many jobs waiting
+	$(BIN)/python -m load.bench.dispatch $(if $(OUT),--json $(OUT))
+
 bench-paper: $(VENV)/installed ## the paper's case end to end on emulated engines, and our policy against the paper's
 	$(BIN)/python -m load.paper $(if $(OUT),--json $(OUT))
 
@@ -89,6 +94,12 @@ bench-roles: $(VENV)/installed ## how long a worker takes to change its role, un
 
 bench-replay: $(VENV)/installed ## whether prfaas replay sends on time and reports what was so, against a stub
 	$(BIN)/python -m load.bench.replay $(if $(OUT),--json $(OUT))
+
+chaos: $(VENV)/installed ## every fault at every step of a request: right tokens or an allowed error, nothing left behind (SEED=N)
+	$(BIN)/python -m load.chaos --seed $(SEED) $(if $(OUT),--json $(OUT))
+
+soak: $(VENV)/installed ## mixed traffic for MINUTES with a random fault every 10 s: tokens, hangs, memory, descriptors (SEED=N)
+	$(BIN)/python -m load.chaos.soak --minutes $(MINUTES) --seed $(SEED) $(if $(OUT),--json $(OUT))
 
 contrast: $(VENV)/installed ## three traces under three policies, simulated at the paper's scale: one report
 	$(BIN)/python -m load.simulate.contrast $(if $(OUT),--json $(OUT))

@@ -56,6 +56,10 @@ class ServiceProcess:
         self._config = {**self._config, **changes}
         return self
 
+    def twin(self, directory: Path) -> "ServiceProcess":
+        """Returns another process of the same configuration, name included, which keeps its files in `directory`."""
+        return ServiceProcess(self.role, self.name, {**self._config, "http-port": 0}, directory, self._environ)
+
     async def spawn(self) -> Self:
         """Returns at once; `wait_ready` says when it serves."""
         make_private_directory(self._directory)

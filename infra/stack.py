@@ -12,7 +12,7 @@ import httpx
 from infra.running_sites import RunningSites
 from infra.service_process import ServiceProcess, ServiceProcessError
 from prfaas.contracts.to_probe import EGRESS_HEADROOM
-from prfaas.site.sites import Description, Role, Service
+from prfaas.site.sites import Description, Role, Service, SiteKind
 
 READY_DEADLINE_S = 120.0
 """Deadline for a service to be ready; loading a model on a busy machine takes most of it."""
@@ -131,7 +131,8 @@ class Stack:
                 }
                 config = {"measures": measured, "egress-mbit": dict(budgets), "leafs": leafs} | config
             case Role.SCHEDULER:
-                pass
+                places = self.description.site(service.site).kind is SiteKind.PD
+                config = {"places": places, "serves": self.description.served_sites(service.site)} | config
         return ServiceProcess(service.role.value, service.name, config, self.directory / service.site, self._environ)
 
     def unleased_bytes_per_s(self, site: str) -> float | None:
@@ -149,8 +150,8 @@ class Stack:
         """Returns when each scheduler knows all workers that serve its site. Raises ServiceProcessError."""
         until_at = time.monotonic() + READY_DEADLINE_S
         async with httpx.AsyncClient(timeout=5.0) as client:
-            for scheduler in [process for process in self.services.values() if process.role == Role.SCHEDULER]:
-                site = next(at for (at, name), process in self.services.items() if process is scheduler)
+            schedulers = [(at, process) for (at, _), process in self.services.items() if process.role == Role.SCHEDULER]
+            for site, scheduler in [each for each in schedulers if self.description.site(each[0]).kind is SiteKind.PD]:
                 expected = self._workers_of(site)
                 while await self._workers_known(client, scheduler) < expected:
                     if time.monotonic() > until_at:

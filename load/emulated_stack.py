@@ -41,6 +41,7 @@ def two_sites(
         Service(site=HOME, role=Role.DECODE_WORKER, name="d0", config=near | {"slots": 64, "waiting": 64}),
         Service(site=HOME, role=Role.PREFILL_WORKER, name="p0", config=near),
         *(Service(site=FAR, role=Role.PREFILL_WORKER, name=f"p{index}", config=far) for index in range(remote_workers)),
+        Service(site=FAR, role=Role.SCHEDULER, name="scheduler"),
         *(Service(site=site, role=Role.BANDWIDTH_PROBE, name="probe") for site in (HOME, FAR)),
     ]
     budget = {} if egress_mbit is None else {HOME: egress_mbit}
@@ -55,6 +56,20 @@ def two_sites(
     )
     found.validate()
     return found
+
+
+def every_service_twice(description: Description, shared_port: int) -> Description:
+    """Returns the sites with a second one of each service that requests pass at home; the gateways share a port."""
+    services = []
+    for service in description.services:
+        if service.role is Role.GATEWAY:
+            service = msgspec.structs.replace(service, config=service.config | {"http-shared-port": shared_port})
+        services.append(service)
+        if service.site == HOME and service.role is not Role.BANDWIDTH_PROBE:
+            services.append(msgspec.structs.replace(service, name=f"{service.name}-b"))
+    doubled = msgspec.structs.replace(description, services=tuple(services))
+    doubled.validate()
+    return doubled
 
 
 def right_answer(description: Description, prompt: Sequence[int], output_tokens: int) -> str:

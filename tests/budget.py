@@ -7,4 +7,6 @@ _USUAL_EXAMPLES = 100
 
 def examples(count: int) -> int:
     """Number of examples, of a property that is worth `count` in the whole suite, in this run's profile."""
-    return max(1, count * settings.default.max_examples // _USUAL_EXAMPLES)
+    profile = settings.default
+    assert profile is not None, "hypothesis has a profile as soon as it is imported"
+    return max(1, count * profile.max_examples // _USUAL_EXAMPLES)

@@ -22,6 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("infra",),
     ("load", "load.traces"),
     ("load.simulate",),
+    ("load.chaos",),
     ("load.bench", "load.paper"),
 )
 """Rooms from the ground up. A room may import rooms of lower floors only, none of its own floor. docs/structure.md draws them."""

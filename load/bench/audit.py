@@ -1,4 +1,4 @@
-"""How far apart honest KV of unlike processors is, and how far a lie: the figures behind `audit-tolerance`.
+"""Distance between honest KV of unlike processors, and between honest KV and a lie: the figures behind `audit-tolerance`.
 
 `python -m load.bench.audit [--json FILE]`. Each prompt is real text and is prefilled by the engine as it runs here. Compared with
 that are: the same with chunks of another length (sums in another order), a prefill in float32 whose KV is rounded at the end (as

@@ -18,7 +18,7 @@ import msgspec
 from infra.service_process import ServiceProcess
 from infra.stack import Stack
 from infra.up import START_ERRORS, fresh_directory, say
-from load.emulated_stack import FAR, HOME, MODEL, right_answer, two_sites
+from load.emulated_stack import FAR, HOME, MODEL, every_service_twice, right_answer, two_sites
 from load.free_port import free_port
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
@@ -27,7 +27,7 @@ from prfaas.replay.client import Target
 from prfaas.replay.prompts import TokenPrompts
 from prfaas.replay.record import Record
 from prfaas.replay.send import replay
-from prfaas.site.sites import Description, Role
+from prfaas.site.sites import Description
 
 SHORT_TOKENS, LONG_TOKENS, OUTPUT_TOKENS = 200, 900, 40
 """Two of five prompts are long, and prefilled remotely."""
@@ -52,19 +52,9 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True):
     """Error, or `wrong` for other tokens than the right ones."""
 
 
-def every_service_twice(shared_port: int) -> Description:
-    """Returns the two emulated sites with a second one of each service that requests pass."""
-    description = two_sites(remote_workers=2, rate_mbit=200.0, scheduler={"policy": "threshold", "threshold-tokens": 500})
-    services = []
-    for service in description.services:
-        if service.role is Role.GATEWAY:
-            service = msgspec.structs.replace(service, config=service.config | {"http-shared-port": shared_port})
-        services.append(service)
-        if service.site == HOME and service.role is not Role.BANDWIDTH_PROBE:
-            services.append(msgspec.structs.replace(service, name=f"{service.name}-b"))
-    doubled = msgspec.structs.replace(description, services=tuple(services))
-    doubled.validate()
-    return doubled
+def sites(shared_port: int) -> Description:
+    found = two_sites(remote_workers=2, rate_mbit=200.0, scheduler={"policy": "threshold", "threshold-tokens": 500})
+    return every_service_twice(found, shared_port)
 
 
 async def restart_service(process: ServiceProcess) -> int:
@@ -113,7 +103,7 @@ def fault_of(description: Description, prompt: list[int], record: Record) -> str
 
 
 async def measure(requests_per_s: float, seed: int) -> dict[str, Any]:
-    description = every_service_twice(free_port())
+    description = sites(free_port())
     async with Stack(description, fresh_directory("bench-rolling-restart"), progress=say) as stack:
         over = asyncio.Event()
         made = TokenPrompts(seed)

@@ -13,14 +13,17 @@ from opentelemetry.trace.status import StatusCode
 from prfaas.bus.jobs import ABSENT_BEHIND_A_LINK_S, ABSENT_S
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import TransferReport
-from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
+from prfaas.contracts.to_decode import PrefillDispatched, PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
+from prfaas.contracts.to_prefill import BACKGROUND_PRIORITY
 from prfaas.contracts.to_scheduler import KVDisagreed
 from prfaas.process.runner import ServiceContext
 from prfaas.telemetry import names
+from prfaas.telemetry.fault_points import FaultPoint, reach
 from prfaas.telemetry.faults import FAULTS
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics.audit import AuditMetrics
 from prfaas.telemetry.metrics.transfer import TransferMetrics
+from prfaas.telemetry.wall_clock import unix_s
 from prfaas.transfer.receiver import KVReceiver
 from prfaas.worker.faults import failure_code, fault_text
 from prfaas.worker.site_connections import SiteConnections
@@ -53,12 +56,19 @@ class Attempt:
         self.prefill_failed: asyncio.Future[PrefillFailed] = asyncio.get_running_loop().create_future()
         self.prefill: Prefill | None = None
         """Order to a prefill worker; None until it was asked."""
-        self.begun: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        """The prefill worker that has begun to compute it."""
+        self.holder: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        """The prefill worker that has its job."""
+        self.begun = False
+        """True once the holder has begun to compute it."""
         self.queue_s = 0.0
         self.settled = False
         """The core has been told how it ended, or does not want to know."""
         self.verified_ns = 0
+
+    def held_by(self, worker: str) -> None:
+        """Notes the worker that has the job; the first to be heard of is the only one."""
+        if not self.holder.done():
+            self.holder.set_result(worker)
 
     def may_report(self, prefill_site: str, nuid: str) -> bool:
         """Returns whether progress is from a worker that has the job: it is of the job's site, and knows the object's name."""
@@ -158,10 +168,11 @@ class Attempts:
             return
         attempt = found[0]
         match progress:
+            case PrefillDispatched(worker=worker):
+                attempt.held_by(worker)
             case PrefillStarted(queue_s=queue_s, worker=worker):
-                attempt.queue_s = queue_s
-                if not attempt.begun.done():
-                    attempt.begun.set_result(worker)
+                attempt.queue_s, attempt.begun = queue_s, True
+                attempt.held_by(worker)
             case PrefillDone(prefill_s=prefill_s, ended_unix_s=ended_unix_s):
                 order = attempt.order
                 now_s = time.monotonic()
@@ -215,15 +226,17 @@ class Attempts:
                 secret=prefill.secret,
             )
             await receiver.open()
-            await self._jobs.submit(prefill, worker=worker, deferred=order.deferred, parent=attempt.span)
-            report = await self._await_kv(attempt, receiver, worker)
+            priority = BACKGROUND_PRIORITY if order.deferred else 0
+            await self._jobs.submit(prefill, worker=worker, priority=priority, admitted=order.admitted, parent=attempt.span)
+            reach(FaultPoint.JOB_STORED, order.request_id, order.attempt)
+            report = await self._await_kv(attempt, receiver)
             if report is not None:
                 self._verified(attempt, sequence)
         except Exception as error:  # an engine raises more than EngineError: torch's own, MemoryError; they end this attempt only
             self._failed(attempt, failure_code(error), fault_text(error))
         finally:
             if audited is not None and report is not None:
-                self._audits.begin(audited, attempt.begun.result() if attempt.begun.done() else "")
+                self._audits.begin(audited, attempt.holder.result() if attempt.holder.done() else "")
             elif audited is not None:
                 self._audits.drop(audited)
             if attempt.receiver is not None:
@@ -238,45 +251,31 @@ class Attempts:
         except Exception as error:
             log.error(failed, request_id=attempt.order.request_id, reason=fault_text(error), exc_info=error)
 
-    async def _await_kv(self, attempt: Attempt, receiver: KVReceiver, worker: str | None) -> TransferReport | None:
+    async def _await_kv(self, attempt: Attempt, receiver: KVReceiver) -> TransferReport | None:
         """None when the prefill failed, which the core has been told. Raises TransferError, or what `install` raised."""
         order = attempt.order
         verified = asyncio.ensure_future(receiver.verified(order.timeout_s))
-        gone = asyncio.ensure_future(self._worker_gone(attempt, worker))
-        lost = asyncio.ensure_future(self._job_lost(attempt))
-        waiting: list[asyncio.Future[Any]] = [verified, attempt.prefill_failed, gone, lost]
+        gone = asyncio.ensure_future(self._worker_gone(attempt))
+        waiting: list[asyncio.Future[Any]] = [verified, attempt.prefill_failed, gone]
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if verified.done():
                 return verified.result()
             if attempt.prefill_failed.done():
                 failure = attempt.prefill_failed.result()
-                self._failed(attempt, failure.code, f"{failure.worker}: {failure.message}")
-            elif gone.done():
-                self._failed(attempt, FailureCode.WORKER_LOST, gone.result())
+                self._failed(attempt, failure.code, f"{failure.worker}: {failure.message}", failure.retry_after_s)
             else:
-                self._failed(attempt, FailureCode.BROKER, lost.result())
+                self._failed(attempt, FailureCode.WORKER_LOST, gone.result())
             return None
         finally:
             verified.cancel()
             gone.cancel()
-            lost.cancel()
 
-    async def _job_lost(self, attempt: Attempt) -> str:
-        """Returns the reason when the job is lost with the site's server. One that was begun needs it no more."""
-        reason = await self._jobs.queue.until_lost()
-        if attempt.begun.done() or attempt.order.prefill_site != self._site:
-            await asyncio.get_running_loop().create_future()
-        return reason
-
-    async def _worker_gone(self, attempt: Attempt, named: str | None) -> str:
-        """Returns, with the reason, when the worker is gone that the job was named for, or that has begun it.
-
-        A job in a worker's own queue is for no other one. One that was begun is given to another after a while, if the site has
-        another, which refuses it."""
+    async def _worker_gone(self, attempt: Attempt) -> str:
+        """Returns, with the reason, when the worker is gone that has the job: no other one gets it."""
         site = attempt.order.prefill_site
         absent_s = ABSENT_S if site == self._site else ABSENT_BEHIND_A_LINK_S
-        return await self._jobs.queue.until_gone(site, named or await attempt.begun, absent_s)
+        return await self._jobs.queue.until_gone(site, await attempt.holder, absent_s)
 
     def _verified(self, attempt: Attempt, sequence: Any) -> None:
         if attempt.settled:
@@ -285,9 +284,9 @@ class Attempts:
         attempt.verified_ns = time.time_ns()
         order = attempt.order
         self.sequences[order.request_id] = sequence
-        self._tell(AttemptVerified(time.monotonic(), order.request_id, order.attempt, time.time(), attempt.report))
+        self._tell(AttemptVerified(time.monotonic(), order.request_id, order.attempt, unix_s(), attempt.report))
 
-    def _failed(self, attempt: Attempt, code: str, message: str) -> None:
+    def _failed(self, attempt: Attempt, code: str, message: str, retry_after_s: float | None = None) -> None:
         if attempt.settled:
             return
         attempt.settled = True
@@ -301,7 +300,8 @@ class Attempts:
             reason=message,
         )
         self._count_failure(attempt, code)
-        self._tell(AttemptFailed(time.monotonic(), order.request_id, order.attempt, code, message, attempt.begun.done()))
+        begun, now_s = attempt.begun, time.monotonic()
+        self._tell(AttemptFailed(now_s, order.request_id, order.attempt, code, message, begun, retry_after_s))
 
     def _count_failure(self, attempt: Attempt, code: str) -> None:
         attempt.span.set_attribute(names.ERROR_TYPE, code)

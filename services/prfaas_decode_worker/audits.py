@@ -1,7 +1,7 @@
 """Second opinions: a share of the prompts that other sites prefilled is prefilled at home too, and the KV compared.
 
-Whether a prompt is audited is drawn here and told to no other process. The second prefill is a deferred job: local workers do it
-when they have nothing else to do. An audit for which there is no room or time is dropped and counted.
+Whether a prompt is audited is drawn here and told to no other process. The second prefill has background priority: local workers
+do it when they have nothing else to do. An audit for which there is no room or time is dropped and counted.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from prfaas.bus.bulk import BulkLane
 from prfaas.contracts.kv import TransferReport
 from prfaas.contracts.to_decode import PrefillFailed, PrefillProgress
+from prfaas.contracts.to_prefill import BACKGROUND_PRIORITY
 from prfaas.contracts.to_scheduler import KVDisagreed
 from prfaas.kvcache.layout import KVLayout
 from prfaas.process.tasks import Tasks
@@ -143,7 +144,7 @@ class Audits:
         self._running[second.transfer.transfer_id] = second, failed
         try:
             await receiver.open()
-            await self._jobs.submit(second, deferred=True)
+            await self._jobs.submit(second, priority=BACKGROUND_PRIORITY)
             verified = asyncio.ensure_future(receiver.verified(second.timeout_s))
             waiting: list[asyncio.Future[Any]] = [verified, failed]
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)

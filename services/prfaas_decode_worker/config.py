@@ -22,7 +22,9 @@ class DecodeWorkerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknow
     movable: bool = False
     """Lets the scheduler make it a prefill worker: then the configuration must suit both roles."""
     slots: Annotated[int, Meta(ge=1)] = 32
-    """Requests in the batch, those that wait for their KV included."""
+    """Requests in the batch."""
+    coming: Annotated[int, Meta(ge=1)] = 32
+    """Requests whose KV may be under way, or wait for a prefill, beside the batch."""
     waiting: Annotated[int, Meta(ge=0)] = 64
     """Requests that may wait for a slot; more are refused."""
     cache_mib: Annotated[int, Meta(ge=1)] = 4096

@@ -58,6 +58,8 @@ class AttemptFailed:
     message: str
     begun: bool = False
     """True when a prefill worker had begun to compute it."""
+    retry_after_s: float | None = None
+    """Time after which the queue that refused it may have room; None where none did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,8 @@ class BeginAttempt:
     total_tokens: int
     tenant: str
     timeout_s: float
+    admitted: bool = False
+    """True if the queue may refuse it no more."""
     deferred: bool = False
     """True when only a worker without other work may take it."""
 

@@ -21,6 +21,8 @@ from prfaas_decode_worker.config import DecodeWorkerConfig
 
 REMOTE_QUEUE_S = 3.0
 """Wait for a remote site's queue. It answers within a few round trips of the control connection, unless the link is down."""
+QUEUE_MARGIN_S = 0.15
+"""Time before a request's deadline at which the own site's queue is given up: what was wrong is then said, not only "too late"."""
 
 log = get_logger(__name__)
 
@@ -76,7 +78,13 @@ class PrefillJobs:
         return Prefill(request_id, transfer, secret, prefill_site, token_ids, tenant, timeout_s)
 
     async def submit(
-        self, prefill: Prefill, *, worker: str | None = None, deferred: bool = False, parent: Span | Context | None = None
+        self,
+        prefill: Prefill,
+        *,
+        worker: str | None = None,
+        priority: int = 0,
+        admitted: bool = False,
+        parent: Span | Context | None = None,
     ) -> None:
         """Raises what JobQueue.submit raises."""
         job = PrefillJob(
@@ -88,6 +96,9 @@ class PrefillJobs:
             decode_site=self._site,
             tenant=prefill.tenant,
             timeout_s=prefill.timeout_s,
+            worker=worker,
+            priority=priority,
+            admitted=admitted,
         )
         if prefill.secret is not None:
             job = self._seals.seal(prefill.prefill_site, job, prefill.secret)
@@ -95,9 +106,7 @@ class PrefillJobs:
         await self.queue.submit(
             prefill.prefill_site,
             job,
-            timeout_s=min(prefill.timeout_s, REMOTE_QUEUE_S) if remote else prefill.timeout_s,
-            worker=worker,
-            deferred=deferred,
+            timeout_s=min(prefill.timeout_s, REMOTE_QUEUE_S) if remote else max(0.0, prefill.timeout_s - QUEUE_MARGIN_S),
             parent=parent,
         )
 

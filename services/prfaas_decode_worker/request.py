@@ -81,6 +81,8 @@ class Request:
     """Attempts that ended in FailureCode.ENGINE."""
     broker_failures: int = 0
     """Attempts that ended in FailureCode.BROKER, up to as many as do not count."""
+    admitted: bool = False
+    """An attempt was accepted into a queue, or an earlier decode worker has begun the answer: it is refused no more."""
     events_sent: int = 0
     generated: int = 0
     joined_at: float = 0.0
@@ -106,6 +108,7 @@ class Request:
             outcome=generate.placement.outcome,
             reason=generate.placement.reason,
             prefill_site=generate.placement.prefill_site,
+            admitted=bool(sent),
         )
 
     @property

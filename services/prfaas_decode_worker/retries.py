@@ -42,6 +42,7 @@ def next_attempt(request: Request, now_s: float) -> BeginAttempt:
         total_tokens=request.total_tokens,
         tenant=request.generate.tenant,
         timeout_s=min(left_s, limit_s),
+        admitted=request.admitted,
         deferred=deferred,
     )
 
@@ -54,6 +55,7 @@ def give_up(request: Request, code: str, message: str, now_s: float) -> tuple[st
     fallback = placement.fallback_site
     site = request.prefill_site
     request.engine_failures += code == FailureCode.ENGINE
+    request.admitted |= code != FailureCode.NOT_IN_TIME
     if code == FailureCode.BROKER and request.broker_failures < MAX_BROKER_FAILURES:
         request.broker_failures += 1
         request.attempts_at_site -= 1
@@ -65,8 +67,9 @@ def give_up(request: Request, code: str, message: str, now_s: float) -> tuple[st
         request.outcome = FALLBACK_OUTCOMES.get(code, Outcome.FALLBACK_PREFILL_FAILED)
         request.reason = f"prefill at {site} failed ({code}: {message}); first placed there because {request.reason}"
         request.prefill_site, request.attempts_at_site = fallback, 0
-    elif request.attempts_at_site >= MAX_LOCAL_ATTEMPTS:
+    elif request.attempts_at_site >= MAX_LOCAL_ATTEMPTS or code == FailureCode.NOT_IN_TIME:
         return code, f"prefill at site {site} failed: {message}"
     if request.first_token_due_at - now_s < MIN_ATTEMPT_S:
-        return FailureCode.DEADLINE, request.too_late(f"prefill at {site} failed: {message}")
+        late_code = code if code == FailureCode.JOB_NOT_QUEUED else FailureCode.DEADLINE
+        return late_code, request.too_late(f"prefill at {site} failed: {message}")
     return None

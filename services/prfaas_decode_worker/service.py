@@ -22,6 +22,7 @@ from prfaas.engine.weights import prepare
 from prfaas.process.incarnation import new_incarnation
 from prfaas.process.runner import ServiceContext
 from prfaas.sealing.keys import read_hash_key
+from prfaas.telemetry.fault_points import FaultPoint, reach
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics.decode import DecodeMetrics
 from prfaas.telemetry.metrics.transfer import watch_bucket
@@ -96,7 +97,7 @@ class DecodeWorkerService:
             config.name,
             self._incarnation,
             config.engine.model,
-            Limits(config.slots, config.waiting, self._description.max_context_tokens, config.cache_mib << 20),
+            Limits(config.slots, config.coming, config.waiting, self._description.max_context_tokens, config.cache_mib << 20),
             self._description.eos_token_ids,
             vocabulary,
             self._engine.sequence_bytes,
@@ -187,6 +188,7 @@ class DecodeWorkerService:
         self._answers[request_id] = answer
         try:
             self._handle(GenerateAsked(time.monotonic(), generate))
+            reach(FaultPoint.ACCEPTED, request_id)
         finally:
             self._answers.pop(request_id, None)
         if not answer.done():
@@ -310,10 +312,10 @@ class DecodeWorkerService:
             model=self._config.engine.model,
             fingerprint=self._description.fingerprint,
             max_context_tokens=self._description.max_context_tokens,
-            running=len(admission.holding),
+            running=len(admission.batch),
             slots=admission.limits.slots,
-            waiting=len(admission.waiting),
-            waiting_limit=admission.limits.waiting,
+            waiting=len(admission.requests) - len(admission.batch),
+            waiting_limit=admission.limits.coming + admission.limits.waiting,
             step_points=self._batch.observed.points(),
             output_tokens=self._output_tokens.value,
             movable=self.lifecycle.movable,

@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
 
-from prfaas.contracts.codes import FINAL_REFUSALS, REQUEST_FAULTS, FailureCode
+from prfaas.contracts.codes import FINAL_REFUSALS, REQUEST_FAULTS, TOO_MANY, FailureCode
 from prfaas.contracts.terms import Detour
 from prfaas.contracts.to_decode import Sampling
 from prfaas.contracts.to_gateway import Failed
@@ -37,8 +37,8 @@ def too_late(ttft_deadline_s: float) -> ApiError:
 
 def refused(code: str, message: str, retry_after_s: float) -> ApiError:
     """Returns the client's error for a refusal by the scheduler or a decode worker."""
-    if code == FailureCode.OVERLOADED:
-        return overloaded(_sentence(message), retry_after_s)
+    if code in TOO_MANY:
+        return overloaded(_sentence(message), retry_after_s, code)
     if code in REQUEST_FAULTS:
         return invalid(_sentence(message), code=code)
     if code in FINAL_REFUSALS:
@@ -50,6 +50,8 @@ def failure(failed: Failed) -> ApiError:
     """Returns the client's error for the failure of a request that a decode worker had accepted."""
     if failed.retry_after_s is None:
         return internal(_sentence(failed.message), failed.code)
+    if failed.code in TOO_MANY:
+        return overloaded(_sentence(failed.message), failed.retry_after_s, failed.code)
     return unavailable(_sentence(failed.message), failed.retry_after_s, failed.code)
 
 

@@ -18,6 +18,7 @@ from prfaas.contracts.to_scheduler import PlaceRequest
 from prfaas.contracts.wire import BadMessageError, pack_tokens
 from prfaas.kvcache.blocks import block_hashes
 from prfaas.telemetry import names
+from prfaas.telemetry.fault_points import FaultPoint, reach
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.tracing import Tracing
 from prfaas_gateway.decode_workers import DecodeWorker
@@ -95,6 +96,7 @@ class Placing:
             if isinstance(placement, Refused):
                 return placement
             asking(placement.decode_worker)
+            reach(FaultPoint.PLACED, job.request_id)
             try:
                 answer = await self._hand_over(job, placement, root)
             except BaseException as error:

@@ -33,11 +33,14 @@ from prfaas.contracts.wire import BadMessageError, decode
 from prfaas.process.incarnation import new_incarnation
 from prfaas.process.runner import ServiceContext
 from prfaas.telemetry import names
+from prfaas.telemetry.fault_points import FaultPoint, reach
 from prfaas.telemetry.faults import FAULTS
 from prfaas.telemetry.logs import get_logger
+from prfaas.telemetry.metrics.queue import QueueMetrics
 from prfaas.telemetry.metrics.scheduler import SchedulerMetrics
 from prfaas_scheduler.breaker import BreakerState
 from prfaas_scheduler.config import SchedulerConfig
+from prfaas_scheduler.dispatch import Dispatcher
 from prfaas_scheduler.events import (
     AttemptOver,
     CacheChanged,
@@ -52,6 +55,7 @@ from prfaas_scheduler.events import (
 )
 from prfaas_scheduler.leadership.leadership import Leadership
 from prfaas_scheduler.policies.threshold import Threshold
+from prfaas_scheduler.queue.objectives import CLASS_NAMES, length_class
 from prfaas_scheduler.roles.controller import RoleController
 from prfaas_scheduler.roles.events import BeginMove, MoveRefused, RequestSeen, RoleInstruction, RolesDue
 from prfaas_scheduler.service_core import SchedulerCore
@@ -88,6 +92,9 @@ class SchedulerService:
         self._roles = config.make_roles(self._core.fleet)
         """Made anew for each leadership: it knows the moves that it began itself."""
         self._bus: ControlBus | None = None
+        self._dispatcher: Dispatcher | None = None
+        self._placing: Subscription | None = None
+        """Set while requests are taken."""
         self._workers_bucket = BucketStatus(subjects.workers_bucket(config.site))
         self._links_bucket = BucketStatus(subjects.links_bucket(config.site))
         self._holding: asyncio.Task[None] | None = None
@@ -100,26 +107,41 @@ class SchedulerService:
     async def start(self) -> None:
         config = self._config
         self._bus = bus = await ControlBus.connect(config.control, config.name, CONNECT_TIMEOUT_S)
+        if config.serves:
+            metrics = QueueMetrics(self._context.registry, lambda tokens: CLASS_NAMES[length_class(tokens)])
+            self._dispatcher = Dispatcher(bus, config.site, config.name, config.serves, config.objectives, metrics)
+        if config.places:
+            await self._hear_site(bus)
+        await self._leadership.open(bus)
         tasks = self._context.tasks
+        self._holding = tasks.spawn("hold the lease", self._leadership.run())
+        tasks.spawn("lead", self._lead(bus))
+        if config.places:
+            tasks.spawn("roles", self._move_workers(bus))
+
+    async def _hear_site(self, bus: ControlBus) -> None:
+        """Follows workers, links, caches and attempts from now on. Raises BusError."""
+        config, tasks = self._config, self._context.tasks
         workers, links = subjects.workers_bucket(config.site), subjects.links_bucket(config.site)
         tasks.spawn("workers", watch(bus, workers, Heartbeat, self._on_heartbeat, status=self._workers_bucket))
         tasks.spawn("links", watch(bus, links, LinkEstimate, self._on_link, status=self._links_bucket))
         await bus.subscribe(subjects.attempts(config.site), AttemptNews, self._on_attempt_news)
         await bus.subscribe_raw(subjects.all_blocks(config.site), self._on_cache_changed)
-        await self._leadership.open(bus)
-        self._holding = tasks.spawn("hold the lease", self._leadership.run())
-        tasks.spawn("lead", self._lead(bus))
-        tasks.spawn("roles", self._move_workers(bus))
 
     def ready(self) -> str | None:
         """The scheduler needs the bus and the buckets of workers and links. It can decide, and refuse, without any worker."""
         assert self._bus is not None
         if not self._bus.connected:
             return "the connection to the site's NATS server is down"
+        if not self._config.places:
+            return None
         return self._workers_bucket.problem or self._links_bucket.problem
 
     async def drain(self, timeout_s: float) -> None:
-        """Lets another scheduler lead. What has been asked is answered when the bus is drained."""
+        """Lets another scheduler lead, and gives back the jobs that are held. What has been asked is answered when the bus is
+        drained."""
+        if self._dispatcher is not None:
+            await self._dispatcher.stop()
         if self._holding is not None:
             self._holding.cancel()
             await asyncio.wait([self._holding])
@@ -130,21 +152,37 @@ class SchedulerService:
             await self._bus.drain()
 
     async def _lead(self, bus: ControlBus) -> None:
-        """Takes requests while this process leads, and only then: without a leader a gateway is told that no one listens."""
-        placing: Subscription | None = None
+        """Acts while this process leads, and only then: without a leader a gateway is told that no one listens."""
+        acting = False
         while True:
             try:
-                if self._leadership.leads and placing is None:
-                    self._roles = self._config.make_roles(self._core.fleet)
-                    placing = await bus.serve(subjects.place(self._config.site), PlaceRequest, self._place)
-                elif not self._leadership.leads and placing is not None:
-                    leaving, placing = placing, None
-                    await leaving.drain()
+                if acting and not self._leadership.leads:
+                    acting = False
+                    await self._cease()
+                elif not acting and self._leadership.leads:
+                    await self._begin(bus)
+                    acting = True
             except BusError as error:
                 log.warning("leading_not_begun", reason=str(error))
+                await self._cease()
                 await asyncio.sleep(RETRY_S)
             else:
                 await self._leadership.turned()
+
+    async def _begin(self, bus: ControlBus) -> None:
+        """Dispatches queued jobs and takes requests from now on. Raises BusError."""
+        if self._dispatcher is not None:
+            await self._dispatcher.start()
+        if self._config.places:
+            self._roles = self._config.make_roles(self._core.fleet)
+            self._placing = await bus.serve(subjects.place(self._config.site), PlaceRequest, self._place)
+
+    async def _cease(self) -> None:
+        if self._dispatcher is not None:
+            await self._dispatcher.stop()
+        placing, self._placing = self._placing, None
+        if placing is not None:
+            await placing.drain()
 
     def _on_heartbeat(self, key: str, beat: Heartbeat | None) -> None:
         now_s = time.monotonic()
@@ -299,4 +337,5 @@ class SchedulerService:
             self._metrics.refused(answer.code)
             span.set_attributes({names.ERROR_TYPE: answer.code, names.ROUTE_REASON: answer.message})
         span.end()
+        reach(FaultPoint.PLACING, request.request_id)
         return answer

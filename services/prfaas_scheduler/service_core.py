@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import overload
 
-from prfaas.contracts.codes import OUT_OF_TIME, FailureCode
+from prfaas.contracts.codes import OUT_OF_TIME, TOO_MANY, FailureCode
 from prfaas.contracts.to_gateway import Placement, Refusal
 from prfaas.contracts.to_scheduler import AttemptEnded, PlaceRequest
 from prfaas.kvcache.blocks import unpack_hashes
@@ -102,8 +102,12 @@ class SchedulerCore:
             breaker = known.breaker
             if ended.verified:
                 breaker.succeeded()
-            elif ended.code == FailureCode.CANCELLED or (prefill and prefill.deferred and ended.code in OUT_OF_TIME):
-                # The client left, or no worker had time for a deferred prompt: that says nothing about the link.
+            elif (
+                ended.code == FailureCode.CANCELLED
+                or ended.code in TOO_MANY
+                or (prefill and prefill.deferred and ended.code in OUT_OF_TIME)
+            ):
+                # The client left, or no worker had time for the prompt: that says nothing about the link.
                 breaker.abandoned(ended.request_id)
             else:
                 breaker.failed(ended.request_id, now_s)

@@ -13,7 +13,8 @@ from infra.wan import LinkChange, LinkState
 from infra.wan.process import WanProcess
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusTimeoutError, NoRespondersError
-from prfaas.bus.jobs import JobConsumer, JobQueue
+from prfaas.bus.job_consumer import JobConsumer
+from prfaas.bus.jobs import JobQueue
 from prfaas.contracts import subjects
 from prfaas.contracts.to_decode import PrefillDone
 from prfaas.contracts.to_probe import Ping, Pong

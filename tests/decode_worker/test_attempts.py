@@ -16,10 +16,12 @@ from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
 from prfaas.bus.bulk.bucket import api, stream_name
 from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
-from prfaas.bus.jobs import JobConsumer
+from prfaas.bus.job_consumer import JobConsumer
+from prfaas.bus.jobs import dispatch
 from prfaas.bus.taken_jobs import TakenJob
 from prfaas.contracts import subjects
 from prfaas.contracts.kv import KVTransfer
+from prfaas.contracts.to_decode import PrefillDispatched
 from prfaas.contracts.wire import unpack_tokens
 from prfaas.engine.emulated import EmulatedConfig, EmulatedEngine
 from prfaas.engine.emulated_sequence import EmulatedSequence
@@ -35,6 +37,7 @@ from prfaas_decode_worker.attempt import Attempts
 from prfaas_decode_worker.config import DecodeWorkerConfig
 from prfaas_decode_worker.events import AttemptFailed, AttemptVerified, BeginAttempt, EndAttempt, Event
 from prfaas_decode_worker.prefixes import KeptPrefixes
+from tests.bus.submitting import hold
 
 SITE, MODEL, WORKER = "home", "emulated-1t", "p1"
 DEADLINE_S = 60.0
@@ -224,6 +227,12 @@ async def test_a_worker_that_goes_with_the_job_in_its_queue_is_noticed(home: Hom
 
     alive = await home.bus.subscribe_raw(subjects.worker_alive(SITE, "p2"), answer)
     home.begin("r1", prompt(100), worker="p2")
+    held = await hold(home.bus, SITE, SITE, MODEL, DEADLINE_S)
+    assert held.job.worker == "p2" and await dispatch(home.bus, SITE, held, "p2", by="dispatcher")
+    transfer = held.job.transfer
+    told = PrefillDispatched(transfer_id="r1", attempt=1, nuid=transfer.nuid, worker="p2")
+    asked.clear()
+    home.attempts.hear(SITE, told)
     await asyncio.wait_for(asked.wait(), DEADLINE_S)
     await alive.drain()
     event = await home.hear()

@@ -17,6 +17,7 @@ from prfaas_decode_worker.events import (
     Instruction,
     TellScheduler,
 )
+from prfaas_decode_worker.retries import MAX_BROKER_FAILURES
 from prfaas_decode_worker.service_core import DecodeCore
 from tests.decode_worker.test_service_core import ask, make_core
 
@@ -90,3 +91,50 @@ def test_what_is_no_wait_falls_back_at_once() -> None:
     core.handle(GenerateAsked(0.0, deferred()))
     second = begun(failed(core, 1, "corrupt", 1.0))
     assert (second.deferred, second.prefill_site) == (False, "home")
+
+
+def refused(core: DecodeCore, attempt: int, now_s: float, retry_after_s: float) -> list[Instruction]:
+    message = "three workers have 40 s of work"
+    return core.handle(AttemptFailed(now_s, "r1", attempt, "not_in_time", message, retry_after_s=retry_after_s))
+
+
+def test_what_both_queues_refuse_is_refused_to_the_client_who_hears_when_to_come_back() -> None:
+    core = make_core()
+    core.handle(GenerateAsked(0.0, ask(remote=True)))
+    second = begun(refused(core, 1, 0.1, 30.0))
+    assert (second.prefill_site, second.admitted) == ("home", False), "the own site may have room, and may refuse it too"
+    event = failed_for_good(refused(core, 2, 0.2, 7.5))
+    assert (event.code, event.retry_after_s) == ("not_in_time", 7.5)
+    assert "40 s of work" in event.message
+    core.validate()
+
+
+def test_the_own_queues_refusal_is_final() -> None:
+    core = make_core()
+    core.handle(GenerateAsked(0.0, ask(remote=False)))
+    assert failed_for_good(refused(core, 1, 0.1, 2.0)).retry_after_s == 2.0
+
+
+def test_an_attempt_after_one_that_was_taken_in_is_refused_no_more() -> None:
+    core = make_core()
+    assert not begun(core.handle(GenerateAsked(0.0, ask(remote=True)))).admitted
+    assert begun(failed(core, 1, "corrupt", 1.0)).admitted
+
+
+def test_a_queue_that_stores_nothing_until_the_deadline_is_named() -> None:
+    """As that of a server whose disk is full: it answers nothing."""
+    core = make_core()
+    core.handle(GenerateAsked(0.0, ask(remote=False)))
+    (event,) = (each.event for each in failed(core, 1, "job_not_queued", 9.9) if isinstance(each, Emit))
+    assert isinstance(event, Failed) and event.code == "job_not_queued" and "no first token within" in event.message
+
+
+def test_attempts_that_fail_with_the_sites_server_do_not_count_until_there_are_many() -> None:
+    core = make_core()
+    core.handle(GenerateAsked(0.0, ask(remote=False)))
+    for attempt in range(1, 1 + MAX_BROKER_FAILURES):
+        begun(failed(core, attempt, "broker", 0.1))
+    begun(failed(core, 1 + MAX_BROKER_FAILURES, "broker", 0.1))
+    (event,) = (each.event for each in failed(core, 2 + MAX_BROKER_FAILURES, "broker", 0.1) if isinstance(each, Emit))
+    assert isinstance(event, Failed) and event.code == "broker"
+    core.validate()

@@ -96,7 +96,7 @@ class Digits:
 
 
 def make_core(slots: int = 2, waiting: int = 2, cache_bytes: int = 1000) -> DecodeCore:
-    limits = Limits(slots=slots, waiting=waiting, context_tokens=100, cache_bytes=cache_bytes)
+    limits = Limits(slots=slots, coming=slots, waiting=waiting, context_tokens=100, cache_bytes=cache_bytes)
     return DecodeCore("d0", "i1", "m", limits, frozenset({EOS}), Digits(), lambda total_tokens: 10 * total_tokens)
 
 

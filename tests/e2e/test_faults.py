@@ -53,6 +53,7 @@ async def ask_until_prefill(stack: Stack, timeout_s: int = 240) -> asyncio.Task[
             if b"job_taken" in log.read_bytes()[before:]:
                 return asked
             await asyncio.sleep(0.02)
+        assert asked.exception() is not None, "answered without a remote prefill"
         timeout_s *= 2
 
 

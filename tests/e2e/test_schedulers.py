@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from infra.service_process import ServiceProcess
-from infra.sites import Description, Role
 from infra.stack import Stack
 from load.emulated_stack import HOME, MODEL, right_answer, two_sites
+from prfaas.site.sites import Description, Role
 from tests.e2e.asking import client_of
 
 OUTPUT_TOKENS = 8

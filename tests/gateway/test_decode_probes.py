@@ -1,4 +1,4 @@
-"""Conclusions of a gateway from the answers and silences of its decode workers."""
+"""Answers and silences of decode workers, and what a gateway concludes from them."""
 
 from prfaas.contracts.to_gateway import Running
 from prfaas_gateway.decode_probes import ABSENT_S, SILENT_S, DecodeProbes

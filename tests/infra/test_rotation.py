@@ -24,7 +24,7 @@ from prfaas.site.sites import Description, Role, Service, Site, SiteKind
 from tests.sealing.jobs import JOB, SECRET
 
 NEAR, FAR = "near", "far"
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 def service(name: str, role: Role, site: str) -> Service:

@@ -31,7 +31,7 @@ def test_the_demo_is_a_pd_site_and_a_prefill_only_one_over_an_emulated_link() ->
     assert link is not None
     assert (link.rate_mbit, link.rtt_ms) == (200, 20)
     roles = {site.name: sorted(service.role for service in demo.services if service.site == site.name) for site in demo.sites}
-    assert roles == {"local": sorted(Role), "remote": [Role.BANDWIDTH_PROBE, Role.PREFILL_WORKER]}
+    assert roles == {"local": sorted(Role), "remote": [Role.BANDWIDTH_PROBE, Role.PREFILL_WORKER, Role.SCHEDULER]}
     assert demo.served_sites("remote") == ["local"]
     assert [site.name for site in demo.neighbours("local")] == ["remote"]
 

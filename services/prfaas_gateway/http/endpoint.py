@@ -16,6 +16,7 @@ from prfaas.process.request_ids import request_id_of
 from prfaas.telemetry import names
 from prfaas.telemetry.logs import get_logger, request_logs
 from prfaas.telemetry.tracing import extract, trace_id
+from prfaas.telemetry.wall_clock import unix_s
 from prfaas_gateway.admission import Admission
 from prfaas_gateway.config import GatewayConfig
 from prfaas_gateway.generation import Generation, Generations
@@ -193,7 +194,7 @@ class Exchange:
     ) -> None:
         head = AnswerHead(
             request_id=self._request_id,
-            created=int(time.time()),
+            created=int(unix_s()),
             model=model.name,
             system_fingerprint=model.fingerprint,
             shape=self._shape,

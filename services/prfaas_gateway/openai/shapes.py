@@ -19,9 +19,9 @@ from prfaas_gateway.openai.types import (
     CompletionLogprobs,
 )
 
-Block = TypeVar("Block", ChatLogprobs, CompletionLogprobs)
+Block = TypeVar("Block", bound=ChatLogprobs | CompletionLogprobs)
 """The field `logprobs` of a choice."""
-Block_co = TypeVar("Block_co", ChatLogprobs, CompletionLogprobs, covariant=True)
+Block_co = TypeVar("Block_co", bound=ChatLogprobs | CompletionLogprobs, covariant=True)
 
 
 class LogprobsGathered(Protocol[Block_co]):

@@ -59,7 +59,7 @@ class Leadership:
 
     @property
     def leads(self) -> bool:
-        """True while this process may act as the leader."""
+        """Tells whether this process may act as the leader at this moment."""
         return self._bus is not None and self._bus.losses == self._losses and self._core.leads(time.monotonic())
 
     @property

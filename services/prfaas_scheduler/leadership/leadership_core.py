@@ -60,7 +60,7 @@ class LeadershipCore:
 
     @property
     def leading(self) -> bool:
-        """True after the instruction Lead, until the next Follow."""
+        """True when the last instruction was Lead, not Follow."""
         return self._leading
 
     @property

@@ -91,7 +91,7 @@ def _renew(description: Description, name: str, directory: Path) -> None:
     site = description.site(name)
     if not needs_certificate(description, site):
         raise DescriptionError(f"site {name} needs no certificate: none of its connections is encrypted")
-    certificate = keys_of_sites(description, directory)[name].new_certificate()
+    certificate = keys_of_sites(description, directory)[name].renew_certificate()
     print(
         f"{certificate.certificate_file} is for {site.host} and ends on {certificate.ends_at():%Y-%m-%d}. Copy it and "
         f"{certificate.key_file.name} beside it to {site.host} and send its nats-server SIGHUP: connections that are open stay."

@@ -111,14 +111,19 @@ def jobs(site: str, decode_site: str, model: str) -> str:
     return f"jobs.{site}.{decode_site}.prefill.{model.replace('.', '_')}"
 
 
-def deferred_jobs(site: str, decode_site: str, model: str) -> str:
-    """Jobs that are late already: taken when no other job waits."""
-    return f"jobs.{site}.{decode_site}.deferred.{model.replace('.', '_')}"
+def dispatched_stream(site: str) -> str:
+    """The work-queue stream of `site` for prefill jobs that have their worker."""
+    return f"DISPATCHED_{site}"
 
 
-def worker_jobs(site: str, decode_site: str, worker: str) -> str:
-    """Jobs for the one worker whose cache holds the prompt's prefix."""
-    return f"jobs.{site}.{decode_site}.worker.{worker}"
+def dispatched_jobs(site: str, worker: str) -> str:
+    """Jobs for one worker: put there by the site's dispatcher, or by the worker itself while no dispatcher answers."""
+    return f"dispatched.{site}.{worker}"
+
+
+def readiness(site: str, worker: str) -> str:
+    """Request/reply: the named prefill worker -> dispatcher of its own site, PrefillReadiness -> DispatcherHere."""
+    return f"prfaas.{site}.scheduler.ready.{worker}"
 
 
 def worker_alive(site: str, worker: str) -> str:

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from prfaas.contracts.fields import SubjectToken
+from prfaas.contracts.fields import Seconds, SubjectToken
 from prfaas.contracts.to_gateway import Placement
 
 
@@ -52,6 +52,16 @@ class CancelGenerate(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     reason: str
 
 
+class PrefillDispatched(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The job has its worker, and no other one gets it: the decode worker watches whether that one lives."""
+
+    transfer_id: str
+    attempt: int
+    nuid: str
+    """Name of the attempt's object, which only processes that were given the job know."""
+    worker: str
+
+
 class PrefillStarted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     transfer_id: str
     attempt: int
@@ -81,6 +91,8 @@ class PrefillFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     code: str
     """A FailureCode, or one of a newer version."""
     message: str
+    retry_after_s: Seconds | None = None
+    """Time after which the queue may have room again; set by the dispatcher that refuses a job."""
 
 
-PrefillProgress = PrefillStarted | PrefillDone | PrefillFailed
+PrefillProgress = PrefillDispatched | PrefillStarted | PrefillDone | PrefillFailed

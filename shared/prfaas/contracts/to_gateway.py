@@ -134,7 +134,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """A FailureCode, or one of a newer version."""
     message: str
     retry_after_s: float | None = None
-    """Set when trying again may help: the gateway answers 503; else 500."""
+    """Set when trying again may help: the gateway answers 503, or 429 for want of room; else 500."""
 
 
 GenerateEvent = Started | Tokens | Finished | Failed

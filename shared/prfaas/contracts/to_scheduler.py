@@ -71,11 +71,11 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     kv_points: Points = ()
     """Prefill: (tokens, KV bytes) of the model in rising order; read by capacity.observed.interpolated."""
     running: Count = 0
-    """Decode: requests that hold a slot."""
+    """Decode: requests in the batch."""
     slots: Count = 0
     """Decode: how many requests may hold one at once."""
     waiting: Count = 0
-    """Decode: accepted requests without a slot."""
+    """Decode: other accepted requests, which wait for their KV or for a slot."""
     waiting_limit: Count = 0
     """Decode: most requests that may wait; more are refused."""
     step_points: Points = ()
@@ -93,6 +93,24 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     @property
     def key(self) -> str:
         return f"{self.site}.{self.role}.{self.worker}"
+
+
+class PrefillReadiness(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A prefill worker -> dispatcher of its own site: whether it would begin a job now. Said at every change, and again and
+    again; a silent worker gets no job."""
+
+    worker: SubjectToken
+    incarnation: Label
+    """Names the process: a new one has taken nothing."""
+    model: Label
+    ready: bool
+    taken: Count
+    """Jobs that this process has taken from its own queue so far."""
+    prefill_points: Points = ()
+    """Observed (tokens, seconds) in rising order; read by capacity.observed.interpolated."""
+
+    def __post_init__(self) -> None:
+        check_rising("prefill_points", self.prefill_points)
 
 
 class BlocksChanged(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -24,7 +24,7 @@ from prfaas.secrets.secret_files import SecretFileError, read_secret
 
 __all__ = ["ConfigError", "ServiceConfig", "SubjectToken", "load_config"]
 
-PLAIN_VARIABLES = frozenset({"CACHE_DIR"})
+PLAIN_VARIABLES = frozenset({"CACHE_DIR", "TEST_FAULT_POINTS"})
 """Variables with our prefix that are no configuration keys. Other modules read them, the same for every process of a host."""
 
 ROLES = frozenset({"gateway", "scheduler", "prefill-worker", "decode-worker", "bandwidth-probe"})

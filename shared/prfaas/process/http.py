@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import uvicorn
 from prometheus_client import CollectorRegistry
@@ -176,14 +177,15 @@ class _Server(uvicorn.Server):
     async def listen(self, sock: socket.socket) -> None:
         """Takes connections from one more socket. Call it when the server runs."""
         self._shared = sock
+        protocol_class: Any = self.config.http_protocol_class  # uvicorn's own class, declared as a plain Protocol
         make = partial(
-            self.config.http_protocol_class,
+            protocol_class,
             config=self.config,
             server_state=self.server_state,
             app_state=self.lifespan.state,
             _loop=None,
         )
-        self.servers.append(await asyncio.get_running_loop().create_server(make, sock=sock, backlog=BACKLOG))  # type: ignore[arg-type]
+        self.servers.append(await asyncio.get_running_loop().create_server(make, sock=sock, backlog=BACKLOG))
 
     async def stop_listening(self, own: socket.socket) -> None:
         """Closes all listening sockets, each in a moment in which no connection waits in it: it would be reset."""

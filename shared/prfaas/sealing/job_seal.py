@@ -105,11 +105,14 @@ def _mac(own: PrivateKey, theirs: PublicKey, bound: bytes, body: bytes) -> hmac.
 
 
 def _open_fields(job: PrefillJob) -> bytes:
-    """Every open field, by name: a later version's new fields change nothing of what this one checks."""
+    """Every open field but `waited_s`, which the dispatcher sets: it can only make a job older than it is.
+
+    By name: a later version's new fields change nothing of what this one checks."""
     transfer = job.transfer
     return encode(
         (
             *(job.request_id, job.model, job.reply_to, job.decode_site, job.timeout_s),
+            *(job.worker, job.priority, job.admitted),
             *(transfer.transfer_id, transfer.attempt, transfer.bucket, transfer.nuid, transfer.prefill_tokens),
             *(transfer.from_token, transfer.lossy, transfer.fingerprint),
         )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from prfaas.bus.bulk.bucket import stream_name
+from prfaas.bus.job_streams import worker_consumer
 from prfaas.contracts import subjects
 from prfaas.contracts.terms import Role as WorkerRole
 from prfaas.site.sites import Description, Role, Service, Site, SiteKind
@@ -65,11 +66,12 @@ def crossing(description: Description, sender: Site, receiver: Site) -> dict[str
         requests += [_heartbeat(receiver.name, sender.name, PREFILL, worker) for worker in workers]
         requests.append(_estimate(receiver.name, sender.name))
         messages += [subjects.blocks(receiver.name, sender.name, PREFILL, worker) for worker in workers]
-        messages += [_progress(receiver.name, sender.name, worker) for worker in workers]
+        tellers = [*workers, *_schedulers(description, sender.name)]
+        messages += [_progress(receiver.name, sender.name, teller) for teller in tellers]
         bulk += _frames(receiver.name, sender.name)
         bulk.append(subjects.probe_train(receiver.name, sender.name))
     if sender.kind is SiteKind.PD:
-        requests += _jobs(receiver.name, sender.name)
+        requests.append(subjects.jobs(receiver.name, sender.name, "*"))
         messages += [subjects.worker_alive(receiver.name, "*"), subjects.held_blocks(receiver.name, PREFILL, "*")]
         messages.append(subjects.cancel_prefill(receiver.name, sender.name))
     return {CONTROL: Crossing(tuple(requests), tuple(messages)), BULK: Crossing(messages=tuple(bulk))}
@@ -92,22 +94,42 @@ def _gateway(_description: Description, site: str, name: str) -> dict[str, Permi
     return {CONTROL: Permissions(publish, (events, beats, subjects.gateway_alive(site, name)))}
 
 
-def _scheduler(description: Description, site: str, _name: str) -> dict[str, Permissions]:
+def _scheduler(description: Description, site: str, name: str) -> dict[str, Permissions]:
+    dispatching = _dispatcher(description, site, name)
+    if description.site(site).kind is SiteKind.PRFAAS:
+        return {CONTROL: dispatching}
+    return {CONTROL: dispatching + _placing(description, site)}
+
+
+def _dispatcher(description: Description, site: str, name: str) -> Permissions:
+    served = description.served_sites(site)
+    alive = subjects.scheduler_alive(site, "*")
+    return Permissions(
+        publish=(
+            *_changed_entry(subjects.leader_bucket(site)),
+            alive,
+            *(subject for at in served for subject in _taken_queue(subjects.jobs_stream(site, at))),
+            subjects.dispatched_jobs(site, "*"),
+            *(_progress(at, site, name) for at in served),
+            _replies(site, site),
+        ),
+        subscribe=(alive, subjects.readiness(site, "*"), *(subjects.cancel_prefill(site, at) for at in served)),
+    )
+
+
+def _placing(description: Description, site: str) -> Permissions:
     prefill_sites = _joined(description, site)
-    leader, alive = subjects.leader_bucket(site), subjects.scheduler_alive(site, "*")
     buckets = (subjects.workers_bucket(site), subjects.links_bucket(site))
     publish = (
         *(subject for bucket in buckets for subject in _watched_bucket(bucket)),
         *(subjects.held_blocks(at, PREFILL, "*") for at in prefill_sites),
         subjects.held_blocks(site, DECODE, "*"),
         *(subjects.change_role(site, role, "*") for role in (PREFILL, DECODE)),
-        *_changed_entry(leader),
-        alive,
         _replies(site, site),
     )
     entries = (subjects.entry(bucket, ">") for bucket in buckets)
-    subscribe = (subjects.place(site), subjects.attempts(site), subjects.all_blocks(site), alive, *entries)
-    return {CONTROL: Permissions(publish, subscribe)}
+    subscribe = (subjects.place(site), subjects.attempts(site), subjects.all_blocks(site), *entries)
+    return Permissions(publish, subscribe)
 
 
 def _decode_worker(description: Description, site: str, name: str) -> dict[str, Permissions]:
@@ -119,7 +141,7 @@ def _decode_worker(description: Description, site: str, name: str) -> dict[str, 
             subjects.attempts(site),
             subjects.blocks(site, site, DECODE, name),
             _heartbeat(site, site, DECODE, name),
-            *(subject for at in prefill_sites for subject in _jobs(at, site)),
+            *(subjects.jobs(at, site, "*") for at in prefill_sites),
             *(subjects.worker_alive(at, "*") for at in prefill_sites),
             *(subjects.cancel_prefill(at, site) for at in prefill_sites),
             _replies(site, site),
@@ -146,9 +168,13 @@ def _decode_worker(description: Description, site: str, name: str) -> dict[str, 
 def _prefill_worker(description: Description, site: str, name: str) -> dict[str, Permissions]:
     served = description.served_sites(site)
     streams = [subjects.jobs_stream(site, at) for at in served]
+    own = subjects.dispatched_stream(site)
     control = Permissions(
         publish=(
             *(subject for stream in streams for subject in _worked_queue(stream)),
+            *_own_queue(own, worker_consumer(name), subjects.dispatched_jobs(site, name)),
+            subjects.dispatched_jobs(site, name),
+            subjects.readiness(site, name),
             *(_progress(at, site, name) for at in served),
             *(_heartbeat(at, site, PREFILL, name) for at in served),
             *(subjects.blocks(at, site, PREFILL, name) for at in served),
@@ -158,6 +184,7 @@ def _prefill_worker(description: Description, site: str, name: str) -> dict[str,
         ),
         subscribe=(
             *(f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{stream}.*" for stream in streams),
+            f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{own}.{worker_consumer(name)}",
             *(subjects.cancel_prefill(site, at) for at in served),
             subjects.worker_alive(site, name),
             *_asked_of_workers(site, PREFILL, name),
@@ -209,10 +236,6 @@ def _progress(site: str, prefill_site: str, worker: str) -> str:
     return subjects.progress_from(subjects.prefill_progress(site, "*"), prefill_site, worker)
 
 
-def _jobs(site: str, decode_site: str) -> list[str]:
-    return [f"jobs.{site}.{decode_site}.{kind}.*" for kind in ("prefill", "deferred", "worker")]
-
-
 def _frames(site: str, prefill_site: str) -> list[str]:
     bucket = subjects.kv_bucket(site, prefill_site)
     return [f"$O.{bucket}.C.*", f"$O.{bucket}.M.*", subjects.kv_stored(bucket, "*")]
@@ -229,15 +252,26 @@ def _watched_bucket(bucket: str) -> list[str]:
     return [*_made_stream(stream), *made, *(f"$JS.API.CONSUMER.{verb}.{stream}.*" for verb in ("INFO", "DELETE"))]
 
 
+def _taken_queue(stream: str) -> list[str]:
+    return [f"$JS.API.STREAM.INFO.{stream}", f"$JS.API.CONSUMER.MSG.NEXT.{stream}.*", f"$JS.ACK.{stream}.>"]
+
+
 def _changed_entry(bucket: str) -> list[str]:
     stream = f"KV_{bucket}"
     return [*_made_stream(stream), f"$JS.API.DIRECT.GET.{stream}.>", subjects.stored_entry(bucket, "*")]
 
 
 def _worked_queue(stream: str) -> list[str]:
-    consumers = [f"$JS.API.CONSUMER.{verb}.{stream}.*" for verb in ("DURABLE.CREATE", "INFO", "MSG.NEXT")]
+    consumers = [f"$JS.API.CONSUMER.{verb}.{stream}.*" for verb in ("INFO", "MSG.NEXT")]
     messages = [f"$JS.API.DIRECT.GET.{stream}", f"$JS.API.STREAM.MSG.DELETE.{stream}", f"$JS.ACK.{stream}.>"]
     return [*_made_stream(stream), f"$JS.API.CONSUMER.CREATE.{stream}.>", *consumers, *messages]
+
+
+def _own_queue(stream: str, consumer: str, subject: str) -> list[str]:
+    """One consumer of a stream, of one subject: the server compares its filter with the subject of the request that makes it."""
+    consumers = [f"$JS.API.CONSUMER.{verb}.{stream}.{consumer}" for verb in ("INFO", "MSG.NEXT")]
+    messages = [f"$JS.API.DIRECT.GET.{stream}", f"$JS.API.STREAM.MSG.DELETE.{stream}", f"$JS.ACK.{stream}.{consumer}.>"]
+    return [*_made_stream(stream), f"$JS.API.CONSUMER.CREATE.{stream}.{consumer}.{subject}", *consumers, *messages]
 
 
 def _kept_bucket(bucket: str) -> list[str]:
@@ -271,6 +305,13 @@ def _prefill_workers(description: Description, site: str) -> list[str]:
         for service in description.services
         if service.site == site and (service.role is Role.PREFILL_WORKER or service.config.get("movable"))
     ]
+
+
+def _schedulers(description: Description, site: str) -> list[str]:
+    """Names of a site's schedulers, whose dispatcher tells what becomes of a job; any name likewise."""
+    if not any(service.site == site for service in description.services):
+        return []
+    return [service.name for service in description.services if service.site == site and service.role is Role.SCHEDULER]
 
 
 def _merged(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:

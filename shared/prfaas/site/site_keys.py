@@ -52,18 +52,14 @@ class SiteKeys:
         spare = (".next.nk", ".old.nk")
         return sorted(file for file in self._directory.glob("*.nk") if not file.name.endswith(spare))
 
-    def renew_certificate(self) -> None:
-        """Signs a new key and certificate of the site's server, which takes them with its next reload."""
+    def renew_certificate(self) -> Certificate:
+        """Signs a new key and certificate of the site's server, which takes them with its next reload. Raises AuthorityError."""
         self._authority.sign(self._directory, self._hosts)
+        return self.certificate()
 
     def certificate(self) -> Certificate:
         """Certificate of the site's server, signed by the deployment's authority."""
         return self._authority.ensure_certificate(self._directory, self._hosts)
-
-    def new_certificate(self) -> Certificate:
-        """Certificate of the site's server, signed anew."""
-        self._authority.sign(self._directory, self._hosts)
-        return self.certificate()
 
 
 def next_file(seed_file: Path) -> Path:

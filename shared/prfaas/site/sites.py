@@ -164,6 +164,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         taken: set[tuple[str, str]] = set()
         for service in self.services:
             if self.site(service.site).kind is SiteKind.PRFAAS and service.role not in (
+                Role.SCHEDULER,
                 Role.PREFILL_WORKER,
                 Role.BANDWIDTH_PROBE,
             ):

@@ -16,6 +16,7 @@ from prfaas.contracts.kv import KVStored, KVTransfer
 from prfaas.kvcache.layout import KVLayout, KVPiece
 from prfaas.link.estimate import Sent
 from prfaas.link.link import Link
+from prfaas.telemetry.fault_points import FaultPoint, reach
 from prfaas.transfer import sender_events as events
 from prfaas.transfer.errors import TransferError
 from prfaas.transfer.fast_ingest import BatchReplies, Operation
@@ -215,6 +216,7 @@ class KVSender:
                 self._fail(TransferError(code, message))
 
     def _send(self, order: events.SendFrame) -> None:
+        reach(FaultPoint.MANIFEST if order.commit else FaultPoint.FRAME, self._transfer.transfer_id, order.position)
         frame = self._queue.send(order.position)
         operation = Operation.APPEND
         if order.commit:

@@ -7,6 +7,7 @@ from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.bus.presence import Announcer
 from prfaas.contracts.to_scheduler import Heartbeat
 from prfaas.process.runner import ServiceContext
+from prfaas.worker.freed_memory import give_back_freed_memory
 from prfaas.worker.identity import Identity
 from prfaas.worker.role_change import RoleChange
 from prfaas.worker.site_connections import SiteConnections
@@ -58,6 +59,7 @@ class WorkerLifecycle:
         self._announcer = Announcer(self._connections.bus, sites, heartbeat)
         await self._role_change.start(self._connections.bus)
         self._tasks.spawn("announce", self._announcer.run())
+        self._tasks.spawn("give back freed memory", give_back_freed_memory())
 
     def ready(self) -> str | None:
         """Reason why the worker cannot take work now; None when it can.

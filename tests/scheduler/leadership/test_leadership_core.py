@@ -127,7 +127,7 @@ class Process:
     core: LeadershipCore
     incarnation: str
     offset_s: float
-    """Lead of its monotonic clock over the world's."""
+    """Time that its monotonic clock shows beside the world's."""
     connected: bool = True
     broke: bool = False
     """Its connection has broken, which it has not heard yet."""
