@@ -122,7 +122,7 @@ def test_an_attempt_after_one_that_was_taken_in_is_refused_no_more() -> None:
 
 
 def test_a_queue_that_stores_nothing_until_the_deadline_is_named() -> None:
-    """As that of a server whose disk is full: it answers nothing."""
+    # A server whose disk is full answers nothing.
     core = make_core()
     core.handle(GenerateAsked(0.0, ask(remote=False)))
     (event,) = (each.event for each in failed(core, 1, "job_not_queued", 9.9) if isinstance(each, Emit))
