@@ -21,7 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("prfaas_gateway", "prfaas_scheduler", "prfaas_prefill_worker", "prfaas_decode_worker", "prfaas_bandwidth_probe"),
     ("infra",),
     ("load", "load.traces"),
-    ("load.simulate",),
+    ("load.simulate", "load.worlds"),
     ("load.chaos",),
     ("load.bench", "load.paper"),
 )

@@ -55,7 +55,7 @@ class Matrix(msgspec.Struct, frozen=True, kw_only=True):
     leaked: dict[str, str]
     """KV objects that outlived their bound, and the cells that left them."""
     left: dict[str, Any]
-    """What there is more of than before the first cell."""
+    """Things of which there are more than before the first cell."""
     duration_s: float
 
     def summary(self) -> dict[str, float]:

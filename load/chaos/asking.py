@@ -27,12 +27,12 @@ class Asked:
 
     @property
     def wrong(self) -> bool:
-        """Whether it was answered in full with other tokens than the right ones."""
+        """True if it was answered in full with other tokens than the right ones."""
         return not self.record.error and self.record.text != self.right
 
     @property
     def wrong_so_far(self) -> bool:
-        """Whether the tokens that came before an error are no beginning of the right answer."""
+        """True if the tokens that came before an error are no beginning of the right answer."""
         return bool(self.record.error) and not self.right.startswith(self.record.text)
 
     @property

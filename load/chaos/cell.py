@@ -31,7 +31,7 @@ class CellResult(msgspec.Struct, frozen=True, kw_only=True):
     why_red: list[str]
     injected: bool
     outcomes: list[str]
-    """How its requests ended: one before the fault, the one that it hits, one after it."""
+    """Ends of its requests: one before the fault, the one that it hits, one after it."""
     errors: list[str]
     allowed_errors: int
     wrong_tokens: int
@@ -56,7 +56,7 @@ class Trigger:
         """Set once the request before the armed one is placed."""
         self.fired = asyncio.Event()
         self.error = ""
-        """Why the fault could not be done."""
+        """Reason why the fault could not be done."""
 
     def arm(self) -> None:
         self._armed = True

@@ -67,7 +67,7 @@ class Fault(StrEnum):
 
 
 class Hit(NamedTuple):
-    """What is hit: the process at the step, and the request that has reached it."""
+    """Targets of a fault: the process at the step, and the request that has reached it."""
 
     process: ServiceProcess
     step: Step

@@ -1,4 +1,4 @@
-"""What requests leave behind: KV in buckets, jobs in queues, consumers, streams, file descriptors, memory."""
+"""Leftovers of requests: KV in buckets, jobs in queues, consumers, streams, file descriptors, memory."""
 
 import time
 from collections.abc import Mapping
@@ -59,7 +59,7 @@ class KVLeaks:
 
 
 class Inventory(NamedTuple):
-    """What must be the same before and after, while no request runs."""
+    """Counts that must be the same before and after, while no request runs."""
 
     streams: dict[str, int]
     """Consumers by stream, of both sites."""

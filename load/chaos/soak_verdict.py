@@ -1,4 +1,4 @@
-"""What a soak's requests came to, and which errors its faults allow."""
+"""Outcomes of a soak's requests, and the errors that its faults allow."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -24,6 +24,7 @@ from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics.audit import AuditMetrics
 from prfaas.telemetry.metrics.transfer import TransferMetrics
 from prfaas.telemetry.wall_clock import unix_s
+from prfaas.transfer.errors import TransferError
 from prfaas.transfer.receiver import KVReceiver
 from prfaas.worker.faults import failure_code, fault_text
 from prfaas.worker.site_connections import SiteConnections
@@ -42,6 +43,9 @@ from prfaas_decode_worker.events import (
 from prfaas_decode_worker.prefill_jobs import Prefill, PrefillJobs
 from prfaas_decode_worker.prefixes import KeptPrefixes
 from prfaas_decode_worker.spans import describe_transfer
+
+ABORT_REASON_S = 0.5
+"""Wait for the reason why a prefill worker gave up, after its frames have ended: it comes by another connection."""
 
 log = get_logger(__name__)
 
@@ -259,7 +263,7 @@ class Attempts:
         waiting: list[asyncio.Future[Any]] = [verified, attempt.prefill_failed, gone]
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if verified.done():
+            if verified.done() and not await self._is_explained(attempt, verified):
                 return verified.result()
             if attempt.prefill_failed.done():
                 failure = attempt.prefill_failed.result()
@@ -270,6 +274,14 @@ class Attempts:
         finally:
             verified.cancel()
             gone.cancel()
+
+    async def _is_explained(self, attempt: Attempt, verified: asyncio.Future[TransferReport]) -> bool:
+        """Returns whether the prefill worker has said why it gave up. The end of its frames may overtake what it says."""
+        error = verified.exception()
+        if isinstance(error, TransferError) and error.code is FailureCode.ABORTED:
+            await asyncio.wait([attempt.prefill_failed], timeout=ABORT_REASON_S)
+            return attempt.prefill_failed.done()
+        return False
 
     async def _worker_gone(self, attempt: Attempt) -> str:
         """Returns, with the reason, when the worker is gone that has the job: no other one gets it."""

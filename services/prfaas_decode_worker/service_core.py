@@ -173,7 +173,7 @@ class DecodeCore:
         request.verified_unix_s = event.verified_unix_s
         request.report = event.report
         started = request.started(event.report.cached_tokens)
-        told = [Emit(request.generate.reply_to, started), self._attempt_ended(request, verified=True)]
+        told: list[Instruction] = [Emit(request.generate.reply_to, started), self._attempt_ended(request, verified=True)]
         return [*told, *self._admit(event.now_s)]
 
     def _timed(self, event: PrefillTimed) -> list[Instruction]:

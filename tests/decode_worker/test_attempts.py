@@ -20,8 +20,9 @@ from prfaas.bus.job_consumer import JobConsumer
 from prfaas.bus.jobs import dispatch
 from prfaas.bus.taken_jobs import TakenJob
 from prfaas.contracts import subjects
+from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import KVTransfer
-from prfaas.contracts.to_decode import PrefillDispatched
+from prfaas.contracts.to_decode import PrefillDispatched, PrefillFailed
 from prfaas.contracts.wire import unpack_tokens
 from prfaas.engine.emulated import EmulatedConfig, EmulatedEngine
 from prfaas.engine.emulated_sequence import EmulatedSequence
@@ -182,6 +183,17 @@ async def test_what_was_not_verified_is_not_kept(home: Home) -> None:
     assert await home.kept_tokens(prompt(210)) == 0
     await home.serve("r1", prompt(200), attempt=2)
     await home.until_kept(prompt(210), 192)
+
+
+async def test_why_a_prefill_gave_up_is_told_even_when_the_end_of_its_frames_comes_first(home: Home) -> None:
+    home.begin("r1", prompt(300))
+    transfer = await home.prefill(finish=False)
+    failed = PrefillFailed(
+        transfer_id="r1", attempt=1, nuid=transfer.nuid, worker=WORKER, code=FailureCode.ENGINE, message="no memory"
+    )
+    home.attempts.hear(SITE, failed)
+    event = await home.hear()
+    assert isinstance(event, AttemptFailed) and event.code == FailureCode.ENGINE and "no memory" in event.message
 
 
 async def test_a_second_attempt_uses_what_is_kept_too(home: Home) -> None:

@@ -1,4 +1,4 @@
-"""How one request of the mixed traffic is judged, by what the server sends."""
+"""Verdict on one request of the mixed traffic, by what the server sends."""
 
 import httpx
 import pytest
