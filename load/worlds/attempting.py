@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from load.worlds.clockwork import Future, Process, Task
-from load.worlds.job_queue import DEFERRED, SHARED
+from load.worlds.job_queue import SHARED
 from load.worlds.model import CHUNK_TOKENS, FINGERPRINT, LAYOUT, MODEL, KVSequence
 from load.worlds.plan import HOME
 from load.worlds.receiving import Receiver
@@ -166,12 +166,11 @@ class Attempts:
             tenant=order.tenant,
             timeout_s=order.timeout_s,
         )
-        subject = DEFERRED if order.deferred else SHARED
         await self._world.streams[order.prefill_site].submit(
             self._worker,
             job,
             timeout_s=min(order.timeout_s, REMOTE_QUEUE_S) if order.prefill_site != HOME else order.timeout_s,
-            subject=subject if named is None else f"worker.{named}",
+            subject=SHARED if named is None else f"worker.{named}",
         )
 
     async def _await_kv(self, attempt: Attempt, receiver: Receiver, named: str | None) -> TransferReport | None:
