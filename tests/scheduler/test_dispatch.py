@@ -27,7 +27,7 @@ from prfaas_scheduler.dispatch import Dispatcher
 from prfaas_scheduler.queue.objectives import Objectives
 
 SITE, HOME, MODEL = "remote", "local", "m"
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 def make_job(name: str, tokens: int = 10, timeout_s: float = 60.0, worker: str | None = None) -> PrefillJob:
@@ -250,7 +250,7 @@ async def test_two_dispatchers_at_once_run_nothing_twice(site: Site) -> None:
                 done.append(taken.job.request_id)
                 await taken.ack()
 
-    async with asyncio.timeout(3 * DEADLINE_S):
+    async with asyncio.timeout(DEADLINE_S):
         await asyncio.gather(*(run(worker) for worker in workers))
     assert sorted(done) == sorted(names)
     await rival.stop()
