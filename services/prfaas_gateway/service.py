@@ -126,6 +126,10 @@ class GatewayService:
         return self._admission.running
 
     async def drain(self, timeout_s: float) -> None:
+        # Clients first: no request is refused that comes on a connection which is open.
+        await asyncio.sleep(self._config.drain_notice_s)
+        if self._context.leave_clients is not None:
+            await self._context.leave_clients()
         await self._admission.drain()
 
     async def stop(self) -> None:
