@@ -1,6 +1,6 @@
 """The sites at which a request's KV is prefilled, attempt by attempt, until one is verified or enough have failed."""
 
-from prfaas.contracts.codes import FALLBACK_OUTCOMES, OUT_OF_TIME, FailureCode
+from prfaas.contracts.codes import FALLBACK_OUTCOMES, FailureCode
 from prfaas.contracts.terms import Outcome
 from prfaas_decode_worker.events import BeginAttempt
 from prfaas_decode_worker.request import Request
@@ -18,20 +18,13 @@ MIN_ATTEMPT_S = 0.2
 def next_attempt(request: Request, now_s: float) -> BeginAttempt:
     """Counts and returns the request's next attempt.
 
-    The first one goes to the worker that the placement names, if it names one; the others go to any free worker of the site.
-    A deferred attempt comes before all these."""
+    The first one goes to the worker that the placement names, if it names one; the others go to any free worker of the site."""
     request.attempt += 1
     request.attempts_at_site += 1
     left_s = request.first_token_due_at - now_s
     placement = request.generate.placement
-    deferred = request.attempt == 1 and placement.deferred_s > 0
     may_fall_back = placement.fallback_site not in (None, request.prefill_site)
-    if deferred:
-        limit_s = placement.deferred_s
-    elif may_fall_back:
-        limit_s = placement.fallback_after_s
-    else:
-        limit_s = left_s
+    limit_s = placement.fallback_after_s if may_fall_back else left_s
     return BeginAttempt(
         request_id=request.request_id,
         transfer_id=placement.transfer_id,
@@ -43,7 +36,6 @@ def next_attempt(request: Request, now_s: float) -> BeginAttempt:
         tenant=request.generate.tenant,
         timeout_s=min(left_s, limit_s),
         admitted=request.admitted,
-        deferred=deferred,
     )
 
 
@@ -61,9 +53,7 @@ def give_up(request: Request, code: str, message: str, now_s: float) -> tuple[st
         request.attempts_at_site -= 1
     if request.engine_failures >= MAX_ENGINE_FAILURES:
         return code, f"prefill failed {request.engine_failures} times, the last time at site {site}: {message}"
-    if request.attempt == 1 and placement.deferred_s and code in OUT_OF_TIME:
-        request.attempts_at_site = 0  # nobody had time for it: now it waits in turn
-    elif fallback is not None and fallback != site:
+    if fallback is not None and fallback != site:
         request.outcome = FALLBACK_OUTCOMES.get(code, Outcome.FALLBACK_PREFILL_FAILED)
         request.reason = f"prefill at {site} failed ({code}: {message}); first placed there because {request.reason}"
         request.prefill_site, request.attempts_at_site = fallback, 0
