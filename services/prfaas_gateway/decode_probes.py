@@ -47,8 +47,8 @@ class DecodeProbes:
     def handle_answer(
         self, worker: DecodeWorker, running: Running, asked: Mapping[str, int], taken: Mapping[str, int], now_s: float
     ) -> list[str]:
-        """Returns the worker's requests of which events are lost. One was out at an answer, and neither it nor any other has come by
-        the second answer after it. Messages of one process stay in order, and none waits for so long.
+        """Returns the worker's requests of which events are lost. One was out at an answer, and neither it nor any other has
+        come by the second answer after it. Messages of one process stay in order, and none waits for so long.
 
         `asked` and `taken`: its requests and the events of each that had come when it was asked, and by now."""
         if running.incarnation != worker.incarnation:
