@@ -11,8 +11,8 @@ from load.worlds.surroundings import Surroundings
 from prfaas.bus.errors import BusError, BusTimeoutError, NoRespondersError
 from prfaas.contracts.kv import KVStored
 from prfaas.contracts.terms import Role
-from prfaas.contracts.to_decode import CancelGenerate, Generate, PrefillProgress
-from prfaas.contracts.to_gateway import GenerateAccepted, GenerateRefused
+from prfaas.contracts.to_decode import AskRunning, CancelGenerate, Generate, PrefillProgress
+from prfaas.contracts.to_gateway import GenerateAccepted, GenerateRefused, Running
 from prfaas.contracts.to_scheduler import AttemptEnded, Heartbeat
 from prfaas.engine.protocol import EngineError, SampledToken
 from prfaas.transfer.bucket_keeper_core import BucketKeeperCore, Looked, Purged
@@ -42,6 +42,7 @@ GATEWAY_TIMEOUT_S = 2.0
 HEARTBEAT_S = 1.0
 SWEEP_S = 5.0
 GRACE_S = 10.0
+COMING = 4
 
 
 class DecodeWorker(Process):
@@ -54,7 +55,7 @@ class DecodeWorker(Process):
             self.name,
             incarnation,
             MODEL,
-            Limits(plan.slots, plan.waiting, 1024, 1 << 20),
+            Limits(plan.slots, COMING, plan.waiting, 1024, 1 << 20),
             frozenset({EOS_TOKEN}),
             WorldVocabulary(),
             LAYOUT.total_bytes,
@@ -89,6 +90,14 @@ class DecodeWorker(Process):
         self.handle(CancelAsked(self.monotonic_s, cancel.request_id))
         if cancel.request_id in self.core.requests:
             self.world.violations.append(f"{cancel.request_id} was cancelled and is still at {self.name}")
+
+    def running_asked(self, asked: AskRunning) -> Running:
+        events = {
+            request_id: request.events_sent
+            for request_id, request in self.core.requests.items()
+            if _gateway_of(request.generate) == GatewayProcess(asked.gateway, asked.gateway_incarnation)
+        }
+        return Running(incarnation=self.incarnation, events=events)
 
     def hear_progress(self, prefill_site: str, progress: PrefillProgress) -> None:
         self.attempts.hear(prefill_site, progress)
@@ -220,10 +229,10 @@ class DecodeWorker(Process):
             model=MODEL,
             fingerprint=FINGERPRINT,
             max_context_tokens=1024,
-            running=len(admission.holding),
+            running=len(admission.batch),
             slots=admission.limits.slots,
-            waiting=len(admission.waiting),
-            waiting_limit=admission.limits.waiting,
+            waiting=len(admission.requests) - len(admission.batch),
+            waiting_limit=admission.limits.coming + admission.limits.waiting,
         )
         self.world.presence.put(self, beat)
         self.call_later(HEARTBEAT_S, self._beat)
