@@ -21,12 +21,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("prfaas_gateway", "prfaas_scheduler", "prfaas_prefill_worker", "prfaas_decode_worker", "prfaas_bandwidth_probe"),
     ("infra",),
     ("load", "load.traces"),
-<<<<<<< HEAD
-    ("load.simulate",),
-    ("load.chaos",),
-=======
     ("load.simulate", "load.worlds"),
->>>>>>> d3b6853 (Simulated worlds of the real cores under seeded faults, with hand-made bugs that they find)
+    ("load.chaos",),
     ("load.bench", "load.paper"),
 )
 """Rooms from the ground up. A room may import rooms of lower floors only, none of its own floor. docs/structure.md draws them."""

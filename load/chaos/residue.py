@@ -77,7 +77,7 @@ async def take_inventory(stack: Stack) -> Inventory:
         for account in page.get("account_details") or []:
             for stream in account.get("stream_detail") or []:
                 streams[f"{site}.{stream['name']}"] = stream["state"]["consumer_count"]
-                jobs += stream["state"]["messages"] * stream["name"].startswith("JOBS_")
+                jobs += stream["state"]["messages"] * stream["name"].startswith(("JOBS_", "DISPATCHED_"))
     return Inventory(streams, jobs, {name: psutil.Process(pid).num_fds() for name, pid in pids_of(stack).items()})
 
 

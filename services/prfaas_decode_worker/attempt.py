@@ -14,7 +14,6 @@ from prfaas.bus.jobs import ABSENT_BEHIND_A_LINK_S, ABSENT_S
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import TransferReport
 from prfaas.contracts.to_decode import PrefillDispatched, PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
-from prfaas.contracts.to_prefill import BACKGROUND_PRIORITY
 from prfaas.contracts.to_scheduler import KVDisagreed
 from prfaas.process.runner import ServiceContext
 from prfaas.telemetry import names
@@ -230,8 +229,7 @@ class Attempts:
                 secret=prefill.secret,
             )
             await receiver.open()
-            priority = BACKGROUND_PRIORITY if order.deferred else 0
-            await self._jobs.submit(prefill, worker=worker, priority=priority, admitted=order.admitted, parent=attempt.span)
+            await self._jobs.submit(prefill, worker=worker, admitted=order.admitted, parent=attempt.span)
             reach(FaultPoint.JOB_STORED, order.request_id, order.attempt)
             report = await self._await_kv(attempt, receiver)
             if report is not None:

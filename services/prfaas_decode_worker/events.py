@@ -144,8 +144,6 @@ class BeginAttempt:
     timeout_s: float
     admitted: bool = False
     """True if the queue may refuse it no more."""
-    deferred: bool = False
-    """True when only a worker without other work may take it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The sites at which a request's KV is prefilled, attempt by attempt, until one is verified or enough have failed."""
 
-from prfaas.contracts.codes import FALLBACK_OUTCOMES, OUT_OF_TIME, FailureCode
+from prfaas.contracts.codes import FALLBACK_OUTCOMES, FailureCode
 from prfaas.contracts.terms import Outcome
 from prfaas_decode_worker.events import BeginAttempt
 from prfaas_decode_worker.request import Request
@@ -9,6 +9,8 @@ MAX_LOCAL_ATTEMPTS = 2
 """Attempts at the last site that is tried. After them the client hears of the failure."""
 MAX_ENGINE_FAILURES = 2
 """Attempts that may fail in an engine. A prompt that breaks two of them would break a third."""
+MAX_BROKER_FAILURES = 4
+"""Attempts that may fail with the site's server. Fewer count as none: it says nothing about site or prompt."""
 MIN_ATTEMPT_S = 0.2
 """Least time until the deadline for another attempt to be begun."""
 
@@ -16,20 +18,13 @@ MIN_ATTEMPT_S = 0.2
 def next_attempt(request: Request, now_s: float) -> BeginAttempt:
     """Counts and returns the request's next attempt.
 
-    The first one goes to the worker that the placement names, if it names one; the others go to any free worker of the site.
-    A deferred attempt comes before all these."""
+    The first one goes to the worker that the placement names, if it names one; the others go to any free worker of the site."""
     request.attempt += 1
     request.attempts_at_site += 1
     left_s = request.first_token_due_at - now_s
     placement = request.generate.placement
-    deferred = request.attempt == 1 and placement.deferred_s > 0
     may_fall_back = placement.fallback_site not in (None, request.prefill_site)
-    if deferred:
-        limit_s = placement.deferred_s
-    elif may_fall_back:
-        limit_s = placement.fallback_after_s
-    else:
-        limit_s = left_s
+    limit_s = placement.fallback_after_s if may_fall_back else left_s
     return BeginAttempt(
         request_id=request.request_id,
         transfer_id=placement.transfer_id,
@@ -41,7 +36,6 @@ def next_attempt(request: Request, now_s: float) -> BeginAttempt:
         tenant=request.generate.tenant,
         timeout_s=min(left_s, limit_s),
         admitted=request.admitted,
-        deferred=deferred,
     )
 
 
@@ -54,16 +48,18 @@ def give_up(request: Request, code: str, message: str, now_s: float) -> tuple[st
     site = request.prefill_site
     request.engine_failures += code == FailureCode.ENGINE
     request.admitted |= code != FailureCode.NOT_IN_TIME
+    if code == FailureCode.BROKER and request.broker_failures < MAX_BROKER_FAILURES:
+        request.broker_failures += 1
+        request.attempts_at_site -= 1
     if request.engine_failures >= MAX_ENGINE_FAILURES:
         return code, f"prefill failed {request.engine_failures} times, the last time at site {site}: {message}"
-    if request.attempt == 1 and placement.deferred_s and code in OUT_OF_TIME:
-        request.attempts_at_site = 0  # nobody had time for it: now it waits in turn
-    elif fallback is not None and fallback != site:
+    if fallback is not None and fallback != site:
         request.outcome = FALLBACK_OUTCOMES.get(code, Outcome.FALLBACK_PREFILL_FAILED)
         request.reason = f"prefill at {site} failed ({code}: {message}); first placed there because {request.reason}"
         request.prefill_site, request.attempts_at_site = fallback, 0
     elif request.attempts_at_site >= MAX_LOCAL_ATTEMPTS or code == FailureCode.NOT_IN_TIME:
         return code, f"prefill at site {site} failed: {message}"
     if request.first_token_due_at - now_s < MIN_ATTEMPT_S:
-        return FailureCode.DEADLINE, request.too_late(f"prefill at {site} failed: {message}")
+        late_code = code if code == FailureCode.JOB_NOT_QUEUED else FailureCode.DEADLINE
+        return late_code, request.too_late(f"prefill at {site} failed: {message}")
     return None

@@ -1,29 +1,20 @@
-"""A deferred prompt: an attempt that waits for an idle worker, then those that every prompt has."""
+"""The attempts of a request: where each goes, and when there is no further one."""
 
 import pytest
-from msgspec.structs import replace
 
-from prfaas.contracts.kv import TransferReport
-from prfaas.contracts.terms import Outcome
-from prfaas.contracts.to_decode import Generate
-from prfaas.contracts.to_gateway import Failed, Started
+from prfaas.contracts.to_gateway import Failed
 from prfaas.contracts.to_scheduler import AttemptEnded
 from prfaas_decode_worker.events import (
     AttemptFailed,
-    AttemptVerified,
     BeginAttempt,
     Emit,
     GenerateAsked,
     Instruction,
     TellScheduler,
 )
+from prfaas_decode_worker.retries import MAX_BROKER_FAILURES
 from prfaas_decode_worker.service_core import DecodeCore
 from tests.decode_worker.test_service_core import ask, make_core
-
-
-def deferred(remote: bool = True) -> Generate:
-    generate = ask(remote=remote)
-    return replace(generate, placement=replace(generate.placement, deferred_s=5.0, fallback_after_s=3.0))
 
 
 def begun(instructions: list[Instruction]) -> BeginAttempt:
@@ -35,30 +26,17 @@ def failed(core: DecodeCore, attempt: int, code: str, now_s: float) -> list[Inst
     return core.handle(AttemptFailed(now_s, "r1", attempt, code, "no worker had time"))
 
 
-@pytest.mark.parametrize("code", ["timeout", "expired"])
-def test_it_waits_for_an_idle_worker_then_in_turn_then_falls_back(code: str) -> None:
+def test_the_own_site_gets_what_is_left_of_the_deadline() -> None:
     core = make_core()
-    first = begun(core.handle(GenerateAsked(0.0, deferred())))
-    assert (first.deferred, first.prefill_site, first.timeout_s) == (True, "far", 5.0)
-    instructions = failed(core, 1, code, 5.0)
+    first = begun(core.handle(GenerateAsked(0.0, ask())))
+    assert (first.prefill_site, first.timeout_s) == ("far", 4.0)
+    instructions = failed(core, 1, "timeout", 4.0)
     second = begun(instructions)
-    assert (second.deferred, second.prefill_site, second.timeout_s) == (False, "far", 3.0)
+    assert (second.prefill_site, second.timeout_s) == ("home", 6.0)
     (told,) = (each.news for each in instructions if isinstance(each, TellScheduler))
     assert isinstance(told, AttemptEnded)
-    assert (told.site, told.next_site, told.verified) == ("far", "far", False)
-    third = begun(failed(core, 2, "timeout", 8.0))
-    assert (third.deferred, third.prefill_site, third.timeout_s) == (False, "home", 2.0)
+    assert (told.site, told.next_site, told.verified) == ("far", "home", False)
     core.validate()
-
-
-def test_its_turn_at_the_same_site_is_no_fallback() -> None:
-    core = make_core()
-    core.handle(GenerateAsked(0.0, deferred(remote=False)))
-    second = begun(failed(core, 1, "timeout", 5.0))
-    assert (second.prefill_site, second.timeout_s) == ("home", 5.0), "all that is left of the deadline"
-    events = [each.event for each in core.handle(AttemptVerified(6.0, "r1", 2, 0.0, TransferReport())) if isinstance(each, Emit)]
-    (started,) = (event for event in events if isinstance(event, Started))
-    assert started.outcome is Outcome.LOCAL_SHORT
 
 
 def failed_for_good(instructions: list[Instruction]) -> Failed:
@@ -83,13 +61,6 @@ def test_an_engine_may_fail_once_among_other_failures() -> None:
     failed(core, 1, "engine", 1.0)
     assert begun(failed(core, 2, "timeout", 2.0)).attempt == 3
     assert failed_for_good(failed(core, 3, "engine", 3.0)).code == "engine"
-
-
-def test_what_is_no_wait_falls_back_at_once() -> None:
-    core = make_core()
-    core.handle(GenerateAsked(0.0, deferred()))
-    second = begun(failed(core, 1, "corrupt", 1.0))
-    assert (second.deferred, second.prefill_site) == (False, "home")
 
 
 def refused(core: DecodeCore, attempt: int, now_s: float, retry_after_s: float) -> list[Instruction]:
@@ -118,3 +89,22 @@ def test_an_attempt_after_one_that_was_taken_in_is_refused_no_more() -> None:
     core = make_core()
     assert not begun(core.handle(GenerateAsked(0.0, ask(remote=True)))).admitted
     assert begun(failed(core, 1, "corrupt", 1.0)).admitted
+
+
+def test_a_queue_that_stores_nothing_until_the_deadline_is_named() -> None:
+    # A server whose disk is full answers nothing.
+    core = make_core()
+    core.handle(GenerateAsked(0.0, ask(remote=False)))
+    (event,) = (each.event for each in failed(core, 1, "job_not_queued", 9.9) if isinstance(each, Emit))
+    assert isinstance(event, Failed) and event.code == "job_not_queued" and "no first token within" in event.message
+
+
+def test_attempts_that_fail_with_the_sites_server_do_not_count_until_there_are_many() -> None:
+    core = make_core()
+    core.handle(GenerateAsked(0.0, ask(remote=False)))
+    for attempt in range(1, 1 + MAX_BROKER_FAILURES):
+        begun(failed(core, attempt, "broker", 0.1))
+    begun(failed(core, 1 + MAX_BROKER_FAILURES, "broker", 0.1))
+    (event,) = (each.event for each in failed(core, 2 + MAX_BROKER_FAILURES, "broker", 0.1) if isinstance(each, Emit))
+    assert isinstance(event, Failed) and event.code == "broker"
+    core.validate()

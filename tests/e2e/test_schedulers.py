@@ -18,7 +18,7 @@ DEADLINE_S = 60.0
 
 
 def with_standby(description: Description) -> Description:
-    (scheduler,) = [service for service in description.services if service.role is Role.SCHEDULER]
+    (scheduler,) = [service for service in description.services if (service.site, service.role) == (HOME, Role.SCHEDULER)]
     standby = msgspec.structs.replace(scheduler, name="standby")
     return msgspec.structs.replace(description, services=(*description.services, standby))
 
