@@ -54,7 +54,7 @@ class DecodeWorker(Process):
             self.name,
             incarnation,
             MODEL,
-            Limits(plan.slots, plan.waiting, 1024, 1 << 20),
+            Limits(plan.slots, plan.slots, plan.waiting, 1024, 1 << 20),
             frozenset({EOS_TOKEN}),
             WorldVocabulary(),
             LAYOUT.total_bytes,

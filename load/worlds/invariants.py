@@ -9,13 +9,13 @@ from load.worlds.gateway import Gateway
 from load.worlds.prefill_worker import PrefillWorker
 from load.worlds.scheduler import Scheduler
 from load.worlds.surroundings import Surroundings
-from prfaas.bus.jobs import ACK_WAIT_S
+from prfaas.bus.job_streams import ACK_WAIT_S
 from prfaas.contracts.codes import FailureCode
 from prfaas_decode_worker.prefill_deaths import MAX_DEATHS
 from prfaas_decode_worker.retries import MAX_ENGINE_FAILURES, MAX_LOCAL_ATTEMPTS
 
-MOST_ATTEMPTS: Final = 2 + MAX_LOCAL_ATTEMPTS
-"""A deferred one, a remote one, and those at home."""
+MOST_ATTEMPTS: Final = 1 + MAX_LOCAL_ATTEMPTS
+"""A remote one, and those at home."""
 MOST_DELAY_S: Final = ACK_WAIT_S + 2.0
 """Longest time to a first token beyond a single fault's own: a process is given up after ACK_WAIT_S."""
 GOOD: Final = ("stop", "length")

@@ -1,4 +1,8 @@
-"""Model of a work-queue stream: jobs at least once, again after ACK_WAIT_S without a sign, at most MAX_DELIVERIES times."""
+"""Model of a site's job queues: a worker that takes a shared job has it as its own, and no other worker gets it.
+
+There is no dispatcher here, so workers serve themselves. A job comes at least once, again after ACK_WAIT_S without a sign, at
+most MAX_DELIVERIES times, and always to the same name.
+"""
 
 import math
 from collections import deque
@@ -8,14 +12,19 @@ from typing import NamedTuple
 from load.worlds.clockwork import Clockwork, Future, Process, Timer
 from load.worlds.network import NO_RESPONDERS_S, Network
 from prfaas.bus.errors import BusError, BusTimeoutError, NoRespondersError, StreamError
-from prfaas.bus.jobs import ACK_WAIT_S, MAX_DELIVERIES
+from prfaas.bus.job_streams import ACK_WAIT_S, MAX_DELIVERIES
 from prfaas.bus.taken_jobs import ACK_TIMEOUT_S
 from prfaas.contracts.to_prefill import PrefillJob
 
 TRY_S = 2.0
 """Wait of a submission for its acknowledgement before it is sent again: JobQueue.submit."""
 PULL_EXPIRES_S = 1.0
-SHARED, DEFERRED = "shared", "deferred"
+SHARED = "shared"
+
+
+def own(worker: str) -> str:
+    """Subject of the jobs of one worker."""
+    return f"worker.{worker}"
 
 
 class JobTaker(Process):
@@ -50,6 +59,8 @@ class StoredJob:
 class Delivery(NamedTuple):
     stored: StoredJob
     deliveries: int
+    pulled: str
+    """Subject of the pull that brought it."""
 
 
 class JobStream:
@@ -161,7 +172,8 @@ class JobStream:
         stored.deliveries += 1
         stored.waits = False
         self._await_sign(stored)
-        delivery = Delivery(stored, stored.deliveries)
+        pulled, stored.subject = stored.subject, own(worker.name)
+        delivery = Delivery(stored, stored.deliveries, pulled)
         self._network.carry((self, worker, "job"), None, self.site, self.site, self._hand_over, worker, delivery)
 
     def _hand_over(self, worker: JobTaker, delivery: Delivery) -> None:

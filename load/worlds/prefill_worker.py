@@ -5,15 +5,15 @@ from math import inf
 from typing import Any
 
 from load.worlds.clockwork import Future
-from load.worlds.job_queue import DEFERRED, SHARED, Delivery, JobTaker, StoredJob
+from load.worlds.job_queue import SHARED, Delivery, JobTaker, StoredJob, own
 from load.worlds.model import CHUNK_TOKENS, FINGERPRINT, MODEL, pieces
 from load.worlds.plan import HOME
 from load.worlds.sending import QUERY_TIMEOUT_S, Sender, SenderLink, failure_of
 from load.worlds.surroundings import Surroundings
-from prfaas.bus.jobs import ACK_WAIT_S
+from prfaas.bus.job_streams import ACK_WAIT_S
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.terms import Role
-from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
+from prfaas.contracts.to_decode import PrefillDispatched, PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
 from prfaas.contracts.to_prefill import CancelPrefill, PrefillJob
 from prfaas.contracts.to_scheduler import Heartbeat
 from prfaas.engine.protocol import EngineError, PrefillCancelled
@@ -67,7 +67,7 @@ class PrefillWorker(JobTaker):
         self.senders: list[Sender] = []
         self.working: str | None = None
         """Request whose prefill runs now."""
-        self._jobs: dict[str, deque[TakenJob]] = {f"worker.{self.name}": deque(), SHARED: deque(), DEFERRED: deque()}
+        self._jobs: dict[str, deque[TakenJob]] = {own(self.name): deque(), SHARED: deque()}
         self._pulled: dict[str, int] = {}
         """Connection over which a pull is outstanding, by subject."""
         self._cancels: dict[str, int] = {}
@@ -93,8 +93,9 @@ class PrefillWorker(JobTaker):
         self.core.validate()
 
     def job_arrived(self, delivery: Delivery) -> None:
-        self._pulled.pop(delivery.stored.subject, None)
-        self._jobs[delivery.stored.subject].append(TakenJob(self, delivery))
+        self._pulled.pop(delivery.pulled, None)
+        self._tell(delivery.stored.job, PrefillDispatched)
+        self._jobs[delivery.pulled].append(TakenJob(self, delivery))
         self._arrived.set()
 
     def job_given_up(self, stored: StoredJob) -> None:
