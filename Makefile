@@ -12,7 +12,7 @@ SEED ?= 1
 WORLDS ?= 5000
 MUTATION_WORLDS ?= 2000
 
-.PHONY: help demo up test test-fast fuzz lint bench bench-engine bench-hostile bench-kv bench-audit bench-codec bench-probe bench-prefix bench-scheduler bench-dispatch bench-paper bench-policies bench-link-cut bench-roles bench-poison bench-replay contrast replay chaos soak worlds clean
+.PHONY: help demo up test test-fast fuzz lint bench bench-engine bench-hostile bench-kv bench-audit bench-codec bench-probe bench-prefix bench-scheduler bench-dispatch bench-paper bench-policies bench-link-cut bench-rolling-restart bench-roles bench-poison bench-replay contrast replay chaos soak worlds clean
 
 ##@ See it work
 help: ## this list
@@ -88,6 +88,9 @@ bench-policies: $(VENV)/installed ## all policies against one another, simulated
 bench-link-cut: $(VENV)/installed ## how soon offloading resumes after the emulated link was down, and whether a request suffers
 	$(BIN)/python -m load.bench.link_cut $(if $(OUT),--json $(OUT))
 
+bench-rolling-restart: $(VENV)/installed ## requests lost while every service and both servers are restarted, one after another
+	$(BIN)/python -m load.bench.rolling_restart $(if $(OUT),--json $(OUT))
+
 bench-roles: $(VENV)/installed ## how long a worker takes to change its role, under requests of which none may be lost
 	$(BIN)/python -m load.bench.roles $(if $(OUT),--json $(OUT))
 
@@ -99,6 +102,8 @@ chaos: $(VENV)/installed ## every fault at every step of a request: right tokens
 
 soak: $(VENV)/installed ## mixed traffic for MINUTES with a random fault every 10 s: tokens, hangs, memory, descriptors (SEED=N)
 	$(BIN)/python -m load.chaos.soak --minutes $(MINUTES) --seed $(SEED) $(if $(OUT),--json $(OUT))
+worlds: $(VENV)/installed ## WORLDS simulated worlds of the real cores under seeded faults, and each hand-made bug searched for
+	$(BIN)/python -m load.worlds --seed $(SEED) --worlds $(WORLDS) --mutations $(MUTATION_WORLDS) $(if $(OUT),--json $(OUT))
 
 worlds: $(VENV)/installed ## WORLDS simulated worlds of the real cores under seeded faults, and each hand-made bug searched for
 	$(BIN)/python -m load.worlds --seed $(SEED) --worlds $(WORLDS) --mutations $(MUTATION_WORLDS) $(if $(OUT),--json $(OUT))

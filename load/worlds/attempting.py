@@ -8,8 +8,9 @@ from load.worlds.model import CHUNK_TOKENS, FINGERPRINT, LAYOUT, MODEL, KVSequen
 from load.worlds.plan import HOME
 from load.worlds.receiving import Receiver
 from load.worlds.surroundings import Surroundings
-from prfaas.bus.errors import BusError
+from prfaas.bus.errors import BusError, NoRespondersError
 from prfaas.bus.job_streams import ACK_WAIT_S
+from prfaas.bus.jobs import ABSENT_BEHIND_A_LINK_S, ABSENT_S
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import KVTransfer, TransferReport
 from prfaas.contracts.to_decode import PrefillDispatched, PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
@@ -30,7 +31,7 @@ from prfaas_decode_worker.events import (
 )
 from prfaas_decode_worker.prefill_jobs import REMOTE_QUEUE_S
 
-ALIVE_EVERY_S = 1.0
+ALIVE_EVERY_S = 0.5
 ALIVE_TIMEOUT_S = 2.0
 IDLE_TIMEOUT_S = 10.0
 KEPT_PROMPTS = 16
@@ -49,7 +50,7 @@ class Attempt:
         self.begun = False
         self.queue_s = 0.0
         self.asked = False
-        """Whether a prefill worker may have its job."""
+        """True when a prefill worker may have its job."""
         self.settled = False
 
     @property
@@ -211,12 +212,22 @@ class Attempts:
     async def _until_gone(self, attempt: Attempt, named: str | None) -> str:
         """Follows JobQueue.until_gone."""
         watched = named or await attempt.holder
+        absent_s = ABSENT_S if attempt.order.prefill_site == HOME else ABSENT_BEHIND_A_LINK_S
         heard_at = self._worker.monotonic_s
+        absent_since: float | None = None
         while True:
             await self._worker.sleep(ALIVE_EVERY_S)
-            if await self._is_there(watched):
-                heard_at = self._worker.monotonic_s
-            elif (silent_s := self._worker.monotonic_s - heard_at) >= ACK_WAIT_S:
+            asked_at = self._worker.monotonic_s
+            try:
+                await self._world.network.ask(self._worker, watched, "alive_asked", timeout_s=ALIVE_TIMEOUT_S)
+                heard_at, absent_since = self._worker.monotonic_s, None
+            except NoRespondersError:
+                absent_since = asked_at if absent_since is None else absent_since
+                if self._worker.monotonic_s - absent_since >= absent_s:
+                    return f"prefill worker {watched!r} has no connection any more"
+            except BusError:
+                absent_since = None
+            if (silent_s := self._worker.monotonic_s - heard_at) >= ACK_WAIT_S:
                 return f"prefill worker {watched!r} has not answered for {silent_s:.1f} s"
 
     def _verified(self, attempt: Attempt, sequence: KVSequence) -> None:

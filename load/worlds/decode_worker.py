@@ -11,8 +11,8 @@ from load.worlds.surroundings import Surroundings
 from prfaas.bus.errors import BusError, BusTimeoutError, NoRespondersError
 from prfaas.contracts.kv import KVStored
 from prfaas.contracts.terms import Role
-from prfaas.contracts.to_decode import CancelGenerate, Generate, PrefillProgress
-from prfaas.contracts.to_gateway import GenerateAccepted, GenerateRefused
+from prfaas.contracts.to_decode import AskRunning, CancelGenerate, Generate, PrefillProgress
+from prfaas.contracts.to_gateway import GenerateAccepted, GenerateRefused, Running
 from prfaas.contracts.to_scheduler import AttemptEnded, Heartbeat
 from prfaas.engine.protocol import EngineError, SampledToken
 from prfaas.transfer.bucket_keeper_core import BucketKeeperCore, Looked, Purged
@@ -89,6 +89,14 @@ class DecodeWorker(Process):
         self.handle(CancelAsked(self.monotonic_s, cancel.request_id))
         if cancel.request_id in self.core.requests:
             self.world.violations.append(f"{cancel.request_id} was cancelled and is still at {self.name}")
+
+    def running_asked(self, asked: AskRunning) -> Running:
+        events = {
+            request_id: request.events_sent
+            for request_id, request in self.core.requests.items()
+            if _gateway_of(request.generate) == GatewayProcess(asked.gateway, asked.gateway_incarnation)
+        }
+        return Running(incarnation=self.incarnation, events=events)
 
     def hear_progress(self, prefill_site: str, progress: PrefillProgress) -> None:
         self.attempts.hear(prefill_site, progress)

@@ -1,7 +1,7 @@
 """The gateway: the real JoinedAnswer, Progress and DecodeWorkers, with placing and legs in the order of Generation."""
 
 from collections import deque
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -11,9 +11,9 @@ from load.worlds.model import MODEL
 from load.worlds.plan import SCHEDULER
 from load.worlds.presence import Watch, Watcher
 from load.worlds.surroundings import Surroundings
-from prfaas.bus.errors import BusError, NoRespondersError, RemoteError
+from prfaas.bus.errors import BusError, BusTimeoutError, NoRespondersError, RemoteError
 from prfaas.contracts.codes import FINAL_REFUSALS, FailureCode
-from prfaas.contracts.to_decode import CancelGenerate, Generate
+from prfaas.contracts.to_decode import AskRunning, CancelGenerate, Generate
 from prfaas.contracts.to_gateway import (
     Failed,
     Finished,
@@ -26,6 +26,8 @@ from prfaas.contracts.to_gateway import (
 )
 from prfaas.contracts.to_scheduler import Heartbeat, PlaceRequest
 from prfaas.contracts.wire import pack_tokens
+from prfaas_gateway.decode_probes import DecodeProbes
+from prfaas_gateway.decode_watch import ASK_EVERY_S
 from prfaas_gateway.decode_workers import DecodeWorker, DecodeWorkers
 from prfaas_gateway.generation import (
     DEADLINE_GRACE_S,
@@ -34,10 +36,15 @@ from prfaas_gateway.generation import (
     MAX_MOVES,
     MAX_PLACEMENTS,
 )
+from prfaas_gateway.home_placement import HomeLimits, HomePlacement
 from prfaas_gateway.joined_answer import JoinedAnswer
 from prfaas_gateway.openai.progress import EventGapError, Progress
+from prfaas_gateway.placing import PATIENCE_WITH_OTHERS_S
+from prfaas_gateway.scheduler_contact import SchedulerContact
 
 CONTROL_DEADLINE_S = 5.0
+ANSWER_TIMEOUT_S = 1.0
+HOME_AFTER_S, HOME_TOKENS, HOME_REQUESTS = 0.5, 8, 2
 IDLE_DEADLINE_S = 30.0
 WORKER_GRACE_S = 5.0
 
@@ -59,6 +66,15 @@ class UnansweredError(Exception):
         self.code = code
 
 
+class HomeJob(NamedTuple):
+    """Parts of a request that HomePlacement looks at."""
+
+    request_id: str
+    model: str
+    token_ids: tuple[int, ...]
+    left_s: float
+
+
 class Leg:
     """One placement of a request, with the queue of its events."""
 
@@ -68,19 +84,33 @@ class Leg:
         self.deadline_at = deadline_at
         self.events: deque[GenerateEvent] = deque()
         self.arrived: Future[None] = Future()
-        self.lost = False
+        self.taken = 0
+        """Events that have come: the next one has this number."""
+        self.lost = ""
+        """Code of the loss of its decode worker or of an event; empty while all is well."""
         self.asked: str | None = None
         self.worker: DecodeWorker | None = None
         self.has_token = False
+        self.ended = False
+        """True when the last event has come."""
         self.over = False
+        """True when the last event was handed on."""
 
     def put(self, event: GenerateEvent) -> None:
+        """Follows EventQueue.put."""
+        if event.sequence < self.taken:
+            return
+        if event.sequence > self.taken:
+            self.lose(FailureCode.EVENTS_LOST)
+            return
+        self.taken += 1
+        self.ended = isinstance(event, Finished | Failed)
         if not self.lost:
             self.events.append(event)
         self.arrived.set()
 
-    def lose(self) -> None:
-        self.lost = True
+    def lose(self, code: str) -> None:
+        self.lost = self.lost or code
         self.arrived.set()
 
 
@@ -92,6 +122,10 @@ class Gateway(Watcher):
         self.legs: dict[str, Leg] = {}
         self.workers = DecodeWorkers(self.site, WORKER_GRACE_S)
         self.watch = Watch(self, self._hear_beat)
+        self.scheduler = SchedulerContact()
+        self.home = HomePlacement(self.site, HomeLimits(after_s=HOME_AFTER_S, tokens=HOME_TOKENS, requests=HOME_REQUESTS))
+        self._probes = DecodeProbes()
+        self._watching = False
         self._losing: Timer | None = None
         self.clients: list[Client] = []
         """Clients whose connections are open."""
@@ -111,6 +145,7 @@ class Gateway(Watcher):
             leg.put(event)
 
     def _hear_beat(self, key: str, beat: Heartbeat | None) -> None:
+        self.home.handle_beat(key, beat, self.monotonic_s)
         self.workers.handle_beat(key, beat, self.monotonic_s)
         self._lose_silent()
 
@@ -118,12 +153,58 @@ class Gateway(Watcher):
         for worker in self.workers.take_lost(self.monotonic_s):
             for leg in self.legs.values():
                 if leg.worker == worker:
-                    leg.lose()
+                    leg.lose(FailureCode.DECODE_WORKER_LOST)
         self.workers.validate()
         if self._losing is not None:
             self._losing.cancelled = True
         next_at = self.workers.next_lost_at()
         self._losing = None if next_at is None else self.call_later(next_at - self.monotonic_s + 1e-6, self._lose_silent)
+
+    # ---- decode workers
+
+    def accepted(self, leg: Leg, worker: DecodeWorker) -> None:
+        """Takes that a decode worker has a leg, and asks it how far it is from now on."""
+        leg.worker = worker
+        self.workers.handle_acceptance(worker, self.monotonic_s)
+        self._lose_silent()
+        if not self._watching:
+            self._watching = True
+            self.spawn(self._watch_decode_workers())
+
+    def _running(self) -> dict[DecodeWorker, dict[str, int]]:
+        """Follows InFlight.of_workers."""
+        found: dict[DecodeWorker, dict[str, int]] = {}
+        for leg in self.legs.values():
+            if leg.worker is not None and not leg.ended:
+                found.setdefault(leg.worker, {})[leg.request_id] = leg.taken
+        return found
+
+    async def _watch_decode_workers(self) -> None:
+        """Follows DecodeWatch, which asks while there are requests."""
+        while present := self._running():
+            self._probes.forget_others(present)
+            for worker, asked in present.items():
+                await self._look(worker, asked)
+            await self.sleep(ASK_EVERY_S)
+        self._watching = False
+
+    async def _look(self, worker: DecodeWorker, asked: dict[str, int]) -> None:
+        gone = False
+        try:
+            question = AskRunning(gateway=self.name, gateway_incarnation=self.incarnation)
+            running = await self.world.network.ask(self, worker.name, "running_asked", question, timeout_s=ANSWER_TIMEOUT_S)
+        except NoRespondersError:
+            gone = self._probes.handle_absence(worker, self.monotonic_s)
+        except BusTimeoutError:
+            others = self.workers.has_other(worker.name, self.monotonic_s)
+            gone = self.connected and self._probes.handle_silence(worker, self.monotonic_s, others=others)
+        else:
+            taken = self._running().get(worker, {})
+            for request_id in self._probes.handle_answer(worker, running, asked, taken, self.monotonic_s):
+                self.legs[request_id].lose(FailureCode.EVENTS_LOST)
+        if gone:
+            self.workers.lose(worker, self.monotonic_s)
+            self._lose_silent()
 
     # ---- one request
 
@@ -186,6 +267,7 @@ class Generation:
         if leg is None:
             return
         self._gateway.legs.pop(leg.request_id, None)
+        self._gateway.home.end(leg.request_id)
         if leg.worker is not None and not leg.over:
             self._cancel(leg.request_id, leg.worker.name)
 
@@ -202,7 +284,7 @@ class Generation:
             if leg.events:
                 return leg.events.popleft()
             if self._moves >= MAX_MOVES:
-                raise EndedError(FailureCode.DECODE_WORKER_LOST)
+                raise EndedError(leg.lost)
             self._moves += 1
             self.leave()
             self._answer.place_again()
@@ -246,7 +328,6 @@ class Generation:
             backoff_s = min(MAX_BACKOFF_S, max(FIRST_BACKOFF_S, backoff_s * 1.6))
             left_s = leg.deadline_at - gateway.monotonic_s
             await gateway.sleep(max(0.0, min(backoff_s * gateway.world.chance.uniform(0.5, 1.0), left_s)))
-            avoid = ()
 
     async def _try_once(self, leg: Leg, avoid: tuple[str, ...]) -> str | None:
         """Returns the code of a refusal that may pass; None once a decode worker has accepted."""
@@ -262,9 +343,7 @@ class Generation:
                 self._cancel(leg.request_id, placement.decode_worker)
                 raise
             if isinstance(answer, GenerateAccepted):
-                leg.worker = DecodeWorker(placement.decode_worker, answer.incarnation)
-                self._gateway.workers.handle_acceptance(leg.worker, self._gateway.monotonic_s)
-                self._gateway._lose_silent()
+                self._gateway.accepted(leg, DecodeWorker(placement.decode_worker, answer.incarnation))
                 return None
             refused_by.append(placement.decode_worker)
             if answer.code in FINAL_REFUSALS:
@@ -273,23 +352,43 @@ class Generation:
                 return answer.code
 
     async def _place(self, leg: Leg, refused_by: list[str]) -> Placement | str:
+        """Follows Placing._place: the gateway places short prompts itself while no scheduler answers."""
+        return self._place_at_home(leg, refused_by) or await self._ask_scheduler(leg, refused_by)
+
+    def _place_at_home(self, leg: Leg, refused_by: list[str]) -> Placement | None:
+        gateway = self._gateway
+        now_s = gateway.monotonic_s
+        job: Any = HomeJob(leg.request_id, MODEL, self._plan.prompt, leg.deadline_at - now_s)
+        return gateway.home.place(job, gateway.scheduler.silent_s(now_s), refused_by, now_s)
+
+    async def _ask_scheduler(self, leg: Leg, refused_by: list[str]) -> Placement | str:
+        gateway = self._gateway
         request = PlaceRequest(
             request_id=leg.request_id,
             model=MODEL,
             prompt_tokens=len(self._plan.prompt),
             max_tokens=self._plan.sampling.max_tokens,
-            ttft_deadline_s=max(0.0, leg.deadline_at - self._gateway.monotonic_s),
+            ttft_deadline_s=max(0.0, leg.deadline_at - gateway.monotonic_s),
             refused_by=tuple(refused_by),
         )
+        asked_at = gateway.monotonic_s
+        answer: Placement | Refusal | None = None
         try:
-            answer = await self._ask(leg, SCHEDULER, "place", request)
+            patience_s = gateway.scheduler.patience_s(CONTROL_DEADLINE_S)
+            answer = await self._ask(leg, SCHEDULER, "place", request, patience_s)
+            gateway.scheduler.handle_answer()
+        except NoRespondersError:
+            gateway.scheduler.handle_absence(asked_at)
         except BusError:
-            return FailureCode.NO_ANSWER
+            gateway.scheduler.handle_silence(asked_at)
+        if isinstance(answer, Placement) and not gateway.scheduler.takes(answer.term, gateway.monotonic_s):
+            answer = None
+        if answer is None:
+            return self._place_at_home(leg, refused_by) or FailureCode.NO_ANSWER
         if isinstance(answer, Refusal):
             if answer.code in FINAL_REFUSALS:
                 raise EndedError(answer.code)
             return answer.code
-        assert isinstance(answer, Placement)
         return answer
 
     async def _hand_over(self, leg: Leg, placement: Placement) -> GenerateAccepted | GenerateRefused:
@@ -307,7 +406,11 @@ class Generation:
             ttft_deadline_s=max(0.0, leg.deadline_at - gateway.monotonic_s),
         )
         try:
-            answer: GenerateAccepted | GenerateRefused = await self._ask(leg, placement.decode_worker, "generate", generate)
+            other = gateway.workers.has_other(placement.decode_worker, gateway.monotonic_s)
+            patience_s = PATIENCE_WITH_OTHERS_S if other else CONTROL_DEADLINE_S
+            answer: GenerateAccepted | GenerateRefused = await self._ask(
+                leg, placement.decode_worker, "generate", generate, patience_s
+            )
         except NoRespondersError as error:
             return GenerateRefused(request_id=leg.request_id, code=FailureCode.NO_ANSWER, message=str(error), retry_after_s=1.0)
         except RemoteError as error:
@@ -316,12 +419,12 @@ class Generation:
             raise UnansweredError(placement.decode_worker, FailureCode.NO_ANSWER) from error
         return answer
 
-    async def _ask(self, leg: Leg, whom: str, method: str, message: msgspec.Struct) -> Any:
+    async def _ask(self, leg: Leg, whom: str, method: str, message: msgspec.Struct, patience_s: float) -> Any:
         left_s = leg.deadline_at - self._gateway.monotonic_s
         if left_s <= 0:
             raise EndedError(FailureCode.DEADLINE)
         network = self._gateway.world.network
-        return await network.ask(self._gateway, whom, method, message, timeout_s=min(left_s, CONTROL_DEADLINE_S))
+        return await network.ask(self._gateway, whom, method, message, timeout_s=min(left_s, patience_s))
 
     def _cancel(self, request_id: str, worker: str) -> None:
         message = CancelGenerate(request_id=request_id, reason="given up")

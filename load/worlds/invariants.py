@@ -1,4 +1,4 @@
-"""What must hold in every world: one end per request, right tokens, nothing kept, and no error that its faults do not explain."""
+"""Invariants of every world: one end per request, right tokens, nothing kept, and no error that its faults do not explain."""
 
 from collections.abc import Collection
 from typing import Final

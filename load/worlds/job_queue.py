@@ -51,7 +51,7 @@ class StoredJob:
         self.stored_at_s = stored_at_s
         self.deliveries = 0
         self.waits = True
-        """Whether it waits for a pull: never delivered, or its worker has not said anything for ACK_WAIT_S."""
+        """True while it waits for a pull: never delivered, or its worker has not said anything for ACK_WAIT_S."""
         self.removed = False
         self.ack_due: Timer | None = None
 

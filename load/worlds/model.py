@@ -146,7 +146,7 @@ def letter(token_id: int) -> str:
 
 
 class Answer(NamedTuple):
-    """What a client gets where nothing fails."""
+    """Answer that a client gets where nothing fails."""
 
     token_ids: tuple[int, ...]
     text: str

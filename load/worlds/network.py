@@ -1,4 +1,4 @@
-"""What NATS promises to control messages, and no more: at most once, in order per connection, requests with a deadline."""
+"""Control messages as NATS promises them, and no more: at most once, in order per connection, requests with a deadline."""
 
 import random
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class Link:
     """Number of the leaf connection: what an earlier one had under way is lost."""
     cut: bool = False
     silent: bool = False
-    """Whether the servers have not noticed yet that it is cut: a request over it has no answer instead of no responder."""
+    """True while the servers have not noticed yet that it is cut: a request over it has no answer instead of no responder."""
     stalled_until_s: float = 0.0
     slowness: float = 1.0
 

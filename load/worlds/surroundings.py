@@ -1,4 +1,4 @@
-"""What all processes of a world share: its plan, its clock and network, its servers, and the notes by which it is judged."""
+"""State that all processes of a world share: plan, clock, network and servers, and the notes by which it is judged."""
 
 import random
 from collections.abc import Callable

@@ -21,6 +21,8 @@ from prfaas_decode_worker.config import DecodeWorkerConfig
 
 REMOTE_QUEUE_S = 3.0
 """Wait for a remote site's queue. It answers within a few round trips of the control connection, unless the link is down."""
+QUEUE_MARGIN_S = 0.15
+"""Time before a request's deadline at which the own site's queue is given up, so that the client hears what was wrong."""
 
 log = get_logger(__name__)
 
@@ -104,7 +106,7 @@ class PrefillJobs:
         await self.queue.submit(
             prefill.prefill_site,
             job,
-            timeout_s=min(prefill.timeout_s, REMOTE_QUEUE_S) if remote else prefill.timeout_s,
+            timeout_s=min(prefill.timeout_s, REMOTE_QUEUE_S) if remote else max(0.0, prefill.timeout_s - QUEUE_MARGIN_S),
             parent=parent,
         )
 

@@ -9,6 +9,8 @@ MAX_LOCAL_ATTEMPTS = 2
 """Attempts at the last site that is tried. After them the client hears of the failure."""
 MAX_ENGINE_FAILURES = 2
 """Attempts that may fail in an engine. A prompt that breaks two of them would break a third."""
+MAX_BROKER_FAILURES = 4
+"""Attempts that may fail with the site's server. Fewer count as none: it says nothing about site or prompt."""
 MIN_ATTEMPT_S = 0.2
 """Least time until the deadline for another attempt to be begun."""
 
@@ -46,6 +48,9 @@ def give_up(request: Request, code: str, message: str, now_s: float) -> tuple[st
     site = request.prefill_site
     request.engine_failures += code == FailureCode.ENGINE
     request.admitted |= code != FailureCode.NOT_IN_TIME
+    if code == FailureCode.BROKER and request.broker_failures < MAX_BROKER_FAILURES:
+        request.broker_failures += 1
+        request.attempts_at_site -= 1
     if request.engine_failures >= MAX_ENGINE_FAILURES:
         return code, f"prefill failed {request.engine_failures} times, the last time at site {site}: {message}"
     if fallback is not None and fallback != site:
@@ -55,5 +60,6 @@ def give_up(request: Request, code: str, message: str, now_s: float) -> tuple[st
     elif request.attempts_at_site >= MAX_LOCAL_ATTEMPTS or code == FailureCode.NOT_IN_TIME:
         return code, f"prefill at site {site} failed: {message}"
     if request.first_token_due_at - now_s < MIN_ATTEMPT_S:
-        return FailureCode.DEADLINE, request.too_late(f"prefill at {site} failed: {message}")
+        late_code = code if code == FailureCode.JOB_NOT_QUEUED else FailureCode.DEADLINE
+        return late_code, request.too_late(f"prefill at {site} failed: {message}")
     return None

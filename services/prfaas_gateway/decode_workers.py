@@ -83,6 +83,9 @@ class DecodeWorkers:
         lost = [worker for worker, lost_at in self._lost_at.items() if lost_at <= now_s]
         for worker in lost:
             del self._lost_at[worker], self._heard_at[worker]
+            beat = self._beats.get(worker.name)
+            if beat is not None and beat.incarnation == worker.incarnation:
+                del self._beats[worker.name]  # it was lost by other signs, and may beat again
         return lost
 
     def next_lost_at(self) -> float | None:

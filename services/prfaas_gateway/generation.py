@@ -125,7 +125,7 @@ class Generation:
             except EventsLostError as error:
                 if self.moves >= MAX_MOVES:
                     raise events_lost(error) from error
-                await self._move(leg, str(error), Detour.EVENTS_LOST)
+                await self._move(leg, str(error), Detour.ANSWER_GAP)
 
     async def _move(self, leg: Leg, why: str, detour: Detour) -> None:
         """Leaves the decode worker and has another one accept the request. Raises ApiError."""

@@ -27,6 +27,8 @@ class PrefillWorkerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unkno
     """Pd sites whose schedulers may place prompts here; the worker announces itself to each."""
     prefix_cache_mib: Annotated[int, Meta(ge=0)] = 512
     """Memory for the KV of earlier prompts' blocks, of `engine.chunk-tokens` each; 0 keeps none."""
+    prefill_memory_mib: Annotated[int, Meta(ge=0)] = 0
+    """Memory that one prefill may take; a longer one is refused before it begins. 0: what host, container or device have free."""
     unsent_mib: Annotated[int, Meta(ge=1)] = 64
     """KV that prefill may compute ahead of the link; then it waits."""
     block_hash_key_file: str = ""

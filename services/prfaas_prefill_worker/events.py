@@ -12,6 +12,8 @@ class JobTaken:
     age_s: float
     """Time since the queue stored it, by the site's own clock."""
     deliveries: int
+    free_bytes: int | None = None
+    """Memory that the worker may take for its prefill; None: not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics.prefill import watch_clock
 from prfaas.worker.block_announcer import BlockAnnouncer
 from prfaas.worker.engine_thread import engine_thread
+from prfaas.worker.free_memory import free_bytes
 from prfaas.worker.lifecycle import WorkerLifecycle
 from prfaas_prefill_worker.announced_queue import SharedQueue
 from prfaas_prefill_worker.config import PrefillWorkerConfig
@@ -53,8 +54,14 @@ class PrefillWorkerService:
         self._kv_points = description.layout.size_points(description.max_context_tokens)
         seals = JobSeals(config.sealing)
         self._core = PrefillCore(
-            description.model, description.fingerprint, description.max_context_tokens, seals.open, config.serves
+            description.model,
+            description.fingerprint,
+            description.max_context_tokens,
+            seals.open,
+            config.serves,
+            engine.prefill_bytes,
         )
+        self._engine = engine
         # Connections, and what stands on them.
         assert config.bulk is not None
         connections = await self.lifecycle.connect(config.control, config.bulk)
@@ -138,12 +145,20 @@ class PrefillWorkerService:
 
     async def _do(self, taken: TakenJob) -> None:
         reach(FaultPoint.JOB_TAKEN, taken.job.request_id, taken.deliveries)
-        (verdict,) = self._core.handle(JobTaken(taken.job, taken.age_s, taken.deliveries))
+        free = await asyncio.to_thread(self._free_bytes)
+        (verdict,) = self._core.handle(JobTaken(taken.job, taken.age_s, taken.deliveries, free))
         if isinstance(verdict, Refuse):
             await self._shipments.refuse(taken, verdict)
         else:
             self._queue.take(len(verdict.token_ids), time.monotonic())
             await self._shipments.run(taken, verdict)
+
+    def _free_bytes(self) -> int | None:
+        """Returns what a prefill may take: the setting, else what is free."""
+        if self._config.prefill_memory_mib:
+            return self._config.prefill_memory_mib << 20
+        on_device = self._engine.free_bytes()
+        return free_bytes() if on_device is None else on_device
 
     @property
     def _shared(self) -> bool:

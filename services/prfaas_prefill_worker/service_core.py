@@ -21,10 +21,12 @@ class PrefillCore:
         max_context_tokens: int,
         open_job: Callable[[PrefillJob], JobSecret],
         serves: Collection[str] | None = None,
+        prefill_bytes: Callable[[int], int] = lambda tokens: 0,
     ) -> None:
         """`open_job` returns a job's secret part, or raises BadMessageError. `serves`: decode sites whose jobs are taken; None:
-        those of any."""
+        those of any. `prefill_bytes` returns the memory that a prefill of a number of tokens takes."""
         self._open_job = open_job
+        self._prefill_bytes = prefill_bytes
         self.model = model
         self.fingerprint = fingerprint
         self.max_context_tokens = max_context_tokens
@@ -34,8 +36,9 @@ class PrefillCore:
 
     def handle(self, event: Event) -> list[Instruction]:
         match event:
-            case JobTaken(job, age_s, deliveries):
-                return [self._vet(job, age_s, deliveries)]
+            case JobTaken(job, age_s, deliveries, free_bytes):
+                verdict = self._vet(job, age_s, deliveries)
+                return [self._fitting(verdict, free_bytes) if isinstance(verdict, Run) else verdict]
             case CancelHeard(decode_site, cancel):
                 transfer = decode_site, cancel.transfer_id
                 self._cancelled[transfer] = max(cancel.attempt, self._cancelled.pop(transfer, 0))
@@ -50,6 +53,18 @@ class PrefillCore:
 
     def validate(self) -> None:
         assert len(self._cancelled) <= REMEMBERED_CANCELS
+
+    def _fitting(self, run: Run, free_bytes: int | None) -> Instruction:
+        """Refuses a prefill for which there is no memory: to begin it could end the process, and all that it has."""
+        needed_bytes = self._prefill_bytes(len(run.token_ids))
+        if free_bytes is None or needed_bytes <= free_bytes:
+            return run
+        return Refuse(
+            run.job,
+            FailureCode.PREFILL_MEMORY,
+            f"a prefill of {len(run.token_ids)} tokens takes up to {needed_bytes / 2**20:.0f} MiB, and this worker may take "
+            f"{free_bytes / 2**20:.0f} MiB now",
+        )
 
     def _vet(self, job: PrefillJob, age_s: float, deliveries: int) -> Instruction:
         transfer = job.transfer

@@ -11,6 +11,7 @@ from prfaas_decode_worker.events import (
     Instruction,
     TellScheduler,
 )
+from prfaas_decode_worker.retries import MAX_BROKER_FAILURES
 from prfaas_decode_worker.service_core import DecodeCore
 from tests.decode_worker.test_service_core import ask, make_core
 
@@ -86,3 +87,22 @@ def test_an_attempt_after_one_that_was_taken_in_is_refused_no_more() -> None:
     core = make_core()
     assert not begun(core.handle(GenerateAsked(0.0, ask(remote=True)))).admitted
     assert begun(failed(core, 1, "corrupt", 1.0)).admitted
+
+
+def test_a_queue_that_stores_nothing_until_the_deadline_is_named() -> None:
+    # A server whose disk is full answers nothing.
+    core = make_core()
+    core.handle(GenerateAsked(0.0, ask(remote=False)))
+    (event,) = (each.event for each in failed(core, 1, "job_not_queued", 9.9) if isinstance(each, Emit))
+    assert isinstance(event, Failed) and event.code == "job_not_queued" and "no first token within" in event.message
+
+
+def test_attempts_that_fail_with_the_sites_server_do_not_count_until_there_are_many() -> None:
+    core = make_core()
+    core.handle(GenerateAsked(0.0, ask(remote=False)))
+    for attempt in range(1, 1 + MAX_BROKER_FAILURES):
+        begun(failed(core, attempt, "broker", 0.1))
+    begun(failed(core, 1 + MAX_BROKER_FAILURES, "broker", 0.1))
+    (event,) = (each.event for each in failed(core, 2 + MAX_BROKER_FAILURES, "broker", 0.1) if isinstance(each, Emit))
+    assert isinstance(event, Failed) and event.code == "broker"
+    core.validate()

@@ -16,6 +16,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)
 
 OUTPUT_TOKENS = 300
 DEADLINE_S = 60.0
+STANDS_STILL_S = 6.0
 
 
 def prompt_of(seed: int) -> list[int]:
@@ -88,3 +89,40 @@ async def test_a_killed_gateway_keeps_no_slot(stack: Stack) -> None:
     assert '"gateway_lost"' in log, "it was freed, not finished"
     await gateway.spawn()
     await gateway.wait_ready(DEADLINE_S)
+
+
+async def test_answers_go_on_when_the_sites_server_is_killed_and_started_again(stack: Stack) -> None:
+    """Events on their way die with it, and so do jobs that wait and KV."""
+    prompts = [prompt_of(seed) for seed in (5, 6, 7)]
+    seen = [asyncio.Event() for _ in prompts]
+    asking = [asyncio.create_task(stream(stack, *each)) for each in zip(prompts, seen, strict=True)]
+    async with asyncio.timeout(DEADLINE_S):
+        await asyncio.gather(*(each.wait() for each in seen))
+    server = stack.sites.servers[HOME]
+    server.kill()
+    assert not any(each.done() for each in asking), "none was over when the server died"
+    late = asyncio.create_task(stream(stack, prompt_of(8), asyncio.Event()))
+    await server.start()
+    async with asyncio.timeout(2 * DEADLINE_S):
+        answers = await asyncio.gather(*asking, late)
+    for prompt, (text, _) in zip([*prompts, prompt_of(8)], answers, strict=True):
+        assert text == right_answer(stack.description, prompt, OUTPUT_TOKENS)
+
+
+async def test_requests_wait_while_the_sites_server_stands_still(stack: Stack) -> None:
+    server = stack.sites.servers[HOME]
+    begun = asyncio.Event()
+    running = asyncio.create_task(stream(stack, prompt_of(9), begun))
+    async with asyncio.timeout(DEADLINE_S):
+        await begun.wait()
+    server.pause()
+    try:
+        waiting = [asyncio.create_task(stream(stack, prompt_of(seed), asyncio.Event())) for seed in (10, 11)]
+        await asyncio.wait(waiting, timeout=STANDS_STILL_S)
+        assert not any(each.done() for each in waiting), "neither an answer nor an error without a server"
+    finally:
+        server.resume()
+    async with asyncio.timeout(2 * DEADLINE_S):
+        answers = await asyncio.gather(running, *waiting)
+    for seed, (text, _) in zip((9, 10, 11), answers, strict=True):
+        assert text == right_answer(stack.description, prompt_of(seed), OUTPUT_TOKENS)

@@ -69,6 +69,20 @@ def test_an_acceptance_is_a_sign_of_life_of_a_worker_that_has_not_beaten_yet() -
     assert workers.take_lost(2.0 + TTL_S + GRACE_S) == [OLD]
 
 
+def test_a_worker_that_was_lost_by_other_signs_is_no_other_one_until_it_beats_again() -> None:
+    other = DecodeWorker("d1", "only")
+    workers = DecodeWorkers("home", GRACE_S)
+    hear(workers, OLD, 0.0)
+    hear(workers, other, 0.0)
+    workers.lose(other, 0.5)
+    assert workers.take_lost(0.5) == [other]
+    workers.validate()
+    assert not workers.has_other(OLD.name, 0.5) and workers.has_other(other.name, 0.5)
+    hear(workers, other, 1.0)
+    workers.validate()
+    assert workers.has_other(OLD.name, 1.0)
+
+
 def test_heartbeats_of_others_mean_nothing() -> None:
     workers = DecodeWorkers("home", GRACE_S)
     for key in ("home.prefill.d0", "far.decode.d0", "home.decode.", "x"):

@@ -104,3 +104,15 @@ def test_only_computed_tokens_take_time() -> None:
     assert core.observed.points() == ()
     core.handle(PrefillEnded(512, 0.5))
     assert core.observed.points() == ((512, 0.5),)
+
+
+def test_a_prefill_for_which_there_is_no_memory_is_refused_before_it_begins() -> None:
+    core = PrefillCore(
+        "m", "f", max_context_tokens=100, open_job=JobSeals(SealingConfig()).open, prefill_bytes=lambda tokens: tokens << 20
+    )
+    (refused,) = core.handle(JobTaken(make_job(tokens=3), 0.0, 1, free_bytes=2 << 20))
+    assert isinstance(refused, Refuse) and refused.code == "prefill_memory"
+    assert refused.message == "a prefill of 3 tokens takes up to 3 MiB, and this worker may take 2 MiB now"
+    for enough in (3 << 20, None):
+        (run,) = core.handle(JobTaken(make_job(tokens=3), 0.0, 1, free_bytes=enough))
+        assert isinstance(run, Run)

@@ -43,7 +43,10 @@ async def call(bus: ControlBus, what: str, use: Callable[[JetStreamContext], Cor
 
 
 async def ensure_stream(bus: ControlBus, config: StreamConfig) -> None:
-    """Creates the stream in the own site, or brings it to this configuration. Raises the errors of `call`."""
+    """Creates the stream in the own site, or brings it to this configuration. One that is there keeps its storage, which no
+    server changes.
+
+    Raises the errors of `call`."""
 
     async def create(jetstream: JetStreamContext) -> None:
         try:
@@ -51,7 +54,8 @@ async def ensure_stream(bus: ControlBus, config: StreamConfig) -> None:
         except APIError as error:
             if error.err_code != _STREAM_EXISTS_DIFFERENTLY:
                 raise
-            await jetstream.update_stream(config)
+            known = await jetstream.stream_info(str(config.name))
+            await jetstream.update_stream(config.evolve(storage=known.config.storage))
 
     await call(bus, f"the stream {config.name} cannot be made", create)
 

@@ -86,6 +86,7 @@ class FailureCode(StrEnum):
     WORKER_LOST = "worker_lost", "the prefill worker that had the job is gone", "decode worker, prefill worker", 503
     WRONG_MODEL = "wrong_model", "the worker serves another model", "decode worker, prefill worker", 503
     BAD_JOB = "bad_job", "the job does not fit its transfer, or the sites that the worker serves", "prefill worker", 503
+    PREFILL_MEMORY = "prefill_memory", "no worker that was asked has the memory for this prompt's prefill", "prefill worker", 503
     MAX_DELIVERIES = "max_deliveries", "several workers took the job and none finished it", "prefill worker", 503
     JOB_NOT_QUEUED = "job_not_queued", "the prefill job could not be put into its queue", "decode worker", 503
 

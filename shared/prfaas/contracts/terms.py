@@ -40,7 +40,7 @@ class Detour(StrEnum):
     """A decode worker did not say whether it had begun, and another one did."""
     MOVED = "moved"
     """Its decode worker was lost, and another one went on with the answer."""
-    EVENTS_LOST = "events_lost"
+    ANSWER_GAP = "answer_gap"
     """Part of its answer was lost on the way, and was computed again."""
     ANOTHER_ATTEMPT = "another_attempt"
     """A prefill or its transfer failed, and another one did not."""

@@ -174,6 +174,12 @@ class EmulatedEngine:
     def sequence_bytes(self, total_tokens: int) -> int:
         return self.layout.total_bytes(total_tokens)
 
+    def prefill_bytes(self, prefill_tokens: int) -> int:
+        return self.layout.total_bytes(prefill_tokens)
+
+    def free_bytes(self) -> int | None:
+        return None
+
     def install(self, sequence: EmulatedSequence, piece: KVPiece) -> None:
         sequence.install(piece)
 

@@ -93,6 +93,14 @@ class Engine(Protocol):
         """Returns the bytes that `reserve` takes from memory."""
         ...
 
+    def prefill_bytes(self, prefill_tokens: int) -> int:
+        """Returns the memory that a prefill of a number of tokens takes at most, beside the model: KV and activations."""
+        ...
+
+    def free_bytes(self) -> int | None:
+        """Returns the memory that is free where the engine computes; None: that is the host's."""
+        ...
+
     def install(self, sequence: Any, piece: KVPiece) -> None:
         """Copies verified canonical bytes into a sequence that is in no batch yet. Safe beside a running decode."""
         ...

@@ -21,6 +21,8 @@ from prfaas.engine.wide_linear import WideLinear, should_widen
 from prfaas.kvcache.layout import KVPiece, LayerKind, LayerRange
 from prfaas.kvcache.prefix_cache import PinnedPrefix
 
+_FLOAT_BYTES = 4
+
 
 class TorchEngine:
     """Engine for real models; see prfaas.engine.protocol.Engine."""
@@ -43,6 +45,8 @@ class TorchEngine:
             replace_linears(self.model, WideLinear)
         self.layout = layout_of(config, dtype)
         self.vocabulary_size: int = config.vocab_size
+        # States before and after, queries, keys, values and their copies; gate, up and product of the MLP.
+        self._chunk_token_bytes: int = _FLOAT_BYTES * (8 * config.hidden_size + 3 * config.intermediate_size)
         self._heads_per_kv_head: int = config.num_attention_heads // config.num_key_value_heads
         # Gemma's classes take one mask per kind of layer, Llama's take the mask itself.
         self._mask_per_kind = getattr(config, "layer_types", None) is not None
@@ -97,6 +101,18 @@ class TorchEngine:
     def sequence_bytes(self, total_tokens: int) -> int:
         layers = range(len(self.layout.layers))
         return sum(slots_of(self.layout, layer, total_tokens) * self.layout.token_bytes(layer) for layer in layers)
+
+    def prefill_bytes(self, prefill_tokens: int) -> int:
+        chunk_tokens = min(prefill_tokens, self._description.chunk_tokens)
+        # A mask of one number per pair of a chunk's token and one before it; layers free what they compute with.
+        return (
+            self.layout.total_bytes(prefill_tokens)
+            + chunk_tokens * self._chunk_token_bytes
+            + chunk_tokens * prefill_tokens * _FLOAT_BYTES
+        )
+
+    def free_bytes(self) -> int | None:
+        return torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else None
 
     def install(self, sequence: SequenceCache, piece: KVPiece) -> None:
         sequence.install(piece)

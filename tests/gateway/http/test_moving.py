@@ -124,7 +124,7 @@ async def test_an_answer_goes_on_after_an_event_that_was_lost(edge: Edge) -> Non
     edge.site.script = loses_one
     answer = await edge.post("/v1/completions", {"model": "tiny", "prompt": "x", "max_tokens": 4}, x_prfaas_report="1")
     assert answer.status_code == 200 and answer.json()["choices"][0]["text"] == "".join(WORDS)
-    assert answer.json()["usage"]["prfaas"]["detours"] == {"events_lost": 1}
+    assert answer.json()["usage"]["prfaas"]["detours"] == {"answer_gap": 1}
 
 
 async def test_an_answer_whose_last_events_are_lost_goes_on(edge: Edge) -> None:
@@ -141,7 +141,7 @@ async def test_an_answer_whose_last_events_are_lost_goes_on(edge: Edge) -> None:
     edge.site.script = loses_the_end
     answer = await edge.post("/v1/completions", {"model": "tiny", "prompt": "x", "max_tokens": 4}, x_prfaas_report="1")
     assert answer.status_code == 200 and answer.json()["choices"][0]["text"] == "".join(WORDS)
-    assert answer.json()["usage"]["prfaas"]["detours"] == {"events_lost": 1}
+    assert answer.json()["usage"]["prfaas"]["detours"] == {"answer_gap": 1}
 
 
 async def test_a_worker_that_has_no_connection_is_left_although_its_heartbeat_is_there(edge: Edge) -> None:
