@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from load.worlds.clockwork import Future, Process, Task
-from load.worlds.job_queue import SHARED, own
+from load.worlds.job_queue import SHARED
 from load.worlds.model import CHUNK_TOKENS, FINGERPRINT, LAYOUT, MODEL, KVSequence
 from load.worlds.plan import HOME
 from load.worlds.receiving import Receiver
@@ -13,7 +13,7 @@ from prfaas.bus.job_streams import ACK_WAIT_S
 from prfaas.bus.jobs import ABSENT_BEHIND_A_LINK_S, ABSENT_S
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import KVTransfer, TransferReport
-from prfaas.contracts.to_decode import PrefillDispatched, PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
+from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
 from prfaas.contracts.to_prefill import CancelPrefill, PrefillJob
 from prfaas.contracts.wire import pack_tokens
 from prfaas.kvcache.layout import KVPiece, LayerKind, LayerRange
@@ -45,9 +45,7 @@ class Attempt:
         self.nuid = nuid
         self.receiver: Receiver | None = None
         self.prefill_failed: Future[PrefillFailed] = Future()
-        self.holder: Future[str] = Future()
-        """Worker that has its job."""
-        self.begun = False
+        self.begun: Future[str] = Future()
         self.queue_s = 0.0
         self.asked = False
         """True when a prefill worker may have its job."""
@@ -99,11 +97,9 @@ class Attempts:
         if attempt.order.prefill_site != prefill_site or attempt.nuid != progress.nuid:
             return
         match progress:
-            case PrefillDispatched(worker=worker):
-                attempt.holder.set(worker)
             case PrefillStarted(queue_s=queue_s, worker=worker):
-                attempt.queue_s, attempt.begun = queue_s, True
-                attempt.holder.set(worker)
+                attempt.queue_s = queue_s
+                attempt.begun.set(worker)
             case PrefillDone(prefill_s=prefill_s, ended_unix_s=ended_unix_s):
                 order, now_s = attempt.order, self._worker.monotonic_s
                 timed = PrefillTimed(now_s, order.request_id, order.attempt, attempt.queue_s, prefill_s, ended_unix_s)
@@ -174,7 +170,7 @@ class Attempts:
             self._worker,
             job,
             timeout_s=min(order.timeout_s, REMOTE_QUEUE_S) if order.prefill_site != HOME else order.timeout_s,
-            subject=SHARED if named is None else own(named),
+            subject=SHARED if named is None else f"worker.{named}",
         )
 
     async def _await_kv(self, attempt: Attempt, receiver: Receiver, named: str | None) -> TransferReport | None:
@@ -211,7 +207,7 @@ class Attempts:
 
     async def _until_gone(self, attempt: Attempt, named: str | None) -> str:
         """Follows JobQueue.until_gone."""
-        watched = named or await attempt.holder
+        watched = named or await attempt.begun
         absent_s = ABSENT_S if attempt.order.prefill_site == HOME else ABSENT_BEHIND_A_LINK_S
         heard_at = self._worker.monotonic_s
         absent_since: float | None = None
@@ -245,7 +241,7 @@ class Attempts:
         order = attempt.order
         now_s = self._worker.monotonic_s
         self._world.failed_attempts.append((f"{order.transfer_id}.{order.attempt}", code))
-        self._tell(AttemptFailed(now_s, order.request_id, order.attempt, code, message, attempt.begun))
+        self._tell(AttemptFailed(now_s, order.request_id, order.attempt, code, message, attempt.begun.done))
 
     # ---- KV of earlier prompts
 

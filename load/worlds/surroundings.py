@@ -1,4 +1,4 @@
-"""State that all processes of a world share: plan, clock, network and servers, and the notes by which it is judged."""
+"""State that all processes of a world share: its plan, clock, network and servers, and the notes by which it is judged."""
 
 import random
 from collections.abc import Callable

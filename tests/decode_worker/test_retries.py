@@ -3,6 +3,7 @@
 import pytest
 
 from prfaas.contracts.to_gateway import Failed
+from prfaas.contracts.to_scheduler import AttemptEnded
 from prfaas_decode_worker.events import (
     AttemptFailed,
     BeginAttempt,
@@ -32,7 +33,8 @@ def test_the_own_site_gets_what_is_left_of_the_deadline() -> None:
     instructions = failed(core, 1, "timeout", 4.0)
     second = begun(instructions)
     assert (second.prefill_site, second.timeout_s) == ("home", 6.0)
-    (told,) = (each.ended for each in instructions if isinstance(each, TellScheduler))
+    (told,) = (each.news for each in instructions if isinstance(each, TellScheduler))
+    assert isinstance(told, AttemptEnded)
     assert (told.site, told.next_site, told.verified) == ("far", "home", False)
     core.validate()
 

@@ -27,6 +27,7 @@ def test_private_and_public_keys_are_written_and_read_alike(tmp_path: Path) -> N
         ("no base64!", "cannot be read as keys"),
         ("é", "cannot be read as keys"),
     ],
+    ids=["empty", "too many", "too short", "no base64", "no ASCII"],  # the key is another one in each process
 )
 def test_a_file_that_holds_no_keys_is_refused_with_its_place(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "keys"

@@ -95,9 +95,9 @@ def test_a_cancelled_task_may_still_tidy_up(clockwork: Clockwork) -> None:
     clockwork.run(1.0)
     task.cancel()
     clockwork.run(1.5)
-    assert not task.done
+    assert (task.done, peer.heard) == (False, [])
     clockwork.run(3.0)
-    assert task.done and peer.heard == ["tidied"]
+    assert (task.done, peer.heard) == (True, ["tidied"])
 
 
 def test_messages_of_a_connection_keep_their_order(network: Network) -> None:
