@@ -3,18 +3,16 @@
 from collections.abc import Callable
 
 from load.worlds.clockwork import Future, Process, Task
-from load.worlds.job_queue import SHARED
 from load.worlds.model import CHUNK_TOKENS, FINGERPRINT, LAYOUT, MODEL, KVSequence
-from load.worlds.plan import HOME
+from load.worlds.plan import HOME, dispatcher_of
 from load.worlds.receiving import Receiver
 from load.worlds.surroundings import Surroundings
 from prfaas.bus.errors import BusError, NoRespondersError
-from prfaas.bus.job_streams import ACK_WAIT_S
-from prfaas.bus.jobs import ABSENT_BEHIND_A_LINK_S, ABSENT_S
+from prfaas.bus.jobs import ABSENT_BEHIND_A_LINK_S, ABSENT_S, ACK_WAIT_S
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import KVTransfer, TransferReport
-from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
-from prfaas.contracts.to_prefill import CancelPrefill, PrefillJob
+from prfaas.contracts.to_decode import PrefillDispatched, PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
+from prfaas.contracts.to_prefill import BACKGROUND_PRIORITY, CancelPrefill, PrefillJob
 from prfaas.contracts.wire import pack_tokens
 from prfaas.kvcache.layout import KVPiece, LayerKind, LayerRange
 from prfaas.transfer.errors import TransferError
@@ -45,7 +43,9 @@ class Attempt:
         self.nuid = nuid
         self.receiver: Receiver | None = None
         self.prefill_failed: Future[PrefillFailed] = Future()
-        self.begun: Future[str] = Future()
+        self.holder: Future[str] = Future()
+        """The prefill worker that has its job; the first to be heard of is the only one."""
+        self.begun = False
         self.queue_s = 0.0
         self.asked = False
         """True when a prefill worker may have its job."""
@@ -82,7 +82,8 @@ class Attempts:
             task.cancel()
         if attempt.asked:
             cancel = CancelPrefill(transfer_id=attempt.order.transfer_id, attempt=attempt.order.attempt)
-            for name in self._world.prefill_workers_of(order.prefill_site):
+            site = order.prefill_site
+            for name in (dispatcher_of(site), *self._world.prefill_workers_of(site)):
                 self._world.network.tell(self._worker, name, "hear_cancel", cancel)
 
     def release(self, request_id: str) -> None:
@@ -97,9 +98,11 @@ class Attempts:
         if attempt.order.prefill_site != prefill_site or attempt.nuid != progress.nuid:
             return
         match progress:
+            case PrefillDispatched(worker=worker):
+                attempt.holder.set(worker)
             case PrefillStarted(queue_s=queue_s, worker=worker):
-                attempt.queue_s = queue_s
-                attempt.begun.set(worker)
+                attempt.queue_s, attempt.begun = queue_s, True
+                attempt.holder.set(worker)
             case PrefillDone(prefill_s=prefill_s, ended_unix_s=ended_unix_s):
                 order, now_s = attempt.order, self._worker.monotonic_s
                 timed = PrefillTimed(now_s, order.request_id, order.attempt, attempt.queue_s, prefill_s, ended_unix_s)
@@ -143,7 +146,7 @@ class Attempts:
             self.receivers[attempt.nuid] = receiver
             await receiver.open()
             await self._submit(order, transfer, named)
-            report = await self._await_kv(attempt, receiver, named)
+            report = await self._await_kv(attempt, receiver)
             if report is not None:
                 self._verified(attempt, sequence)
         except Exception as error:
@@ -165,18 +168,18 @@ class Attempts:
             decode_site=HOME,
             tenant=order.tenant,
             timeout_s=order.timeout_s,
+            worker=named,
+            priority=BACKGROUND_PRIORITY if order.deferred else 0,
+            admitted=order.admitted,
         )
-        await self._world.streams[order.prefill_site].submit(
-            self._worker,
-            job,
-            timeout_s=min(order.timeout_s, REMOTE_QUEUE_S) if order.prefill_site != HOME else order.timeout_s,
-            subject=SHARED if named is None else f"worker.{named}",
-        )
+        remote = order.prefill_site != HOME
+        timeout_s = min(order.timeout_s, REMOTE_QUEUE_S) if remote else order.timeout_s
+        await self._world.jobs[order.prefill_site].queued.submit(self._worker, job, timeout_s=timeout_s)
 
-    async def _await_kv(self, attempt: Attempt, receiver: Receiver, named: str | None) -> TransferReport | None:
+    async def _await_kv(self, attempt: Attempt, receiver: Receiver) -> TransferReport | None:
         """Returns None when the prefill failed, which the core has been told. Raises TransferError."""
         verified = self._worker.spawn(_settled(receiver, attempt.order.timeout_s))
-        gone = self._worker.spawn(self._until_gone(attempt, named))
+        gone = self._worker.spawn(self._until_gone(attempt))
         try:
             await self._worker.wait([verified, attempt.prefill_failed, gone])
             if verified.done:
@@ -189,7 +192,7 @@ class Attempts:
                     raise error
             if attempt.prefill_failed.done:
                 failure = attempt.prefill_failed.result()
-                self._failed(attempt, failure.code, f"{failure.worker}: {failure.message}")
+                self._failed(attempt, failure.code, f"{failure.worker}: {failure.message}", failure.retry_after_s)
             else:
                 self._failed(attempt, FailureCode.WORKER_LOST, gone.result())
             return None
@@ -205,9 +208,9 @@ class Attempts:
             return False
         return True
 
-    async def _until_gone(self, attempt: Attempt, named: str | None) -> str:
+    async def _until_gone(self, attempt: Attempt) -> str:
         """Follows JobQueue.until_gone."""
-        watched = named or await attempt.begun
+        watched = await attempt.holder
         absent_s = ABSENT_S if attempt.order.prefill_site == HOME else ABSENT_BEHIND_A_LINK_S
         heard_at = self._worker.monotonic_s
         absent_since: float | None = None
@@ -234,14 +237,14 @@ class Attempts:
         self.sequences[order.request_id] = sequence
         self._tell(AttemptVerified(worker.monotonic_s, order.request_id, order.attempt, worker.unix_s, attempt.report))
 
-    def _failed(self, attempt: Attempt, code: str, message: str) -> None:
+    def _failed(self, attempt: Attempt, code: str, message: str, retry_after_s: float | None = None) -> None:
         if attempt.settled:
             return
         attempt.settled = True
         order = attempt.order
         now_s = self._worker.monotonic_s
         self._world.failed_attempts.append((f"{order.transfer_id}.{order.attempt}", code))
-        self._tell(AttemptFailed(now_s, order.request_id, order.attempt, code, message, attempt.begun.done))
+        self._tell(AttemptFailed(now_s, order.request_id, order.attempt, code, message, attempt.begun, retry_after_s))
 
     # ---- KV of earlier prompts
 

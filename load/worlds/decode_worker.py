@@ -42,6 +42,7 @@ GATEWAY_TIMEOUT_S = 2.0
 HEARTBEAT_S = 1.0
 SWEEP_S = 5.0
 GRACE_S = 10.0
+COMING = 4
 
 
 class DecodeWorker(Process):
@@ -54,7 +55,7 @@ class DecodeWorker(Process):
             self.name,
             incarnation,
             MODEL,
-            Limits(plan.slots, plan.slots, plan.waiting, 1024, 1 << 20),
+            Limits(plan.slots, COMING, plan.waiting, 1024, 1 << 20),
             frozenset({EOS_TOKEN}),
             WorldVocabulary(),
             LAYOUT.total_bytes,
@@ -228,10 +229,10 @@ class DecodeWorker(Process):
             model=MODEL,
             fingerprint=FINGERPRINT,
             max_context_tokens=1024,
-            running=len(admission.holding),
+            running=len(admission.batch),
             slots=admission.limits.slots,
-            waiting=len(admission.waiting),
-            waiting_limit=admission.limits.waiting,
+            waiting=len(admission.requests) - len(admission.batch),
+            waiting_limit=admission.limits.coming + admission.limits.waiting,
         )
         self.world.presence.put(self, beat)
         self.call_later(HEARTBEAT_S, self._beat)

@@ -5,6 +5,7 @@ from typing import Final
 
 from load.worlds.client import Client
 from load.worlds.decode_worker import DecodeWorker
+from load.worlds.dispatcher import Dispatcher
 from load.worlds.gateway import Gateway
 from load.worlds.prefill_worker import PrefillWorker
 from load.worlds.scheduler import Scheduler
@@ -14,8 +15,8 @@ from prfaas.contracts.codes import FailureCode
 from prfaas_decode_worker.prefill_deaths import MAX_DEATHS
 from prfaas_decode_worker.retries import MAX_ENGINE_FAILURES, MAX_LOCAL_ATTEMPTS
 
-MOST_ATTEMPTS: Final = 1 + MAX_LOCAL_ATTEMPTS
-"""A remote one, and those at home."""
+MOST_ATTEMPTS: Final = 2 + MAX_LOCAL_ATTEMPTS
+"""A deferred one, a remote one, and those at home."""
 MOST_DELAY_S: Final = ACK_WAIT_S + 2.0
 """Longest time to a first token beyond a single fault's own: a process is given up after ACK_WAIT_S."""
 GOOD: Final = ("stop", "length")
@@ -113,11 +114,15 @@ def leftovers(world: Surroundings) -> list[str]:
                 found += _kept_by_decode_worker(process)
             case PrefillWorker():
                 found += _kept_by_prefill_worker(process)
+            case Dispatcher():
+                found += [f"held job {each} at {process.name}" for each in process.held]
             case Scheduler():
                 process.advance()
                 found += _kept_by_scheduler(process)
-    for stream in world.streams.values():
-        found += [f"job {stored.job.transfer.object_name} at {stream.site}" for stored in stream.jobs]
+    for jobs in world.jobs.values():
+        found += [
+            f"job {stored.job.transfer.object_name} at {jobs.site}" for stored in (*jobs.queued.jobs, *jobs.dispatched.jobs)
+        ]
     found += [f"object {nuid}" for nuid in world.store.look().frames]
     found += [f"consumer of {consumer.nuid}" for consumer in world.store.consumers]
     return found

@@ -1,7 +1,7 @@
-"""Model of a site's job queues: a worker that takes a shared job has it as its own, and no other worker gets it.
+"""Model of a site's two work-queue streams: jobs at least once, again after a silence, a bounded number of times.
 
-There is no dispatcher here, so workers serve themselves. A job comes at least once, again after ACK_WAIT_S without a sign, at
-most MAX_DELIVERIES times, and always to the same name.
+Queued jobs wait in one, the dispatched ones of each worker in the other. Names of stored jobs are remembered, so that each is
+dispatched once.
 """
 
 import math
@@ -9,35 +9,40 @@ from collections import deque
 from math import inf
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from load.worlds.clockwork import Clockwork, Future, Process, Timer
 from load.worlds.network import NO_RESPONDERS_S, Network
 from prfaas.bus.errors import BusError, BusTimeoutError, NoRespondersError, StreamError
-from prfaas.bus.job_streams import ACK_WAIT_S, MAX_DELIVERIES
+from prfaas.bus.job_streams import ACK_WAIT_S, MAX_DELIVERIES, MAX_JOBS, MAX_QUEUED_DELIVERIES, QUEUED_ACK_WAIT_S
 from prfaas.bus.taken_jobs import ACK_TIMEOUT_S
+from prfaas.contracts.to_decode import PrefillDispatched
 from prfaas.contracts.to_prefill import PrefillJob
 
 TRY_S = 2.0
 """Wait of a submission for its acknowledgement before it is sent again: JobQueue.submit."""
+RETRY_WAIT_S = 0.2
 PULL_EXPIRES_S = 1.0
-SHARED = "shared"
-
-
-def own(worker: str) -> str:
-    """Subject of the jobs of one worker."""
-    return f"worker.{worker}"
+QUEUED = "queued"
+"""Subject of the jobs that wait in a site; the others are names of workers."""
 
 
 class JobTaker(Process):
     """A process that pulls jobs."""
 
+    server_clock_error_s = 0.0
+    """Error of what it knows of the server's clock."""
     pulls_until_s = inf
     """Moment at which the server has ended its pulls; none while it is idle, for it asks again and again."""
+
+    settles = True
+    """True where it hears of jobs that are not delivered again."""
 
     def job_arrived(self, delivery: "Delivery") -> None:
         """Takes a job that a pull has brought."""
         raise NotImplementedError
 
-    def job_given_up(self, stored: "StoredJob") -> None:
+    def job_given_up(self, stream: "JobStream", stored: "StoredJob") -> None:
         """Takes that the stream will not deliver a job again."""
         raise NotImplementedError
 
@@ -57,48 +62,101 @@ class StoredJob:
 
 
 class Delivery(NamedTuple):
+    stream: "JobStream"
     stored: StoredJob
     deliveries: int
-    pulled: str
-    """Subject of the pull that brought it."""
+
+
+class TakenJob:
+    """A job that a process has, kept in progress until it is settled or its time is over."""
+
+    def __init__(self, taker: JobTaker, delivery: Delivery) -> None:
+        self._taker = taker
+        self._stream = delivery.stream
+        self._stored = delivery.stored
+        self.job: PrefillJob = delivery.stored.job
+        self.deliveries = delivery.deliveries
+        self._keeping = taker.spawn(self._keep())
+
+    @property
+    def age_s(self) -> float:
+        """Time since the server stored it first, by the server's clock as its answers show it."""
+        stored_for_s = self._taker.clockwork.now_s + self._taker.server_clock_error_s - self._stored.stored_at_s
+        return self.job.waited_s + max(0.0, stored_for_s)
+
+    async def ack(self) -> None:
+        self._keeping.cancel()
+        await self._stream.acknowledge(self._taker, self._stored)
+
+    def forget(self) -> None:
+        self._keeping.cancel()
+
+    async def _keep(self) -> None:
+        until_at = self._taker.monotonic_s + self.job.timeout_s - self.age_s
+        while self._taker.monotonic_s < until_at:
+            await self._taker.sleep(self._stream.ack_wait_s / 5)
+            self._stream.say_in_progress(self._taker, self._stored)
 
 
 class JobStream:
-    """The stream at one site's server. Its store is a file: it survives the server."""
+    """One stream at a site's server. Its store is a file: it survives the server."""
 
-    def __init__(self, clockwork: Clockwork, network: Network, site: str, max_jobs: int) -> None:
+    def __init__(
+        self, clockwork: Clockwork, network: Network, site: str, *, ack_wait_s: float, max_deliveries: int, max_jobs: int
+    ) -> None:
         self.site = site
+        self.ack_wait_s = ack_wait_s
         self.jobs: list[StoredJob] = []
         self._clockwork = clockwork
         self._network = network
+        self._max_deliveries = max_deliveries
         self._max_jobs = max_jobs
         self._known: set[str] = set()
         """Names of all jobs that were stored: the window of duplicates outlasts a world."""
         self._pulls: dict[str, deque[tuple[JobTaker, int]]] = {}
 
-    async def submit(self, source: Process, job: PrefillJob, *, timeout_s: float, subject: str) -> None:
+    async def submit(self, source: Process, job: PrefillJob, *, timeout_s: float) -> None:
         """Follows JobQueue.submit. Raises NoRespondersError, StreamError, BusTimeoutError."""
         deadline_at = source.monotonic_s + timeout_s
         while True:
             left_s = deadline_at - source.monotonic_s
             try:
-                await self._store(source, job, subject, max(0.0, min(TRY_S, left_s)))
+                await self.store(source, job, QUEUED, job.timeout_s, max(0.0, min(TRY_S, left_s)))
                 return
             except BusTimeoutError:
                 if deadline_at - source.monotonic_s <= 0:
                     raise
+            except NoRespondersError:
+                if self.site != job.decode_site or deadline_at - source.monotonic_s <= RETRY_WAIT_S:
+                    raise
+                await source.sleep(RETRY_WAIT_S)
+
+    async def store(self, source: Process, job: PrefillJob, subject: str, useful_s: float, timeout_s: float) -> bool:
+        """Returns whether the stream had the job already. Raises NoRespondersError, StreamError, BusTimeoutError."""
+        link = self._network.link_between(source.site, self.site)
+        if source.connected and link is not None and link.cut and not link.silent:
+            await source.sleep(NO_RESPONDERS_S)
+            raise NoRespondersError(f"jobs of {self.site}")
+        answer: Future[bool] = Future()
+        channel = (source, self, "submit")
+        self._network.carry(channel, source, source.site, self.site, self._stored, source, job, subject, useful_s, answer)
+        if not await source.wait([answer], timeout_s):
+            raise BusTimeoutError(f"jobs of {self.site}", timeout_s)
+        return answer.result()
 
     def pull(self, worker: JobTaker, subject: str) -> None:
         """Asks for the oldest job, or the next one. The worker asks again as long as it is idle."""
-        self._network.carry((worker, "pull"), worker, worker.site, self.site, self._take_pull, worker, subject, worker.connection)
+        self._network.carry(
+            (worker, self, "pull"), worker, worker.site, self.site, self._take_pull, worker, subject, worker.connection
+        )
 
     def say_in_progress(self, worker: JobTaker, stored: StoredJob) -> None:
-        self._network.carry((worker, "ack"), worker, worker.site, self.site, self._keep, stored)
+        self._network.carry((worker, self, "ack"), worker, worker.site, self.site, self._keep, stored)
 
     async def acknowledge(self, worker: Process, stored: StoredJob) -> None:
         """Removes the job. A lost acknowledgement is only waited for: the job comes again then."""
-        answer: Future[None] = Future()
-        self._network.carry((worker, "ack"), worker, worker.site, self.site, self._acknowledged, worker, stored, answer)
+        answer: Future[bool] = Future()
+        self._network.carry((worker, self, "ack"), worker, worker.site, self.site, self._acknowledged, worker, stored, answer)
         await worker.wait([answer], ACK_TIMEOUT_S)
 
     def remove(self, stored: StoredJob) -> None:
@@ -112,36 +170,24 @@ class JobStream:
         """Restarts the server: who waits asks again."""
         self._pulls.clear()
 
-    async def _store(self, source: Process, job: PrefillJob, subject: str, timeout_s: float) -> None:
-        link = self._network.link_between(source.site, self.site)
-        if source.connected and link is not None and link.cut and not link.silent:
-            await source.sleep(NO_RESPONDERS_S)
-            raise NoRespondersError(f"jobs of {self.site}")
-        answer: Future[None] = Future()
-        channel = (source, self.site, "submit")
-        self._network.carry(channel, source, source.site, self.site, self._stored, source, job, subject, answer)
-        if not await source.wait([answer], timeout_s):
-            raise BusTimeoutError(f"jobs of {self.site}", timeout_s)
-        answer.result()
-
-    def _stored(self, source: Process, job: PrefillJob, subject: str, answer: Future[None]) -> None:
+    def _stored(self, source: Process, job: PrefillJob, subject: str, useful_s: float, answer: Future[bool]) -> None:
         error: BusError | None = None
-        if job.transfer.object_name not in self._known:
-            if len(self.jobs) >= self._max_jobs:
-                error = StreamError("maximum messages exceeded")
-            else:
-                self._known.add(job.transfer.object_name)
-                stored = StoredJob(subject, job, self._clockwork.now_s)
-                self.jobs.append(stored)
-                ends_at_s = self._clockwork.now_s + max(1, math.ceil(job.timeout_s))
-                self._clockwork.call_at(ends_at_s, None, self.remove, stored)
-                self._offer(subject)
-        self._network.carry((self, source, "stored"), None, self.site, source.site, self._answer, source, answer, error)
+        was_there = job.transfer.object_name in self._known
+        if not was_there and len(self.jobs) >= self._max_jobs:
+            error = StreamError("maximum messages exceeded")
+        elif not was_there:
+            self._known.add(job.transfer.object_name)
+            stored = StoredJob(subject, job, self._clockwork.now_s)
+            self.jobs.append(stored)
+            ends_at_s = self._clockwork.now_s + max(1, math.ceil(useful_s))
+            self._clockwork.call_at(ends_at_s, None, self.remove, stored)
+            self._offer(subject)
+        channel = (self, source, "stored")
+        self._network.carry(channel, None, self.site, source.site, self._answer, source, answer, error or was_there)
 
-    def _answer(self, source: Process, answer: Future[None], error: BusError | None) -> None:
+    def _answer(self, source: Process, answer: Future[bool], outcome: BusError | bool) -> None:
         if source.connected:
-            call = answer.set if error is None else answer.fail
-            source.call_soon(call, error)
+            source.call_soon(answer.fail if isinstance(outcome, BusError) else answer.set, outcome)
 
     def _take_pull(self, worker: JobTaker, subject: str, connection: int) -> None:
         pulls = self._pulls.setdefault(subject, deque())
@@ -172,8 +218,7 @@ class JobStream:
         stored.deliveries += 1
         stored.waits = False
         self._await_sign(stored)
-        pulled, stored.subject = stored.subject, own(worker.name)
-        delivery = Delivery(stored, stored.deliveries, pulled)
+        delivery = Delivery(self, stored, stored.deliveries)
         self._network.carry((self, worker, "job"), None, self.site, self.site, self._hand_over, worker, delivery)
 
     def _hand_over(self, worker: JobTaker, delivery: Delivery) -> None:
@@ -183,7 +228,7 @@ class JobStream:
     def _await_sign(self, stored: StoredJob) -> None:
         if stored.ack_due is not None:
             stored.ack_due.cancelled = True
-        stored.ack_due = self._clockwork.call_at(self._clockwork.now_s + ACK_WAIT_S, None, self._silent, stored)
+        stored.ack_due = self._clockwork.call_at(self._clockwork.now_s + self.ack_wait_s, None, self._silent, stored)
 
     def _keep(self, stored: StoredJob) -> None:
         if not stored.removed and not stored.waits:
@@ -192,14 +237,46 @@ class JobStream:
     def _silent(self, stored: StoredJob) -> None:
         if stored.removed:
             return
-        if stored.deliveries < MAX_DELIVERIES:
+        if stored.deliveries < self._max_deliveries:
             stored.waits = True
             self._offer(stored.subject)
             return
-        workers = [each for each in self._network.processes.values() if isinstance(each, JobTaker) and each.site == self.site]
+        workers = [
+            each
+            for each in self._network.processes.values()
+            if isinstance(each, JobTaker) and each.site == self.site and each.settles
+        ]
         if workers:
-            workers[0].call_soon(workers[0].job_given_up, stored)
+            workers[0].call_soon(workers[0].job_given_up, self, stored)
 
-    def _acknowledged(self, worker: Process, stored: StoredJob, answer: Future[None]) -> None:
+    def _acknowledged(self, worker: Process, stored: StoredJob, answer: Future[bool]) -> None:
         self.remove(stored)
-        self._network.carry((self, worker, "acked"), None, self.site, worker.site, self._answer, worker, answer, None)
+        self._network.carry((self, worker, "acked"), None, self.site, worker.site, self._answer, worker, answer, False)
+
+
+class SiteJobs:
+    """Both streams of a site."""
+
+    def __init__(self, clockwork: Clockwork, network: Network, site: str, max_queued: int) -> None:
+        self.site = site
+        self._network = network
+        self.queued = JobStream(
+            clockwork, network, site, ack_wait_s=QUEUED_ACK_WAIT_S, max_deliveries=MAX_QUEUED_DELIVERIES, max_jobs=max_queued
+        )
+        self.dispatched = JobStream(
+            clockwork, network, site, ack_wait_s=ACK_WAIT_S, max_deliveries=MAX_DELIVERIES, max_jobs=MAX_JOBS
+        )
+
+    async def dispatch(self, by: JobTaker, taken: TakenJob, worker: str) -> bool:
+        """Follows jobs.dispatch. Raises StreamError, BusTimeoutError."""
+        waited_s = taken.age_s
+        job = replace(taken.job, waited_s=waited_s)
+        was_there = await self.dispatched.store(by, job, worker, job.timeout_s - waited_s, TRY_S)
+        if not was_there:
+            transfer = job.transfer
+            told = PrefillDispatched(
+                transfer_id=transfer.transfer_id, attempt=transfer.attempt, nuid=transfer.nuid, worker=worker
+            )
+            self._network.tell(by, job.reply_to, "hear_progress", self.site, told)
+        await taken.ack()
+        return not was_there

@@ -10,6 +10,13 @@ from prfaas.contracts.to_decode import Sampling
 HOME: Final = "pd"
 GATEWAY: Final = "gateway"
 SCHEDULER: Final = "scheduler"
+
+
+def dispatcher_of(site: str) -> str:
+    """Returns the name of the site's dispatcher."""
+    return f"{site}-q"
+
+
 QUIET_AT_S: Final = 9.0
 """Moment after which no fault begins."""
 LONGEST_STOP_S: Final = 8.0
@@ -61,6 +68,10 @@ class Plan:
     token_s: float
     """Time that a prefill takes for a token."""
     step_s: float
+    dispatchers: tuple[str, ...]
+    """Sites with a dispatcher; workers of the others take jobs first come, first served."""
+    objective_s: float
+    """Time to first token that queued prompts should have."""
     queue_jobs: int
     """Most jobs of a site's stream."""
     requests: list[RequestPlan]
@@ -95,6 +106,8 @@ def make_plan(seed: int) -> Plan:
         link_delay_s=chance.choice((0.005, 0.02, 0.05)),
         token_s=chance.choice((0.002, 0.01, 0.03)),
         step_s=chance.choice((0.005, 0.02, 0.1)),
+        dispatchers=tuple(site for site in (HOME, *remotes) if chance.random() < 0.7),
+        objective_s=chance.choice((0.5, 2.0)) if profile == "storm" else 10.0,
         queue_jobs=chance.choice((1, 2)) if crowded and chance.random() < 0.5 else 1024,
         requests=[],
     )
@@ -137,7 +150,8 @@ def _request(chance: random.Random, number: int, plan: Plan, shared: list[int]) 
 
 def _fault(chance: random.Random, plan: Plan) -> Fault:
     kind = chance.choice((*PROCESS_FAULTS, *PROCESS_FAULTS, *LINK_FAULTS, *STORE_FAULTS))
-    processes = [GATEWAY, SCHEDULER, *(worker.name for worker in (*plan.decode_workers, *plan.prefill_workers))]
+    processes = [GATEWAY, SCHEDULER, *map(dispatcher_of, plan.dispatchers)]
+    processes += [worker.name for worker in (*plan.decode_workers, *plan.prefill_workers)]
     target = HOME
     if kind in PROCESS_FAULTS:
         target = chance.choice(processes)

@@ -4,23 +4,24 @@ from collections import deque
 from math import inf
 from typing import Any
 
-from load.worlds.clockwork import Future
-from load.worlds.job_queue import SHARED, Delivery, JobTaker, StoredJob, own
+from load.worlds.clockwork import Future, Timer
+from load.worlds.job_queue import QUEUED, RETRY_WAIT_S, Delivery, JobStream, JobTaker, StoredJob, TakenJob
 from load.worlds.model import CHUNK_TOKENS, FINGERPRINT, MODEL, pieces
-from load.worlds.plan import HOME
+from load.worlds.plan import HOME, dispatcher_of
 from load.worlds.sending import QUERY_TIMEOUT_S, Sender, SenderLink, failure_of
 from load.worlds.surroundings import Surroundings
-from prfaas.bus.job_streams import ACK_WAIT_S
+from prfaas.bus.errors import BusError
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.terms import Role
-from prfaas.contracts.to_decode import PrefillDispatched, PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
+from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
 from prfaas.contracts.to_prefill import CancelPrefill, PrefillJob
-from prfaas.contracts.to_scheduler import Heartbeat
+from prfaas.contracts.to_scheduler import Heartbeat, PrefillReadiness
 from prfaas.engine.protocol import EngineError, PrefillCancelled
 from prfaas.sealing.config import SealingConfig
 from prfaas.sealing.job_seal import JobSeals
 from prfaas.worker.faults import failure_code, fault_text
 from prfaas_prefill_worker.events import CancelHeard, JobTaken, PrefillEnded, Refuse, Run
+from prfaas_prefill_worker.readiness import ALONE_AFTER_S, ANSWER_TIMEOUT_S, REPEAT_S, REPEAT_UNANSWERED_S
 from prfaas_prefill_worker.service_core import PrefillCore
 
 IDLE_TIMEOUT_S = 5.0
@@ -29,45 +30,27 @@ TAKE_TIMEOUT_S = 1.0
 HEARTBEAT_S = 1.0
 
 
-class TakenJob:
-    """A job that this process has, kept in progress until it is acknowledged or its time is over."""
-
-    def __init__(self, worker: "PrefillWorker", delivery: Delivery) -> None:
-        self._worker = worker
-        self._stored = delivery.stored
-        self.job: PrefillJob = delivery.stored.job
-        self.deliveries = delivery.deliveries
-        self._keeping = worker.spawn(self._keep())
-
-    @property
-    def age_s(self) -> float:
-        """Time since the server stored it, by the server's clock as its answers show it."""
-        return max(0.0, self._worker.clockwork.now_s + self._worker.server_clock_error_s - self._stored.stored_at_s)
-
-    async def ack(self) -> None:
-        self._keeping.cancel()
-        await self._worker.stream.acknowledge(self._worker, self._stored)
-
-    async def _keep(self) -> None:
-        until_at = self._worker.monotonic_s + self.job.timeout_s - self.age_s
-        while self._worker.monotonic_s < until_at:
-            await self._worker.sleep(ACK_WAIT_S / 5)
-            self._worker.stream.say_in_progress(self._worker, self._stored)
-
-
 class PrefillWorker(JobTaker):
     def __init__(self, world: Surroundings, incarnation: str, **identity: Any) -> None:
         super().__init__(world.clockwork, **identity)
         self.world = world
         self.incarnation = incarnation
-        self.stream = world.streams[self.site]
+        self.jobs = world.jobs[self.site]
         self.server_clock_error_s = world.chance.uniform(-0.02, 0.02)
         self.core = PrefillCore(MODEL, FINGERPRINT, 1024, JobSeals(SealingConfig()).open, [HOME])
         self.link = SenderLink(self)
         self.senders: list[Sender] = []
         self.working: str | None = None
         """Request whose prefill runs now."""
-        self._jobs: dict[str, deque[TakenJob]] = {own(self.name): deque(), SHARED: deque()}
+        self._own: deque[TakenJob] = deque()
+        self._queued: deque[TakenJob] = deque()
+        self._ready = False
+        self._taken = 0
+        """Jobs that were taken from the worker's own queue."""
+        self._first_come = True
+        """True while no dispatcher answers: it takes queued jobs itself."""
+        self._answered_at = -inf
+        self._told: Timer | None = None
         self._pulled: dict[str, int] = {}
         """Connection over which a pull is outstanding, by subject."""
         self._cancels: dict[str, int] = {}
@@ -79,6 +62,7 @@ class PrefillWorker(JobTaker):
         self.core.handle(PrefillEnded(tokens, tokens * world.plan.token_s))
 
     def start(self) -> None:
+        self.spawn(self._tell_readiness())
         self.spawn(self._work())
         self._beat()
 
@@ -93,15 +77,15 @@ class PrefillWorker(JobTaker):
         self.core.validate()
 
     def job_arrived(self, delivery: Delivery) -> None:
-        self._pulled.pop(delivery.pulled, None)
-        self._tell(delivery.stored.job, PrefillDispatched)
-        self._jobs[delivery.pulled].append(TakenJob(self, delivery))
+        subject = delivery.stored.subject
+        self._pulled.pop(subject, None)
+        (self._queued if subject == QUEUED else self._own).append(TakenJob(self, delivery))
         self._arrived.set()
 
-    def job_given_up(self, stored: StoredJob) -> None:
+    def job_given_up(self, stream: JobStream, stored: StoredJob) -> None:
         """Follows JobConsumer._give_up."""
         self._fail_progress(stored.job, FailureCode.MAX_DELIVERIES, "no worker finished it")
-        self.stream.remove(stored)
+        stream.remove(stored)
 
     def connection_lost(self) -> None:
         for sender in list(self.senders):
@@ -120,22 +104,89 @@ class PrefillWorker(JobTaker):
     # ---- the queue
 
     async def _work(self) -> None:
+        """Follows PrefillWorkerService._work, and JobConsumer below it."""
         while True:
-            taken = next((jobs.popleft() for jobs in self._jobs.values() if jobs), None)
-            if taken is not None:
+            self._set_ready(True)
+            if self._own:
+                self._taken += 1
+                self._set_ready(False)
                 # A pull that stands ends by itself: a job may still come that waits here.
                 self.pulls_until_s = self.clockwork.now_s + TAKE_TIMEOUT_S * self.world.chance.random()
-                await self._do(taken)
-                continue
-            if self.clockwork.now_s > self.pulls_until_s:
-                self._pulled.clear()
-            self.pulls_until_s = inf
+                await self._do(self._own.popleft())
+            elif self._queued:
+                await self._dispatch_to_itself()
+            else:
+                await self._await_jobs()
+
+    async def _await_jobs(self) -> None:
+        if self.clockwork.now_s > self.pulls_until_s:
+            self._pulled.clear()
+        self.pulls_until_s = inf
+        self._arrived = Future()
+        self._pull(self.jobs.dispatched, self.name)
+        if self._first_come:
+            self._pull(self.jobs.queued, QUEUED)
+        await self._arrived
+
+    def _pull(self, stream: JobStream, subject: str) -> None:
+        if self.connected and self._pulled.get(subject) != self.connection:
+            self._pulled[subject] = self.connection
+            stream.pull(self, subject)
+
+    async def _dispatch_to_itself(self) -> None:
+        """Follows JobConsumer._dispatch_to_itself."""
+        try:
+            new = await self.jobs.dispatch(self, self._queued[0], self.name)
+        except BusError:
+            await self.sleep(RETRY_WAIT_S)
+            return
+        self._queued.popleft()
+        if new:
+            self._pull(self.jobs.dispatched, self.name)
             self._arrived = Future()
-            for subject in self._jobs:
-                if self.connected and self._pulled.get(subject) != self.connection:
-                    self._pulled[subject] = self.connection
-                    self.stream.pull(self, subject)
-            await self._arrived
+            if not self._own:
+                await self.wait([self._arrived], TAKE_TIMEOUT_S)
+
+    # ---- readiness
+
+    def _set_ready(self, ready: bool) -> None:
+        """Tells a change at once."""
+        if ready is not self._ready:
+            self._ready = ready
+            self.spawn(self._tell_readiness())
+
+    async def _tell_readiness(self) -> None:
+        """Follows Readiness.tell, and repeats it."""
+        readiness = PrefillReadiness(
+            worker=self.name,
+            incarnation=self.incarnation,
+            model=MODEL,
+            ready=self._ready,
+            taken=self._taken,
+            prefill_points=self.core.observed.points(),
+        )
+        if self._told is not None:
+            self._told.cancelled = True
+        dispatcher = dispatcher_of(self.site)
+        try:
+            await self.world.network.ask(self, dispatcher, "hear_readiness", readiness, timeout_s=ANSWER_TIMEOUT_S)
+            self._answered_at = self.monotonic_s
+            self._take_alone(False)
+        except BusError:
+            if self.monotonic_s - self._answered_at >= ALONE_AFTER_S:
+                self._take_alone(True)
+        repeat_s = REPEAT_UNANSWERED_S if self._first_come else REPEAT_S
+        if self._told is not None:
+            self._told.cancelled = True
+        self._told = self.call_later(repeat_s, self._repeat)
+
+    def _repeat(self) -> None:
+        self.spawn(self._tell_readiness())
+
+    def _take_alone(self, alone: bool) -> None:
+        if alone is not self._first_come:
+            self._first_come = alone
+            self._arrived.set()
 
     async def _do(self, taken: TakenJob) -> None:
         (verdict,) = self.core.handle(JobTaken(taken.job, taken.age_s, taken.deliveries))

@@ -1,11 +1,11 @@
-"""State that all processes of a world share: its plan, clock, network and servers, and the notes by which it is judged."""
+"""State that all processes of a world share: plan, clock, network, servers, and the notes by which the world is judged."""
 
 import random
 from collections.abc import Callable
 
 from load.worlds.client import Client
 from load.worlds.clockwork import Clockwork, Process
-from load.worlds.job_queue import JobStream
+from load.worlds.job_queue import SiteJobs
 from load.worlds.model import LAYOUT
 from load.worlds.network import Link, Network
 from load.worlds.object_store import ObjectStore
@@ -24,7 +24,7 @@ class Surroundings:
         self.store = ObjectStore(self.clockwork, self.network, self.chance)
         self.presence = Presence(self.clockwork, self.network, (SCHEDULER, GATEWAY))
         sites = (HOME, *plan.remotes)
-        self.streams = {site: JobStream(self.clockwork, self.network, site, plan.queue_jobs) for site in sites}
+        self.jobs = {site: SiteJobs(self.clockwork, self.network, site, plan.queue_jobs) for site in sites}
         self.network.links = {frozenset((HOME, remote)): Link(plan.link_delay_s) for remote in plan.remotes}
         self.kv_points = LAYOUT.size_points(64)
         self.clients: list[Client] = []

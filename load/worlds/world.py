@@ -4,10 +4,11 @@ from typing import Any
 
 from load.worlds.client import Client
 from load.worlds.decode_worker import DecodeWorker
+from load.worlds.dispatcher import Dispatcher
 from load.worlds.faults import Faults
 from load.worlds.gateway import Gateway
 from load.worlds.invariants import GOOD, judged, judged_attempts, leftovers
-from load.worlds.plan import GATEWAY, HOME, QUIET_AT_S, SCHEDULER, Plan, RequestPlan
+from load.worlds.plan import GATEWAY, HOME, QUIET_AT_S, SCHEDULER, Plan, RequestPlan, dispatcher_of
 from load.worlds.prefill_worker import PrefillWorker
 from load.worlds.scheduler import Scheduler
 from load.worlds.surroundings import Surroundings
@@ -31,6 +32,7 @@ class World(Surroundings):
         super().__init__(plan, lambda name, down_s: self.faults.kill(name, down_s))
         self.probes: list[Client] = []
         self._sites = {GATEWAY: HOME, SCHEDULER: HOME}
+        self._sites |= {dispatcher_of(site): site for site in plan.dispatchers}
         self._sites |= {worker.name: worker.site for worker in (*plan.prefill_workers, *plan.decode_workers)}
         self._decoders = {worker.name for worker in plan.decode_workers}
         self._skews = {name: self.chance.choice((0.0, 0.0, 30.0, -3600.0)) for name in self._sites}
@@ -38,8 +40,9 @@ class World(Surroundings):
 
     def start(self, name: str) -> None:
         """Starts a process under its name, as another incarnation."""
-        kinds = {GATEWAY: Gateway, SCHEDULER: Scheduler}
-        kind: Any = kinds.get(name) or (DecodeWorker if name in self._decoders else PrefillWorker)
+        kinds: dict[str, Any] = {GATEWAY: Gateway, SCHEDULER: Scheduler}
+        kinds |= {dispatcher_of(site): Dispatcher for site in self.plan.dispatchers}
+        kind = kinds.get(name) or (DecodeWorker if name in self._decoders else PrefillWorker)
         process = kind(
             self,
             f"i{self.next_number()}",

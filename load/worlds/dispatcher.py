@@ -1,0 +1,169 @@
+"""The dispatcher of a site: the real DispatchCore and SiteQueue, with jobs taken and given as its shell does."""
+
+from typing import Any
+
+from load.worlds.clockwork import Timer
+from load.worlds.job_queue import QUEUED, RETRY_WAIT_S, Delivery, JobStream, JobTaker, StoredJob, TakenJob
+from load.worlds.model import MODEL
+from load.worlds.surroundings import Surroundings
+from prfaas.bus.errors import BusError
+from prfaas.contracts.codes import FailureCode
+from prfaas.contracts.to_decode import PrefillFailed
+from prfaas.contracts.to_prefill import CancelPrefill, DispatcherHere
+from prfaas.contracts.to_scheduler import PrefillReadiness
+from prfaas_scheduler.dispatch import ATTEMPTS, TICK_S
+from prfaas_scheduler.dispatch_core import DispatchCore
+from prfaas_scheduler.dispatch_events import (
+    ClockTicked,
+    DispatchEnded,
+    DispatchResult,
+    Event,
+    JobCancelled,
+    JobHeld,
+    ReadinessHeard,
+)
+from prfaas_scheduler.queue.events import Dispatch, Job, Refuse
+from prfaas_scheduler.queue.objectives import Objectives
+from prfaas_scheduler.queue.options import QueueOptions
+from prfaas_scheduler.queue.site_queue import SiteQueue
+
+IDLE_TICK_S = 1.0
+"""Interval of ticks while no job is held: they only show which workers are silent."""
+
+
+class Dispatcher(JobTaker):
+    settles = False
+
+    def __init__(self, world: Surroundings, incarnation: str, **identity: Any) -> None:
+        super().__init__(world.clockwork, **identity)
+        self.world = world
+        self.incarnation = incarnation
+        self.jobs = world.jobs[self.site]
+        self.server_clock_error_s = world.chance.uniform(-0.02, 0.02)
+        self._options = QueueOptions()
+        self._objectives = Objectives(ttft_s=world.plan.objective_s)
+        self.core = DispatchCore(SiteQueue(self._options))
+        self.held: dict[str, TakenJob] = {}
+        """Jobs that are neither dispatched nor refused, by id."""
+        self._leaving: set[str] = set()
+        self._pulled: int | None = None
+        """Connection over which a pull is outstanding."""
+        self._ticker: Timer | None = None
+
+    def start(self) -> None:
+        self._tick()
+
+    # ---- what comes in
+
+    def hear_readiness(self, readiness: PrefillReadiness) -> DispatcherHere:
+        self._handle(ReadinessHeard(self.monotonic_s, readiness))
+        self._pull()
+        return DispatcherHere(outstanding=self.core.outstanding(readiness.worker))
+
+    def hear_cancel(self, cancel: CancelPrefill) -> None:
+        for attempt in range(max(1, cancel.attempt - ATTEMPTS), cancel.attempt + 1):
+            job_id = f"{cancel.transfer_id}.{attempt}"
+            if job_id in self.held and job_id not in self._leaving:
+                self._handle(JobCancelled(self.monotonic_s, job_id))
+                self.spawn(self.held.pop(job_id).ack())
+
+    def job_arrived(self, delivery: Delivery) -> None:
+        self._pulled = None
+        taken = TakenJob(self, delivery)
+        job = self._job(taken)
+        known = self.held.get(job.job_id)
+        self.held[job.job_id] = taken
+        if known is None:
+            self._handle(JobHeld(self.monotonic_s, job))
+        else:
+            known.forget()
+        self._pull()
+        self._tick_soon()
+
+    def job_given_up(self, stream: JobStream, stored: StoredJob) -> None:
+        """Is told of none: prefill workers are."""
+
+    def connection_restored(self) -> None:
+        self._pull()
+
+    def woken(self) -> None:
+        self._pulled = None
+        self._pull()
+
+    # ---- the core
+
+    def _pull(self) -> None:
+        if self.core.models() and self.connected and self._pulled != self.connection:
+            self._pulled = self.connection
+            self.jobs.queued.pull(self, QUEUED)
+
+    def _job(self, taken: TakenJob) -> Job:
+        """Follows Dispatcher._job."""
+        job, transfer, now_s = taken.job, taken.job.transfer, self.monotonic_s
+        arrived_at = now_s - taken.age_s
+        expires_at = arrived_at + job.timeout_s
+        tokens = transfer.prefill_tokens
+        return Job(
+            job_id=transfer.object_name,
+            model=MODEL,
+            tenant=job.tenant,
+            priority=job.priority,
+            prefill_tokens=tokens,
+            work_s=self.core.work_s(MODEL, tokens),
+            arrived_at=min(arrived_at, now_s - 2 * self._options.refuse_within_s) if job.admitted else arrived_at,
+            due_at=min(arrived_at + self._objectives.ttft_objective_s(tokens), expires_at),
+            expires_at=expires_at,
+            worker=job.worker,
+        )
+
+    def _tick_soon(self) -> None:
+        if self._ticker is not None:
+            self._ticker.cancelled = True
+        self._ticker = self.call_later(TICK_S if self.held else IDLE_TICK_S, self._tick)
+
+    def _tick(self) -> None:
+        self._handle(ClockTicked(self.monotonic_s))
+        self._tick_soon()
+
+    def _handle(self, event: Event) -> None:
+        for instruction in self.core.handle(event):
+            match instruction:
+                case Dispatch(job_id, worker):
+                    self._leaving.add(job_id)
+                    self.spawn(self._dispatch(job_id, worker))
+                case Refuse():
+                    self._leaving.add(instruction.job_id)
+                    self.spawn(self._refuse(instruction))
+        self.core.validate()
+
+    async def _dispatch(self, job_id: str, worker: str) -> None:
+        taken = self.held[job_id]
+        job = self._job(taken)
+        try:
+            new = await self.jobs.dispatch(self, taken, worker)
+        except BusError:
+            await self.sleep(RETRY_WAIT_S)
+            result = DispatchResult.FAILED
+        else:
+            if (again := self.held.pop(job_id)) is not taken:
+                await again.ack()
+            result = DispatchResult.STORED if new else DispatchResult.KNOWN
+        finally:
+            self._leaving.discard(job_id)
+        self._handle(DispatchEnded(self.monotonic_s, job, worker, result))
+
+    async def _refuse(self, refuse: Refuse) -> None:
+        taken = self.held.pop(refuse.job_id)
+        self._leaving.discard(refuse.job_id)
+        transfer = taken.job.transfer
+        failed = PrefillFailed(
+            transfer_id=transfer.transfer_id,
+            attempt=transfer.attempt,
+            nuid=transfer.nuid,
+            worker=self.name,
+            code=FailureCode.NOT_IN_TIME,
+            message=refuse.message,
+            retry_after_s=refuse.retry_after_s,
+        )
+        self.world.network.tell(self, taken.job.reply_to, "hear_progress", self.site, failed)
+        await taken.ack()
