@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from prfaas.contracts.terms import Role
 from prfaas.contracts.to_gateway import Placement, Refusal
 from prfaas.contracts.to_scheduler import AttemptEnded, BlocksChanged, BlocksHeld, Heartbeat, LinkEstimate, PlaceRequest
+from prfaas_scheduler.queue.announced import QueueState
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,25 @@ class CacheListed:
     held: BlocksHeld
 
 
-Event = HeartbeatReceived | WorkerGone | LinkMeasured | LinkLost | PlacementRequested | AttemptOver | CacheChanged | CacheListed
+@dataclass(frozen=True, slots=True)
+class QueueSeen:
+    """A site announces its queue."""
+
+    now_s: float
+    state: QueueState
+
+
+Event = (
+    HeartbeatReceived
+    | WorkerGone
+    | LinkMeasured
+    | LinkLost
+    | PlacementRequested
+    | AttemptOver
+    | CacheChanged
+    | CacheListed
+    | QueueSeen
+)
 
 
 @dataclass(frozen=True, slots=True)

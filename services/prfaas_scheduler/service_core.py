@@ -20,6 +20,7 @@ from prfaas_scheduler.events import (
     LinkLost,
     LinkMeasured,
     PlacementRequested,
+    QueueSeen,
     RequestCacheList,
     WorkerGone,
 )
@@ -74,6 +75,8 @@ class SchedulerCore:
                 self.fleet.update_link(estimate)
             case LinkLost(_, key):
                 self.fleet.remove_link(key)
+            case QueueSeen(_, state):
+                self.fleet.update_queue(state)
             case PlacementRequested(now_s, request):
                 return [self._place(request, now_s)]
             case AttemptOver(now_s, ended):

@@ -48,6 +48,16 @@ class ModelQueue:
         return 0.0 if self.running.ready or not workers else (self.running.left_s + self._order.work_s) / workers
 
     @property
+    def due_s(self) -> float:
+        """Work of the jobs that wait and are to be in time."""
+        return self._order.work_s
+
+    def running_s(self, now_s: float) -> float:
+        """Work left of the jobs that run, as predicted, over all workers."""
+        self.running.advance(now_s)
+        return self.running.left_s
+
+    @property
     def put_off_s(self) -> float:
         """Work of the jobs that were put off and wait for their turn."""
         return sum(queue.work_s for queue in self._put_off.values())
@@ -163,25 +173,30 @@ class ModelQueue:
 
     def _keep_due_dates(self, newcomer: Waiting | None) -> list[Instruction]:
         """Moore and Hodgson's rule: while a job would be late, the longest up to it is put off, or refused."""
+        out: list[Instruction] = []
         while len(self.running) and (found := self._order.first_late(self.running.left_s, self._now_s)) is not None:
             late, late_s = found
-            # One that would be late as the first of all is saved by no other.
-            hopeless = self.running.left_s > (late.latest_start_at - self._now_s) * len(self.running)
-            victim = late if hopeless else self._order.longest(late, self._shares.is_above) or late
-            if victim.put_off:
-                return []  # its last moment is near: nothing can be put off for it any more
-            if self._may_put_off(victim) or (newcomer is not None and newcomer.job.priority > victim.job.priority):
+            victim = self._victim(late)
+            lower = newcomer is not None and newcomer.in_order and newcomer.job.priority > victim.job.priority
+            if not victim.put_off and (lower or self._may_put_off(victim)):
                 self._put(victim)
                 continue
             # No room for it later on. What has just come is refused, what waits already is kept.
-            if self._now_s - victim.job.arrived_at > self._options.refuse_within_s:
+            if victim.put_off or self._now_s - victim.job.arrived_at > self._options.refuse_within_s:
                 if newcomer is None or newcomer.put_off or not newcomer.in_order or newcomer.key > late.key:
-                    return []
+                    self._order.give_up(late)
+                    continue
                 victim = newcomer
             self._drop(victim)
             self._shares.add(victim.job.tenant, -victim.job.work_s, self._now_s)
-            return [self._late_refusal(victim.job, late_s), *self._keep_due_dates(newcomer if victim is not newcomer else None)]
-        return []
+            out.append(self._late_refusal(victim.job, late_s))
+        return out
+
+    def _victim(self, late: Waiting) -> Waiting:
+        """The job to give way for one that would be late."""
+        # One that would be late as the first of all is saved by no other.
+        hopeless = self.running.left_s > (late.latest_start_at - self._now_s) * len(self.running)
+        return late if hopeless or late.put_off else self._order.longest(late, self._shares.is_above) or late
 
     def _may_put_off(self, waiting: Waiting) -> bool:
         """True if the time that jobs in time leave over is enough for it and for all that were put off before."""
@@ -201,13 +216,14 @@ class ModelQueue:
         heapq.heappush(self._last_starts, (last_start_at, waiting.number, waiting.job.job_id))
 
     def _give_turns(self) -> bool:
-        """Moves jobs into the order whose last moment comes before the order's work is done. Returns whether there were any."""
+        """Moves jobs into the order whose last moment comes before all that waits is done. Returns whether there were any."""
         workers, moved = len(self.running), False
+        ahead_s = self.running.left_s + self._order.work_s + self.put_off_s
         while self._last_starts and workers:
             last_start_at, _, job_id = self._last_starts[0]
             waiting = self._waiting.get(job_id)
             if waiting is not None and not waiting.in_order:
-                if (last_start_at - self._now_s) * workers > self.running.left_s + self._order.work_s:
+                if (last_start_at - self._now_s) * workers > ahead_s:
                     break
                 self._put_off[waiting.job.worker].remove(job_id)
                 waiting.latest_end_at = self._last_end_at(waiting.job)

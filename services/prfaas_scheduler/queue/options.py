@@ -9,7 +9,7 @@ import msgspec
 class QueueOptions(msgspec.Struct, frozen=True, kw_only=True):
     weights: Mapping[str, float] = {}
     """Weight by tenant, above 0; 1 for every other one."""
-    put_off_limit_s: float = inf
+    put_off_limit_s: float = 5.0
     """Longest time beyond its due date that a job may be put off. Its expiry bounds it in any case."""
     refuse_within_s: float = 1.0
     """Age up to which a job may be refused. An older one was accepted."""
