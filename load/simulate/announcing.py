@@ -76,9 +76,7 @@ class Announcing:
 
     def _estimate(self, home: Home, source: str, link: Link, samples: int) -> None:
         rate = link.rate(self._clock.now_s) * self._state.scenario.link_bias
-        estimate = LinkEstimate(
-            source=source, destination=home.name, rtt_s=link.rtt_s, goodput_bytes_per_s=rate, samples=samples
-        )
+        estimate = LinkEstimate(source=source, destination=home.name, rtt_s=link.rtt_s, goodput_bytes_per_s=rate, samples=samples)
         home.core.handle(LinkMeasured(self._clock.now_s, estimate))
         self._clock.after(self._state.timing.link_estimate_s, self._estimate, home, source, link, samples + 1)
 

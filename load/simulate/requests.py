@@ -67,7 +67,7 @@ class _Request:
 
     def _fail(self, code: str, message: str = "") -> None:
         self._record.error, self._record.message = code, message
-        self._home.failed_after_s.append(self._clock.now_s - self._arrival.arrival_s)
+        self._home.failed_after_s[self._index] = self._clock.now_s - self._arrival.arrival_s
         self._requests.over()
 
     # ---- placement and slot

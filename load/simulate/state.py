@@ -23,7 +23,8 @@ class Home:
         self.roles = site.movable.controller(self.core.fleet) if site.movable else None
         self.role_changes: list[tuple[float, str, str]] = []
         self.records: list[Record] = []
-        self.failed_after_s: list[float] = []
+        self.failed_after_s: dict[int, float] = {}
+        """Age of each request that failed, at that moment, by its place in the order of arrival."""
         self.decode_tokens = 0
         """Prefix tokens that its decode workers had cached, over all requests."""
         self.cached_tokens = [0] * len(site.arrivals)

@@ -34,8 +34,8 @@ class SimResult(msgspec.Struct, frozen=True, kw_only=True):
     arrival."""
     role_changes: dict[str, list[tuple[float, str, str]]]
     """(moment of its end, worker, new role) of each change, by pd site."""
-    failed_after_s: dict[str, list[float]]
-    """Age of each request that failed or was refused, at that moment, by pd site."""
+    failed_after_s: dict[str, dict[int, float]]
+    """Age of each request that failed or was refused, at that moment, by pd site and place in the order of arrival."""
 
 
 def simulate(scenario: Scenario) -> SimResult:

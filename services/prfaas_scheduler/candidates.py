@@ -31,6 +31,8 @@ class PrefillSite:
     now_s: float
     queue: SeenQueue | None = None
     """The site's queue, as it announces it; None where it does not."""
+    placed_tokens: int = 0
+    """Tokens of all prompts that this scheduler has placed there and that are not over."""
 
     @property
     def own_wait_s(self) -> float:

@@ -36,6 +36,8 @@ class SiteState:
 
     backlog: Backlog = field(default_factory=Backlog)
     breaker: Breaker = field(default_factory=Breaker)
+    placed_tokens: int = 0
+    """Tokens of all prompts in the backlog."""
     queue: SeenQueue | None = None
     """The site's queue as it was announced last; None where it is not announced."""
 
@@ -186,6 +188,7 @@ class Fleet:
             link=self._link_from(name),
             now_s=self._now_s,
             queue=self.site_state(name).queue,
+            placed_tokens=self.site_state(name).placed_tokens,
         )
 
     def _cached(self, pool: PrefillPool, backlog: Backlog, prompt: Prompt) -> tuple[int, Holder | None]:
@@ -271,12 +274,14 @@ class Fleet:
         if site.queue is not None:
             site.queue.place(route.work_s or 0.0, self._now_s)
         self.placed[request_id] = prefill
+        self.sites[prefill.site].placed_tokens += prefill.tokens
         heapq.heappush(self._expiries, (prefill.expires_at, request_id))
 
     def remove_placement(self, request_id: str) -> PlacedPrefill | None:
         """The request's prefill, which is over; None for an unknown request."""
         prefill = self.placed.pop(request_id, None)
         if prefill is not None:
+            self.sites[prefill.site].placed_tokens -= prefill.tokens
             self.sites[prefill.site].backlog.remove(request_id, self.alive[prefill.site, Role.PREFILL], self._now_s)
         return prefill
 
@@ -299,7 +304,9 @@ class Fleet:
         assert len(self.sites) <= MAX_SITES
         for name, site in self.sites.items():
             site.backlog.validate()
-            assert len(site.backlog) == sum(prefill.site == name for prefill in self.placed.values())
+            placed = [prefill for prefill in self.placed.values() if prefill.site == name]
+            assert len(site.backlog) == len(placed)
+            assert site.placed_tokens == sum(prefill.tokens for prefill in placed)
         self.directory.validate()
         assert len(self.placed) <= len(self._expiries), "a placement that never expires"
         self._validate_pools()

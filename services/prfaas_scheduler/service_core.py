@@ -122,6 +122,10 @@ class SchedulerCore:
         if isinstance(candidates, Refusal):
             return Answer(request.request_id, candidates)
         choice = self.policy.choose(prompt, candidates)
+        if choice.shed_for_s is not None:
+            retry_after_s = max(RETRY_AFTER_S, choice.shed_for_s)
+            refusal = Refusal(code=FailureCode.OVERLOADED, message=choice.reason, retry_after_s=retry_after_s)
+            return Answer(request.request_id, refusal)
         route = choice.candidate.deferred_route if choice.deferred else choice.candidate.route
         self._record(request, decoder, choice, route, now_s)
         return Answer(request.request_id, _placement(request, decoder, candidates, choice, route), route.cached_tokens)

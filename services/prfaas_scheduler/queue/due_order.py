@@ -111,8 +111,8 @@ class DueOrder:
         self._recount(self._blocks[self._block_of(waiting.key)])
 
     def first_late(self, ahead_s: float, now_s: float) -> tuple[Waiting, float] | None:
-        """The first job in the order that starts too late and is not overdue, and by how much; None without any. `ahead_s`: work left of the
-        jobs that run, over all workers."""
+        """The first job in the order that starts too late and is not overdue, and by how much; None without any. `ahead_s`: work
+        left of the jobs that run, over all workers."""
         before_s = ahead_s + now_s * self._workers
         for block in self._blocks:
             if before_s > block.spare_s:

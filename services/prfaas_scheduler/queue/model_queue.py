@@ -4,6 +4,7 @@ import heapq
 from collections.abc import Iterable
 from dataclasses import replace
 
+from prfaas_scheduler.queue.class_floor import ClassFloor
 from prfaas_scheduler.queue.due_order import DueOrder, Key, Waiting
 from prfaas_scheduler.queue.events import Dispatch, Instruction, Job, Refuse
 from prfaas_scheduler.queue.options import QueueOptions
@@ -21,6 +22,7 @@ class ModelQueue:
         self._now_s = now_s
         self._numbers = 0
         self._shares = Shares(options.weights)
+        self._floor = ClassFloor(options.class_floor)
         self._waiting: dict[str, Waiting] = {}
         """All jobs that wait, by id."""
         self._order = DueOrder()
@@ -90,7 +92,12 @@ class ModelQueue:
         waiting = self._waiting[job.job_id] = Waiting(job, self._numbers, job.due_at)
         heapq.heappush(self._expiries, (job.expires_at - job.work_s, waiting.number, job.job_id))
         self._shares.add(job.tenant, job.work_s, self._now_s)
+        self._floor.arrived(job.prefill_tokens)
+        leave_s = self._floor.leave_s(job.prefill_tokens)
+        short_s = self.wait_s + leave_s - (waiting.latest_start_at - self._now_s)
         self._enter(waiting)
+        if leave_s and short_s > 0:
+            return [self._refuse_late(waiting, short_s)]
         out = self._keep_due_dates(waiting)
         # A worker that is ready takes it at once.
         return out + self.serve(self._able(job))
@@ -187,10 +194,18 @@ class ModelQueue:
                     self._order.give_up(late)
                     continue
                 victim = newcomer
-            self._drop(victim)
-            self._shares.add(victim.job.tenant, -victim.job.work_s, self._now_s)
-            out.append(self._late_refusal(victim.job, late_s))
+            out.append(self._refuse_late(victim, late_s))
         return out
+
+    def _refuse_late(self, waiting: Waiting, late_s: float) -> Refuse:
+        job = waiting.job
+        self._drop(waiting)
+        self._shares.add(job.tenant, -job.work_s, self._now_s)
+        if not waiting.put_off:
+            self._floor.missed(job.prefill_tokens)
+        workers, work_s = len(self.running), self.running.left_s + self._order.work_s
+        message = f"{workers} workers have {work_s:.1f} s of work that is due before: it would be {late_s:.1f} s late"
+        return self._refusal(job, message, late_s)
 
     def _victim(self, late: Waiting) -> Waiting:
         """The job to give way for one that would be late."""
@@ -211,6 +226,7 @@ class ModelQueue:
         """Puts a job off: it runs when nothing else is due, and at the latest when its last moment is near."""
         self._order.remove(waiting)
         waiting.in_order, waiting.put_off = False, True
+        self._floor.missed(waiting.job.prefill_tokens)
         self._put_off_queue(waiting.job.worker).add(waiting)
         last_start_at = self._last_end_at(waiting.job) - waiting.job.work_s
         heapq.heappush(self._last_starts, (last_start_at, waiting.number, waiting.job.job_id))
@@ -256,12 +272,6 @@ class ModelQueue:
             self._put_off[job.worker].remove(job.job_id)
         waiting.in_order = False
         del self._waiting[job.job_id]
-
-    def _late_refusal(self, job: Job, late_s: float) -> Refuse:
-        workers = len(self.running)
-        work_s = self.running.left_s + self._order.work_s
-        message = f"{workers} workers have {work_s:.1f} s of work that is due before: it would be {late_s:.1f} s late"
-        return self._refusal(job, message, late_s)
 
     def _refusal(self, job: Job, why: str, retry_after_s: float = 0.0) -> Refuse:
         message = f"a prompt of {job.prefill_tokens} tokens cannot be prefilled in time: {why}"
