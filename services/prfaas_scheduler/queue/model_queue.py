@@ -148,14 +148,9 @@ class ModelQueue:
 
     def _next_of(self, worker: str) -> Waiting | None:
         """The worker's next job: the first in the order; else one that was put off."""
-        while True:
-            heads = [found for target in (worker, None) if (found := self._head(target)) is not None]
-            if not heads:
-                break
-            first = min(heads, key=lambda waiting: waiting.key)
-            if first.put_off or first.latest_start_at >= self._now_s:
-                return first
-            self._put(first)  # late whatever is done: those that can be in time go first
+        heads = [found for target in (worker, None) if (found := self._head(target)) is not None]
+        if heads:
+            return min(heads, key=lambda waiting: waiting.key)
         for target in (worker, None):
             queue = self._put_off.get(target)
             if queue is not None and (late := queue.pop()) is not None:
@@ -185,6 +180,10 @@ class ModelQueue:
             late, late_s = found
             victim = self._victim(late)
             lower = newcomer is not None and newcomer.in_order and newcomer.job.priority > victim.job.priority
+            if victim is late and not victim.put_off and self._may_put_off(victim):
+                # It makes no other late as yet: it keeps its place, and is the first to give way.
+                self._order.give_up(victim)
+                continue
             if not victim.put_off and (lower or self._may_put_off(victim)):
                 self._put(victim)
                 continue
