@@ -23,7 +23,7 @@ class KeptPoint(Protocol):
 def write_plot(points: Sequence[KeptPoint], bounds: Mapping[str, Mapping[str, float]], path: Path) -> None:
     """Writes one page that needs no network. Lines are means over the seeds; bars reach from the lowest to the highest seed."""
     arms = list(dict.fromkeys(point.arm for point in points))
-    parts = []
+    parts: list[str] = []
     for case in dict.fromkeys(point.case for point in points):
         figure = go.Figure(layout=_layout(case))
         for index, arm in enumerate(arms):

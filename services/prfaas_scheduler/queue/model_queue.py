@@ -8,10 +8,9 @@ from prfaas_scheduler.queue.class_floor import ClassFloor
 from prfaas_scheduler.queue.due_order import DueOrder, Key, Waiting
 from prfaas_scheduler.queue.events import Dispatch, Instruction, Job, Refuse
 from prfaas_scheduler.queue.options import QueueOptions
+from prfaas_scheduler.queue.refusal import refusal
 from prfaas_scheduler.queue.running import Running
 from prfaas_scheduler.queue.tenants import DeficitRoundRobin, Shares
-
-MIN_RETRY_AFTER_S = 1.0
 
 
 class ModelQueue:
@@ -30,6 +29,8 @@ class ModelQueue:
         self._heads: dict[str | None, list[tuple[Key, str]]] = {}
         """Heap of (key, job id) of the jobs in the order, and outdated entries, by the worker that alone may take them; None:
         any."""
+        self._late_s = 0.0
+        """Work of the jobs in the order that are late and were never put off."""
         self._put_off: dict[str | None, DeficitRoundRobin] = {}
         """Other jobs by the worker that alone may take them."""
         self._last_starts: list[tuple[float, int, str]] = []
@@ -77,16 +78,16 @@ class ModelQueue:
             waiting = self._waiting.get(heapq.heappop(self._expiries)[2])
             if waiting is not None and waiting.job.expires_at - waiting.job.work_s < now_s:
                 self._drop(waiting)
-                out.append(self._refusal(waiting.job, "no worker came to it in time"))
+                out.append(refusal(waiting.job, "no worker came to it in time"))
         if self._give_turns():
             out += self._keep_due_dates(None)
         return out
 
     def arrive(self, job: Job) -> list[Instruction]:
         if job.expires_at - job.work_s < self._now_s:
-            return [self._refusal(job, f"its prefill of {job.work_s:.2f} s would end after its deadline")]
+            return [refusal(job, f"its prefill of {job.work_s:.2f} s would end after its deadline")]
         if len(self._waiting) >= self._options.max_jobs:
-            return [self._refusal(job, f"{len(self._waiting)} jobs wait there already")]
+            return [refusal(job, f"{len(self._waiting)} jobs wait there already")]
         # Take it in, and find out whom that makes late.
         self._numbers += 1
         waiting = self._waiting[job.job_id] = Waiting(job, self._numbers, job.due_at)
@@ -180,9 +181,9 @@ class ModelQueue:
             late, late_s = found
             victim = self._victim(late)
             lower = newcomer is not None and newcomer.in_order and newcomer.job.priority > victim.job.priority
-            if victim is late and not victim.put_off and self._may_put_off(victim):
-                # It makes no other late as yet: it keeps its place, and is the first to give way.
-                self._order.give_up(victim)
+            if victim is late and not victim.put_off and not self._is_hopeless(victim) and self._may_put_off(victim):
+                # It makes no other late as yet: it keeps its place, and gives way when it does.
+                self._give_up(victim)
                 continue
             if not victim.put_off and (lower or self._may_put_off(victim)):
                 self._put(victim)
@@ -190,7 +191,7 @@ class ModelQueue:
             # No room for it later on. What has just come is refused, what waits already is kept.
             if victim.put_off or self._now_s - victim.job.arrived_at > self._options.refuse_within_s:
                 if newcomer is None or newcomer.put_off or not newcomer.in_order or newcomer.key > late.key:
-                    self._order.give_up(late)
+                    self._give_up(late)
                     continue
                 victim = newcomer
             out.append(self._refuse_late(victim, late_s))
@@ -204,27 +205,38 @@ class ModelQueue:
             self._floor.missed(job.prefill_tokens)
         workers, work_s = len(self.running), self.running.left_s + self._order.work_s
         message = f"{workers} workers have {work_s:.1f} s of work that is due before: it would be {late_s:.1f} s late"
-        return self._refusal(job, message, late_s)
+        return refusal(job, message, late_s)
 
     def _victim(self, late: Waiting) -> Waiting:
         """The job to give way for one that would be late."""
         # One that would be late as the first of all is saved by no other.
-        hopeless = self.running.left_s > (late.latest_start_at - self._now_s) * len(self.running)
-        return late if hopeless or late.put_off else self._order.longest(late, self._shares.is_above) or late
+        if late.put_off or self._is_hopeless(late):
+            return late
+        return self._order.longest(late, self._shares.is_above) or late
+
+    def _is_hopeless(self, waiting: Waiting) -> bool:
+        """True if it would be late even as the first of all."""
+        return self.running.left_s > (waiting.latest_start_at - self._now_s) * len(self.running)
+
+    def _give_up(self, waiting: Waiting) -> None:
+        """Leaves a job late where it is."""
+        self._order.give_up(waiting)
+        self._late_s += 0.0 if waiting.put_off else waiting.job.work_s
 
     def _may_put_off(self, waiting: Waiting) -> bool:
-        """True if the time that jobs in time leave over is enough for it and for all that were put off before."""
+        """True if the time that jobs in time leave over is enough for it and for all that are late or were put off before."""
         left_s = self._last_end_at(waiting.job) - self._now_s
         spare_s = self.running.spare_share * len(self.running) * left_s
-        return self.put_off_s + waiting.job.work_s <= spare_s
+        own_s = 0.0 if waiting.overdue else waiting.job.work_s
+        return self.put_off_s + self._late_s + own_s <= spare_s
 
     def _last_end_at(self, job: Job) -> float:
         return min(job.expires_at, job.due_at + self._options.put_off_limit_s)
 
     def _put(self, waiting: Waiting) -> None:
         """Puts a job off: it runs when nothing else is due, and at the latest when its last moment is near."""
-        self._order.remove(waiting)
-        waiting.in_order, waiting.put_off = False, True
+        self._leave_order(waiting)
+        waiting.put_off = True
         self._floor.missed(waiting.job.prefill_tokens)
         self._put_off_queue(waiting.job.worker).add(waiting)
         last_start_at = self._last_end_at(waiting.job) - waiting.job.work_s
@@ -256,6 +268,12 @@ class ModelQueue:
         self._order.add(waiting)
         heapq.heappush(self._heads.setdefault(waiting.job.worker, []), (waiting.key, waiting.job.job_id))
 
+    def _leave_order(self, waiting: Waiting) -> None:
+        self._order.remove(waiting)
+        if waiting.overdue and not waiting.put_off:
+            self._late_s = self._late_s - waiting.job.work_s if len(self._order) else 0.0
+        waiting.in_order = waiting.overdue = False
+
     def _put_off_queue(self, worker: str | None) -> DeficitRoundRobin:
         return self._put_off.setdefault(worker, DeficitRoundRobin(self._shares))
 
@@ -266,15 +284,10 @@ class ModelQueue:
         """Takes a job out of the queue, wherever it is."""
         job = waiting.job
         if waiting.in_order:
-            self._order.remove(waiting)
+            self._leave_order(waiting)
         elif job.job_id in self._put_off_queue(job.worker):
             self._put_off[job.worker].remove(job.job_id)
-        waiting.in_order = False
         del self._waiting[job.job_id]
-
-    def _refusal(self, job: Job, why: str, retry_after_s: float = 0.0) -> Refuse:
-        message = f"a prompt of {job.prefill_tokens} tokens cannot be prefilled in time: {why}"
-        return Refuse(job.job_id, message, max(MIN_RETRY_AFTER_S, retry_after_s))
 
     def validate(self) -> None:
         self._order.validate()
@@ -286,6 +299,8 @@ class ModelQueue:
         assert in_order | put_off == self._waiting.keys() and not in_order & put_off
         assert all(waiting.in_order is (job_id in in_order) for job_id, waiting in self._waiting.items())
         assert all(waiting.put_off or waiting.in_order for waiting in self._waiting.values())
+        late = [waiting for waiting in self._order if waiting.overdue and not waiting.put_off]
+        assert abs(self._late_s - sum(waiting.job.work_s for waiting in late)) < 1e-3
         unbound = [waiting for waiting in self._waiting.values() if waiting.job.worker is None]
         assert not (unbound and self.running.ready), "a job waits beside a worker that is ready for it"
         for waiting in self._waiting.values():
