@@ -1,8 +1,8 @@
 """Upper bound on the share of requests within an objective: a clairvoyant linear program over the paper's machines.
 
-Time is cut into slots. A request may be prefilled in any slots between its arrival and its objective, at any site, in parts and on
-several workers at once; it counts by the part that is done. No scheduler can do better: it knows all arrivals, and preempts freely.
-Decode and caches are left out, and the link counts with its bytes. HiGHS solves it, through scipy.
+Time is cut into slots. A request may be prefilled in any slots between its arrival and its objective, at any site, in parts and
+on several workers at once; it counts by the part that is done. No scheduler can do better: it knows all arrivals, and preempts
+freely. Decode and caches are left out, and the link counts with its bytes. HiGHS solves it, through scipy.
 """
 
 from collections.abc import Sequence

@@ -138,8 +138,8 @@ def cases(
 
 
 def windowed(trace: Iterable[TraceRequest], seed: int) -> Iterator[TraceRequest]:
-    """The trace from one of its quarters on, by the seed (1: from its beginning), and again from its beginning, as long as a run of
-    an hour may need. No prompt comes again with the blocks of an earlier pass: a cache would know all of it."""
+    """The trace from one of its quarters on, by the seed (1: from its beginning), and again from its beginning, as long as a run
+    of an hour may need. No prompt comes again with the blocks of an earlier pass: a cache would know all of it."""
     requests = list(trace)
     length_s = requests[-1].arrival_s + 1.0
     first = (seed - 1) % WINDOWS * len(requests) // WINDOWS

@@ -1,4 +1,4 @@
-"""Policy `priced`, not in the paper: the least predicted time to first token, plus the price of what the prompt takes from others.
+"""Policy `priced`, not in the paper: the least predicted time to first token, plus the price of what a prompt takes from others.
 
     cost = predicted TTFT + pressure x (price of the site's time x work + price of the link x KV bytes)
 

@@ -28,8 +28,11 @@ class Limits(NamedTuple):
         return self.req_s[stay]
 
     def best(self) -> tuple[int, float]:
-        """Returns (threshold in whole tokens, rate): the longest length that stays at the best cut, or one below the shortest."""
-        stay = max(range(len(self.req_s)), key=self.req_s.__getitem__)
+        """Returns (threshold in whole tokens, rate): the longest length that stays at the best cut, or one below the shortest.
+        No cut parts equal lengths."""
+        last = len(self.lengths)
+        cuts = [stay for stay in range(last + 1) if stay in (0, last) or self.lengths[stay - 1] < self.lengths[stay]]
+        stay = max(cuts, key=self.req_s.__getitem__)
         return int(self.lengths[stay - 1]) if stay else int(self.lengths[0]) - 1, self.req_s[stay]
 
 
