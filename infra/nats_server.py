@@ -14,9 +14,10 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
-from infra.secret_files import make_private_directory, open_secret, write_secret
+from prfaas.secrets.secret_files import make_private_directory, open_secret, write_secret
+from prfaas.site.server_ports import ServerPorts
 
 _LISTENING = {
     "client": re.compile(r"Listening for client connections on \S+:(\d+)"),
@@ -37,14 +38,6 @@ class NatsServerError(Exception):
 _PORT_TAKEN = "address already in use"
 _PORT_WAIT_S = 3.0
 """Time for a port of the last run to become free again."""
-
-
-class ServerPorts(NamedTuple):
-    """TCP ports on 127.0.0.1. Before the first start 0 means "pick a free one"; afterwards it means "this server has none"."""
-
-    client: int = 0
-    leaf: int = 0
-    monitor: int = 0
 
 
 PICK = ServerPorts()
@@ -83,6 +76,8 @@ class NatsServer:
         self.ports = ports
         self._render = config
         self._process: subprocess.Popen[bytes] | None = None
+        self._configured_ports = ports
+        """Ports as the configuration of the running server has them: a reload may not change them."""
 
     @property
     def log_path(self) -> Path:
@@ -111,6 +106,7 @@ class NatsServer:
         Raises NatsServerError; the process is gone then."""
         assert not self.running, "the server runs already"
         make_private_directory(self.directory)
+        self._configured_ports = self.ports
         write_secret(self.config_path, self._render(self.ports, self.directory / "store").encode())  # it may hold seeds
         until_at = time.monotonic() + timeout_s
         port_until_at = min(until_at, time.monotonic() + _PORT_WAIT_S)
@@ -137,6 +133,26 @@ class NatsServer:
                 env={**GO_RUNTIME, **os.environ},
                 start_new_session=True,  # Ctrl-C in a terminal is for whoever started us, who stops the server last
             )
+
+    async def reload(self, timeout_s: float = 10.0) -> None:
+        """Renders the configuration again and has the running server take it. Connections of users that stay are kept.
+
+        Raises NatsServerError when the server refuses it, and goes on with the old one."""
+        rendered = self._render(self._configured_ports, self.directory / "store")
+        write_secret(self.config_path, rendered.encode())
+        log_start = self.log_path.stat().st_size
+        assert self._process is not None, "the server was never started"
+        self._process.send_signal(signal.SIGHUP)
+        until_at = time.monotonic() + timeout_s
+        while True:
+            with self.log_path.open("rb") as log:
+                log.seek(log_start)
+                text = log.read().decode(errors="replace")
+            if "Reloaded server configuration" in text:
+                return
+            if "Failed to reload" in text or time.monotonic() > until_at:
+                raise NatsServerError(f"nats-server of {self.directory} did not reload: {text.strip()[-800:]}")
+            await asyncio.sleep(_POLL_S)
 
     async def _wait_ready(self, log_start: int, until_at: float) -> None:
         while True:

@@ -5,14 +5,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from infra.certificates import Authority
-from infra.nats_server import NatsServer, ServerConfig, ServerPorts
-from infra.permissions import service_permissions
-from infra.site_config import LEAF_ACCOUNTS, render_site
-from infra.site_keys import Key, SiteKeys
-from infra.sites import Description, Service, Site
+from infra.nats_server import NatsServer, ServerConfig
 from infra.wan.process import WanProcess
 from prfaas.bus.endpoint import NatsEndpoint
+from prfaas.site.deployment_files import keys_of_sites
+from prfaas.site.permissions import service_permissions
+from prfaas.site.sealing_keys import SealingKeys, sealing_settings
+from prfaas.site.server_ports import ServerPorts
+from prfaas.site.site_config import LEAF_ACCOUNTS, render_site
+from prfaas.site.site_keys import Key
+from prfaas.site.sites import Description, Service, Site
 
 
 class RunningSites:
@@ -26,11 +28,8 @@ class RunningSites:
         """Emulated links by (dialling site, dialled site)."""
         self.leaf_addresses: dict[tuple[str, str], tuple[str, int]] = {}
         """Host and port by (dialling site, dialled site): those of the emulated link where there is one."""
-        authority = Authority(directory / "authority")
-        self.keys = {
-            site.name: SiteKeys(directory / site.name, authority, (site.host, "localhost", "127.0.0.1"))
-            for site in description.sites
-        }
+        self.keys = keys_of_sites(description, directory)
+        self.sealing_keys = {site.name: SealingKeys(directory / site.name) for site in description.sites}
         self._running = contextlib.AsyncExitStack()
 
     async def start(self) -> Self:
@@ -95,6 +94,7 @@ class RunningSites:
             "name": service.name,
             "http-port": service.http_port,
             **{key: _table(endpoint) for key, endpoint in endpoints.items() if endpoint is not None},
+            **sealing_settings(self.description, self.directory, service),
         } | service.config
 
     async def stop(self) -> None:

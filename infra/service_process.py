@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import tomli_w
 
-from infra.secret_files import make_private_directory, open_secret, write_secret
+from prfaas.secrets.secret_files import make_private_directory, open_secret, write_secret
 
 _POLL_S = 0.02
 _ROOT = Path(__file__).parents[1]
@@ -46,10 +46,19 @@ class ServiceProcess:
     def exit_code(self) -> int | None:
         return self._process.returncode if self._process else None
 
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Configuration that the next start takes."""
+        return self._config
+
     def configure(self, changes: Mapping[str, Any]) -> Self:
         """Changes keys of the configuration; the next start takes them."""
         self._config = {**self._config, **changes}
         return self
+
+    def twin(self, directory: Path) -> "ServiceProcess":
+        """Returns another process of the same configuration, name included, which keeps its files in `directory`."""
+        return ServiceProcess(self.role, self.name, {**self._config, "http-port": 0}, directory, self._environ)
 
     async def spawn(self) -> Self:
         """Returns at once; `wait_ready` says when it serves."""

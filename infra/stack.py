@@ -11,8 +11,8 @@ import httpx
 
 from infra.running_sites import RunningSites
 from infra.service_process import ServiceProcess, ServiceProcessError
-from infra.sites import Description, Role, Service
 from prfaas.contracts.to_probe import EGRESS_HEADROOM
+from prfaas.site.sites import Description, Role, Service, SiteKind
 
 READY_DEADLINE_S = 120.0
 """Deadline for a service to be ready; loading a model on a busy machine takes most of it."""
@@ -82,7 +82,7 @@ class Stack:
 
     def process(self, site: str, role: Role) -> ServiceProcess:
         """Returns the only service of its role in a site."""
-        (found,) = [process for (at, _), process in self.services.items() if at == site and process.role == role]
+        (found,) = self.processes(site, role)
         return found
 
     async def metrics(self, site: str, name: str) -> str:
@@ -90,8 +90,15 @@ class Stack:
         async with httpx.AsyncClient(timeout=5.0) as client:
             return (await client.get(f"http://127.0.0.1:{self.services[site, name].http_port}/metrics")).text
 
+    def processes(self, site: str, role: Role) -> list[ServiceProcess]:
+        """Returns all services of a role in a site, in the order of the description."""
+        return [process for (at, _), process in self.services.items() if at == site and process.role == role]
+
     def gateway_url(self, site: str) -> str:
-        return f"http://127.0.0.1:{self.process(site, Role.GATEWAY).http_port}"
+        """Returns the address that the site's gateways share, or that of its first gateway where they share none."""
+        gateways = [each for each in self.description.services if each.site == site and each.role is Role.GATEWAY]
+        shared = gateways[0].config.get("http-shared-port")
+        return f"http://127.0.0.1:{shared or self.services[site, gateways[0].name].http_port}"
 
     def _process(self, service: Service) -> ServiceProcess:
         model = service.model or self.description.model
@@ -124,7 +131,8 @@ class Stack:
                 }
                 config = {"measures": measured, "egress-mbit": dict(budgets), "leafs": leafs} | config
             case Role.SCHEDULER:
-                pass
+                places = self.description.site(service.site).kind is SiteKind.PD
+                config = {"places": places, "serves": self.description.served_sites(service.site)} | config
         return ServiceProcess(service.role.value, service.name, config, self.directory / service.site, self._environ)
 
     def unleased_bytes_per_s(self, site: str) -> float | None:
@@ -142,8 +150,8 @@ class Stack:
         """Returns when each scheduler knows all workers that serve its site. Raises ServiceProcessError."""
         until_at = time.monotonic() + READY_DEADLINE_S
         async with httpx.AsyncClient(timeout=5.0) as client:
-            for scheduler in [process for process in self.services.values() if process.role == Role.SCHEDULER]:
-                site = next(at for (at, name), process in self.services.items() if process is scheduler)
+            schedulers = [(at, process) for (at, _), process in self.services.items() if process.role == Role.SCHEDULER]
+            for site, scheduler in [each for each in schedulers if self.description.site(each[0]).kind is SiteKind.PD]:
                 expected = self._workers_of(site)
                 while await self._workers_known(client, scheduler) < expected:
                     if time.monotonic() > until_at:

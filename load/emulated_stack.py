@@ -5,11 +5,11 @@ from typing import Any
 
 import msgspec
 
-from infra.sites import Description, Link, Role, Service, Site, SiteKind
 from prfaas.contracts.to_decode import Sampling
 from prfaas.engine.emulated import EmulatedEngine
 from prfaas.engine.factory import EngineConfig
 from prfaas.engine.protocol import DecodeRow
+from prfaas.site.sites import Description, Link, Role, Service, Site, SiteKind
 
 MODEL = "emulated-1t"
 HOME, FAR = "local", "remote"
@@ -24,8 +24,10 @@ def two_sites(
     byte_scale: float = 200.0,
     time_scale: float = 8.0,
     scheduler: dict[str, Any] | None = None,
+    seals: tuple[str, ...] = (),
 ) -> Description:
-    """The pd site has one worker of each role; `egress_mbit` is the budget of the way from the prefill-only site to it."""
+    """The pd site has one worker of each role; `egress_mbit` is the budget of the way from the prefill-only site to it. `seals`:
+    prefill sites whose jobs and KV are sealed."""
 
     def engine(profile: str) -> dict[str, Any]:
         scales = {"time-scale": time_scale, "byte-scale": byte_scale, "token-scale": 32.0, "profile": profile}
@@ -39,17 +41,35 @@ def two_sites(
         Service(site=HOME, role=Role.DECODE_WORKER, name="d0", config=near | {"slots": 64, "waiting": 64}),
         Service(site=HOME, role=Role.PREFILL_WORKER, name="p0", config=near),
         *(Service(site=FAR, role=Role.PREFILL_WORKER, name=f"p{index}", config=far) for index in range(remote_workers)),
+        Service(site=FAR, role=Role.SCHEDULER, name="scheduler"),
         *(Service(site=site, role=Role.BANDWIDTH_PROBE, name="probe") for site in (HOME, FAR)),
     ]
     budget = {} if egress_mbit is None else {HOME: egress_mbit}
     found = Description(
         model=MODEL,
-        sites=(Site(name=HOME, kind=SiteKind.PD), Site(name=FAR, kind=SiteKind.PRFAAS, dials=(HOME,), egress_mbit=budget)),
+        sites=(
+            Site(name=HOME, kind=SiteKind.PD, seals=seals),
+            Site(name=FAR, kind=SiteKind.PRFAAS, dials=(HOME,), egress_mbit=budget),
+        ),
         links=(Link(between=(FAR, HOME), rate_mbit=rate_mbit, rtt_ms=rtt_ms),),
         services=tuple(services),
     )
     found.validate()
     return found
+
+
+def every_service_twice(description: Description, shared_port: int) -> Description:
+    """Returns the sites with a second one of each service that requests pass at home; the gateways share a port."""
+    services = []
+    for service in description.services:
+        if service.role is Role.GATEWAY:
+            service = msgspec.structs.replace(service, config=service.config | {"http-shared-port": shared_port})
+        services.append(service)
+        if service.site == HOME and service.role is not Role.BANDWIDTH_PROBE:
+            services.append(msgspec.structs.replace(service, name=f"{service.name}-b"))
+    doubled = msgspec.structs.replace(description, services=tuple(services))
+    doubled.validate()
+    return doubled
 
 
 def right_answer(description: Description, prompt: Sequence[int], output_tokens: int) -> str:

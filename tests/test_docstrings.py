@@ -14,6 +14,7 @@ FOLDERS = ("services", "shared", "infra", "load", "tests", "examples")
 # A fragment such as "Of its workers." takes its subject from the identifier: it must be read twice.
 FRAGMENT = re.compile(
     r"(?:Of|By|That|Whose|Which|So (?:many|much|long)|Until|Behind|Beyond|Beside|In|Into|From|With|Without|Within|Where|While|For"
+    r"|What|How|Whether|Why|When|Who"
     r"|To|Towards|At|As|On|Over|Under|Above|Below|Between|Among|Against|Through|Per|Since|Out of|After|Before|And|But)\b"
 )
 RIDDLE = re.compile(r"\b(?:nobody|whoever|so many|that one which)\b", re.IGNORECASE)
@@ -55,6 +56,10 @@ def test_docstrings_begin_with_a_noun_or_a_verb(folder: str) -> None:
         ("So many workers at once.", "begins with 'So many'"),
         ("Announcements that nobody hears.", "says 'nobody'"),
         ("Whoever asks first.", "says 'Whoever'"),
+        ("What a worker tells.", "begins with 'What'"),
+        ("Whether it is there.", "begins with 'Whether'"),
+        ("How long it may take.", "begins with 'How'"),
+        ("Whenever", ""),
         ("Office hours.", ""),
         ("Bytes in flight.", ""),
         ("Sends one frame.", ""),

@@ -6,6 +6,6 @@ delay. What does not fit into the link's queue stays with the sender, as its soc
 
 from infra.wan.control import LinkChange, LinkStatus, change_link
 from infra.wan.proxy import LinkState, WanProxy
-from infra.wan.shaping import LinkShape
+from prfaas.site.link_shape import LinkShape
 
 __all__ = ["LinkChange", "LinkShape", "LinkState", "LinkStatus", "WanProxy", "change_link"]

@@ -17,7 +17,7 @@ import uvloop
 
 from infra.wan.control import LinkChange, LinkControlError, change_link, serve_control
 from infra.wan.proxy import WanProxy
-from infra.wan.shaping import LinkShape
+from prfaas.site.link_shape import LinkShape
 
 
 def _address(text: str) -> tuple[str, int]:

@@ -10,8 +10,9 @@ import time
 from collections import deque
 from typing import Literal, cast
 
-from infra.wan.shaping import Lane, LinkShape, Stream
+from infra.wan.shaping import Lane, Stream
 from infra.wan.timer import Timer
+from prfaas.site.link_shape import LinkShape
 
 _SLAB_BYTES = 1 << 20
 _PIPE_LIMIT_BYTES = 64 << 20

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from infra.wan.proxy import LinkState, WanProxy
-from infra.wan.shaping import LinkShape
+from prfaas.site.link_shape import LinkShape
 
 
 class LinkControlError(Exception):

@@ -10,7 +10,7 @@ from typing import Self
 import msgspec
 
 from infra.wan.control import LinkChange, LinkStatus, change_link
-from infra.wan.shaping import LinkShape
+from prfaas.site.link_shape import LinkShape
 
 _ROOT = Path(__file__).parents[2]
 

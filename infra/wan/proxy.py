@@ -10,7 +10,7 @@ from typing import Any, Self
 import msgspec
 
 from infra.wan.connection import Direction, End, Pipe
-from infra.wan.shaping import LinkShape
+from prfaas.site.link_shape import LinkShape
 
 _log = logging.getLogger(__name__)
 _RECEIVE_BUFFER_BYTES = 512 << 10

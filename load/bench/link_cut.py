@@ -58,45 +58,58 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     first_token_s: float | None
 
 
-async def outage(stack: Stack, policy: str, fault: LinkState, outage_s: float, seed: int) -> Round:
-    """One outage under load; returns when all requests are answered."""
-    target = Target(url=stack.gateway_url(HOME), model=MODEL, timeout_s=60.0, ttft_deadline_s=30.0)
-    made = TokenPrompts(seed)
-    prompts: dict[int, list[int]] = {}
-    (link,) = stack.sites.links.values()
-    resumed = asyncio.Event()
-    repaired_s: float | None = None
+class Load:
+    """Requests at a steady rate, until one that came after the link's repair was prefilled remotely."""
 
-    def arrivals() -> Iterator[Arrival]:
+    def __init__(self, seed: int) -> None:
+        self.prompts: dict[int, list[int]] = {}
+        self.over = asyncio.Event()
+        self.repaired_s: float | None = None
+        """Time of the repair, since the first request; None before it."""
+        self._made = TokenPrompts(seed)
+        self._started_at = time.monotonic()
+
+    def arrivals(self) -> Iterator[Arrival]:
         at_s = 0.0
-        while not resumed.is_set():
+        while not self.over.is_set():
             yield Arrival(at_s, PROMPT_TOKENS, OUTPUT_TOKENS)
             at_s += EVERY_S
 
-    def after_repair(record: Record) -> bool:
-        return repaired_s is not None and record.arrival.arrival_s > repaired_s and record.outcome == Outcome.OFFLOADED
+    def prompt(self, index: int, arrival: Arrival) -> list[int]:
+        self.prompts[index] = self._made.tokens(index, arrival)
+        return self.prompts[index]
 
-    started_s = time.monotonic()
+    def answered(self, record: Record) -> None:
+        if self.is_offloaded_again(record):
+            self.over.set()
 
-    def prompt(index: int, arrival: Arrival) -> list[int]:
-        prompts[index] = made.tokens(index, arrival)
-        return prompts[index]
+    def repaired(self) -> float:
+        self.repaired_s = time.monotonic() - self._started_at
+        return self.repaired_s
 
-    asking = asyncio.create_task(
-        replay(target, arrivals(), prompt, lambda record: resumed.set() if after_repair(record) else None)
-    )
+    def is_offloaded_again(self, record: Record) -> bool:
+        came_after = self.repaired_s is not None and record.arrival.arrival_s > self.repaired_s
+        return came_after and record.outcome == Outcome.OFFLOADED
+
+
+async def outage(stack: Stack, policy: str, fault: LinkState, outage_s: float, seed: int) -> Round:
+    """Cuts the link under load, and repairs it. Returns when all requests are answered."""
+    target = Target(url=stack.gateway_url(HOME), model=MODEL, timeout_s=60.0, ttft_deadline_s=30.0)
+    (link,) = stack.sites.links.values()
+    load = Load(seed)
+    asking = asyncio.create_task(replay(target, load.arrivals(), load.prompt, load.answered))
     await asyncio.sleep(BEFORE_S)
     await link.change(LinkChange(state=fault))
     await asyncio.sleep(outage_s)
     await link.change(LinkChange(state=LinkState.UP))
-    repaired_s = time.monotonic() - started_s
+    repaired_s = load.repaired()
     try:
         async with asyncio.timeout(RESUME_DEADLINE_S):
-            await resumed.wait()
+            await load.over.wait()
     except TimeoutError:
-        resumed.set()
+        load.over.set()
     records = await asking
-    first = next((record for record in records if after_repair(record)), None)
+    first = next(filter(load.is_offloaded_again, records), None)
     outcomes = [record.outcome or record.error for record in records]
     return Round(
         policy=policy,
@@ -105,7 +118,7 @@ async def outage(stack: Stack, policy: str, fault: LinkState, outage_s: float, s
         requests=len(records),
         failed=sum(record.status != 200 or bool(record.error) for record in records),
         wrong=sum(
-            not record.error and record.text != right_answer(stack.description, prompts[index], OUTPUT_TOKENS)
+            not record.error and record.text != right_answer(stack.description, load.prompts[index], OUTPUT_TOKENS)
             for index, record in enumerate(records)
         ),
         outcomes={outcome: outcomes.count(outcome) for outcome in sorted(set(outcomes))},

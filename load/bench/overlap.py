@@ -16,12 +16,12 @@ from typing import Any
 import httpx
 import msgspec
 
-from infra.sites import Role
 from infra.stack import Stack
 from infra.up import START_ERRORS, describe, fresh_directory, say
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
 from prfaas.engine.weights import prepare
+from prfaas.site.sites import Role
 
 PROMPT_TOKENS = 4000
 TTFT_DEADLINE_S = 120.0

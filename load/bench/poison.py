@@ -1,4 +1,4 @@
-"""Whether one poisonous request harms another: every third one is, while the others stream.
+"""Harm that a poisonous request does to others: every third one is poisonous, while the others stream.
 
 `python -m load.bench.poison [--json FILE]`. Over a real stack with emulated engines, and over one with the real gemma-3-270m, for
 what only a real tokenizer does. Poison comes from HTTP clients and, with the site's own keys, over its buses. The summary counts
@@ -19,7 +19,6 @@ from typing import Any
 
 import msgspec
 
-from infra.sites import Description, Role
 from infra.stack import Stack
 from infra.up import START_ERRORS, describe, fresh_directory, say
 from load.bench.poison_bus import BusPoisons
@@ -31,6 +30,7 @@ from prfaas.replay.arrival import Arrival
 from prfaas.replay.client import Target
 from prfaas.replay.record import Record
 from prfaas.replay.send import replay
+from prfaas.site.sites import Description, Role
 
 REAL_MODEL = "gemma-3-270m"
 RATE_REQ_S = 6.0

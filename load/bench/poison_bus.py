@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
-from infra.sites import Description, Role
 from prfaas.bus.bulk.lane import BulkLane
 from prfaas.contracts import subjects
+from prfaas.site.sites import Description, Role
 
 DEEP = b"\x91" * 50_000 + b"\xc0"
 """MessagePack list in a list in a list, of a size that a bucket's entry may have."""
@@ -81,9 +81,11 @@ def _control_subjects(description: Description, site: str) -> Iterator[str]:
             case Role.PREFILL_WORKER:
                 yield subjects.held_blocks(site, "prefill", service.name)
                 yield subjects.worker_alive(site, service.name)
-                yield subjects.worker_jobs(site, site, service.name)
+                yield subjects.dispatched_jobs(site, service.name)
                 yield subjects.jobs(site, site, service.model or description.model)
-                yield subjects.deferred_jobs(site, site, service.model or description.model)
+            case Role.SCHEDULER:
+                yield subjects.readiness(site, "p0")
+                yield subjects.cancel_prefill(site, site)
             case _:
                 pass
 

@@ -15,7 +15,6 @@ import msgspec
 
 from infra.running_sites import RunningSites
 from infra.service_process import ServiceProcess
-from infra.sites import Description, Role, Service, Site, SiteKind
 from infra.tcp_path import FAR, NEAR, TcpPath, tcp_path
 from load.bench.kv.methods import SITE, Job
 from load.bench.kv.run import measure
@@ -26,6 +25,7 @@ from prfaas.bus.control import ControlBus
 from prfaas.bus.presence import watch
 from prfaas.contracts import subjects
 from prfaas.contracts.to_scheduler import LinkEstimate
+from prfaas.site.sites import Description, Role, Service, Site, SiteKind
 
 REMOTE = "far"
 MIB = 1 << 20

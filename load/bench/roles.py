@@ -20,8 +20,6 @@ from typing import Any
 import msgspec
 
 from infra.service_process import ServiceProcess
-from infra.sites import Description, Service, Site, SiteKind
-from infra.sites import Role as Program
 from infra.stack import Stack
 from infra.up import START_ERRORS, fresh_directory, say
 from load.json_option import add_json_option, write_json
@@ -37,6 +35,8 @@ from prfaas.replay.arrival import Arrival
 from prfaas.replay.client import Target
 from prfaas.replay.record import Record
 from prfaas.replay.send import replay
+from prfaas.site.sites import Description, Service, Site, SiteKind
+from prfaas.site.sites import Role as Program
 
 SITE = "local"
 DEADLINE_S = 180.0

@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 
-from infra.sites import Description, Role
 from infra.stack import Stack
 from infra.up import START_ERRORS, fresh_directory, say
 from load.paper.__main__ import REUSE_CHUNK_TOKENS
@@ -23,6 +22,7 @@ from load.simulate.cases import BLOCK_TOKENS, CACHE_BLOCKS
 from load.simulate.paper import DEPLOYMENTS, HOME, THRESHOLD_TOKENS
 from load.simulate.policies import POLICIES, scheduler_keys
 from load.traces import MOONCAKE_BUCKET_S, MOONCAKE_CONVERSATION
+from prfaas.site.sites import Description, Role
 
 SCALES = Scales(chunk_tokens=REUSE_CHUNK_TOKENS)
 REPORT_FOLDER = "report"

@@ -11,7 +11,6 @@ import httpx
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
-from infra.sites import Role
 from infra.stack import READY_DEADLINE_S, STOP_DEADLINE_S, Stack
 from infra.wan.control import LinkChange
 from load.machine import CpuMeter, CpuUse
@@ -25,6 +24,7 @@ from prfaas.replay.client import Target
 from prfaas.replay.prompts import TokenPrompts
 from prfaas.replay.record import Record
 from prfaas.replay.send import replay
+from prfaas.site.sites import Role
 
 WARM_UP = 0.2
 """Share of a run that is not looked at: batches fill up."""

@@ -6,12 +6,13 @@ from typing import Any
 
 import msgspec
 
-from infra.sites import Description, Link, Role, Service, Site, SiteKind
 from load.arrivals import scaled_tokens
 from load.simulate.paper import FAR, H20_NAME, H200_NAME, HOME, SLOTS, STEADY, Deployment
 from load.simulate.scenario import LinkSpec
 from prfaas.engine.emulated import EmulatedConfig, EmulatedEngine
 from prfaas.replay.arrival import Arrival
+from prfaas.site.sites import Description, Link, Role, Service, Site, SiteKind
+from prfaas_scheduler.queue.objectives import PROPORTIONAL_FROM_TOKENS
 
 MODEL = "emulated-1t"
 
@@ -49,6 +50,7 @@ class Scales(msgspec.Struct, frozen=True, kw_only=True):
         scaled = {
             "threshold-tokens": round(keys["threshold-tokens"] / self.tokens),
             "ttft-objective-s": keys["ttft-objective-s"] / self.time,
+            "ttft-proportional-from-tokens": PROPORTIONAL_FROM_TOKENS / self.tokens,
         }
         return keys | scaled
 
@@ -92,6 +94,7 @@ def description(deployment: Deployment, scales: Scales) -> Description:
     if deployment.n_prfaas:
         sites.append(Site(name=FAR, kind=SiteKind.PRFAAS, dials=(HOME,)))
         rate_mbit = scales.rate_mbit(STEADY.rates[0][1])
+        services.append(Service(site=FAR, role=Role.SCHEDULER, name="scheduler", config=scales.keys(deployment.keys)))
         links.append(Link(between=(FAR, HOME), rate_mbit=rate_mbit, rtt_ms=STEADY.rtt_s * 1e3 / scales.time))
         services += [Service(site=site, role=Role.BANDWIDTH_PROBE, name="probe") for site in (HOME, FAR)]
     found = Description(model=MODEL, sites=tuple(sites), links=tuple(links), services=tuple(services))

@@ -40,7 +40,7 @@ class IdleGoodput:
         """Largest goodput that short trains without transfers have shown since."""
         self._measured_s = 0.0
         self._by_transfers = False
-        """Whether transfers showed it: a short one may overrate, so a deep train has yet to confirm it."""
+        """True when transfers showed it: a short one may overrate, so a deep train has yet to confirm it."""
         self._last: tuple[int, float] | None = None
         """Last deep train while they grow: bytes, and bytes/s. It is no estimate yet, for the next one shows more, or less."""
         self._growing = True

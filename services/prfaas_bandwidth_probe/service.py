@@ -139,7 +139,7 @@ class MeasuredLink:
         self._delivered = DeliveredTogether()
         self._retransmits = RetransmitShare()
         self._announced = True
-        """Whether the last announcement arrived: failures in a row are logged once."""
+        """True when the last announcement arrived: failures in a row are logged once."""
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as probes:

@@ -1,4 +1,8 @@
-"""Slots and cache space: which requests hold them, which wait for them, and which are refused."""
+"""Slots and cache space: which requests hold them, which wait for them, and which are refused.
+
+A request whose KV is still to come needs cache space and no slot: its prefill may wait in a queue for long. While all slots of
+the batch are taken no further one is let in. What comes then all the same waits for a slot, the first to come first.
+"""
 
 from typing import NamedTuple
 
@@ -10,6 +14,9 @@ class Limits(NamedTuple):
     """Most that a worker takes."""
 
     slots: int
+    """Requests in the batch."""
+    coming: int
+    """Requests whose KV is still to come, beside them."""
     waiting: int
     context_tokens: int
     cache_bytes: int
@@ -30,8 +37,20 @@ class Admission:
         self.requests: dict[str, Request] = {}
 
     @property
+    def batch(self) -> list[Request]:
+        """Requests that hold a slot: of those whose KV is complete, the first ones."""
+        complete = [request for request in self.requests.values() if request.phase is Phase.RUNNING]
+        if len(complete) <= self.limits.slots:
+            return complete
+        return sorted(complete, key=lambda request: request.joined_at)[: self.limits.slots]
+
+    @property
+    def coming(self) -> list[Request]:
+        return [request for request in self.requests.values() if request.phase is Phase.TRANSFER]
+
+    @property
     def holding(self) -> list[Request]:
-        """Requests that hold a slot and cache space."""
+        """Requests that hold cache space."""
         return [request for request in self.requests.values() if request.phase is not Phase.WAITING]
 
     @property
@@ -66,13 +85,13 @@ class Admission:
         return None
 
     def admit(self, now_s: float) -> list[Request]:
-        """Gives free slots to waiting requests, and returns these.
+        """Lets waiting requests fetch their KV, and returns these.
 
         First come, first served: small requests do not overtake a large one at the head, or it would starve."""
         admitted: list[Request] = []
         for request in self.waiting:
             if now_s >= request.first_token_due_at:
-                continue  # the next tick fails it; a slot would be wasted on it
+                continue  # the next tick fails it; space would be wasted on it
             if not self._fits(request.cache_bytes):
                 break
             request.phase = Phase.TRANSFER
@@ -80,10 +99,16 @@ class Admission:
         return admitted
 
     def validate(self) -> None:
-        assert len(self.holding) <= self.limits.slots, "more requests hold a slot than there are slots"
+        assert len(self.batch) <= self.limits.slots, "more requests hold a slot than there are slots"
+        assert len(self.coming) <= self.limits.coming, "more KV is to come than may"
+        assert len(self.holding) < self.limits.slots + self.limits.coming or not self.limits.coming, (
+            "more were let in than may come"
+        )
         assert self.cache_bytes <= self.limits.cache_bytes, "more cache is promised than there is"
         assert len(self.waiting) <= self.limits.waiting, "the waiting line is longer than its limit"
         assert all(request_id == request.request_id for request_id, request in self.requests.items())
 
     def _fits(self, cache_bytes: int) -> bool:
-        return len(self.holding) < self.limits.slots and self.cache_bytes + cache_bytes <= self.limits.cache_bytes
+        complete = len(self.holding) - len(self.coming)
+        room = complete < self.limits.slots and len(self.coming) < self.limits.coming
+        return room and self.cache_bytes + cache_bytes <= self.limits.cache_bytes

@@ -10,20 +10,25 @@ from typing import Any
 from opentelemetry.trace import Span, SpanKind
 from opentelemetry.trace.status import StatusCode
 
-from prfaas.bus.jobs import JobQueue
-from prfaas.contracts import subjects
+from prfaas.bus.jobs import ABSENT_BEHIND_A_LINK_S, ABSENT_S
 from prfaas.contracts.codes import FailureCode
-from prfaas.contracts.kv import KVTransfer, TransferReport
-from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
-from prfaas.contracts.to_prefill import CancelPrefill, PrefillJob
-from prfaas.contracts.wire import pack_tokens
+from prfaas.contracts.kv import TransferReport
+from prfaas.contracts.to_decode import PrefillDispatched, PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
+from prfaas.contracts.to_prefill import BACKGROUND_PRIORITY
+from prfaas.contracts.to_scheduler import KVDisagreed
 from prfaas.process.runner import ServiceContext
 from prfaas.telemetry import names
+from prfaas.telemetry.fault_points import FaultPoint, reach
+from prfaas.telemetry.faults import FAULTS
 from prfaas.telemetry.logs import get_logger
+from prfaas.telemetry.metrics.audit import AuditMetrics
 from prfaas.telemetry.metrics.transfer import TransferMetrics
+from prfaas.telemetry.wall_clock import unix_s
+from prfaas.transfer.errors import TransferError
 from prfaas.transfer.receiver import KVReceiver
 from prfaas.worker.faults import failure_code, fault_text
 from prfaas.worker.site_connections import SiteConnections
+from prfaas_decode_worker.audits import Audited, Audits, teeing
 from prfaas_decode_worker.config import DecodeWorkerConfig
 from prfaas_decode_worker.events import (
     AttemptFailed,
@@ -35,11 +40,12 @@ from prfaas_decode_worker.events import (
     Release,
     RequestBroken,
 )
+from prfaas_decode_worker.prefill_jobs import Prefill, PrefillJobs
 from prfaas_decode_worker.prefixes import KeptPrefixes
 from prfaas_decode_worker.spans import describe_transfer
 
-REMOTE_QUEUE_S = 3.0
-"""Wait for a remote site's queue. It answers within a few round trips of the control connection, unless the link is down."""
+ABORT_REASON_S = 0.5
+"""Wait for the reason why a prefill worker gave up, after its frames have ended: it comes by another connection."""
 
 log = get_logger(__name__)
 
@@ -52,18 +58,30 @@ class Attempt:
         self.span = span
         self.receiver: KVReceiver | None = None
         self.prefill_failed: asyncio.Future[PrefillFailed] = asyncio.get_running_loop().create_future()
-        self.nuid = secrets.token_hex(11)
-        """Name of its object. The prefill worker that has the job knows it, and so may write frames and report progress."""
-        self.begun: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        """The prefill worker that has begun to compute it."""
+        self.prefill: Prefill | None = None
+        """Order to a prefill worker; None until it was asked."""
+        self.holder: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        """The prefill worker that has its job."""
+        self.begun = False
+        """True once the holder has begun to compute it."""
         self.queue_s = 0.0
         self.settled = False
         """The core has been told how it ended, or does not want to know."""
         self.verified_ns = 0
 
+    def held_by(self, worker: str) -> None:
+        """Notes the worker that has the job; the first to be heard of is the only one."""
+        if not self.holder.done():
+            self.holder.set_result(worker)
+
+    def may_report(self, prefill_site: str, nuid: str) -> bool:
+        """Returns whether progress is from a worker that has the job: it is of the job's site, and knows the object's name."""
+        named = self.prefill is not None and secrets.compare_digest(self.prefill.transfer.nuid, nuid)
+        return named and prefill_site == self.order.prefill_site
+
     @property
     def report(self) -> TransferReport:
-        """What has come of its KV so far."""
+        """Report on the KV that has come so far."""
         return TransferReport(attempts=self.order.attempt) if self.receiver is None else self.receiver.report()
 
 
@@ -77,17 +95,21 @@ class Attempts:
         connections: SiteConnections,
         kept: KeptPrefixes,
         tell: Callable[[Event], None],
+        distrust: Callable[[KVDisagreed], None],
     ) -> None:
+        """`tell` hears of each attempt's end, `distrust` of each site whose KV was found wrong."""
         self._config = config
         self._site = config.site
-        self._bus, self._lane = connections
-        self._jobs = JobQueue(connections.bus)
+        self._lane = connections.lane
         self._engine = kept.engine
-        self._description = kept.engine.describe()
+        self._layout = kept.engine.describe().layout
+        self._jobs = PrefillJobs(config, connections.bus, kept.engine.describe())
         self._kept = kept
         self._tasks = context.tasks
         self._tracing = context.tracing
         self._metrics = TransferMetrics(context.registry)
+        metrics = AuditMetrics(context.registry)
+        self._audits = Audits(config, self._jobs, self._lane, self._layout, self._tasks, metrics, distrust)
         self._tell = tell
         self._running: dict[str, tuple[Attempt, asyncio.Task[None]]] = {}
         """Current attempt and its task, by request."""
@@ -119,8 +141,10 @@ class Attempts:
             attempt.settled = True
             self._count_failure(attempt, FailureCode.CANCELLED)
             task.cancel()
-        if attempt.order.token_ids:
-            self._tasks.spawn("cancel prefill", self._cancel_prefill(attempt.order))
+        if attempt.prefill is not None:
+            begun = attempt.order
+            cancel = self._jobs.cancel(begun.request_id, begun.prefill_site, begun.transfer_id, begun.attempt)
+            self._tasks.spawn("cancel prefill", cancel)
 
     def release(self, release: Release) -> None:
         """Forgets a request that is over. Only now is it sure that its prefill's times are known, so its span ends here."""
@@ -136,18 +160,23 @@ class Attempts:
         """Takes progress from workers of the attempt's own prefill site only, who show by the nuid that they have its job.
 
         `prefill_site`: from the subject, on which the server lets that site's workers alone publish."""
+        if prefill_site == self._site and self._audits.hear(progress):
+            return
         found = self._running.get(progress.transfer_id)
         if found is None or found[0].order.attempt != progress.attempt:
+            FAULTS.late[type(progress).__name__] += 1
             return
-        if found[0].order.prefill_site != prefill_site or not secrets.compare_digest(found[0].nuid, progress.nuid):
+        if not found[0].may_report(prefill_site, progress.nuid):
+            FAULTS.foreign[type(progress).__name__] += 1
             log.warning("progress_of_another", transfer=progress.transfer_id, from_site=prefill_site, worker=progress.worker[:64])
             return
         attempt = found[0]
         match progress:
+            case PrefillDispatched(worker=worker):
+                attempt.held_by(worker)
             case PrefillStarted(queue_s=queue_s, worker=worker):
-                attempt.queue_s = queue_s
-                if not attempt.begun.done():
-                    attempt.begun.set_result(worker)
+                attempt.queue_s, attempt.begun = queue_s, True
+                attempt.held_by(worker)
             case PrefillDone(prefill_s=prefill_s, ended_unix_s=ended_unix_s):
                 order = attempt.order
                 now_s = time.monotonic()
@@ -167,48 +196,57 @@ class Attempts:
     async def _run(self, attempt: Attempt) -> None:
         order = attempt.order
         report: TransferReport | None = None
+        audited: Audited | None = None
         try:
             # What is here already.
             sequence = self._engine.reserve(len(order.token_ids), order.total_tokens)
             if not order.token_ids:
                 self._verified(attempt, sequence)
                 return
-            from_token = await self._kept.install(sequence, order.token_ids)
+            from_token = await self._kept.install(sequence, order.token_ids, order.prefill_site)
             # The receiver first, then the job: its consumer keeps the object from the sweep, and frames flow at once.
             worker = order.prefill_worker
-            if worker is not None and not await self._jobs.is_there(order.prefill_site, worker):
+            if worker is not None and not await self._jobs.queue.is_there(order.prefill_site, worker):
                 worker = None  # it went before the scheduler could know: then any that is free
-            transfer = KVTransfer(
-                transfer_id=order.transfer_id,
-                attempt=order.attempt,
-                bucket=subjects.kv_bucket(self._site, order.prefill_site),
-                nuid=attempt.nuid,
-                prefill_tokens=len(order.token_ids),
+            attempt.prefill = prefill = self._jobs.prefill(
+                order.request_id,
+                order.transfer_id,
+                order.attempt,
+                order.prefill_site,
+                order.token_ids,
                 from_token=from_token,
+                tenant=order.tenant,
+                timeout_s=order.timeout_s,
                 lossy=self._config.engine.lossy_kv,
-                fingerprint=self._description.fingerprint,
             )
-            install = partial(self._engine.install, sequence)
+            audited = self._audits.draw_for(prefill)
             attempt.receiver = receiver = KVReceiver(
                 self._lane,
-                transfer,
-                self._description.layout,
-                install,
+                prefill.transfer,
+                self._layout,
+                teeing(partial(self._engine.install, sequence), audited),
                 timeout_s=order.timeout_s,
                 idle_timeout_s=self._config.idle_timeout_s,
+                secret=prefill.secret,
             )
             await receiver.open()
-            await self._submit(attempt, transfer, worker)
-            report = await self._await_kv(attempt, receiver, worker)
+            priority = BACKGROUND_PRIORITY if order.deferred else 0
+            await self._jobs.submit(prefill, worker=worker, priority=priority, admitted=order.admitted, parent=attempt.span)
+            reach(FaultPoint.JOB_STORED, order.request_id, order.attempt)
+            report = await self._await_kv(attempt, receiver)
             if report is not None:
                 self._verified(attempt, sequence)
         except Exception as error:  # an engine raises more than EngineError: torch's own, MemoryError; they end this attempt only
             self._failed(attempt, failure_code(error), fault_text(error))
         finally:
+            if audited is not None and report is not None:
+                self._audits.begin(audited, attempt.holder.result() if attempt.holder.done() else "")
+            elif audited is not None:
+                self._audits.drop(audited)
             if attempt.receiver is not None:
                 await self._after(attempt, "receiver_not_closed", attempt.receiver.close())
         if report is not None and not report.lossy_frames:
-            await self._after(attempt, "prefix_not_kept", self._kept.keep(sequence, order.token_ids))
+            await self._after(attempt, "prefix_not_kept", self._kept.keep(sequence, order.token_ids, order.prefill_site))
 
     async def _after(self, attempt: Attempt, failed: str, work: Coroutine[Any, Any, None]) -> None:
         """Does what the request does not need any more: an error is only logged, as `failed`."""
@@ -217,41 +255,19 @@ class Attempts:
         except Exception as error:
             log.error(failed, request_id=attempt.order.request_id, reason=fault_text(error), exc_info=error)
 
-    async def _submit(self, attempt: Attempt, transfer: KVTransfer, worker: str | None) -> None:
-        order = attempt.order
-        job = PrefillJob(
-            request_id=order.request_id,
-            model=self._description.model,
-            transfer=transfer,
-            token_ids=pack_tokens(order.token_ids),
-            reply_to=subjects.prefill_progress(self._site, self._config.name),
-            decode_site=self._site,
-            tenant=order.tenant,
-            timeout_s=order.timeout_s,
-        )
-        remote = order.prefill_site != self._site
-        await self._jobs.submit(
-            order.prefill_site,
-            job,
-            timeout_s=min(order.timeout_s, REMOTE_QUEUE_S) if remote else order.timeout_s,
-            worker=worker,
-            deferred=order.deferred,
-            parent=attempt.span,
-        )
-
-    async def _await_kv(self, attempt: Attempt, receiver: KVReceiver, worker: str | None) -> TransferReport | None:
+    async def _await_kv(self, attempt: Attempt, receiver: KVReceiver) -> TransferReport | None:
         """None when the prefill failed, which the core has been told. Raises TransferError, or what `install` raised."""
         order = attempt.order
         verified = asyncio.ensure_future(receiver.verified(order.timeout_s))
-        gone = asyncio.ensure_future(self._worker_gone(attempt, worker))
+        gone = asyncio.ensure_future(self._worker_gone(attempt))
         waiting: list[asyncio.Future[Any]] = [verified, attempt.prefill_failed, gone]
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if verified.done():
+            if verified.done() and not await self._is_explained(attempt, verified):
                 return verified.result()
             if attempt.prefill_failed.done():
                 failure = attempt.prefill_failed.result()
-                self._failed(attempt, failure.code, f"{failure.worker}: {failure.message}")
+                self._failed(attempt, failure.code, f"{failure.worker}: {failure.message}", failure.retry_after_s)
             else:
                 self._failed(attempt, FailureCode.WORKER_LOST, gone.result())
             return None
@@ -259,12 +275,19 @@ class Attempts:
             verified.cancel()
             gone.cancel()
 
-    async def _worker_gone(self, attempt: Attempt, named: str | None) -> str:
-        """Returns, with the reason, when the worker is gone that the job was named for, or that has begun it.
+    async def _is_explained(self, attempt: Attempt, verified: asyncio.Future[TransferReport]) -> bool:
+        """Returns whether the prefill worker has said why it gave up. The end of its frames may overtake what it says."""
+        error = verified.exception()
+        if isinstance(error, TransferError) and error.code is FailureCode.ABORTED:
+            await asyncio.wait([attempt.prefill_failed], timeout=ABORT_REASON_S)
+            return attempt.prefill_failed.done()
+        return False
 
-        A job in a worker's own queue is for no other one. One that was begun is given to another after a while, if the site has
-        another, which refuses it."""
-        return await self._jobs.until_gone(attempt.order.prefill_site, named or await attempt.begun)
+    async def _worker_gone(self, attempt: Attempt) -> str:
+        """Returns, with the reason, when the worker is gone that has the job: no other one gets it."""
+        site = attempt.order.prefill_site
+        absent_s = ABSENT_S if site == self._site else ABSENT_BEHIND_A_LINK_S
+        return await self._jobs.queue.until_gone(site, await attempt.holder, absent_s)
 
     def _verified(self, attempt: Attempt, sequence: Any) -> None:
         if attempt.settled:
@@ -273,9 +296,9 @@ class Attempts:
         attempt.verified_ns = time.time_ns()
         order = attempt.order
         self.sequences[order.request_id] = sequence
-        self._tell(AttemptVerified(time.monotonic(), order.request_id, order.attempt, time.time(), attempt.report))
+        self._tell(AttemptVerified(time.monotonic(), order.request_id, order.attempt, unix_s(), attempt.report))
 
-    def _failed(self, attempt: Attempt, code: str, message: str) -> None:
+    def _failed(self, attempt: Attempt, code: str, message: str, retry_after_s: float | None = None) -> None:
         if attempt.settled:
             return
         attempt.settled = True
@@ -289,18 +312,11 @@ class Attempts:
             reason=message,
         )
         self._count_failure(attempt, code)
-        self._tell(AttemptFailed(time.monotonic(), order.request_id, order.attempt, code, message, attempt.begun.done()))
+        begun, now_s = attempt.begun, time.monotonic()
+        self._tell(AttemptFailed(now_s, order.request_id, order.attempt, code, message, begun, retry_after_s))
 
     def _count_failure(self, attempt: Attempt, code: str) -> None:
         attempt.span.set_attribute(names.ERROR_TYPE, code)
         attempt.span.set_status(StatusCode.ERROR, code)
         attempt.span.end()
         self._metrics.failed(attempt.order.prefill_site, self._site, code, attempt.report)
-
-    async def _cancel_prefill(self, order: BeginAttempt) -> None:
-        """Best effort: a prefill that does not hear of it finds its transfer dead, or its job expired."""
-        try:
-            cancel = CancelPrefill(transfer_id=order.transfer_id, attempt=order.attempt)
-            await self._bus.publish(subjects.cancel_prefill(order.prefill_site, self._site), cancel)
-        except Exception as error:
-            log.warning("cancel_not_sent", request_id=order.request_id, prefill_site=order.prefill_site, reason=fault_text(error))

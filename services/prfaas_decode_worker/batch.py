@@ -8,6 +8,7 @@ from typing import Any
 
 from prfaas.capacity.observed import ObservedTimes
 from prfaas.engine.protocol import DecodeRow, Engine
+from prfaas.telemetry.fault_points import FaultPoint, reach
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics.decode import DecodeMetrics
 from prfaas.worker.engine_thread import engine_thread
@@ -103,6 +104,7 @@ class Batch:
             log.error("step_not_counted", rows=rows, exc_info=error)
 
     def _input(self, row: Row) -> DecodeRow:
+        reach(FaultPoint.DECODING, row.request_id, self._core.requests[row.request_id].generated)
         if row.request_id not in self._samplers:
             sampling = self._core.requests[row.request_id].generate.sampling
             self._samplers[row.request_id] = self._engine.sampler(sampling)

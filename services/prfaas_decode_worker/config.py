@@ -8,6 +8,8 @@ from prfaas.contracts import subjects
 from prfaas.contracts.terms import Role
 from prfaas.engine.factory import EngineConfig
 from prfaas.process.config import ServiceConfig, SubjectToken
+from prfaas.sealing.config import SealingConfig
+from prfaas.sealing.keys import check_hash_key
 from prfaas.worker.identity import Identity
 
 
@@ -20,7 +22,9 @@ class DecodeWorkerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknow
     movable: bool = False
     """Lets the scheduler make it a prefill worker: then the configuration must suit both roles."""
     slots: Annotated[int, Meta(ge=1)] = 32
-    """Requests in the batch, those that wait for their KV included."""
+    """Requests in the batch."""
+    coming: Annotated[int, Meta(ge=1)] = 32
+    """Requests whose KV may be under way, or wait for a prefill, beside the batch."""
     waiting: Annotated[int, Meta(ge=0)] = 64
     """Requests that may wait for a slot; more are refused."""
     cache_mib: Annotated[int, Meta(ge=1)] = 4096
@@ -34,6 +38,10 @@ class DecodeWorkerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknow
     """Sites that may send KV here, beside the own one."""
     bucket_ttl_s: Annotated[float, Meta(ge=1)] = 120.0
     """Age at which the server drops what was not deleted."""
+    block_hash_key_file: str = ""
+    """File with the key of block hashes, the same for all gateways and workers; empty: who sees a hash can guess its prompt."""
+    sealing: SealingConfig = field(default_factory=SealingConfig)
+    """Prefill sites whose jobs and KV are sealed, and the keys."""
     idle_timeout_s: Annotated[float, Meta(gt=0)] = 10.0
     """Time without a frame after which a transfer that has begun is given up; slow chunks must fit in."""
 
@@ -41,8 +49,21 @@ class DecodeWorkerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknow
     def identity(self) -> Identity:
         return Identity(self.site, self.name, Role.DECODE)
 
+    audit_share: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    """Share of the prompts prefilled by other sites that is prefilled at home too, and compared."""
+    audits_at_once: Annotated[int, Meta(ge=1)] = 1
+    """Prompts drawn for an audit that have no result yet; one more is not audited."""
+    audit_mib: Annotated[int, Meta(ge=1)] = 1024
+    """Memory for KV that waits to be compared; what does not fit is not audited."""
+    audit_timeout_s: Annotated[float, Meta(gt=0)] = 120.0
+    """Time for the second prefill, which waits until local workers have nothing else to do; then the audit is dropped."""
+    audit_tolerance: Annotated[float, Meta(ge=0)] | None = None
+    """Largest relative difference of one token's keys or values that still agrees; unset: by dtype. 0 where all processors are
+    of one kind."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_hash_key(self.block_hash_key_file)
         if self.bulk is None:
             raise ValueError("a decode worker receives KV: it needs a `bulk` endpoint")
 

@@ -6,7 +6,7 @@ from prfaas.contracts.kv import TransferReport
 from prfaas.contracts.terms import Outcome
 from prfaas.contracts.to_decode import Generate
 from prfaas.contracts.to_gateway import GenerateAccepted, GenerateEvent, GenerateRefused, PrefillTimes
-from prfaas.contracts.to_scheduler import AttemptEnded
+from prfaas.contracts.to_scheduler import AttemptNews
 from prfaas.engine.protocol import SampledToken
 
 
@@ -57,7 +57,9 @@ class AttemptFailed:
     code: str
     message: str
     begun: bool = False
-    """Whether a prefill worker had begun to compute it."""
+    """True when a prefill worker had begun to compute it."""
+    retry_after_s: float | None = None
+    """Time after which the queue that refused it may have room; None where none did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +142,10 @@ class BeginAttempt:
     total_tokens: int
     tenant: str
     timeout_s: float
+    admitted: bool = False
+    """True if the queue may refuse it no more."""
     deferred: bool = False
-    """Whether only a worker without other work may take it."""
+    """True when only a worker without other work may take it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +183,7 @@ class Release:
 class TellScheduler:
     """Tell the scheduler how an attempt ended. Best effort: its own clock tells it what it does not hear."""
 
-    ended: AttemptEnded
+    news: AttemptNews
 
 
 Instruction = Answer | BeginAttempt | EndAttempt | Emit | Release | TellScheduler
@@ -190,7 +194,7 @@ def request_id_of(instruction: Instruction) -> str:
     match instruction:
         case Emit(_, event):
             return event.request_id
-        case TellScheduler(ended):
-            return ended.request_id
+        case TellScheduler(news):
+            return news.request_id
         case _:
             return instruction.request_id

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError
@@ -11,6 +12,10 @@ from prfaas.contracts.to_gateway import Failed
 from prfaas.telemetry.logs import get_logger
 from prfaas.worker.faults import fault_text
 from prfaas_decode_worker.events import Emit, TellScheduler, request_id_of
+
+OTHERS_BACK_S: Final = 0.5
+"""Time after the connection is back before anything is sent: who hears it dials again every 0.2 s."""
+_POLL_S: Final = 0.05
 
 log = get_logger(__name__)
 
@@ -43,13 +48,14 @@ class Outbox:
                 self._queue.task_done()
 
     async def _send(self, bus: ControlBus, order: Emit | TellScheduler) -> None:
+        await _until_connected(bus)
         try:
             if isinstance(order, Emit):
                 await bus.publish(subjects.events_from(order.reply_to, self._worker), order.event)
             else:
-                await bus.publish(subjects.attempts(self._site), order.ended)
+                await bus.publish(subjects.attempts(self._site), order.news)
         except Exception as error:
-            what = type(order.event if isinstance(order, Emit) else order.ended).__name__
+            what = type(order.event if isinstance(order, Emit) else order.news).__name__
             log.error("event_lost", request_id=request_id_of(order), message=what, reason=fault_text(error))
             if isinstance(order, Emit) and not isinstance(error, BusError):
                 await self._replace(bus, order, what, error)
@@ -64,3 +70,14 @@ class Outbox:
             await bus.publish(subjects.events_from(lost.reply_to, self._worker), failed)
         except BusError as lost_too:
             log.error("event_lost", request_id=request_id, message="Failed", reason=str(lost_too))
+
+
+async def _until_connected(bus: ControlBus) -> None:
+    """Returns at once on a living connection. What is sent on a dead one would be heard by none: the batch waits meanwhile."""
+    if bus.connected:
+        return
+    while True:
+        await asyncio.sleep(_POLL_S)
+        if bus.connected or bus.closed.is_set():
+            break
+    await asyncio.sleep(OTHERS_BACK_S)

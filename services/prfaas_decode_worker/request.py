@@ -22,7 +22,7 @@ class Delta(Protocol):
     def text(self) -> str: ...
     @property
     def stopped(self) -> bool:
-        """Whether a stop string ends the answer here."""
+        """True when a stop string ends the answer here."""
         ...
 
 
@@ -50,7 +50,7 @@ class Vocabulary(Protocol):
 
 
 class Phase(Enum):
-    """How far a request is: it waits for a slot, for its KV, or for its next token."""
+    """Progress of a request: it waits for a slot, for its KV, or for its next token."""
 
     WAITING = auto()
     TRANSFER = auto()
@@ -79,6 +79,8 @@ class Request:
     attempts_at_site: int = 0
     engine_failures: int = 0
     """Attempts that ended in FailureCode.ENGINE."""
+    admitted: bool = False
+    """An attempt was accepted into a queue, or an earlier decode worker has begun the answer: it is refused no more."""
     events_sent: int = 0
     generated: int = 0
     joined_at: float = 0.0
@@ -104,6 +106,7 @@ class Request:
             outcome=generate.placement.outcome,
             reason=generate.placement.reason,
             prefill_site=generate.placement.prefill_site,
+            admitted=bool(sent),
         )
 
     @property
@@ -121,7 +124,7 @@ class Request:
 
     @property
     def has_token(self) -> bool:
-        """Whether a token that is new to the client has been computed here."""
+        """Tells whether a token that is new to the client has been computed here."""
         return self.generated > len(self.sent)
 
     def prefill_times(self) -> PrefillTimes:
@@ -143,6 +146,7 @@ class Request:
             outcome=self.outcome,
             reason=self.reason,
             cached_tokens=cached_tokens,
+            kv_bytes=self.report.bytes,
         )
 
     def finished(self, finish_reason: FinishReason, rest: str) -> Finished:

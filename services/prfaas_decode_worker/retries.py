@@ -40,6 +40,7 @@ def next_attempt(request: Request, now_s: float) -> BeginAttempt:
         total_tokens=request.total_tokens,
         tenant=request.generate.tenant,
         timeout_s=min(left_s, limit_s),
+        admitted=request.admitted,
         deferred=deferred,
     )
 
@@ -52,6 +53,7 @@ def give_up(request: Request, code: str, message: str, now_s: float) -> tuple[st
     fallback = placement.fallback_site
     site = request.prefill_site
     request.engine_failures += code == FailureCode.ENGINE
+    request.admitted |= code != FailureCode.NOT_IN_TIME
     if request.engine_failures >= MAX_ENGINE_FAILURES:
         return code, f"prefill failed {request.engine_failures} times, the last time at site {site}: {message}"
     if request.attempt == 1 and placement.deferred_s and code in OUT_OF_TIME:
@@ -60,7 +62,7 @@ def give_up(request: Request, code: str, message: str, now_s: float) -> tuple[st
         request.outcome = FALLBACK_OUTCOMES.get(code, Outcome.FALLBACK_PREFILL_FAILED)
         request.reason = f"prefill at {site} failed ({code}: {message}); first placed there because {request.reason}"
         request.prefill_site, request.attempts_at_site = fallback, 0
-    elif request.attempts_at_site >= MAX_LOCAL_ATTEMPTS:
+    elif request.attempts_at_site >= MAX_LOCAL_ATTEMPTS or code == FailureCode.NOT_IN_TIME:
         return code, f"prefill at site {site} failed: {message}"
     if request.first_token_due_at - now_s < MIN_ATTEMPT_S:
         return FailureCode.DEADLINE, request.too_late(f"prefill at {site} failed: {message}")

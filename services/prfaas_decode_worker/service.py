@@ -13,14 +13,16 @@ from prfaas.capacity.observed import RecentMean
 from prfaas.contracts import subjects
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.terms import FinishReason, Role
-from prfaas.contracts.to_decode import CancelGenerate, Generate, PrefillProgress
-from prfaas.contracts.to_gateway import GenerateAccepted, GenerateRefused, Started
-from prfaas.contracts.to_scheduler import Heartbeat
+from prfaas.contracts.to_decode import AskRunning, CancelGenerate, Generate, PrefillProgress
+from prfaas.contracts.to_gateway import GenerateAccepted, GenerateRefused, Running, Started
+from prfaas.contracts.to_scheduler import Heartbeat, KVDisagreed
 from prfaas.contracts.wire import decode
 from prfaas.engine.factory import build_engine
 from prfaas.engine.weights import prepare
 from prfaas.process.incarnation import new_incarnation
 from prfaas.process.runner import ServiceContext
+from prfaas.sealing.keys import read_hash_key
+from prfaas.telemetry.fault_points import FaultPoint, reach
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics.decode import DecodeMetrics
 from prfaas.telemetry.metrics.transfer import watch_bucket
@@ -95,14 +97,20 @@ class DecodeWorkerService:
             config.name,
             self._incarnation,
             config.engine.model,
-            Limits(config.slots, config.waiting, self._description.max_context_tokens, config.cache_mib << 20),
+            Limits(config.slots, config.coming, config.waiting, self._description.max_context_tokens, config.cache_mib << 20),
             self._description.eos_token_ids,
             vocabulary,
             self._engine.sequence_bytes,
         )
         blocks = BlockAnnouncer(bus, config.identity, incarnation=self._incarnation, sites=[config.site])
-        kept = KeptPrefixes(self._engine, config.prefix_cache_mib << 20, blocks.changed)
-        self._attempts = Attempts(config, context, connections, kept, self._handle)
+        kept = KeptPrefixes(
+            self._engine,
+            config.prefix_cache_mib << 20,
+            blocks.changed,
+            site=config.site,
+            hash_key=read_hash_key(config.block_hash_key_file),
+        )
+        self._attempts = Attempts(config, context, connections, kept, self._handle, self._distrust)
         self._batch = Batch(
             self._engine,
             self._core,
@@ -122,6 +130,7 @@ class DecodeWorkerService:
         await bus.subscribe_raw(progress, self._hear_progress)
         cancels = subjects.cancel_generate(config.site, config.name)
         await bus.subscribe(cancels, CancelGenerate, lambda cancel: self._give_up(cancel.request_id))
+        await bus.serve(subjects.decode_alive(config.site, config.name), AskRunning, self._say_running)
         await bus.serve(subjects.generate(config.site, config.name), Generate, self._generate)
         await self.lifecycle.announce([config.site], self._heartbeat)
 
@@ -179,12 +188,21 @@ class DecodeWorkerService:
         self._answers[request_id] = answer
         try:
             self._handle(GenerateAsked(time.monotonic(), generate))
+            reach(FaultPoint.ACCEPTED, request_id)
         finally:
             self._answers.pop(request_id, None)
         if not answer.done():
             self._spans.broken(request_id)
             raise RemoteError(FailureCode.INTERNAL, f"request {request_id!r} could not be taken; the worker's log says why")
         return answer.result()
+
+    async def _say_running(self, asked: AskRunning) -> Running:
+        events = {
+            request_id: request.events_sent
+            for request_id, request in self._core.requests.items()
+            if request.generate.gateway == asked.gateway and request.generate.gateway_incarnation == asked.gateway_incarnation
+        }
+        return Running(incarnation=self._incarnation, events=events)
 
     def _hear_progress(self, message: Msg) -> None:
         prefill_site = message.subject.split(".")[-2]
@@ -270,6 +288,9 @@ class DecodeWorkerService:
             kv_saved_bytes=report.saved_bytes,
         )
 
+    def _distrust(self, news: KVDisagreed) -> None:
+        self._outbox.put(TellScheduler(news))
+
     def _measure(self) -> None:
         if self._core.requests:
             self._idle.clear()
@@ -291,10 +312,10 @@ class DecodeWorkerService:
             model=self._config.engine.model,
             fingerprint=self._description.fingerprint,
             max_context_tokens=self._description.max_context_tokens,
-            running=len(admission.holding),
+            running=len(admission.batch),
             slots=admission.limits.slots,
-            waiting=len(admission.waiting),
-            waiting_limit=admission.limits.waiting,
+            waiting=len(admission.requests) - len(admission.batch),
+            waiting_limit=admission.limits.coming + admission.limits.waiting,
             step_points=self._batch.observed.points(),
             output_tokens=self._output_tokens.value,
             movable=self.lifecycle.movable,

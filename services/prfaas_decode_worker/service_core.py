@@ -80,8 +80,7 @@ class DecodeCore:
         """Returns the rows of the batch's next step."""
         return [
             Row(request.request_id, request.next_token, request.generated < request.generate.sampling.min_tokens)
-            for request in self.requests.values()
-            if request.phase is Phase.RUNNING
+            for request in self.admission.batch
         ]
 
     def handle(self, event: Event) -> list[Instruction]:
@@ -174,7 +173,8 @@ class DecodeCore:
         request.verified_unix_s = event.verified_unix_s
         request.report = event.report
         started = request.started(event.report.cached_tokens)
-        return [Emit(request.generate.reply_to, started), self._attempt_ended(request, verified=True)]
+        told: list[Instruction] = [Emit(request.generate.reply_to, started), self._attempt_ended(request, verified=True)]
+        return [*told, *self._admit(event.now_s)]
 
     def _timed(self, event: PrefillTimed) -> list[Instruction]:
         request = self.requests.get(event.request_id)
@@ -195,7 +195,8 @@ class DecodeCore:
                 return self._fail(request, FailureCode.PREFILL_CRASH, DEADLY, None, now_s)
         if told := give_up(request, code, failed.message, now_s):
             # An engine fails on this prompt wherever it is sent: that the client tries again helps nothing.
-            return self._fail(request, *told, None if code == FailureCode.ENGINE else 1.0, now_s)
+            retry_after_s = None if code == FailureCode.ENGINE else failed.retry_after_s or 1.0
+            return self._fail(request, *told, retry_after_s, now_s)
         ended = AttemptEnded(request_id=request_id, site=site, verified=False, code=code, next_site=request.prefill_site)
         return [EndAttempt(request_id, attempt, site), TellScheduler(ended), next_attempt(request, now_s)]
 

@@ -16,7 +16,7 @@ class TextDelta(NamedTuple):
 
     text: str
     stopped: bool
-    """Whether a stop string was met. The answer ends before it."""
+    """True when a stop string was met. The answer ends before it."""
 
 
 class TextStream:

@@ -10,10 +10,10 @@ from prfaas_decode_worker.request import Delta, Request, Text, Vocabulary
 
 
 class TokenNews(NamedTuple):
-    """What the client hears of one token."""
+    """News of one token for the client."""
 
     is_end_token: bool
-    """Whether it ends the answer by itself. Such a token counts as generated, and is not sent."""
+    """True when it ends the answer by itself. Such a token counts as generated, and is not sent."""
     text: str
     details: tuple[TokenDetail, ...] = ()
     finish_reason: FinishReason | None = None

@@ -1,10 +1,13 @@
 """Keys of the gateway's configuration."""
 
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from prfaas.process.config import ServiceConfig
+from prfaas.process.config import ConfigError, ServiceConfig
+from prfaas.sealing.keys import check_hash_key
+from prfaas.secrets.tenants_file import TenantsError, load_tenants
 
 Seconds = Annotated[float, Meta(gt=0)]
 
@@ -16,8 +19,12 @@ class GatewayConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_fie
 
     models: Annotated[tuple[str, ...], Meta(min_length=1)]
     """Names of the models to serve."""
-    api_keys: tuple[str, ...] = ()
-    """Keys accepted as `Authorization: Bearer KEY`. Empty: all clients may ask."""
+    tenants_file: str | None = None
+    """TOML file, mode 0600, of tenants, their limits and hashes of their API keys (`prfaas keys`). Unset: all clients may ask."""
+    tenant_gateways: Annotated[int, Meta(ge=1)] = 1
+    """Gateways of the site, of which each grants an equal part of every tenant's limits."""
+    tenant_metrics: bool = False
+    """Names of tenants in metrics; otherwise only sums over all tenants."""
     cors_origins: tuple[str, ...] = ()
     """Origins of web pages that may call the API from a browser, such as `https://chat.example.org`; `*`: all. Empty: none."""
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 4 * 2**20
@@ -42,13 +49,30 @@ class GatewayConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_fie
     """Time for which a client may read nothing of its answer."""
     control_deadline_s: Seconds = 5.0
     """Time for one reply of the scheduler or of a decode worker; the scheduler is asked again within `ttft-deadline-s`."""
+    unscheduled_after_s: Annotated[float, Meta(ge=0)] = 1.0
+    """Silence of all schedulers after which the gateway places short prompts by itself, at home."""
+    unscheduled_tokens: Annotated[int, Meta(ge=0)] = 2048
+    """Longest prompt that it places so; longer ones wait for a scheduler. 0: all wait."""
+    unscheduled_requests: Annotated[int, Meta(ge=1)] = 16
+    """Most requests in flight that it has placed so."""
     tokenizer_threads: Annotated[int, Meta(ge=1)] = 1
     """Threads for prompts that are too long for the event loop; bodies above 64 KiB are read in a process of their own."""
 
     block_tokens: Annotated[int, Meta(ge=1)] = 512
     """Length of the blocks that cached prefixes are found by: the workers' `engine.chunk-tokens`, else none is found."""
+    block_hash_key_file: str = ""
+    """File with the key of block hashes, the same for all gateways and workers; empty: who sees a hash can guess its prompt."""
+
+    def check_files(self) -> None:
+        super().check_files()
+        if self.tenants_file is not None:
+            try:
+                load_tenants(Path(self.tenants_file))
+            except TenantsError as error:
+                raise ConfigError(f"key `tenants-file`: {error}.") from error
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_hash_key(self.block_hash_key_file)
         if self.ttft_deadline_s > self.max_ttft_deadline_s:
             raise ValueError(f"`ttft-deadline-s` is {self.ttft_deadline_s:g}, more than `max-ttft-deadline-s`")

@@ -15,6 +15,9 @@ SUPERSEDED_AFTER_S: Final = 2 * INTERVAL_S
 """Silence after which an incarnation is lost when its name has another one. Two processes under one name lose nothing by it, as
 long as both beat."""
 
+FRESH_S: Final = 2 * INTERVAL_S
+"""Age up to which a heartbeat shows that its worker is there at this moment."""
+
 
 class DecodeWorker(NamedTuple):
     """One process."""
@@ -59,6 +62,21 @@ class DecodeWorkers:
         if worker not in self._heard_at or worker in self._lost_at:
             self._lost_at[worker] = now_s + TTL_S + self._grace_s
         self._heard_at[worker] = now_s
+
+    def lose(self, worker: DecodeWorker, now_s: float) -> None:
+        """Takes that the worker is gone, however lately it beat."""
+        if worker in self._heard_at:
+            self._lost_at[worker] = now_s
+
+    def has_other(self, worker: str, now_s: float) -> bool:
+        """Returns whether a worker of another name takes requests for the model of this one, as heartbeats of the last moments
+        tell. While the site's server stands still none does."""
+        own = self._beats.get(worker)
+        return any(
+            (own is None or beat.model == own.model) and now_s - self._heard_at[DecodeWorker(name, beat.incarnation)] <= FRESH_S
+            for name, beat in self._beats.items()
+            if name != worker and not beat.draining
+        )
 
     def take_lost(self, now_s: float) -> list[DecodeWorker]:
         """Returns and forgets those that are lost by now."""

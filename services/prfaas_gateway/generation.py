@@ -12,10 +12,11 @@ from typing import Any, Final, Protocol, Self
 from opentelemetry.trace import Span
 
 from prfaas.contracts.codes import FailureCode
+from prfaas.contracts.terms import Detour
 from prfaas.contracts.to_gateway import Failed, Finished, Started, Tokens
 from prfaas.telemetry.logs import get_logger
 from prfaas_gateway.decode_workers import DecodeWorker
-from prfaas_gateway.in_flight import EventOverflowError, EventQueue, EventUnreadableError, InFlight, WorkerLostError
+from prfaas_gateway.in_flight import EventOverflowError, EventQueue, EventsLostError, InFlight, WorkerLostError
 from prfaas_gateway.job import Job, failure, refused, too_late
 from prfaas_gateway.joined_answer import JoinedAnswer
 from prfaas_gateway.line import Line
@@ -76,7 +77,7 @@ class Generation:
 
     @property
     def over(self) -> bool:
-        """Whether no event will follow."""
+        """True when no event will follow."""
         return self._leg.over
 
     async def __aenter__(self) -> Self:
@@ -118,15 +119,17 @@ class Generation:
             except WorkerLostError as error:
                 if self.moves >= MAX_MOVES:
                     raise unavailable(f"The answer is lost: {error}.", RETRY_AFTER_S, FailureCode.DECODE_WORKER_LOST) from error
-                await self._move(leg, str(error))
+                await self._move(leg, str(error), Detour.MOVED)
             except EventOverflowError as error:
                 raise internal(f"The answer is cut off: {error}.", FailureCode.CLIENT_TOO_SLOW) from error
-            except EventUnreadableError as error:
-                raise events_lost(error) from error
+            except EventsLostError as error:
+                if self.moves >= MAX_MOVES:
+                    raise events_lost(error) from error
+                await self._move(leg, str(error), Detour.EVENTS_LOST)
 
-    async def _move(self, leg: Leg, why: str) -> None:
-        """Leaves the lost decode worker and has another one accept the request. Raises ApiError."""
-        self._count_move(leg.job, leg.accepted.worker.name, why)
+    async def _move(self, leg: Leg, why: str, detour: Detour) -> None:
+        """Leaves the decode worker and has another one accept the request. Raises ApiError."""
+        self._count_move(leg.job, leg.accepted.worker.name, why, detour)
         await self._closing.aclose()
         self._answer.place_again()
         await self._begin(self._placed_again())
@@ -142,11 +145,12 @@ class Generation:
                 # It may have begun. What it says under the old id is heard by no one.
                 if self.moves >= MAX_MOVES or job.left_s <= 0:
                     raise error.error from error
-                self._count_move(job, error.worker, str(error))
+                self._count_move(job, error.worker, str(error), Detour.UNANSWERED)
                 job, avoid = self._placed_again(job.deadline_at), (error.worker,)
 
-    def _count_move(self, job: Job, worker: str, why: str) -> None:
+    def _count_move(self, job: Job, worker: str, why: str, detour: Detour) -> None:
         self.moves += 1
+        job.detours[detour] += 1
         self._on_move()
         sent = len(self._answer.token_ids)
         log.warning("request_moved", request_id=job.request_id, worker=worker, sent_tokens=sent, move=self.moves, reason=why)
@@ -201,7 +205,11 @@ class Generations:
     @asynccontextmanager
     async def _leg(self, root: Span, line: Line, job: Job, avoid: Sequence[str]) -> AsyncIterator[Leg]:
         with self.in_flight.open(job.request_id) as queue:
-            accepted = await self._accepted(job, root, line, avoid)
+            try:
+                accepted = await self._accepted(job, root, line, avoid)
+            except BaseException:
+                self._placing.home.end(job.request_id)
+                raise
             queue.worker = accepted.worker
             self._on_acceptance(accepted.worker)
             leg = Leg(job, queue, accepted)
@@ -212,6 +220,7 @@ class Generations:
                 why = why_given_up(error)
                 raise
             finally:
+                self._placing.home.end(job.request_id)
                 line.place_freed(asyncio.get_running_loop().time())
                 if not leg.over:
                     await self._placing.cancel(job.request_id, accepted.worker.name, why)
@@ -226,16 +235,20 @@ class Generations:
             if not isinstance(answer, Refused):
                 return answer
             last = answer
+        if last is None or not last.unheard:
+            job.detours[Detour.WAITED_FOR_PLACE] += 1
         if line.empty:
             line.pace.begin(asyncio.get_running_loop().time())
         self.waiting += 1
         try:
             with line.turns.joined(job.tenant) as turn:
-                return await self._wait_for_place(job, root, line, turn, last)
+                return await self._wait_for_place(job, root, line, turn, last, avoid)
         finally:
             self.waiting -= 1
 
-    async def _wait_for_place(self, job: Job, root: Span, line: Line, turn: Turn, last: Refused | None) -> Accepted:
+    async def _wait_for_place(
+        self, job: Job, root: Span, line: Line, turn: Turn, last: Refused | None, avoid: Sequence[str]
+    ) -> Accepted:
         while not turn.granted.is_set():
             self._judge(job, line, turn, last)
             with contextlib.suppress(TimeoutError):
@@ -247,7 +260,7 @@ class Generations:
             # Jitter: several gateways must not ask in step.
             await line.sleep(min(backoff_s * random.uniform(0.5, 1.0), job.left_s))
             self._judge(job, line, turn, last)
-            answer = await self._placing.try_once(job, root, MAX_PLACEMENTS, partial(self.in_flight.ask, job.request_id))
+            answer = await self._placing.try_once(job, root, MAX_PLACEMENTS, partial(self.in_flight.ask, job.request_id), avoid)
             if not isinstance(answer, Refused):
                 return answer
             if last is None or job.left_s > 0:  # a try that the deadline cut short says less than the one before
@@ -261,6 +274,8 @@ class Generations:
             raise last.error
         if left_s <= 0:
             raise last.error if last is not None else too_late(job.ttft_deadline_s)
+        if last is not None and last.unheard:
+            return  # without a scheduler no place becomes free: the pace says nothing
         ahead = line.turns.ahead(turn)
         after_s = line.pace.first_token_after_s(ahead, asyncio.get_running_loop().time())
         if after_s is not None and after_s > left_s:

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 
 import msgspec
 
-from prfaas.contracts.to_gateway import GenerateEvent
+from prfaas.contracts.to_gateway import Failed, Finished, GenerateEvent
 from prfaas.contracts.wire import BadMessageError, decode
+from prfaas.telemetry.faults import FAULTS
 from prfaas_gateway.decode_workers import DecodeWorker
 
 
@@ -20,8 +21,8 @@ class WorkerLostError(Exception):
     """Loss of the decode worker of a request: it left, has not been heard of, or was started again."""
 
 
-class EventUnreadableError(Exception):
-    """An event of a request could not be decoded."""
+class EventsLostError(Exception):
+    """Part of an answer was lost on its way, or came in a form that cannot be decoded."""
 
 
 class _Addressed(msgspec.Struct):
@@ -43,8 +44,20 @@ class EventQueue:
         """Decode worker that was asked last: events of others are not the request's."""
         self.worker: DecodeWorker | None = None
         """Process that has accepted the request."""
+        self.taken = 0
+        """Events that have come: the next one has this number."""
+        self.over = False
+        """True when the last event has come."""
 
     def put(self, event: GenerateEvent) -> None:
+        """Takes the next event. One that came before is dropped, one that comes too early shows that others are lost."""
+        if event.sequence < self.taken:
+            return
+        if event.sequence > self.taken:
+            self.end(EventsLostError(f"event {self.taken} of the answer was expected, but event {event.sequence} came"))
+            return
+        self.taken += 1
+        self.over = isinstance(event, Finished | Failed)
         if len(self._events) >= self._limit:
             # Dropping one would be a gap; what is queued is of no use any more either.
             self._events.clear()
@@ -59,7 +72,7 @@ class EventQueue:
         self._arrived.set()
 
     async def get(self, timeout_s: float) -> GenerateEvent:
-        """Raises TimeoutError, EventOverflowError, EventUnreadableError, WorkerLostError."""
+        """Raises TimeoutError, EventOverflowError, EventsLostError, WorkerLostError."""
         if not self._events and self._broken is None:
             self._arrived.clear()
             async with asyncio.timeout(max(timeout_s, 0)):
@@ -103,19 +116,38 @@ class InFlight:
                 request_id = _ADDRESSED.decode(data).request_id
             except (msgspec.DecodeError, RecursionError) as unaddressed:
                 raise BadMessageError(f"an event of {len(data)} bytes names no request: {unaddressed}") from error
-            queue = self._queues.get(request_id)
-            if queue is None or queue.asked != worker:
+            if (queue := self._queue_of(worker, request_id, "undecodable")) is None:
                 return False
-            queue.end(EventUnreadableError(str(error)))
+            queue.end(EventsLostError(str(error)))
             return True
 
     def dispatch(self, worker: str, event: GenerateEvent) -> bool:
         """Returns False for an event that no request waits for from this worker: usually the tail of a cancelled one."""
-        queue = self._queues.get(event.request_id)
-        if queue is None or queue.asked != worker:
+        if (queue := self._queue_of(worker, event.request_id, type(event).__name__)) is None:
             return False
         queue.put(event)
         return True
+
+    def of_workers(self) -> dict[DecodeWorker, dict[str, int]]:
+        """Returns, by decode worker, the requests that it has accepted and not ended, and the events of each that have come."""
+        found: dict[DecodeWorker, dict[str, int]] = {}
+        for request_id, queue in self._queues.items():
+            if queue.worker is not None and not queue.over:
+                found.setdefault(queue.worker, {})[request_id] = queue.taken
+        return found
+
+    def lose_events(self, request_id: str, why: str) -> None:
+        """Ends the wait of a request whose next event will not come. An unknown one changes nothing."""
+        if queue := self._queues.get(request_id):
+            queue.end(EventsLostError(why))
+
+    def _queue_of(self, worker: str, request_id: str, kind: str) -> EventQueue | None:
+        """Returns the request's queue; None for an event of another worker than the one asked, and for one of no request."""
+        queue = self._queues.get(request_id)
+        if queue is not None and queue.asked == worker:
+            return queue
+        (FAULTS.late if queue is None else FAULTS.foreign)[kind] += 1
+        return None
 
     def lose(self, worker: DecodeWorker) -> int:
         """Ends the waits of all requests of a decode worker that is gone. Returns their number."""

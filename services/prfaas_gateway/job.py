@@ -1,9 +1,11 @@
 """A client's request in tokens, and the errors that end it."""
 
 import asyncio
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
-from prfaas.contracts.codes import FINAL_REFUSALS, REQUEST_FAULTS, FailureCode
+from prfaas.contracts.codes import FINAL_REFUSALS, REQUEST_FAULTS, TOO_MANY, FailureCode
+from prfaas.contracts.terms import Detour
 from prfaas.contracts.to_decode import Sampling
 from prfaas.contracts.to_gateway import Failed
 from prfaas_gateway.openai.errors import ApiError, internal, invalid, overloaded, unavailable
@@ -21,6 +23,8 @@ class Job:
     """End of `ttft_deadline_s` on the event loop's clock, s."""
     sent_token_ids: tuple[int, ...] = ()
     """Tokens of the answer that an earlier decode worker has sent: another one goes on after them."""
+    detours: Counter[Detour] = field(default_factory=Counter)
+    """Detours of the client's request, however often it is placed."""
 
     @property
     def left_s(self) -> float:
@@ -33,8 +37,8 @@ def too_late(ttft_deadline_s: float) -> ApiError:
 
 def refused(code: str, message: str, retry_after_s: float) -> ApiError:
     """Returns the client's error for a refusal by the scheduler or a decode worker."""
-    if code == FailureCode.OVERLOADED:
-        return overloaded(_sentence(message), retry_after_s)
+    if code in TOO_MANY:
+        return overloaded(_sentence(message), retry_after_s, code)
     if code in REQUEST_FAULTS:
         return invalid(_sentence(message), code=code)
     if code in FINAL_REFUSALS:
@@ -46,6 +50,8 @@ def failure(failed: Failed) -> ApiError:
     """Returns the client's error for the failure of a request that a decode worker had accepted."""
     if failed.retry_after_s is None:
         return internal(_sentence(failed.message), failed.code)
+    if failed.code in TOO_MANY:
+        return overloaded(_sentence(failed.message), failed.retry_after_s, failed.code)
     return unavailable(_sentence(failed.message), failed.retry_after_s, failed.code)
 
 

@@ -1,12 +1,12 @@
 """The models that a gateway serves."""
 
-import time
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
 from prfaas.engine.weights import ModelFiles
+from prfaas.telemetry.wall_clock import unix_s
 from prfaas_gateway.prompts import Prompts
 from prfaas_gateway.turns import Turns
 
@@ -32,5 +32,5 @@ class ServedModel:
             context_tokens=files.max_context_tokens,
             chat_stop=files.chat_stop,
             fingerprint=f"fp_{files.weights_xxh3_128[:12]}",
-            created=int(time.time()),
+            created=int(unix_s()),
         )

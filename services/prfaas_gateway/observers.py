@@ -27,6 +27,10 @@ class EdgeMetrics:
             "prfaas_gateway_moved_requests", "Times that a request was placed again after its decode worker was lost.",
             registry=registry,
         )  # fmt: skip
+        self._detours = Counter(
+            "prfaas_gateway_detours", "Detours that requests took before their answers, by contracts.terms.Detour.", ["detour"],
+            registry=registry,
+        )  # fmt: skip
         self.tokenize_s = Histogram(
             "prfaas_gateway_tokenize_seconds", "Chat template and tokenizer.", registry=registry, buckets=TTFT_BUCKETS
         )
@@ -36,6 +40,9 @@ class EdgeMetrics:
 
     def response(self, endpoint: str, status: int) -> None:
         self._responses.labels(endpoint, str(status)).inc()
+
+    def detour(self, detour: str, times: int) -> None:
+        self._detours.labels(detour).inc(times)
 
     def watch_waiting(self, waiting: Callable[[], int]) -> None:
         self._waiting.set_function(waiting)

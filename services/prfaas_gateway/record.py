@@ -46,6 +46,11 @@ class RequestRecord:
     def identified(self, client_request_id: str) -> None:
         self._said["client_request_id"] = client_request_id
 
+    def of_tenant(self, name: str) -> None:
+        """Adds the tenant's name to the log line; an empty one says that there are no tenants."""
+        if name:
+            self._said["tenant"] = name
+
     def parsed(self, request: GenerationRequest, parent: Context, ids: Mapping[str, str]) -> Span:
         """Starts the root span of a request that is well-formed and for a model that is served."""
         operation = names.OPERATION_CHAT if isinstance(request, ChatRequest) else names.OPERATION_TEXT_COMPLETION
@@ -124,9 +129,14 @@ class RequestRecord:
         self._series.generation_tokens.inc(count)
         self._last_token_s = now_s
 
-    def moved(self, times: int) -> None:
-        if times:
-            self._said["moves"] = times
+    def detoured(self, moves: int, detours: Mapping[str, int]) -> None:
+        """Takes the times of each detour of a request whose answer had begun."""
+        if moves:
+            self._said["moves"] = moves
+        if detours:
+            self._said["detours"] = dict(detours)
+        for detour, times in detours.items():
+            self._observers.edge.detour(detour, times)
 
     def ended(self, status: int, error_code: str | None) -> None:
         """`status` is the HTTP status sent, or CLIENT_GONE_STATUS. An error may come after a status 200."""

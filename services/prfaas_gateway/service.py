@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 from nats.aio.msg import Msg
 from starlette.routing import Route
@@ -14,25 +15,34 @@ from prfaas.bus.errors import BusError, NotConnectedError
 from prfaas.bus.presence import watch
 from prfaas.contracts import subjects
 from prfaas.contracts.codes import FailureCode
+from prfaas.contracts.to_decode import AskRunning
 from prfaas.contracts.to_scheduler import Heartbeat
 from prfaas.engine.weights import ModelFiles, prepare
 from prfaas.process.incarnation import new_incarnation
 from prfaas.process.runner import ServiceContext
+from prfaas.sealing.keys import read_hash_key
+from prfaas.secrets.tenants_file import load_tenants
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics.gateway import GatewayMetrics
 from prfaas_gateway.admission import Admission
 from prfaas_gateway.config import GatewayConfig
+from prfaas_gateway.decode_watch import DecodeWatch
 from prfaas_gateway.decode_workers import DecodeWorker, DecodeWorkers
 from prfaas_gateway.generation import Generations
+from prfaas_gateway.home_placement import HomeLimits, HomePlacement
 from prfaas_gateway.http.app import make_app
 from prfaas_gateway.http.endpoint import Gateway
-from prfaas_gateway.http.headers import ApiKeys
 from prfaas_gateway.http.io import Bodies
 from prfaas_gateway.in_flight import InFlight
 from prfaas_gateway.large_requests import LargeRequestReader
 from prfaas_gateway.models import ServedModel
 from prfaas_gateway.observers import EdgeMetrics, Observers
 from prfaas_gateway.placing import Placing
+from prfaas_gateway.scheduler_contact import SchedulerContact
+from prfaas_gateway.tenants.access import Access
+from prfaas_gateway.tenants.directory import Directory
+from prfaas_gateway.tenants.metrics import TenantMetrics
+from prfaas_gateway.tenants.reload import keep_reading, signature_of
 from prfaas_gateway.turns import Turns
 
 CHECK_INTERVAL_S = 2.0
@@ -57,6 +67,11 @@ class GatewayService:
         self._gateway: Gateway | None = None
         self._large_requests: LargeRequestReader | None = None
         self._decode_workers = DecodeWorkers(config.site, config.worker_grace_s)
+        limits = HomeLimits(
+            after_s=config.unscheduled_after_s, tokens=config.unscheduled_tokens, requests=config.unscheduled_requests
+        )
+        self._home = HomePlacement(config.site, limits)
+        self._scheduler = SchedulerContact()
         self._losing: asyncio.TimerHandle | None = None
         """Timer of the next loss of a silent decode worker."""
         self._scheduler_silent: str | None = "the scheduler has not been asked yet"
@@ -69,13 +84,15 @@ class GatewayService:
         self._large_requests = LargeRequestReader(files)
         self._bus = bus = await ControlBus.connect(config.control, name=config.name)
         generations = self._generations(bus)
+        # An event that comes in the moment of a reconnect is a gap in its answer.
+        bus.reconnect_when(lambda: not len(generations.in_flight))
         events = subjects.events_from(subjects.events(config.site, config.name), "*")
         await bus.subscribe_raw(events, partial(self._event, generations.in_flight))
         await bus.subscribe_raw(subjects.gateway_alive(config.site, config.name), partial(self._say_alive, bus))
         self._gateway = Gateway(
             config=config,
             models={model.name: model for model in models},
-            keys=ApiKeys(config.api_keys),
+            access=self._access(),
             admission=self._admission,
             bodies=Bodies(config.max_requests, max(config.max_body_bytes, config.max_bodies_mib << 20)),
             large_requests=self._large_requests,
@@ -85,6 +102,7 @@ class GatewayService:
         context.tasks.spawn("watch_bus", watch_bus(bus))
         changed = partial(self._worker, generations.in_flight)
         context.tasks.spawn("watch_workers", watch(bus, subjects.workers_bucket(config.site), Heartbeat, changed))
+        context.tasks.spawn("watch decode workers", self._decode_watch(bus, generations.in_flight).run())
         context.tasks.spawn("watch_scheduler", self._watch_scheduler(bus))
         context.tasks.spawn("warm up for large requests", self._large_requests.warm_up())
 
@@ -119,6 +137,20 @@ class GatewayService:
         if self._bus is not None:
             await self._bus.drain(STOP_DEADLINE_S)
 
+    def _access(self) -> Access:
+        """Reads the tenants file and watches it. Raises TenantsError."""
+        config, context = self._config, self._context
+        metrics = TenantMetrics(context.registry, named=config.tenant_metrics)
+        now_s = asyncio.get_running_loop().time()
+        if config.tenants_file is None:
+            return Access(Directory(None, 1, now_s), metrics)
+        path = Path(config.tenants_file)
+        # The signature first: a change between the two is read again.
+        signature = signature_of(path)
+        directory = Directory(load_tenants(path), config.tenant_gateways, now_s)
+        context.tasks.spawn("watch_tenants", keep_reading(path, signature, directory, metrics))
+        return Access(directory, metrics)
+
     def _generations(self, bus: ControlBus) -> Generations:
         config = self._config
         placing = Placing(
@@ -129,6 +161,10 @@ class GatewayService:
             tracing=self._context.tracing,
             control_deadline_s=config.control_deadline_s,
             block_tokens=config.block_tokens,
+            hash_key=read_hash_key(config.block_hash_key_file),
+            scheduler=self._scheduler,
+            home=self._home,
+            has_other=self._has_other,
         )
         generations = Generations(
             placing,
@@ -139,6 +175,11 @@ class GatewayService:
         self._observers.edge.watch_waiting(lambda: generations.waiting)
         return generations
 
+    def _decode_watch(self, bus: ControlBus, in_flight: InFlight) -> DecodeWatch:
+        asking = AskRunning(gateway=self._config.name, gateway_incarnation=self._incarnation)
+        lose = partial(self._gone, in_flight)
+        return DecodeWatch(bus, self._config.site, asking, in_flight, self._has_other, lose)
+
     def _event(self, in_flight: InFlight, message: Msg) -> None:
         worker = message.subject.rpartition(".")[2]
         if not in_flight.hear(worker, message.data):
@@ -148,11 +189,20 @@ class GatewayService:
         await bus.publish_raw(asked.reply, self._incarnation.encode())
 
     def _worker(self, in_flight: InFlight, key: str, beat: Heartbeat | None) -> None:
-        self._decode_workers.handle_beat(key, beat, asyncio.get_running_loop().time())
+        now_s = asyncio.get_running_loop().time()
+        self._home.handle_beat(key, beat, now_s)
+        self._decode_workers.handle_beat(key, beat, now_s)
         self._lose_silent(in_flight)
 
     def _accepted(self, in_flight: InFlight, worker: DecodeWorker) -> None:
         self._decode_workers.handle_acceptance(worker, asyncio.get_running_loop().time())
+        self._lose_silent(in_flight)
+
+    def _has_other(self, worker: str) -> bool:
+        return self._decode_workers.has_other(worker, asyncio.get_running_loop().time())
+
+    def _gone(self, in_flight: InFlight, worker: DecodeWorker) -> None:
+        self._decode_workers.lose(worker, asyncio.get_running_loop().time())
         self._lose_silent(in_flight)
 
     def _lose_silent(self, in_flight: InFlight) -> None:
@@ -171,12 +221,17 @@ class GatewayService:
     async def _watch_scheduler(self, bus: ControlBus) -> None:
         """Asks the scheduler with an empty message. The answer is an error of its bus: it shows that the scheduler lives, and is
         counted and traced nowhere."""
+        clock = asyncio.get_running_loop().time
         while True:
+            asked_at = clock()
             try:
-                await bus.request_raw(subjects.place(self._config.site), b"", self._config.control_deadline_s)
+                patience_s = self._scheduler.patience_s(self._config.control_deadline_s)
+                await bus.request_raw(subjects.place(self._config.site), b"", patience_s)
                 self._scheduler_silent = None
+                self._scheduler.handle_answer()
             except BusError as error:
                 self._scheduler_silent = f"the scheduler does not answer: {error}"
+                self._scheduler.handle_absence(asked_at)
             await asyncio.sleep(CHECK_INTERVAL_S if self._scheduler_silent is None else RETRY_INTERVAL_S)
 
 

@@ -8,6 +8,8 @@ from prfaas.contracts.terms import Role
 from prfaas.engine.factory import EngineConfig
 from prfaas.link.config import LinkConfig
 from prfaas.process.config import ServiceConfig, SubjectToken
+from prfaas.sealing.config import SealingConfig
+from prfaas.sealing.keys import check_hash_key
 from prfaas.worker.identity import Identity
 
 
@@ -27,6 +29,10 @@ class PrefillWorkerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unkno
     """Memory for the KV of earlier prompts' blocks, of `engine.chunk-tokens` each; 0 keeps none."""
     unsent_mib: Annotated[int, Meta(ge=1)] = 64
     """KV that prefill may compute ahead of the link; then it waits."""
+    block_hash_key_file: str = ""
+    """File with the key of block hashes, the same for all gateways and workers; empty: who sees a hash can guess its prompt."""
+    sealing: SealingConfig = field(default_factory=SealingConfig)
+    """Decode sites whose jobs and KV are sealed, and the keys. Their plain jobs are refused."""
     idle_timeout_s: Annotated[float, Meta(gt=0)] = 5.0
     """Standstill of the link after which a transfer fails."""
     tails: Annotated[int, Meta(ge=1)] = 2
@@ -38,5 +44,6 @@ class PrefillWorkerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unkno
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_hash_key(self.block_hash_key_file)
         if self.bulk is None:
             raise ValueError("a prefill worker ships KV: it needs a `bulk` endpoint")

@@ -39,6 +39,9 @@ class Run:
     token_ids: list[int]
     timeout_s: float
     """Rest of the job's time."""
+    tenant: str = ""
+    kv_secret: bytes | None = None
+    """Secret to seal the KV's frames with; None: they go in clear."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,12 @@
 """Tells a job's decode worker how far its prefill is. Best effort: what it does not hear, its deadline tells it."""
 
-import time
-
 from prfaas.bus.control import ControlBus
 from prfaas.bus.taken_jobs import TakenJob
 from prfaas.contracts import subjects
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
 from prfaas.telemetry.logs import get_logger
+from prfaas.telemetry.wall_clock import unix_s
 from prfaas.worker.faults import fault_text
 
 log = get_logger(__name__)
@@ -38,7 +37,7 @@ class ProgressTeller:
             nuid=transfer.nuid,
             worker=self._worker,
             prefill_s=prefill_s,
-            ended_unix_s=time.time(),
+            ended_unix_s=unix_s(),
         )
         await self._tell(taken, done)
 

@@ -1,10 +1,10 @@
-"""The prefill worker as a process: takes jobs from the queue one after another, and announces itself."""
+"""The prefill worker as a process: takes jobs one after another, and announces itself."""
 
 import asyncio
 import time
 from functools import partial
 
-from prfaas.bus.jobs import JobConsumer
+from prfaas.bus.job_consumer import JobConsumer
 from prfaas.bus.taken_jobs import TakenJob
 from prfaas.contracts import subjects
 from prfaas.contracts.terms import Role
@@ -14,6 +14,9 @@ from prfaas.engine.factory import build_engine
 from prfaas.kvcache.prefix_cache import PrefixCache
 from prfaas.process.incarnation import new_incarnation
 from prfaas.process.runner import ServiceContext
+from prfaas.sealing.job_seal import JobSeals
+from prfaas.sealing.keys import read_hash_key
+from prfaas.telemetry.fault_points import FaultPoint, reach
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics.prefill import watch_clock
 from prfaas.worker.block_announcer import BlockAnnouncer
@@ -23,6 +26,7 @@ from prfaas_prefill_worker.announced_queue import SharedQueue
 from prfaas_prefill_worker.config import PrefillWorkerConfig
 from prfaas_prefill_worker.events import CancelHeard, JobTaken, PrefillEnded, Refuse
 from prfaas_prefill_worker.prefiller import Prefiller
+from prfaas_prefill_worker.readiness import Readiness
 from prfaas_prefill_worker.service_core import PrefillCore
 from prfaas_prefill_worker.shipment import Shipments
 
@@ -47,13 +51,17 @@ class PrefillWorkerService:
         engine = await asyncio.get_running_loop().run_in_executor(self._thread, build_engine, config.engine)
         self._description = description = engine.describe()
         self._kv_points = description.layout.size_points(description.max_context_tokens)
-        self._core = PrefillCore(description.model, description.fingerprint, description.max_context_tokens, config.serves)
+        seals = JobSeals(config.sealing)
+        self._core = PrefillCore(
+            description.model, description.fingerprint, description.max_context_tokens, seals.open, config.serves
+        )
         # Connections, and what stands on them.
         assert config.bulk is not None
         connections = await self.lifecycle.connect(config.control, config.bulk)
         bus = connections.bus
         blocks = BlockAnnouncer(bus, config.identity, incarnation=self._incarnation, sites=config.serves)
-        prefix_cache = PrefixCache(description.chunk_tokens, config.prefix_cache_mib << 20)
+        hash_key = read_hash_key(config.block_hash_key_file)
+        prefix_cache = PrefixCache(description.chunk_tokens, config.prefix_cache_mib << 20, hash_key)
         prefiller = Prefiller(engine, self._thread, prefix_cache, blocks.changed)
         self._shipments = Shipments(config, context, connections, prefiller, self._core)
         self._shipments.links.open(config.serves)
@@ -64,8 +72,13 @@ class PrefillWorkerService:
             await bus.subscribe(subjects.cancel_prefill(config.site, decode_site), CancelPrefill, cancelled)
         self._queue = SharedQueue(self._core.observed)
         self._consumer = await JobConsumer.open(bus, config.site, description.model, config.name, serves=config.serves)
+        self._readiness = Readiness(
+            bus, config.identity, self._incarnation, description.model, self._consumer, self._core.observed
+        )
         watch_clock(context.registry, lambda: self._consumer.clock.skew_s)
+        await self._readiness.tell()  # whether a dispatcher answers is known before the first job is asked for
         self._working = context.tasks.spawn("work", self._work())
+        context.tasks.spawn("tell readiness", self._readiness.run())
         await blocks.start()
         context.tasks.spawn("announce blocks", blocks.run())
         if self._shared:
@@ -104,12 +117,14 @@ class PrefillWorkerService:
     async def _work(self) -> None:
         while True:
             leaving = self.lifecycle.leaving
+            self._readiness.set(ready=not leaving)
             taken = await (self._consumer.take_last if leaving else self._consumer.take)(TAKE_TIMEOUT_S)
             if taken is None:
                 self._queue.idle()
-                if leaving and self.lifecycle.leaving:
+                if leaving and self.lifecycle.leaving and not await self._readiness.tell():
                     return
                 continue
+            self._readiness.set(ready=False)
             try:
                 await self._do(taken)
             except Exception as error:  # one job must not take those behind it with it
@@ -122,6 +137,7 @@ class PrefillWorkerService:
             log.error("job_not_ended", request_id=taken.job.request_id, exc_info=untold)
 
     async def _do(self, taken: TakenJob) -> None:
+        reach(FaultPoint.JOB_TAKEN, taken.job.request_id, taken.deliveries)
         (verdict,) = self._core.handle(JobTaken(taken.job, taken.age_s, taken.deliveries))
         if isinstance(verdict, Refuse):
             await self._shipments.refuse(taken, verdict)
@@ -131,7 +147,7 @@ class PrefillWorkerService:
 
     @property
     def _shared(self) -> bool:
-        """Whether several schedulers place prompts here; a sole one knows better than its workers."""
+        """Tells whether several schedulers place prompts here; a sole one knows better than its workers."""
         return len(self._config.serves) > 1
 
     async def _watch_queue(self) -> None:

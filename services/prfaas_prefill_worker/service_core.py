@@ -1,11 +1,11 @@
 """Decides which jobs to run. Pure: expired, cancelled, foreign and redelivered ones are refused with a reason."""
 
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from prfaas.capacity.observed import ObservedTimes
 from prfaas.contracts.codes import FailureCode
-from prfaas.contracts.to_prefill import PrefillJob
+from prfaas.contracts.to_prefill import JobSecret, PrefillJob
 from prfaas.contracts.wire import BadMessageError, unpack_tokens
 from prfaas_prefill_worker.events import CancelHeard, Event, Instruction, JobTaken, PrefillEnded, Refuse, Run
 
@@ -14,8 +14,17 @@ REMEMBERED_CANCELS = 4096
 
 
 class PrefillCore:
-    def __init__(self, model: str, fingerprint: str, max_context_tokens: int, serves: Collection[str] | None = None) -> None:
-        """`serves`: decode sites whose jobs are taken; None: those of any."""
+    def __init__(
+        self,
+        model: str,
+        fingerprint: str,
+        max_context_tokens: int,
+        open_job: Callable[[PrefillJob], JobSecret],
+        serves: Collection[str] | None = None,
+    ) -> None:
+        """`open_job` returns a job's secret part, or raises BadMessageError. `serves`: decode sites whose jobs are taken; None:
+        those of any."""
+        self._open_job = open_job
         self.model = model
         self.fingerprint = fingerprint
         self.max_context_tokens = max_context_tokens
@@ -68,7 +77,8 @@ class PrefillCore:
                 f"this worker's KV has fingerprint {self.fingerprint}, the job wants {transfer.fingerprint}",
             )
         try:
-            token_ids = unpack_tokens(job.token_ids)
+            secret = self._open_job(job)
+            token_ids = unpack_tokens(secret.token_ids)
         except BadMessageError as error:
             return Refuse(job, FailureCode.BAD_JOB, str(error))
         if len(token_ids) != transfer.prefill_tokens or not 0 < len(token_ids) <= self.max_context_tokens:
@@ -79,4 +89,4 @@ class PrefillCore:
             )
         if not 0 <= transfer.from_token < len(token_ids):
             return Refuse(job, FailureCode.BAD_JOB, f"the transfer begins at token {transfer.from_token} of {len(token_ids)}")
-        return Run(job, token_ids, job.timeout_s - age_s)
+        return Run(job, token_ids, job.timeout_s - age_s, secret.tenant, secret.kv_secret or None)

@@ -97,10 +97,13 @@ class Shipments:
     def _open_sender(self, run: Run) -> KVSender:
         options = SendOptions(
             timeout_s=run.timeout_s,
-            tenant=run.job.tenant,
+            tenant=run.tenant,
             idle_timeout_s=self._config.idle_timeout_s,
             buffer_bytes=self._config.unsent_mib << 20,
             lossy=self._config.engine.lossy_kv,
+            # No other client could read the object of a sealed transfer.
+            object_digest=run.kv_secret is None,
+            secret=run.kv_secret,
         )
         link = self.links.to(run.job.decode_site)
         return KVSender(self._lane, run.job.transfer, self._prefiller.description.layout, link, options).open()

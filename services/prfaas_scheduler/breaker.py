@@ -9,6 +9,10 @@ MAX_PAUSE_S = 8.0
 """Longest pause between two trials; below the 10 s within which offloading should resume after a repair."""
 
 
+FIRST_DISTRUST_S, MAX_DISTRUST_S = 600.0, 86_400.0
+"""Shortest and longest time without requests for a site whose KV was found wrong. It doubles each time."""
+
+
 class BreakerState(StrEnum):
     CLOSED = "closed"
     OPEN = "open"
@@ -24,16 +28,30 @@ class Breaker:
         self._open_until: float | None = None
         self._trial: str | None = None
         """Request that tries the link while half-open."""
+        self._distrust_s = FIRST_DISTRUST_S
+        self._distrusted_until: float | None = None
+
+    def distrusts(self, now_s: float) -> bool:
+        """True when the site made wrong KV, and its time is not over. Successes do not shorten it: the site said so of itself."""
+        return self._distrusted_until is not None and now_s < self._distrusted_until
+
+    def distrust(self, now_s: float) -> None:
+        """Opens the breaker for a site whose KV was found wrong."""
+        if not self.distrusts(now_s):
+            self._distrusted_until = now_s + self._distrust_s
+            self._distrust_s = min(2 * self._distrust_s, MAX_DISTRUST_S)
 
     def state(self, now_s: float) -> BreakerState:
+        if self.distrusts(now_s):
+            return BreakerState.OPEN
         if self._open_until is None:
             return BreakerState.CLOSED
         return BreakerState.OPEN if now_s < self._open_until else BreakerState.HALF_OPEN
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to remember: no failure since the last success."""
-        return self._open_until is None and not self._failures
+        """True when there is nothing to remember: no failure since the last success, and never a reason for distrust."""
+        return self._open_until is None and not self._failures and self._distrusted_until is None
 
     def allows(self, now_s: float) -> bool:
         state = self.state(now_s)

@@ -4,11 +4,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from prfaas.process.config import ServiceConfig
+from prfaas.process.config import ServiceConfig, SubjectToken
 from prfaas_scheduler.block_directory import MAX_BLOCKS
 from prfaas_scheduler.fleet import Fleet
 from prfaas_scheduler.policies.base import Policy
 from prfaas_scheduler.policies.registry import POLICIES, PolicyOptions
+from prfaas_scheduler.queue.objectives import PROPORTIONAL_FROM_TOKENS, Objectives
 from prfaas_scheduler.roles.controller import RoleController
 
 if TYPE_CHECKING:
@@ -20,10 +21,15 @@ DEFAULTS = PolicyOptions()
 
 
 class SchedulerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    """prfaas-scheduler: places the requests of one pd site."""
+    """prfaas-scheduler: places the requests of one pd site, and says when the prefills of its site run."""
 
     role: ClassVar[str] = "scheduler"
 
+    places: bool = True
+    """False at a site that only prefills: it has a queue, and no requests of its own."""
+    serves: tuple[SubjectToken, ...] = ()
+    """Pd sites whose prefill jobs this process dispatches to the workers of its site; the own one too. Empty: workers take jobs
+    first come, first served."""
     policy: PolicyName = "threshold"
     """Policy that chooses the site of each prefill."""
     threshold_tokens: Annotated[int, Meta(ge=0)] = DEFAULTS.threshold_tokens
@@ -38,7 +44,9 @@ class SchedulerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_f
     """Policy `priced`: factor on the prices of sites and links; 0: the least predicted time to first token."""
 
     ttft_objective_s: Annotated[float, Meta(gt=0)] = DEFAULTS.ttft_objective_s
-    """Policies `predictive`, `priced` and `headroom`: the time to first token that requests should have."""
+    """The time to first token that requests should have."""
+    ttft_proportional_from_tokens: Annotated[float, Meta(gt=0)] = PROPORTIONAL_FROM_TOKENS
+    """Length beyond which a prefill has more time than that, in proportion to its length."""
 
     roles_every_s: Annotated[float, Meta(ge=0)] = 60.0
     """Interval between two looks at whether one of the site's movable workers should change its role; 0: never."""
@@ -61,6 +69,10 @@ class SchedulerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_f
                 price_share=self.price_share,
             )
         )
+
+    @property
+    def objectives(self) -> Objectives:
+        return Objectives(self.ttft_objective_s, self.ttft_proportional_from_tokens)
 
     def make_roles(self, fleet: Fleet) -> RoleController | None:
         """A fresh controller; None where no worker is ever moved."""

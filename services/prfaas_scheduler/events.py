@@ -51,6 +51,14 @@ class AttemptOver:
 
 
 @dataclass(frozen=True, slots=True)
+class SiteDistrusted:
+    """KV that the site made was found wrong."""
+
+    now_s: float
+    site: str
+
+
+@dataclass(frozen=True, slots=True)
 class CacheChanged:
     now_s: float
     changed: BlocksChanged
@@ -81,6 +89,7 @@ Event = (
     | LinkLost
     | PlacementRequested
     | AttemptOver
+    | SiteDistrusted
     | CacheChanged
     | CacheListed
     | QueueSeen

@@ -1,22 +1,28 @@
-"""The scheduler as a process: heartbeats, cache announcements and link estimates in, placements out."""
+"""The scheduler as a process: heartbeats, cache announcements and link estimates in, placements out.
+
+Several may run in a site. All hear the same, one leads and acts."""
 
 import asyncio
 import time
 
+from msgspec.structs import replace
 from nats.aio.msg import Msg
 from opentelemetry import context as trace_context
 from opentelemetry.trace import SpanKind
 
 from prfaas.bus.control import ControlBus
-from prfaas.bus.errors import BusError
+from prfaas.bus.errors import BusError, RemoteError
 from prfaas.bus.presence import BucketStatus, watch
+from prfaas.bus.subscription import Subscription
 from prfaas.contracts import subjects
+from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.to_gateway import Placement, Refusal
 from prfaas.contracts.to_scheduler import (
-    AttemptEnded,
+    AttemptNews,
     BlocksChanged,
     BlocksHeld,
     Heartbeat,
+    KVDisagreed,
     LinkEstimate,
     PlaceRequest,
     RoleChanging,
@@ -24,12 +30,17 @@ from prfaas.contracts.to_scheduler import (
 )
 from prfaas.contracts.to_worker import ChangeRole
 from prfaas.contracts.wire import BadMessageError, decode
+from prfaas.process.incarnation import new_incarnation
 from prfaas.process.runner import ServiceContext
 from prfaas.telemetry import names
+from prfaas.telemetry.fault_points import FaultPoint, reach
 from prfaas.telemetry.faults import FAULTS
 from prfaas.telemetry.logs import get_logger
+from prfaas.telemetry.metrics.queue import QueueMetrics
 from prfaas.telemetry.metrics.scheduler import SchedulerMetrics
+from prfaas_scheduler.breaker import BreakerState
 from prfaas_scheduler.config import SchedulerConfig
+from prfaas_scheduler.dispatch import Dispatcher
 from prfaas_scheduler.events import (
     AttemptOver,
     CacheChanged,
@@ -39,9 +50,12 @@ from prfaas_scheduler.events import (
     LinkMeasured,
     PlacementRequested,
     RequestCacheList,
+    SiteDistrusted,
     WorkerGone,
 )
+from prfaas_scheduler.leadership.leadership import Leadership
 from prfaas_scheduler.policies.threshold import Threshold
+from prfaas_scheduler.queue.objectives import CLASS_NAMES, length_class
 from prfaas_scheduler.roles.controller import RoleController
 from prfaas_scheduler.roles.events import BeginMove, MoveRefused, RequestSeen, RoleInstruction, RolesDue
 from prfaas_scheduler.service_core import SchedulerCore
@@ -54,6 +68,7 @@ CHANGE_TIMEOUT_S = 10.0
 """Time for a worker to answer whether it changes its role."""
 CONCURRENT_CACHE_LISTS = 16
 """Concurrent BlocksHeld requests; each answer may be hundreds of kB."""
+RETRY_S = 0.1
 
 log = get_logger(__name__)
 
@@ -71,10 +86,18 @@ class SchedulerService:
         self._metrics.watch_directory(
             blocks=lambda: directory.blocks, dropped=lambda: directory.dropped, registry=context.registry
         )
+        self._leadership = Leadership(config.site, config.name, new_incarnation())
+        self._metrics.watch_leadership(lambda: self._leadership.leads, lambda: self._leadership.term, context.registry)
+        self._metrics.watch_distrust(lambda: self._core.distrusted_sites(time.monotonic()), context.registry)
         self._roles = config.make_roles(self._core.fleet)
+        """Made anew for each leadership: it knows the moves that it began itself."""
         self._bus: ControlBus | None = None
+        self._dispatcher: Dispatcher | None = None
+        self._placing: Subscription | None = None
+        """Set while requests are taken."""
         self._workers_bucket = BucketStatus(subjects.workers_bucket(config.site))
         self._links_bucket = BucketStatus(subjects.links_bucket(config.site))
+        self._holding: asyncio.Task[None] | None = None
         self._listing: set[str] = set()
         """Workers whose cache list is awaited."""
         self._list_room = asyncio.Semaphore(CONCURRENT_CACHE_LISTS)
@@ -84,29 +107,82 @@ class SchedulerService:
     async def start(self) -> None:
         config = self._config
         self._bus = bus = await ControlBus.connect(config.control, config.name, CONNECT_TIMEOUT_S)
+        if config.serves:
+            metrics = QueueMetrics(self._context.registry, lambda tokens: CLASS_NAMES[length_class(tokens)])
+            self._dispatcher = Dispatcher(bus, config.site, config.name, config.serves, config.objectives, metrics)
+        if config.places:
+            await self._hear_site(bus)
+        await self._leadership.open(bus)
         tasks = self._context.tasks
+        self._holding = tasks.spawn("hold the lease", self._leadership.run())
+        tasks.spawn("lead", self._lead(bus))
+        if config.places:
+            tasks.spawn("roles", self._move_workers(bus))
+
+    async def _hear_site(self, bus: ControlBus) -> None:
+        """Follows workers, links, caches and attempts from now on. Raises BusError."""
+        config, tasks = self._config, self._context.tasks
         workers, links = subjects.workers_bucket(config.site), subjects.links_bucket(config.site)
         tasks.spawn("workers", watch(bus, workers, Heartbeat, self._on_heartbeat, status=self._workers_bucket))
         tasks.spawn("links", watch(bus, links, LinkEstimate, self._on_link, status=self._links_bucket))
-        await bus.subscribe(subjects.attempts(config.site), AttemptEnded, self._on_attempt_ended)
+        await bus.subscribe(subjects.attempts(config.site), AttemptNews, self._on_attempt_news)
         await bus.subscribe_raw(subjects.all_blocks(config.site), self._on_cache_changed)
-        await bus.serve(subjects.place(config.site), PlaceRequest, self._place)
-        if self._roles is not None:
-            tasks.spawn("roles", self._move_workers(bus, self._roles))
 
     def ready(self) -> str | None:
         """The scheduler needs the bus and the buckets of workers and links. It can decide, and refuse, without any worker."""
         assert self._bus is not None
         if not self._bus.connected:
             return "the connection to the site's NATS server is down"
+        if not self._config.places:
+            return None
         return self._workers_bucket.problem or self._links_bucket.problem
 
     async def drain(self, timeout_s: float) -> None:
-        """Returns at once: placements are answered as they come."""
+        """Lets another scheduler lead, and gives back the jobs that are held. What has been asked is answered when the bus is
+        drained."""
+        if self._dispatcher is not None:
+            await self._dispatcher.stop()
+        if self._holding is not None:
+            self._holding.cancel()
+            await asyncio.wait([self._holding])
+        await self._leadership.release()
 
     async def stop(self) -> None:
         if self._bus is not None:
             await self._bus.drain()
+
+    async def _lead(self, bus: ControlBus) -> None:
+        """Acts while this process leads, and only then: without a leader a gateway is told that no one listens."""
+        acting = False
+        while True:
+            try:
+                if acting and not self._leadership.leads:
+                    acting = False
+                    await self._cease()
+                elif not acting and self._leadership.leads:
+                    await self._begin(bus)
+                    acting = True
+            except BusError as error:
+                log.warning("leading_not_begun", reason=str(error))
+                await self._cease()
+                await asyncio.sleep(RETRY_S)
+            else:
+                await self._leadership.turned()
+
+    async def _begin(self, bus: ControlBus) -> None:
+        """Dispatches queued jobs and takes requests from now on. Raises BusError."""
+        if self._dispatcher is not None:
+            await self._dispatcher.start()
+        if self._config.places:
+            self._roles = self._config.make_roles(self._core.fleet)
+            self._placing = await bus.serve(subjects.place(self._config.site), PlaceRequest, self._place)
+
+    async def _cease(self) -> None:
+        if self._dispatcher is not None:
+            await self._dispatcher.stop()
+        placing, self._placing = self._placing, None
+        if placing is not None:
+            await placing.drain()
 
     def _on_heartbeat(self, key: str, beat: Heartbeat | None) -> None:
         now_s = time.monotonic()
@@ -124,9 +200,15 @@ class SchedulerService:
         alive = self._core.fleet.alive
         if len(alive) < self._shown:
             self._metrics.workers.clear()  # sites were forgotten, and their series go with them
+            self._metrics.breaker_open.clear()
         self._shown = len(alive)
         for (site, role), count in alive.items():
             self._metrics.workers.labels(site, role.value).set(count)
+        now_s = time.monotonic()
+        for name, site_state in self._core.fleet.sites.items():
+            if name != self._core.fleet.site:
+                is_open = site_state.breaker.state(now_s) is not BreakerState.CLOSED
+                self._metrics.breaker_open.labels(name).set(is_open)
 
     def _on_link(self, key: str, estimate: LinkEstimate | None) -> None:
         now_s = time.monotonic()
@@ -134,13 +216,19 @@ class SchedulerService:
             log.info("link_lost", link=key)
         self._core.handle(LinkLost(now_s, key) if estimate is None else LinkMeasured(now_s, estimate))
 
-    def _on_attempt_ended(self, ended: AttemptEnded) -> None:
-        self._core.handle(AttemptOver(time.monotonic(), ended))
+    def _on_attempt_news(self, news: AttemptNews) -> None:
+        now_s = time.monotonic()
+        if isinstance(news, KVDisagreed):
+            log.error("site_distrusted", at_site=news.site, worker=news.worker, request_id=news.request_id)
+            self._core.handle(SiteDistrusted(now_s, news.site))
+        else:
+            self._core.handle(AttemptOver(now_s, news))
 
     def _on_cache_changed(self, message: Msg) -> None:
         changed = decode(message.data, BlocksChanged)
         expected = subjects.blocks(self._config.site, changed.site, changed.role.value, changed.worker)
         if message.subject != expected:
+            FAULTS.foreign["BlocksChanged"] += 1
             log.warning("blocks_of_another", subject=message.subject, claimed=expected)
             return
         self._request_cache_lists(self._core.handle(CacheChanged(time.monotonic(), changed)))
@@ -171,11 +259,13 @@ class SchedulerService:
         finally:
             self._listing.discard(ask.key)
 
-    async def _move_workers(self, bus: ControlBus, roles: RoleController) -> None:
+    async def _move_workers(self, bus: ControlBus) -> None:
         while True:
             await asyncio.sleep(ROLES_TICK_S)
+            if self._roles is None or not self._leadership.leads:
+                continue
             try:
-                await self._move_due(bus, roles)
+                await self._move_due(bus, self._roles)
             except Exception as error:
                 # Figures of heartbeats are solved here: a strange one may cost a move, never the process.
                 FAULTS.failed["roles"] += 1
@@ -190,6 +280,8 @@ class SchedulerService:
 
     async def _request_move(self, bus: ControlBus, move: BeginMove) -> str:
         """Returns why the worker does not move; empty when it does."""
+        if not self._leadership.leads:
+            return "this scheduler leads no more"
         subject = subjects.change_role(self._config.site, move.role, move.worker)
         change = ChangeRole(role=move.to_role, drain_s=move.drain_s)
         try:
@@ -212,6 +304,9 @@ class SchedulerService:
             self._metrics.move(to_role, result)
 
     async def _place(self, request: PlaceRequest) -> Placement | Refusal:
+        """Raises RemoteError where another scheduler may lead by now."""
+        if not self._leadership.leads:
+            raise RemoteError(FailureCode.NOT_LEADING, f"scheduler {self._config.name!r} leads no more")
         attributes = {names.REQUEST_ID: request.request_id, names.REQUEST_MODEL: request.model}
         parent = trace_context.get_current()
         span = self._context.tracing.start(names.PLACE, parent=parent, kind=SpanKind.SERVER, attributes=attributes)
@@ -219,11 +314,13 @@ class SchedulerService:
         # Decide.
         try:
             (answered,) = self._core.handle(PlacementRequested(started_s, request))
+            answer = answered.answer
+            if isinstance(answer, Placement):
+                answer = replace(answer, term=self._leadership.term)
         except Exception as error:  # the caller is told at once, and asks again or fails this one request
             span.set_attribute(names.ERROR_TYPE, type(error).__name__)
             span.end()
             raise
-        answer = answered.answer
         self._metrics.decision_s.observe(time.monotonic() - started_s)
         # A request that is placed again was counted the first time.
         if self._roles is not None and not request.refused_by:
@@ -240,4 +337,5 @@ class SchedulerService:
             self._metrics.refused(answer.code)
             span.set_attributes({names.ERROR_TYPE: answer.code, names.ROUTE_REASON: answer.message})
         span.end()
+        reach(FaultPoint.PLACING, request.request_id)
         return answer

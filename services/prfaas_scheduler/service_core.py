@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import overload
 
-from prfaas.contracts.codes import OUT_OF_TIME, FailureCode
+from prfaas.contracts.codes import OUT_OF_TIME, TOO_MANY, FailureCode
 from prfaas.contracts.to_gateway import Placement, Refusal
 from prfaas.contracts.to_scheduler import AttemptEnded, PlaceRequest
 from prfaas.kvcache.blocks import unpack_hashes
@@ -22,6 +22,7 @@ from prfaas_scheduler.events import (
     PlacementRequested,
     QueueSeen,
     RequestCacheList,
+    SiteDistrusted,
     WorkerGone,
 )
 from prfaas_scheduler.fleet import Decoder, Fleet
@@ -81,7 +82,15 @@ class SchedulerCore:
                 return [self._place(request, now_s)]
             case AttemptOver(now_s, ended):
                 self._attempt_over(ended, now_s)
+            case SiteDistrusted(now_s, site):
+                # A name in a report is no reason to remember a site. The own one has no breaker: it answers in any case.
+                if site != self.fleet.site and (known := self.fleet.sites.get(site)) is not None:
+                    known.breaker.distrust(now_s)
         return []
+
+    def distrusted_sites(self, now_s: float) -> int:
+        """Returns the number of sites that get no prompts because their KV was found wrong."""
+        return sum(known.breaker.distrusts(now_s) for known in self.fleet.sites.values())
 
     def validate(self) -> None:
         self.fleet.validate()
@@ -96,8 +105,12 @@ class SchedulerCore:
             breaker = known.breaker
             if ended.verified:
                 breaker.succeeded()
-            elif ended.code == FailureCode.CANCELLED or (prefill and prefill.deferred and ended.code in OUT_OF_TIME):
-                # The client left, or no worker had time for a deferred prompt: that says nothing about the link.
+            elif (
+                ended.code == FailureCode.CANCELLED
+                or ended.code in TOO_MANY
+                or (prefill and prefill.deferred and ended.code in OUT_OF_TIME)
+            ):
+                # The client left, or no worker had time for the prompt: that says nothing about the link.
                 breaker.abandoned(ended.request_id)
             else:
                 breaker.failed(ended.request_id, now_s)

@@ -13,7 +13,6 @@ import pytest_asyncio
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from infra.secret_files import readable_by_others
 from infra.stack import Stack
 from load.emulated_stack import FAR, HOME, MODEL, right_answer, two_sites
 from prfaas.contracts import subjects
@@ -29,6 +28,7 @@ from prfaas.replay.client import Target
 from prfaas.replay.prompts import TokenPrompts
 from prfaas.replay.record import Record
 from prfaas.replay.send import replay
+from prfaas.secrets.secret_files import readable_by_others
 from tests.attacks.three_sites import connect
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300), pytest.mark.e2e]
@@ -85,6 +85,13 @@ def right(stack: Stack, records: list[Record], prompts: list[list[int]]) -> None
     assert [record.error for record in records] == [""] * len(records), [record.message for record in records]
     for record, prompt in zip(records, prompts, strict=True):
         assert record.text == right_answer(stack.description, prompt, OUTPUT_TOKENS)
+
+
+async def counted(stack: Stack, name: str, metric: str, kind: str = "") -> float:
+    """A count of ignored messages on the metrics page of a process of the pd site; of all kinds unless one is named."""
+    page = await stack.metrics(HOME, name)
+    wanted = f'prfaas_bus_{metric}_total{{kind="{kind}' if kind else f"prfaas_bus_{metric}_total"
+    return sum(float(line.split()[-1]) for line in page.splitlines() if line.startswith(wanted))
 
 
 @contextlib.asynccontextmanager
@@ -153,9 +160,11 @@ async def test_forged_answers_reach_no_client(stack: Stack, attacker: Attacker) 
         cancel = CancelGenerate(request_id=request_id, reason="forged")
         await attacker.control.publish(subjects.cancel_generate(HOME, "d0"), encode(cancel))
 
+    arrived = await counted(stack, "gateway", "foreign") + await counted(stack, "gateway", "late")
     async with at_each_request(stack, strike):
         records, prompts = await asked(stack, [SHORT] * REQUESTS, seed=2)
     right(stack, records, prompts)
+    assert await counted(stack, "gateway", "foreign") + await counted(stack, "gateway", "late") == arrived, "servers refused them"
 
 
 async def test_progress_of_a_prefill_that_it_was_not_given_is_ignored(stack: Stack, attacker: Attacker) -> None:
@@ -174,9 +183,13 @@ async def test_progress_of_a_prefill_that_it_was_not_given_is_ignored(stack: Sta
             ended = AttemptEnded(request_id=generate.request_id, site=HOME, verified=False, code="forged")
             await attacker.control.publish(subjects.attempts(HOME), encode(ended))
 
+    before = await counted(stack, "d0", "foreign", "PrefillFailed")
     async with at_each_request(stack, strike):
         records, prompts = await asked(stack, [SHORT] * REQUESTS, seed=3)
     right(stack, records, prompts)
+    # What comes too soon or too late, or is of no attempt, is counted as late.
+    assert await counted(stack, "d0", "foreign", "PrefillFailed") > before
+    assert await counted(stack, "d0", "late", "PrefillFailed") >= REQUESTS
     assert {record.outcome for record in records} == {"local_short"}, "no attempt failed"
 
 
@@ -195,9 +208,18 @@ async def test_announcements_for_others_and_unreadable_ones_change_nothing(stack
         await attacker.control.publish(subjects.blocks(HOME, FAR, "prefill", "p0"), encode(changed))
         await attacker.control.publish(PROGRESS + f".{FAR}.p0", b"\xc1garbage")
 
+    walls = [
+        ("scheduler", "undecodable", "entry"),
+        ("gateway", "undecodable", "entry"),
+        ("scheduler", "foreign", "BlocksChanged"),
+        ("d0", "undecodable", ""),
+    ]
+    before = [await counted(stack, *wall) for wall in walls]
     async with again_and_again(strike):
         records, prompts = await asked(stack, [SHORT] * REQUESTS, seed=4)
     right(stack, records, prompts)
+    after = [await counted(stack, *wall) for wall in walls]
+    assert all(later > sooner for sooner, later in zip(before, after, strict=True)), dict(zip(walls, after, strict=True))
     for process in stack.services.values():
         assert process.exit_code is None, process.log_end()
 

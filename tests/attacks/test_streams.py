@@ -8,23 +8,24 @@ from collections.abc import AsyncIterator
 import nats
 import pytest
 import pytest_asyncio
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from infra.running_sites import RunningSites
-from prfaas.bus import jobs
+from prfaas.bus import job_streams
 from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
 from prfaas.bus.bulk.bucket import stream_name
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError, StreamError
 from prfaas.bus.jetstream import publish_acknowledged
-from prfaas.bus.jobs import JobConsumer
+from prfaas.bus.job_consumer import JobConsumer
 from prfaas.bus.presence import ensure_bucket
 from prfaas.contracts import subjects
 from tests.attacks.three_sites import FAR, HOME, OTHER, connect
 from tests.attacks.who_can import settled
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 WORKERS = f"KV_{subjects.workers_bucket(HOME)}"
 OWN_KV, FAR_KV = subjects.kv_bucket(HOME, HOME), subjects.kv_bucket(HOME, FAR)
 OWN_JOBS = subjects.jobs_stream(HOME, HOME)
@@ -172,19 +173,60 @@ async def test_a_site_that_floods_a_bucket_of_kv_fills_its_own(streams: RunningS
 async def test_a_pd_site_that_floods_a_queue_of_jobs_fills_its_own(
     streams: RunningSites, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "MAX_JOBS", 8)
+    monkeypatch.setattr(job_streams, "MAX_JOBS", 8)
     far = await ControlBus.connect(streams.endpoint(FAR, "ctl"), "test2")
     await JobConsumer.open(far, FAR, "m", "p1", serves=[HOME, OTHER])  # brings the streams to this bound
     attacker = await ControlBus.connect(streams.endpoint(OTHER, "ctl"), "attacker")
     with pytest.raises(StreamError, match="maximum messages"):
         for number in range(100):
-            await publish_acknowledged(attacker, subjects.worker_jobs(FAR, OTHER, f"w{number}"), b"x", DEADLINE_S)
+            await publish_acknowledged(attacker, subjects.jobs(FAR, OTHER, f"m{number}"), b"x", DEADLINE_S)
     home = await ControlBus.connect(streams.endpoint(HOME, "ctl"), "test2")
     await publish_acknowledged(home, subjects.jobs(FAR, HOME, "m"), b"x", DEADLINE_S)
     with pytest.raises(BusError):
         await publish_acknowledged(attacker, subjects.jobs(FAR, HOME, "m"), b"x", 0.5)
     for bus in (far, attacker, home):
         await bus.drain()
+
+
+async def test_no_worker_takes_what_is_dispatched_to_another(streams: RunningSites) -> None:
+    """Neither from the other's consumer, nor by a consumer of its own, whatever that says of its filter."""
+    home = await ControlBus.connect(streams.endpoint(HOME, "ctl"), "test3")
+    await JobConsumer.open(home, HOME, "m", "p1", serves=[HOME])
+    (service,) = [each for each in streams.description.services if (each.site, each.name) == (HOME, "p0")]
+    refusals: list[str] = []
+    endpoint = streams.service_endpoint(service, "ctl")
+    assert endpoint is not None
+    thief = await connect(endpoint, refusals)
+    stream, victims = subjects.dispatched_stream(HOME), subjects.dispatched_jobs(HOME, "p1")
+    config = {"name": "worker_p0", "durable_name": "worker_p0", "ack_policy": "explicit", "filter_subject": victims}
+    asked = json.dumps({"stream_name": stream, "config": config}).encode()
+    inbox = f"{subjects.replies(HOME, HOME, 'p0')}.c.t"
+    for subject in (
+        f"$JS.API.CONSUMER.MSG.NEXT.{stream}.worker_p1",
+        f"$JS.API.CONSUMER.CREATE.{stream}.worker_p0.{victims}",
+        f"$JS.API.CONSUMER.CREATE.{stream}.worker_p0",
+        f"$JS.API.CONSUMER.DURABLE.CREATE.{stream}.worker_p0",
+        f"$JS.API.CONSUMER.DELETE.{stream}.worker_p1",
+        f"$JS.ACK.{stream}.worker_p1.1.1.1.1.0",
+    ):
+        before = len(refusals)
+        await thief.publish(subject, asked, reply=inbox)
+        await thief.flush()
+        assert len(refusals) == before + 1, f"{subject} was let through"
+    # The one request that makes its own consumer: the server compares its filter with the subject.
+    answer = await asyncio.wait_for(
+        _answer(thief, f"$JS.API.CONSUMER.CREATE.{stream}.worker_p0.{subjects.dispatched_jobs(HOME, 'p0')}", asked, inbox),
+        DEADLINE_S,
+    )
+    assert "error" in answer
+    await thief.close()
+    await home.drain()
+
+
+async def _answer(client: Client, subject: str, payload: bytes, inbox: str) -> dict[str, object]:
+    answers = await client.subscribe(inbox)
+    await client.publish(subject, payload, reply=inbox)
+    return dict(json.loads((await answers.next_msg(DEADLINE_S)).data))
 
 
 async def test_one_entry_never_takes_the_bucket_of_all(streams: RunningSites) -> None:

@@ -27,6 +27,7 @@ def acts_of(can: Can, actor: str, receiver: str) -> set[str]:
 async def test_a_prefill_site_says_in_a_pd_site_what_it_was_given_and_hears_nothing(can: Can) -> None:
     assert acts_of(can, f"all of {FAR}", HOME) == {
         "report progress as remote p0",
+        "tell d0 what became of a job, as the scheduler of remote",
         "announce remote p0",
         "announce the cache of remote p0",
         "announce the link from remote",
@@ -62,11 +63,13 @@ async def test_each_act_works_for_somebody_or_is_one_that_nobody_may_do(can: Can
     assert vain == {
         "send tokens as another decode worker",
         "report progress as another worker of remote",
+        "say that another worker of local is ready",
         "announce another worker of remote",
         "announce a decode worker of remote",
         "announce the link from east",
         "write KV made in east",
         "hear jobs of local in local",
+        "hear jobs that are dispatched to p0",
         "hear KV made in local",
         "hear KV made in remote",
     }

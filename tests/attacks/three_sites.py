@@ -8,8 +8,8 @@ import nats
 from nats.aio.client import Client
 
 from infra.running_sites import RunningSites
-from infra.sites import Description, Role, Service, Site, SiteKind
 from prfaas.bus.endpoint import NatsEndpoint
+from prfaas.site.sites import Description, Role, Service, Site, SiteKind
 
 HOME, OTHER, FAR = "local", "east", "remote"
 """The pd site that is attacked, a second pd site, and the prefill site that both use."""
@@ -20,7 +20,8 @@ def description() -> Description:
         roles = {"gateway": Role.GATEWAY, "scheduler": Role.SCHEDULER, "d0": Role.DECODE_WORKER, "p0": Role.PREFILL_WORKER}
         return [Service(site=site, role=role, name=name) for name, role in (roles | {"probe": Role.BANDWIDTH_PROBE}).items()]
 
-    far = [Service(site=FAR, role=Role.PREFILL_WORKER, name="p0"), Service(site=FAR, role=Role.BANDWIDTH_PROBE, name="probe")]
+    far_roles = {"scheduler": Role.SCHEDULER, "p0": Role.PREFILL_WORKER, "probe": Role.BANDWIDTH_PROBE}
+    far = [Service(site=FAR, role=role, name=name) for name, role in far_roles.items()]
     found = Description(
         model="m",
         sites=(
@@ -52,7 +53,7 @@ class Actor(NamedTuple):
 
 ACTORS = (
     *(Actor(f"{HOME} {name}", HOME, name) for name in ("gateway", "scheduler", "d0", "p0", "probe")),
-    *(Actor(f"{FAR} {name}", FAR, name) for name in ("p0", "probe")),
+    *(Actor(f"{FAR} {name}", FAR, name) for name in ("scheduler", "p0", "probe")),
     Actor(f"all of {FAR}", FAR),
     Actor(f"all of {OTHER}", OTHER),
 )

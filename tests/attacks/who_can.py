@@ -1,4 +1,4 @@
-"""What may be said and heard in the attacked pd site, tried with every key: the table of docs/security.md.
+"""Table of what may be said and heard in the attacked pd site, tried with every key: the table of docs/security.md.
 
 `python -m tests.attacks.who_can` prints it.
 """
@@ -17,7 +17,7 @@ from infra.running_sites import RunningSites
 from prfaas.contracts import subjects
 from tests.attacks.three_sites import ACTORS, FAR, HOME, OTHER, Actor, connect, description
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 _JOB = "jobs.{}.{}.prefill.m"
 _PROGRESS = subjects.prefill_progress(HOME, "d0")
 _EVENTS = subjects.events(HOME, "gateway")
@@ -35,6 +35,7 @@ class Act(NamedTuple):
 
 SAID = (
     Act("ask for a placement", "ctl", subjects.place(HOME)),
+    Act("take the lead of local's schedulers", "ctl", subjects.stored_entry(subjects.leader_bucket(HOME), "scheduler")),
     Act("hand a request to decode worker d0", "ctl", subjects.generate(HOME, "d0")),
     Act("cancel a request of d0", "ctl", subjects.cancel_generate(HOME, "d0")),
     Act("send tokens as d0", "ctl", subjects.events_from(_EVENTS, "d0")),
@@ -57,6 +58,13 @@ SAID = (
     Act("queue a job of local in local", "ctl", _JOB.format(HOME, HOME)),
     Act("queue a job of local in remote", "ctl", _JOB.format(FAR, HOME), FAR),
     Act("queue a job of east in remote", "ctl", _JOB.format(FAR, OTHER), FAR),
+    Act("say that local p0 is ready for a job", "ctl", subjects.readiness(HOME, "p0")),
+    Act("say that another worker of local is ready", "ctl", subjects.readiness(HOME, "p1")),
+    Act("say that remote p0 is ready for a job", "ctl", subjects.readiness(FAR, "p0"), FAR),
+    Act("dispatch a job to local p0", "ctl", subjects.dispatched_jobs(HOME, "p0")),
+    Act("dispatch a job to another worker of local", "ctl", subjects.dispatched_jobs(HOME, "p1")),
+    Act("dispatch a job to remote p0", "ctl", subjects.dispatched_jobs(FAR, "p0"), FAR),
+    Act("tell d0 what became of a job, as the scheduler of remote", "ctl", subjects.progress_from(_PROGRESS, FAR, "scheduler")),
     Act("cancel prefills of remote for local", "ctl", subjects.cancel_prefill(FAR, HOME), FAR),
     Act("cancel prefills of remote for east", "ctl", subjects.cancel_prefill(FAR, OTHER), FAR),
     Act("change the role of remote p0", "ctl", subjects.change_role(FAR, "prefill", "p0"), FAR),
@@ -73,6 +81,8 @@ HEARD = (
     Act("hear prompts on their way to d0", "ctl", subjects.generate(HOME, "d0")),
     Act("hear answers on their way to the gateway", "ctl", subjects.events_from(_EVENTS, "d0")),
     Act("hear jobs of local in local", "ctl", _JOB.format(HOME, HOME)),
+    Act("hear jobs that are dispatched to p0", "ctl", subjects.dispatched_jobs(HOME, "p0")),
+    Act("hear which workers of local are ready", "ctl", subjects.readiness(HOME, "p0")),
     Act("hear progress of prefills", "ctl", subjects.progress_from(_PROGRESS, HOME, "p0")),
     Act("hear the workers of local", "ctl", subjects.entry(subjects.workers_bucket(HOME), f"{HOME}.decode.d0")),
     Act("hear replies to the gateway", "ctl", f"{subjects.replies(HOME, HOME, 'gateway')}.c.t"),
@@ -82,7 +92,7 @@ HEARD = (
     Act("hear KV that d0 is handed", "bulk", f"{subjects.replies(HOME, HOME, 'd0')}.c.t"),
 )
 Can = dict[tuple[str, str], bool]
-"""Whether an actor can do an act, by act and actor."""
+"""Act and actor -> whether the actor can do the act."""
 
 
 async def said(sites: RunningSites, account: str, actor: Actor) -> dict[str, bool]:

@@ -14,6 +14,7 @@ from prfaas.contracts.to_prefill import ALONE_AFTER_S, LEASE_S, EgressLease
 from prfaas.contracts.to_probe import EGRESS_HEADROOM, EgressAsked
 from prfaas.link.budget import EgressBudget
 from prfaas_bandwidth_probe.egress import BUSY_S, REMEMBER_S, EgressAllocator
+from tests.budget import examples
 
 BUDGET = 1e7
 STEP_S = 0.01
@@ -134,7 +135,7 @@ def during(start: float, end: float, rate: float = 1e9) -> Callable[[float], flo
     return lambda now: rate if start <= now < end else 0.0
 
 
-@settings(max_examples=40, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+@settings(max_examples=examples(40), deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 @given(st.data())
 def test_no_second_sees_more_than_the_budget_whatever_is_sent_late_lost_or_dead(data: st.DataObject) -> None:
     budget = data.draw(st.sampled_from([2e6, 1e7, 1e8]), "budget")

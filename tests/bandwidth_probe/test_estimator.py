@@ -18,6 +18,7 @@ from prfaas_bandwidth_probe.events import (
     TrainAnswered,
     TransferReported,
 )
+from tests.budget import examples
 
 LINK_SHARE = 0.01
 TIMEOUT_S = 3.0
@@ -145,7 +146,7 @@ def run_after_pauses(estimator: LinkEstimator, goodput: float, rtt_s: float, sta
     return sent
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(st.floats(1e6, 1e8), st.floats(0.005, 0.08))
 def test_an_idle_link_is_known_although_every_train_begins_slowly(goodput: float, rtt_s: float) -> None:
     estimator = make_estimator()
@@ -315,4 +316,4 @@ class Estimating(RuleBasedStateMachine):
 
 
 TestEstimating = Estimating.TestCase
-TestEstimating.settings = settings(max_examples=50)
+TestEstimating.settings = settings(max_examples=examples(50))

@@ -8,20 +8,21 @@ import pytest
 
 from infra.running_sites import RunningSites
 from infra.service_process import ServiceProcess
-from infra.sites import Role, load_description
+from infra.up import DEMO
 from infra.wan import LinkChange, LinkState
 from prfaas.bus.control import ControlBus
 from prfaas.bus.presence import watch
 from prfaas.contracts import subjects
 from prfaas.contracts.to_probe import TransferMeasured
 from prfaas.contracts.to_scheduler import LinkEstimate
+from prfaas.site.sites import Role, load_description
 
-DEADLINE_S = 40.0
+DEADLINE_S = 60.0
 
 
 @pytest.fixture
 async def sites(tmp_path: Path) -> AsyncIterator[RunningSites]:
-    async with RunningSites(load_description(), tmp_path) as running:
+    async with RunningSites(load_description(DEMO), tmp_path) as running:
         yield running
 
 
@@ -44,6 +45,7 @@ async def probes(sites: RunningSites, tmp_path: Path) -> AsyncIterator[dict[str,
         assert await process.stop(DEADLINE_S) == 0, process.log_end()
 
 
+@pytest.mark.e2e
 async def test_the_link_is_estimated_where_it_ends_and_forgotten_when_it_is_cut(
     sites: RunningSites, probes: dict[str, ServiceProcess]
 ) -> None:

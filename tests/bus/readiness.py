@@ -7,7 +7,15 @@ from contextlib import asynccontextmanager, suppress
 import nats
 from nats.js.errors import APIError, NotFoundError
 
-DEADLINE_S = 30.0
+from infra.nats_server import NatsServer
+from prfaas.bus.control import ControlBus
+from prfaas.bus.endpoint import NatsEndpoint
+from prfaas.bus.presence import ensure_bucket
+from prfaas.contracts import subjects
+from prfaas.process.runner import Service
+from prfaas.process.tasks import Tasks
+
+DEADLINE_S = 60.0
 
 
 async def until_ready(ready: Callable[[], str | None]) -> None:
@@ -21,6 +29,28 @@ async def until_reason(ready: Callable[[], str | None], part: str) -> None:
     async with asyncio.timeout(DEADLINE_S):
         while part not in (ready() or ""):
             await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def ready_worker(worker: Service, server: NatsServer, site: str) -> AsyncIterator[None]:
+    """Starts a worker. It is not ready before a scheduler has made the bucket of its site's workers."""
+    await worker.start()
+    await until_reason(worker.ready, "cannot be announced")
+    bus = await ControlBus.connect(NatsEndpoint(url=server.client_url), "scheduler")
+    await ensure_bucket(bus, subjects.workers_bucket(site))
+    await bus.drain()
+    await until_ready(worker.ready)
+    yield
+    await until_ready(worker.ready)
+
+
+async def lose_server(service: Service, server: NatsServer, tasks: Tasks) -> None:
+    """Stops the server, which the service notices, and then the service."""
+    await server.stop()
+    await until_reason(service.ready, "connection to the site's NATS server is down")
+    await tasks.cancel_all(DEADLINE_S)
+    await service.stop()
+    assert not tasks.failed.done(), tasks.failed.result()
 
 
 @asynccontextmanager

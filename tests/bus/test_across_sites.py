@@ -8,19 +8,21 @@ from typing import NamedTuple
 import pytest
 
 from infra.running_sites import RunningSites
-from infra.sites import load_description
+from infra.up import DEMO
 from infra.wan import LinkChange, LinkState
 from infra.wan.process import WanProcess
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusTimeoutError, NoRespondersError
-from prfaas.bus.jobs import JobConsumer, JobQueue
+from prfaas.bus.job_consumer import JobConsumer
+from prfaas.bus.jobs import JobQueue
 from prfaas.contracts import subjects
 from prfaas.contracts.to_decode import PrefillDone
 from prfaas.contracts.to_probe import Ping, Pong
+from prfaas.site.sites import load_description
 from tests.bus.submitting import submit_once_joined
 from tests.bus.test_jobs import MODEL, SERVES, make_job, stored, take
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 class TwoSites(NamedTuple):
@@ -32,7 +34,7 @@ class TwoSites(NamedTuple):
 
 @pytest.fixture
 async def sites(tmp_path: Path) -> AsyncIterator[TwoSites]:
-    async with RunningSites(load_description(), tmp_path) as running:
+    async with RunningSites(load_description(DEMO), tmp_path) as running:
         buses = [await ControlBus.connect(running.endpoint(site, "ctl"), site) for site in ("local", "remote")]
         yield TwoSites(running, running.links["remote", "local"], *buses)
         for bus in buses:

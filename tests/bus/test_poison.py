@@ -1,4 +1,4 @@
-"""What others put on the buses: dropped and counted, never the end of a process, a watcher or a connection."""
+"""Messages of others on the buses: dropped and counted, never the end of a process, a watcher or a connection."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,7 +15,8 @@ from infra.nats_server import NatsServer
 from prfaas.bus.bulk import BulkLane, Message
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.bus.errors import RemoteError
-from prfaas.bus.jobs import JobConsumer, JobQueue
+from prfaas.bus.job_consumer import JobConsumer
+from prfaas.bus.jobs import JobQueue
 from prfaas.bus.presence import ensure_bucket, watch
 from prfaas.contracts import subjects
 from prfaas.contracts.kv import KVTransfer
@@ -28,7 +29,7 @@ from prfaas.contracts.wire import BadMessageError, decode, decode_json, encode
 from prfaas.telemetry.faults import FAULTS
 from tests.bus.conftest import Connect
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 SITE, MODEL = "local", "m"
 BUCKET = subjects.workers_bucket(SITE)
 DEEP = b"\x91" * 100_000 + b"\xc0"
@@ -225,7 +226,7 @@ async def test_a_job_that_does_not_decode_leaves_the_queue_and_is_counted(connec
     bad = (DEEP, tagged("PrefillJob"), b"", encode("PrefillJob"), msgspec.msgpack.encode({"type": "PrefillJob"}))
     for payload in bad:
         await bus.jetstream().publish(subjects.jobs(SITE, SITE, MODEL), payload)
-        await bus.jetstream().publish(subjects.worker_jobs(SITE, SITE, "w"), payload)
+        await bus.jetstream().publish(subjects.dispatched_jobs(SITE, "w"), payload)
     await JobQueue(bus).submit(SITE, job(), timeout_s=DEADLINE_S)
     taken = await consumer.take(DEADLINE_S)
     while taken is None:

@@ -9,7 +9,7 @@ import pytest
 
 from infra.nats_server import NatsServer, plain_config
 from infra.running_sites import RunningSites
-from infra.sites import load_description
+from infra.up import DEMO
 from infra.wan import LinkChange, LinkState
 from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
@@ -18,10 +18,12 @@ from prfaas.contracts import subjects
 from prfaas.contracts.terms import Role
 from prfaas.contracts.to_scheduler import Heartbeat, LinkEstimate
 from prfaas.contracts.wire import encode
+from prfaas.site.sites import load_description
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 BUCKET = subjects.workers_bucket("local")
-TTL_S = 1.0
+TTL_S, LONG_TTL_S = 1.0, 3600.0
+"""Time until an entry expires, where its expiry is waited for, and where it must not expire however slow the machine."""
 
 
 def make_beat(worker: str = "w1", site: str = "local", running: int = 0) -> Heartbeat:
@@ -61,9 +63,9 @@ class Seen:
 
 
 @asynccontextmanager
-async def watching(bus: ControlBus) -> AsyncIterator[Seen]:
+async def watching(bus: ControlBus, ttl_s: float = TTL_S) -> AsyncIterator[Seen]:
     seen = Seen()
-    task = asyncio.create_task(watch(bus, BUCKET, Heartbeat, seen, ttl_s=TTL_S))
+    task = asyncio.create_task(watch(bus, BUCKET, Heartbeat, seen, ttl_s=ttl_s))
     try:
         yield seen
     finally:
@@ -107,12 +109,12 @@ async def test_beats_are_heard_with_their_changes_until_silence(bus: ControlBus)
 
 
 async def test_who_comes_later_learns_who_is_there(bus: ControlBus) -> None:
-    await ensure_bucket(bus, BUCKET, 60.0)
+    await ensure_bucket(bus, BUCKET, LONG_TTL_S)
     await put_entry(bus, BUCKET, make_beat("w1"))
     await put_entry(bus, BUCKET, make_beat("w2", running=1))
     await put_entry(bus, BUCKET, make_beat("w2", running=2))
     seen = Seen()
-    task = asyncio.create_task(watch(bus, BUCKET, Heartbeat, seen, ttl_s=60.0))
+    task = asyncio.create_task(watch(bus, BUCKET, Heartbeat, seen, ttl_s=LONG_TTL_S))
     await seen.until("local.prefill.w1")
     await seen.until("local.prefill.w2", running=2)
     task.cancel()
@@ -121,10 +123,10 @@ async def test_who_comes_later_learns_who_is_there(bus: ControlBus) -> None:
 
 
 async def test_a_withdrawal_is_heard_at_once(bus: ControlBus) -> None:
-    await ensure_bucket(bus, BUCKET, 3600.0)
+    await ensure_bucket(bus, BUCKET, LONG_TTL_S)
     announcer = Announcer(bus, ["local"], make_beat, interval_s=5.0)
     seen = Seen()
-    task = asyncio.create_task(watch(bus, BUCKET, Heartbeat, seen, ttl_s=3600.0))
+    task = asyncio.create_task(watch(bus, BUCKET, Heartbeat, seen, ttl_s=LONG_TTL_S))
     async with announcing(announcer):
         await seen.until("local.prefill.w1")
     await announcer.withdraw()
@@ -134,16 +136,16 @@ async def test_a_withdrawal_is_heard_at_once(bus: ControlBus) -> None:
 
 
 async def test_an_entry_of_the_wrong_kind_is_passed_over(bus: ControlBus) -> None:
-    await ensure_bucket(bus, BUCKET, TTL_S)
-    async with watching(bus) as seen:
+    await ensure_bucket(bus, BUCKET, LONG_TTL_S)
+    async with watching(bus, LONG_TTL_S) as seen:
         await put_entry(bus, BUCKET, LinkEstimate(source="a", destination="b", rtt_s=0, goodput_bytes_per_s=0, samples=0))
         await put_entry(bus, BUCKET, make_beat())
         assert await seen.changes.get() == Change("local.prefill.w1", make_beat())
 
 
 async def test_an_entry_on_the_subject_of_another_worker_is_passed_over(bus: ControlBus) -> None:
-    await ensure_bucket(bus, BUCKET, TTL_S)
-    async with watching(bus) as seen:
+    await ensure_bucket(bus, BUCKET, LONG_TTL_S)
+    async with watching(bus, LONG_TTL_S) as seen:
         await bus.request_raw(subjects.entry(BUCKET, "local.prefill.w2"), encode(make_beat("w1")), DEADLINE_S)
         await put_entry(bus, BUCKET, make_beat("w2"))
         assert await seen.changes.get() == Change("local.prefill.w2", make_beat("w2"))
@@ -165,7 +167,7 @@ async def test_a_killed_server_and_a_lost_store_are_survived(server: NatsServer,
 
 
 async def test_a_worker_of_another_site_is_seen_across_the_link_and_its_cut(tmp_path: Path) -> None:
-    async with RunningSites(load_description(), tmp_path) as sites:
+    async with RunningSites(load_description(DEMO), tmp_path) as sites:
         local = await ControlBus.connect(sites.endpoint("local", "ctl"), "scheduler")
         remote = await ControlBus.connect(sites.endpoint("remote", "ctl"), "worker")
         link = sites.links["remote", "local"]

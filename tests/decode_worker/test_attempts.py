@@ -16,10 +16,13 @@ from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
 from prfaas.bus.bulk.bucket import api, stream_name
 from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
-from prfaas.bus.jobs import JobConsumer
+from prfaas.bus.job_consumer import JobConsumer
+from prfaas.bus.jobs import dispatch
 from prfaas.bus.taken_jobs import TakenJob
 from prfaas.contracts import subjects
+from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import KVTransfer
+from prfaas.contracts.to_decode import PrefillDispatched, PrefillFailed
 from prfaas.contracts.wire import unpack_tokens
 from prfaas.engine.emulated import EmulatedConfig, EmulatedEngine
 from prfaas.engine.emulated_sequence import EmulatedSequence
@@ -35,9 +38,10 @@ from prfaas_decode_worker.attempt import Attempts
 from prfaas_decode_worker.config import DecodeWorkerConfig
 from prfaas_decode_worker.events import AttemptFailed, AttemptVerified, BeginAttempt, EndAttempt, Event
 from prfaas_decode_worker.prefixes import KeptPrefixes
+from tests.bus.submitting import hold
 
 SITE, MODEL, WORKER = "home", "emulated-1t", "p1"
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 BLOCK_TOKENS = 64
 
 
@@ -53,12 +57,12 @@ class Home:
         emulated = EmulatedConfig(time_scale=1e6, byte_scale=6000.0, token_scale=32.0)
         self.engine = EmulatedEngine(MODEL, emulated, chunk_tokens=BLOCK_TOKENS)
         self.told: asyncio.Queue[Event] = asyncio.Queue()
-        self.kept = KeptPrefixes(self.engine, 1 << 30, lambda changes: None)
+        self.kept = KeptPrefixes(self.engine, 1 << 30, lambda changes: None, site=SITE)
         self.tasks, self.registry = Tasks(), CollectorRegistry()
         endpoint = lane.endpoint
         config = DecodeWorkerConfig(site=SITE, name="d1", control=endpoint, bulk=endpoint)
         context = ServiceContext(self.tasks, self.registry, Tracing())
-        self.attempts = Attempts(config, context, SiteConnections(bus, lane), self.kept, self.told.put_nowait)
+        self.attempts = Attempts(config, context, SiteConnections(bus, lane), self.kept, self.told.put_nowait, lambda news: None)
 
     def begin(self, request_id: str, token_ids: tuple[int, ...], attempt: int = 1, worker: str | None = None) -> None:
         order = BeginAttempt(
@@ -115,7 +119,7 @@ class Home:
         return transfer, event
 
     async def kept_tokens(self, token_ids: tuple[int, ...]) -> int:
-        return await self.kept.install(self.engine.reserve(len(token_ids), len(token_ids) + 1), token_ids)
+        return await self.kept.install(self.engine.reserve(len(token_ids), len(token_ids) + 1), token_ids, SITE)
 
     async def until_kept(self, token_ids: tuple[int, ...], tokens: int) -> None:
         async with asyncio.timeout(DEADLINE_S):
@@ -133,7 +137,7 @@ async def home(tmp_path: Path) -> AsyncIterator[Home]:
     async with NatsServer(tmp_path / "nats") as server:
         endpoint = NatsEndpoint(url=server.client_url)
         bus = await ControlBus.connect(endpoint, "test")
-        lane = await BulkLane.connect(endpoint, name="test", timeout_s=5)
+        lane = await BulkLane.connect(endpoint, name="test", timeout_s=60)
         await ensure_kv_bucket(lane, subjects.kv_bucket(SITE, SITE), max_bytes=1 << 28, ttl_s=60)
         home = Home(bus, lane, await JobConsumer.open(bus, SITE, MODEL, WORKER, serves=[SITE]))
         yield home
@@ -181,6 +185,17 @@ async def test_what_was_not_verified_is_not_kept(home: Home) -> None:
     await home.until_kept(prompt(210), 192)
 
 
+async def test_why_a_prefill_gave_up_is_told_even_when_the_end_of_its_frames_comes_first(home: Home) -> None:
+    home.begin("r1", prompt(300))
+    transfer = await home.prefill(finish=False)
+    failed = PrefillFailed(
+        transfer_id="r1", attempt=1, nuid=transfer.nuid, worker=WORKER, code=FailureCode.ENGINE, message="no memory"
+    )
+    home.attempts.hear(SITE, failed)
+    event = await home.hear()
+    assert isinstance(event, AttemptFailed) and event.code == FailureCode.ENGINE and "no memory" in event.message
+
+
 async def test_a_second_attempt_uses_what_is_kept_too(home: Home) -> None:
     await home.serve("r1", prompt(200))
     await home.until_kept(prompt(210), 192)
@@ -224,6 +239,12 @@ async def test_a_worker_that_goes_with_the_job_in_its_queue_is_noticed(home: Hom
 
     alive = await home.bus.subscribe_raw(subjects.worker_alive(SITE, "p2"), answer)
     home.begin("r1", prompt(100), worker="p2")
+    held = await hold(home.bus, SITE, SITE, MODEL, DEADLINE_S)
+    assert held.job.worker == "p2" and await dispatch(home.bus, SITE, held, "p2", by="dispatcher")
+    transfer = held.job.transfer
+    told = PrefillDispatched(transfer_id="r1", attempt=1, nuid=transfer.nuid, worker="p2")
+    asked.clear()
+    home.attempts.hear(SITE, told)
     await asyncio.wait_for(asked.wait(), DEADLINE_S)
     await alive.drain()
     event = await home.hear()

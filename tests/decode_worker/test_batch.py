@@ -16,7 +16,7 @@ from prfaas_decode_worker.events import Emit, Event, Release
 from tests.decode_worker.test_decode_step import Counter, FragileEngine
 from tests.decode_worker.test_service_core import POISON, ask, make_core, started
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 BROKEN_AT = 3
 """The step of a sequence at which the engine breaks on it, where it does."""
 

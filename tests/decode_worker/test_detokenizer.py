@@ -1,5 +1,7 @@
 """Text token by token is the text of the whole list, whatever the tokenizer and whatever the tokens."""
 
+from functools import cache
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import assume, given, settings
@@ -7,14 +9,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from prfaas_decode_worker.decoder_stages import BYTE_OF_CHARACTER, MAX_RUN_BYTES
 from prfaas_decode_worker.detokenizer import Detokenizer, TokenTexts, UnknownDecoderError, texts_of
+from tests.budget import examples
 from tests.decode_worker.tokenizers_at_hand import TOKENIZERS, byte_token_ids, special_token_ids, token_id_of
 
 HALF_A_LLAMA = [478, 397, 404, 391, 478, 1123]
 """Gemma's tokens of the bytes of a llama, of the first byte of another one, and of " x"."""
 
 
-@st.composite
-def token_ids(draw: st.DrawFn, name: str, max_size: int = 40) -> list[int]:
+@cache
+def token_ids(name: str, max_size: int = 40) -> st.SearchStrategy[list[int]]:
     """Ids of all kinds, among them pieces of characters and ids that only a model's padded embedding has."""
     tokenizer = TOKENIZERS[name]()
     vocabulary = tokenizer.get_vocab_size()
@@ -28,8 +31,8 @@ def token_ids(draw: st.DrawFn, name: str, max_size: int = 40) -> list[int]:
         part = st.tuples(st.text(min_size=1, max_size=1), st.integers(0, 3)).map(lambda p: p[0].encode(errors="replace")[: p[1]])
         some = st.one_of(whole, part, st.binary(max_size=3))
         kinds += [some.map(lambda data: [byte_ids[byte] for byte in data if byte in byte_ids])] * 3
-    parts = draw(st.lists(st.one_of(kinds), max_size=12))
-    return [token_id for part in parts for token_id in part][:max_size]
+    parts = st.lists(st.one_of(kinds), max_size=12)
+    return parts.map(lambda found: [token_id for part in found for token_id in part][:max_size])
 
 
 def streamed(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
@@ -38,7 +41,7 @@ def streamed(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(data=st.data())
 def test_what_was_sent_is_the_text_of_the_whole_list(name: str, data: st.DataObject) -> None:
     tokenizer = TOKENIZERS[name]()
@@ -47,7 +50,7 @@ def test_what_was_sent_is_the_text_of_the_whole_list(name: str, data: st.DataObj
 
 
 @pytest.mark.parametrize("name", ["gemma", "smollm2", "byte level", "llama"])
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(data=st.data())
 def test_bytes_alone_are_the_text_of_the_whole_list(name: str, data: st.DataObject) -> None:
     tokenizer = TOKENIZERS[name]()
@@ -114,7 +117,7 @@ def test_a_mark_for_a_space_is_a_space_in_a_tokens_bytes(name: str, token: str, 
 
 
 @pytest.mark.parametrize("name", ["gemma", "smollm2", "byte level"])
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(text=st.text(max_size=12))
 def test_a_tokens_offset_is_where_its_characters_begin(name: str, text: str) -> None:
     tokenizer = TOKENIZERS[name]()
@@ -130,7 +133,7 @@ def test_a_tokens_offset_is_where_its_characters_begin(name: str, text: str) -> 
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(data=st.data())
 def test_offsets_never_go_back_by_more_than_the_run_that_is_undecided(name: str, data: st.DataObject) -> None:
     tokenizer = TOKENIZERS[name]()

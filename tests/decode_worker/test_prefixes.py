@@ -16,6 +16,7 @@ from prfaas.kvcache.prefix_cache import Changes
 from prfaas_decode_worker.prefixes import KeptPrefixes
 
 BLOCK_TOKENS = 64
+HOME, FAR, EAST = "home", "far", "east"
 
 
 @pytest.fixture
@@ -34,14 +35,16 @@ def transferred(engine: EmulatedEngine, token_ids: Sequence[int], from_token: in
     return pieces
 
 
-async def serve(engine: EmulatedEngine, kept: KeptPrefixes | None, token_ids: Sequence[int]) -> tuple[int, EmulatedSequence]:
+async def serve(
+    engine: EmulatedEngine, kept: KeptPrefixes | None, token_ids: Sequence[int], prefill_site: str = HOME
+) -> tuple[int, EmulatedSequence]:
     """Installs the kept prefix, then the rest, like an attempt."""
     sequence = engine.reserve(len(token_ids), len(token_ids) + 20)
-    from_token = await kept.install(sequence, token_ids) if kept else 0
+    from_token = await kept.install(sequence, token_ids, prefill_site) if kept else 0
     for piece in transferred(engine, token_ids, from_token):
         engine.install(sequence, piece)
     if kept:
-        await kept.keep(sequence, token_ids)
+        await kept.keep(sequence, token_ids, prefill_site)
     return from_token, sequence
 
 
@@ -57,7 +60,7 @@ def answer(engine: EmulatedEngine, sequence: EmulatedSequence) -> list[int]:
 
 async def test_a_later_prompt_gets_what_it_shares_and_the_same_answer(engine: EmulatedEngine) -> None:
     heard: list[Changes] = []
-    kept = KeptPrefixes(engine, 1 << 30, heard.append)
+    kept = KeptPrefixes(engine, 1 << 30, heard.append, site=HOME)
     first = prompt(200)
     for token_ids, shared in ((first, 0), (first[:130] + prompt(50, seed=1), 128), (first, 192), (first[:192], 128)):
         from_token, sequence = await serve(engine, kept, token_ids)
@@ -72,16 +75,16 @@ async def test_a_later_prompt_gets_what_it_shares_and_the_same_answer(engine: Em
 async def test_it_stays_within_its_memory_and_tells_what_it_gave_up(engine: EmulatedEngine) -> None:
     block_bytes = engine.layout.total_bytes(128) - engine.layout.total_bytes(64)
     heard: list[Changes] = []
-    kept = KeptPrefixes(engine, 3 * block_bytes, heard.append)
+    kept = KeptPrefixes(engine, 3 * block_bytes, heard.append, site=HOME)
     for seed in range(3):
         await serve(engine, kept, prompt(200, seed))
     held = {block for changes in heard for block in changes.stored} - {block for changes in heard for block in changes.removed}
     assert held == set(block_hashes(prompt(200, 2), BLOCK_TOKENS))
-    assert (await serve(engine, KeptPrefixes(engine, 0, heard.append), prompt(200)))[0] == 0
+    assert (await serve(engine, KeptPrefixes(engine, 0, heard.append, site=HOME), prompt(200)))[0] == 0
 
 
 async def test_many_at_once_share_what_they_store(engine: EmulatedEngine) -> None:
-    kept = KeptPrefixes(engine, 1 << 30, lambda changes: None)
+    kept = KeptPrefixes(engine, 1 << 30, lambda changes: None, site=HOME)
     prompts = [prompt(140) + prompt(100, seed) for seed in range(6)]
     alone = [answer(engine, (await serve(engine, None, token_ids))[1]) for token_ids in prompts]
     for _ in range(2):
@@ -92,9 +95,9 @@ async def test_many_at_once_share_what_they_store(engine: EmulatedEngine) -> Non
 
 
 async def test_a_cancelled_attempt_leaves_nothing_in_use(engine: EmulatedEngine) -> None:
-    kept = KeptPrefixes(engine, 1 << 30, lambda changes: None)
-    await serve(engine, kept, prompt(400))
-    installing = asyncio.create_task(kept.install(engine.reserve(399, 420), prompt(399)))
+    kept = KeptPrefixes(engine, 1 << 30, lambda changes: None, site=HOME)
+    await serve(engine, kept, prompt(400), HOME)
+    installing = asyncio.create_task(kept.install(engine.reserve(399, 420), prompt(399), HOME))
     keeping = asyncio.create_task(serve(engine, kept, prompt(400, seed=1)))
     await asyncio.sleep(0)
     assert kept.pinned
@@ -105,8 +108,37 @@ async def test_a_cancelled_attempt_leaves_nothing_in_use(engine: EmulatedEngine)
 
 
 async def test_a_sequence_that_does_not_fit_is_an_error_and_nothing_stays_in_use(engine: EmulatedEngine) -> None:
-    kept = KeptPrefixes(engine, 1 << 30, lambda changes: None)
-    await serve(engine, kept, prompt(400))
+    kept = KeptPrefixes(engine, 1 << 30, lambda changes: None, site=HOME)
+    await serve(engine, kept, prompt(400), HOME)
     with pytest.raises(EngineError, match="expected is a range"):
-        await kept.install(engine.reserve(100, 120), prompt(400))
+        await kept.install(engine.reserve(100, 120), prompt(400), HOME)
     assert kept.pinned == 0
+
+
+async def test_what_a_site_made_is_used_for_its_own_prompts_only(engine: EmulatedEngine) -> None:
+    kept = KeptPrefixes(engine, 1 << 30, lambda changes: None, site=HOME)
+    first = prompt(200)
+
+    async def found(prefill_site: str, token_ids: Sequence[int] = first) -> int:
+        return await kept.install(engine.reserve(len(token_ids), len(token_ids) + 20), token_ids, prefill_site)
+
+    await serve(engine, kept, first, FAR)
+    assert [await found(site) for site in (FAR, HOME, EAST)] == [192, 0, 0]
+    longer = first + prompt(200, seed=1)
+    await serve(engine, kept, longer, HOME)
+    assert [await found(site) for site in (FAR, HOME, EAST)] == [192, 192, 192], "the own site's took the place of the other's"
+    await serve(engine, kept, longer + prompt(200, seed=2), FAR)
+    longest = longer + prompt(200, seed=2)
+    assert [await found(site, longest) for site in (FAR, HOME, EAST)] == [576, 384, 384]
+
+
+async def test_wrong_kv_of_another_site_reaches_no_prompt_that_it_was_not_given(engine: EmulatedEngine) -> None:
+    kept = KeptPrefixes(engine, 1 << 30, lambda changes: None, site=HOME)
+    token_ids, lie = prompt(200), prompt(200, seed=9)
+    sequence = engine.reserve(200, 220)
+    for piece in transferred(engine, lie, 0):
+        engine.install(sequence, piece)
+    await kept.keep(sequence, token_ids, FAR)
+    right = answer(engine, (await serve(engine, None, token_ids))[1])
+    assert answer(engine, (await serve(engine, kept, token_ids, HOME))[1]) == right
+    assert answer(engine, (await serve(engine, kept, token_ids, FAR))[1]) == right, "the lie is not kept any more"

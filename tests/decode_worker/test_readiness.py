@@ -3,26 +3,28 @@
 from functools import partial
 from pathlib import Path
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from infra.nats_server import NatsServer, plain_config
-from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
-from prfaas.bus.presence import ensure_bucket
-from prfaas.contracts import subjects
 from prfaas.engine.emulated import EmulatedConfig
 from prfaas.engine.factory import EngineConfig
 from prfaas.process.runner import ServiceContext
 from prfaas.process.tasks import Tasks
 from prfaas.telemetry.tracing import Tracing
+from prfaas.transfer.bucket_keeper import KVBucketKeeper
 from prfaas_decode_worker.config import DecodeWorkerConfig
 from prfaas_decode_worker.service import DecodeWorkerService
-from tests.bus.readiness import DEADLINE_S, stream_taken, until_ready, until_reason
+from tests.bus.readiness import lose_server, ready_worker, stream_taken, until_reason
 
 SITE = "home"
 
 
-async def test_a_decode_worker_without_its_kv_bucket_or_its_server_is_not_ready(tmp_path: Path) -> None:
+async def test_a_decode_worker_without_its_kv_bucket_or_its_server_is_not_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prfaas_decode_worker.service.KVBucketKeeper", partial(KVBucketKeeper, interval_s=0.2))
     tasks = Tasks()
     async with NatsServer(tmp_path / "nats", partial(plain_config, domain=SITE)) as server:
         endpoint = NatsEndpoint(url=server.client_url)
@@ -35,17 +37,6 @@ async def test_a_decode_worker_without_its_kv_bucket_or_its_server_is_not_ready(
             bucket_mib=16,
         )
         worker = DecodeWorkerService(config, ServiceContext(tasks, CollectorRegistry(), Tracing()))
-        await worker.start()
-        await until_reason(worker.ready, "cannot be announced")
-        bus = await ControlBus.connect(endpoint, "scheduler")
-        await ensure_bucket(bus, subjects.workers_bucket(SITE))
-        await bus.drain()
-        await until_ready(worker.ready)
-        async with stream_taken(server.client_url, "OBJ_"):
+        async with ready_worker(worker, server, SITE), stream_taken(server.client_url, "OBJ_"):
             await until_reason(worker.ready, "the bucket")
-        await until_ready(worker.ready)
-        await server.stop()
-        await until_reason(worker.ready, "connection to the site's NATS server is down")
-        await tasks.cancel_all(DEADLINE_S)
-        await worker.stop()
-        assert not tasks.failed.done(), tasks.failed.result()
+        await lose_server(worker, server, tasks)

@@ -7,6 +7,7 @@ from prfaas.contracts.kv import TransferReport
 from prfaas.contracts.terms import Outcome
 from prfaas.contracts.to_decode import Generate
 from prfaas.contracts.to_gateway import Failed, Started
+from prfaas.contracts.to_scheduler import AttemptEnded
 from prfaas_decode_worker.events import (
     AttemptFailed,
     AttemptVerified,
@@ -42,7 +43,8 @@ def test_it_waits_for_an_idle_worker_then_in_turn_then_falls_back(code: str) -> 
     instructions = failed(core, 1, code, 5.0)
     second = begun(instructions)
     assert (second.deferred, second.prefill_site, second.timeout_s) == (False, "far", 3.0)
-    (told,) = (each.ended for each in instructions if isinstance(each, TellScheduler))
+    (told,) = (each.news for each in instructions if isinstance(each, TellScheduler))
+    assert isinstance(told, AttemptEnded)
     assert (told.site, told.next_site, told.verified) == ("far", "far", False)
     third = begun(failed(core, 2, "timeout", 8.0))
     assert (third.deferred, third.prefill_site, third.timeout_s) == (False, "home", 2.0)
@@ -88,3 +90,31 @@ def test_what_is_no_wait_falls_back_at_once() -> None:
     core.handle(GenerateAsked(0.0, deferred()))
     second = begun(failed(core, 1, "corrupt", 1.0))
     assert (second.deferred, second.prefill_site) == (False, "home")
+
+
+def refused(core: DecodeCore, attempt: int, now_s: float, retry_after_s: float) -> list[Instruction]:
+    message = "three workers have 40 s of work"
+    return core.handle(AttemptFailed(now_s, "r1", attempt, "not_in_time", message, retry_after_s=retry_after_s))
+
+
+def test_what_both_queues_refuse_is_refused_to_the_client_who_hears_when_to_come_back() -> None:
+    core = make_core()
+    core.handle(GenerateAsked(0.0, ask(remote=True)))
+    second = begun(refused(core, 1, 0.1, 30.0))
+    assert (second.prefill_site, second.admitted) == ("home", False), "the own site may have room, and may refuse it too"
+    event = failed_for_good(refused(core, 2, 0.2, 7.5))
+    assert (event.code, event.retry_after_s) == ("not_in_time", 7.5)
+    assert "40 s of work" in event.message
+    core.validate()
+
+
+def test_the_own_queues_refusal_is_final() -> None:
+    core = make_core()
+    core.handle(GenerateAsked(0.0, ask(remote=False)))
+    assert failed_for_good(refused(core, 1, 0.1, 2.0)).retry_after_s == 2.0
+
+
+def test_an_attempt_after_one_that_was_taken_in_is_refused_no_more() -> None:
+    core = make_core()
+    assert not begun(core.handle(GenerateAsked(0.0, ask(remote=True)))).admitted
+    assert begun(failed(core, 1, "corrupt", 1.0)).admitted

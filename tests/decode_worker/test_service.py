@@ -27,7 +27,7 @@ from prfaas_decode_worker.service import DecodeWorkerService
 from tests.bus.conftest import server as server
 
 SITE, MODEL, WORKER, EVENTS = "home", "emulated-1t", "d1", "test.events"
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 POISONED, GOOD = "poisoned", ("first", "second")
 MAX_TOKENS = 12
 

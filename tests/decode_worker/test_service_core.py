@@ -46,6 +46,7 @@ from prfaas_decode_worker.events import (
     Tick,
 )
 from prfaas_decode_worker.service_core import DecodeCore
+from tests.budget import examples
 
 EOS = 7
 POISON = 666
@@ -95,7 +96,7 @@ class Digits:
 
 
 def make_core(slots: int = 2, waiting: int = 2, cache_bytes: int = 1000) -> DecodeCore:
-    limits = Limits(slots=slots, waiting=waiting, context_tokens=100, cache_bytes=cache_bytes)
+    limits = Limits(slots=slots, coming=slots, waiting=waiting, context_tokens=100, cache_bytes=cache_bytes)
     return DecodeCore("d0", "i1", "m", limits, frozenset({EOS}), Digits(), lambda total_tokens: 10 * total_tokens)
 
 
@@ -273,7 +274,7 @@ def test_the_client_hears_what_was_cached_and_the_report_what_was_saved() -> Non
     core.handle(GenerateAsked(0.0, ask(max_tokens=1)))
     report = TransferReport(bytes=5, cached_tokens=2, reused_tokens=1, saved_bytes=9)
     (first,) = events_of(core.handle(AttemptVerified(1.0, "r1", 1, 0.0, report)))
-    assert isinstance(first, Started) and first.cached_tokens == 2
+    assert isinstance(first, Started) and (first.cached_tokens, first.kv_bytes) == (2, 5)
     *_, finished = events_of(step(core, 5))
     assert isinstance(finished, Finished)
     assert finished.transfer is report
@@ -302,7 +303,7 @@ def test_no_first_token_in_time_fails_the_request_and_ends_its_attempt() -> None
     core.handle(GenerateAsked(0.0, ask()))
     assert core.handle(Tick(DEADLINE_S - 0.1)) == []
     emit, ended, told, release = core.handle(Tick(DEADLINE_S))
-    assert isinstance(told, TellScheduler) and not told.ended.verified
+    assert isinstance(told, TellScheduler) and isinstance(told.news, AttemptEnded) and not told.news.verified
     assert isinstance(emit, Emit) and isinstance(emit.event, Failed) and emit.event.code == "deadline"
     assert ended == EndAttempt("r1", 1, "far")
     assert isinstance(release, Release)
@@ -427,7 +428,8 @@ def test_an_answer_that_was_complete_when_its_worker_was_lost_needs_no_slot() ->
     first, finished = events_of(out)
     assert isinstance(first, Started) and isinstance(finished, Finished)
     assert (finished.finish_reason, finished.text, finished.completion_tokens) == ("length", "8", 2)
-    over = next(each.ended for each in out if isinstance(each, TellScheduler))
+    over = next(each.news for each in out if isinstance(each, TellScheduler))
+    assert isinstance(over, AttemptEnded)
     assert (over.verified, over.code) == (False, "cancelled")
     core.validate()
 
@@ -528,4 +530,4 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 TestAnyOrder = AnyOrder.TestCase
-TestAnyOrder.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestAnyOrder.settings = settings(max_examples=examples(80), stateful_step_count=40, deadline=None)

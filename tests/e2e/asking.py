@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from openai import AsyncOpenAI
 
-from infra.sites import Role
 from infra.stack import Stack
+from prfaas.site.sites import Role
 
 
 class Told(NamedTuple):
@@ -65,21 +65,14 @@ async def complete(stack: Stack, prompt: str | list[int], max_tokens: int = 12, 
     )
 
 
-@contextlib.asynccontextmanager
-async def policy(stack: Stack, name: str) -> AsyncIterator[None]:
-    """The scheduler with another policy, started again for that; afterwards with its own."""
-    await _start_scheduler(stack, {"policy": name})
-    try:
-        yield
-    finally:
-        await _start_scheduler(stack, {"policy": "threshold"})
-
-
-async def _start_scheduler(stack: Stack, changes: dict[str, Any]) -> None:
+async def use_policy(stack: Stack, name: str) -> None:
+    """Starts the scheduler again where it has another policy."""
     scheduler = stack.process("local", Role.SCHEDULER)
-    await scheduler.stop(10.0)
-    await scheduler.configure(changes).spawn()
-    await scheduler.wait_ready(30.0)
+    if scheduler.config["policy"] == name:
+        return
+    await scheduler.stop(60.0)
+    await scheduler.configure({"policy": name}).spawn()
+    await scheduler.wait_ready(120.0)
     await stack.wait_introduced()
 
 

@@ -3,15 +3,15 @@
 import asyncio
 
 from infra.stack import Stack
-from tests.e2e.asking import Told, complete, policy, tokens_of
+from tests.e2e.asking import Told, complete, tokens_of, use_policy
 
 LENGTHS = (1, 2, 511, 512, 513, 3000, 8000)
 """Around the sliding window and the chunk, with the last token left to the decode worker; and over many chunks."""
 
 
 async def one_by_one(stack: Stack, policy_name: str) -> dict[int, Told]:
-    async with policy(stack, policy_name):
-        return {length: await complete(stack, tokens_of(length)) for length in LENGTHS}
+    await use_policy(stack, policy_name)
+    return {length: await complete(stack, tokens_of(length)) for length in LENGTHS}
 
 
 async def assert_same_answers_in_both_sites(stack: Stack) -> None:
@@ -25,5 +25,5 @@ async def assert_same_answers_in_both_sites(stack: Stack) -> None:
 
 
 async def together(stack: Stack, policy_name: str, lengths: tuple[int, ...]) -> list[Told]:
-    async with policy(stack, policy_name):
-        return await asyncio.gather(*(complete(stack, tokens_of(length), 24) for length in lengths))
+    await use_policy(stack, policy_name)
+    return await asyncio.gather(*(complete(stack, tokens_of(length), 24) for length in lengths))

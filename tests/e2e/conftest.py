@@ -9,19 +9,22 @@ import pytest
 import pytest_asyncio
 
 from infra.otlp_sink import OtlpSink
-from infra.sites import Description, Role, load_description
 from infra.stack import Stack
+from infra.up import DEMO
+from prfaas.site.sites import Description, Role, load_description
 
 
-def describe(model: str, *, threshold_tokens: int = 600, dtype: str = "bfloat16", prefix_cache_mib: int = 0) -> Description:
+def describe(
+    model: str, *, policy: str = "threshold", threshold_tokens: int = 600, dtype: str = "bfloat16", prefix_cache_mib: int = 0
+) -> Description:
     """The demo's sites with a threshold that short test prompts can pass. Workers keep no prompts unless they are told to: most
     tests ask the same one again and want it computed again."""
-    description = load_description()
+    description = load_description(DEMO)
     worker = {"engine": {"dtype": dtype}, "prefix-cache-mib": prefix_cache_mib}
     changes: dict[Role, dict[str, Any]] = {
         # A CPU without 16-bit arithmetic, shared with other tests, takes many seconds for one chunk.
         Role.GATEWAY: {"ttft-deadline-s": 500.0, "idle-deadline-s": 120.0},
-        Role.SCHEDULER: {"threshold-tokens": threshold_tokens},
+        Role.SCHEDULER: {"policy": policy, "threshold-tokens": threshold_tokens},
         Role.DECODE_WORKER: worker | {"idle-timeout-s": 30.0},
         Role.PREFILL_WORKER: worker,
     }

@@ -3,22 +3,22 @@
 import asyncio
 from collections.abc import Callable
 
-from infra.sites import Role
 from infra.stack import Stack
-from tests.e2e.asking import Told, complete, policy, tokens_of
+from prfaas.site.sites import Role
+from tests.e2e.asking import Told, complete, tokens_of
 
 PROMPT = tokens_of(1200)
 """Two blocks and a half, of 512 tokens each."""
 CACHED_TOKENS = 1024
-DEADLINE_S = 60.0
+DEADLINE_S = 300.0
 
 
 async def restart(stack: Stack, site: str, role: Role) -> None:
     """Its cache is empty then."""
     worker = stack.process(site, role)
-    await worker.stop(30.0)
+    await worker.stop(60.0)
     await worker.spawn()
-    await worker.wait_ready(60.0)
+    await worker.wait_ready(120.0)
     await stack.wait_introduced()
 
 
@@ -37,14 +37,13 @@ async def leaked_bytes(stack: Stack) -> float:
 
 async def assert_same_answers_whatever_is_cached(stack: Stack) -> None:
     """Nowhere, at both ends, at the prefill's only, at the decoding's only: tokens and log-probabilities, bit for bit."""
-    async with policy(stack, "remote_all"):
-        nowhere = await complete(stack, PROMPT)
-        assert (nowhere.cached_tokens, nowhere.transfer["saved_bytes"]) == (0, 0)
-        both = await ask_until(stack, lambda told: told.transfer["reused_tokens"] == CACHED_TOKENS)
-        await restart(stack, "local", Role.DECODE_WORKER)
-        at_prefill = await complete(stack, PROMPT)
-        await restart(stack, "remote", Role.PREFILL_WORKER)
-        at_decoding = await complete(stack, PROMPT)
+    nowhere = await complete(stack, PROMPT)
+    assert (nowhere.cached_tokens, nowhere.transfer["saved_bytes"]) == (0, 0)
+    both = await ask_until(stack, lambda told: told.transfer["reused_tokens"] == CACHED_TOKENS)
+    await restart(stack, "local", Role.DECODE_WORKER)
+    at_prefill = await complete(stack, PROMPT)
+    await restart(stack, "remote", Role.PREFILL_WORKER)
+    at_decoding = await complete(stack, PROMPT)
     for told, cached_tokens, reused_tokens in (
         (both, CACHED_TOKENS, CACHED_TOKENS),
         (at_prefill, CACHED_TOKENS, 0),

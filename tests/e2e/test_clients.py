@@ -9,34 +9,40 @@ import httpx
 import openai
 import pytest
 
-from infra.sites import Role
 from infra.stack import Stack
+from prfaas.site.sites import Role
 from tests.e2e.asking import client_of, complete, tokens_of
 from tests.e2e.conftest import describe
 
 DESCRIPTION = describe("smollm2-135m")
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]
+DEADLINE_S = 120.0
 
 
-async def metric(stack: Stack, role: Role, name: str) -> float:
+async def metric(stack: Stack, role: Role, name: str, label: str = "") -> float:
+    """Sum over all series of a metric that have the label, such as `result="stop"`."""
     async with httpx.AsyncClient() as client:
         page = (await client.get(f"http://127.0.0.1:{stack.process('local', role).http_port}/metrics")).text
-    return sum(float(line.split()[-1]) for line in page.splitlines() if line.startswith(f"{name}{{"))
+    return sum(float(line.split()[-1]) for line in page.splitlines() if line.startswith(f"{name}{{") and label in line)
 
 
-async def until(what: str, reached: Callable[[], Awaitable[bool]], timeout_s: float) -> None:
-    until_at = time.monotonic() + timeout_s
+async def until(what: str, reached: Callable[[], Awaitable[bool]]) -> None:
+    until_at = time.monotonic() + DEADLINE_S
     while not await reached():
         assert time.monotonic() < until_at, what
         await asyncio.sleep(0.05)
 
 
-async def until_slots_are_free(stack: Stack, timeout_s: float) -> None:
+async def until_slots_are_free(stack: Stack) -> None:
     async def free() -> bool:
         running = await metric(stack, Role.DECODE_WORKER, "vllm:num_requests_running")
         return not running and not await metric(stack, Role.DECODE_WORKER, "vllm:num_requests_waiting")
 
-    await until("the decode worker still holds a slot", free, timeout_s)
+    await until("the decode worker still holds a slot", free)
+
+
+async def requests_cancelled(stack: Stack) -> float:
+    return await metric(stack, Role.DECODE_WORKER, "prfaas_decode_requests_total", 'result="cancelled"')
 
 
 async def test_chat_streams_and_counts(stack: Stack) -> None:
@@ -85,12 +91,12 @@ async def test_eight_requests_share_the_batch(stack: Stack) -> None:
     answers = await asyncio.gather(*(complete(stack, tokens_of(20 + 100 * index), 16) for index in range(8)))
     assert {answer.prefill_site for answer in answers} == {"local", "remote"}
     assert all(len(answer.tokens) == 16 or answer.finish_reason == "stop" for answer in answers)
-    await until_slots_are_free(stack, 5.0)
+    await until_slots_are_free(stack)
     assert await metric(stack, Role.DECODE_WORKER, "prfaas_kv_leaked_bytes") == 0
 
 
 async def test_a_client_that_leaves_frees_its_slot(stack: Stack) -> None:
-    """Run to its end, the answer would take longer than the deadline many times over."""
+    before = await requests_cancelled(stack)
     async with client_of(stack) as client:
         stream = await client.completions.create(
             model="smollm2-135m", prompt="Once", max_tokens=4000, stream=True, extra_body={"ignore_eos": True}
@@ -99,20 +105,23 @@ async def test_a_client_that_leaves_frees_its_slot(stack: Stack) -> None:
             break
         assert await metric(stack, Role.DECODE_WORKER, "vllm:num_requests_running") == 1
         await stream.close()
-    await until_slots_are_free(stack, 2.0)
+    await until_slots_are_free(stack)
+    assert await requests_cancelled(stack) == before + 1, "it was ended, not finished"
 
 
 async def test_a_client_that_leaves_during_prefill_frees_its_slot(stack: Stack) -> None:
+    before = await requests_cancelled(stack)
     async with client_of(stack) as client:
         asked = asyncio.create_task(client.completions.create(model="smollm2-135m", prompt=tokens_of(4000), max_tokens=10))
 
         async def waits_for_kv() -> bool:
             return bool(await metric(stack, Role.DECODE_WORKER, "vllm:num_requests_waiting"))
 
-        await until("the request never reached the decode worker", waits_for_kv, 30.0)
+        await until("the request never reached the decode worker", waits_for_kv)
         asked.cancel()
         await asyncio.wait([asked])
-    await until_slots_are_free(stack, 2.0)
+    await until_slots_are_free(stack)
+    assert await requests_cancelled(stack) == before + 1, "it was ended, not finished"
 
 
 async def test_bad_input_gets_openais_errors_and_the_service_goes_on(stack: Stack) -> None:
@@ -139,6 +148,6 @@ async def test_bad_input_gets_openais_errors_and_the_service_goes_on(stack: Stac
             assert set(response.json()["error"]) == {"message", "type", "param", "code"}
     with socket.create_connection(("127.0.0.1", stack.process("local", Role.GATEWAY).http_port)) as raw:
         raw.sendall(b"\x00\x01garbage\r\n\r\n")
-        raw.settimeout(5.0)
+        raw.settimeout(DEADLINE_S)
         raw.recv(100)
     assert (await complete(stack, tokens_of(20))).tokens

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from infra.running_sites import RunningSites
-from infra.sites import load_description
+from infra.up import DEMO
 from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
 from prfaas.contracts import subjects
 from prfaas.contracts.kv import KVTransfer
@@ -17,6 +17,7 @@ from prfaas.engine.factory import EngineConfig, build_engine
 from prfaas.engine.protocol import Engine
 from prfaas.kvcache.layout import KVPiece
 from prfaas.link.link import Link
+from prfaas.site.sites import load_description
 from prfaas.transfer.receiver import KVReceiver
 from prfaas.transfer.send_options import SendOptions
 from prfaas.transfer.sender import KVSender
@@ -50,9 +51,9 @@ def prefill(engine: Engine, tokens: list[int], on_piece: Callable[[KVPiece], Non
 async def test_kv_over_the_link_is_local_kv(model: str, lengths: tuple[int, ...], tmp_path: Path) -> None:
     engine = build_engine(EngineConfig(model=model))
     description = engine.describe()
-    async with RunningSites(load_description(), tmp_path) as sites:
-        far = await BulkLane.connect(sites.endpoint("remote", "bulk"), name="sender", timeout_s=10)
-        near = await BulkLane.connect(sites.endpoint("local", "bulk"), name="receiver", timeout_s=10)
+    async with RunningSites(load_description(DEMO), tmp_path) as sites:
+        far = await BulkLane.connect(sites.endpoint("remote", "bulk"), name="sender", timeout_s=60)
+        near = await BulkLane.connect(sites.endpoint("local", "bulk"), name="receiver", timeout_s=60)
         await ensure_kv_bucket(near, subjects.kv_bucket("local", "remote"), max_bytes=1 << 30, ttl_s=300)
         link = Link()
         for length in lengths:

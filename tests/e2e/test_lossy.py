@@ -7,9 +7,9 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from infra.sites import Description, Role
 from infra.stack import Stack
 from load.emulated_stack import HOME, right_answer, two_sites
+from prfaas.site.sites import Description, Role
 from tests.e2e.asking import complete
 
 PROMPT = [byte % 256 for byte in range(3, 6003, 2)]
@@ -29,7 +29,7 @@ def describe(roles: set[Role]) -> Description:
 
 
 async def lossy_transfers(stack: Stack) -> float:
-    async with httpx.AsyncClient(timeout=10.0) as client:
+    async with httpx.AsyncClient(timeout=60.0) as client:
         page = (await client.get(f"http://127.0.0.1:{stack.process(HOME, Role.DECODE_WORKER).http_port}/metrics")).text
     families = {family.name: family for family in text_string_to_metric_families(page)}
     samples = families["prfaas_kv_lossy_transfers"].samples

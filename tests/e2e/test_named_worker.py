@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from infra.sites import Description, Role, Service, Site, SiteKind
 from infra.stack import Stack
+from prfaas.site.sites import Description, Role, Service, Site, SiteKind
 from tests.e2e.asking import Told, complete, tokens_of
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]
@@ -67,8 +67,9 @@ async def test_a_prompt_goes_to_the_worker_that_has_it_and_elsewhere_when_that_d
 
     worker = stack.services["local", holder]
     worker.kill()
+    asked = asyncio.create_task(ask(stack, prefix, 4))
     await worker.wait()
-    again = await asyncio.wait_for(ask(stack, prefix, 4), DEADLINE_S)  # far below the deadline that it has for its first token
+    again = await asyncio.wait_for(asked, DEADLINE_S)  # far below the deadline that it has for its first token
     assert f"cached at {holder}" in again.reason, "placed before the scheduler could know"
     assert again.transfer["attempts"] == 1, "its cache is gone, but the other worker is there"
     assert again.answer == told.answer

@@ -9,7 +9,6 @@ import pytest
 import pytest_asyncio
 
 from infra.service_process import ServiceProcess
-from infra.sites import Description
 from infra.stack import Stack
 from load.bench.roles import asking, change_role, description_of, live_workers, until_workers
 from prfaas.contracts.terms import Role
@@ -18,6 +17,7 @@ from prfaas.replay.arrival import Arrival
 from prfaas.replay.client import Target
 from prfaas.replay.record import Record
 from prfaas.replay.send import replay
+from prfaas.site.sites import Description
 from tests.e2e.asking import tokens_of
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]

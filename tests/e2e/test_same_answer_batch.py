@@ -6,7 +6,7 @@ from infra.stack import Stack
 from tests.e2e.asking_same import together
 from tests.e2e.conftest import describe
 
-DESCRIPTION = describe("gemma-3-270m", dtype="float32")
+DESCRIPTION = describe("gemma-3-270m", policy="remote_all", dtype="float32")
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]
 
 LENGTHS = (1, 5, 40, 100, 200, 300, 513, 700)

@@ -6,7 +6,7 @@ from infra.stack import Stack
 from tests.e2e.asking_same import assert_same_answers_in_both_sites
 from tests.e2e.conftest import describe
 
-DESCRIPTION = describe("smollm2-135m")
+DESCRIPTION = describe("smollm2-135m", policy="remote_all")
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from infra.stack import Stack
-from tests.e2e.asking import complete, tokens_of
+from tests.e2e.asking import complete, tokens_of, use_policy
 from tests.e2e.asking_same import assert_same_answers_in_both_sites
 from tests.e2e.conftest import describe
 
@@ -16,6 +16,7 @@ async def test_prompts_of_every_length_have_one_answer(stack: Stack) -> None:
 
 
 async def test_a_short_prompt_stays_and_a_long_one_goes(stack: Stack) -> None:
+    await use_policy(stack, "threshold")
     short = await complete(stack, tokens_of(100))
     long = await complete(stack, tokens_of(700))
     assert (short.prefill_site, short.outcome) == ("local", "local_short")

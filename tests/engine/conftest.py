@@ -3,21 +3,25 @@
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
-import transformers
 from tokenizers import Tokenizer
 
-from prfaas.engine.torch_engine import TorchEngine
 from prfaas.engine.weights import ModelFiles, prepare
+
+if TYPE_CHECKING:  # importing transformers takes seconds, which the tests without a real model do not have
+    import torch
+
+    from prfaas.engine.torch_engine import TorchEngine
 
 CHUNK_TOKENS = 512
 
 
 @pytest.fixture(scope="session", params=["gemma-3-270m", "smollm2-135m"])
 def files(request: pytest.FixtureRequest) -> ModelFiles:
+    import torch
+
     torch.set_num_threads(1)
     return prepare(request.param)
 
@@ -30,17 +34,27 @@ def text_ids(files: ModelFiles) -> list[int]:
 
 
 @pytest.fixture(scope="session")
-def bf16_engine(files: ModelFiles) -> Iterator[TorchEngine]:
-    yield TorchEngine(files, dtype="bfloat16", chunk_tokens=CHUNK_TOKENS, device=torch.device("cpu"))
+def bf16_engine(files: ModelFiles) -> "Iterator[TorchEngine]":
+    yield torch_engine(files, "bfloat16")
 
 
 @pytest.fixture(scope="session")
-def fp32_engine(files: ModelFiles) -> Iterator[TorchEngine]:
-    yield TorchEngine(files, dtype="float32", chunk_tokens=CHUNK_TOKENS, device=torch.device("cpu"))
+def fp32_engine(files: ModelFiles) -> "Iterator[TorchEngine]":
+    yield torch_engine(files, "float32")
 
 
-def plain_model(files: ModelFiles, dtype: torch.dtype) -> Any:
+def torch_engine(files: ModelFiles, dtype: str) -> "TorchEngine":
+    import torch
+
+    from prfaas.engine.torch_engine import TorchEngine
+
+    return TorchEngine(files, dtype=dtype, chunk_tokens=CHUNK_TOKENS, device=torch.device("cpu"))
+
+
+def plain_model(files: ModelFiles, dtype: "torch.dtype") -> Any:
     """transformers as it is, for comparison."""
+    import transformers
+
     return transformers.AutoModelForCausalLM.from_pretrained(
         files.directory, dtype=dtype, attn_implementation="sdpa", local_files_only=True
     )
@@ -48,4 +62,6 @@ def plain_model(files: ModelFiles, dtype: torch.dtype) -> Any:
 
 @pytest.fixture(scope="session")
 def plain_fp32(files: ModelFiles) -> Iterator[Any]:
+    import torch
+
     yield plain_model(files, torch.float32)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from prfaas.engine.attention import attention, causal_on_cpu, causal_on_gpu, sliding_mask
 from prfaas.engine.prefill_cache import PrefillCache
 from prfaas.kvcache.layout import KVLayout, LayerKind, LayerSpec
+from tests.budget import examples
 
 SCALING = 0.3
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 0.02}
@@ -41,7 +42,7 @@ def states(tokens: int, past_tokens: int, kv_heads: int, group: int, dtype: torc
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @pytest.mark.parametrize("causal", [causal_on_cpu, causal_on_gpu])
 @torch.inference_mode()
 def test_a_chunk_sees_itself_and_all_before_it(
@@ -71,7 +72,7 @@ def test_a_part_whose_scores_are_far_above_the_others_is_all_that_counts() -> No
 
 
 @given(start=st.integers(0, 40), tokens=st.integers(1, 40), window_tokens=st.integers(2, 20), group=st.integers(1, 3))
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @torch.inference_mode()
 def test_a_chunk_of_a_sliding_layer_sees_its_window(start: int, tokens: int, window_tokens: int, group: int) -> None:
     spec = LayerSpec(kind=LayerKind.SLIDING, kv_heads=2, head_dim=16, window_tokens=window_tokens)

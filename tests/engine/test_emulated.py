@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 
 from prfaas.capacity.builtin import builtin_profile
 from prfaas.contracts.to_decode import Sampling
+from prfaas.engine import emulated
 from prfaas.engine.emulated import EmulatedConfig, EmulatedEngine
 from prfaas.engine.emulated_model import EMULATED_MODELS, byte_tokenizer, kv_line
 from prfaas.engine.factory import EngineConfig, build_engine
@@ -26,6 +27,7 @@ from prfaas.engine.weights import prepare, verify_weights
 from prfaas.kvcache.layout import KVPiece, LayerKind, LayerRange
 from prfaas.kvcache.prefix_cache import PrefixCache
 from prfaas.process.config import ConfigError, load_config
+from tests.budget import examples
 
 FAST = 1e6
 """A time scale at which nothing waits."""
@@ -59,7 +61,7 @@ def prompt(tokens: int, seed: int = 0) -> list[int]:
     return random.Random(seed).choices(range(256), k=tokens)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 @given(st.integers(1, 400), st.integers(1, 300), st.sampled_from(sorted(EMULATED_MODELS)))
 def test_pieces_cover_the_layout_exactly_and_never_depend_on_chunks(tokens: int, chunk_tokens: int, model: str) -> None:
     token_ids = prompt(tokens)
@@ -103,7 +105,7 @@ def test_the_answer_does_not_depend_on_the_machine_that_prefilled() -> None:
     assert engine(chunk_tokens=65).describe().fingerprint != here.describe().fingerprint
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(st.data())
 def test_one_wrong_bit_anywhere_changes_the_answer(data: st.DataObject) -> None:
     target = engine()
@@ -119,7 +121,7 @@ def test_one_wrong_bit_anywhere_changes_the_answer(data: st.DataObject) -> None:
     assert answer(target, pieces, 100) != right
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=examples(30))
 @given(st.integers(2, 150), st.data())
 def test_the_cache_of_another_prompt_gives_another_answer(tokens: int, data: st.DataObject) -> None:
     target = engine()
@@ -198,14 +200,23 @@ def test_a_prompt_of_one_token_needs_no_cache() -> None:
     assert len(answer(target, [], 0)) == 12
 
 
-def test_prefill_takes_at_least_its_time_and_spreads_its_pieces() -> None:
+def test_prefill_takes_at_least_its_time_and_spreads_its_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     paced = engine(time_scale=20.0)
-    emitted: list[float] = []
-    started_s = time.monotonic()
-    paced.prefill(prompt(500), lambda piece: emitted.append(time.monotonic() - started_s), lambda: False)
+    due: list[float] = []
+    emitted: list[tuple[float, float]] = []
+    sleep_until = emulated._sleep_until
+
+    def note(due_at: float, cancelled: Callable[[], bool]) -> None:
+        due.append(due_at)
+        sleep_until(due_at, cancelled)
+
+    monkeypatch.setattr(emulated, "_sleep_until", note)
+    started_at = time.monotonic()
+    paced.prefill(prompt(500), lambda piece: emitted.append((due[-1], time.monotonic())), lambda: False)
     want_s = paced.prefill_s(500)
-    assert emitted[-1] >= want_s - 1e-3
-    assert emitted[0] < want_s / 2
+    assert emitted[-1][1] - started_at >= want_s - 1e-3
+    assert emitted[-1][0] - emitted[0][0] > want_s / 2, "the first piece is due long before the last"
+    assert all(at >= due_at for due_at, at in emitted)
 
 
 def test_decode_takes_at_least_its_time_and_more_above_the_batch_limit() -> None:
@@ -309,17 +320,19 @@ def test_the_engine_is_configured_from_flags() -> None:
 
 def test_a_slow_taker_of_pieces_slows_the_prefill() -> None:
     """Back-pressure: what holds a piece for longer than a layer takes holds the device."""
-    paced = engine(time_scale=200.0)
-    layer_s = paced.prefill_s(64) / len(paced.layout.layers)
+    paced = engine(time_scale=20.0)
+    want_s = paced.prefill_s(64)
+    layer_s = want_s / len(paced.layout.layers)
     started_s = time.monotonic()
     pieces: list[KVPiece] = []
 
     def take(piece: KVPiece) -> None:
+        if not pieces:
+            time.sleep(want_s)  # a device that went on meanwhile would have all other pieces ready
         pieces.append(piece)
-        time.sleep(0.02)
 
     paced.prefill(prompt(64), take, lambda: False)
-    assert time.monotonic() - started_s >= len(pieces) * (0.02 - layer_s)
+    assert time.monotonic() - started_s >= 2 * want_s - layer_s - 1e-3
 
 
 def with_cache(target: EmulatedEngine, token_ids: Sequence[int], cache: PrefixCache, from_token: int = 0) -> list[KVPiece]:
@@ -331,7 +344,7 @@ def with_cache(target: EmulatedEngine, token_ids: Sequence[int], cache: PrefixCa
     return pieces
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(st.integers(1, 300), st.integers(0, 300), st.sampled_from(sorted(EMULATED_MODELS)), st.data())
 def test_a_cached_prefix_changes_no_byte(tokens: int, shared: int, model: str, data: st.DataObject) -> None:
     target = engine(model, chunk_tokens=64)

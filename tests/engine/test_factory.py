@@ -1,13 +1,17 @@
 """Configuration of an engine, and the fingerprint that decides who may continue whose KV."""
 
+from typing import TYPE_CHECKING
+
 import msgspec
 import pytest
 
 from prfaas.engine.factory import EngineConfig, build_engine
 from prfaas.engine.fingerprint import fingerprint_of
 from prfaas.engine.protocol import EngineError
-from prfaas.engine.torch_engine import TorchEngine
 from prfaas.engine.weights import WeightsError
+
+if TYPE_CHECKING:
+    from prfaas.engine.torch_engine import TorchEngine
 
 
 def test_unknown_keys_and_values_are_named() -> None:
@@ -26,7 +30,7 @@ def test_a_model_or_device_that_cannot_be_used_is_named() -> None:
         build_engine(EngineConfig(device="warp-drive"))
 
 
-def test_the_engine_describes_itself(bf16_engine: TorchEngine, fp32_engine: TorchEngine) -> None:
+def test_the_engine_describes_itself(bf16_engine: "TorchEngine", fp32_engine: "TorchEngine") -> None:
     description = bf16_engine.describe()
     bytes_per_token, fixed_tokens = {"gemma-3-270m": (3072, 511), "smollm2-135m": (23040, 0)}[description.model]
     layout = description.layout
@@ -36,7 +40,7 @@ def test_the_engine_describes_itself(bf16_engine: TorchEngine, fp32_engine: Torc
     assert fp32_engine.describe().fingerprint != description.fingerprint
 
 
-def test_whatever_decides_the_bits_changes_the_fingerprint(bf16_engine: TorchEngine, fp32_engine: TorchEngine) -> None:
+def test_whatever_decides_the_bits_changes_the_fingerprint(bf16_engine: "TorchEngine", fp32_engine: "TorchEngine") -> None:
     layout = bf16_engine.describe().layout
     same = [fingerprint_of("model", "weights", layout, 512) for _ in range(2)]
     other = [

@@ -29,7 +29,7 @@ def test_the_points_are_those_of_the_engine(engine: EmulatedEngine) -> None:
     for point in profile.prefill:
         assert point.prefill_s >= engine.prefill_s(point.tokens), "it sleeps at least that long"
         assert point.kv_bytes == engine.layout.total_bytes(point.tokens)
-    assert profile.prefill[0].prefill_s < profile.prefill[1].prefill_s
+    assert profile.prefill[0].prefill_s <= profile.prefill[1].prefill_s
     assert all(step.step_s >= engine.step_s(step.batch) * 0.7 for step in profile.decode)
 
 

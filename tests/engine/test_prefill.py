@@ -126,20 +126,22 @@ engine.prefill([int(token_id) for token_id in token_ids], show, lambda: False)
 
 
 @pytest.mark.timeout(300)
-def test_every_process_computes_the_same_bits(bf16_engine: TorchEngine, text_ids: list[int]) -> None:
+def test_every_process_computes_the_same_bits(files: ModelFiles, text_ids: list[int]) -> None:
     """The promise of equal fingerprints."""
-    description = bf16_engine.describe()
-    prompt = text_ids[:1025]  # two whole chunks and one of a single token
+    chunk_tokens = 128
+    engine = TorchEngine(files, dtype="bfloat16", chunk_tokens=chunk_tokens, device=torch.device("cpu"))
+    description = engine.describe()
+    prompt = text_ids[: 2 * chunk_tokens + 1]  # two whole chunks and one of a single token
 
     def digests() -> list[str]:
         return [
             " ".join(map(str, [*piece.range, xxhash.xxh3_128_hexdigest(piece.keys), xxhash.xxh3_128_hexdigest(piece.values)]))
-            for piece in prefill(bf16_engine, prompt)
+            for piece in prefill(engine, prompt)
         ]
 
     here = digests()
     assert digests() == here
-    command = [sys.executable, "-c", DIGESTS, description.model, str(CHUNK_TOKENS), *map(str, prompt)]
+    command = [sys.executable, "-c", DIGESTS, description.model, str(chunk_tokens), *map(str, prompt)]
     there = subprocess.run(command, check=True, timeout=240, stdout=subprocess.PIPE, text=True).stdout.splitlines()
     assert there == [description.fingerprint, *here]
 

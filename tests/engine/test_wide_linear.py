@@ -1,4 +1,4 @@
-"""What a CPU without 16-bit arithmetic computes is what one with it computes, but for the order of the sums."""
+"""A CPU without 16-bit arithmetic computes what one with it computes, but for the order of the sums."""
 
 import pytest
 import torch

@@ -1,5 +1,6 @@
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import datetime
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,16 @@ from prfaas.engine.weights import ModelFiles
 from prfaas.process.http import HttpServer, service_routes
 from prfaas.process.runner import ServiceContext
 from prfaas.process.tasks import Tasks
+from prfaas.secrets.api_keys import make_key
+from prfaas.secrets.tenants_file import Limits, add_key
 from prfaas.telemetry.tracing import Tracing
 from prfaas_gateway.config import GatewayConfig
 from prfaas_gateway.service import GatewayService
 from tests.gateway.scripted_site import DEADLINE_S, SITE, ScriptedSite
 from tests.gateway.tiny_tokenizer import tiny_tokenizer
 
+GROWING_S = ("0.5", "2", "8", "32")
+"""Deadlines to try one after another where one is to pass: a stalled machine may let it pass too early, not all of them."""
 TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}A:{% endif %}"
 
 
@@ -80,9 +85,18 @@ def model_files(directory: Path) -> ModelFiles:
     )
 
 
+def make_tenants(directory: Path, limits: Mapping[str, Limits]) -> tuple[str, dict[str, str]]:
+    """Writes a tenants file with one key for each tenant. Returns its path and the keys."""
+    path = directory / "tenants.toml"
+    keys = {name: make_key() for name in limits}
+    for name, of_tenant in limits.items():
+        add_key(path, keys[name], name, of_tenant, datetime.date(2026, 1, 1))
+    return str(path), {name: key.text for name, key in keys.items()}
+
+
 @asynccontextmanager
 async def running_edge(directory: Path, tracing: Tracing | None = None, **settings: Any) -> AsyncIterator[Edge]:
-    async with NatsServer(directory / "nats") as nats, asyncio.timeout(60):
+    async with NatsServer(directory / "nats") as nats, asyncio.timeout(100):
         site = await ScriptedSite.connect(nats.client_url)
         registry = CollectorRegistry()
         tasks = Tasks()

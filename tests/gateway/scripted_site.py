@@ -8,6 +8,7 @@ from typing import Any
 import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from prfaas.bus.control import ERROR_CODE
 from prfaas.contracts import subjects
@@ -21,6 +22,7 @@ from prfaas.contracts.to_gateway import (
     GenerateRefused,
     Placement,
     Refusal,
+    Running,
     Started,
     TokenDetail,
     Tokens,
@@ -30,7 +32,7 @@ from prfaas.contracts.wire import decode, encode
 
 SITE = "home"
 WORKER = "decode-1"
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 """Longest wait in these tests; none comes near it unless something is broken."""
 
 PLACEMENT = Placement(
@@ -55,7 +57,7 @@ class Emitter:
         self.sequence = 0
 
     async def started(self, reason: str = "4,000 tokens > 512") -> None:
-        await self._send(Started, prefill_site="east", outcome=Outcome.OFFLOADED, reason=reason, cached_tokens=2)
+        await self._send(Started, prefill_site="east", outcome=Outcome.OFFLOADED, reason=reason, cached_tokens=2, kv_bytes=1000)
 
     async def tokens(self, text: str, details: tuple[TokenDetail, ...] = ()) -> None:
         await self._send(Tokens, text=text, token_ids=(7,), details=details)
@@ -100,12 +102,16 @@ class ScriptedSite:
     """Requests that the worker runs at once; more are refused, by the scheduler or by the worker."""
     answers_place: bool = True
     answers_generate: bool = True
+    announces_home: bool = False
+    """True when a prefill worker and the decode worker beat."""
     placed: list[PlaceRequest] = field(default_factory=list)
     generated: list[Generate] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     """Headers of the Generate messages."""
     cancelled: "asyncio.Queue[CancelGenerate]" = field(default_factory=asyncio.Queue)
     running: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    emitters: dict[str, Emitter] = field(default_factory=dict)
+    alive: Subscription | None = None
     announcing: asyncio.Task[None] | None = None
 
     @classmethod
@@ -114,6 +120,7 @@ class ScriptedSite:
         await site.client.subscribe(subjects.place(SITE), cb=site._place)
         await site.client.subscribe(subjects.generate(SITE, WORKER), cb=site._generate)
         await site.client.subscribe(subjects.cancel_generate(SITE, WORKER), cb=site._cancel)
+        site.alive = await site.client.subscribe(subjects.decode_alive(SITE, WORKER), cb=site._say_running)
         await site.client.flush()
         site.announcing = asyncio.create_task(site._keep_announcing())
         return site
@@ -133,11 +140,27 @@ class ScriptedSite:
         headers = {"KV-Operation": "DEL"} if gone else None
         await self.client.publish(subjects.entry(subjects.workers_bucket(SITE), beat.key), encode(beat), headers=headers)
 
+    async def go_deaf(self) -> None:
+        """Listens no more to who asks whether the worker is there, as one whose process has died."""
+        assert self.alive is not None
+        await self.alive.unsubscribe()
+
+    async def _announce_home(self) -> None:
+        """Puts heartbeats of a prefill worker, and of the decode worker, which has room."""
+        for role, worker in ((Role.PREFILL, "prefill-1"), (Role.DECODE, WORKER)):
+            beat = Heartbeat(
+                site=SITE, worker=worker, role=role, model="tiny", fingerprint="f", max_context_tokens=100, slots=4,
+                incarnation=self.incarnation,
+            )  # fmt: skip
+            await self.client.publish(subjects.entry(subjects.workers_bucket(SITE), beat.key), encode(beat))
+
     async def _keep_announcing(self) -> None:
         """Another worker than the one that requests are placed on, so that tests may let that one come and go."""
         while True:
             if self.client.is_connected:
                 await self.announce("decode-0")
+                if self.announces_home:
+                    await self._announce_home()
             await asyncio.sleep(0.1)
 
     async def stop_announcing(self) -> None:
@@ -165,7 +188,8 @@ class ScriptedSite:
 
     async def _place(self, message: Msg) -> None:
         if not message.data:  # the bus of a real scheduler answers this too
-            await self.client.publish(message.reply, b"", headers={ERROR_CODE: "bad_message"})
+            if self.answers_place:
+                await self.client.publish(message.reply, b"", headers={ERROR_CODE: "bad_message"})
             return
         request = decode(message.data, PlaceRequest)
         self.placed.append(request)
@@ -185,11 +209,16 @@ class ScriptedSite:
         accepted = GenerateAccepted(request_id=generate.request_id, incarnation=self.incarnation)
         await self.client.publish(message.reply, encode(refusal or accepted))
         if refusal is None:
-            work = self._play(generate, Emitter(self.client, generate))
+            emitter = self.emitters[generate.request_id] = Emitter(self.client, generate)
+            work = self._play(generate, emitter)
             self.running[generate.request_id] = asyncio.create_task(work)
 
     async def _play(self, generate: Generate, emit: Emitter) -> None:
         await self.script(generate, emit)
+
+    async def _say_running(self, message: Msg) -> None:
+        events = {name: self.emitters[name].sequence for name, task in self.running.items() if not task.done()}
+        await self.client.publish(message.reply, encode(Running(incarnation=self.incarnation, events=events)))
 
     async def _cancel(self, message: Msg) -> None:
         cancel = decode(message.data, CancelGenerate)

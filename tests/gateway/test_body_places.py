@@ -27,7 +27,7 @@ def test_a_whole_body_does_not_give_way() -> None:
     places = BodyPlaces(max_arriving=1, max_bytes=100)
     whole, _ = places.enter("a")
     places.grow(whole, 90)
-    whole.arriving = False
+    places.arrived(whole)
     new, given_up = places.enter("b")
     assert given_up == []
     assert places.grow(new, 20) == [new]
@@ -45,17 +45,17 @@ def test_bounds_hold_and_every_body_that_gives_way_is_told_once(data: st.DataObj
             case "enter":
                 place, given_up = places.enter(data.draw(st.sampled_from("abc")))
                 open_.append(place)
-            case "grow" if arriving := [place for place in open_ if place.arriving]:
+            case "grow" if arriving := [place for place in open_ if places.is_arriving(place)]:
                 given_up = places.grow(data.draw(st.sampled_from(arriving)), data.draw(st.integers(0, 40)))
             case "whole" if open_:
-                data.draw(st.sampled_from(open_)).arriving = False
+                places.arrived(data.draw(st.sampled_from(open_)))
             case "leave" if open_:
                 place = data.draw(st.sampled_from(open_))
                 open_.remove(place)
                 places.leave(place)
         assert len(set(given_up)) == len(given_up)
         for place in given_up:
-            assert place.arriving
+            assert not places.is_arriving(place)
             open_.remove(place)
         places.validate()
         assert len(places) == len(open_)

@@ -3,6 +3,7 @@ import asyncio
 import pytest
 
 from prfaas.contracts.to_gateway import Tokens
+from prfaas.telemetry.faults import FAULTS
 from prfaas_gateway.decode_workers import DecodeWorker
 from prfaas_gateway.in_flight import EventOverflowError, InFlight, WorkerLostError
 
@@ -56,9 +57,11 @@ async def test_an_overflow_fails_the_request_instead_of_losing_an_event() -> Non
 
 def test_events_of_ended_requests_are_reported_as_strays() -> None:
     table = InFlight(queue_limit=8)
+    late = FAULTS.late.copy()
     with table.open("a"):
         pass
     assert not table.dispatch(WORKER, event("a", 0))
+    assert FAULTS.late - late == {type(event("a", 0)).__name__: 1}
 
 
 async def test_events_of_a_worker_that_was_not_asked_are_strays() -> None:
@@ -66,7 +69,9 @@ async def test_events_of_a_worker_that_was_not_asked_are_strays() -> None:
     with table.open("a") as queue:
         assert not table.dispatch(WORKER, event("a", 0)), "before any worker was asked"
         queue.asked = WORKER
+        foreign = FAULTS.foreign.copy()
         assert not table.dispatch("other", event("a", 0))
+        assert FAULTS.foreign - foreign == {type(event("a", 0)).__name__: 1}
         assert table.dispatch(WORKER, event("a", 0))
 
 

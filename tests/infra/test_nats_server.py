@@ -3,7 +3,8 @@ from pathlib import Path
 import nats
 import pytest
 
-from infra.nats_server import NatsServer, NatsServerError, ServerPorts
+from infra.nats_server import NatsServer, NatsServerError
+from prfaas.site.server_ports import ServerPorts
 
 
 async def test_start_picks_ports_and_serves_jetstream(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def set_up(role: str, site: str, sink: OtlpSink, monkeypatch: pytest.MonkeyPatch
 
 
 async def flush(*tracings: Tracing) -> None:
-    assert all(await asyncio.gather(*(asyncio.to_thread(tracing.shut_down, 10) for tracing in tracings)))
+    assert all(await asyncio.gather(*(asyncio.to_thread(tracing.shut_down, 60) for tracing in tracings)))
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip"])
@@ -43,7 +43,7 @@ async def test_one_trace_of_two_services_arrives_as_one_tree(monkeypatch: pytest
         prefill.end(8_000)
         root.end(9_000)
         await flush(gateway, worker)
-        tree = await sink.wait_for_trace(trace_id(root), until=lambda tree: len(tree.spans) == 4, timeout_s=10)
+        tree = await sink.wait_for_trace(trace_id(root), until=lambda tree: len(tree.spans) == 4, timeout_s=60)
 
     assert [(depth, span.name, span.service, span.site) for depth, span in tree.walk()] == [
         (0, "chat m", "prfaas-gateway", "east"),

@@ -13,16 +13,17 @@ from nats.aio.client import Client
 from nats.js.errors import NoStreamResponseError
 
 from infra.nats_server import NatsServer
-from infra.permissions import service_permissions
 from infra.running_sites import RunningSites
-from infra.secret_files import readable_by_others
-from infra.sites import load_description
+from infra.up import DEMO
 from infra.wan import LinkChange, LinkState
 from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.contracts import subjects
+from prfaas.secrets.secret_files import readable_by_others
+from prfaas.site.permissions import service_permissions
+from prfaas.site.sites import load_description
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 PROGRESS = subjects.progress_from(subjects.prefill_progress("local", "decode-worker"), "remote", "prefill-worker")
 TLS_ALERT = bytes.fromhex("15030100020246")
 """Fatal, protocol version: what came is no handshake."""
@@ -30,7 +31,7 @@ TLS_ALERT = bytes.fromhex("15030100020246")
 
 @pytest.fixture
 async def sites(tmp_path: Path) -> AsyncIterator[RunningSites]:
-    async with RunningSites(load_description(), tmp_path) as running:
+    async with RunningSites(load_description(DEMO), tmp_path) as running:
         yield running
 
 
@@ -124,7 +125,7 @@ async def test_sites_find_each_other_again(sites: RunningSites) -> None:
 
 
 async def test_links_are_encrypted_by_choice_and_both_ends_show_a_certificate(tmp_path: Path) -> None:
-    description = load_description()
+    description = load_description(DEMO)
     encrypted = msgspec.structs.replace(
         description, sites=tuple(msgspec.structs.replace(site, link_tls=True, client_tls=True) for site in description.sites)
     )

@@ -12,6 +12,7 @@ from prfaas.contracts import subjects
 from prfaas.contracts.kv import KVTransfer
 from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange, LayerSpec
 from prfaas.transfer import frame as kv
+from prfaas.transfer.sealed_frame import FrameFormat, PlainFrames
 
 LAYOUT = KVLayout(
     dtype="bfloat16",
@@ -71,8 +72,11 @@ def make_pieces(
     return pieces
 
 
-def encode_transfer(transfer: KVTransfer, layout: KVLayout, pieces: list[KVPiece], max_payload_bytes: int) -> list[bytes]:
-    """All messages of an attempt, as a writer makes them."""
+def encode_transfer(
+    transfer: KVTransfer, layout: KVLayout, pieces: list[KVPiece], max_payload_bytes: int, frame_format: FrameFormat | None = None
+) -> list[bytes]:
+    """All messages of an attempt, as a writer makes them; in clear unless another format is given."""
+    frame_format = frame_format or PlainFrames()
     frames: list[kv.OutgoingFrame] = []
 
     def add(kind: kv.FrameKind, piece: LayerRange, offset: int, parts: tuple[memoryview, ...], raw_bytes: int) -> None:
@@ -88,7 +92,7 @@ def encode_transfer(transfer: KVTransfer, layout: KVLayout, pieces: list[KVPiece
             raw_bytes,
             kv.transfer_hash(transfer.transfer_id),
         )
-        frames.append(kv.encode_frame(head, parts))
+        frames.append(frame_format.encode(head, parts))
 
     def add_message(kind: kv.FrameKind, message: msgspec.Struct) -> None:
         add(kind, LayerRange(0, 0, 0), 0, (memoryview(msgspec.msgpack.encode(message)),), 0)

@@ -9,9 +9,9 @@ from prfaas.kvcache.blocks import block_hashes, unpack_hashes
 TOKENS = st.lists(st.integers(0, 3), max_size=40)
 
 
-@given(TOKENS, TOKENS, st.integers(1, 8))
-def test_equal_hashes_are_equal_prefixes(one: list[int], other: list[int], block_tokens: int) -> None:
-    pairs = zip(block_hashes(one, block_tokens), block_hashes(other, block_tokens), strict=False)
+@given(TOKENS, TOKENS, st.integers(1, 8), st.sampled_from([b"", b"key"]))
+def test_equal_hashes_are_equal_prefixes(one: list[int], other: list[int], block_tokens: int, key: bytes) -> None:
+    pairs = zip(block_hashes(one, block_tokens, key), block_hashes(other, block_tokens, key), strict=False)
     for index, (first, second) in enumerate(pairs, start=1):
         end = index * block_tokens
         assert (first == second) == (one[:end] == other[:end])
@@ -21,6 +21,13 @@ def test_only_whole_blocks_have_one_and_sizes_never_meet() -> None:
     assert len(block_hashes(range(1023), 512)) == 1
     assert len(block_hashes(range(1024), 512)) == 2
     assert not set(block_hashes([7] * 64, 16)) & set(block_hashes([7] * 64, 32))
+
+
+def test_without_the_key_no_hash_can_be_guessed() -> None:
+    tokens = range(2048)
+    keyed = set(block_hashes(tokens, 512, b"key"))
+    assert len(keyed) == 4
+    assert not keyed & set(block_hashes(tokens, 512)) and not keyed & set(block_hashes(tokens, 512, b"another key"))
 
 
 def test_hashes_travel_packed() -> None:

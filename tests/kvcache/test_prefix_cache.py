@@ -11,6 +11,7 @@ from prfaas.kvcache import prefix_cache
 from prfaas.kvcache.blocks import block_hashes
 from prfaas.kvcache.layout import KVPiece, LayerRange
 from prfaas.kvcache.prefix_cache import PinnedPrefix, PrefixCache
+from tests.budget import examples
 
 BLOCK_TOKENS = 2
 BLOCK_BYTES = 10
@@ -182,4 +183,4 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 TestAnyOrder = AnyOrder.TestCase
-TestAnyOrder.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestAnyOrder.settings = settings(max_examples=examples(100), stateful_step_count=40, deadline=None)

@@ -1,4 +1,4 @@
-"""What acknowledgements say of a link, and what they do not."""
+"""Acknowledgements tell some things of a link, and not others."""
 
 import hypothesis.strategies as st
 import pytest

@@ -9,6 +9,7 @@ from prfaas.contracts.to_prefill import EgressLease
 from prfaas.link.config import LinkConfig
 from prfaas.link.estimate import Sent
 from prfaas.link.link_core import LinkCore
+from tests.budget import examples
 
 FRAME = 100_000
 
@@ -59,7 +60,7 @@ class SimulatedLink:
                 self.offer(key)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(st.floats(1e6, 1e8), st.floats(0.01, 0.1))
 def test_the_window_fills_the_link_without_a_long_queue(rate: float, rtt_s: float) -> None:
     core = LinkCore(LinkConfig(min_window_bytes=2 * FRAME, max_window_bytes=1 << 30))
@@ -112,7 +113,7 @@ def test_who_has_a_decode_waiting_goes_first_and_nobody_starves() -> None:
     assert link.arrived[2] == pytest.approx(8 * link.arrived[1], rel=0.1)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(st.floats(1e5, 1e7))
 def test_the_egress_budget_holds(budget: float) -> None:
     config = LinkConfig(egress_bytes_per_s=budget)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from prfaas.link.turns import URGENT_WEIGHT, Turns
+from tests.budget import examples
 
 FRAME = 1000
 
@@ -134,4 +135,4 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 TestAnyOrder = AnyOrder.TestCase
-TestAnyOrder.settings = settings(max_examples=50, deadline=None)
+TestAnyOrder.settings = settings(max_examples=examples(50), deadline=None)

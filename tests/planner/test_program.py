@@ -12,6 +12,7 @@ from prfaas.capacity.profiles import DecodePoint, PrefillPoint, Profile
 from prfaas.planner.network import Link, Network, NetworkPlan, PdSite, PlanError, PrfaasSite, length_bins
 from prfaas.planner.program import solve_network
 from prfaas.planner.solver import TwoSites, solve_two_sites
+from tests.budget import examples
 
 H200, H20 = builtin_profile("paper-1t-h200"), builtin_profile("paper-1t-h20")
 PAPER = TruncatedLogNormal(mu=9.90, sigma=1.00, low_tokens=128, high_tokens=131072)
@@ -74,7 +75,7 @@ def sites(draw: st.DrawFn) -> Network:
     return Network(prfaas, pd, links, PAPER, 512, 40)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(st.composite(sites)())
 def test_every_plan_keeps_its_limits(network: Network) -> None:
     plan = solve_network(network, bins=16)

@@ -11,6 +11,7 @@ from prfaas.capacity.profiles import PrefillPoint, Profile
 from prfaas.planner import baselines
 from prfaas.planner.solver import Stage, TwoSites, at_threshold, best_threshold, solve_two_sites
 from prfaas.planner.ttft import allocation_ttft, weighted
+from tests.budget import examples
 
 
 def test_the_papers_optimum_from_table_5_alone(paper_case: TwoSites) -> None:
@@ -80,7 +81,7 @@ def test_the_sweeps_of_figure_5(anchored_case: TwoSites) -> None:
     assert over_t == pytest.approx([2.54, 2.75, 2.99, 2.35, 1.90, 1.03], abs=0.015)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     mu=st.floats(min_value=7, max_value=10.5),
     sigma=st.floats(min_value=0.5, max_value=1.5),

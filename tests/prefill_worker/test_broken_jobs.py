@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from prfaas.contracts import subjects
-from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
+from prfaas.contracts.to_decode import PrefillDispatched, PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
 from prfaas.engine.emulated import EmulatedEngine
 from prfaas_prefill_worker.job_record import JobRecord, JobRecords
 from prfaas_prefill_worker.service_core import PrefillCore
@@ -25,7 +25,7 @@ async def heard(place: Place) -> asyncio.Queue[PrefillProgress]:
 
 async def failure(queue: asyncio.Queue[PrefillProgress]) -> PrefillFailed:
     while not isinstance(told := await asyncio.wait_for(queue.get(), DEADLINE_S), PrefillFailed):
-        assert isinstance(told, PrefillStarted | PrefillDone)
+        assert isinstance(told, PrefillDispatched | PrefillStarted | PrefillDone)
     return told
 
 

@@ -15,7 +15,6 @@ from infra.nats_server import NatsServer
 from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
 from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
-from prfaas.bus.jobs import JobQueue
 from prfaas.contracts import subjects
 from prfaas.contracts.kv import KVTransfer, TransferReport
 from prfaas.contracts.to_prefill import PrefillJob
@@ -30,10 +29,11 @@ from prfaas.telemetry.tracing import Tracing
 from prfaas.transfer.receiver import KVReceiver
 from prfaas_prefill_worker.config import PrefillWorkerConfig
 from prfaas_prefill_worker.service import PrefillWorkerService
+from tests.bus.submitting import dispatch_to
 
 SITE, WORKER, MODEL = "home", "p1", "emulated-1t"
 BLOCK_TOKENS = 64
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 EMULATED = EmulatedConfig(time_scale=1e6, byte_scale=6000.0, token_scale=32.0)
 
 
@@ -45,11 +45,16 @@ class Place:
     def __init__(self, bus: ControlBus, lane: BulkLane, worker: PrefillWorkerService, registry: CollectorRegistry) -> None:
         self.bus, self.lane, self.worker, self.registry = bus, lane, worker, registry
         self.engine = EmulatedEngine(MODEL, EMULATED, chunk_tokens=BLOCK_TOKENS)
-        self.queue = JobQueue(bus)
         self.changed: asyncio.Queue[BlocksChanged] = asyncio.Queue()
 
     async def submit(self, token_ids: Sequence[int], from_token: int = 0) -> tuple[KVReceiver, Any]:
-        """A job that is named for the worker."""
+        """A job that is dispatched to the worker."""
+        receiver, job, sequence = await self.make_job(token_ids, from_token)
+        await dispatch_to(self.bus, SITE, WORKER, job)
+        return receiver, sequence
+
+    async def make_job(self, token_ids: Sequence[int], from_token: int = 0) -> tuple[KVReceiver, PrefillJob, Any]:
+        """A job, the open receiver of its KV, and the sequence into which that goes."""
         transfer = KVTransfer(
             transfer_id=secrets.token_hex(8),
             attempt=1,
@@ -73,8 +78,7 @@ class Place:
             decode_site=SITE,
             timeout_s=DEADLINE_S,
         )
-        await self.queue.submit(SITE, job, timeout_s=DEADLINE_S, worker=WORKER)
-        return receiver, sequence
+        return receiver, job, sequence
 
     async def prefill(self, token_ids: Sequence[int], from_token: int = 0) -> TransferReport:
         """Receives a prefill, and asserts that its KV is, byte for byte, that of the whole prompt's prefill."""
@@ -101,7 +105,7 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
     async with NatsServer(tmp_path / "nats") as server:
         endpoint = NatsEndpoint(url=server.client_url)
         bus = await ControlBus.connect(endpoint, "test")
-        lane = await BulkLane.connect(endpoint, name="test", timeout_s=5)
+        lane = await BulkLane.connect(endpoint, name="test", timeout_s=60)
         await ensure_kv_bucket(lane, subjects.kv_bucket(SITE, SITE), max_bytes=1 << 28, ttl_s=60)
         config = PrefillWorkerConfig(
             site=SITE,

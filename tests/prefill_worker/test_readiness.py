@@ -6,9 +6,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from infra.nats_server import NatsServer, plain_config
-from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
-from prfaas.bus.presence import ensure_bucket
 from prfaas.contracts import subjects
 from prfaas.engine.emulated import EmulatedConfig
 from prfaas.engine.factory import EngineConfig
@@ -17,7 +15,7 @@ from prfaas.process.tasks import Tasks
 from prfaas.telemetry.tracing import Tracing
 from prfaas_prefill_worker.config import PrefillWorkerConfig
 from prfaas_prefill_worker.service import PrefillWorkerService
-from tests.bus.readiness import DEADLINE_S, stream_taken, until_ready, until_reason
+from tests.bus.readiness import lose_server, ready_worker, stream_taken, until_reason
 
 SITE = "home"
 
@@ -35,17 +33,6 @@ async def test_a_prefill_worker_without_its_job_queue_or_its_server_is_not_ready
             engine=EngineConfig(engine="emulated", model="emulated-1t", chunk_tokens=64, emulated=emulated),
         )
         worker = PrefillWorkerService(config, ServiceContext(tasks, CollectorRegistry(), Tracing()))
-        await worker.start()
-        await until_reason(worker.ready, "cannot be announced")
-        bus = await ControlBus.connect(endpoint, "scheduler")
-        await ensure_bucket(bus, subjects.workers_bucket(SITE))
-        await bus.drain()
-        await until_ready(worker.ready)
-        async with stream_taken(server.client_url, subjects.jobs_stream(SITE, SITE)):
+        async with ready_worker(worker, server, SITE), stream_taken(server.client_url, subjects.jobs_stream(SITE, SITE)):
             await until_reason(worker.ready, "the job queue")
-        await until_ready(worker.ready)
-        await server.stop()
-        await until_reason(worker.ready, "connection to the site's NATS server is down")
-        await tasks.cancel_all(DEADLINE_S)
-        await worker.stop()
-        assert not tasks.failed.done(), tasks.failed.result()
+        await lose_server(worker, server, tasks)

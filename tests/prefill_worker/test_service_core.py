@@ -10,6 +10,8 @@ from hypothesis import given
 from prfaas.contracts.kv import KVTransfer
 from prfaas.contracts.to_prefill import CancelPrefill, PrefillJob
 from prfaas.contracts.wire import pack_tokens
+from prfaas.sealing.config import SealingConfig
+from prfaas.sealing.job_seal import JobSeals
 from prfaas_prefill_worker.events import CancelHeard, JobTaken, PrefillEnded, Refuse, Run
 from prfaas_prefill_worker.service_core import REMEMBERED_CANCELS, PrefillCore
 
@@ -31,7 +33,7 @@ def make_job(transfer_id: str = "t", attempt: int = 1, tokens: int = 3, **change
 
 
 def make_core() -> PrefillCore:
-    return PrefillCore("m", "f", max_context_tokens=100)
+    return PrefillCore("m", "f", max_context_tokens=100, open_job=JobSeals(SealingConfig()).open)
 
 
 def verdict(core: PrefillCore, job: PrefillJob, age_s: float = 1.0, deliveries: int = 1) -> Run | Refuse:
@@ -64,7 +66,7 @@ def test_a_bad_job_is_refused(job: PrefillJob, age_s: float, deliveries: int, co
 
 def test_a_job_for_a_decode_site_that_is_not_served_is_refused() -> None:
     """Each decode site costs a link and a task for good: names that are made up must not."""
-    core = PrefillCore("m", "f", max_context_tokens=100, serves=["away"])
+    core = PrefillCore("m", "f", max_context_tokens=100, open_job=JobSeals(SealingConfig()).open, serves=["away"])
     refused = verdict(core, make_job())
     assert isinstance(refused, Refuse) and refused.code == "bad_job"
     assert refused.message == "this worker serves away, the job is for decode site 'home'"

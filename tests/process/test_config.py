@@ -292,3 +292,24 @@ def test_help_lists_every_key_with_type_default_and_text(capsys: pytest.CaptureF
     assert "--policy  local_only|threshold  (default threshold)" in text
     assert "--peers  list of str" in text
     assert "--bulk.url  str  (required where bulk is used)\n" in text
+
+
+@pytest.mark.parametrize(("mode", "said"), [(0o644, "mode 0644"), (0o640, "mode 0640"), (None, "cannot be read")])
+def test_a_seed_that_others_may_read_or_that_is_not_there_is_refused(tmp_path: Path, mode: int | None, said: str) -> None:
+    seed = tmp_path / "ctl.nk"
+    if mode is not None:
+        seed.write_text("SU...")
+        seed.chmod(mode)
+    argv = ["--site", "home", "--control.url", "nats://h:1", "--control.nkey-seed-file", str(seed)]
+    with pytest.raises(ConfigError, match=rf"`control.nkey-seed-file`: the secret file {seed} .*{said}"):
+        load_config(ServiceConfig, argv=argv, environ={}).check_files()
+    if mode is not None:
+        seed.chmod(0o400)
+        load_config(ServiceConfig, argv=argv, environ={}).check_files()
+
+
+def test_a_file_that_is_nested_too_deeply_is_no_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "deep.toml"
+    path.write_text("site = " + "[" * 100_000)
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        load_config(ServiceConfig, argv=["--config", str(path)], environ={})

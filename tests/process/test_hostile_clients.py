@@ -3,14 +3,15 @@
 import asyncio
 import contextlib
 import json
+import socket
 from typing import Any
 
-import httpx
 import pytest
 from structlog.testing import capture_logs
 
+from prfaas.process.connection_places import connection_limit
 from prfaas.process.http import HttpServer
-from prfaas.process.http_protocol import MAX_HEAD_BYTES, MAX_HEADERS, REFUSED_POLITELY, HttpProtocol, connection_limit
+from prfaas.process.http_protocol import MAX_HEAD_BYTES, MAX_HEADERS, REFUSED_POLITELY, HttpProtocol
 from tests.process.test_http_protocol import LATE, Answers, serving
 from tests.process.test_runner import DEADLINE_S, toy
 
@@ -18,8 +19,11 @@ START = b"GET / HTTP/1.1\r\nhost: x\r\n"
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-async def connect(server: HttpServer) -> Connection:
-    return await asyncio.open_connection("127.0.0.1", server.port)
+async def connect(server: HttpServer, first: bytes = b"") -> Connection:
+    """Connects and sends `first` before the server's loop turns: no deadline passes in between, however slow the machine."""
+    client = socket.create_connection(("127.0.0.1", server.port))
+    client.sendall(first)
+    return await asyncio.open_connection(sock=client)
 
 
 async def answer_to(server: HttpServer, *parts: bytes) -> tuple[int, dict[str, Any]]:
@@ -114,9 +118,7 @@ async def test_a_body_is_not_taken_for_a_head() -> None:
 @pytest.mark.parametrize("sent", [b"", b"GET / HT", START, b"\r\n", START + b"\r\n" + START])
 async def test_hundreds_of_connections_that_send_nothing_or_half_a_head_are_closed(sent: bytes) -> None:
     async with serving(Answers(), head_timeout_s=0.5, idle_timeout_s=1.0) as server:
-        connections = [await connect(server) for _ in range(200)]
-        for _, writer in connections:
-            writer.write(sent)
+        connections = [await connect(server, sent) for _ in range(200)]
         answers = await asyncio.gather(*(reader.read() for reader, _ in connections))
         if not sent:
             assert set(answers) == {b""}
@@ -129,9 +131,8 @@ async def test_hundreds_of_connections_that_send_nothing_or_half_a_head_are_clos
 
 async def test_a_client_that_drips_its_head_is_closed_too() -> None:
     async with serving(Answers(), head_timeout_s=0.5) as server:
-        reader, writer = await connect(server)
+        reader, writer = await connect(server, START)
         reading = asyncio.create_task(reader.read())
-        writer.write(START)
         with contextlib.suppress(ConnectionError):
             while not reading.done():
                 writer.write(b"x: y\r\n")
@@ -167,46 +168,44 @@ async def test_an_answer_that_takes_longer_than_a_head_may_is_not_cut() -> None:
 
 
 async def test_more_connections_than_there_is_room_for_are_refused_and_those_before_are_served() -> None:
-    HttpProtocol._refusals_logged_at = -1e9
-    async with serving(Answers(), max_connections=100) as server:
+    HttpProtocol._full_logged_at = -1e9
+    answers = Answers()
+    async with serving(answers, max_connections=100) as server:
         with capture_logs() as logs:
             early = [await connect(server) for _ in range(100)]
-            for reader, writer in early:
-                writer.write(START + b"\r\n")
-                await reader.readuntil(b"at once")
+            for _, writer in early:
+                writer.write(LATE)
+            async with asyncio.timeout(DEADLINE_S):
+                while len(server._server.server_state.tasks) < 100:
+                    await asyncio.sleep(0.01)
             late = [await connect(server) for _ in range(REFUSED_POLITELY)]
             for reader, writer in late:
                 head, _, body = (await reader.read()).partition(b"\r\n\r\n")
                 assert head.startswith(b"HTTP/1.1 503 ") and b"\r\nretry-after: 1" in head
                 assert json.loads(body)["error"]["code"] == "overloaded"
                 writer.close()
+            answers.go_on.set()
             for reader, writer in early:
-                writer.write(START + b"\r\n")
-                await reader.readuntil(b"at once")
+                await reader.readuntil(b"late")
                 writer.close()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(DEADLINE_S):
                 while not await is_served(server):
                     await asyncio.sleep(0.05)
         assert "connections_refused" in {entry["event"] for entry in logs}
 
 
+@pytest.mark.slow
 async def test_a_process_whose_clients_use_up_its_files_goes_on_and_says_so() -> None:
     async with toy(limits="ulimit -n 160") as process:
         await process.event("ready")
-        early = [await asyncio.open_connection("127.0.0.1", process.port) for _ in range(60)]
-        late = [await asyncio.open_connection("127.0.0.1", process.port) for _ in range(200)]
-        assert (await process.event("connections_refused"))["max_connections"] == 64
-        for reader, writer in early:
-            writer.write(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
-            assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200 ")
-        for _, writer in early + late:
+        silent = [await asyncio.open_connection("127.0.0.1", process.port) for _ in range(260)]
+        assert (await process.event("connections_gave_way"))["max_connections"] == 64
+        for _ in range(20):
+            assert (await process.get("/health")).status_code == 200
+        page = (await process.get("/metrics")).text
+        assert 'prfaas_http_connections_closed_total{why="gave_way"}' in page
+        for _, writer in silent:
             writer.close()
-        async with asyncio.timeout(DEADLINE_S):
-            while True:  # what was refused lingers for a moment
-                with contextlib.suppress(httpx.HTTPError):
-                    if (await process.get("/health")).status_code == 200:
-                        break
-                await asyncio.sleep(0.05)
 
 
 def test_the_bound_on_connections_leaves_files_for_other_things(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,7 @@ class Toy:
         self._context = context
         self._crash = asyncio.Event()
         self._never = asyncio.Event()
+        self._drained = asyncio.Event()
 
     async def start(self) -> None:
         self._context.tracing.start("toy_start", parent=None).end()
@@ -47,6 +48,7 @@ class Toy:
         own = [
             Route("/crash", self._tell_to_crash, methods=["POST"]),
             Route("/become", self._become, methods=["POST"]),
+            Route("/end_drain", self._end_drain, methods=["POST"]),
         ]
         return Starlette(routes=[*routes, *own])
 
@@ -56,7 +58,7 @@ class Toy:
     async def drain(self, timeout_s: float) -> None:
         log.info("drain_begun", timeout_s=timeout_s)
         if self._config.behaviour == "slow_drain":
-            await self._never.wait()
+            await self._drained.wait()
 
     async def stop(self) -> None:
         log.info("stop_called")
@@ -78,6 +80,10 @@ class Toy:
         self._crash.set()
         return PlainTextResponse("as you wish")
 
+    async def _end_drain(self, _request: Request) -> PlainTextResponse:
+        self._drained.set()
+        return PlainTextResponse("as you wish")
+
     async def _become(self, request: Request) -> PlainTextResponse:
         assert self._context.program is not None
         self._context.program.become(request.query_params["role"])
@@ -85,5 +91,6 @@ class Toy:
 
 
 if __name__ == "__main__":
-    runner.STOP_DEADLINE_S = 1.0  # so that the tests of what hangs are quick
+    if any(argument.startswith("hanging") for argument in sys.argv):
+        runner.STOP_DEADLINE_S = 1.0  # so that the tests of what hangs are quick
     sys.exit(run_service(ToyConfig, Toy))

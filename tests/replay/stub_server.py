@@ -78,7 +78,7 @@ async def stub_server() -> AsyncIterator[Stub]:
     app.router.add_get("/v1/models", stub.models_page)
     for path in ("/v1/completions", "/v1/chat/completions"):
         app.router.add_post(path, stub.complete)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
     await runner.setup()
     listening = socket.create_server(("127.0.0.1", 0))
     await web.SockSite(runner, listening).start()

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from prfaas.replay.shaping import Shape, ShapeError, shaped, sorted_within, without_long_prompts
 from prfaas.replay.synthetic import Synthetic
 from prfaas.traces import TraceRequest
+from tests.budget import examples
 
 ROWS = [TraceRequest(float(at), 512 * (at + 1), 64, range(at + 1), 512) for at in range(10)]
 
@@ -52,7 +53,7 @@ def test_sorting_within_a_bound_sorts(stamps: list[float], late_s: float, seed: 
     assert found == sorted(rows, key=lambda row: row.arrival_s)
 
 
-@settings(max_examples=10)
+@settings(max_examples=examples(10))
 @given(st.integers(0, 100), st.sampled_from([0.0, 0.5, 1.0, 3.0]))
 def test_synthetic_traffic_repeats_and_keeps_its_mean_rate(seed: int, cv: float) -> None:
     made = Synthetic(

@@ -1,4 +1,4 @@
-"""What a server takes is found out by asking it."""
+"""A server is asked to find out what it takes."""
 
 from pathlib import Path
 

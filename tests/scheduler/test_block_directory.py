@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from prfaas.contracts.terms import Role
 from prfaas.contracts.to_scheduler import BlocksChanged, BlocksHeld
 from prfaas_scheduler.block_directory import FIRST_PAUSE_S, BlockDirectory, Level
+from tests.budget import examples
 
 WORKERS = st.sampled_from(["a", "b", "c"])
 BLOCKS = st.lists(st.integers(1, 12), max_size=6, unique=True)
@@ -186,4 +187,4 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 TestAnyOrder = AnyOrder.TestCase
-TestAnyOrder.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestAnyOrder.settings = settings(max_examples=examples(100), stateful_step_count=40, deadline=None)

@@ -1,11 +1,19 @@
-"""When a failing link is left alone, and when it is tried again."""
+"""A failing link is left alone, and tried again in time."""
 
 import hypothesis.strategies as st
 from hypothesis import given
 
 from prfaas.contracts.terms import Outcome, Role
-from prfaas_scheduler.breaker import FAILURES_TO_OPEN, FIRST_PAUSE_S, MAX_PAUSE_S, Breaker, BreakerState
-from prfaas_scheduler.events import LinkLost, LinkMeasured
+from prfaas_scheduler.breaker import (
+    FAILURES_TO_OPEN,
+    FIRST_DISTRUST_S,
+    FIRST_PAUSE_S,
+    MAX_DISTRUST_S,
+    MAX_PAUSE_S,
+    Breaker,
+    BreakerState,
+)
+from prfaas_scheduler.events import LinkLost, LinkMeasured, SiteDistrusted
 from prfaas_scheduler.policies.baselines import RemoteAll
 from tests.scheduler.placing import FAR, beat, far_link, over, placed, scheduler
 
@@ -80,3 +88,30 @@ def test_a_link_that_is_measured_again_is_tried_at_once() -> None:
     core.handle(LinkMeasured(1.5, far_link()))
     assert placed(core, now_s=1.5, request_id="e").outcome is Outcome.OFFLOADED
     assert placed(core, now_s=1.5, request_id="f").outcome is Outcome.LOCAL_NO_REMOTE, "by one request"
+
+
+def test_distrust_outlasts_successes_and_repairs_of_the_link_and_doubles() -> None:
+    """A prefill that is under way when wrong KV is found may still succeed, by the site's own word."""
+    breaker = Breaker()
+    now_s, pause_s = 0.0, FIRST_DISTRUST_S
+    for _ in range(10):
+        breaker.distrust(now_s)
+        breaker.succeeded()
+        breaker.link_is_back(now_s)
+        breaker.distrust(now_s + 1.0)  # of a second audit, of the same time
+        assert not breaker.allows(now_s + pause_s - 1.0) and not breaker.idle
+        assert breaker.allows(now_s + pause_s)
+        now_s, pause_s = now_s + pause_s, min(2 * pause_s, MAX_DISTRUST_S)
+    assert pause_s == MAX_DISTRUST_S
+
+
+def test_a_site_whose_kv_was_found_wrong_gets_no_prompt() -> None:
+    core = scheduler(RemoteAll(), beat("home", "d0", Role.DECODE, slots=50), beat("home", "p0", Role.PREFILL), FAR)
+    assert placed(core, now_s=1.0, request_id="a").prefill_site == "far"
+    core.handle(SiteDistrusted(2.0, "a site that nothing is known of"))
+    core.handle(SiteDistrusted(2.0, "home"))
+    core.handle(SiteDistrusted(2.0, "far"))
+    over(core, "a", "far", 2.5, verified=True)
+    assert placed(core, now_s=3.0, request_id="b").prefill_site == "home"
+    assert core.distrusted_sites(3.0) == 1 and core.distrusted_sites(2.0 + FIRST_DISTRUST_S) == 0
+    core.validate()

@@ -24,6 +24,7 @@ from prfaas_scheduler.policies.predictive import Predictive
 from prfaas_scheduler.policies.threshold import Threshold
 from prfaas_scheduler.pools import HEARTBEAT_TIMEOUT_S
 from prfaas_scheduler.service_core import SchedulerCore
+from tests.budget import examples
 
 SITES = st.sampled_from(["home", "far"])
 NAMES = st.sampled_from(["w0", "w1", "w2"])
@@ -192,7 +193,7 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 TestAnyOrder = AnyOrder.TestCase
-TestAnyOrder.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
+TestAnyOrder.settings = settings(max_examples=examples(100), stateful_step_count=60, deadline=None)
 
 
 def test_an_estimate_of_a_link_within_the_site_means_nothing() -> None:

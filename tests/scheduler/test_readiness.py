@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
+import pytest
 from prometheus_client import CollectorRegistry
 
 from infra.nats_server import NatsServer, plain_config
@@ -13,12 +14,15 @@ from prfaas.process.tasks import Tasks
 from prfaas.telemetry.tracing import Tracing
 from prfaas_scheduler.config import SchedulerConfig
 from prfaas_scheduler.service import SchedulerService
-from tests.bus.readiness import DEADLINE_S, stream_taken, until_ready, until_reason
+from tests.bus.readiness import lose_server, stream_taken, until_ready, until_reason
 
 SITE = "home"
 
 
-async def test_a_scheduler_without_its_buckets_or_its_server_is_not_ready(tmp_path: Path) -> None:
+async def test_a_scheduler_without_its_buckets_or_its_server_is_not_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prfaas.bus.presence._ENSURE_EVERY_S", 0.2)
     tasks = Tasks()
     async with NatsServer(tmp_path / "nats", partial(plain_config, domain=SITE)) as server:
         config = msgspec.convert({"site": SITE, "control": {"url": server.client_url}, "policy": "local_only"}, SchedulerConfig)
@@ -29,8 +33,4 @@ async def test_a_scheduler_without_its_buckets_or_its_server_is_not_ready(tmp_pa
             async with stream_taken(server.client_url, f"KV_{bucket}"):
                 await until_reason(scheduler.ready, f"the bucket {bucket}")
             await until_ready(scheduler.ready)
-        await server.stop()
-        await until_reason(scheduler.ready, "connection to the site's NATS server is down")
-        await tasks.cancel_all(DEADLINE_S)
-        await scheduler.stop()
-        assert not tasks.failed.done(), tasks.failed.result()
+        await lose_server(scheduler, server, tasks)

@@ -24,7 +24,7 @@ from prfaas.telemetry.tracing import Tracing
 from prfaas_scheduler.config import SchedulerConfig
 from prfaas_scheduler.service import SchedulerService
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 SITE = "home"
 POINTS = ((100.0, 0.1), (8000.0, 8.0))
 
@@ -54,7 +54,7 @@ class Worker:
             max_context_tokens=9000,
             prefill_points=POINTS,
         )
-        await put_entry(self.bus, subjects.workers_bucket(SITE), beat, timeout_s=5.0)
+        await put_entry(self.bus, subjects.workers_bucket(SITE), beat, timeout_s=DEADLINE_S)
 
     async def announce(self, held: int, *, lost: bool = False) -> None:
         self.held = held
@@ -125,7 +125,7 @@ async def test_cached_blocks_are_asked_for_heard_of_and_used(registry: Collector
     decoder = Heartbeat(
         site=SITE, worker="d0", role=Role.DECODE, model="m", fingerprint="f", max_context_tokens=9000, slots=9, waiting_limit=9
     )
-    await put_entry(bus, subjects.workers_bucket(SITE), decoder, timeout_s=5.0)
+    await put_entry(bus, subjects.workers_bucket(SITE), decoder, timeout_s=DEADLINE_S)
     await old.beat()
     other = Worker(bus, "p2", held=0)
     await other.beat()

@@ -101,7 +101,7 @@ class GatedExporter(SpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         self.entered.set()
-        assert self.gate.wait(10)
+        assert self.gate.wait(60)
         self.exported += [span.name for span in spans]
         return self._result
 
@@ -126,12 +126,12 @@ def test_a_full_queue_drops_the_newest_and_counts_them(monkeypatch: pytest.Monke
     tracing = counted(exporter, registry, monkeypatch)
     for i in range(4):
         tracing.record(f"batch {i}", parent=None, start_ns=1, end_ns=2)
-    assert exporter.entered.wait(10)
+    assert exporter.entered.wait(60)
     for i in range(7):
         tracing.record(f"queued {i}", parent=None, start_ns=1, end_ns=2)
     assert dropped(registry, "queue_full") == 3
     exporter.gate.set()
-    assert tracing.shut_down(10)
+    assert tracing.shut_down(60)
     assert sorted(exporter.exported) == [*(f"batch {i}" for i in range(4)), *(f"queued {i}" for i in range(4))]
     assert dropped(registry, "export_failed") == 0
 
@@ -141,7 +141,7 @@ def test_spans_that_the_collector_refused_are_counted(monkeypatch: pytest.Monkey
     exporter.gate.set()
     tracing = counted(exporter, registry, monkeypatch)
     tracing.record("place", parent=None, start_ns=1, end_ns=2)
-    assert tracing.shut_down(10)
+    assert tracing.shut_down(60)
     assert dropped(registry, "export_failed") == 1
 
 

@@ -6,11 +6,11 @@ import pytest
 
 from infra.nats_server import NatsServer
 from infra.running_sites import RunningSites
-from infra.sites import Description, Link, Site, SiteKind
 from infra.wan.process import WanProcess
 from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.contracts import subjects
+from prfaas.site.sites import Description, Link, Site, SiteKind
 
 SITE = "test"
 
@@ -24,7 +24,7 @@ async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
 @pytest.fixture
 async def lane(server: NatsServer) -> AsyncIterator[BulkLane]:
     """Connected, and the bucket of SITE is there."""
-    connected = await BulkLane.connect(NatsEndpoint(url=server.client_url), name="test", timeout_s=5)
+    connected = await BulkLane.connect(NatsEndpoint(url=server.client_url), name="test", timeout_s=60)
     await ensure_kv_bucket(connected, subjects.kv_bucket(SITE, SITE), max_bytes=1 << 30, ttl_s=60)
     yield connected
     await connected.close()
@@ -48,9 +48,9 @@ async def two_sites(tmp_path: Path) -> AsyncIterator[TwoSites]:
         links=(Link(between=("far", SITE), rate_mbit=200, rtt_ms=20),),
     )
     async with RunningSites(description, tmp_path) as sites:
-        near_lane = await BulkLane.connect(sites.endpoint(SITE, "bulk"), name="near", timeout_s=5)
+        near_lane = await BulkLane.connect(sites.endpoint(SITE, "bulk"), name="near", timeout_s=60)
         await ensure_kv_bucket(near_lane, subjects.kv_bucket(SITE, "far"), max_bytes=1 << 30, ttl_s=60, storage="file")
-        far_lane = await BulkLane.connect(sites.endpoint("far", "bulk"), name="far", timeout_s=5)
+        far_lane = await BulkLane.connect(sites.endpoint("far", "bulk"), name="far", timeout_s=60)
         yield TwoSites(sites.servers["far"], sites.servers[SITE], sites.links["far", SITE], sites, far_lane, near_lane)
         await far_lane.close()
         await near_lane.close()

@@ -26,7 +26,7 @@ def putter(sender: KVSender, pieces: list[KVPiece]) -> Callable[[], None]:
 
 
 async def write(lane: BulkLane, tokens: int = 600) -> None:
-    sender = KVSender(lane, make_transfer(tokens), LAYOUT, Link(), SendOptions(timeout_s=20)).open()
+    sender = KVSender(lane, make_transfer(tokens), LAYOUT, Link(), SendOptions(timeout_s=60)).open()
     await asyncio.to_thread(putter(sender, make_pieces(LAYOUT, tokens)))
     await sender.close()
 
@@ -43,13 +43,13 @@ async def test_what_nobody_reads_is_purged_after_its_grace(lane: BulkLane) -> No
 async def test_what_is_being_read_stays(lane: BulkLane) -> None:
     transfer, cache, keeper = make_transfer(600), Cache(), keeper_of(lane)
     pieces = make_pieces(LAYOUT, 600)
-    receiver = await KVReceiver(lane, transfer, LAYOUT, cache.install, timeout_s=20).open()
-    sender = KVSender(lane, transfer, LAYOUT, Link(), SendOptions(timeout_s=20)).open()
+    receiver = await KVReceiver(lane, transfer, LAYOUT, cache.install, timeout_s=60).open()
+    sender = KVSender(lane, transfer, LAYOUT, Link(), SendOptions(timeout_s=60)).open()
     await asyncio.to_thread(putter(sender, pieces[:2]))
     assert await keeper.sweep() == 0
     await asyncio.to_thread(putter(sender, pieces[2:]))
     await sender.close()
-    await receiver.verified(10)
+    await receiver.verified(60)
     assert await keeper.sweep() == 0
     assert keeper.stored_bytes > 0
     await receiver.close()
@@ -60,8 +60,8 @@ async def test_what_is_being_read_stays(lane: BulkLane) -> None:
 
 async def test_frames_that_come_after_the_reader_has_gone_are_purged(lane: BulkLane) -> None:
     transfer, keeper = make_transfer(600), keeper_of(lane)
-    receiver = await KVReceiver(lane, transfer, LAYOUT, Cache().install, timeout_s=20).open()
-    sender = KVSender(lane, transfer, LAYOUT, Link(), SendOptions(timeout_s=20)).open()
+    receiver = await KVReceiver(lane, transfer, LAYOUT, Cache().install, timeout_s=60).open()
+    sender = KVSender(lane, transfer, LAYOUT, Link(), SendOptions(timeout_s=60)).open()
     await receiver.close()
     await asyncio.to_thread(putter(sender, make_pieces(LAYOUT, 600)))
     await sender.close()
@@ -74,8 +74,8 @@ async def test_a_memory_bucket_is_created_again_after_its_server_died(lane: Bulk
     running = asyncio.create_task(keeper.run())
     server.kill()
     await server.start()
-    other = await BulkLane.connect(NatsEndpoint(url=server.client_url), name="other", timeout_s=5)
-    async with asyncio.timeout(10):
+    other = await BulkLane.connect(NatsEndpoint(url=server.client_url), name="other", timeout_s=60)
+    async with asyncio.timeout(60):
         while not await _has_bucket(other):
             pass
     running.cancel()
@@ -85,4 +85,4 @@ async def test_a_memory_bucket_is_created_again_after_its_server_died(lane: Bulk
 
 
 async def _has_bucket(lane: BulkLane) -> bool:
-    return (await lane.request("$JS.API.STREAM.INFO.OBJ_kv-test", timeout_s=5)).payload.tobytes().find(b'"error"') < 0
+    return (await lane.request("$JS.API.STREAM.INFO.OBJ_kv-test", timeout_s=60)).payload.tobytes().find(b'"error"') < 0

@@ -1,4 +1,4 @@
-"""When an orphan is purged, and what counts as leaked."""
+"""Orphans are purged in time, and what counts as leaked is told from what is young."""
 
 from hypothesis import given
 from hypothesis import strategies as st

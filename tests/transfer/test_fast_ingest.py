@@ -1,4 +1,4 @@
-"""What a sender asks of fast ingest in a reply subject, and what it reads from the server's answers."""
+"""A sender asks things of fast ingest in a reply subject, and reads the server's answers."""
 
 import json
 from typing import Any

@@ -27,7 +27,7 @@ class Counts:
 
 
 def frame(position: int) -> OutgoingFrame:
-    return OutgoingFrame(FrameKind.DATA, position.to_bytes(64, "little"), (), SIZE_BYTES, SIZE_BYTES)
+    return OutgoingFrame(FrameKind.DATA, (), position.to_bytes(16, "little"), SIZE_BYTES, SIZE_BYTES)
 
 
 def filled(frames: int, *, hashing: bool) -> tuple[FrameQueue, Counts]:
@@ -54,9 +54,9 @@ def test_what_is_stored_and_hashed_is_freed_once(steps: list[tuple[bool, int]], 
 
 def test_frames_are_found_by_position_and_a_resent_one_counts_once() -> None:
     queue, counts = filled(5, hashing=False)
-    assert [queue.send(position).header[0] for position in range(4)] == [0, 1, 2, 3]
+    assert [queue.send(position).digest[0] for position in range(4)] == [0, 1, 2, 3]
     assert queue.store(2) == []
-    assert queue.send(2).header[0] == 2 and queue.send(3).header[0] == 3
+    assert queue.send(2).digest[0] == 2 and queue.send(3).digest[0] == 3
     assert counts.sent_bytes == 4 * SIZE_BYTES
     queue.send(4)
     assert counts.sent_bytes == 5 * SIZE_BYTES

@@ -40,7 +40,7 @@ def rss_bytes() -> int:
 
 def receive(url: str, transfer: KVTransfer, pipe: Connection) -> None:
     async def main() -> float:
-        lane = await BulkLane.connect(NatsEndpoint(url=url), name="receiver", timeout_s=5)
+        lane = await BulkLane.connect(NatsEndpoint(url=url), name="receiver", timeout_s=60)
         before = rss_bytes()
         receiver = await KVReceiver(lane, transfer, LAYOUT, lambda piece: None, timeout_s=_DEADLINE_S).open()
         pipe.send("ready")
@@ -54,7 +54,7 @@ def receive(url: str, transfer: KVTransfer, pipe: Connection) -> None:
 
 def send(url: str, transfer: KVTransfer, pipe: Connection) -> None:
     async def main() -> float:
-        lane = await BulkLane.connect(NatsEndpoint(url=url), name="sender", timeout_s=5)
+        lane = await BulkLane.connect(NatsEndpoint(url=url), name="sender", timeout_s=60)
         half_bytes = LAYOUT.token_bytes(0) // 2 * CHUNK_TOKENS
         before = rss_bytes()
         sender = KVSender(lane, transfer, LAYOUT, Link(), SendOptions(timeout_s=_DEADLINE_S)).open()

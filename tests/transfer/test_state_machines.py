@@ -19,6 +19,7 @@ from prfaas.transfer import receiver_events as receiver
 from prfaas.transfer import sender_events as sender
 from prfaas.transfer.receiver_core import ReceiverCore, ReceiverState
 from prfaas.transfer.sender_core import SenderCore, SenderState
+from tests.budget import examples
 from tests.kvcache.kv import Cache, encode_transfer, make_pieces, make_transfer
 from tests.transfer.broker_model import BrokerModel, Sent
 from tests.transfer.forgery import Forger
@@ -225,8 +226,9 @@ class TransferMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.receiver.finished)
     @rule(which=st.integers(0, 100))
     def meet_what_does_not_belong(self, which: int) -> None:
-        """What is not of this attempt is dropped, and nothing has changed. What seems to be its next frame and is not ends it at
-        once; that is tried with copies of the receiver, of which each meets one."""
+        """Frames that are not of this attempt are dropped, and nothing has changed.
+
+        What seems to be its next frame and is not ends it at once: tried with copies of the receiver, of which each meets one."""
         for message in self.forger().foreign(which):
             before = self.receiver.frames, dict(self.cache.ends), self.receiver.state
             self.deliver(self.read_from, message)
@@ -348,7 +350,7 @@ class TransferMachine(RuleBasedStateMachine):
 
 
 TransferMachine.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=examples(150), stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestTransfer = TransferMachine.TestCase
 

@@ -30,7 +30,7 @@ def put_all(sender: KVSender, pieces: list[KVPiece]) -> None:
 
 
 async def wait_stored(sites: TwoSites, sender: KVSender) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while sender.stored_frames < 10:
             await api(sites.near_lane, "INFO")
 
@@ -38,8 +38,8 @@ async def wait_stored(sites: TwoSites, sender: KVSender) -> None:
 async def ship_with_fault(sites: TwoSites, fault: Callable[[], Awaitable[None]] | None) -> int:
     """Runs `fault` when a part of the frames is stored. Returns how many frames were sent again."""
     transfer, pieces, cache = make_transfer(TOKENS, prefill_site="far"), make_pieces(LAYOUT, TOKENS), Cache()
-    receiver = await KVReceiver(sites.near_lane, transfer, LAYOUT, cache.install, timeout_s=30).open()
-    sender = KVSender(sites.far_lane, transfer, LAYOUT, Link(), SendOptions(timeout_s=30)).open()
+    receiver = await KVReceiver(sites.near_lane, transfer, LAYOUT, cache.install, timeout_s=60).open()
+    sender = KVSender(sites.far_lane, transfer, LAYOUT, Link(), SendOptions(timeout_s=60)).open()
 
     putting = asyncio.create_task(asyncio.to_thread(put_all, sender, pieces))
     if fault is not None:
@@ -47,7 +47,7 @@ async def ship_with_fault(sites: TwoSites, fault: Callable[[], Awaitable[None]] 
         await fault()
     await putting
     sent = await sender.close()
-    await receiver.verified(20)
+    await receiver.verified(60)
     await receiver.close()
     assert cache == Cache.of(pieces)
     return sent.resent_frames
@@ -88,15 +88,15 @@ async def test_memory_storage_dies_with_its_server_and_a_new_attempt_works(two_s
     keeper = KVBucketKeeper(lane, subjects.kv_bucket(SITE, "far"), max_bytes=1 << 30, ttl_s=60)
     await keeper.start()
     transfer, pieces, cache = make_transfer(TOKENS, prefill_site="far"), make_pieces(LAYOUT, TOKENS), Cache()
-    receiver = await KVReceiver(lane, transfer, LAYOUT, cache.install, timeout_s=30).open()
-    sender = KVSender(two_sites.far_lane, transfer, LAYOUT, Link(), SendOptions(timeout_s=30)).open()
+    receiver = await KVReceiver(lane, transfer, LAYOUT, cache.install, timeout_s=60).open()
+    sender = KVSender(two_sites.far_lane, transfer, LAYOUT, Link(), SendOptions(timeout_s=60)).open()
     putting = asyncio.create_task(asyncio.to_thread(put_all, sender, pieces))
     await wait_stored(two_sites, sender)
     running = asyncio.create_task(keeper.run())
     two_sites.near.kill()
     await two_sites.near.start()
     with pytest.raises(TransferError) as read:
-        await receiver.verified(10)
+        await receiver.verified(60)
     assert read.value.code is FailureCode.BROKER
     with pytest.raises(TransferError) as written:
         await putting
@@ -113,11 +113,11 @@ async def test_a_slow_link_carries_compressed_frames_and_the_same_cache(two_site
     await two_sites.wan.change(LinkChange(rate_mbit=50))
     transfer, cache = make_transfer(TOKENS, prefill_site="far"), Cache()
     pieces = make_pieces(LAYOUT, TOKENS, make=gaussian_piece)
-    receiver = await KVReceiver(two_sites.near_lane, transfer, LAYOUT, cache.install, timeout_s=30).open()
-    sender = KVSender(two_sites.far_lane, transfer, LAYOUT, Link(), SendOptions(timeout_s=30)).open()
+    receiver = await KVReceiver(two_sites.near_lane, transfer, LAYOUT, cache.install, timeout_s=60).open()
+    sender = KVSender(two_sites.far_lane, transfer, LAYOUT, Link(), SendOptions(timeout_s=60)).open()
     await asyncio.to_thread(put_all, sender, pieces)
     sent = await sender.close()
-    got = await receiver.verified(20)
+    got = await receiver.verified(60)
     await receiver.close()
     assert cache == Cache.of(pieces)
     assert sent.raw_bytes == got.bytes == LAYOUT.total_bytes(TOKENS)
@@ -131,11 +131,11 @@ async def test_a_slow_link_carries_8_bits_only_where_both_ends_allow_it(
     await two_sites.wan.change(LinkChange(rate_mbit=50))
     transfer = msgspec.structs.replace(make_transfer(TOKENS, prefill_site="far"), lossy=receiver_may)
     cache, pieces = Cache(), make_pieces(LAYOUT, TOKENS, make=gaussian_piece)
-    receiver = await KVReceiver(two_sites.near_lane, transfer, LAYOUT, cache.install, timeout_s=30).open()
-    sender = KVSender(two_sites.far_lane, transfer, LAYOUT, Link(), SendOptions(timeout_s=30, lossy=sender_may)).open()
+    receiver = await KVReceiver(two_sites.near_lane, transfer, LAYOUT, cache.install, timeout_s=60).open()
+    sender = KVSender(two_sites.far_lane, transfer, LAYOUT, Link(), SendOptions(timeout_s=60, lossy=sender_may)).open()
     await asyncio.to_thread(put_all, sender, pieces)
     sent = await sender.close()
-    got = await receiver.verified(20)
+    got = await receiver.verified(60)
     await receiver.close()
     assert sent.lossy_frames == got.lossy_frames
     assert got.bytes == LAYOUT.total_bytes(TOKENS)

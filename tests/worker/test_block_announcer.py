@@ -16,7 +16,7 @@ from prfaas.worker.block_announcer import BlockAnnouncer
 from prfaas.worker.identity import Identity
 from tests.bus.conftest import Connect
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 class Heard:

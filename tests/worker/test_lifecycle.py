@@ -23,7 +23,7 @@ from prfaas.worker.identity import Identity
 from prfaas.worker.lifecycle import WorkerLifecycle
 from tests.bus.conftest import Connect
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 SITE = "home"
 IDENTITY = Identity(SITE, "w0", Role.PREFILL)
 

@@ -21,7 +21,7 @@ from prfaas.telemetry.tracing import Tracing
 from prfaas.worker.identity import Identity
 from prfaas.worker.role_change import RoleChange, RoleConfigError
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 IDENTITY = Identity("home", "w0", Role.PREFILL)
 
 

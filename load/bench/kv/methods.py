@@ -24,6 +24,7 @@ from prfaas.contracts import subjects
 from prfaas.contracts.kv import KVTransfer
 from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange, LayerSpec
 from prfaas.link.link import Link
+from prfaas.sealing.job_seal import SECRET_BYTES
 from prfaas.transfer.receiver import KVReceiver
 from prfaas.transfer.send_options import SendOptions
 from prfaas.transfer.sender import KVSender
@@ -57,10 +58,16 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     lossless: bool = False
     warm_bytes: int = 0
     """Sent before, by the same process: a worker that has shipped before knows its link."""
+    sealed: bool = False
+    """Frames are sealed end to end, instead of summed."""
     like_kv: bool = False
     """Numbers as in a real cache, which a codec can shrink, instead of a pattern."""
     pace_s: float = 0.0
     """Pause between two pieces, as a prefill that computes while it ships has it. 0: none."""
+
+    @property
+    def secret(self) -> bytes | None:
+        return bytes(SECRET_BYTES) if self.sealed else None
 
     @property
     def tokens(self) -> int:
@@ -120,7 +127,7 @@ async def lane_send(job: Job, signals: Signals) -> Times:
 
 async def _lane_send_one(job: Job, lane: BulkLane, link: Link, pieces: list[KVPiece], transfer: KVTransfer) -> float:
     """Returns when the last piece was put."""
-    options = SendOptions(timeout_s=_DEADLINE_S, object_digest=job.object_digest, lossless=job.lossless)
+    options = SendOptions(timeout_s=_DEADLINE_S, object_digest=job.object_digest, lossless=job.lossless, secret=job.secret)
     sender = KVSender(lane, transfer, LAYOUT, link, options).open()
 
     def put() -> float:
@@ -139,8 +146,10 @@ async def _lane_send_one(job: Job, lane: BulkLane, link: Link, pieces: list[KVPi
 
 async def lane_receive(job: Job, signals: Signals) -> Times:
     lane = await BulkLane.connect(job.receive_endpoint, name="bench", timeout_s=_CONNECT_S)
-    warm = await _lane_open_receiver(lane, job.transfer("warm", job.warm_tokens)) if job.warm_bytes else None
-    receivers = [await _lane_open_receiver(lane, job.transfer(str(number), job.tokens)) for number in range(job.transfers)]
+    warm = await _lane_open_receiver(lane, job.transfer("warm", job.warm_tokens), job.secret) if job.warm_bytes else None
+    receivers = [
+        await _lane_open_receiver(lane, job.transfer(str(number), job.tokens), job.secret) for number in range(job.transfers)
+    ]
     signals.ready(None)
     if warm is not None:
         await warm.verified(_DEADLINE_S)
@@ -152,7 +161,7 @@ async def lane_receive(job: Job, signals: Signals) -> Times:
     return min(receiver.first_frame_at for receiver in receivers), max(receiver.last_frame_at for receiver in receivers)
 
 
-async def _lane_open_receiver(lane: BulkLane, transfer: KVTransfer) -> KVReceiver:
+async def _lane_open_receiver(lane: BulkLane, transfer: KVTransfer, secret: bytes | None) -> KVReceiver:
     half = transfer.prefill_tokens * _TOKEN_BYTES // 2
     keys = [memoryview(bytearray(b"\1" * half)) for _ in range(LAYERS)]
     values = [memoryview(bytearray(b"\1" * half)) for _ in range(LAYERS)]
@@ -163,7 +172,7 @@ async def _lane_open_receiver(lane: BulkLane, transfer: KVTransfer) -> KVReceive
         keys[layer][low:high] = piece.keys
         values[layer][low:high] = piece.values
 
-    return await KVReceiver(lane, transfer, LAYOUT, install, timeout_s=_DEADLINE_S).open()
+    return await KVReceiver(lane, transfer, LAYOUT, install, timeout_s=_DEADLINE_S, secret=secret).open()
 
 
 class _Sink(asyncio.BufferedProtocol):

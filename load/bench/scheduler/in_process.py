@@ -6,6 +6,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -26,7 +27,7 @@ from load.bench.scheduler.fleet import (
 from load.report import percentile
 from prfaas.bus.presence import INTERVAL_S
 from prfaas.contracts.terms import Role
-from prfaas.contracts.to_gateway import Placement
+from prfaas.contracts.to_gateway import Placement, Refusal
 from prfaas.contracts.to_scheduler import AttemptEnded, Heartbeat, LinkEstimate, PlaceRequest
 from prfaas_scheduler.events import AttemptOver, CacheChanged, HeartbeatReceived, LinkMeasured, PlacementRequested
 from prfaas_scheduler.service_core import SchedulerCore
@@ -155,6 +156,41 @@ class _World:
         self.running[worker] -= 1
 
 
+@dataclass
+class _Decided:
+    """Decisions that are measured, and what was decided."""
+
+    wall_ns: list[int] = field(default_factory=list)
+    cpu_ns: list[int] = field(default_factory=list)
+    preempted: int = 0
+    offloaded: int = 0
+    refused: int = 0
+    hits: int = 0
+    outstanding: int = 0
+    """Sum over all decisions of the requests placed and not over."""
+
+    def add(self, answer: Placement | Refusal, wall_ns: int, cpu_ns: int, outstanding: int) -> None:
+        self.wall_ns.append(wall_ns)
+        self.cpu_ns.append(cpu_ns)
+        self.preempted += wall_ns - cpu_ns > PREEMPTED_US * 1e3
+        self.refused += isinstance(answer, Refusal)
+        self.offloaded += isinstance(answer, Placement) and answer.prefill_site != HOME
+        self.hits += isinstance(answer, Placement) and answer.prefill_worker is not None
+        self.outstanding += outstanding
+
+
+def _request(number: int, tokens: int, hashes: bytes) -> PlaceRequest:
+    return PlaceRequest(
+        request_id=f"r{number}",
+        model=MODEL,
+        prompt_tokens=tokens + 1,
+        max_tokens=OUTPUT_TOKENS,
+        ttft_deadline_s=TTFT_DEADLINE_S,
+        block_hashes=hashes,
+        block_tokens=BLOCK_TOKENS,
+    )
+
+
 def measure(policy: str, workers: int, decisions: int, cached_blocks: int = 0, seed: int = 1) -> InProcess:
     core = SchedulerCore(HOME, make_policy(policy))
     fleet = make_fleet(workers)
@@ -163,27 +199,16 @@ def measure(policy: str, workers: int, decisions: int, cached_blocks: int = 0, s
     world.advance(INTERVAL_S)
     _fill(core, caches)
     rate_req_s = workers * RATE_REQ_S_PER_WORKER
-    wall_ns: list[int] = []
-    cpu_ns: list[int] = []
-    offloaded = refused = outstanding = hits = 0
+    decided = _Decided()
     now_s, warm_at_s = INTERVAL_S, INTERVAL_S + WARM_UP_S
     for number in itertools.count():
         now_s += world.random.expovariate(rate_req_s)
         world.advance(now_s)
-        if not wall_ns and now_s >= warm_at_s:
+        if not decided.wall_ns and now_s >= warm_at_s:
             world.forget_times()
             warm_at_s = now_s
         tokens, hashes = caches.prompt() if cached_blocks else (round(LENGTHS.quantile(world.random.random())), b"")
-        request = PlaceRequest(
-            request_id=f"r{number}",
-            model=MODEL,
-            prompt_tokens=tokens + 1,
-            max_tokens=OUTPUT_TOKENS,
-            ttft_deadline_s=TTFT_DEADLINE_S,
-            block_hashes=bytes(hashes),
-            block_tokens=BLOCK_TOKENS,
-        )
-        event = PlacementRequested(now_s, request)
+        event = PlacementRequested(now_s, _request(number, tokens, bytes(hashes)))
         # The live process is mostly idle: it comes to a decision from sleep, with cold caches and a fresh time slice.
         if now_s >= warm_at_s:
             time.sleep(IDLE_S)
@@ -193,38 +218,38 @@ def measure(policy: str, workers: int, decisions: int, cached_blocks: int = 0, s
         answer = answered.answer
         if isinstance(answer, Placement):
             # A worker that holds the prompt's prefix computes the rest.
-            world.placed(request.request_id, tokens - answered.cached_tokens, answer)
+            world.placed(event.request.request_id, tokens - answered.cached_tokens, answer)
         if now_s < warm_at_s:
             continue
-        wall_ns.append(ended_ns - begun_ns)
-        cpu_ns.append(ended_cpu_ns - begun_cpu_ns)
-        refused += not isinstance(answer, Placement)
-        offloaded += isinstance(answer, Placement) and answer.prefill_site != HOME
-        hits += isinstance(answer, Placement) and answer.prefill_worker is not None
-        outstanding += len(core.fleet.placed)
-        if len(wall_ns) == decisions:
+        decided.add(answer, ended_ns - begun_ns, ended_cpu_ns - begun_cpu_ns, len(core.fleet.placed))
+        if len(decided.wall_ns) == decisions:
             break
     core.validate()
-    busy_ns = sum(wall_ns) + world.heartbeat_ns + world.change_ns + world.other_ns
+    return _figures(policy, workers, world, decided, measured_s=now_s - warm_at_s)
+
+
+def _figures(policy: str, workers: int, world: _World, decided: _Decided, measured_s: float) -> InProcess:
+    decisions = len(decided.wall_ns)
+    busy_ns = sum(decided.wall_ns) + world.heartbeat_ns + world.change_ns + world.other_ns
     return InProcess(
         policy=policy,
         workers=workers,
-        cached_blocks=core.fleet.directory.blocks,
+        cached_blocks=world.core.fleet.directory.blocks,
         decisions=decisions,
-        decisions_per_s=decisions / (sum(wall_ns) / 1e9),
-        p50_us=percentile(wall_ns, 0.5) / 1e3,
-        p99_us=percentile(wall_ns, 0.99) / 1e3,
-        max_us=max(wall_ns) / 1e3,
-        p99_cpu_us=percentile(cpu_ns, 0.99) / 1e3,
-        max_cpu_us=max(cpu_ns) / 1e3,
-        preempted_share=sum(wall - cpu > PREEMPTED_US * 1e3 for wall, cpu in zip(wall_ns, cpu_ns, strict=True)) / decisions,
+        decisions_per_s=decisions / (sum(decided.wall_ns) / 1e9),
+        p50_us=percentile(decided.wall_ns, 0.5) / 1e3,
+        p99_us=percentile(decided.wall_ns, 0.99) / 1e3,
+        max_us=max(decided.wall_ns) / 1e3,
+        p99_cpu_us=percentile(decided.cpu_ns, 0.99) / 1e3,
+        max_cpu_us=max(decided.cpu_ns) / 1e3,
+        preempted_share=decided.preempted / decisions,
         heartbeat_us=world.heartbeat_ns / world.heartbeats / 1e3,
         change_us=world.change_ns / world.changes / 1e3 if world.changes else 0.0,
-        core_share=busy_ns / 1e9 / (now_s - warm_at_s),
-        outstanding=outstanding / decisions,
-        offloaded_share=offloaded / decisions,
-        hit_share=hits / decisions,
-        refused=refused,
+        core_share=busy_ns / 1e9 / measured_s,
+        outstanding=decided.outstanding / decisions,
+        offloaded_share=decided.offloaded / decisions,
+        hit_share=decided.hits / decisions,
+        refused=decided.refused,
     )
 
 

@@ -18,24 +18,25 @@ from prfaas_gateway.models import ServedModel
 from prfaas_gateway.openai.errors import ApiError, internal
 from prfaas_gateway.openai.shapes import ChatShape, CompletionShape
 from prfaas_gateway.openai.types import Model, ModelList
+from prfaas_gateway.tenants.access import RATE_LIMIT_HEADERS
 
 log = get_logger(__name__)
 
 
 RESPONSE_HEADERS = (
     "x-request-id", "x-prfaas-outcome", "x-prfaas-prefill-site", "x-prfaas-reason", "x-prfaas-trace-id", "retry-after",
-    "x-should-retry",
+    "x-should-retry", *RATE_LIMIT_HEADERS,
 )  # fmt: skip
 """Headers that a page of another origin may read."""
 
 
 def make_app(gateway: Gateway, service_routes: Sequence[Route]) -> ASGIApp:
     async def models(request: Request) -> Response:
-        gateway.keys.check(request.headers)
+        gateway.caller(request.scope)
         return _json(ModelList(data=[_model(model) for model in gateway.models.values()]))
 
     async def one_model(request: Request) -> Response:
-        gateway.keys.check(request.headers)
+        gateway.caller(request.scope)
         return _json(_model(gateway.model(request.path_params["name"])))
 
     chat = Endpoint(gateway, "chat.completions", ChatShape())

@@ -11,15 +11,16 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from prfaas.contracts.codes import FailureCode
-from prfaas.contracts.to_gateway import Started
+from prfaas.contracts.to_gateway import GenerateEvent, Started
 from prfaas.process.request_ids import request_id_of
 from prfaas.telemetry import names
 from prfaas.telemetry.logs import get_logger, request_logs
 from prfaas.telemetry.tracing import extract, trace_id
+from prfaas.telemetry.wall_clock import unix_s
 from prfaas_gateway.admission import Admission
 from prfaas_gateway.config import GatewayConfig
 from prfaas_gateway.generation import Generation, Generations
-from prfaas_gateway.http.headers import ApiKeys, check_request_id, header_value, ttft_deadline_of
+from prfaas_gateway.http.headers import check_request_id, header_value, ttft_deadline_of
 from prfaas_gateway.http.io import Bodies, Body, ClientGoneError, Reply, until_disconnect
 from prfaas_gateway.job import Job, too_late
 from prfaas_gateway.large_requests import LARGE_BODY_BYTES, LargeRequest, LargeRequestReader
@@ -32,6 +33,8 @@ from prfaas_gateway.openai.shapes import Shape
 from prfaas_gateway.openai.types import ChatRequest, CompletionRequest, GenerationRequest
 from prfaas_gateway.openai.validation import PARSERS, sampling_of
 from prfaas_gateway.record import CLIENT_GONE_STATUS, CLIENT_REQUEST_ID, RequestRecord
+from prfaas_gateway.tenants.access import Access, Admitted
+from prfaas_gateway.tenants.directory import Caller
 
 OPENAI_COMPLETION_TOKENS = 16
 """OpenAI's default `max_tokens` of a plain completion."""
@@ -50,7 +53,7 @@ class Gateway:
 
     config: GatewayConfig
     models: dict[str, ServedModel]
-    keys: ApiKeys
+    access: Access
     admission: Admission
     bodies: Bodies
     large_requests: LargeRequestReader
@@ -62,6 +65,10 @@ class Gateway:
         if name not in self.models:
             raise unknown_model(name, list(self.models))
         return self.models[name]
+
+    def caller(self, scope: Scope) -> Caller:
+        """Raises ApiError 401."""
+        return self.access.check(Headers(scope=scope).get("authorization", ""), _who(scope))
 
 
 class Endpoint:
@@ -85,13 +92,20 @@ class Endpoint:
                 client_id = request_id_of(scope)
                 record.identified(client_id)
                 check_request_id(headers)
-                tenant = gateway.keys.check(headers)
+                caller = gateway.caller(scope)
+                record.of_tenant(caller.tenant.name)
                 gateway.admission.check()
-                with Body(headers, receive, config.max_body_bytes, gateway.bodies, tenant or _address(scope)) as body:
+                client = caller.tenant.name or _address(scope)
+                with (
+                    gateway.access.enter(caller, reply.headers, _who(scope)) as admitted,
+                    Body(headers, receive, config.max_body_bytes, gateway.bodies, client) as body,
+                ):
                     await body.arrive(config.read_deadline_s)
                     # Only now: a body that arrives slowly holds no place among the requests in flight.
                     with gateway.admission.enter():
-                        exchange = Exchange(gateway, self._name, headers, reply, record, self._shape, tenant, client_id)
+                        exchange = Exchange(
+                            gateway, self._name, headers, reply, record, self._shape, caller.tenant.label, admitted, client_id
+                        )
                         await until_disconnect(receive, reply, exchange.answer(body))
                 error_code = None
             except ApiError as error:
@@ -130,6 +144,7 @@ class Exchange:
         record: RequestRecord,
         shape: Shape,
         tenant: str,
+        admitted: Admitted,
         client_id: str,
     ) -> None:
         self._gateway = gateway
@@ -139,6 +154,7 @@ class Exchange:
         self._record = record
         self._shape = shape
         self._tenant = tenant
+        self._admitted = admitted
         # The client's own id may repeat; ours names the request inside.
         self._client_id = client_id
         self._request_id = uuid.uuid4().hex
@@ -162,6 +178,7 @@ class Exchange:
                 token_ids = await self._in_time(self._tokenized(request, model))
             job = self._job(request, model, token_ids)
             self._record.tokenized(len(token_ids), job.sampling, start_ns)
+            self._admitted.reserve(len(token_ids), job.sampling.max_tokens)
             async with self._gateway.generations.run(job, root) as generation:
                 await self._answer_from(generation, request, model, job)
 
@@ -177,12 +194,12 @@ class Exchange:
     ) -> None:
         head = AnswerHead(
             request_id=self._request_id,
-            created=int(time.time()),
+            created=int(unix_s()),
             model=model.name,
             system_fingerprint=model.fingerprint,
             shape=self._shape,
         )
-        progress = Progress(prompt_tokens=len(job.token_ids))
+        progress = Progress(prompt_tokens=len(job.token_ids), detours=job.detours)
         try:
             if request.stream:
                 answer = StreamedAnswer(head=head, progress=progress, options=self._usage_options(request))
@@ -192,7 +209,7 @@ class Exchange:
         except EventGapError as error:
             raise events_lost(error) from error
         finally:
-            self._record.moved(generation.moves)
+            self._record.detoured(generation.moves, progress.all_detours())
 
     async def _in_time(self, work: Awaitable[Result]) -> Result:
         """Raises ApiError after the deadline of the first token."""
@@ -231,7 +248,7 @@ class Exchange:
         async for event in generation:
             answer.progress.moves = generation.moves
             data = answer.handle(event)
-            self._record.heard(event)
+            self._heard(event)
             if isinstance(event, Started):
                 await self._reply.start(200, {**_started_headers(event), **streaming})
             if data:
@@ -241,9 +258,13 @@ class Exchange:
         async for event in generation:
             answer.progress.moves = generation.moves
             answer.handle(event)
-            self._record.heard(event)
+            self._heard(event)
         assert answer.progress.started is not None
         await self._reply.json(200, answer.body(), _started_headers(answer.progress.started))
+
+    def _heard(self, event: GenerateEvent) -> None:
+        self._record.heard(event)
+        self._admitted.heard(event, self._gateway.config.site)
 
     def _ids(self) -> dict[str, str]:
         ids = {names.REQUEST_ID: self._request_id, CLIENT_REQUEST_ID: self._client_id}
@@ -264,6 +285,11 @@ class Exchange:
 
 def _address(scope: Scope) -> str:
     return str((scope.get("client") or ("",))[0])
+
+
+def _who(scope: Scope) -> dict[str, str]:
+    """Returns what an audit line says of a client."""
+    return {"client": _address(scope), "client_request_id": request_id_of(scope)}
 
 
 def _started_headers(started: Started) -> dict[str, str]:

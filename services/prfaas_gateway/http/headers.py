@@ -1,38 +1,12 @@
 """Headers of requests, checked."""
 
-import hashlib
-import hmac
 import math
-from collections.abc import Iterable
 
 from starlette.datastructures import Headers
 
 from prfaas.contracts.codes import FailureCode
 from prfaas.process.request_ids import MAX_REQUEST_ID_CHARS, REQUEST_ID_HEADER, is_request_id
-from prfaas_gateway.openai.errors import invalid, unauthorized
-
-
-class ApiKeys:
-    """The keys that clients may use, as digests."""
-
-    def __init__(self, keys: Iterable[str]) -> None:
-        self._digests = [_digest(key) for key in keys]
-
-    def check(self, headers: Headers) -> str:
-        """Returns the key's tenant: a short name that does not tell the key and is the same at every gateway.
-
-        The tenant is "" where no keys are configured: all clients may ask then. Raises ApiError 401."""
-        if not self._digests:
-            return ""
-        scheme, _, key = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not key.strip():
-            raise unauthorized("No API key was given; send it as `Authorization: Bearer KEY`.")
-        given = _digest(key.strip())
-        # All are compared, and by digest: the time taken tells nothing about any key.
-        matches = [hmac.compare_digest(given, digest) for digest in self._digests]
-        if not any(matches):
-            raise unauthorized("The API key is not known here.")
-        return hashlib.blake2b(given, digest_size=6, person=b"prfaas tenant").hexdigest()
+from prfaas_gateway.openai.errors import invalid
 
 
 def check_request_id(headers: Headers) -> None:
@@ -61,7 +35,3 @@ def ttft_deadline_of(headers: Headers, default_s: float, max_s: float) -> float:
 def header_value(text: str) -> str:
     """Returns a sentence as a header's value: one line of ASCII, at most 500 characters, since proxies bound headers."""
     return "".join(char if char.isascii() and char.isprintable() else "?" for char in text)[:500].strip()
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()

@@ -93,7 +93,7 @@ class Body:
             raise ApiError(408, message, code=FailureCode.REQUEST_TIMEOUT) from error
         finally:
             self._bodies.deadlines.pop(self._place, None)
-        self._place.arriving = False
+        self._bodies.core.arrived(self._place)
 
     async def _all_parts(self) -> None:
         read_bytes = 0

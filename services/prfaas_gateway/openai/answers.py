@@ -1,6 +1,7 @@
 """Answers in OpenAI's form: events of a request in, chunks or a body out. Pure."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -57,7 +58,7 @@ class WholeAnswer:
     head: AnswerHead
     progress: Progress
     report: bool = False
-    _whole: Whole = field(init=False)
+    _whole: Whole[Any] = field(init=False)
 
     def __post_init__(self) -> None:
         self._whole = self.head.shape.whole()

@@ -1,10 +1,12 @@
 """Progress of one answer: checks the order of its events and counts its tokens."""
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 import msgspec
 from msgspec import UNSET
 
+from prfaas.contracts.terms import Detour
 from prfaas.contracts.to_gateway import Failed, Finished, GenerateEvent, Started, Tokens
 from prfaas_gateway.openai.types import PromptTokensDetails, TransferUsage, Usage
 
@@ -24,7 +26,9 @@ class Progress:
     failed: Failed | None = None
     completion_tokens: int = 0
     moves: int = 0
-    """Times that the request was placed again because its decode worker was lost."""
+    """Times that the request was placed again because its decode worker was lost, or part of its answer."""
+    detours: Counter[Detour] = field(default_factory=Counter)
+    """Detours of the request before its answer's end, which are counted elsewhere."""
 
     @property
     def over(self) -> bool:
@@ -60,17 +64,22 @@ class Progress:
             completion_tokens=self.completion_tokens,
             total_tokens=self.prompt_tokens + self.completion_tokens,
             prompt_tokens_details=PromptTokensDetails(cached_tokens=self.started.cached_tokens),
-            prfaas=_report(self.started, self.finished, self.moves) if report and self.finished is not None else UNSET,
+            prfaas=self._report(self.started, self.finished) if report and self.finished is not None else UNSET,
         )
 
+    def all_detours(self) -> dict[str, int]:
+        """Returns the times of each detour, the attempts of the decode worker included."""
+        again = 0 if self.finished is None else max(0, self.finished.transfer.attempts - 1)
+        return {name: times for name, times in (self.detours | Counter({Detour.ANOTHER_ATTEMPT: again})).items() if times}
 
-def _report(started: Started, finished: Finished, moves: int) -> TransferUsage:
-    figures: dict[str, int | float] = msgspec.structs.asdict(finished.transfer) | msgspec.structs.asdict(finished.prefill)
-    del figures["cached_tokens"]  # usage.prompt_tokens_details has it
-    return TransferUsage(
-        outcome=started.outcome,
-        prefill_site=started.prefill_site,
-        reason=started.reason,
-        transfer={name: round(value, 6) for name, value in figures.items()},
-        moves=moves,
-    )
+    def _report(self, started: Started, finished: Finished) -> TransferUsage:
+        figures: dict[str, int | float] = msgspec.structs.asdict(finished.transfer) | msgspec.structs.asdict(finished.prefill)
+        del figures["cached_tokens"]  # usage.prompt_tokens_details has it
+        return TransferUsage(
+            outcome=started.outcome,
+            prefill_site=started.prefill_site,
+            reason=started.reason,
+            transfer={name: round(value, 6) for name, value in figures.items()},
+            moves=self.moves,
+            detours=self.all_detours(),
+        )

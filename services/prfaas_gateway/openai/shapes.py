@@ -1,7 +1,9 @@
 """The two shapes of one answer: chat and plain completion, whole or in chunks."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+import msgspec
 
 from prfaas.contracts.to_gateway import TokenDetail
 from prfaas_gateway.openai.encoded_list import EncodedList
@@ -11,24 +13,48 @@ from prfaas_gateway.openai.types import (
     ChatChoice,
     ChatChunkChoice,
     ChatDelta,
+    ChatLogprobs,
     Choice,
     CompletionChoice,
+    CompletionLogprobs,
 )
 
+Block = TypeVar("Block", bound=ChatLogprobs | CompletionLogprobs)
+"""The field `logprobs` of a choice."""
+Block_co = TypeVar("Block_co", bound=ChatLogprobs | CompletionLogprobs, covariant=True)
 
-class Whole(Protocol):
+
+class LogprobsGathered(Protocol[Block_co]):
+    """Log-probabilities of an answer in the spelling of one endpoint."""
+
+    entries: EncodedList
+
+    def add(self, details: Sequence[TokenDetail]) -> None: ...
+
+    def block(self, entries: msgspec.Raw) -> Block_co | None: ...
+
+
+class Whole(Generic[Block]):
     """An answer that is sent in one body, gathered until it is complete."""
+
+    def __init__(self, logprobs: LogprobsGathered[Block], spell: Callable[[str, Block | None, str], Choice]) -> None:
+        """`spell`: makes a choice of a text, its log-probabilities and a finish reason."""
+        self._texts: list[str] = []
+        self._logprobs = logprobs
+        self._spell = spell
+
+    @property
+    def long_list(self) -> EncodedList:
+        return self._logprobs.entries
 
     def add(self, text: str, details: Sequence[TokenDetail]) -> None:
         """Appends the text and the log-probabilities of one event."""
-        ...
+        self._texts.append(text)
+        self._logprobs.add(details)
 
     def choice(self, finish_reason: str) -> Choice:
         """Returns all that was added as the only entry of `choices`, with EncodedList.HOLE for the entries of `long_list`."""
-        ...
-
-    @property
-    def long_list(self) -> EncodedList: ...
+        return self._spell("".join(self._texts), self._logprobs.block(EncodedList.HOLE), finish_reason)
 
 
 class Shape(Protocol):
@@ -46,7 +72,7 @@ class Shape(Protocol):
 
     def ending(self, finish_reason: str) -> Choice: ...
 
-    def whole(self) -> Whole:
+    def whole(self) -> Whole[Any]:
         """Returns an empty answer."""
         ...
 
@@ -69,8 +95,8 @@ class CompletionShape:
     def ending(self, finish_reason: str) -> Choice:
         return CompletionChoice(text="", finish_reason=finish_reason)
 
-    def whole(self) -> Whole:
-        return _WholeCompletion()
+    def whole(self) -> Whole[CompletionLogprobs]:
+        return Whole(CompletionLogprobsGathered(), _completion_choice)
 
 
 class ChatShape:
@@ -91,42 +117,13 @@ class ChatShape:
     def ending(self, finish_reason: str) -> Choice:
         return ChatChunkChoice(delta=ChatDelta(), finish_reason=finish_reason)
 
-    def whole(self) -> Whole:
-        return _WholeChat()
+    def whole(self) -> Whole[ChatLogprobs]:
+        return Whole(ChatLogprobsGathered(), _chat_choice)
 
 
-class _WholeCompletion:
-    def __init__(self) -> None:
-        self._texts: list[str] = []
-        self._logprobs = CompletionLogprobsGathered()
-
-    def add(self, text: str, details: Sequence[TokenDetail]) -> None:
-        self._texts.append(text)
-        self._logprobs.add(details)
-
-    @property
-    def long_list(self) -> EncodedList:
-        return self._logprobs.entries
-
-    def choice(self, finish_reason: str) -> Choice:
-        return CompletionChoice(
-            text="".join(self._texts), logprobs=self._logprobs.block(EncodedList.HOLE), finish_reason=finish_reason
-        )
+def _completion_choice(text: str, logprobs: CompletionLogprobs | None, finish_reason: str) -> Choice:
+    return CompletionChoice(text=text, logprobs=logprobs, finish_reason=finish_reason)
 
 
-class _WholeChat:
-    def __init__(self) -> None:
-        self._texts: list[str] = []
-        self._logprobs = ChatLogprobsGathered()
-
-    def add(self, text: str, details: Sequence[TokenDetail]) -> None:
-        self._texts.append(text)
-        self._logprobs.add(details)
-
-    @property
-    def long_list(self) -> EncodedList:
-        return self._logprobs.entries
-
-    def choice(self, finish_reason: str) -> Choice:
-        message = AssistantMessage(content="".join(self._texts))
-        return ChatChoice(message=message, logprobs=self._logprobs.block(EncodedList.HOLE), finish_reason=finish_reason)
+def _chat_choice(text: str, logprobs: ChatLogprobs | None, finish_reason: str) -> Choice:
+    return ChatChoice(message=AssistantMessage(content=text), logprobs=logprobs, finish_reason=finish_reason)

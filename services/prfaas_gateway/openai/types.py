@@ -69,7 +69,9 @@ class TransferUsage(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     transfer: dict[str, int | float]
     moves: int
-    """Times that the request was placed again because its decode worker was lost."""
+    """Times that the request was placed again because its decode worker was lost, or part of its answer."""
+    detours: dict[str, int]
+    """Times of each contracts.terms.Detour that the request took; empty: all went well at once."""
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,7 +4,6 @@ import asyncio
 import re
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine
-from pathlib import Path
 from typing import Any, TypeVar
 
 from nats import errors as nats_errors
@@ -13,6 +12,7 @@ from nats.aio.client import Client
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.bus.errors import BusError, NotConnectedError, PermissionDeniedError
 from prfaas.bus.reply_inbox import subject_token
+from prfaas.bus.seed_file import LOOK_EVERY_S, SeedFile
 from prfaas.contracts import subjects
 from prfaas.telemetry.logs import get_logger
 
@@ -20,6 +20,7 @@ _log = get_logger(__name__)
 RECONNECT_WAIT_S = 0.2
 _PING_INTERVAL_S = 5
 """Interval of pings, of which 2 may be outstanding: a server that stopped answering is noticed within 15 s."""
+_FLUSH_S = 5
 _PENDING_BYTES = 4 << 20
 """Bytes buffered while reconnecting; a publish beyond them fails."""
 _FATAL = ("authorization", "nkey", "maximum connections", "user authentication")
@@ -39,11 +40,17 @@ class Connection:
         self.closed = asyncio.Event()
         """Set when the connection ended for good: drained, or refused by the server."""
         self.last_error: Exception | None = None
+        self.losses = 0
+        """Times that the connection broke, each counted before it is back."""
         self._name = name
         self._on_denied = on_denied
         self._on_slow = on_slow
         self._fatal: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         self._lost = False
+        self._seed = SeedFile(endpoint.nkey_seed_file)
+        self._watching: asyncio.Task[None] | None = None
+        self.may_reconnect: Callable[[], bool] = lambda: True
+        """True when messages that come in the moment of a reconnect may be lost. A new key waits until they may."""
 
     @property
     def connected(self) -> bool:
@@ -53,14 +60,13 @@ class Connection:
         """Connects, and tries again until it succeeds.
 
         Raises NotConnectedError at the deadline, or at once when the server refuses this user."""
-        seed_file = self.endpoint.nkey_seed_file
         url, site = self.endpoint.url, self.endpoint.site
         connecting = asyncio.create_task(
             self.client.connect(
                 url,
                 name=self._name,
                 inbox_prefix=subjects.replies(site, site, subject_token(self._name)),  # for what nats-py asks of JetStream
-                nkeys_seed_str=None if seed_file is None else _read_seed(seed_file),
+                nkeys_seed_str=self._take_seed(),
                 tls=ssl.create_default_context(cafile=self.endpoint.tls_ca_file) if url.startswith("tls://") else None,
                 tls_handshake_first=url.startswith("tls://"),
                 reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type]  # it sleeps for it
@@ -79,6 +85,7 @@ class Connection:
             await asyncio.wait(waiting, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             if connecting.done():
                 connecting.result()
+                self._watching = asyncio.create_task(self._watch_seed(), name=f"key of {self._name}")
                 return
             why = self._fatal.result() if self._fatal.done() else self.last_error
             wanted = "" if self._fatal.done() else f" within {timeout_s:g} s"
@@ -93,7 +100,37 @@ class Connection:
                 await asyncio.wait([connecting])
                 await self.client.close()
 
+    def _take_seed(self) -> str | None:
+        """Raises NotConnectedError."""
+        try:
+            return self._seed.take()
+        except OSError as error:
+            path = self.endpoint.nkey_seed_file
+            raise NotConnectedError(f"the nkey seed file {path} cannot be read: {error.strerror}") from error
+
+    async def _watch_seed(self) -> None:
+        """Connects again when the seed has been replaced. What is sent meanwhile waits; what was sent before has left."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            try:
+                if self.connected and self._seed.changed() and self.may_reconnect():
+                    await self.client.flush(_FLUSH_S)
+                    self._use_new_seed()
+                    await self.client.force_reconnect()
+            except Exception as error:  # tried again: the old key is good until it is taken out of the server
+                _log.warning("key_not_taken", connection=self._name, reason=repr(error))
+
+    def _use_new_seed(self) -> None:
+        if self._seed.changed():
+            # nats-py reads a seed once, when it connects first.
+            self.client._nkeys_seed_str = self._seed.take()
+            self.client._setup_nkeys_connect()
+            _log.info("key_taken", connection=self._name)
+
     async def close(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
         if not self.client.is_connected:
             # nats-py would write what it has buffered to the lost connection, which uvloop answers with a RuntimeError.
             self.client._pending = []
@@ -119,7 +156,9 @@ class Connection:
             _log.warning("bus_error", connection=self._name, error=text or repr(error))
 
     async def _on_disconnected(self) -> None:
+        self.losses += 1
         if not self.client.is_closed:
+            self._use_new_seed()
             self._lost = True
             _log.warning("bus_disconnected", connection=self._name, url=self.endpoint.url, error=repr(self.last_error))
 
@@ -129,13 +168,6 @@ class Connection:
 
     async def _on_closed(self) -> None:
         self.closed.set()
-
-
-def _read_seed(path: str) -> str:
-    try:
-        return Path(path).read_text().strip()
-    except OSError as error:
-        raise NotConnectedError(f"the nkey seed file {path} cannot be read: {error.strerror}") from error
 
 
 async def in_own_task(work: Coroutine[Any, Any, Result]) -> Result:

@@ -69,9 +69,18 @@ class ControlBus:
         return self._connection.connected
 
     @property
+    def losses(self) -> int:
+        """Times that the connection broke, each counted before it is back."""
+        return self._connection.losses
+
+    @property
     def closed(self) -> asyncio.Event:
         """Set when the connection ended for good, by `drain` or by the server's refusal."""
         return self._connection.closed
+
+    def reconnect_when(self, may_reconnect: Callable[[], bool]) -> None:
+        """Has a new key wait until a moment in which no message is awaited: those of a reconnect's moment are lost."""
+        self._connection.may_reconnect = may_reconnect
 
     @property
     def client(self) -> Client:

@@ -48,3 +48,12 @@ class RemoteError(BusError):
 
 class StreamError(BusError):
     """JetStream refused: a full queue, a stream that is not there, a limit of the account."""
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
+        """JetStream's number of the error; 0 where it said none."""
+
+
+class BadRevisionError(BusError):
+    """Raised when an entry was changed by another process: nothing was stored."""

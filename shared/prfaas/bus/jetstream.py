@@ -27,7 +27,7 @@ def _as_bus_errors(what: str) -> Iterator[None]:
     try:
         yield
     except APIError as error:
-        raise StreamError(f"{what}: JetStream refused: {error.description} ({error.err_code})") from error
+        raise StreamError(f"{what}: JetStream refused: {error.description} ({error.err_code})", error.err_code or 0) from error
     except nats_errors.TimeoutError:
         raise BusTimeoutError(what, API_TIMEOUT_S) from None
     except nats_errors.NoRespondersError:
@@ -60,17 +60,27 @@ async def publish_acknowledged(
     bus: ControlBus, subject: str, payload: bytes, timeout_s: float, headers: Headers | None = None
 ) -> bool:
     """Stores a message in the stream that listens on the subject, in whatever site. Returns whether the stream had it already
-    (Nats-Msg-Id).
+    (Nats-Msg-Id). Raises as `store`."""
+    return (await _publish(bus, subject, payload, timeout_s, headers)).duplicate
+
+
+async def store(bus: ControlBus, subject: str, payload: bytes, timeout_s: float, headers: Headers | None = None) -> int:
+    """Stores a message in the stream that listens on the subject, and returns its sequence number there.
 
     Raises StreamError when the stream refused it, and the errors of `ControlBus.request_raw`."""
+    return (await _publish(bus, subject, payload, timeout_s, headers)).seq
+
+
+async def _publish(bus: ControlBus, subject: str, payload: bytes, timeout_s: float, headers: Headers | None) -> "_PublishAnswer":
     reply: Msg = await bus.request_raw(subject, payload, timeout_s, headers)
     try:
         answer = decode_json(reply.data, _PublishAnswer)
     except BadMessageError:
         raise StreamError(f"{subject} answered with something that is no acknowledgement: {reply.data[:100]!r}") from None
     if error := answer.error:
-        raise StreamError(f"the stream of {subject} refused a message: {error.description} ({error.err_code})")
-    return answer.duplicate
+        text = f"the stream of {subject} refused a message: {error.description} ({error.err_code})"
+        raise StreamError(text, error.err_code)
+    return answer
 
 
 class _ApiError(msgspec.Struct):
@@ -81,3 +91,4 @@ class _ApiError(msgspec.Struct):
 class _PublishAnswer(msgspec.Struct):
     error: _ApiError | None = None
     duplicate: bool = False
+    seq: int = 0

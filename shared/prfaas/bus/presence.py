@@ -79,7 +79,7 @@ class Announcer:
 
     @property
     def problem(self) -> str | None:
-        """Why no site hears of this process, for readiness; None while one does."""
+        """Reason why no site hears of this process, for readiness; None while one does."""
         if not self._missed or len(self._missed) < len(self._sites):
             return None
         return f"this process cannot be announced to {', '.join(self._missed)}"
@@ -131,7 +131,7 @@ async def ensure_bucket(bus: ControlBus, bucket: str, ttl_s: float = TTL_S) -> N
             max_msg_size=_MAX_ENTRY_BYTES,
             max_age=ttl_s,
             max_bytes=_MAX_BUCKET_BYTES,
-            storage=StorageType.FILE,
+            storage=StorageType.MEMORY,  # put again every second; a disk that was full refuses them until the server restarts
             discard=DiscardPolicy.NEW,
             allow_rollup_hdrs=False,  # with such a header one entry would replace those of all others
             deny_delete=True,
@@ -142,11 +142,11 @@ async def ensure_bucket(bus: ControlBus, bucket: str, ttl_s: float = TTL_S) -> N
 
 
 class BucketStatus:
-    """Whether the owner of a bucket can use it."""
+    """Usability of a bucket for its owner."""
 
     def __init__(self, bucket: str) -> None:
         self.problem: str | None = f"the bucket {bucket} has not been reached yet"
-        """Why not, for readiness; None while it can be used."""
+        """Reason why it cannot be used, for readiness; None while it can."""
 
 
 async def watch(

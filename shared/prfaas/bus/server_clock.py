@@ -8,6 +8,7 @@ from typing import Final
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError, StreamError
 from prfaas.telemetry.logs import get_logger
+from prfaas.telemetry.wall_clock import unix_s
 
 MEASURED_FOR_S: Final = 30.0
 """Time after which the clock is asked for again: a server may be another one by then, or its clock set."""
@@ -21,7 +22,7 @@ class ServerClock:
     """Moves by this host's monotonic clock from the last answer on. Until the first answer it is this host's own clock."""
 
     def __init__(self) -> None:
-        self._ahead_of_monotonic_s = time.time() - time.monotonic()
+        self._ahead_of_monotonic_s = unix_s() - time.monotonic()
         self._asked_at: float | None = None
         """Moment of the last question, by the monotonic clock. Jobs wait for its answer, so none is asked again at once."""
 
@@ -32,7 +33,7 @@ class ServerClock:
     @property
     def skew_s(self) -> float:
         """Lead of this host's clock over the server's."""
-        return time.time() - self.unix_s
+        return unix_s() - self.unix_s
 
     @property
     def outdated(self) -> bool:

@@ -1,4 +1,4 @@
-"""A job that a worker has taken from the queue, and the consumers that it takes jobs from."""
+"""A job that a process has taken from a queue, and the consumers from which it takes jobs."""
 
 import asyncio
 import json
@@ -14,6 +14,7 @@ from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError, StreamError
 from prfaas.bus.jetstream import call
 from prfaas.bus.server_clock import ServerClock
+from prfaas.bus.subscription import Subscription
 from prfaas.contracts import subjects
 from prfaas.contracts.to_prefill import PrefillJob
 from prfaas.contracts.wire import BadMessageError, decode
@@ -28,7 +29,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class TakenJob:
-    """A job that this process owns until `ack`, `nak` or `term`; meanwhile the queue is told that it is in progress."""
+    """A job that this process owns until `ack` or `give_back`; meanwhile the queue is told that it is in progress."""
 
     def __init__(self, bus: ControlBus, message: Msg, job: PrefillJob, ack_wait_s: float, clock: ServerClock) -> None:
         metadata = message.metadata
@@ -45,8 +46,8 @@ class TakenJob:
 
     @property
     def age_s(self) -> float:
-        """Time since the site's server stored the job, by that server's clock."""
-        return max(0.0, self._clock.unix_s - self._stored_unix_s)
+        """Time since the site's server first stored the job, by that server's clock."""
+        return self.job.waited_s + max(0.0, self._clock.unix_s - self._stored_unix_s)
 
     async def ack(self) -> None:
         """Removes the job from the queue, whether it worked or not."""
@@ -55,6 +56,18 @@ class TakenJob:
             await self._bus.request_raw(self._message.reply, b"+ACK", ACK_TIMEOUT_S)
         except BusError as error:  # the job is delivered again, and refused then: its attempt is over
             _log.warning("job_not_acknowledged", transfer=self.job.transfer.object_name, reason=str(error))
+
+    def forget(self) -> None:
+        """Keeps the job in progress no longer; it came again, as another TakenJob."""
+        self._heartbeat.cancel()
+
+    async def give_back(self) -> None:
+        """Lets the queue give the job to another process at once."""
+        self._heartbeat.cancel()
+        try:
+            await self._bus.publish_raw(self._message.reply, b"-NAK")
+        except BusError as error:  # its time in this process runs out by itself
+            _log.warning("job_not_given_back", transfer=self.job.transfer.object_name, reason=str(error))
 
     async def _keep(self, useful_s: float, interval_s: float) -> None:
         """Tells the queue that the job is in progress, until the job's own time is over."""
@@ -84,22 +97,23 @@ def check_origin(job: PrefillJob, site: str, decode_site: str) -> None:
 
 
 class JobSource:
-    """One consumer of the stream, which is asked for one job at a time. A job that arrives is in progress at once, also while the
-    worker is busy with another one."""
+    """One consumer of a stream, which is asked for one job at a time. A job that arrives is in progress at once, also while the
+    process is busy with another one."""
 
     def __init__(
         self,
         bus: ControlBus,
         site: str,
-        decode_site: str,
+        decode_site: str | None,
         consumer: str,
         subject: str,
         ack_wait_s: float,
         clock: ServerClock,
         changed: Callable[[], None],
     ) -> None:
-        """`decode_site`: whose jobs these are; it alone can have sent them."""
-        self.stream = subjects.jobs_stream(site, decode_site)
+        """`decode_site`: the one whose queued jobs these are, since it alone can have sent them; None: jobs that are dispatched
+        to a worker, of any pd site. `changed` is called when a job has come or a pull has ended."""
+        self.stream = subjects.dispatched_stream(site) if decode_site is None else subjects.jobs_stream(site, decode_site)
         self.consumer = consumer
         self._site = site
         self._decode_site = decode_site
@@ -117,12 +131,20 @@ class JobSource:
         self._refusal = ""
         self._undecodable = 0
 
+        self._subscription: Subscription | None = None
+
     async def open(self) -> None:
-        await self._bus.subscribe_raw(f"{self._inbox}.*", self._arrived)
+        self._subscription = await self._bus.subscribe_raw(f"{self._inbox}.*", self._arrived)
+
+    async def close(self) -> None:
+        """Takes no job any more; the server ends the outstanding pull."""
+        if self._subscription is not None:
+            await self._subscription.drain()
 
     async def ensure(self, inactive_threshold_s: float | None, max_deliver: int, max_ack_pending: int) -> None:
         """Makes the consumer, or finds it there. Raises StreamError, BusTimeoutError, NotConnectedError."""
         config = ConsumerConfig(
+            name=self.consumer,  # the request for a named consumer has its filter in its subject, where a permission can tell it
             durable_name=self.consumer,
             filter_subject=self._subject,
             ack_policy=AckPolicy.EXPLICIT,
@@ -138,13 +160,13 @@ class JobSource:
         )
 
     async def pending(self) -> int:
-        """Number of jobs that were delivered to no worker. Raises StreamError, BusTimeoutError, NotConnectedError."""
+        """Number of jobs that are not acknowledged, delivered or not. Raises StreamError, BusTimeoutError, NotConnectedError."""
         info = await call(
             self._bus,
             f"the consumer {self.consumer} of {self.stream} cannot be looked at",
             lambda jetstream: jetstream.consumer_info(self.stream, self.consumer),
         )
-        return info.num_pending or 0
+        return (info.num_pending or 0) + (info.num_ack_pending or 0)
 
     def pulling(self) -> bool:
         """Returns whether a pull is outstanding. Raises StreamError when the server refused the last one, TimeoutError when it
@@ -180,7 +202,7 @@ class JobSource:
     async def _take(self, message: Msg) -> None:
         try:
             job = decode(message.data, PrefillJob)
-            check_origin(job, self._site, self._decode_site)
+            check_origin(job, self._site, self._decode_site or job.decode_site)
             taken = TakenJob(self._bus, message, job, self._ack_wait_s, self._clock)
         except Exception as error:
             # Also what is no delivery of the stream, or has no headers that can be read. A job that stayed would come again and

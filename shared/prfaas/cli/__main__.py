@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from prfaas import __version__
 from prfaas.cli import UsageError
 
-COMMANDS = ("plan", "profile", "replay", "report", "sweep")
+COMMANDS = ("keys", "plan", "profile", "replay", "report", "site", "sweep")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="prfaas", description="Prefill-as-a-Service: plan deployments, and replay traffic against them."
+        prog="prfaas", description="Prefill-as-a-Service: plan deployments, replay traffic against them, and keep keys."
     )
     parser.add_argument("--version", action="version", version=f"prfaas {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")

@@ -46,7 +46,10 @@ class FailureCode(StrEnum):
     )  # fmt: skip
     CACHE_TOO_SMALL = "cache_too_small", "prompt and answer exceed the worker's whole KV cache", "decode worker", 400
     BAD_REQUEST = "bad_request", "no prompt token, or none to generate", "decode worker", 400
-    INVALID_API_KEY = "invalid_api_key", "no API key, or an unknown one", "gateway", 401
+    REQUEST_EXCEEDS_LIMIT = (
+        "request_exceeds_limit", "prompt and answer exceed the tenant's limit of tokens a minute", "gateway", 400,
+    )  # fmt: skip
+    INVALID_API_KEY = "invalid_api_key", "no API key, or one that is unknown or revoked", "gateway", 401
     MODEL_NOT_FOUND = "model_not_found", "no model of this name is served", "gateway", 404
     UNKNOWN_URL = "unknown_url", "no such path", "gateway", 404
     METHOD_NOT_ALLOWED = "method_not_allowed", "the path has another method", "gateway", 405
@@ -59,10 +62,13 @@ class FailureCode(StrEnum):
     # ---- no room, or nothing there to serve the request
 
     OVERLOADED = "overloaded", "all places are taken", "gateway, scheduler, decode worker, bus", 429
+    NOT_IN_TIME = "not_in_time", "no prefill worker will come to the prompt in time", "scheduler", 429
+    RATE_LIMIT_EXCEEDED = "rate_limit_exceeded", "a limit of the API key's tenant is reached", "gateway", 429
     DRAINING = "draining", "the process is shutting down or changes its role", "gateway, decode worker", 503
     NO_ANSWER = "no_answer", "the scheduler or a decode worker does not answer", "gateway", 503
     NO_DECODE_WORKER = "no_decode_worker", "no decode worker of the model is alive", "scheduler", 503
     NO_PREFILL_WORKER = "no_prefill_worker", "no prefill worker makes KV that the decode worker takes", "scheduler", 503
+    NOT_LEADING = "not_leading", "the scheduler that was asked leads no more", "scheduler", 503
     STARTING = "starting", "the process has only just started", "every process, bandwidth probe", 503
     DUPLICATE = "duplicate", "the worker runs a request of this id already", "decode worker", 503
     DEADLINE = "deadline", "no first token before the request's deadline", "gateway, decode worker", 503
@@ -114,6 +120,9 @@ REQUEST_FAULTS = frozenset({FailureCode.CONTEXT_LENGTH_EXCEEDED, FailureCode.CAC
 
 FINAL_REFUSALS = REQUEST_FAULTS | {FailureCode.PREFILL_CRASH}
 """Refusals after which no other worker is asked."""
+
+TOO_MANY = frozenset({FailureCode.OVERLOADED, FailureCode.NOT_IN_TIME})
+"""Refusals for want of room, which are no fault of what refuses."""
 
 OUT_OF_TIME = frozenset({FailureCode.TIMEOUT, FailureCode.EXPIRED})
 """Attempts that ended for lack of time."""

@@ -30,7 +30,7 @@ class KVTransfer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KVStored(msgspec.Struct, frozen=True, kw_only=True):
-    """What the decode site's server holds of an object, when fast ingest has forgotten it."""
+    """Part of an object that the decode site's server holds, when fast ingest has forgotten it."""
 
     frames: Count
     stream_sequence: Count
@@ -38,7 +38,7 @@ class KVStored(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TransferReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How one attempt's KV came. Filled by the receiving end, and carried untouched to spans, metrics and the client; of a
+    """Report on one attempt's KV. Filled by the receiving end, and carried untouched to spans, metrics and the client; of a
     failed attempt: what had come until then."""
 
     bytes: int = 0

@@ -26,8 +26,13 @@ def place(site: str) -> str:
     return f"prfaas.{site}.scheduler.place"
 
 
+def scheduler_alive(site: str, incarnation: str) -> str:
+    """Request/reply among the schedulers of a site, empty -> empty. No responder once that process has no connection."""
+    return f"prfaas.{site}.scheduler.alive.{incarnation}"
+
+
 def attempts(site: str) -> str:
-    """Decode worker -> scheduler, AttemptEnded."""
+    """Decode worker -> scheduler, AttemptEnded | KVDisagreed."""
     return f"prfaas.{site}.scheduler.attempts"
 
 
@@ -54,6 +59,11 @@ def change_role(site: str, role: str, worker: str) -> str:
 def generate(site: str, worker: str) -> str:
     """Request/reply: gateway -> decode worker, Generate -> GenerateAccepted | GenerateRefused."""
     return f"prfaas.{site}.decode.{worker}.generate"
+
+
+def decode_alive(site: str, worker: str) -> str:
+    """Request/reply: gateway -> the decode worker of its requests, AskRunning -> Running. No responder once it is gone."""
+    return f"prfaas.{site}.decode.{worker}.alive"
 
 
 def cancel_generate(site: str, worker: str) -> str:
@@ -101,14 +111,19 @@ def jobs(site: str, decode_site: str, model: str) -> str:
     return f"jobs.{site}.{decode_site}.prefill.{model.replace('.', '_')}"
 
 
-def deferred_jobs(site: str, decode_site: str, model: str) -> str:
-    """Jobs that are late already: taken when no other job waits."""
-    return f"jobs.{site}.{decode_site}.deferred.{model.replace('.', '_')}"
+def dispatched_stream(site: str) -> str:
+    """The work-queue stream of `site` for prefill jobs that have their worker."""
+    return f"DISPATCHED_{site}"
 
 
-def worker_jobs(site: str, decode_site: str, worker: str) -> str:
-    """Jobs for the one worker whose cache holds the prompt's prefix."""
-    return f"jobs.{site}.{decode_site}.worker.{worker}"
+def dispatched_jobs(site: str, worker: str) -> str:
+    """Jobs for one worker: put there by the site's dispatcher, or by the worker itself while no dispatcher answers."""
+    return f"dispatched.{site}.{worker}"
+
+
+def readiness(site: str, worker: str) -> str:
+    """Request/reply: the named prefill worker -> dispatcher of its own site, PrefillReadiness -> DispatcherHere."""
+    return f"prfaas.{site}.scheduler.ready.{worker}"
 
 
 def worker_alive(site: str, worker: str) -> str:
@@ -124,6 +139,16 @@ def workers_bucket(site: str) -> str:
 def links_bucket(site: str) -> str:
     """KV bucket at a `pd` site: estimates of the links that end there."""
     return f"links-{site}"
+
+
+def leader_bucket(site: str) -> str:
+    """KV bucket at a `pd` site: which of its schedulers leads."""
+    return f"leader-{site}"
+
+
+def stored_entry(bucket: str, key: str) -> str:
+    """Subject of one key of a bucket in its stream, for processes of the bucket's own site."""
+    return f"$KV.{bucket}.{key}"
 
 
 def entry(bucket: str, key: str) -> str:

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from prfaas.contracts.fields import Seconds, SubjectToken
 from prfaas.contracts.to_gateway import Placement
 
 
@@ -39,9 +40,26 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Time until the first token, counted from the arrival of this message: without one by then the request fails."""
 
 
+class AskRunning(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Gateway -> decode worker: is this process there, and how far are the gateway's requests? Answered by Running."""
+
+    gateway: SubjectToken
+    gateway_incarnation: str
+
+
 class CancelGenerate(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     request_id: str
     reason: str
+
+
+class PrefillDispatched(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The job has its worker, and no other one gets it: the decode worker watches whether that one lives."""
+
+    transfer_id: str
+    attempt: int
+    nuid: str
+    """Name of the attempt's object, which only processes that were given the job know."""
+    worker: str
 
 
 class PrefillStarted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -73,6 +91,8 @@ class PrefillFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     code: str
     """A FailureCode, or one of a newer version."""
     message: str
+    retry_after_s: Seconds | None = None
+    """Time after which the queue may have room again; set by the dispatcher that refuses a job."""
 
 
-PrefillProgress = PrefillStarted | PrefillDone | PrefillFailed
+PrefillProgress = PrefillDispatched | PrefillStarted | PrefillDone | PrefillFailed

@@ -5,6 +5,7 @@ Events of one request are numbered from 0 without gaps: a lost one is an error, 
 
 import msgspec
 
+from prfaas.contracts.fields import Count
 from prfaas.contracts.kv import TransferReport
 from prfaas.contracts.terms import Outcome
 
@@ -26,6 +27,8 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Time that the first attempt may take until its KV is verified."""
     deferred_s: float = 0.0
     """Time, if not 0, that an attempt before it waits in the site's queue of deferred jobs, taken when no other job waits."""
+    term: Count = 0
+    """Leadership in which it was decided: the placement of an earlier one than another is out of date."""
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -55,6 +58,15 @@ class GenerateRefused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     retry_after_s: float
 
 
+class Running(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Reply to AskRunning."""
+
+    incarnation: str
+    """Heartbeat.incarnation of the process that answers."""
+    events: dict[str, Count] = {}
+    """Number of events so far of each request of the asking gateway that is not over."""
+
+
 class TokenLogprob(msgspec.Struct, frozen=True):
     token: str
     r"""The token's bytes as text; each as `\xf0` where they are not UTF-8 by themselves."""
@@ -80,6 +92,8 @@ class Started(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     outcome: Outcome
     reason: str
     cached_tokens: int
+    kv_bytes: Count = 0
+    """Bytes of KV that were shipped for the prompt, decoded, without headers."""
 
 
 class Tokens(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -93,7 +107,7 @@ class Tokens(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class PrefillTimes(msgspec.Struct, frozen=True, kw_only=True):
-    """What the prefill worker says of its part, and what of the transfer did not overlap with it."""
+    """Account of the prefill worker's part, and of the transfer's part that did not overlap with it."""
 
     residual_s: float = 0.0
     """Time between the end of prefill and the whole verified. As exact as the two sites' clocks agree."""
@@ -120,7 +134,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """A FailureCode, or one of a newer version."""
     message: str
     retry_after_s: float | None = None
-    """Set when trying again may help: the gateway answers 503; else 500."""
+    """Set when trying again may help: the gateway answers 503, or 429 for want of room; else 500."""
 
 
 GenerateEvent = Started | Tokens | Finished | Failed

@@ -8,6 +8,7 @@ from msgspec import Meta
 from prfaas.contracts.fields import Count, Id, Label, Seconds, Size, Subject, SubjectToken
 from prfaas.contracts.kv import KVTransfer
 
+BACKGROUND_PRIORITY = -1
 LEASE_S = 1.0
 """Duration of a lease, counted from the question for it."""
 ALONE_AFTER_S = 2.5 * LEASE_S
@@ -20,7 +21,7 @@ class PrefillJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     model: Label
     transfer: KVTransfer
     token_ids: bytes
-    """The tokens to prefill (`transfer.prefill_tokens` of them), packed by wire.pack_tokens."""
+    """The tokens to prefill (`transfer.prefill_tokens` of them), packed by wire.pack_tokens. Empty in a sealed job."""
     reply_to: Subject
     """Subject for PrefillProgress."""
     decode_site: SubjectToken
@@ -28,6 +29,32 @@ class PrefillJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Links are shared fairly between tenants. Empty: all requests without a tenant of their own."""
     timeout_s: Seconds
     """Counted from the moment the queue stored the job: later the job is useless."""
+    worker: SubjectToken | None = None
+    """Worker whose cache holds the prompt's prefix. The job may wait for it; any other worker of the model can run it too."""
+    priority: Annotated[int, Meta(ge=-1, le=0)] = 0
+    """BACKGROUND_PRIORITY: it runs when no other job waits."""
+    admitted: bool = False
+    """The queue may put it off, but not refuse it any more: another attempt, or an answer that goes on elsewhere."""
+    waited_s: Seconds = 0.0
+    """Time that the job spent in the site's queue before it was put into its worker's; part of its age."""
+    sealed: bytes = b""
+    """JobSecret for the prefill site's workers alone, made by sealing.job_seal; empty in a plain job."""
+
+
+class JobSecret(msgspec.Struct, frozen=True, kw_only=True):
+    """Part of a sealed job that only the two workers know."""
+
+    token_ids: bytes
+    tenant: Label = ""
+    kv_secret: bytes = b""
+    """Secret that both ends of the transfer derive its key from; empty where frames go in clear."""
+
+
+class DispatcherHere(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Reply to PrefillReadiness: the site has a dispatcher, so the worker takes no job that is not dispatched to it."""
+
+    outstanding: Count
+    """Jobs that are on their way to the worker: dispatched, and not among those that it says it has taken."""
 
 
 class CancelPrefill(msgspec.Struct, frozen=True, kw_only=True, tag=True):

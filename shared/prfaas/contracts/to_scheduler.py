@@ -1,4 +1,5 @@
-"""Messages that the scheduler receives: requests to place, workers' heartbeats, caches and role replies, estimates of links."""
+"""Messages that schedulers receive: requests to place, workers' heartbeats, caches and role replies, estimates of links, and the
+lease by which one of them leads."""
 
 from typing import Annotated
 
@@ -37,6 +38,18 @@ class AttemptEnded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Site where the request's next attempt prefills."""
 
 
+class KVDisagreed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Decode worker -> scheduler: KV that a site made is not what the own site makes of the same prompt."""
+
+    site: SubjectToken
+    worker: Label
+    """Worker that made it, by its own word."""
+    request_id: Id
+
+
+AttemptNews = AttemptEnded | KVDisagreed
+
+
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """A worker's announcement, put into the workers bucket of every site that may place work on it. Silence means death."""
 
@@ -58,11 +71,11 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     kv_points: Points = ()
     """Prefill: (tokens, KV bytes) of the model in rising order; read by capacity.observed.interpolated."""
     running: Count = 0
-    """Decode: requests that hold a slot."""
+    """Decode: requests in the batch."""
     slots: Count = 0
     """Decode: how many requests may hold one at once."""
     waiting: Count = 0
-    """Decode: accepted requests without a slot."""
+    """Decode: other accepted requests, which wait for their KV or for a slot."""
     waiting_limit: Count = 0
     """Decode: most requests that may wait; more are refused."""
     step_points: Points = ()
@@ -80,6 +93,24 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     @property
     def key(self) -> str:
         return f"{self.site}.{self.role}.{self.worker}"
+
+
+class PrefillReadiness(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A prefill worker -> dispatcher of its own site: whether it would begin a job now. Said at every change, and again and
+    again; a silent worker gets no job."""
+
+    worker: SubjectToken
+    incarnation: Label
+    """Names the process: a new one has taken nothing."""
+    model: Label
+    ready: bool
+    taken: Count
+    """Jobs that this process has taken from its own queue so far."""
+    prefill_points: Points = ()
+    """Observed (tokens, seconds) in rising order; read by capacity.observed.interpolated."""
+
+    def __post_init__(self) -> None:
+        check_rising("prefill_points", self.prefill_points)
 
 
 class BlocksChanged(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -128,6 +159,18 @@ class LinkEstimate(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     @property
     def key(self) -> str:
         return f"{self.source}.{self.destination}"
+
+
+class Lease(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Leadership among the schedulers of a site: the one entry of the leader's bucket."""
+
+    holder: SubjectToken
+    incarnation: SubjectToken
+    """Names the holder's process."""
+    term: Count
+    """Counts leaderships: a later one has a greater number."""
+    released: bool = False
+    """True when the holder leaves: another one may take the lease at once."""
 
 
 class RoleChanging(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -11,7 +11,7 @@ from prfaas.kvcache.prefix_cache import PinnedPrefix
 
 
 class EngineDescription(msgspec.Struct, frozen=True, kw_only=True):
-    """What an engine serves, and within which limits."""
+    """Model that an engine serves, and its limits."""
 
     model: str
     fingerprint: str
@@ -56,7 +56,7 @@ class DecodeRow(msgspec.Struct, kw_only=True):
     sampler: Any
     """Result of Engine.sampler, which holds the request's random state."""
     forbid_eos: bool = False
-    """Whether the next token may not be an end token, since min_tokens is not reached yet."""
+    """True when the next token may not be an end token, since min_tokens is not reached yet."""
 
 
 class Engine(Protocol):

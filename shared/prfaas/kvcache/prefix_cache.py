@@ -6,7 +6,7 @@ behind those before it. So a prefix in use is pinned as a whole, and eviction ta
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import NamedTuple, Self
 
 from prfaas.kvcache.blocks import block_hashes
@@ -14,13 +14,17 @@ from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind
 
 
 class Block:
-    def __init__(self, hash: int, parent: "Block | None", token_ids: bytes, pieces: tuple[KVPiece, ...], size_bytes: int) -> None:
+    def __init__(
+        self, hash: int, parent: "Block | None", token_ids: bytes, pieces: tuple[KVPiece, ...], size_bytes: int, maker: str
+    ) -> None:
         self.hash = hash
         self.parent = parent
         self.token_ids = token_ids
         """Tokens of this block alone, packed."""
         self.pieces = pieces
         """KV that is never changed; what refers to it may outlive the block's place in the cache."""
+        self.maker = maker
+        """Site that computed the KV; empty in the cache of a worker that computes all of its own."""
         self.size_bytes = size_bytes
         self.children = 0
         self.pins = 0
@@ -37,7 +41,8 @@ class PrefixCache:
     """Bounded by `capacity_bytes`; 0 holds nothing. `block_tokens` is the engine's chunk, so that a prefill that begins at a
     block's end runs the same chunks as one from the start."""
 
-    def __init__(self, block_tokens: int, capacity_bytes: int) -> None:
+    def __init__(self, block_tokens: int, capacity_bytes: int, hash_key: bytes = b"") -> None:
+        self.hash_key = hash_key
         self.block_tokens = block_tokens
         self.capacity_bytes = capacity_bytes
         self.size_bytes = 0
@@ -49,9 +54,12 @@ class PrefixCache:
     def __len__(self) -> int:
         return len(self._blocks)
 
-    def pin(self, token_ids: Sequence[int], max_tokens: int | None = None) -> "PinnedPrefix":
-        """Longest cached prefix of `token_ids`, of at most `max_tokens` tokens, kept until it is released."""
-        return PinnedPrefix(self, token_ids, len(token_ids) if max_tokens is None else max_tokens)
+    def pin(
+        self, token_ids: Sequence[int], max_tokens: int | None = None, makers: Container[str] | None = None
+    ) -> "PinnedPrefix":
+        """Longest cached prefix of `token_ids`, of at most `max_tokens` tokens, kept until it is released. `makers`: sites whose
+        blocks may be used; None: those of any."""
+        return PinnedPrefix(self, token_ids, len(token_ids) if max_tokens is None else max_tokens, makers)
 
     def take_changes(self) -> Changes:
         """Changes since the last call, at most the hashes held then and those held now."""
@@ -119,15 +127,15 @@ class PrefixCache:
 class PinnedPrefix:
     """Cached prefix of a prompt, in use: nothing of it is evicted before the `with` block ends. It grows by what is computed."""
 
-    def __init__(self, cache: PrefixCache, token_ids: Sequence[int], max_tokens: int) -> None:
+    def __init__(self, cache: PrefixCache, token_ids: Sequence[int], max_tokens: int, makers: Container[str] | None) -> None:
         self._cache = cache
         self._packed = memoryview(array("I", token_ids)).cast("B")
-        self._hashes = block_hashes(token_ids, cache.block_tokens)
+        self._hashes = block_hashes(token_ids, cache.block_tokens, cache.hash_key)
         self._refused = cache.capacity_bytes == 0
         self.blocks: list[Block] = []
         for index in range(min(len(self._hashes), max_tokens // cache.block_tokens)):
             block = cache.find(self._hashes[index], self._last, self._tokens_of(index))
-            if block is None:
+            if block is None or (makers is not None and block.maker not in makers):
                 break
             self._pin(block)
         self.cached_tokens = self.tokens
@@ -147,10 +155,10 @@ class PinnedPrefix:
         return len(self.blocks) * self._cache.block_tokens
 
     def wants(self, start: int, end: int) -> bool:
-        """Whether `append` would take the block of tokens [start, end), as far as one can tell before it is made."""
+        """Tells whether `append` would take the block of tokens [start, end), as far as one can tell before it is made."""
         return not self._refused and start == self.tokens and end == start + self._cache.block_tokens
 
-    def append(self, pieces: tuple[KVPiece, ...], size_bytes: int) -> bool:
+    def append(self, pieces: tuple[KVPiece, ...], size_bytes: int, maker: str = "") -> bool:
         """Stores the prompt's next block. `pieces` must own their memory. Once one is refused, all that follow are."""
         index = len(self.blocks)
         if self._refused or index >= len(self._hashes):
@@ -158,7 +166,7 @@ class PinnedPrefix:
         token_ids = self._tokens_of(index)
         block = self._cache.find(self._hashes[index], self._last, token_ids)  # of another prompt, stored meanwhile
         if block is None:
-            block = Block(self._hashes[index], self._last, token_ids, pieces, size_bytes)
+            block = Block(self._hashes[index], self._last, token_ids, pieces, size_bytes, maker)
             self._refused = not self._cache.store(block)
         if not self._refused:
             self._pin(block)

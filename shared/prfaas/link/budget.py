@@ -55,7 +55,7 @@ class EgressBudget:
         return None if rate is None or alone is None else max(rate, alone)
 
     def allows(self, now_s: float) -> bool:
-        """Whether the next frame may go, whatever its size."""
+        """Tells whether the next frame may go, whatever its size."""
         rate = self._refill(now_s)
         return rate is None or self._tokens > 0
 

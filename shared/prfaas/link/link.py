@@ -14,7 +14,7 @@ from prfaas.link.link_core import LinkCore
 class LinkUser(Protocol):
     @property
     def can_write(self) -> bool:
-        """Whether the connection below takes more now."""
+        """True while the connection below takes more."""
         ...
 
     @property

@@ -121,7 +121,7 @@ class Deployment(_Table, frozen=True, kw_only=True):
 
     @property
     def is_pair(self) -> bool:
-        """Whether there is one prfaas and one pd site: the paper's case."""
+        """True when there is one prfaas and one pd site: the paper's case."""
         return len(self.prfaas_sites) == len(self.pd_sites) == 1
 
 

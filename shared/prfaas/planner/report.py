@@ -1,5 +1,6 @@
 """Report of a plan: the best allocation of a deployment, its baselines, and whether offloading pays."""
 
+from collections.abc import Mapping
 from math import inf, isinf
 
 import msgspec
@@ -7,10 +8,11 @@ import msgspec
 from prfaas.capacity.profiles import gbit_s
 from prfaas.planner import baselines
 from prfaas.planner.arms import Arm, arms
-from prfaas.planner.deployment import Loaded
+from prfaas.planner.deployment import Loaded, SiteTable
 from prfaas.planner.mean_time import MeanTimeRates, mean_time_rates
-from prfaas.planner.network import Network, NetworkPlan, PlanError, check_network
+from prfaas.planner.network import Load, Network, NetworkPlan, PlanError, check_network
 from prfaas.planner.program import solve_network
+from prfaas.planner.solver import TwoSites
 from prfaas.planner.ttft import Ttft, weighted
 from prfaas.planner.verdict import Rates, decide, ratio, why_network, why_pair
 
@@ -142,15 +144,18 @@ def _report_pair(loaded: Loaded) -> Report:
     (prfaas,), (pd,) = loaded.deployment.prfaas_sites, loaded.deployment.pd_sites
     found = arms(case)
     best = found["prfaas"]
+    link = LinkPlan(
+        source=prfaas.name, destination=pd.name, gbit_s=gbit_s(case.egress_bytes_per_s), egress_gbit_s=best.egress_gbit_s
+    )
     same_money = baselines.homogeneous(case, baselines.equal_cost_instances(case, prfaas.cost, pd.cost))
-    rate, share = best.throughput_req_s, best.offloaded_share
+    rate = best.throughput_req_s
     alone = found["local_only"]
     rates = Rates(rate, alone.throughput_req_s, same_money.throughput_req_s, Ttft(alone.ttft_mean_s, alone.ttft_p90_s))
     verdict = decide(loaded, rates, why_pair(case, best))
     return Report(
         program="two-site",
         threshold_tokens=best.threshold_tokens,
-        offloaded_share=share,
+        offloaded_share=best.offloaded_share,
         n_prefill=best.n_prefill,
         n_decode=best.n_decode,
         throughput_req_s=rate,
@@ -159,33 +164,8 @@ def _report_pair(loaded: Loaded) -> Report:
         ttft_mean_s=best.ttft_mean_s,
         ttft_p90_s=best.ttft_p90_s,
         meets_slo=_meets_slo(loaded, best.ttft_p90_s),
-        sites=(
-            SitePlan(
-                site=prfaas.name,
-                kind="prfaas",
-                n_prefill=case.n_prfaas,
-                n_decode=0,
-                prefill_utilisation=ratio(rate * share * case.prfaas.prefill_s(best.long_tokens), case.n_prfaas) or 0.0,
-            ),
-            SitePlan(
-                site=pd.name,
-                kind="pd",
-                n_prefill=best.n_prefill,
-                n_decode=best.n_decode,
-                prefill_utilisation=rate * (1 - share) / best.pd_prefill_req_s,
-                decode_utilisation=rate / best.pd_decode_req_s,
-                threshold_tokens=best.threshold_tokens,
-                offloaded_share=share,
-            ),
-        ),
-        links=(
-            LinkPlan(
-                source=prfaas.name,
-                destination=pd.name,
-                gbit_s=gbit_s(case.egress_bytes_per_s),
-                egress_gbit_s=best.egress_gbit_s,
-            ),
-        ),
+        sites=_pair_sites(case, best, prfaas.name, pd.name),
+        links=(link,),
         offloading_pays=verdict.startswith("yes"),
         verdict=verdict,
         ratio_local_only=rates.ratio_local_only,
@@ -195,6 +175,30 @@ def _report_pair(loaded: Loaded) -> Report:
         ratio_balanced=ratio(rate, found["balanced"].throughput_req_s),
         arms=found,
         mean_time=mean_time_rates(case),
+    )
+
+
+def _pair_sites(case: TwoSites, best: Arm, prfaas: str, pd: str) -> tuple[SitePlan, SitePlan]:
+    """Plans of the two sites, by their names."""
+    rate, share = best.throughput_req_s, best.offloaded_share
+    return (
+        SitePlan(
+            site=prfaas,
+            kind="prfaas",
+            n_prefill=case.n_prfaas,
+            n_decode=0,
+            prefill_utilisation=ratio(rate * share * case.prfaas.prefill_s(best.long_tokens), case.n_prfaas) or 0.0,
+        ),
+        SitePlan(
+            site=pd,
+            kind="pd",
+            n_prefill=best.n_prefill,
+            n_decode=best.n_decode,
+            prefill_utilisation=rate * (1 - share) / best.pd_prefill_req_s,
+            decode_utilisation=rate / best.pd_decode_req_s,
+            threshold_tokens=best.threshold_tokens,
+            offloaded_share=share,
+        ),
     )
 
 
@@ -212,22 +216,6 @@ def _report_network(loaded: Loaded) -> Report:
     )
     verdict = decide(loaded, rates, why_network(network, plan))
     used = {load.name: load for load in plan.loads}
-    by_name = {pd.name: pd for pd in plan.pd}
-    sites = []
-    for table in tables.site:
-        pd = by_name.get(table.name)
-        sites.append(
-            SitePlan(
-                site=table.name,
-                kind=table.kind,
-                n_prefill=pd.n_prefill if pd else table.instances,
-                n_decode=pd.n_decode if pd else 0,
-                prefill_utilisation=used[f"prefill {table.name}"].utilisation,
-                decode_utilisation=used[f"decode {table.name}"].utilisation if pd else None,
-                threshold_tokens=pd.threshold_tokens if pd else None,
-                offloaded_share=pd.offloaded_share if pd else None,
-            )
-        )
     links = tuple(
         LinkPlan(
             source=link.source,
@@ -251,12 +239,27 @@ def _report_network(loaded: Loaded) -> Report:
         ttft_mean_s=ttft.mean_s,
         ttft_p90_s=ttft.p90_s,
         meets_slo=_meets_slo(loaded, ttft.p90_s),
-        sites=tuple(sites),
+        sites=tuple(_network_site(table, plan, used) for table in tables.site),
         links=links,
         offloading_pays=verdict.startswith("yes"),
         verdict=verdict,
         ratio_local_only=rates.ratio_local_only,
         ratio_equal_cost=rates.ratio_equal_cost,
+    )
+
+
+def _network_site(table: SiteTable, plan: NetworkPlan, used: Mapping[str, Load]) -> SitePlan:
+    """`used`: loads by their names."""
+    pd = next((each for each in plan.pd if each.name == table.name), None)
+    return SitePlan(
+        site=table.name,
+        kind=table.kind,
+        n_prefill=pd.n_prefill if pd else table.instances,
+        n_decode=pd.n_decode if pd else 0,
+        prefill_utilisation=used[f"prefill {table.name}"].utilisation,
+        decode_utilisation=used[f"decode {table.name}"].utilisation if pd else None,
+        threshold_tokens=pd.threshold_tokens if pd else None,
+        offloaded_share=pd.offloaded_share if pd else None,
     )
 
 

@@ -20,10 +20,11 @@ from prfaas.contracts.fields import SubjectToken
 from prfaas.process.config_schema import ConfigError, Schema, take_string
 from prfaas.process.http import IDLE_TIMEOUT_S
 from prfaas.process.platform_variables import is_platforms
+from prfaas.secrets.secret_files import SecretFileError, read_secret
 
 __all__ = ["ConfigError", "ServiceConfig", "SubjectToken", "load_config"]
 
-PLAIN_VARIABLES = frozenset({"CACHE_DIR"})
+PLAIN_VARIABLES = frozenset({"CACHE_DIR", "TEST_FAULT_POINTS"})
 """Variables with our prefix that are no configuration keys. Other modules read them, the same for every process of a host."""
 
 ROLES = frozenset({"gateway", "scheduler", "prefill-worker", "decode-worker", "bandwidth-probe"})
@@ -47,12 +48,27 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Address for /health, /ready and /metrics (and the gateway's API)."""
     http_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     """0: any free port; the `ready` line of the log says which."""
+    http_shared_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+    """A second port, which several gateways of a host may listen on at once (SO_REUSEPORT); each keeps `http-port` for itself. It
+    is open while the process takes requests. 0: none."""
     http_idle_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = IDLE_TIMEOUT_S
-    """How long an HTTP connection may stay open without a request; longer than the pools of most clients keep theirs."""
+    """Time that an HTTP connection may stay open without a request; longer than the pools of most clients keep theirs."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
     drain_s: Annotated[float, msgspec.Meta(ge=0)] = 20.0
-    """How long running work may take to finish after SIGTERM."""
+    """Time that running work may take to finish after SIGTERM."""
+    drain_notice_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """Time after SIGTERM in which a gateway says that it is not ready and takes new connections all the same: a proxy that looks
+    at `/ready` needs so long to send its requests elsewhere."""
+
+    def check_files(self) -> None:
+        """Reads the files that the keys name. Raises ConfigError for a secret that is not there, or that others may read."""
+        for key, endpoint in (("control", self.control), ("bulk", self.bulk)):
+            if endpoint is not None and endpoint.nkey_seed_file is not None:
+                try:
+                    read_secret(Path(endpoint.nkey_seed_file))
+                except SecretFileError as error:
+                    raise ConfigError(f"key `{key}.nkey-seed-file`: {error}.") from error
 
     def __post_init__(self) -> None:
         """Raises ValueError, which msgspec reports as a ValidationError; the message begins with the key."""
@@ -148,6 +164,8 @@ def _file(path: Path, schema: Schema, role: str) -> Iterator[Setting]:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"command line: --config {path} cannot be read: {error.strerror}.") from error
+    except RecursionError as error:
+        raise ConfigError(f"file {path} is nested too deeply.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"file {path} is no TOML: {error}.") from error
     origin = f"file {path}"

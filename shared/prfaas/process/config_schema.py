@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import functools
 import inspect
 import re
 import textwrap
@@ -107,6 +108,7 @@ def take_string(text: str, kind: types.Type, key: str, origin: str) -> Any:
     return text
 
 
+@functools.cache
 def field_docs(cls: type[msgspec.Struct]) -> dict[str, str]:
     """Returns the string under each field, read from the source where there is one."""
     docs: dict[str, str] = {}

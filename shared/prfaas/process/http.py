@@ -1,23 +1,36 @@
 """Health, readiness and metrics over HTTP, and the server that carries them (and the gateway's API) inside the service's loop."""
 
+import asyncio
 import math
 import os
+import select
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import uvicorn
 from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from prfaas.process.http_protocol import HEAD_TIMEOUT_S, HttpProtocol, MarkEventStreams, connection_limit
+from prfaas.process.connection_places import ConnectionPlaces, connection_limit
+from prfaas.process.event_streams import MarkEventStreams
+from prfaas.process.farewell import SayFarewell
+from prfaas.process.http_protocol import HEAD_TIMEOUT_S, HttpProtocol
 from prfaas.process.request_ids import RequestIds
 
 IDLE_TIMEOUT_S = 75.0
+BACKLOG = 2048
+_LOOK_EVERY_S = 0.05
+_ACCEPTING_TURNS = 1000
+"""Turns of the loop in which connections that wait are still taken."""
 
 
 def service_routes(ready: Callable[[], str | None], registry: CollectorRegistry) -> list[Route]:
@@ -39,7 +52,7 @@ def service_routes(ready: Callable[[], str | None], registry: CollectorRegistry)
     return [Route("/health", health), Route("/ready", readiness), Route("/metrics", metrics)]
 
 
-class HttpServer:
+class HttpServer(Collector):
     """uvicorn on a socket of our own, so that the port is known, and a taken one is an error of ours, before anything starts."""
 
     def __init__(
@@ -60,12 +73,15 @@ class HttpServer:
         Raises OSError that names the address."""
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            self._socket = inherited_socket() or socket.create_server((host, port), family=family, backlog=2048)
+            self._socket = inherited_socket() or socket.create_server((host, port), family=family, backlog=BACKLOG)
         except OSError as error:
             raise OSError(f"cannot listen for HTTP on {host}:{port}: {error.strerror or error}") from error
-        limits = {"head_timeout_s": head_timeout_s, "max_connections": max_connections or connection_limit()}
+        self._host = host
+        self._farewell = SayFarewell(MarkEventStreams(RequestIds(app)))
+        self._places: ConnectionPlaces[HttpProtocol] = ConnectionPlaces(max_connections or connection_limit())
+        limits = {"head_timeout_s": head_timeout_s, "places": self._places}
         config = uvicorn.Config(
-            MarkEventStreams(RequestIds(app)),
+            self._farewell,
             interface="asgi3",
             http=type("LimitedHttpProtocol", (HttpProtocol,), limits),
             lifespan="off",
@@ -91,9 +107,40 @@ class HttpServer:
         """A socket that listens on after this server has stopped: connections wait in it until another server takes it over."""
         return self._socket.dup()
 
+    def collect(self) -> Iterator[Metric]:
+        """Yields the server's metrics."""
+        family = CounterMetricFamily(
+            "prfaas_http_connections_closed", "Connections that the server closed, by why.", labels=["why"]
+        )
+        for why, count in self._places.closed.items():
+            family.add_metric([why], count)
+        yield family
+
     async def serve(self) -> None:
         """Returns after `stop`."""
         await self._server.serve(sockets=[self._socket])
+
+    async def share_port(self, port: int) -> None:
+        """Listens also on a port that other processes of this host share: the kernel gives each connection to one of them.
+
+        Raises OSError that names the address."""
+        try:
+            family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+            shared = socket.create_server((self._host, port), family=family, backlog=BACKLOG, reuse_port=True)
+        except OSError as error:
+            raise OSError(f"cannot share the port {self._host}:{port} for HTTP: {error.strerror or error}") from error
+        await self._server.listen(shared)
+
+    async def leave(self) -> None:
+        """Takes no new connections. Requests on open ones are answered, and their clients told to use others.
+
+        Returns when no connection is left."""
+        self._farewell.leaving = True
+        await self._server.stop_listening(self._socket)
+        while connections := self._server.open_connections():
+            for connection in connections:
+                connection.close_if_idle()
+            await asyncio.sleep(_LOOK_EVERY_S)
 
     def stop(self) -> None:
         self._server.should_exit = True
@@ -123,7 +170,45 @@ def pass_on(listening: socket.socket) -> dict[str, str]:
 
 
 class _Server(uvicorn.Server):
+    """uvicorn's server with sockets that come and go while it runs."""
+
+    _shared: socket.socket | None = None
+
+    async def listen(self, sock: socket.socket) -> None:
+        """Takes connections from one more socket. Call it when the server runs."""
+        self._shared = sock
+        protocol_class: Any = self.config.http_protocol_class  # uvicorn's own class, declared as a plain Protocol
+        make = partial(
+            protocol_class,
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+            _loop=None,
+        )
+        self.servers.append(await asyncio.get_running_loop().create_server(make, sock=sock, backlog=BACKLOG))
+
+    async def stop_listening(self, own: socket.socket) -> None:
+        """Closes all listening sockets, each in a moment in which no connection waits in it: it would be reset."""
+        sockets = [own] if self._shared is None else [own, self._shared]
+        for server, sock in zip(self.servers, sockets, strict=True):
+            for _ in range(_ACCEPTING_TURNS):
+                if not _has_connection(sock):
+                    break
+                await asyncio.sleep(0)
+            server.close()
+            sock.close()
+        self.servers = []
+
+    def open_connections(self) -> list[HttpProtocol]:
+        return [connection for connection in self.server_state.connections if isinstance(connection, HttpProtocol)]
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leaves signals to the runner."""
         yield
+
+
+def _has_connection(listening: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(listening.fileno(), select.POLLIN)
+    return bool(poll.poll(0))

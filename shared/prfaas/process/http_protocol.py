@@ -1,18 +1,15 @@
-"""uvicorn's HTTP protocol with bounds on what a client may hold, and patience with clients that close only their sending side."""
+"""uvicorn's HTTP protocol with bounds on what a client may hold."""
 
 import asyncio
-import json
-import resource
 import select
-from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 import httptools
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from prfaas.contracts.codes import RETRY_STATUSES, FailureCode
-from prfaas.process.request_ids import new_request_id
+from prfaas.contracts.codes import FailureCode
+from prfaas.process.connection_places import MAX_CONNECTIONS, ConnectionPlaces
+from prfaas.process.half_closed import HalfCloseProtocol, poll
+from prfaas.process.http_errors import error_response
 from prfaas.telemetry.logs import get_logger
 
 MAX_HEAD_BYTES: Final = 64 * 1024
@@ -20,74 +17,43 @@ MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_HEADERS: Final = 256
 MAX_FRAMING_PER_BODY_BYTE: Final = 1
 """Bytes of chunk sizes and line ends per byte of a body, beside those of a head; a chunk of six bytes has five."""
+MAX_PIPELINED: Final = 32
+"""Requests of a connection that wait while another one is answered."""
 HEAD_TIMEOUT_S: Final = 10.0
 """Time for the first request of a connection, for the rest of a begun head, and for the rest of a body that was refused."""
-MAX_CONNECTIONS: Final = 8192
-"""Connections at once, where the process may open enough files."""
-RESERVED_FILES: Final = 96
-"""Descriptors of the process that are kept for other things than its clients."""
 REFUSED_POLITELY: Final = 32
 """Connections beyond the bound that are told why; those beyond these are only closed."""
 LINGER_S: Final = 1.0
 """Time for a refused client to read the answer: closing with unread bytes resets the connection, and the answer is lost."""
 LOG_EVERY_S: Final = 5.0
 
-PROBE_AFTER_S: Final = 0.5
-"""Seconds that a half-closed client may wait for its answer before it is probed; most answers have begun by then."""
-PROBE_EVERY_S: Final = 5.0
-LOOK_EVERY_S: Final = 0.05
-_INTERIM_RESPONSE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-_COMMENT_CHUNK: Final = b"3\r\n:\n\n\r\n"
 _BUSY_LOOK_S: Final = 0.05
-_IS_EVENT_STREAM: Final = "is_event_stream"
-
-
-class MarkEventStreams:
-    """ASGI middleware: tells the protocol below that an answer may hold comments."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_marked(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                content_type = dict(message.get("headers", ())).get(b"content-type", b"")
-                scope["state"][_IS_EVENT_STREAM] = content_type.startswith(b"text/event-stream")
-            await send(message)
-
-        await self._app(scope, receive, send_marked)
-
+LEAVE_IDLE_S: Final = 1.0
+"""Time without a request after which a server that leaves closes a connection. A client that uses it before is answered, and
+told to use another one."""
 
 log = get_logger(__name__)
-
-
-def connection_limit() -> int:
-    """Returns the connections that the process can serve with the files that it may open."""
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if files == resource.RLIM_INFINITY:
-        return MAX_CONNECTIONS
-    return max(1, min(MAX_CONNECTIONS, files - RESERVED_FILES))
 
 
 class _HeadTooLargeError(Exception):
     """A request's head has more bytes or headers than this server reads."""
 
 
-class HttpProtocol(HttpToolsProtocol):
+class _TooManyPipelinedError(Exception):
+    """A client has sent more requests than may wait for the answer to the one before."""
+
+
+class HttpProtocol(HalfCloseProtocol):
     """Bounds heads in size and time, and connections in number; uvicorn's own settings do so only for a head that is complete.
 
-    It ignores an offer of another protocol, which uvicorn takes for the end of the request: Java's client sends `Upgrade: h2c`.
-
-    It reads FIN as "no more requests", not as "gone". A client that has closed its socket and one that has closed only its
-    sending side look alike until something is sent to them: the closed one answers with a reset. So both are sent what clients
-    must skip: before the answer an interim response (RFC 9110, 15.2), within an event stream a comment."""
+    Ignores an offer of another protocol, which uvicorn takes for the end of the request: Java's client sends `Upgrade: h2c`."""
 
     head_timeout_s = HEAD_TIMEOUT_S
-    max_connections = MAX_CONNECTIONS
-    _refusals_logged_at = -LOG_EVERY_S
-    """Moment of the last log line about refused connections, of all connections."""
+    places: "ConnectionPlaces[HttpProtocol]" = ConnectionPlaces(MAX_CONNECTIONS)
+    """Places of all connections of one server, which has a subclass of its own."""
+    _full_logged_at = -LOG_EVERY_S
+    """Moment of the last log line about a full house, of all connections."""
 
-    _probed_at = 0.0
     _in_head = True
     """True between the end of one request and the end of the next one's head."""
     _head_bytes = 0
@@ -99,25 +65,38 @@ class HttpProtocol(HttpToolsProtocol):
     """Bytes of the current request, those of its body included."""
     _body_bytes = 0
     _refused = False
+    _idle_since = 0.0
+    """Moment of the connection's start, or of the end of its last answer."""
     _timer: asyncio.TimerHandle | None = None
 
     # ---- bounds
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        excess = len(self.connections) - self.max_connections
-        if excess <= 0:
+        self._idle_since = self.loop.time()
+        if gives_way := self.places.enter(self):
+            gives_way.give_way()
+            self._log_full("connections_gave_way")
+        if self.places.excess <= 0:
             self._expect_more()
             return
-        self._log_refusal()
-        if excess > REFUSED_POLITELY:
+        self._log_full("connections_refused")
+        if self.places.excess > REFUSED_POLITELY:
+            self.places.closed[FailureCode.OVERLOADED] += 1
             self._refused = True
             transport.abort()
             return
-        self._refuse(503, FailureCode.OVERLOADED, f"This server already has {self.max_connections} connections open.")
+        self._refuse(503, FailureCode.OVERLOADED, f"This server already has {self.places.limit} busy connections.")
+
+    def give_way(self) -> None:
+        """Closes the connection, which has no request."""
+        self._refused = True
+        self._expect_nothing()
+        self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._expect_nothing()
+        self.places.leave(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -184,9 +163,13 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self._offers_upgrade:
             return
+        if len(self.pipeline) >= MAX_PIPELINED:
+            # One packet may hold thousands of requests, and each would have its state.
+            raise _TooManyPipelinedError
         self._in_head = False
         self._unparsed_bytes = 0
         self._expect_nothing()
+        self.places.head_came(self)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -204,8 +187,19 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        self._idle_since = self.loop.time()
+        if not self._answering:  # the next one of a pipeline is under way already
+            self.places.answered(self)
         if not self._in_head:  # the body of a refused request, which is read and dropped
             self._expect_more()
+
+    def close_if_idle(self) -> None:
+        """Closes the connection if its client has used it for nothing lately, and nothing of a request has arrived."""
+        begun = self._answering or not self._in_head or self._unparsed_bytes or self._head_bytes
+        if begun or self._refused or self.transport.is_closing() or self.loop.time() - self._idle_since < LEAVE_IDLE_S:
+            return
+        if not poll(self.transport, select.POLLIN):
+            self.transport.close()
 
     def _count(self, found_bytes: int) -> None:
         self._unparsed_bytes = 0
@@ -229,12 +223,13 @@ class HttpProtocol(HttpToolsProtocol):
             return
         if self._answering:  # reading may be paused until the answer is out
             self._expect_more()
-        elif _poll(self.transport, select.POLLIN):  # the loop was busy, and has not read yet what is there
+        elif poll(self.transport, select.POLLIN):  # the loop was busy, and has not read yet what is there
             self._timer = self.loop.call_later(_BUSY_LOOK_S, self._too_slow)
         elif self._in_head and (self._unparsed_bytes or self._head_bytes):
             message = f"The request's head did not arrive within {self.head_timeout_s:g} s."
             self._refuse(408, FailureCode.REQUEST_TIMEOUT, message)
         else:
+            self.places.closed["silent"] += 1
             self.transport.close()
 
     @property
@@ -255,72 +250,34 @@ class HttpProtocol(HttpToolsProtocol):
     def _refuse(self, status: int, code: FailureCode | None, message: str) -> None:
         """Answers, reads and drops what else comes for LINGER_S, and closes."""
         self._refused = True
+        self.places.closed[code or "invalid_http"] += 1
         self._expect_nothing()
         if self._answering:
-            if (
-                self.cycle.response_started or self.pipeline
-            ):  # this error would be taken for another request's answer, or part of it
+            if self.cycle.response_started or self.pipeline:
+                # This error would be taken for another request's answer, or for a part of it.
                 self.transport.close()
                 return
             # The application waits for the rest of this request: it hears that the client is gone, and answers nothing more.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        kind = "server_error" if status >= 500 else "invalid_request_error"
-        body = json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}}).encode()
-        lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", "content-type: application/json", "connection: close"]
-        lines += [f"content-length: {len(body)}", f"x-request-id: {new_request_id()}"]
-        lines.append("x-should-retry: false" if status not in RETRY_STATUSES else "retry-after: 1")
-        self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
+        self.transport.write(error_response(status, code, message))
         self.transport.write_eof()
         self._timer = self.loop.call_later(LINGER_S, self.transport.close)
 
-    def _log_refusal(self) -> None:
+    def _log_full(self, event: str) -> None:
         now_s = self.loop.time()
-        if now_s - HttpProtocol._refusals_logged_at >= LOG_EVERY_S:
-            HttpProtocol._refusals_logged_at = now_s
-            log.warning("connections_refused", max_connections=self.max_connections)
+        if now_s - HttpProtocol._full_logged_at >= LOG_EVERY_S:
+            HttpProtocol._full_logged_at = now_s
+            log.warning(event, max_connections=self.places.limit)
 
     # ---- half-closed and idle clients
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """Returns True to keep the transport open for the answers that are under way."""
-        if self._refused:
-            return False
-        last = self.pipeline[0][0] if self.pipeline else self.cycle
-        if last is None or last.more_body or last.response_complete or last.scope["http_version"] == "1.0":
-            return False
-        last.keep_alive = False
-        self._probed_at = self.loop.time() + PROBE_AFTER_S - PROBE_EVERY_S
-        self.loop.call_later(LOOK_EVERY_S, self._look)
-        return True
-
-    def _look(self) -> None:
-        if self.transport.is_closing():
-            return
-        if _poll(self.transport, 0):  # only what is always reported: a reset or an error
-            self.transport.abort()
-            return
-        if self.loop.time() - self._probed_at >= PROBE_EVERY_S:
-            self._probed_at = self.loop.time()
-            self._probe()
-        self.loop.call_later(LOOK_EVERY_S, self._look)
-
-    def _probe(self) -> None:
-        if not self.cycle.response_started:
-            self.transport.write(_INTERIM_RESPONSE)
-        elif self.cycle.chunked_encoding and self.cycle.scope["state"].get(_IS_EVENT_STREAM):
-            self.transport.write(_COMMENT_CHUNK)
+        return False if self._refused else super().eof_received()
 
     def timeout_keep_alive_handler(self) -> None:
         """Closes an idle connection, unless a request has arrived that the loop has not read yet."""
-        if not self.transport.is_closing() and _poll(self.transport, select.POLLIN):
+        if not self.transport.is_closing() and poll(self.transport, select.POLLIN):
             self.timeout_keep_alive_task = self.loop.call_later(_BUSY_LOOK_S, self.timeout_keep_alive_handler)
             return
         super().timeout_keep_alive_handler()
-
-
-def _poll(transport: Any, events: int) -> bool:
-    """Tells whether one of the events, a reset or an error is there now."""
-    poll = select.poll()
-    poll.register(transport.get_extra_info("socket").fileno(), events)
-    return bool(poll.poll(0))

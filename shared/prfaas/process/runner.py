@@ -82,10 +82,12 @@ def run_service(
     config_cls: type[Config], make_service: Callable[[Config, ServiceContext], Service], argv: Sequence[str] | None = None
 ) -> int:
     """Runs until a signal or a crash and returns the exit code: `sys.exit(run_service(...))`, and nothing after it, since a
-    watchdog ends the process should its threads not. With the word `--check` it only reads the configuration."""
+    watchdog ends the process should its threads not. With the word `--check` it only reads the configuration and
+    the files that it names."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         config = load_config(config_cls, argv=[word for word in words if word != CHECK], environ=os.environ)
+        config.check_files()
     except ConfigError as error:
         print(f"prfaas-{config_cls.role}: {error}", file=sys.stderr)
         return 2
@@ -161,6 +163,7 @@ class _Process:
         try:
             tracing = set_up_tracing(role=config.role, instance=config.name, site=config.site, registry=registry)
             http = HttpServer(self._dispatch, config.http_host, config.http_port, idle_timeout_s=config.http_idle_timeout_s)
+            registry.register(http)
             log.info("http_listening", http_host=config.http_host, http_port=http.port)
             routes = service_routes(self._ready, registry)
             self._app = Starlette(routes=[*routes, Route("/{path:path}", _starting, methods=["GET", "POST"])])
@@ -169,11 +172,13 @@ class _Process:
             self._service = service = make_service(config, ServiceContext(tasks, registry, tracing, self.program))
             await self._until_done(service.start(), tasks, stoppable=True)
             self._app = service.app(routes) if isinstance(service, HttpService) else Starlette(routes=routes)
+            if config.http_shared_port:
+                await http.share_port(config.http_shared_port)
             self._phase = "ready"
             log.info("ready", http_host=config.http_host, http_port=http.port, pid=os.getpid())
             await self._until_done(self._stopped_or_replaced(), tasks)
             if self.stop_asked:
-                await self._drain(service, config.drain_s, tasks)
+                await self._drain(service, http, config, tasks)
             else:
                 log.info("role_changing", to_role=self.program.next_role)
                 self.listening = http.duplicate()
@@ -224,13 +229,21 @@ class _Process:
             for wait in waits:
                 wait.cancel()
 
-    async def _drain(self, service: Service, drain_s: float, tasks: Tasks) -> None:
+    async def _drain(self, service: Service, http: HttpServer, config: ServiceConfig, tasks: Tasks) -> None:
         self._phase = "draining"
-        log.info("draining", timeout_s=drain_s)
+        log.info("draining", timeout_s=config.drain_s)
+
+        async def drain() -> None:
+            if isinstance(service, HttpService):
+                # Clients first: no request is refused that came on a connection which is open.
+                await asyncio.sleep(config.drain_notice_s)
+                await http.leave()
+            await service.drain(config.drain_s)
+
         try:
-            await self._until_done(asyncio.wait_for(service.drain(drain_s), drain_s), tasks)
+            await self._until_done(asyncio.wait_for(drain(), config.drain_notice_s + config.drain_s), tasks)
         except TimeoutError:
-            log.warning("drain_incomplete", timeout_s=drain_s)
+            log.warning("drain_incomplete", timeout_s=config.drain_s)
 
     async def _stop(self, tasks: Tasks, code: int) -> int:
         for name in await tasks.cancel_all(STOP_DEADLINE_S):

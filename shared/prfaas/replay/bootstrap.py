@@ -51,7 +51,7 @@ class Ratio(NamedTuple):
 
     @property
     def certain(self) -> bool:
-        """Whether the interval leaves no doubt that there is a difference."""
+        """True when the interval leaves no doubt that there is a difference."""
         return self.low > 1 or self.high < 1
 
 
@@ -75,7 +75,7 @@ def ratios(base: Run, other: Run, resamples: int = RESAMPLES) -> list[Ratio | No
 
 
 def paired(base: Run, other: Run) -> bool:
-    """Whether both had the same requests at the same times: then the same pieces of time are drawn of both."""
+    """True when both had the same requests at the same times: then the same pieces of time are drawn of both."""
     own, theirs = base.setup, other.setup
     same = own.workload is not None and own.workload == theirs.workload and own.survey == theirs.survey
     return same and own.warm_up_s == theirs.warm_up_s and base.end_s == other.end_s

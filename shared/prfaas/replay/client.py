@@ -31,9 +31,9 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     """Deadline that is sent along as `x-prfaas-ttft-deadline-s`; without it no header of ours is sent."""
     api_key: str = ""
     chat: bool = False
-    """Whether prompts go to /v1/chat/completions, each as one message of a user."""
+    """True when prompts go to /v1/chat/completions, each as one message of a user."""
     ignore_eos: bool = True
-    """Whether the server is asked for all tokens, beyond an end of text; a field of vLLM's that not all servers know."""
+    """True when the server is asked for all tokens, beyond an end of text; a field of vLLM's that not all servers know."""
 
 
 class Client:

@@ -50,7 +50,7 @@ class Go(msgspec.Struct, frozen=True, tag="go"):
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
     cut: bool
-    """Whether requests under way are ended too."""
+    """True when requests under way are ended too."""
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):

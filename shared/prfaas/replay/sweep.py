@@ -47,7 +47,7 @@ def point_of(run: Run, rate_req_s: float, result: str) -> SweepPoint:
 
 
 def broke(run: Run) -> bool:
-    """Whether fewer requests kept the SLO than it asks for. Without one, whether any request failed."""
+    """True when fewer requests kept the SLO than it asks for. Without one, when any request failed."""
     share = run.summary.good_request_fraction
     return run.summary.error_request_count > 0 if share is None else share < run.setup.slo.share
 

@@ -22,7 +22,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     users: int = 0
     """Sessions that run at any time; 0 where every request or session begins when the trace says."""
     fixed_schedule: bool = False
-    """Whether the turns of a session leave at their own stamps instead of waiting for the answer before them."""
+    """True when the turns of a session leave at their own stamps instead of waiting for the answer before them."""
 
     @property
     def one_clock(self) -> bool:

@@ -15,10 +15,16 @@ class MessageFaults(Collector):
         """Messages that did not decode, or that no sender may send. They were dropped."""
         self.failed: Counter[str] = Counter()
         """Messages whose handler raised. Only their own handling ended."""
+        self.foreign: Counter[str] = Counter()
+        """Messages that decode and say what their sender has no right to say. They were ignored."""
+        self.late: Counter[str] = Counter()
+        """Messages about what is over, or never was. They were ignored."""
 
     def collect(self) -> Iterator[Metric]:
         for name, text, counts in (
             ("prfaas_bus_undecodable", "Messages dropped because they do not decode, by kind.", self.undecodable),
+            ("prfaas_bus_foreign", "Messages ignored because their sender may not say them, by kind.", self.foreign),
+            ("prfaas_bus_late", "Messages ignored because what they are about is not under way, by kind.", self.late),
             ("prfaas_bus_handler_failures", "Messages whose handling ended by an exception, by kind.", self.failed),
         ):
             family = CounterMetricFamily(name, text, labels=["kind"])

@@ -20,11 +20,11 @@ from prfaas.traces.request import TraceRequest
 
 class TraceFormat(NamedTuple):
     recognise: Callable[[str], bool]
-    """Whether a file whose first line this is has the format."""
+    """Tells whether a file whose first line this is has the format."""
     read: Callable[[Path, Collection[int]], Iterator[TraceRequest]]
     """Yields the requests of a file but those on the lines with these numbers."""
     one_clock: bool = True
-    """Whether arrivals of different sessions count from the same moment."""
+    """True when arrivals of different sessions count from the same moment."""
 
 
 FORMATS: dict[str, TraceFormat] = {

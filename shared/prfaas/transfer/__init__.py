@@ -1,1 +1,1 @@
-"""How one KV cache moves: frames, codecs, both ends of a transfer, the keeper of the bucket."""
+"""Transfer of one KV cache: frames, codecs, both ends of a transfer, the keeper of the bucket."""

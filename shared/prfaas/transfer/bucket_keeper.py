@@ -55,7 +55,7 @@ class KVBucketKeeper:
         self.leaked_bytes = 0
         self.stored_bytes = 0
         self.problem: str | None = None
-        """Why the bucket cannot be used, for readiness; None while it can."""
+        """Reason why the bucket cannot be used, for readiness; None while it can."""
 
     async def start(self) -> None:
         """Raises LaneError, TimeoutError."""
@@ -102,7 +102,7 @@ class KVBucketKeeper:
         return self.reclaimed_messages - before
 
     async def look(self) -> BucketState:
-        """What is stored, and who reads it. Raises LaneError, TimeoutError."""
+        """Returns what is stored, and who reads it. Raises LaneError, TimeoutError."""
         stream = stream_name(self._bucket)
         info = await api(self._lane, f"STREAM.INFO.{stream}", {"subjects_filter": ">"})
         counts: dict[str, int] = info["state"].get("subjects") or {}

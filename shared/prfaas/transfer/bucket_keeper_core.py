@@ -1,4 +1,4 @@
-"""What to purge of a site's KV bucket, from looks at it. Pure.
+"""Decisions what to purge of a site's KV bucket, from looks at it. Pure.
 
 A live receiver has a consumer on its object's subject, and the server drops the consumer of a dead one. So an orphan is a subject
 that holds messages and has no consumer. It gets a grace, for a receiver may be between two consumers. Messages that come after a

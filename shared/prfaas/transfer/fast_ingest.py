@@ -48,7 +48,7 @@ class BatchReplies:
         return f"{self._inbox}.{self._salt}{batch}.1.fail.{sequence}.{operation:d}.$FI"
 
     def event(self, message: Message, now_s: float) -> SenderEvent | None:
-        """What the answer says; None when it only announces another one, or is an answer to nothing that was sent from here.
+        """Returns what the answer says; None when it only announces another one, or answers nothing that was sent from here.
         Releases the message."""
         try:
             batch_id, _, _, _, operation, _ = message.subject[len(self._inbox) + 1 :].split(".")

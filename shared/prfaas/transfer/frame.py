@@ -16,6 +16,8 @@ from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange
 
 HEADER_BYTES = 64
 DIGEST_BYTES = 16
+ABORT_POSITION = (1 << 32) - 1
+"""Position of ABORT frames, which have no place in the order: no other frame of an attempt has it."""
 _MAGIC = b"PKV1"
 _FIELDS = struct.Struct("<4sBBBxIIIIIIIIQ")
 """Magic, version, kind, codec, attempt, position, layer, start, end, offset, stored bytes, raw bytes, transfer."""
@@ -25,7 +27,7 @@ assert _FIELDS.size + DIGEST_BYTES == HEADER_BYTES
 
 class FrameKind(IntEnum):
     OPEN = 1
-    """What both sides must agree on before any byte is installed; always at position 0."""
+    """Facts that both sides must agree on before any byte is installed; always at position 0."""
     DATA = 2
     MANIFEST = 3
     """Closes the transfer."""
@@ -62,20 +64,13 @@ class FrameHead(NamedTuple):
 
 class OutgoingFrame(NamedTuple):
     kind: FrameKind
-    header: bytes
-    parts: tuple[memoryview, ...]
-    """Payload, in pieces that still are the engine's own memory."""
+    buffers: tuple[bytes | memoryview, ...]
+    """Header and payload, in pieces. The payload of a plain frame still is the engine's own memory."""
+    digest: bytes
+    """Checksum, or the tag of a sealed frame."""
     total_bytes: int
     """Header and payload."""
     raw_bytes: int
-
-    @property
-    def digest(self) -> bytes:
-        return self.header[-DIGEST_BYTES:]
-
-    @property
-    def buffers(self) -> list[bytes | memoryview]:
-        return [self.header, *self.parts]
 
 
 class IncomingFrame(NamedTuple):
@@ -131,7 +126,8 @@ def encode_frame(head: FrameHead, parts: tuple[memoryview, ...]) -> OutgoingFram
     checksum = xxhash.xxh3_128(fields)
     for part in parts:
         checksum.update(part)
-    return OutgoingFrame(head.kind, fields + checksum.digest(), parts, HEADER_BYTES + head.stored_bytes, head.raw_bytes)
+    digest = checksum.digest()
+    return OutgoingFrame(head.kind, (fields + digest, *parts), digest, HEADER_BYTES + head.stored_bytes, head.raw_bytes)
 
 
 def decode_frame(message: memoryview) -> IncomingFrame:
@@ -158,7 +154,7 @@ def decode_frame(message: memoryview) -> IncomingFrame:
 
 
 class FrameSlice(NamedTuple):
-    """What one frame carries of a piece, before it is encoded."""
+    """Part of a piece that one frame carries, before it is encoded."""
 
     range: LayerRange
     offset: int

@@ -9,7 +9,7 @@ from prfaas.transfer.frame import OutgoingFrame
 
 
 class FrameMemory(Protocol):
-    """What the queue tells the framer, which bounds the memory of frames."""
+    """The framer as its queue sees it: told of every frame, it bounds the memory of frames."""
 
     def sent(self, size_bytes: int) -> None: ...
 

@@ -17,6 +17,7 @@ from prfaas.transfer import frame as kv
 from prfaas.transfer.codec import CodecChooser, encode_planes
 from prfaas.transfer.errors import TransferError
 from prfaas.transfer.quantize import encode_int8
+from prfaas.transfer.sealed_frame import FrameFormat
 
 _MAX_REASON_BYTES = 1000
 _LOOP_IS_DEAD_S = 5.0
@@ -24,13 +25,14 @@ _LOOP_IS_DEAD_S = 5.0
 
 
 class Framer:
-    """Numbers, encodes and checksums the frames of one attempt. `ready` is called on the loop when `take` has something."""
+    """Numbers and encodes the frames of one attempt. `ready` is called on the loop when `take` has something."""
 
     def __init__(
         self,
         transfer: KVTransfer,
         layout: KVLayout,
         link: LinkCore,
+        frames: FrameFormat,
         *,
         max_payload: Callable[[], int],
         ready: Callable[[], None],
@@ -41,6 +43,7 @@ class Framer:
         self._transfer = transfer
         self._layout = layout
         self._link = link
+        self._frames = frames
         self._max_payload = max_payload
         self._ready = ready
         self._buffer_bytes = buffer_bytes
@@ -50,6 +53,7 @@ class Framer:
         self._chooser = CodecChooser(codecs) if codecs else None
         self._thread = ThreadPoolExecutor(1, "kv framer") if codecs else None
         """Frames beside the engine, one window ahead of the link and no more: so the codec follows the link."""
+        self._abort: kv.OutgoingFrame | None = None
         self._digests: list[bytes] = []
         self.raw_bytes = 0
         self.total_bytes = 0
@@ -113,8 +117,11 @@ class Framer:
             await self._loop.run_in_executor(self._thread, self._append_manifest, cached_tokens)
 
     def abort_frame(self, reason: str) -> kv.OutgoingFrame:
-        """Frame that ends the object early. It has no place in the numbering: it comes after all that is stored."""
-        return self._encode(kv.FrameKind.ABORT, kv.Codec.RAW, kv.message_slice(reason.encode()[:_MAX_REASON_BYTES]))
+        """Frame that ends the object early, always the same one."""
+        if self._abort is None:
+            reason_slice = kv.message_slice(reason.encode()[:_MAX_REASON_BYTES])
+            self._abort = self._encode(kv.FrameKind.ABORT, kv.Codec.RAW, reason_slice, kv.ABORT_POSITION)
+        return self._abort
 
     # On the loop's thread.
 
@@ -202,7 +209,7 @@ class Framer:
         self._append(kind, kv.Codec.RAW, kv.message_slice(payload))
 
     def _append(self, kind: kv.FrameKind, codec: kv.Codec, part: kv.FrameSlice) -> None:
-        frame = self._encode(kind, codec, part)
+        frame = self._encode(kind, codec, part, self.frames)
         self._digests.append(frame.digest)
         self.raw_bytes += part.raw_bytes
         self.total_bytes += frame.total_bytes
@@ -214,12 +221,12 @@ class Framer:
         if wake:
             self._loop.call_soon_threadsafe(self._ready)
 
-    def _encode(self, kind: kv.FrameKind, codec: kv.Codec, part: kv.FrameSlice) -> kv.OutgoingFrame:
+    def _encode(self, kind: kv.FrameKind, codec: kv.Codec, part: kv.FrameSlice, position: int) -> kv.OutgoingFrame:
         stored = sum(len(view) for view in part.parts)
         head = kv.FrameHead(
-            kind, codec, self._transfer.attempt, self.frames, part.range, part.offset, stored, part.raw_bytes, self._hash
+            kind, codec, self._transfer.attempt, position, part.range, part.offset, stored, part.raw_bytes, self._hash
         )  # fmt: skip
-        return kv.encode_frame(head, part.parts)
+        return self._frames.encode(head, part.parts)
 
     def _wait(self, ready: Callable[[], bool]) -> None:
         """Waits under the lock. The sender fails the transfer at its deadline, which ends the wait. Raises TransferError."""

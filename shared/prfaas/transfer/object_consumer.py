@@ -133,7 +133,7 @@ class ObjectConsumer:
         return message.status in _CONSUMER_GONE
 
     def fell_silent(self, now_s: float) -> bool:
-        """Whether heartbeats are missing on a connection that stands: a server that was restarted forgets the consumer."""
+        """Tells whether heartbeats are missing on a connection that stands: a server that was restarted forgets the consumer."""
         if not self._lane.is_connected or now_s - self._heard_at <= _SILENT_AFTER_S:
             return False
         self._heard_at = now_s

@@ -16,9 +16,10 @@ from prfaas.kvcache.layout import KVLayout, KVPiece
 from prfaas.telemetry.faults import FAULTS
 from prfaas.transfer import receiver_events as events
 from prfaas.transfer.errors import TransferError
-from prfaas.transfer.frame import FrameError, decode_frame
+from prfaas.transfer.frame import FrameError
 from prfaas.transfer.object_consumer import API_TIMEOUT_S, ObjectConsumer
 from prfaas.transfer.receiver_core import ReceiverCore
+from prfaas.transfer.sealed_frame import frames_of
 
 _TICK_S = 0.25
 _RECONNECT_S = 3.0
@@ -39,12 +40,15 @@ class KVReceiver:
         *,
         timeout_s: float,
         idle_timeout_s: float | None = None,
+        secret: bytes | None = None,
     ) -> None:
-        """`timeout_s` bounds the whole transfer; `idle_timeout_s` the time between two frames once the first has come."""
+        """`timeout_s` bounds the whole transfer; `idle_timeout_s` the time between two frames once the first has come. With a
+        `secret` only frames are taken that are sealed with it."""
         now_s = time.monotonic()
         self._lane = lane
         self._transfer = transfer
         self._install = install
+        self._frames = frames_of(transfer, secret)
         self._timeout_s = timeout_s
         self._core = ReceiverCore(
             transfer, layout, now_s=now_s, deadline_at=now_s + timeout_s, idle_timeout_s=idle_timeout_s
@@ -83,7 +87,7 @@ class KVReceiver:
             ) from error
 
     def report(self) -> TransferReport:
-        """What has come so far."""
+        """Report on what has come so far."""
         return self._core.report()
 
     @property
@@ -152,7 +156,7 @@ class KVReceiver:
             return
         self._consumer.frame_came(now_s)
         try:
-            event: events.ReceiverEvent = events.FrameArrived(decode_frame(message.payload), stream_sequence, now_s)
+            event: events.ReceiverEvent = events.FrameArrived(self._frames.decode(message.payload), stream_sequence, now_s)
         except FrameError as error:
             event = events.FrameDamaged(str(error), now_s)
         self._handle(event)
@@ -232,7 +236,7 @@ class KVReceiver:
             found = await direct_get_last(self._lane, self._transfer.bucket, self._consumer.subject, timeout_s=API_TIMEOUT_S)
             stored = KVStored(frames=0, stream_sequence=0)
             if found is not None:
-                stored = KVStored(frames=decode_frame(found[1]).head.position + 1, stream_sequence=found[0])
+                stored = KVStored(frames=self._frames.decode(found[1]).head.position + 1, stream_sequence=found[0])
             payload = wire.encode(stored)
             self._lane.publish(reply, [payload], len(payload))
 

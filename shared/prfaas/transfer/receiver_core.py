@@ -89,7 +89,7 @@ class ReceiverCore:
         return self.state in (ReceiverState.VERIFIED, ReceiverState.FAILED)
 
     def report(self) -> TransferReport:
-        """What has come so far; complete once the transfer is verified."""
+        """Report on what has come so far; complete once the transfer is verified."""
         transfer, layout = self._transfer, self._layout
         whole_bytes = layout.total_bytes(transfer.prefill_tokens)
         return TransferReport(

@@ -1,4 +1,4 @@
-"""What a sender is set to, and what it reports in the end."""
+"""Settings of a sender, and its report in the end."""
 
 import msgspec
 
@@ -18,6 +18,8 @@ class SendOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Compresses frames while the link is slow enough for it to pay."""
     lossy: bool = False
     """Cuts frames to 8 bits then, if the transfer allows it too."""
+    secret: bytes | None = None
+    """Secret that the receiver shares, with which frames are sealed; None: they go in clear."""
 
 
 class SendReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,7 +36,7 @@ class SendReport(msgspec.Struct, frozen=True, kw_only=True):
     blocked_s: float
     """Time for which `put` made the engine wait for the link."""
     object_complete: bool
-    """Whether the object's meta message was stored; not when the receiver was done with it sooner."""
+    """True when the object's meta message was stored; not when the receiver was done with it sooner."""
 
     @property
     def goodput_bytes_per_s(self) -> float:

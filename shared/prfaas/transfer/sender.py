@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from collections.abc import Sequence
 from typing import Self
 
 from prfaas.bus.bulk.bucket import chunk_subject
@@ -15,6 +16,7 @@ from prfaas.contracts.kv import KVStored, KVTransfer
 from prfaas.kvcache.layout import KVLayout, KVPiece
 from prfaas.link.estimate import Sent
 from prfaas.link.link import Link
+from prfaas.telemetry.fault_points import FaultPoint, reach
 from prfaas.transfer import sender_events as events
 from prfaas.transfer.errors import TransferError
 from prfaas.transfer.fast_ingest import BatchReplies, Operation
@@ -22,6 +24,7 @@ from prfaas.transfer.frame import Codec, FrameKind
 from prfaas.transfer.frame_queue import FrameQueue
 from prfaas.transfer.framer import Framer
 from prfaas.transfer.object_digest import ObjectDigest, publish_meta
+from prfaas.transfer.sealed_frame import frames_of
 from prfaas.transfer.send_options import SendOptions, SendReport
 from prfaas.transfer.sender_core import SenderCore
 
@@ -44,6 +47,7 @@ class KVSender:
             transfer,
             layout,
             link.core,
+            frames_of(transfer, options.secret),
             max_payload=lambda: lane.max_payload,
             ready=self._drain,
             codecs=[Codec.PLANES] * options.lossless + [Codec.INT8] * (options.lossy and transfer.lossy),
@@ -212,6 +216,7 @@ class KVSender:
                 self._fail(TransferError(code, message))
 
     def _send(self, order: events.SendFrame) -> None:
+        reach(FaultPoint.MANIFEST if order.commit else FaultPoint.FRAME, self._transfer.transfer_id, order.position)
         frame = self._queue.send(order.position)
         operation = Operation.APPEND
         if order.commit:
@@ -226,7 +231,7 @@ class KVSender:
         reply = self._replies.subject(order.batch, order.sequence, operation)
         self._publish(frame.buffers, frame.total_bytes, reply, headers)
 
-    def _publish(self, parts: list[Buffer], size: int, reply: str, headers: bytes = b"") -> None:
+    def _publish(self, parts: Sequence[Buffer], size: int, reply: str, headers: bytes = b"") -> None:
         try:
             self._lane.publish(self._subject, parts, size, reply=reply, headers=headers)
         except DisconnectedError:

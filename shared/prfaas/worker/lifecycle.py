@@ -7,16 +7,17 @@ from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.bus.presence import Announcer
 from prfaas.contracts.to_scheduler import Heartbeat
 from prfaas.process.runner import ServiceContext
+from prfaas.worker.freed_memory import give_back_freed_memory
 from prfaas.worker.identity import Identity
 from prfaas.worker.role_change import RoleChange
 from prfaas.worker.site_connections import SiteConnections
 
 
 class Worker(Protocol):
-    """What differs by role."""
+    """Parts of a worker that differ by role."""
 
     def problem(self) -> str | None:
-        """Why the role's own needs are not met now; None when they are."""
+        """Reason why the role's own needs are not met now; None when they are."""
         ...
 
     async def finish_work(self) -> None:
@@ -58,10 +59,12 @@ class WorkerLifecycle:
         self._announcer = Announcer(self._connections.bus, sites, heartbeat)
         await self._role_change.start(self._connections.bus)
         self._tasks.spawn("announce", self._announcer.run())
+        self._tasks.spawn("give back freed memory", give_back_freed_memory())
 
     def ready(self) -> str | None:
-        """Why the worker cannot take work now; None when it can: it needs both connections, what its role needs, and a site that
-        hears of it."""
+        """Reason why the worker cannot take work now; None when it can.
+
+        It needs both connections, what its role needs, and a site that hears of it."""
         assert self._connections is not None and self._announcer is not None, "asked before it is announced"
         return self._connections.down() or self._worker.problem() or self._announcer.problem
 

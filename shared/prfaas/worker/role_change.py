@@ -52,7 +52,7 @@ class RoleChange:
 
     @property
     def possible(self) -> bool:
-        """Whether it is movable, and its configuration is known to suit the other role."""
+        """True when it is movable, and its configuration is known to suit the other role."""
         return self._program is not None and self._checking is not None and self._checking.done()
 
     async def start(self, bus: ControlBus) -> None:

@@ -13,8 +13,10 @@ import pytest
 import pytest_asyncio
 from hypothesis import given, settings
 
+from prfaas.secrets.tenants_file import Limits
+from tests.budget import examples
 from tests.gateway.bodies import bodies
-from tests.gateway.conftest import Edge, running_edge
+from tests.gateway.conftest import Edge, make_tenants, running_edge
 from tests.gateway.scripted_site import DEADLINE_S
 
 GOOD = {"model": "tiny", "prompt": "hello"}
@@ -22,7 +24,7 @@ GOOD = {"model": "tiny", "prompt": "hello"}
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Edge]:
-    async with running_edge(tmp_path_factory.mktemp("edge"), max_body_bytes=100_000, read_deadline_s=1) as edge:
+    async with running_edge(tmp_path_factory.mktemp("edge"), max_body_bytes=100_000) as edge:
         yield edge
 
 
@@ -96,7 +98,7 @@ async def test_the_openai_client_hears_it_too(shared: Edge) -> None:
     assert raises.value.status_code == 413
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(bodies)
 async def test_any_json_is_answered(shared: Edge, body: Any) -> None:
     for path in ("/v1/completions", "/v1/chat/completions"):
@@ -132,11 +134,12 @@ async def test_an_endless_chunked_body_is_cut_off(shared: Edge) -> None:
     assert (await raw(shared, HEAD + b"transfer-encoding: chunked\r\n\r\n" + chunk * 3)).startswith(b"HTTP/1.1 413 ")
 
 
-async def test_a_body_that_does_not_arrive_is_408(shared: Edge) -> None:
-    answer = await raw(shared, HEAD + b'content-length: 100\r\n\r\n{"model"')
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    assert json.loads(answer.split(b"\r\n\r\n")[1])["error"]["code"] == "request_timeout"
-    await still_works(shared)
+async def test_a_body_that_does_not_arrive_is_408(tmp_path: Path) -> None:
+    async with running_edge(tmp_path, read_deadline_s=0.5) as edge:
+        answer = await raw(edge, HEAD + b'content-length: 100\r\n\r\n{"model"')
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert json.loads(answer.split(b"\r\n\r\n")[1])["error"]["code"] == "request_timeout"
+        await still_works(edge)
 
 
 @pytest.mark.parametrize("request_", [
@@ -176,19 +179,23 @@ async def test_unknown_urls_and_methods(shared: Edge) -> None:
 
 
 async def test_api_keys(tmp_path: Path) -> None:
-    async with running_edge(tmp_path, api_keys=("first", "second")) as edge:
-        for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic first"}, {"authorization": "Bearer"}):
+    path, keys = make_tenants(tmp_path, {"first": Limits(), "second": Limits()})
+    first = keys["first"]
+    changed = first[:-1] + ("A" if first[-1] != "A" else "B")
+    wrong = ("Bearer wrong", f"Basic {first}", "Bearer", f"Bearer {changed}", f"Bearer {first}x", f"Bearer {first[:40]}")
+    async with running_edge(tmp_path, tenants_file=path) as edge:
+        for headers in ({}, *({"authorization": each} for each in wrong)):
             for answer in (await edge.post("/v1/completions", GOOD, **headers), await edge.get("/v1/models", **headers)):
                 error = error_of(answer, 401)
                 assert (error["type"], error["code"]) == ("authentication_error", "invalid_api_key")
                 assert answer.headers["www-authenticate"] == "Bearer"
-        for key in ("first", "second"):
+        for key in keys.values():
             async with edge.openai(api_key=key) as client:
                 assert (await client.completions.create(model="tiny", prompt="x")).choices[0].text == "hello world"
                 assert len((await client.models.list()).data) == 1
         tenants = [generate.tenant for generate in edge.site.generated]
-        assert all(tenants) and len(set(tenants)) == 2, "each key has a tenant of its own, as whom its KV crosses the link"
-        assert not any(key in tenant for key in ("first", "second") for tenant in tenants)
+        assert all(tenants) and len(set(tenants)) == 2, "each tenant has a label of its own, under which its KV crosses the link"
+        assert not any(name in label for name in keys for label in tenants)
         # Nobody who may not ask gets to send a large body.
         assert error_of(await edge.post("/v1/completions", b"x" * 1_000_000), 401)["code"] == "invalid_api_key"
         for path in ("/health", "/ready", "/metrics"):

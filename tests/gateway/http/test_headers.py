@@ -5,7 +5,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.gateway.conftest import Edge, running_edge
+from prfaas.secrets.tenants_file import Limits
+from tests.gateway.conftest import Edge, make_tenants, running_edge
 
 ASK = {"model": "tiny", "prompt": "hello"}
 PAGE = "https://chat.example.org"
@@ -62,16 +63,20 @@ async def test_pages_of_other_origins_may_not_call_by_default(edge: Edge) -> Non
 
 
 async def test_pages_of_the_configured_origins_may(tmp_path: Path) -> None:
-    async with running_edge(tmp_path, cors_origins=(PAGE,), api_keys=("key",)) as edge:
+    path, keys = make_tenants(tmp_path, {"page": Limits(requests_per_minute=100)})
+    async with running_edge(tmp_path, cors_origins=(PAGE,), tenants_file=path) as edge:
         allowed = await preflight(edge, PAGE)
         assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, PAGE)
         assert "authorization" in allowed.headers["access-control-allow-headers"]
         assert "x-request-id" in allowed.headers
         assert (await preflight(edge, "https://elsewhere.example.org")).status_code == 400
         for stream in (False, True):
-            answer = await edge.post("/v1/completions", {**ASK, "stream": stream}, origin=PAGE, authorization="Bearer key")
+            answer = await edge.post(
+                "/v1/completions", {**ASK, "stream": stream}, origin=PAGE, authorization=f"Bearer {keys['page']}"
+            )
             assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, PAGE)
-            assert "x-request-id" in answer.headers["access-control-expose-headers"]
+            exposed = answer.headers["access-control-expose-headers"]
+            assert "x-request-id" in exposed and "x-ratelimit-remaining-requests" in exposed
             assert "hello" in answer.text or "hel" in answer.text
         for error in (await edge.post("/v1/completions", ASK, origin=PAGE), await edge.get("/nothing", origin=PAGE)):
             assert error.status_code in (401, 404) and error.headers["access-control-allow-origin"] == PAGE

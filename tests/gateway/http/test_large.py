@@ -53,6 +53,7 @@ def of_4_mib(start: bytes, item: bytes, end: bytes) -> bytes:
     return start + b",".join([item] * count) + end
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "body", "param", "code"), [
     ("/v1/completions", {"model": "tiny", "prompt": "hello " * 200_000}, "prompt", "context_length_exceeded"),
     ("/v1/completions", of_4_mib(b'{"model":"tiny","prompt":[', b"3", b"]}"), "prompt", "context_length_exceeded"),
@@ -81,6 +82,7 @@ async def test_a_huge_body_is_refused_by_name(shared: Edge, path: str, body: Any
     assert (await shared.post("/v1/completions", GOOD)).status_code == 200
 
 
+@pytest.mark.slow
 async def test_small_requests_are_answered_while_large_ones_are_read(tmp_path: Path) -> None:
     async with running_edge(tmp_path) as edge:
         edge.http.timeout = 60

@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from prfaas.contracts.to_decode import Generate
-from tests.gateway.conftest import Edge, running_edge, until
+from tests.gateway.conftest import GROWING_S, Edge, running_edge, until
 from tests.gateway.scripted_site import DEADLINE_S, WORKER, Emitter, say_hello
 
 MESSAGES: Any = [{"role": "user", "content": "hello"}]
@@ -116,9 +116,12 @@ async def test_a_finished_answer_is_not_cancelled(edge: Edge) -> None:
 
 async def test_no_start_within_the_deadline_is_503_and_a_cancel(edge: Edge) -> None:
     edge.site.script = never_ends(first_tokens=0)
-    answer = await edge.post("/v1/completions", {"model": "tiny", "prompt": "x"}, x_prfaas_ttft_deadline_s="1")
+    for deadline_s in GROWING_S:
+        answer = await edge.post("/v1/completions", {"model": "tiny", "prompt": "x"}, x_prfaas_ttft_deadline_s=deadline_s)
+        if edge.site.generated:
+            break
     assert (answer.status_code, answer.json()["error"]["code"], answer.headers["retry-after"]) == (503, "deadline", "1")
-    assert answer.json()["error"]["message"] == "No first token within 1 s."
+    assert answer.json()["error"]["message"] == f"No first token within {deadline_s} s."
     assert "No first token" in (await edge.site.cancellation()).reason
 
 
@@ -129,8 +132,10 @@ async def test_no_first_token_after_the_start_breaks_the_stream_off(edge: Edge) 
 
     edge.site.script = script
     body = {"model": "tiny", "prompt": "x", "stream": True}
-    answer = await edge.post("/v1/completions", body, x_prfaas_ttft_deadline_s="1")
-    assert answer.status_code == 200
+    for deadline_s in GROWING_S:
+        answer = await edge.post("/v1/completions", body, x_prfaas_ttft_deadline_s=deadline_s)
+        if answer.status_code == 200:
+            break
     assert json.loads(answer.text.split("\n\n")[-2].removeprefix("data: "))["error"]["code"] == "deadline"
     assert "[DONE]" not in answer.text
     await edge.site.cancellation()
@@ -148,7 +153,7 @@ async def test_silence_between_tokens_breaks_the_answer_off(tmp_path: Any) -> No
 
 
 async def test_a_silent_scheduler_or_worker_is_503(tmp_path: Any) -> None:
-    async with running_edge(tmp_path, control_deadline_s=1) as edge:
+    async with running_edge(tmp_path, control_deadline_s=0.3) as edge:
         edge.site.answers_generate = False
         answer = await edge.post("/v1/completions", {"model": "tiny", "prompt": "x"})
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")

@@ -37,7 +37,8 @@ def counts_to_four(stops_after: int) -> Any:
 
 
 @pytest.fixture
-async def edge(tmp_path: Path) -> AsyncIterator[Edge]:
+async def edge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Edge]:
+    monkeypatch.setattr("prfaas_gateway.decode_workers.SUPERSEDED_AFTER_S", 0.1)
     async with running_edge(tmp_path, worker_grace_s=0.05) as edge:
         yield edge
 
@@ -94,7 +95,7 @@ async def test_a_worker_that_does_not_say_whether_it_has_begun_is_left(tmp_path:
         edge.site.answers_generate = True
         answer = await asking
         assert answer.status_code == 200 and answer.json()["choices"][0]["text"] == "one two three four"
-        assert edge.site.placed[1].refused_by == (WORKER,)
+        assert (WORKER,) in [request.refused_by for request in edge.site.placed]
 
 
 async def test_a_request_that_loses_its_worker_again_and_again_ends(edge: Edge) -> None:
@@ -109,3 +110,45 @@ async def test_a_request_that_loses_its_worker_again_and_again_ends(edge: Edge) 
         await edge.site.announce(WORKER, gone=True)
     answer = await asking
     assert answer.status_code == 503 and answer.json()["error"]["code"] == "decode_worker_lost"
+
+
+async def test_an_answer_goes_on_after_an_event_that_was_lost(edge: Edge) -> None:
+    async def loses_one(generate: Generate, emit: Emitter) -> None:
+        sent = len(unpack_tokens(generate.sent_token_ids))
+        await emit.started()
+        for word in WORDS[sent:]:
+            emit.sequence += not sent and word == WORDS[2]
+            await emit.tokens(word)
+        await emit.finished(len(WORDS))
+
+    edge.site.script = loses_one
+    answer = await edge.post("/v1/completions", {"model": "tiny", "prompt": "x", "max_tokens": 4}, x_prfaas_report="1")
+    assert answer.status_code == 200 and answer.json()["choices"][0]["text"] == "".join(WORDS)
+    assert answer.json()["usage"]["prfaas"]["detours"] == {"events_lost": 1}
+
+
+async def test_an_answer_whose_last_events_are_lost_goes_on(edge: Edge) -> None:
+    """Nothing follows that would show the gap: the worker is asked how far it is."""
+
+    async def loses_the_end(generate: Generate, emit: Emitter) -> None:
+        sent = len(unpack_tokens(generate.sent_token_ids))
+        await emit.started()
+        for word in WORDS[sent:]:
+            await emit.tokens(word)
+        if sent:
+            await emit.finished(len(WORDS))
+
+    edge.site.script = loses_the_end
+    answer = await edge.post("/v1/completions", {"model": "tiny", "prompt": "x", "max_tokens": 4}, x_prfaas_report="1")
+    assert answer.status_code == 200 and answer.json()["choices"][0]["text"] == "".join(WORDS)
+    assert answer.json()["usage"]["prfaas"]["detours"] == {"events_lost": 1}
+
+
+async def test_a_worker_that_has_no_connection_is_left_although_its_heartbeat_is_there(edge: Edge) -> None:
+    edge.site.script = counts_to_four(1)
+    asking = asyncio.create_task(edge.post("/v1/completions", {"model": "tiny", "prompt": "x", "max_tokens": 4}))
+    await until(lambda: edge.site.running)
+    await edge.site.announce(WORKER)
+    await edge.site.go_deaf()
+    answer = await asking
+    assert answer.status_code == 200 and answer.json()["choices"][0]["text"] == "".join(WORDS)

@@ -51,6 +51,7 @@ async def test_not_ready_without_a_scheduler(tmp_path: Path) -> None:
 async def test_not_ready_without_a_decode_worker_for_each_model(edge: Edge) -> None:
     await until(lambda: edge.service.ready() is None)
     await edge.site.stop_announcing()
+    await edge.site.announce("decode-0", gone=True)
     await until(lambda: edge.service.ready() == "no decode worker takes requests for 'tiny'")
     answer = await edge.get("/ready")
     assert (answer.status_code, answer.json()["reason"]) == (503, "no decode worker takes requests for 'tiny'")
@@ -90,7 +91,9 @@ async def test_late_events_of_a_cancelled_request_are_counted(edge: Edge) -> Non
             go_on.set()
 
     edge.site.script = script
-    await edge.post("/v1/completions", ASK, x_prfaas_ttft_deadline_s="1")
+    asking = asyncio.create_task(edge.post("/v1/completions", ASK))
+    await until(lambda: edge.site.running)
+    asking.cancel()
     await edge.site.cancellation()
     await go_on.wait()
     await until(lambda: edge.metric("prfaas_gateway_stray_events_total") == 1)
@@ -244,12 +247,13 @@ async def test_a_request_that_crashes_us_is_a_500_and_the_next_one_is_fine(edge:
     assert (await edge.post("/v1/completions", ASK)).status_code == 200
 
 
+@pytest.mark.e2e
 async def test_the_process(tmp_path: Path) -> None:
     """Uses the emulated model, whose files need no download."""
 
     async def event(process: asyncio.subprocess.Process, name: str) -> dict[str, Any]:
         assert process.stderr is not None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(DEADLINE_S):
             async for line in process.stderr:
                 fields: dict[str, Any] = json.loads(line)
                 if fields["event"] == name:
@@ -272,7 +276,7 @@ async def test_the_process(tmp_path: Path) -> None:
                 answer = await client.post("/v1/completions", json={"model": "emulated-dense", "prompt": "x"}, headers=soon)
                 assert answer.status_code == 503
             process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(DEADLINE_S):
                 assert await process.wait() == 0
         finally:
             if process.returncode is None:

@@ -100,7 +100,7 @@ def test_the_report_is_in_the_last_usage_only() -> None:
         "bytes": 1000, "saved_bytes": 0, "reused_tokens": 0, "frames": 3, "lossy_frames": 0, "attempts": 1,
         "duration_s": 0.25, "residual_s": 0.0, "prefill_s": 0.0, "queue_s": 0.0,
     }  # fmt: skip
-    assert last["prfaas"] == {**expected, "transfer": transfer, "moves": 0}
+    assert last["prfaas"] == {**expected, "transfer": transfer, "moves": 0, "detours": {}}
     assert not any("prfaas" in usage for usage in earlier)
     assert whole(ChatShape(), HELLO, report=True)["usage"]["prfaas"] == last["prfaas"]
     assert "prfaas" not in whole(ChatShape(), HELLO)["usage"]

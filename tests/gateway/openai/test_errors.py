@@ -1,6 +1,6 @@
 import pytest
 
-from prfaas.contracts.codes import FailureCode
+from prfaas.contracts.codes import TOO_MANY, FailureCode
 from prfaas.contracts.to_gateway import Failed
 from prfaas_gateway.job import failure, refused
 from prfaas_gateway.openai.errors import ApiError
@@ -16,9 +16,10 @@ def test_a_refusal_becomes_a_status_that_the_table_names(code: FailureCode) -> N
 
 
 @pytest.mark.parametrize("code", HEARD)
-def test_a_failure_that_may_pass_is_a_503_and_any_other_a_500(code: FailureCode) -> None:
-    failed = Failed(request_id="r", sequence=0, code=code, message="it is so", retry_after_s=1.0)
-    assert (failure(failed).status, failure(failed).body.code) == (503, code)
+def test_a_failure_that_may_pass_is_a_503_or_a_429_and_any_other_a_500(code: FailureCode) -> None:
+    failed = Failed(request_id="r", sequence=0, code=code, message="it is so", retry_after_s=7.2)
+    assert (failure(failed).status, failure(failed).body.code) == (429 if code in TOO_MANY else 503, code)
+    assert failure(failed).headers["retry-after"] == "8"
     assert failure(Failed(request_id="r", sequence=0, code=code, message="it is so")).status == 500
 
 

@@ -1,4 +1,4 @@
-"""What says nothing asks for nothing: nulls at every depth, empty values, numbers written as fractions."""
+"""Values that ask for nothing: nulls at every depth, empty values, numbers written as fractions."""
 
 import copy
 import json

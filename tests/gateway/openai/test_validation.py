@@ -14,6 +14,7 @@ from prfaas_gateway.openai.errors import ApiError
 from prfaas_gateway.openai.types import ChatRequest, CompletionRequest
 from prfaas_gateway.openai.unsupported import UNSUPPORTED
 from prfaas_gateway.openai.validation import INERT, parse_chat, parse_completion, sampling_of
+from tests.budget import examples
 from tests.gateway.bodies import HELLO, bodies, values
 
 
@@ -259,13 +260,13 @@ def check_any_body(body: bytes) -> None:
             assert answer["type"] == "invalid_request_error"
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(bodies | values)
 def test_any_json_gives_a_request_or_an_openai_error(body: Any) -> None:
     check_any_body(json.dumps(body).encode())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.binary(max_size=64))
 def test_any_bytes_give_a_request_or_an_openai_error(body: bytes) -> None:
     check_any_body(body)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from infra.nats_server import NatsServer
-from load.bench.kv.__main__ import Summary
 from load.bench.kv.methods import BUCKET, METHODS, Job
+from load.bench.kv.report import Summary
 from load.bench.kv.run import measure
 from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
 from prfaas.bus.bulk.bucket import api, stream_name
@@ -18,7 +18,7 @@ from prfaas.bus.endpoint import NatsEndpoint
 @pytest.fixture
 async def lane(tmp_path: Path) -> AsyncIterator[BulkLane]:
     async with NatsServer(tmp_path / "nats") as server:
-        lane = await BulkLane.connect(NatsEndpoint(url=server.client_url), name="test", timeout_s=5)
+        lane = await BulkLane.connect(NatsEndpoint(url=server.client_url), name="test", timeout_s=60)
         await ensure_kv_bucket(lane, BUCKET, max_bytes=64 << 20, ttl_s=60)
         yield lane
         await lane.close()

@@ -79,6 +79,6 @@ async def test_prompts_that_share_blocks_are_computed_once_and_answered_the_same
 
 
 async def known_blocks(stack: Stack, blocks: int) -> None:
-    async with asyncio.timeout(30.0):
+    async with asyncio.timeout(60.0):
         while f"prfaas_known_cached_blocks {blocks:.1f}" not in await stack.metrics(HOME, "scheduler"):
             await asyncio.sleep(0.05)

@@ -11,12 +11,13 @@ from load.simulate.paper import DEPLOYMENTS, H20, H200, LENGTHS, mean_length_cap
 from load.simulate.scenario import LinkSpec, PdSite, Scenario, Timing
 from load.simulate.world import simulate
 from prfaas.replay.arrival import Arrival
+from tests.budget import examples
 
 TIMING = Timing()
 FAST = LinkSpec(rates=((0.0, 100e9 / 8),))
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=examples(15))
 @given(st.sampled_from(sorted(DEPLOYMENTS)), st.floats(0.2, 8.0), st.integers(0, 99))
 def test_every_request_ends_once_and_in_order(name: str, rate_req_s: float, seed: int) -> None:
     arrivals = poisson(LENGTHS, rate_req_s=rate_req_s, duration_s=60.0, output_tokens=50, seed=seed)

@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from prfaas_scheduler.queue.events import Dispatch, Instruction, JobArrived, JobGone, Refuse, TimePassed, WorkerGone, WorkerReady
 from prfaas_scheduler.queue.options import QueueOptions
 from prfaas_scheduler.queue.site_queue import SiteQueue
+from tests.budget import examples
 from tests.scheduler.queue.jobs import MODEL, arrive, busy, dispatched, job, ready, refused
 
 
@@ -266,5 +267,5 @@ class AnyOrder(RuleBasedStateMachine):
         assert len(self.queue) == len(self.open)
 
 
-AnyOrder.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+AnyOrder.TestCase.settings = settings(max_examples=examples(150), stateful_step_count=40, deadline=None)
 TestAnyOrder = AnyOrder.TestCase

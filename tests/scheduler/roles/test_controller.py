@@ -14,6 +14,7 @@ from prfaas_scheduler.config import SchedulerConfig
 from prfaas_scheduler.fleet import Fleet
 from prfaas_scheduler.roles.controller import START_TIMEOUT_S, RoleController
 from prfaas_scheduler.roles.events import BeginMove, MoveOver, MoveRefused, MoveResult, RequestSeen, RoleInstruction, RolesDue
+from tests.budget import examples
 
 EVERY_S = 60.0
 DRAIN_S = 30.0
@@ -247,7 +248,7 @@ def test_a_worker_that_does_not_come_back_ends_the_move() -> None:
     assert over(world.log) == [MoveResult.LOST]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.integers(1, 6), st.integers(1, 6), st.floats(0.3, 20.0), st.floats(5.0, 500.0), st.floats(0.02, 0.5), st.integers(1, 4))
 def test_with_constant_traffic_it_comes_to_rest_at_a_good_split(
     n_prefill: int, n_decode: int, prefill_s: float, answer_tokens: float, step_s: float, requests_per_s: int
@@ -345,7 +346,7 @@ class AnyCourse(RuleBasedStateMachine):
 
 
 TestAnyCourse = AnyCourse.TestCase
-TestAnyCourse.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
+TestAnyCourse.settings = settings(max_examples=examples(30), stateful_step_count=25, deadline=None)
 
 
 @pytest.mark.parametrize(

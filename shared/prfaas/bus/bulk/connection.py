@@ -5,13 +5,11 @@ import base64
 import json
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol, cast
 
 import nkeys
 
 from prfaas.bus.bulk.wire import BufferPool, LaneError, Message, WireParser
-from prfaas.bus.endpoint import NatsEndpoint
 
 Buffer = bytes | memoryview
 
@@ -33,10 +31,10 @@ class LaneOwner(Protocol):
     def on_error(self, text: str) -> None: ...
 
 
-def hello(endpoint: NatsEndpoint, name: str, info: Mapping[str, Any], subscriptions: Mapping[int, str]) -> bytes:
+def hello(seed: str | None, name: str, info: Mapping[str, Any], subscriptions: Mapping[int, str]) -> bytes:
     """Returns the client's first lines: who it is, which subjects it hears by subscription id, and a PING.
 
-    `info`: what the server has said; its nonce is signed with the endpoint's key."""
+    `info`: what the server has said; its nonce is signed with the nkey `seed`, if there is one."""
     options: dict[str, Any] = {
         "verbose": False,
         "pedantic": False,
@@ -48,8 +46,8 @@ def hello(endpoint: NatsEndpoint, name: str, info: Mapping[str, Any], subscripti
         "no_responders": True,
         "echo": True,
     }
-    if endpoint.nkey_seed_file is not None:
-        pair = nkeys.from_seed(bytearray(Path(endpoint.nkey_seed_file).read_bytes().strip()))
+    if seed is not None:
+        pair = nkeys.from_seed(bytearray(seed.encode()))
         options["nkey"] = pair.public_key.decode()
         options["sig"] = base64.urlsafe_b64encode(pair.sign(info.get("nonce", "").encode())).decode().rstrip("=")
     lines = "".join(f"SUB {subject} {sid}\r\n" for sid, subject in subscriptions.items())

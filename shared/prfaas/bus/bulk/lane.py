@@ -5,7 +5,7 @@ import contextlib
 import secrets
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, Self
 from urllib.parse import urlsplit
 
@@ -14,6 +14,7 @@ from prfaas.bus.bulk.interest import Failed, Handler, Interest
 from prfaas.bus.bulk.wire import BufferPool, DisconnectedError, LaneError, Message, header_block
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.bus.reply_inbox import subject_token
+from prfaas.bus.seed_file import SeedFile
 from prfaas.contracts import subjects
 from prfaas.telemetry.logs import get_logger
 
@@ -52,6 +53,7 @@ class BulkLane:
         if self._address.scheme not in ("nats", "tls") or not self._address.hostname:
             raise LaneError(f"{endpoint.url!r} is no address of a NATS server: expected nats://host:port or tls://host:port")
         self.pool = BufferPool()
+        self._seed = SeedFile(endpoint.nkey_seed_file)
         self.info: dict[str, Any] = {}
         self._reply_name = f"{subject_token(name)}.{secrets.token_hex(8)}"
         self.inbox = subjects.replies(endpoint.site, endpoint.site, self._reply_name)
@@ -106,7 +108,7 @@ class BulkLane:
 
     @property
     def is_writable(self) -> bool:
-        """Whether the transport takes more; what is written anyway is queued in memory."""
+        """True while the transport takes more; what is written anyway is queued in memory."""
         return self._wire is not None and self._wire.writable
 
     @property
@@ -148,7 +150,7 @@ class BulkLane:
     def close_inbox(self, prefix: str) -> None:
         self._inboxes.pop(prefix.rpartition(".")[2], None)
 
-    def publish(self, subject: str, parts: list[Buffer], size: int, *, reply: str = "", headers: bytes = b"") -> None:
+    def publish(self, subject: str, parts: Sequence[Buffer], size: int, *, reply: str = "", headers: bytes = b"") -> None:
         """Gathers `parts` (`size` bytes in all) without joining them; they must not change until written.
 
         Raises DisconnectedError; LaneError when the server would cut the connection over the size."""
@@ -247,7 +249,7 @@ class BulkLane:
             try:
                 self.info = await wire.first_info
                 subscriptions = {sid: interest.subject for sid, interest in self._subscriptions.items()}
-                wire.write([hello(self.endpoint, self._name, self.info, subscriptions)])
+                wire.write([hello(self._seed.take(), self._name, self.info, subscriptions)])
                 await wire.pong
             except BaseException:
                 wire.abort()
@@ -255,8 +257,8 @@ class BulkLane:
         return wire
 
     async def _watch(self, wire: LaneConnection) -> None:
-        """Returns when the connection is gone or has gone silent."""
-        while True:
+        """Returns when the connection is gone or has gone silent, or the key has been replaced: the next one has the new key."""
+        while not self._seed.changed():
             pinged = time.monotonic()
             wire.write([b"PING\r\n"])
             while time.monotonic() - pinged < _SILENT_AFTER_S:

@@ -16,6 +16,10 @@ class SchedulerMetrics:
             buckets=(1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 1e-1),
         )  # fmt: skip
         self.workers = Gauge("prfaas_workers", "Workers with a fresh heartbeat.", ["site", "role"], registry=registry)
+        self.breaker_open = Gauge(
+            "prfaas_breaker_open", "1 while nothing, or one trial at a time, is offloaded to a remote site; else 0.",
+            ["prefill_site"], registry=registry,
+        )  # fmt: skip
         self.hit_tokens = Counter(
             "prfaas_predicted_hit_tokens", "Prompt tokens that placements expect in a prefill worker's cache.", registry=registry
         )
@@ -33,6 +37,16 @@ class SchedulerMetrics:
             ("prfaas_forgotten_cached_blocks", "Such pairs that it gave up to stay within its maximum.", dropped),
         ):
             Gauge(name, text, registry=registry).set_function(read)
+
+    def watch_leadership(self, leads: Callable[[], bool], term: Callable[[], float], registry: CollectorRegistry) -> None:
+        text = "1 while this scheduler leads its site, 0 while it stands by."
+        Gauge("prfaas_scheduler_leads", text, registry=registry).set_function(lambda: float(leads()))
+        text = "Number of the site's present leadership, as far as this scheduler knows."
+        Gauge("prfaas_scheduler_term", text, registry=registry).set_function(term)
+
+    def watch_distrust(self, sites: Callable[[], float], registry: CollectorRegistry) -> None:
+        text = "Sites that get no prompts because an audit found their KV wrong; the log names them."
+        Gauge("prfaas_distrusted_sites", text, registry=registry).set_function(sites)
 
     def watch_threshold(self, tokens: Callable[[], float], registry: CollectorRegistry) -> None:
         text = "Uncached prompt length above which a prompt is offloaded, of policies that have one."

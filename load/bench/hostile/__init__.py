@@ -1,0 +1,1 @@
+"""Harm that hostile clients of a gateway do to others."""

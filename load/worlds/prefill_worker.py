@@ -1,0 +1,265 @@
+"""A prefill worker: the real PrefillCore, with jobs and shipments in the order of its shell."""
+
+from collections import deque
+from math import inf
+from typing import Any
+
+from load.worlds.clockwork import Future
+from load.worlds.job_queue import DEFERRED, SHARED, Delivery, JobTaker, StoredJob
+from load.worlds.model import CHUNK_TOKENS, FINGERPRINT, MODEL, pieces
+from load.worlds.plan import HOME
+from load.worlds.sending import QUERY_TIMEOUT_S, Sender, SenderLink, failure_of
+from load.worlds.surroundings import Surroundings
+from prfaas.bus.job_streams import ACK_WAIT_S
+from prfaas.contracts.codes import FailureCode
+from prfaas.contracts.terms import Role
+from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
+from prfaas.contracts.to_prefill import CancelPrefill, PrefillJob
+from prfaas.contracts.to_scheduler import Heartbeat
+from prfaas.engine.protocol import EngineError, PrefillCancelled
+from prfaas.sealing.config import SealingConfig
+from prfaas.sealing.job_seal import JobSeals
+from prfaas.worker.faults import failure_code, fault_text
+from prfaas_prefill_worker.events import CancelHeard, JobTaken, PrefillEnded, Refuse, Run
+from prfaas_prefill_worker.service_core import PrefillCore
+
+IDLE_TIMEOUT_S = 5.0
+TAILS = 2
+TAKE_TIMEOUT_S = 1.0
+HEARTBEAT_S = 1.0
+
+
+class TakenJob:
+    """A job that this process has, kept in progress until it is acknowledged or its time is over."""
+
+    def __init__(self, worker: "PrefillWorker", delivery: Delivery) -> None:
+        self._worker = worker
+        self._stored = delivery.stored
+        self.job: PrefillJob = delivery.stored.job
+        self.deliveries = delivery.deliveries
+        self._keeping = worker.spawn(self._keep())
+
+    @property
+    def age_s(self) -> float:
+        """Time since the server stored it, by the server's clock as its answers show it."""
+        return max(0.0, self._worker.clockwork.now_s + self._worker.server_clock_error_s - self._stored.stored_at_s)
+
+    async def ack(self) -> None:
+        self._keeping.cancel()
+        await self._worker.stream.acknowledge(self._worker, self._stored)
+
+    async def _keep(self) -> None:
+        until_at = self._worker.monotonic_s + self.job.timeout_s - self.age_s
+        while self._worker.monotonic_s < until_at:
+            await self._worker.sleep(ACK_WAIT_S / 5)
+            self._worker.stream.say_in_progress(self._worker, self._stored)
+
+
+class PrefillWorker(JobTaker):
+    def __init__(self, world: Surroundings, incarnation: str, **identity: Any) -> None:
+        super().__init__(world.clockwork, **identity)
+        self.world = world
+        self.incarnation = incarnation
+        self.stream = world.streams[self.site]
+        self.server_clock_error_s = world.chance.uniform(-0.02, 0.02)
+        self.core = PrefillCore(MODEL, FINGERPRINT, 1024, JobSeals(SealingConfig()).open, [HOME])
+        self.link = SenderLink(self)
+        self.senders: list[Sender] = []
+        self.working: str | None = None
+        """Request whose prefill runs now."""
+        self._jobs: dict[str, deque[TakenJob]] = {f"worker.{self.name}": deque(), SHARED: deque(), DEFERRED: deque()}
+        self._pulled: dict[str, int] = {}
+        """Connection over which a pull is outstanding, by subject."""
+        self._cancels: dict[str, int] = {}
+        """Attempts that it was told to cancel, kept beside the core to judge it by."""
+        self._arrived: Future[None] = Future()
+        self._tails = 0
+        self._room: Future[None] = Future()
+        tokens = 16
+        self.core.handle(PrefillEnded(tokens, tokens * world.plan.token_s))
+
+    def start(self) -> None:
+        self.spawn(self._work())
+        self._beat()
+
+    # ---- what comes in
+
+    def alive_asked(self) -> str:
+        return self.incarnation
+
+    def hear_cancel(self, cancel: CancelPrefill) -> None:
+        self._cancels[cancel.transfer_id] = max(cancel.attempt, self._cancels.get(cancel.transfer_id, 0))
+        self.core.handle(CancelHeard(HOME, cancel))
+        self.core.validate()
+
+    def job_arrived(self, delivery: Delivery) -> None:
+        self._pulled.pop(delivery.stored.subject, None)
+        self._jobs[delivery.stored.subject].append(TakenJob(self, delivery))
+        self._arrived.set()
+
+    def job_given_up(self, stored: StoredJob) -> None:
+        """Follows JobConsumer._give_up."""
+        self._fail_progress(stored.job, FailureCode.MAX_DELIVERIES, "no worker finished it")
+        self.stream.remove(stored)
+
+    def connection_lost(self) -> None:
+        for sender in list(self.senders):
+            sender.connection_lost()
+
+    def connection_restored(self) -> None:
+        for sender in list(self.senders):
+            sender.connection_restored()
+        self._arrived.set()
+
+    def woken(self) -> None:
+        """Asks for jobs again: the pulls of a stopped process have ended."""
+        self._pulled.clear()
+        self._arrived.set()
+
+    # ---- the queue
+
+    async def _work(self) -> None:
+        while True:
+            taken = next((jobs.popleft() for jobs in self._jobs.values() if jobs), None)
+            if taken is not None:
+                # A pull that stands ends by itself: a job may still come that waits here.
+                self.pulls_until_s = self.clockwork.now_s + TAKE_TIMEOUT_S * self.world.chance.random()
+                await self._do(taken)
+                continue
+            if self.clockwork.now_s > self.pulls_until_s:
+                self._pulled.clear()
+            self.pulls_until_s = inf
+            self._arrived = Future()
+            for subject in self._jobs:
+                if self.connected and self._pulled.get(subject) != self.connection:
+                    self._pulled[subject] = self.connection
+                    self.stream.pull(self, subject)
+            await self._arrived
+
+    async def _do(self, taken: TakenJob) -> None:
+        (verdict,) = self.core.handle(JobTaken(taken.job, taken.age_s, taken.deliveries))
+        if isinstance(verdict, Refuse):
+            if not verdict.silent:
+                self._fail_progress(taken.job, verdict.code, verdict.message)
+            await taken.ack()
+        else:
+            await self._run(taken, verdict)
+
+    # ---- one shipment
+
+    async def _run(self, taken: TakenJob, run: Run) -> None:
+        job = run.job
+        self._check_worth(taken, run)
+        due_at = self.monotonic_s + run.timeout_s
+        sender = self._open_sender(run)
+        self._tell(job, PrefillStarted, queue_s=taken.age_s)
+        started_at = self.monotonic_s
+        self.working = job.request_id
+        try:
+            await self._prefill(run, sender, due_at)
+            prefill_s = self.monotonic_s - started_at
+            self.core.handle(PrefillEnded(len(run.token_ids), prefill_s))
+            self._tell(job, PrefillDone, prefill_s=prefill_s, ended_unix_s=self.unix_s)
+            while self._tails >= TAILS:
+                self._room = Future()
+                await self._room
+            self._tails += 1
+            self.spawn(self._finish(taken, sender))
+        except PrefillCancelled:
+            code = FailureCode.EXPIRED if self.monotonic_s >= due_at else FailureCode.CANCELLED
+            await self._give_up(taken, sender, code, "the decode worker stopped waiting")
+        except Exception as error:
+            await self._give_up(taken, sender, failure_code(error), fault_text(error))
+        finally:
+            self.working = None
+
+    def _check_worth(self, taken: TakenJob, run: Run) -> None:
+        """Notes a job that must not be run: cancelled, late, or begun by another worker before."""
+        transfer = run.job.transfer
+        if self._cancels.get(transfer.transfer_id, 0) >= transfer.attempt:
+            self.world.violations.append(f"{self.name} computes {transfer.object_name}, which it was told to cancel")
+        if taken.age_s >= run.job.timeout_s + 0.1:
+            self.world.violations.append(f"{self.name} computes {transfer.object_name}, whose time is over")
+        authors = self.world.authors.setdefault(transfer.nuid, set())
+        authors.add((self.name, self.incarnation))
+        if len(authors) > 1:
+            self.world.violations.append(f"object {transfer.object_name} has two authors")
+
+    async def _prefill(self, run: Run, sender: Sender, due_at: float) -> None:
+        prompt = tuple(run.token_ids)
+        poison = self.world.poison_of(run.job.request_id)
+        for number, (tokens, chunk) in enumerate(pieces(prompt, run.job.transfer.from_token)):
+            if self.core.cancelled(run.job) or self.monotonic_s >= due_at:
+                raise PrefillCancelled
+            await self.sleep(tokens * self.world.plan.token_s * (0.8 + 0.4 * self.world.chance.random()))
+            if poison == "deadly" and number == min(len(prompt) % 2, (len(prompt) - 1) // CHUNK_TOKENS):
+                self.world.died_of(self.name, run.job.request_id)
+                await Future()
+            if poison == "broken":
+                self.world.broken.append(run.job.request_id)
+                raise EngineError("the engine cannot compute this prompt")
+            for part in chunk:
+                sender.put(part)
+
+    def _open_sender(self, run: Run) -> Sender:
+        transfer = run.job.transfer
+        decode_worker = run.job.reply_to
+
+        def ask_stored() -> Any:
+            network = self.world.network
+            return network.ask(self, decode_worker, "stored_asked", transfer.nuid, timeout_s=QUERY_TIMEOUT_S)
+
+        sender = Sender(
+            self, self.world.store, transfer, self.link, ask_stored, timeout_s=run.timeout_s, idle_timeout_s=IDLE_TIMEOUT_S,
+            tenant=run.tenant, salt=f"{self.name}.{self.incarnation}",
+        )  # fmt: skip
+        self.senders.append(sender)
+        sender.open()
+        return sender
+
+    async def _finish(self, taken: TakenJob, sender: Sender) -> None:
+        try:
+            await sender.close(cached_tokens=0)
+        except Exception as error:
+            if not self.core.cancelled(taken.job):
+                self._fail_progress(taken.job, failure_of(error), fault_text(error))
+        finally:
+            if self.alive:
+                self.senders.remove(sender)
+                self._tails -= 1
+                self._room.set()
+                await taken.ack()
+
+    async def _give_up(self, taken: TakenJob, sender: Sender, code: FailureCode, message: str) -> None:
+        sender.abort(message)
+        self.senders.remove(sender)
+        if code is not FailureCode.CANCELLED:
+            self._fail_progress(taken.job, code, message)
+        await taken.ack()
+
+    # ---- what goes out
+
+    def _fail_progress(self, job: PrefillJob, code: FailureCode, message: str) -> None:
+        self._tell(job, PrefillFailed, code=code, message=message)
+
+    def _tell(self, job: PrefillJob, kind: type[PrefillProgress], **fields: Any) -> None:
+        transfer = job.transfer
+        progress = kind(
+            transfer_id=transfer.transfer_id, attempt=transfer.attempt, nuid=transfer.nuid, worker=self.name, **fields
+        )
+        self.world.network.tell(self, job.reply_to, "hear_progress", self.site, progress)
+
+    def _beat(self) -> None:
+        beat = Heartbeat(
+            site=self.site,
+            worker=self.name,
+            incarnation=self.incarnation,
+            role=Role.PREFILL,
+            model=MODEL,
+            fingerprint=FINGERPRINT,
+            max_context_tokens=1024,
+            prefill_points=self.core.observed.points(),
+            kv_points=self.world.kv_points,
+        )
+        self.world.presence.put(self, beat)
+        self.call_later(HEARTBEAT_S, self._beat)

@@ -1,0 +1,65 @@
+"""Decode workers that have requests of this gateway: whether they are there, and whether all their events have come.
+
+Heartbeats say the same some seconds later. A worker that is only silent may be busy or stopped for a while, and its requests are
+left to it for longer where no other worker could go on with them.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Final
+
+from prfaas.contracts.to_gateway import Running
+from prfaas_gateway.decode_workers import DecodeWorker
+
+ABSENT_S: Final = 1.5
+"""Time without a subscriber under a worker's name after which it is gone. One that lost its connection dials every 0.2 s."""
+SILENT_S: Final = 3.0
+"""Time after its last answer at which a worker that still subscribes is given up, if there is another one."""
+
+
+class DecodeProbes:
+    """Pure: answers to the question "are you there, and how far" in, losses out. Moments are of any one clock, in s."""
+
+    def __init__(self) -> None:
+        self._absent_since: dict[DecodeWorker, float] = {}
+        self._heard_at: dict[DecodeWorker, float] = {}
+        """Moment of the last answer, or of the first question."""
+        self._behind: dict[str, int] = {}
+        """Requests whose events had not all come at the last answer, and how many there had to be; -1: it was over there."""
+
+    def forget_others(self, present: Collection[DecodeWorker]) -> None:
+        """Drops what is known of workers that have no request of this gateway."""
+        for known in (self._absent_since, self._heard_at):
+            for worker in known.keys() - set(present):
+                del known[worker]
+
+    def handle_answer(
+        self, worker: DecodeWorker, running: Running, asked: Mapping[str, int], taken: Mapping[str, int], now_s: float
+    ) -> list[str]:
+        """Returns the worker's requests of which events are lost. A request is, when an event that was out at one answer has not
+        come at the next one: messages of one process stay in order.
+
+        `asked` and `taken`: its requests and the events of each that had come when it was asked, and by now."""
+        if running.incarnation != worker.incarnation:
+            return []  # another process under its name answers too, or instead: heartbeats tell which
+        self._absent_since.pop(worker, None)
+        self._heard_at[worker] = now_s
+        lost = []
+        for request_id in asked:
+            due = running.events.get(request_id, -1)
+            before = self._behind.pop(request_id, None)
+            if request_id not in taken or taken[request_id] >= due >= 0:
+                continue
+            if before is not None and (before < 0 or taken[request_id] < before):
+                lost.append(request_id)
+            else:
+                self._behind[request_id] = due
+        return lost
+
+    def handle_absence(self, worker: DecodeWorker, now_s: float) -> bool:
+        """Takes that none listens under its name. Returns whether it is gone."""
+        return now_s - self._absent_since.setdefault(worker, now_s) >= ABSENT_S
+
+    def handle_silence(self, worker: DecodeWorker, now_s: float, *, others: bool) -> bool:
+        """Takes that no answer came. Returns whether it is given up. `others`: whether another worker of its model is there."""
+        self._absent_since.pop(worker, None)
+        return others and now_s - self._heard_at.setdefault(worker, now_s) >= SILENT_S

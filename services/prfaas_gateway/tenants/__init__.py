@@ -1,0 +1,1 @@
+"""Tenants: who asks, and what each may use."""

@@ -1,0 +1,135 @@
+"""Requests let in or refused by their API keys and their tenants' limits, with an audit line for each refusal."""
+
+import asyncio
+import math
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from typing import Final
+
+from prfaas.contracts.codes import FailureCode
+from prfaas.contracts.to_gateway import Finished, GenerateEvent, Started, Tokens
+from prfaas.telemetry.logs import get_logger
+from prfaas_gateway.openai.errors import ApiError, overloaded, unauthorized
+from prfaas_gateway.tenants.directory import Caller, Directory, KeyRefused, KeyRefusedWhy
+from prfaas_gateway.tenants.metrics import TenantMetrics
+from prfaas_gateway.tenants.usage import Limit, LimitReached, Place
+
+_WORDS: Final = {
+    Limit.REQUESTS_PER_MINUTE: "{:g} requests a minute",
+    Limit.TOKENS_PER_MINUTE: "{:g} tokens a minute",
+    Limit.REQUESTS_AT_ONCE: "{:g} requests at once",
+    Limit.LINK_BYTES_PER_DAY: "{:g} bytes a day over links",
+}
+_HEADERS: Final = {Limit.REQUESTS_PER_MINUTE: "requests", Limit.TOKENS_PER_MINUTE: "tokens"}
+RATE_LIMIT_HEADERS: Final = tuple(
+    f"x-ratelimit-{what}-{unit}" for unit in _HEADERS.values() for what in ("limit", "remaining", "reset")
+)
+"""Names of the headers that say what is left of a limit, as OpenAI's API has them."""
+
+log = get_logger(__name__)
+
+
+class Admitted:
+    """One request that its tenant's limits have let in."""
+
+    def __init__(
+        self, access: "Access", caller: Caller, place: Place, headers: MutableMapping[str, str], said: dict[str, str]
+    ) -> None:
+        self._access = access
+        self._caller = caller
+        self._headers = headers
+        self._said = said
+        self.place = place
+        self._prompt_tokens = 0
+        self.used_tokens = 0
+        """Tokens of the prompt and the answer so far; none while the prompt is not computed."""
+
+    def reserve(self, prompt_tokens: int, max_tokens: int) -> None:
+        """Takes the tokens that the request may use. Raises ApiError 429, and 400 where the limit is less than that."""
+        needed = prompt_tokens + max_tokens
+        self._prompt_tokens = prompt_tokens
+        reached = self._caller.tenant.usage.reserve(self.place, needed, asyncio.get_running_loop().time())
+        self._access.show_limits(self._caller, self._headers)
+        if reached is not None:
+            raise self._access.refused(self._caller, reached, self._said, needed)
+
+    def heard(self, event: GenerateEvent, own_site: str) -> None:
+        """Counts what an event of the answer says was used."""
+        usage, metrics = self._caller.tenant.usage, self._access.metrics
+        match event:
+            case Started():
+                self._use(self._prompt_tokens)
+                if event.prefill_site != own_site:
+                    usage.ship(event.kv_bytes, asyncio.get_running_loop().time())
+                    metrics.link_bytes(self._caller.tenant, event.kv_bytes)
+            case Tokens():
+                self._use(self.used_tokens + len(event.token_ids))
+            case Finished():
+                self._use(max(self.used_tokens, self._prompt_tokens + event.completion_tokens))
+
+    def _use(self, tokens: int) -> None:
+        """Takes the number of all tokens that the request has used."""
+        self._access.metrics.tokens(self._caller.tenant, tokens - self.used_tokens)
+        self.used_tokens = tokens
+
+
+class Access:
+    def __init__(self, directory: Directory, metrics: TenantMetrics) -> None:
+        self.directory = directory
+        self.metrics = metrics
+
+    def check(self, authorization: str, said: dict[str, str]) -> Caller:
+        """Returns who asks. `said` goes into the audit line of a refusal. Raises ApiError 401."""
+        found = self.directory.find(authorization)
+        if isinstance(found, Caller):
+            return found
+        self.metrics.key_refused(found.why)
+        log.warning("key_refused", audit=True, why=found.why.value, key_id=found.key_id or None, **said)
+        raise _key_refused(found)
+
+    @contextmanager
+    def enter(self, caller: Caller, headers: MutableMapping[str, str], said: dict[str, str]) -> Iterator[Admitted]:
+        """Counts a request until it ends. Puts rate limit headers into `headers`. Raises ApiError 429."""
+        usage = caller.tenant.usage
+        clock = asyncio.get_running_loop().time
+        place = usage.enter(clock())
+        self.show_limits(caller, headers)
+        if isinstance(place, LimitReached):
+            raise self.refused(caller, place, said)
+        admitted = Admitted(self, caller, place, headers, said)
+        try:
+            yield admitted
+        finally:
+            usage.leave(place, admitted.used_tokens, clock())
+
+    def refused(self, caller: Caller, reached: LimitReached, said: dict[str, str], needed_tokens: int = 0) -> ApiError:
+        """Counts and logs a refusal, and returns its error."""
+        self.metrics.limit_reached(caller.tenant, reached.limit)
+        log.warning(
+            "limit_reached", audit=True, limit=reached.limit.value, tenant=caller.tenant.name, key_id=caller.key_id,
+            retry_after_s=reached.retry_after_s, **said,
+        )  # fmt: skip
+        allowed = _WORDS[reached.limit].format(reached.allowed)
+        if reached.retry_after_s is None:
+            message = f"Prompt and `max_tokens` together are {needed_tokens} tokens, and your limit here is {allowed}."
+            return ApiError(400, message, code=FailureCode.REQUEST_EXCEEDS_LIMIT)
+        message = f"Your limit of {allowed} is reached. Try again in {max(1, math.ceil(reached.retry_after_s))} s."
+        return overloaded(message, reached.retry_after_s, FailureCode.RATE_LIMIT_EXCEEDED)
+
+    def show_limits(self, caller: Caller, headers: MutableMapping[str, str]) -> None:
+        now_s = asyncio.get_running_loop().time()
+        for limit, unit in _HEADERS.items():
+            if quota := caller.tenant.usage.quota(limit, now_s):
+                headers[f"x-ratelimit-limit-{unit}"] = str(quota.limit)
+                headers[f"x-ratelimit-remaining-{unit}"] = str(quota.remaining)
+                headers[f"x-ratelimit-reset-{unit}"] = f"{quota.reset_s:.3f}s"
+
+
+def _key_refused(refused: KeyRefused) -> ApiError:
+    match refused.why:
+        case KeyRefusedWhy.MISSING:
+            return unauthorized("No API key was given; send it as `Authorization: Bearer KEY`.")
+        case KeyRefusedWhy.UNKNOWN:
+            return unauthorized("The API key is not known here.")
+        case KeyRefusedWhy.REVOKED:
+            return unauthorized("The API key has been revoked.")

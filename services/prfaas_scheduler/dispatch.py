@@ -1,0 +1,307 @@
+"""The dispatcher of a site: takes its queued prefill jobs, holds them, and gives each to a worker when its turn has come.
+
+JetStream keeps every job until it is dispatched, so a dispatcher may die at any moment. Two at once do no harm either: a job is
+dispatched once.
+"""
+
+import asyncio
+import time
+from collections.abc import Coroutine, Sequence
+from functools import partial
+from typing import Any, Final
+
+from nats.aio.msg import Msg
+
+from prfaas.bus.control import ControlBus
+from prfaas.bus.errors import BusError, MessageTooLargeError
+from prfaas.bus.job_streams import QUEUED_ACK_WAIT_S, queued_consumer
+from prfaas.bus.jobs import dispatch
+from prfaas.bus.server_clock import ServerClock
+from prfaas.bus.subscription import Subscription
+from prfaas.bus.taken_jobs import JobSource, TakenJob
+from prfaas.contracts import subjects
+from prfaas.contracts.codes import FailureCode
+from prfaas.contracts.to_decode import PrefillFailed
+from prfaas.contracts.to_prefill import CancelPrefill, DispatcherHere
+from prfaas.contracts.to_scheduler import PrefillReadiness
+from prfaas.contracts.wire import decode, encode
+from prfaas.telemetry.faults import FAULTS
+from prfaas.telemetry.logs import get_logger
+from prfaas.telemetry.metrics.queue import QueueMetrics
+from prfaas_scheduler.dispatch_core import DispatchCore
+from prfaas_scheduler.dispatch_events import (
+    ClockTicked,
+    DispatchEnded,
+    DispatchResult,
+    Event,
+    JobCancelled,
+    JobHeld,
+    ReadinessHeard,
+)
+from prfaas_scheduler.queue.events import Dispatch, Job, Refuse
+from prfaas_scheduler.queue.objectives import Objectives
+from prfaas_scheduler.queue.options import QueueOptions
+from prfaas_scheduler.queue.site_queue import SiteQueue
+
+PULL_S: Final = 1.0
+"""Time after which the server ends a pull that brought nothing."""
+TICK_S: Final = 0.1
+RETRY_S: Final = 0.2
+ATTEMPTS: Final = 8
+"""Attempts of one request that may be queued at once; it has fewer, one after another."""
+
+log = get_logger(__name__)
+
+
+class Dispatcher:
+    """`start` and `stop` may follow one another again and again."""
+
+    def __init__(
+        self,
+        bus: ControlBus,
+        site: str,
+        name: str,
+        serves: Sequence[str],
+        objectives: Objectives,
+        metrics: QueueMetrics,
+    ) -> None:
+        """`name`: of this process; `serves`: pd sites whose jobs are dispatched."""
+        self._bus = bus
+        self._site = site
+        self._name = name
+        self._serves = tuple(serves)
+        self._objectives = objectives
+        self._options = QueueOptions()
+        self._metrics = metrics
+        self._clock = ServerClock()
+        self._changed = asyncio.Event()
+        self._core = DispatchCore(SiteQueue(self._options))
+        self._sources: dict[tuple[str, str], JobSource] = {}
+        """Consumer by pd site and model."""
+        self._held: dict[str, TakenJob] = {}
+        """Jobs that are neither dispatched nor refused, by id."""
+        self._leaving: set[str] = set()
+        """Those of them that are being dispatched or refused."""
+        self._subscriptions: list[Subscription] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        metrics.watch(
+            jobs=lambda: len(self._core.queue),
+            put_off_s=lambda: sum(queue.put_off_s for queue in self._core.queue.models.values()),
+            workers=lambda: sum(len(queue.running.ready) for queue in self._core.queue.models.values()),
+        )
+
+    async def start(self) -> None:
+        """Raises BusError."""
+        self._core = DispatchCore(SiteQueue(self._options))
+        self._subscriptions.append(await self._bus.subscribe_raw(subjects.readiness(self._site, "*"), self._hear))
+        for home in self._serves:
+            cancelled = partial(self._cancel, home)
+            subject = subjects.cancel_prefill(self._site, home)
+            self._subscriptions.append(await self._bus.subscribe(subject, CancelPrefill, cancelled))
+        self._spawn(self._pull())
+        self._spawn(self._tick())
+        log.info("dispatching", serves=self._serves)
+
+    async def stop(self) -> None:
+        """Gives back what is held, for the next dispatcher or the workers to take at once."""
+        subscriptions, self._subscriptions = self._subscriptions, []
+        for subscription in subscriptions:
+            await subscription.drain()
+        tasks, self._tasks = self._tasks, set()
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        sources, self._sources = self._sources, {}
+        held = [*self._held.values(), *(taken for source in sources.values() for taken in source.jobs)]
+        self._held.clear()
+        self._leaving.clear()
+        for source in sources.values():
+            await source.close()
+        for taken in held:
+            await taken.give_back()
+
+    # ---- jobs in
+
+    async def _pull(self) -> None:
+        """Takes jobs of all models that a worker of the site serves, until it is cancelled."""
+        while True:
+            self._changed.clear()
+            try:
+                await self._open_sources()
+                for source in list(self._sources.values()):
+                    while source.jobs:
+                        self._hold(source.jobs.popleft())
+                    if not source.pulling():
+                        await source.pull(PULL_S)
+            except (BusError, TimeoutError) as error:
+                log.warning("jobs_unreachable", site=self._site, reason=str(error) or "no answer to a pull")
+                await asyncio.sleep(RETRY_S)
+                continue
+            except Exception as error:  # one job that cannot be queued must not take those behind it with it
+                _fault(error)
+                continue
+            try:
+                async with asyncio.timeout(PULL_S):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    async def _open_sources(self) -> None:
+        """Begins to take jobs of models that are new here. Raises BusError."""
+        for home in self._serves:
+            for model in self._core.models():
+                if (home, model) in self._sources:
+                    continue
+                source = JobSource(
+                    self._bus,
+                    self._site,
+                    home,
+                    queued_consumer(model),
+                    subjects.jobs(self._site, home, model),
+                    QUEUED_ACK_WAIT_S,
+                    self._clock,
+                    self._changed.set,
+                )
+                await self._clock.keep(self._bus, source.stream)
+                await source.open()
+                self._sources[home, model] = source
+
+    def _hold(self, taken: TakenJob) -> None:
+        job = self._job(taken, time.monotonic())
+        known = self._held.get(job.job_id)
+        self._held[job.job_id] = taken
+        if known is None:
+            self._handle(JobHeld(time.monotonic(), job))
+        else:  # this process was silent for too long, and has it again: the core knows it from its first delivery
+            known.forget()
+
+    def _job(self, taken: TakenJob, now_s: float) -> Job:
+        job, transfer = taken.job, taken.job.transfer
+        arrived_at = now_s - taken.age_s
+        expires_at = arrived_at + job.timeout_s
+        tokens = transfer.prefill_tokens
+        return Job(
+            job_id=_job_id(job.decode_site, transfer.transfer_id, transfer.attempt),
+            model=job.model,
+            tenant=f"{job.decode_site}/{job.tenant}",
+            priority=job.priority,
+            prefill_tokens=tokens,
+            work_s=self._core.work_s(job.model, tokens),
+            arrived_at=min(arrived_at, now_s - 2 * self._options.refuse_within_s) if job.admitted else arrived_at,
+            due_at=min(arrived_at + self._objectives.ttft_objective_s(tokens), expires_at),
+            expires_at=expires_at,
+            worker=job.worker,
+        )
+
+    # ---- news
+
+    async def _hear(self, message: Msg) -> None:
+        """Raises BadMessageError."""
+        readiness = decode(message.data, PrefillReadiness)
+        if message.subject != subjects.readiness(self._site, readiness.worker):
+            log.warning("readiness_of_another", subject=message.subject, claimed=readiness.worker)
+            return
+        models = self._core.models()
+        self._handle(ReadinessHeard(time.monotonic(), readiness))
+        if self._core.models() != models:
+            self._changed.set()
+        here = DispatcherHere(outstanding=self._core.outstanding(readiness.worker))
+        await self._bus.publish_raw(message.reply, encode(here))
+
+    def _cancel(self, decode_site: str, cancel: CancelPrefill) -> None:
+        for attempt in range(max(1, cancel.attempt - ATTEMPTS), cancel.attempt + 1):
+            job_id = _job_id(decode_site, cancel.transfer_id, attempt)
+            if job_id in self._held and job_id not in self._leaving:
+                self._handle(JobCancelled(time.monotonic(), job_id))
+                self._metrics.left("cancelled")
+                self._spawn(self._held.pop(job_id).ack())
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            try:
+                self._handle(ClockTicked(time.monotonic()))
+            except Exception as error:  # the next tick comes all the same
+                _fault(error)
+
+    # ---- what the core wants
+
+    def _handle(self, event: Event) -> None:
+        for instruction in self._core.handle(event):
+            match instruction:
+                case Dispatch(job_id, worker):
+                    self._leaving.add(job_id)
+                    self._spawn(self._dispatch(job_id, worker))
+                case Refuse(job_id):
+                    self._leaving.add(job_id)
+                    self._spawn(self._refuse(instruction))
+
+    async def _dispatch(self, job_id: str, worker: str) -> None:
+        """Gives a held job to a worker, or gives it back to the queue."""
+        taken = self._held[job_id]
+        job, waited_s = self._job(taken, time.monotonic()), taken.age_s
+        try:
+            new = await dispatch(self._bus, self._site, taken, worker, by=self._name)
+        except MessageTooLargeError as error:
+            await self._fail(job_id, FailureCode.BAD_JOB, str(error), None)
+            result = DispatchResult.KNOWN
+        except BusError as error:
+            log.warning("job_not_dispatched", job=job_id, worker=worker, reason=str(error))
+            await asyncio.sleep(RETRY_S)
+            result = DispatchResult.FAILED
+        else:
+            if (again := self._held.pop(job_id)) is not taken:
+                await again.ack()
+            result = DispatchResult.STORED if new else DispatchResult.KNOWN
+            self._metrics.dispatched(job.prefill_tokens, waited_s, known=not new)
+        finally:
+            self._leaving.discard(job_id)
+        self._handle(DispatchEnded(time.monotonic(), job, worker, result))
+
+    async def _refuse(self, refuse: Refuse) -> None:
+        log.info("job_refused", job=refuse.job_id, reason=refuse.message)
+        await self._fail(refuse.job_id, FailureCode.NOT_IN_TIME, refuse.message, refuse.retry_after_s)
+
+    async def _fail(self, job_id: str, code: FailureCode, message: str, retry_after_s: float | None) -> None:
+        """Removes a held job from the queue for good, and tells its decode worker why."""
+        taken = self._held.pop(job_id)
+        self._leaving.discard(job_id)
+        self._metrics.left("refused")
+        transfer = taken.job.transfer
+        failed = PrefillFailed(
+            transfer_id=transfer.transfer_id,
+            attempt=transfer.attempt,
+            nuid=transfer.nuid,
+            worker=self._name,
+            code=code,
+            message=message,
+            retry_after_s=retry_after_s,
+        )
+        try:
+            subject = subjects.progress_from(taken.job.reply_to, self._site, self._name)
+            await self._bus.publish(subject, failed, parent=taken.context)
+        finally:
+            await taken.ack()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(_guarded(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _guarded(work: Coroutine[Any, Any, None]) -> None:
+    """Logs what one job's handling raises. Its job comes again when its time in this process is over."""
+    try:
+        await work
+    except Exception as error:
+        _fault(error)
+
+
+def _fault(error: Exception) -> None:
+    FAULTS.failed["dispatch"] += 1
+    log.error("dispatch_failed", exc_info=error)
+
+
+def _job_id(decode_site: str, transfer_id: str, attempt: int) -> str:
+    return f"{decode_site}/{transfer_id}.{attempt}"

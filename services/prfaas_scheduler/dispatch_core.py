@@ -1,0 +1,149 @@
+"""Readiness of the site's workers, and the jobs that each gets; pure.
+
+Signs of readiness repeat and may be older than a dispatch that they cross. So jobs are counted: a worker is ready when it says so
+and has taken all jobs that were dispatched to it.
+"""
+
+from dataclasses import dataclass
+from typing import Final, assert_never
+
+from prfaas.capacity.observed import interpolated
+from prfaas.contracts.fields import Points
+from prfaas.contracts.to_scheduler import PrefillReadiness
+from prfaas_scheduler.dispatch_events import (
+    ClockTicked,
+    DispatchEnded,
+    DispatchResult,
+    Event,
+    JobCancelled,
+    JobHeld,
+    ReadinessHeard,
+)
+from prfaas_scheduler.queue.events import (
+    Dispatch,
+    Instruction,
+    JobArrived,
+    JobGone,
+    TimePassed,
+    WorkerGone,
+    WorkerReady,
+)
+from prfaas_scheduler.queue.site_queue import SiteQueue
+
+SILENT_S: Final = 3.0
+"""Silence after which a worker gets no job. It repeats every second whether it is ready."""
+UNTAKEN_S: Final = 5.0
+"""Time after which a job that a ready worker has not taken will not come any more, such as one that had expired."""
+
+
+@dataclass(slots=True)
+class _Worker:
+    readiness: PrefillReadiness
+    heard_at: float
+    sent: int
+    """Jobs that its process was sent, counted as it counts those that it takes."""
+    sent_at: float
+    offered: bool = False
+    """The queue knows it as ready."""
+
+
+class DispatchCore:
+    def __init__(self, queue: SiteQueue) -> None:
+        self.queue = queue
+        self._workers: dict[str, _Worker] = {}
+        self._points: dict[str, Points] = {}
+        """Observed prefill times of the worker of each model that has told last."""
+
+    def handle(self, event: Event) -> list[Instruction]:
+        match event:
+            case JobHeld(now_s, job):
+                return self._told(JobArrived(now_s, job))
+            case ReadinessHeard(now_s, readiness):
+                return self._heard(readiness, now_s)
+            case DispatchEnded():
+                return self._ended(event)
+            case JobCancelled(now_s, job_id):
+                return self._told(JobGone(now_s, job_id))
+            case ClockTicked(now_s):
+                silent = [name for name, worker in self._workers.items() if now_s - worker.heard_at > SILENT_S]
+                out: list[Instruction] = []
+                for name in silent:
+                    del self._workers[name]
+                    out += self._told(WorkerGone(now_s, name))
+                return out + self._told(TimePassed(now_s))
+            case _:
+                assert_never(event)
+
+    def models(self) -> set[str]:
+        """Models of the workers that were heard of lately."""
+        return {worker.readiness.model for worker in self._workers.values()}
+
+    def work_s(self, model: str, tokens: int) -> float:
+        """Predicted time of a prefill; 0 while nothing was observed."""
+        return interpolated(self._points.get(model, ()), tokens) or 0.0
+
+    def outstanding(self, worker: str) -> int:
+        """Jobs on their way to the worker."""
+        known = self._workers.get(worker)
+        return 0 if known is None else known.sent - known.readiness.taken
+
+    def validate(self) -> None:
+        self.queue.validate()
+        for worker in self._workers.values():
+            assert worker.sent >= worker.readiness.taken
+            assert not worker.offered or (worker.readiness.ready and worker.sent == worker.readiness.taken)
+
+    def _told(self, event: JobArrived | JobGone | WorkerReady | WorkerGone | TimePassed) -> list[Instruction]:
+        """Hands an event to the queue, and notes which workers have got a job by that."""
+        instructions = self.queue.handle(event)
+        for instruction in instructions:
+            if isinstance(instruction, Dispatch):
+                worker = self._workers[instruction.worker]
+                worker.offered = False
+                worker.sent += 1
+                worker.sent_at = event.now_s
+        return instructions
+
+    def _heard(self, readiness: PrefillReadiness, now_s: float) -> list[Instruction]:
+        out: list[Instruction] = []
+        name = readiness.worker
+        worker = self._workers.get(name)
+        # A process that is new, or new to this dispatcher, has what it has.
+        if worker is None or worker.readiness.incarnation != readiness.incarnation or worker.readiness.model != readiness.model:
+            if worker is not None:
+                del self._workers[name]
+                out += self._told(WorkerGone(now_s, name))
+            worker = self._workers[name] = _Worker(readiness, now_s, readiness.taken, now_s)
+        worker.readiness, worker.heard_at = readiness, now_s
+        if readiness.prefill_points:
+            self._points[readiness.model] = readiness.prefill_points
+        # What it took beyond what this dispatcher sent came from another one, or from the worker itself.
+        if readiness.taken > worker.sent or (readiness.ready and now_s - worker.sent_at > UNTAKEN_S):
+            worker.sent = readiness.taken
+        return out + self._offer(name, worker, now_s)
+
+    def _offer(self, name: str, worker: _Worker, now_s: float) -> list[Instruction]:
+        """Tells the queue when the worker becomes ready, or is so no more without a job from here."""
+        ready = worker.readiness.ready and worker.sent == worker.readiness.taken
+        if ready is worker.offered:
+            return []
+        worker.offered = ready
+        if ready:
+            return self._told(WorkerReady(now_s, name, worker.readiness.model))
+        return self._told(WorkerGone(now_s, name))
+
+    def _ended(self, ended: DispatchEnded) -> list[Instruction]:
+        if ended.result is DispatchResult.STORED:
+            return []
+        # The worker does not get it, so it is as ready as it has said. The queue is to forget that it runs the job.
+        out: list[Instruction] = []
+        worker = self._workers.get(ended.worker)
+        if worker is not None and worker.sent > worker.readiness.taken:
+            worker.sent -= 1
+            worker.offered = False
+            out += self._told(WorkerGone(ended.now_s, ended.worker))
+        if ended.result is DispatchResult.FAILED:
+            out += self._told(JobArrived(ended.now_s, ended.job))
+        if worker is not None and self._workers.get(ended.worker) is worker:
+            out += self._offer(ended.worker, worker, ended.now_s)
+        return out

@@ -1,0 +1,1 @@
+"""The description of a deployment, and what is made from it: keys, certificates, permissions, nats-server configuration."""

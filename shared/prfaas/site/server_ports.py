@@ -1,0 +1,11 @@
+"""TCP ports of one nats-server."""
+
+from typing import NamedTuple
+
+
+class ServerPorts(NamedTuple):
+    """TCP ports on 127.0.0.1. Before the first start 0 means "pick a free one"; afterwards it means "this server has none"."""
+
+    client: int = 0
+    leaf: int = 0
+    monitor: int = 0

@@ -1,0 +1,171 @@
+"""The nats-server configuration of one site, from the description.
+
+Accounts: CTL for control messages, jobs and heartbeats; BULK for KV; SYS for monitoring. CTL and BULK have leaf connections of
+their own, so that a full window of KV is never in front of a control message.
+
+A leaf connection ends in an account of its own, `CTL_<site>` or `BULK_<site>`, in both servers. Exports and imports between that
+account and CTL or BULK name every subject that may cross, in each direction. So each server decides for itself what the other
+side can reach, no matter which side dialled.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from prfaas.site.permissions import Permissions, crossing, service_permissions
+from prfaas.site.server_ports import ServerPorts
+from prfaas.site.site_keys import Key, SiteKeys, valid_keys
+from prfaas.site.sites import Description, Site
+
+LEAF_ACCOUNTS = ("ctl", "bulk")
+ACCOUNTS = (*LEAF_ACCOUNTS, "sys")
+_WRITE_DEADLINE = "10s"
+_RECONNECT = "500ms"
+_PING_INTERVAL, _PING_MAX = "5s", 2
+"""A half-open link is noticed within 15 s, instead of the default's 6 minutes."""
+_CONTROL_MEMORY_BYTES = 64 << 20
+"""JetStream in memory of the control account."""
+_SECURE_TLS = 'min_version: "1.3", handshake_first: true'
+
+
+def link_account(account: str, neighbour: str) -> str:
+    """Name of the account in which the leaf connection to a neighbour ends."""
+    return f"{account.upper()}_{neighbour}"
+
+
+def render_site(
+    description: Description,
+    site: Site,
+    ports: ServerPorts,
+    store: Path,
+    keys: Mapping[str, SiteKeys],
+    leaf_addresses: Mapping[str, tuple[str, int]],
+) -> str:
+    """Returns the text of the file. `leaf_addresses`: host and port on which this site reaches each site that it dials."""
+    accounts = [_account(description, site, account, keys) for account in ACCOUNTS]
+    accounts += [
+        _link_account(description, site, neighbour, account, keys)
+        for neighbour in description.neighbours(site.name)
+        for account in LEAF_ACCOUNTS
+    ]
+    return (
+        f"server_name: {site.name}\n"
+        f'host: "{site.listen_host}"\n'
+        f"port: {ports.client or -1}\n"
+        f'http: "127.0.0.1:{ports.monitor or -1}"\n'
+        f"max_payload: {site.max_payload_bytes}\n"
+        f'write_deadline: "{_WRITE_DEADLINE}"\n'
+        f'ping_interval: "{_PING_INTERVAL}"\n'
+        f"ping_max: {_PING_MAX}\n"
+        f"{_client_tls(site, keys[site.name])}"
+        f"jetstream {{\n"
+        f'  store_dir: "{store}"\n'
+        f"  domain: {site.name}\n"
+        f"  max_memory_store: {site.max_memory_bytes + _CONTROL_MEMORY_BYTES}\n"
+        f"  max_file_store: {site.max_file_bytes}\n"
+        f"}}\n"
+        f"accounts {{\n{''.join(accounts)}}}\n"
+        f"system_account: SYS\n"
+        f"{_leafnodes(description, site, ports, keys, leaf_addresses)}"
+    )
+
+
+def _account(description: Description, site: Site, account: str, keys: Mapping[str, SiteKeys]) -> str:
+    """Renders CTL, BULK or SYS: its users, and the subjects that pass between it and the link accounts."""
+    jetstream = ""
+    if account == "ctl":  # jobs must outlive a restart; who leads and who is there must not need a disk
+        jetstream = f"    jetstream: {{ max_memory: {_CONTROL_MEMORY_BYTES}, max_file: {site.max_file_bytes // 4} }}\n"
+    elif account == "bulk":
+        jetstream = f"    jetstream: {{ max_memory: {site.max_memory_bytes}, max_file: {site.max_file_bytes // 4 * 3} }}\n"
+    users = _users(keys[site.name].operator(account), "STANDARD")
+    for service in [each for each in description.services if each.site == site.name]:
+        permissions = service_permissions(description, service).get(account)
+        if permissions is not None:
+            users += _users(keys[site.name].service(service.name, account), "STANDARD", permissions)
+    exports: list[str] = []
+    imports: list[str] = []
+    for neighbour in description.neighbours(site.name) if account in LEAF_ACCOUNTS else []:
+        leaf = link_account(account, neighbour.name)
+        out = crossing(description, site, neighbour)[account]
+        into = crossing(description, neighbour, site)[account]
+        exports += [_export("stream", subject, leaf) for subject in out.messages]
+        exports += [_export("service", subject, leaf) for subject in into.requests]
+        imports += [_import("stream", subject, leaf) for subject in into.messages]
+        imports += [_import("service", subject, leaf) for subject in out.requests]
+    return _account_block(account.upper(), jetstream, users, exports, imports)
+
+
+def _link_account(description: Description, site: Site, neighbour: Site, account: str, keys: Mapping[str, SiteKeys]) -> str:
+    """Renders the account of one leaf connection. It has no JetStream, and no way to a subject that is not listed."""
+    main = account.upper()
+    out = crossing(description, site, neighbour)[account]
+    into = crossing(description, neighbour, site)[account]
+    exports = [_export("stream", subject, main) for subject in into.messages]
+    exports += [_export("service", subject, main) for subject in out.requests]
+    imports = [_import("stream", subject, main) for subject in out.messages]
+    imports += [_import("service", subject, main) for subject in into.requests]
+    dialled_by = site.name in neighbour.dials
+    users = _users(keys[neighbour.name].leaf(account, site.name), "LEAFNODE") if dialled_by else []
+    return _account_block(link_account(account, neighbour.name), "", users, exports, imports)
+
+
+def _account_block(name: str, jetstream: str, users: list[str], exports: list[str], imports: list[str]) -> str:
+    def block(key: str, lines: list[str]) -> str:
+        return f"    {key}: [\n{''.join(f'      {line}' + chr(10) for line in lines)}    ]\n" if lines else ""
+
+    return f'  "{name}" {{\n{jetstream}{block("users", users)}{block("exports", exports)}{block("imports", imports)}  }}\n'
+
+
+def _users(key: Key, connection_type: str, permissions: Permissions | None = None) -> list[str]:
+    """Renders one user: two while its key is rotated."""
+    allowed = (
+        "" if permissions is None else f", permissions: {json.dumps({k: list(v) for k, v in permissions._asdict().items()})}"
+    )
+    return [f'{{ nkey: {each.public}, allowed_connection_types: ["{connection_type}"]{allowed} }}' for each in valid_keys(key)]
+
+
+def _export(kind: str, subject: str, account: str) -> str:
+    return f'{{ {kind}: "{subject}", accounts: ["{account}"] }}'
+
+
+def _import(kind: str, subject: str, account: str) -> str:
+    return f'{{ {kind}: {{ account: "{account}", subject: "{subject}" }} }}'
+
+
+def _leafnodes(
+    description: Description,
+    site: Site,
+    ports: ServerPorts,
+    keys: Mapping[str, SiteKeys],
+    leaf_addresses: Mapping[str, tuple[str, int]],
+) -> str:
+    # A site that nobody dials has no leaf port at all. Advertised, a leaf connection that breaks would come back directly, past
+    # the address that the description has for it.
+    listen = ""
+    if any(site.name in other.dials for other in description.sites):
+        listen = f'  host: "{site.listen_host}"\n  port: {ports.leaf or -1}\n  no_advertise: true\n'
+        if description.tls(site.name):
+            listen += f"  tls {{ {_files(keys[site.name])}, verify: true, timeout: 5, {_SECURE_TLS} }}\n"
+
+    def remote(dialled: str, account: str) -> str:
+        host, port = leaf_addresses[dialled]
+        tls = ""
+        if description.tls(dialled):
+            tls = f", tls {{ {_files(keys[site.name])}, timeout: 5, {_SECURE_TLS} }}"
+        return (
+            f'    {{ url: "{"tls" if tls else "nats"}://{host}:{port}", account: "{link_account(account, dialled)}",'
+            f" compression: off, nkey: {keys[site.name].leaf(account, dialled).seed}{tls} }}\n"
+        )
+
+    dials = "".join(remote(dialled, account) for dialled in site.dials for account in LEAF_ACCOUNTS)
+    remotes = f"  remotes: [\n{dials}  ]\n" if dials else ""
+    return f'leafnodes {{\n{listen}  compression: off\n  reconnect: "{_RECONNECT}"\n{remotes}}}\n'
+
+
+def _client_tls(site: Site, keys: SiteKeys) -> str:
+    return f"tls {{ {_files(keys)}, timeout: 5, {_SECURE_TLS} }}\n" if site.client_tls else ""
+
+
+def _files(keys: SiteKeys) -> str:
+    certificate = keys.certificate()
+    return f'cert_file: "{certificate.certificate_file}", key_file: "{certificate.key_file}", ca_file: "{certificate.ca_file}"'

@@ -1,0 +1,217 @@
+"""The one description of a deployment: its sites, the links between them, and which services run where."""
+
+import ipaddress
+import tomllib
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from prfaas.contracts.subjects import BETWEEN_SITES
+from prfaas.site.link_shape import LinkShape
+
+AUTHORITY_FOLDER = "authority"
+"""Folder beside those of the sites."""
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)]
+
+
+class DescriptionError(ValueError):
+    """Raised for a description that does not fit together; the message names the place."""
+
+
+class SiteKind(StrEnum):
+    PD = "pd"
+    """Gateway, scheduler, prefill and decode: answers any request by itself."""
+    PRFAAS = "prfaas"
+    """Prefill only."""
+
+
+class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """One datacenter: one NATS server with a JetStream domain of the site's name."""
+
+    name: Name
+    kind: SiteKind
+    dials: tuple[Name, ...] = ()
+    """Sites whose leaf port this one's server dials."""
+    host: str = "127.0.0.1"
+    """Name or address under which the other sites' servers reach this one's."""
+    listen_host: str = "127.0.0.1"
+    """Address on which the server listens for clients and leaf connections."""
+    link_tls: bool | None = None
+    """TLS 1.3 on the leaf connections that come in here, with certificates on both ends. Unset: unless `host` is loopback."""
+    seals: tuple[Name, ...] = ()
+    """Prefill sites, maybe this one too, whose jobs and KV are sealed from worker to worker. Only for pd sites."""
+    client_tls: bool = False
+    """TLS 1.3 between the site's own services and its server."""
+    client_port: Port = 0
+    leaf_port: Port = 0
+    monitor_port: Port = 0
+    egress_mbit: dict[Name, Annotated[float, msgspec.Meta(gt=0)]] = {}
+    """Budget of KV that leaves this site, in 10^6 bits a second by pd site. A bandwidth probe here shares it out."""
+    max_payload_bytes: Annotated[int, msgspec.Meta(ge=1 << 16, le=8 << 20)] = (1 << 20) + (64 << 10)
+    """Largest message: a frame of 1 MiB and its headers."""
+    max_memory_bytes: Annotated[int, msgspec.Meta(ge=1 << 20)] = 2 << 30
+    """JetStream in memory: KV on its way to decode workers."""
+    max_file_bytes: Annotated[int, msgspec.Meta(ge=1 << 20)] = 4 << 30
+    """JetStream on disk: jobs, heartbeats, and KV where a bucket asks for it."""
+
+
+class Link(LinkShape, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """An emulated link in front of the dialled site's leaf port. Two sites without one are joined directly."""
+
+    between: tuple[Name, Name]
+    """Dialling site and dialled site."""
+
+
+class Role(StrEnum):
+    """Role of a service; its console script is `prfaas-<role>`."""
+
+    GATEWAY = "gateway"
+    SCHEDULER = "scheduler"
+    PREFILL_WORKER = "prefill-worker"
+    DECODE_WORKER = "decode-worker"
+    BANDWIDTH_PROBE = "bandwidth-probe"
+
+
+class Service(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    site: Name
+    role: Role
+    name: str = ""
+    """Name, unique in its site. Empty: the role, and a number when there are several."""
+    http_port: Port = 0
+    model: str = ""
+    """Name of the model; empty: the description's."""
+    replicas: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    """Number of processes like this one. Of two schedulers one leads and the other stands by."""
+    config: dict[str, Any] = {}
+    """Keys of the service's own configuration, as its file would have them."""
+
+
+class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    model: str
+    sites: tuple[Site, ...]
+    links: tuple[Link, ...] = ()
+    services: tuple[Service, ...] = ()
+
+    def site(self, name: str) -> Site:
+        for site in self.sites:
+            if site.name == name:
+                return site
+        raise DescriptionError(f"no site is called {name!r}; there are {', '.join(site.name for site in self.sites)}")
+
+    def link(self, dialler: str, dialled: str) -> Link | None:
+        return next((link for link in self.links if link.between == (dialler, dialled)), None)
+
+    def tls(self, dialled: str) -> bool:
+        """Returns whether leaf connections that come in at this site are encrypted."""
+        site = self.site(dialled)
+        return not is_loopback(site.host) if site.link_tls is None else site.link_tls
+
+    def in_dial_order(self) -> list[Site]:
+        """Returns each site after those that it dials. Raises DescriptionError for a ring."""
+        ordered: list[Site] = []
+        left = list(self.sites)
+        while left:
+            known = {site.name for site in ordered}
+            free = [site for site in left if known.issuperset(site.dials)]
+            if not free:
+                raise DescriptionError(f"the sites {', '.join(site.name for site in left)} dial one another in a ring")
+            ordered += free
+            left = [site for site in left if site not in free]
+        return ordered
+
+    def neighbours(self, name: str) -> list[Site]:
+        """Returns the sites joined to this one, whichever of the two dials."""
+        own = self.site(name)
+        return [site for site in self.sites if site.name in own.dials or name in site.dials]
+
+    def served_sites(self, name: str) -> list[str]:
+        """Returns the pd sites that may place work in this one: itself and its neighbours."""
+        return [site.name for site in (self.site(name), *self.neighbours(name)) if site.kind is SiteKind.PD]
+
+    def sealing_peers(self, name: str) -> list[str]:
+        """Returns the sites with which this one exchanges sealed jobs and KV, in either direction."""
+        return sorted({*self.site(name).seals, *(site.name for site in self.sites if name in site.seals)})
+
+    def validate(self) -> None:
+        """Checks that everything fits together. Raises DescriptionError."""
+        names = [site.name for site in self.sites]
+        if len(set(names)) != len(names):
+            raise DescriptionError(f"two sites have the same name: {', '.join(names)}")
+        for site in self.sites:
+            if BETWEEN_SITES in site.name:
+                raise DescriptionError(
+                    f"the name of site {site.name} holds {BETWEEN_SITES}, which separates the names of two sites"
+                )
+            if site.name == AUTHORITY_FOLDER:
+                raise DescriptionError(f"no site may be called {AUTHORITY_FOLDER}: that folder holds the certificates' authority")
+            for dialled in site.dials:
+                if self.site(dialled).name == site.name:
+                    raise DescriptionError(f"site {site.name} dials itself")
+            self._validate_seals(site)
+            for destination in site.egress_mbit:
+                if destination not in self.served_sites(site.name) or destination == site.name:
+                    raise DescriptionError(f"site {site.name} has a budget for {destination}, which is no pd site beside it")
+                if (site.name, Role.BANDWIDTH_PROBE) not in {(service.site, service.role) for service in self.services}:
+                    raise DescriptionError(f"site {site.name} has an egress budget and no bandwidth probe to share it out")
+        self.in_dial_order()
+        for link in self.links:
+            dialler, dialled = link.between
+            if dialled not in self.site(dialler).dials:
+                raise DescriptionError(f"there is a link between {dialler} and {dialled}, but {dialler} does not dial {dialled}")
+        taken: set[tuple[str, str]] = set()
+        for service in self.services:
+            if self.site(service.site).kind is SiteKind.PRFAAS and service.role not in (
+                Role.SCHEDULER,
+                Role.PREFILL_WORKER,
+                Role.BANDWIDTH_PROBE,
+            ):
+                raise DescriptionError(f"site {service.site} only prefills: it cannot run a {service.role}")
+            if (service.site, service.name) in taken:
+                raise DescriptionError(f"two services of site {service.site} have the same name: {service.name}")
+            taken.add((service.site, service.name))
+
+    def _validate_seals(self, site: Site) -> None:
+        if site.seals and site.kind is not SiteKind.PD:
+            raise DescriptionError(f"site {site.name} only prefills: its pd sites say in `seals` whether jobs are sealed")
+        for peer in site.seals:
+            if site.name not in self.served_sites(peer):
+                raise DescriptionError(f"site {site.name} seals jobs for {peer}, which is no site beside it")
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def load_description(path: Path) -> Description:
+    """Reads and validates a description, and names its services. Raises DescriptionError, which names file and key."""
+    try:
+        description = msgspec.convert(tomllib.loads(path.read_text()), Description)
+        description = msgspec.structs.replace(description, services=tuple(_named(description.services)))
+        description.validate()
+    except RecursionError as error:
+        raise DescriptionError(f"{path} is nested too deeply") from error
+    except (OSError, tomllib.TOMLDecodeError, ValueError) as error:
+        raise DescriptionError(f"{path}: {error}") from error
+    return description
+
+
+def _named(described: tuple[Service, ...]) -> list[Service]:
+    """Returns one service per process. Raises ValueError for replicas that could not differ."""
+    services: list[Service] = []
+    for service in described:
+        if service.replicas > 1 and (service.name or service.http_port):
+            raise ValueError(f"a {service.role} with `replicas` has a `name` or `http-port`, which only one process can have")
+        services += [msgspec.structs.replace(service, replicas=1)] * service.replicas
+    named: list[Service] = []
+    for service in services:
+        same = [other for other in services if (other.site, other.role) == (service.site, service.role)]
+        number = 1 + sum((other.site, other.role) == (service.site, service.role) for other in named)
+        name = service.name or (f"{service.role}-{number}" if len(same) > 1 else str(service.role))
+        named.append(msgspec.structs.replace(service, name=name, model=service.model or ""))
+    return named

@@ -1,0 +1,62 @@
+"""Answers and silences of decode workers, and what a gateway concludes from them."""
+
+from prfaas.contracts.to_gateway import Running
+from prfaas_gateway.decode_probes import ABSENT_S, SILENT_S, DecodeProbes
+from prfaas_gateway.decode_workers import DecodeWorker
+
+WORKER = DecodeWorker("d0", "i1")
+
+
+def says(probes: DecodeProbes, out: dict[str, int], taken: dict[str, int], asked: tuple[str, ...] = ("r",)) -> list[str]:
+    return probes.handle_answer(WORKER, Running(incarnation="i1", events=out), dict.fromkeys(asked, 0), taken, 0.0)
+
+
+def test_a_worker_without_a_subscription_is_gone_after_a_while_and_not_when_it_dials_again() -> None:
+    probes = DecodeProbes()
+    assert not probes.handle_absence(WORKER, 10.0)
+    assert not probes.handle_absence(WORKER, 10.0 + ABSENT_S - 0.1)
+    says(probes, {}, {})
+    assert not probes.handle_absence(WORKER, 10.0 + ABSENT_S)
+    assert probes.handle_absence(WORKER, 10.0 + 2 * ABSENT_S)
+
+
+def test_a_silent_worker_is_left_only_for_another_one() -> None:
+    probes = DecodeProbes()
+    assert not probes.handle_silence(WORKER, 0.0, others=True)
+    assert not probes.handle_silence(WORKER, SILENT_S - 0.1, others=True)
+    assert not probes.handle_silence(WORKER, SILENT_S, others=False)
+    assert probes.handle_silence(WORKER, SILENT_S, others=True)
+
+
+def test_events_on_their_way_are_waited_for() -> None:
+    probes = DecodeProbes()
+    assert says(probes, {"r": 5}, {"r": 3}) == []
+    assert says(probes, {"r": 9}, {"r": 5}) == [], "what was out then has come"
+    assert says(probes, {"r": 9}, {"r": 9}) == []
+
+
+def test_an_event_that_was_out_at_one_answer_and_has_not_come_by_the_next_is_lost() -> None:
+    probes = DecodeProbes()
+    assert says(probes, {"r": 5}, {"r": 3}) == []
+    assert says(probes, {"r": 5}, {"r": 3}) == ["r"]
+    assert says(probes, {"r": 5}, {"r": 3}) == [], "told once"
+
+
+def test_the_end_of_an_answer_may_be_lost_too() -> None:
+    probes = DecodeProbes()
+    assert says(probes, {}, {"r": 3}) == []
+    assert says(probes, {}, {}) == [], "it ended meanwhile"
+    assert says(probes, {}, {"r": 3}) == []
+    assert says(probes, {}, {"r": 3}) == ["r"]
+
+
+def test_a_request_that_was_accepted_after_the_question_is_not_judged() -> None:
+    probes = DecodeProbes()
+    for _ in range(2):
+        assert says(probes, {}, {"r": 0}, asked=()) == []
+
+
+def test_another_process_under_the_name_says_nothing() -> None:
+    probes = DecodeProbes()
+    for _ in range(2):
+        assert probes.handle_answer(WORKER, Running(incarnation="i2"), {"r": 0}, {"r": 0}, 0.0) == []
