@@ -82,8 +82,8 @@ bench-dispatch: $(VENV)/installed ## what the dispatcher of a site costs each jo
 bench-paper: $(VENV)/installed ## the paper's case end to end on emulated engines, and our policy against the paper's
 	$(BIN)/python -m load.paper $(if $(OUT),--json $(OUT))
 
-bench-policies: $(VENV)/installed ## all policies against one another, simulated at the paper's scale
-	$(BIN)/python -m load.simulate.compare $(if $(OUT),--json $(OUT))
+bench-policies: $(VENV)/installed ## the load curve of all policies, simulated at the paper's scale, with the clairvoyant bound
+	$(BIN)/python -m load.simulate.curve $(if $(OUT),--json $(OUT) --plot $(basename $(OUT)).html)
 
 bench-link-cut: $(VENV)/installed ## how soon offloading resumes after the emulated link was down, and whether a request suffers
 	$(BIN)/python -m load.bench.link_cut $(if $(OUT),--json $(OUT))
