@@ -178,17 +178,20 @@ class Fleet:
         return found
 
     def _prefill_site(self, name: str, pool: PrefillPool) -> PrefillSite:
+        state = self.site_state(name)
+        if state.queue is not None and state.queue.is_silent(self._now_s):
+            state.queue = None
         return PrefillSite(
             name=name,
             workers=len(pool),
             prefill_points=pool.prefill_points,
             kv_points=pool.kv_points,
             queue_s=pool.queue_s,
-            backlog=self.site_state(name).backlog,
+            backlog=state.backlog,
             link=self._link_from(name),
             now_s=self._now_s,
-            queue=self.site_state(name).queue,
-            placed_tokens=self.site_state(name).placed_tokens,
+            queue=state.queue,
+            placed_tokens=state.placed_tokens,
         )
 
     def _cached(self, pool: PrefillPool, backlog: Backlog, prompt: Prompt) -> tuple[int, Holder | None]:

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field
 
+SILENT_S = 3.0
+"""Age of an announcement beyond which nothing is known of the queue: its dispatcher is gone, and workers serve themselves."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueState:
@@ -29,6 +32,9 @@ class SeenQueue:
     def update(self, state: QueueState) -> None:
         self.state = state
         self.placed = [each for each in self.placed if each[0] > state.seen_at]
+
+    def is_silent(self, now_s: float) -> bool:
+        return now_s - self.state.seen_at > SILENT_S
 
     def place(self, work_s: float, now_s: float) -> None:
         self.placed.append((now_s, work_s))

@@ -1,7 +1,7 @@
 """The best threshold by the mean of T(L) over the lengths that were seen, E[T(L)], where the paper's equations take T(E[L]).
 
-A prefill curve bends upward, so requests bring more work than one of their mean length. For a sample of lengths all thresholds are
-tried at once: sums from the shortest length up give the local work, sums from the longest down the remote work.
+A prefill curve bends upward, so requests bring more work than one of their mean length. For a sample of lengths all thresholds
+are tried at once: sums from the shortest length up give the local work, sums from the longest down the remote work.
 """
 
 from collections.abc import Sequence

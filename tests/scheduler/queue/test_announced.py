@@ -2,7 +2,7 @@
 
 import pytest
 
-from prfaas_scheduler.queue.announced import QueueState, SeenQueue
+from prfaas_scheduler.queue.announced import SILENT_S, QueueState, SeenQueue
 
 
 def state(seen_at: float = 0.0, *, due_s: float = 8.0, running_s: float = 4.0, ready: int = 0) -> QueueState:
@@ -31,3 +31,11 @@ def test_a_ready_worker_means_no_wait() -> None:
     assert queue.wait_s(4, 0.0) == 0.0
     queue.place(4.0, 0.0)
     assert queue.wait_s(4, 0.0) == 2.0
+
+
+def test_a_queue_that_is_announced_no_more_is_not_known() -> None:
+    queue = SeenQueue(state(1.0))
+    assert not queue.is_silent(1.0 + SILENT_S)
+    assert queue.is_silent(1.1 + SILENT_S)
+    queue.update(state(5.0))
+    assert not queue.is_silent(5.0)
