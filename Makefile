@@ -105,9 +105,6 @@ soak: $(VENV)/installed ## mixed traffic for MINUTES with a random fault every 1
 worlds: $(VENV)/installed ## WORLDS simulated worlds of the real cores under seeded faults, and each hand-made bug searched for
 	$(BIN)/python -m load.worlds --seed $(SEED) --worlds $(WORLDS) --mutations $(MUTATION_WORLDS) $(if $(OUT),--json $(OUT))
 
-worlds: $(VENV)/installed ## WORLDS simulated worlds of the real cores under seeded faults, and each hand-made bug searched for
-	$(BIN)/python -m load.worlds --seed $(SEED) --worlds $(WORLDS) --mutations $(MUTATION_WORLDS) $(if $(OUT),--json $(OUT))
-
 contrast: $(VENV)/installed ## three traces under three policies, simulated at the paper's scale: one report
 	$(BIN)/python -m load.simulate.contrast $(if $(OUT),--json $(OUT))
 
