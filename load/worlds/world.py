@@ -51,7 +51,7 @@ class World(Surroundings):
             monotonic_offset_s=1000.0 * self.chance.random(),
             wall_skew_s=self._skews[name],
         )
-        self.network.connect(process)
+        self.network.connect(process, process.incarnation)
         if self._sites[name] in self.network.server_down:
             self.faults.unplug(process, 0.5)
         process.start()
