@@ -40,6 +40,9 @@ class SchedulerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_f
     comfort_share: Annotated[float, Meta(ge=0, le=1)] = DEFAULTS.comfort_share
     """Policy `predictive`: prompts that the local site serves within this share of the objective stay there."""
 
+    price_share: Annotated[float, Meta(ge=0, le=10)] = DEFAULTS.price_share
+    """Policy `priced`: factor on the prices of sites and links; 0: the least predicted time to first token."""
+
     ttft_objective_s: Annotated[float, Meta(gt=0)] = DEFAULTS.ttft_objective_s
     """The time to first token that requests should have."""
     ttft_proportional_from_tokens: Annotated[float, Meta(gt=0)] = PROPORTIONAL_FROM_TOKENS
@@ -63,6 +66,7 @@ class SchedulerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_f
                 resolve_every_s=self.resolve_every_s,
                 comfort_share=self.comfort_share,
                 ttft_objective_s=self.ttft_objective_s,
+                price_share=self.price_share,
             )
         )
 

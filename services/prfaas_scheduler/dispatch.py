@@ -47,6 +47,8 @@ PULL_S: Final = 1.0
 """Time after which the server ends a pull that brought nothing."""
 TICK_S: Final = 0.1
 RETRY_S: Final = 0.2
+ANNOUNCE_S: Final = 0.5
+"""Interval of announcements of the queue's state."""
 ATTEMPTS: Final = 8
 """Attempts of one request that may be queued at once; it has fewer, one after another."""
 
@@ -100,6 +102,7 @@ class Dispatcher:
             self._subscriptions.append(await self._bus.subscribe(subject, CancelPrefill, cancelled))
         self._spawn(self._pull())
         self._spawn(self._tick())
+        self._spawn(self._announce())
         log.info("dispatching", serves=self._serves)
 
     async def stop(self) -> None:
@@ -226,6 +229,19 @@ class Dispatcher:
                 self._handle(ClockTicked(time.monotonic()))
             except Exception as error:  # the next tick comes all the same
                 _fault(error)
+
+    async def _announce(self) -> None:
+        """Tells the schedulers that place prompts here what waits, again and again. Best effort: an old state grows old."""
+        while True:
+            try:
+                announced = self._core.announcement(self._site, time.monotonic())
+                for home in self._serves:
+                    await self._bus.publish(subjects.queue_state(home, self._site), announced)
+            except BusError as error:
+                log.warning("queue_not_announced", reason=str(error))
+            except Exception as error:  # the next one is told all the same
+                _fault(error)
+            await asyncio.sleep(ANNOUNCE_S)
 
     # ---- what the core wants
 

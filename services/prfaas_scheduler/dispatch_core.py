@@ -9,7 +9,7 @@ from typing import Final, assert_never
 
 from prfaas.capacity.observed import interpolated
 from prfaas.contracts.fields import Points
-from prfaas.contracts.to_scheduler import PrefillReadiness
+from prfaas.contracts.to_scheduler import PrefillReadiness, QueueAnnounced
 from prfaas_scheduler.dispatch_events import (
     ClockTicked,
     DispatchEnded,
@@ -81,6 +81,15 @@ class DispatchCore:
     def work_s(self, model: str, tokens: int) -> float:
         """Predicted time of a prefill; 0 while nothing was observed."""
         return interpolated(self._points.get(model, ()), tokens) or 0.0
+
+    def announcement(self, site: str, now_s: float) -> QueueAnnounced:
+        queues = self.queue.models.values()
+        return QueueAnnounced(
+            site=site,
+            due_s=sum(queue.due_s for queue in queues),
+            running_s=sum(queue.running_s(now_s) for queue in queues),
+            ready=sum(len(queue.running.ready) for queue in queues),
+        )
 
     def outstanding(self, worker: str) -> int:
         """Jobs on their way to the worker."""

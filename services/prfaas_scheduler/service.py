@@ -25,6 +25,7 @@ from prfaas.contracts.to_scheduler import (
     KVDisagreed,
     LinkEstimate,
     PlaceRequest,
+    QueueAnnounced,
     RoleChanging,
     RoleKept,
 )
@@ -49,12 +50,14 @@ from prfaas_scheduler.events import (
     LinkLost,
     LinkMeasured,
     PlacementRequested,
+    QueueSeen,
     RequestCacheList,
     SiteDistrusted,
     WorkerGone,
 )
 from prfaas_scheduler.leadership.leadership import Leadership
 from prfaas_scheduler.policies.threshold import Threshold
+from prfaas_scheduler.queue.announced import QueueState
 from prfaas_scheduler.queue.objectives import CLASS_NAMES, length_class
 from prfaas_scheduler.roles.controller import RoleController
 from prfaas_scheduler.roles.events import BeginMove, MoveRefused, RequestSeen, RoleInstruction, RolesDue
@@ -127,6 +130,7 @@ class SchedulerService:
         tasks.spawn("links", watch(bus, links, LinkEstimate, self._on_link, status=self._links_bucket))
         await bus.subscribe(subjects.attempts(config.site), AttemptNews, self._on_attempt_news)
         await bus.subscribe_raw(subjects.all_blocks(config.site), self._on_cache_changed)
+        await bus.subscribe_raw(subjects.queue_state(config.site, "*"), self._on_queue)
 
     def ready(self) -> str | None:
         """The scheduler needs the bus and the buckets of workers and links. It can decide, and refuse, without any worker."""
@@ -232,6 +236,15 @@ class SchedulerService:
             log.warning("blocks_of_another", subject=message.subject, claimed=expected)
             return
         self._request_cache_lists(self._core.handle(CacheChanged(time.monotonic(), changed)))
+
+    def _on_queue(self, message: Msg) -> None:
+        said = decode(message.data, QueueAnnounced)
+        if message.subject != subjects.queue_state(self._config.site, said.site):
+            log.warning("queue_of_another", subject=message.subject, claimed=said.site)
+            return
+        now_s = time.monotonic()
+        state = QueueState(site=said.site, due_s=said.due_s, running_s=said.running_s, ready=said.ready, seen_at=now_s)
+        self._core.handle(QueueSeen(now_s, state))
 
     def _request_cache_lists(self, instructions: list[RequestCacheList]) -> None:
         for ask in instructions:

@@ -20,7 +20,7 @@ from prfaas.contracts import subjects
 from prfaas.contracts.kv import KVTransfer
 from prfaas.contracts.to_decode import PrefillDispatched, PrefillFailed, PrefillProgress
 from prfaas.contracts.to_prefill import CancelPrefill, DispatcherHere, PrefillJob
-from prfaas.contracts.to_scheduler import PrefillReadiness
+from prfaas.contracts.to_scheduler import PrefillReadiness, QueueAnnounced
 from prfaas.contracts.wire import pack_tokens
 from prfaas.telemetry.metrics.queue import QueueMetrics
 from prfaas_scheduler.dispatch import Dispatcher
@@ -231,6 +231,24 @@ async def test_jobs_of_a_dispatcher_that_died_come_back_by_themselves(site: Site
     for each in taken_alone:
         await each.ack()
     await site.until_stored(0)
+
+
+async def test_schedulers_hear_of_the_queue(site: Site) -> None:
+    announced: asyncio.Queue[QueueAnnounced] = asyncio.Queue()
+    await site.bus.subscribe(subjects.queue_state(HOME, SITE), QueueAnnounced, announced.put_nowait)
+    worker = await site.worker()
+    await site.dispatcher.start()
+    await worker.say(ready=False, seconds_by_tokens=((10.0, 2.0),))
+    await site.submit(make_job("a"), make_job("b"))
+    async with asyncio.timeout(DEADLINE_S):
+        while (said := await announced.get()).due_s != 4.0:
+            assert said.ready == 0
+    assert said.site == SITE
+    await worker.say(ready=True)
+    async with asyncio.timeout(DEADLINE_S):
+        while not 0.0 < (said := await announced.get()).running_s <= 2.0:
+            continue
+    assert said.due_s == 2.0
 
 
 async def test_two_dispatchers_at_once_run_nothing_twice(site: Site) -> None:
