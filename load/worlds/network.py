@@ -164,12 +164,12 @@ class Network:
             process.call_soon(self._handle, source, process, method, args, answer)
 
     def _handle(self, source: Process, process: Process, method: str, args: tuple[Any, ...], answer: Future[Any]) -> None:
+        tell: Callable[[Any], None] = answer.set
         try:
-            reply = getattr(process, method)(*args)
-            tell = answer.set
+            reply: Any = getattr(process, method)(*args)
         except Exception as error:
             self.clockwork.failed(process, error)
-            reply, tell = RemoteError(FailureCode.INTERNAL, str(error)), answer.fail  # type: ignore[assignment]
+            reply, tell = RemoteError(FailureCode.INTERNAL, str(error)), answer.fail
         self.carry((process, source, "answer"), process, process.site, source.site, self._answered, source, tell, reply)
 
     def _answered(self, source: Process, tell: Callable[[Any], None], reply: Any) -> None:
