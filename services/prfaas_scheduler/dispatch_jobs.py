@@ -1,0 +1,58 @@
+"""Queued jobs that a dispatcher holds: as its queue sees them, and what a decode worker hears of one that is refused."""
+
+from prfaas.bus.control import ControlBus
+from prfaas.bus.taken_jobs import TakenJob
+from prfaas.contracts import subjects
+from prfaas.contracts.codes import FailureCode
+from prfaas.contracts.to_decode import PrefillFailed
+from prfaas_scheduler.queue.events import Job
+from prfaas_scheduler.queue.objectives import Objectives
+from prfaas_scheduler.queue.options import QueueOptions
+
+
+def job_id_of(decode_site: str, transfer_id: str, attempt: int) -> str:
+    """Name of a job among those of all pd sites."""
+    return f"{decode_site}/{transfer_id}.{attempt}"
+
+
+def queued_job(taken: TakenJob, now_s: float, work_s: float, objectives: Objectives, options: QueueOptions) -> Job:
+    """Returns the job for the queue. Its dates count from the moment at which the site's server stored it first, so they are the
+    same for each dispatcher that comes to hold it."""
+    job, transfer = taken.job, taken.job.transfer
+    arrived_at = now_s - taken.age_s
+    expires_at = arrived_at + job.timeout_s
+    due_at = min(arrived_at + objectives.ttft_objective_s(transfer.prefill_tokens), expires_at)
+    if job.admitted:  # what arrived long enough ago is refused no more
+        arrived_at = min(arrived_at, now_s - 2 * options.refuse_within_s)
+    return Job(
+        job_id=job_id_of(job.decode_site, transfer.transfer_id, transfer.attempt),
+        model=job.model,
+        tenant=f"{job.decode_site}/{job.tenant}",
+        priority=job.priority,
+        prefill_tokens=transfer.prefill_tokens,
+        work_s=work_s,
+        arrived_at=arrived_at,
+        due_at=due_at,
+        expires_at=expires_at,
+        worker=job.worker,
+    )
+
+
+async def end_queued(
+    bus: ControlBus, site: str, name: str, taken: TakenJob, code: FailureCode, message: str, retry_after_s: float | None
+) -> None:
+    """Removes a job from the site's queue, and tells its decode worker why, as process `name`. Raises BusError."""
+    transfer = taken.job.transfer
+    failed = PrefillFailed(
+        transfer_id=transfer.transfer_id,
+        attempt=transfer.attempt,
+        nuid=transfer.nuid,
+        worker=name,
+        code=code,
+        message=message,
+        retry_after_s=retry_after_s,
+    )
+    try:
+        await bus.publish(subjects.progress_from(taken.job.reply_to, site, name), failed, parent=taken.context)
+    finally:
+        await taken.ack()
