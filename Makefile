@@ -102,6 +102,7 @@ chaos: $(VENV)/installed ## every fault at every step of a request: right tokens
 
 soak: $(VENV)/installed ## mixed traffic for MINUTES with a random fault every 10 s: tokens, hangs, memory, descriptors (SEED=N)
 	$(BIN)/python -m load.chaos.soak --minutes $(MINUTES) --seed $(SEED) $(if $(OUT),--json $(OUT))
+
 worlds: $(VENV)/installed ## WORLDS simulated worlds of the real cores under seeded faults, and each hand-made bug searched for
 	$(BIN)/python -m load.worlds --seed $(SEED) --worlds $(WORLDS) --mutations $(MUTATION_WORLDS) $(if $(OUT),--json $(OUT))
 

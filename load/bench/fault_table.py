@@ -19,6 +19,8 @@ from infra.service_process import ServiceProcess
 from infra.up import START_ERRORS, fresh_directory, say
 from load.chaos.faults import CLOCK_SHIFT_S
 from load.chaos.harness import GO_ON, go_on
+from load.chaos.random_faults import FRAMES
+from load.chaos.steps import Step, is_step, of_request
 from load.chaos.world import World, open_world, resume_process, stop_process
 from load.emulated_stack import FAR, HOME, MODEL, every_service_twice, right_answer, two_sites
 from load.free_port import free_port
@@ -132,7 +134,7 @@ async def _clock(world: World) -> None:
 
 
 def _poison(order: Order, *, kills: bool) -> "Do":
-    """The next request is poison: it does the same to every prefill worker that takes it. Its own end counts as lost."""
+    """The next request is poison: it does the same to every prefill worker that computes it. Its own end counts as lost."""
 
     async def poison(world: World) -> None:
         poisonous = ""
@@ -141,7 +143,7 @@ def _poison(order: Order, *, kills: bool) -> "Do":
             nonlocal poisonous
             if announcement.point is FaultPoint.PLACED:
                 poisonous = poisonous or announcement.request_id
-            if announcement.point is not FaultPoint.JOB_TAKEN or announcement.request_id != poisonous:
+            if not (is_step(Step.FIRST_FRAME, announcement, FRAMES) and of_request(announcement, poisonous)):
                 return GO_ON
             if kills:
                 world.kill(world.process_of(announcement.pid))

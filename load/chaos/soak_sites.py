@@ -12,7 +12,7 @@ from load.emulated_stack import MODEL, every_service_twice, right_answer, two_si
 from load.free_port import free_port
 from prfaas.site.sites import Description, Role
 
-REAL_MODEL = "gemma-3-270m"
+REAL_MODEL = "smollm2-135m"
 WRONG_SHARE = 0.05
 _KEEP_LITTLE = {"prefix-cache-mib": 16}
 """A small prefix cache is full within minutes: what grows afterwards is no cache."""

@@ -8,11 +8,12 @@ from load.worlds.plan import HOME, dispatcher_of
 from load.worlds.receiving import Receiver
 from load.worlds.surroundings import Surroundings
 from prfaas.bus.errors import BusError, NoRespondersError
-from prfaas.bus.jobs import ABSENT_BEHIND_A_LINK_S, ABSENT_S, ACK_WAIT_S
+from prfaas.bus.job_streams import ACK_WAIT_S
+from prfaas.bus.jobs import ABSENT_BEHIND_A_LINK_S, ABSENT_S
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import KVTransfer, TransferReport
 from prfaas.contracts.to_decode import PrefillDispatched, PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
-from prfaas.contracts.to_prefill import BACKGROUND_PRIORITY, CancelPrefill, PrefillJob
+from prfaas.contracts.to_prefill import CancelPrefill, PrefillJob
 from prfaas.contracts.wire import pack_tokens
 from prfaas.kvcache.layout import KVPiece, LayerKind, LayerRange
 from prfaas.transfer.errors import TransferError
@@ -27,7 +28,7 @@ from prfaas_decode_worker.events import (
     PrefillTimed,
     RequestBroken,
 )
-from prfaas_decode_worker.prefill_jobs import REMOTE_QUEUE_S
+from prfaas_decode_worker.prefill_jobs import QUEUE_MARGIN_S, REMOTE_QUEUE_S
 
 ALIVE_EVERY_S = 0.5
 ALIVE_TIMEOUT_S = 2.0
@@ -169,11 +170,10 @@ class Attempts:
             tenant=order.tenant,
             timeout_s=order.timeout_s,
             worker=named,
-            priority=BACKGROUND_PRIORITY if order.deferred else 0,
             admitted=order.admitted,
         )
         remote = order.prefill_site != HOME
-        timeout_s = min(order.timeout_s, REMOTE_QUEUE_S) if remote else order.timeout_s
+        timeout_s = min(order.timeout_s, REMOTE_QUEUE_S) if remote else max(0.0, order.timeout_s - QUEUE_MARGIN_S)
         await self._world.jobs[order.prefill_site].queued.submit(self._worker, job, timeout_s=timeout_s)
 
     async def _await_kv(self, attempt: Attempt, receiver: Receiver) -> TransferReport | None:

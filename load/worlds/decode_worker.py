@@ -207,7 +207,10 @@ class DecodeWorker(Process):
             return self._gateways.handle_silence(gateway, self.monotonic_s)
         except BusError:
             return False
-        return self._gateways.handle_answer(gateway, answer, self.monotonic_s)
+        if answer != gateway.incarnation:  # the question bears the incarnation: another process does not hear it
+            return self._gateways.handle_absence(gateway, self.monotonic_s)
+        self._gateways.handle_answer(gateway, self.monotonic_s)
+        return False
 
     # ---- the bucket, and heartbeats
 

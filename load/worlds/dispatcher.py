@@ -65,7 +65,8 @@ class Dispatcher(JobTaker):
             job_id = f"{cancel.transfer_id}.{attempt}"
             if job_id in self.held and job_id not in self._leaving:
                 self._handle(JobCancelled(self.monotonic_s, job_id))
-                self.spawn(self.held.pop(job_id).ack())
+                if job_id not in self._leaving:
+                    self.spawn(self.held.pop(job_id).ack())
 
     def job_arrived(self, delivery: Delivery) -> None:
         self._pulled = None

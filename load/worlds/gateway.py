@@ -209,7 +209,6 @@ class Gateway(Watcher):
     # ---- one request
 
     def serve(self, client: Client) -> None:
-        self.clients.append(client)
         client.serve_by(self.spawn(self._serve(client)))
 
     async def _serve(self, client: Client) -> None:

@@ -13,10 +13,12 @@ from load.worlds.surroundings import Surroundings
 from prfaas.bus.job_streams import ACK_WAIT_S
 from prfaas.contracts.codes import FailureCode
 from prfaas_decode_worker.prefill_deaths import MAX_DEATHS
-from prfaas_decode_worker.retries import MAX_ENGINE_FAILURES, MAX_LOCAL_ATTEMPTS
+from prfaas_decode_worker.retries import MAX_BROKER_FAILURES, MAX_ENGINE_FAILURES, MAX_LOCAL_ATTEMPTS
 
-MOST_ATTEMPTS: Final = 2 + MAX_LOCAL_ATTEMPTS
-"""A deferred one, a remote one, and those at home."""
+MOST_PREFILLS: Final = 1 + MAX_LOCAL_ATTEMPTS
+"""Attempts of one placement: a remote one, and those at home."""
+MOST_ATTEMPTS: Final = MOST_PREFILLS + MAX_BROKER_FAILURES
+"""The same, with those that the site's server ended."""
 MOST_DELAY_S: Final = ACK_WAIT_S + 2.0
 """Longest time to a first token beyond a single fault's own: a process is given up after ACK_WAIT_S."""
 GOOD: Final = ("stop", "length")
@@ -75,7 +77,7 @@ def _explained(world: Surroundings, code: str) -> bool:
 
 def _most(world: Surroundings, known: int) -> int:
     """Returns how often one prompt may harm, `known` times where each is heard of. News may be lost, and pass for a timeout."""
-    return MOST_ATTEMPTS if world.plan.fault_kinds & HIDES_NEWS else known
+    return MOST_PREFILLS if world.plan.fault_kinds & HIDES_NEWS else known
 
 
 def _single_fault(world: Surroundings, client: Client) -> list[str]:

@@ -129,6 +129,7 @@ class World(Surroundings):
         if not isinstance(gateway, Gateway):
             client.end("torn")  # its connection is refused
             return
+        gateway.clients.append(client)
         gateway.call_soon(gateway.serve, client)
         if request.leaves_after_s is not None:
             self.clockwork.call_at(self.clockwork.now_s + request.leaves_after_s, gateway, client.leave)

@@ -53,14 +53,16 @@ class GatewayWatch:
     async def _is_gone(self, gateway: GatewayProcess) -> bool:
         clock = asyncio.get_running_loop().time
         try:
-            answer = await self._bus.request_raw(subjects.gateway_alive(self._site, gateway.name), b"", _ANSWER_TIMEOUT_S)
+            subject = subjects.gateway_alive(self._site, gateway.name, gateway.incarnation)
+            await self._bus.request_raw(subject, b"", _ANSWER_TIMEOUT_S)
         except NoRespondersError:
             return self._gateways.handle_absence(gateway, clock())
         except BusTimeoutError:
             return self._gateways.handle_silence(gateway, clock())
         except BusError:
             return False  # this worker's own connection is down, which says nothing about the gateway
-        return self._gateways.handle_answer(gateway, answer.data.decode(errors="replace"), clock())
+        self._gateways.handle_answer(gateway, clock())
+        return False
 
 
 def _gateway_of(request: Request) -> GatewayProcess | None:

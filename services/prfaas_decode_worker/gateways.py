@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Final, NamedTuple
 
 ABSENT_S: Final = 1.5
-"""Time without a subscriber under a gateway's name after which it is gone. One that lost its connection dials every 0.2 s."""
+"""Time without a subscription of a gateway's process after which it is gone. One that lost its connection dials every 0.2 s."""
 SILENT_S: Final = 15.0
 """Time after its last answer at which a gateway that still subscribes is gone: its process may be stopped for a while."""
 
@@ -29,14 +29,12 @@ class Gateways:
             for gateway in known.keys() - set(present):
                 del known[gateway]
 
-    def handle_answer(self, gateway: GatewayProcess, incarnation: str, now_s: float) -> bool:
-        """Returns whether it is gone: another process answers under its name."""
+    def handle_answer(self, gateway: GatewayProcess, now_s: float) -> None:
         self._absent_since.pop(gateway, None)
         self._answered_at[gateway] = now_s
-        return incarnation != gateway.incarnation
 
     def handle_absence(self, gateway: GatewayProcess, now_s: float) -> bool:
-        """Takes that none listens under its name. Returns whether it is gone."""
+        """Takes that the process does not listen. Returns whether it is gone."""
         return now_s - self._absent_since.setdefault(gateway, now_s) >= ABSENT_S
 
     def handle_silence(self, gateway: GatewayProcess, now_s: float) -> bool:

@@ -55,6 +55,9 @@ class GatewayConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_fie
     """Longest prompt that it places so; longer ones wait for a scheduler. 0: all wait."""
     unscheduled_requests: Annotated[int, Meta(ge=1)] = 16
     """Most requests in flight that it has placed so."""
+    drain_notice_s: Annotated[float, Meta(ge=0)] = 0.0
+    """Part of `drain-s` in which the gateway says that it is not ready and takes new connections all the same: a proxy that looks
+    at `/ready` needs so long to send its requests elsewhere."""
     tokenizer_threads: Annotated[int, Meta(ge=1)] = 1
     """Threads for prompts that are too long for the event loop; bodies above 64 KiB are read in a process of their own."""
 

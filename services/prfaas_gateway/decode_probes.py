@@ -5,7 +5,8 @@ left to it for longer where no other worker could go on with them.
 """
 
 from collections.abc import Collection, Mapping
-from typing import Final
+from math import inf
+from typing import Final, NamedTuple
 
 from prfaas.contracts.to_gateway import Running
 from prfaas_gateway.decode_workers import DecodeWorker
@@ -15,6 +16,17 @@ ABSENT_S: Final = 1.5
 SILENT_S: Final = 3.0
 """Time after its last answer at which a worker that still subscribes is given up, if there is another one."""
 
+LOST_AFTER_ANSWERS: Final = 3
+"""Answers in a row by which an event was out, and none came."""
+
+
+class _Behind(NamedTuple):
+    """A request of which more events are out than have come."""
+
+    taken: int
+    answers: int
+    """Answers in a row at which this was so."""
+
 
 class DecodeProbes:
     """Pure: answers to the question "are you there, and how far" in, losses out. Moments are of any one clock, in s."""
@@ -23,8 +35,8 @@ class DecodeProbes:
         self._absent_since: dict[DecodeWorker, float] = {}
         self._heard_at: dict[DecodeWorker, float] = {}
         """Moment of the last answer, or of the first question."""
-        self._behind: dict[str, int] = {}
-        """Requests whose events had not all come at the last answer, and how many there had to be; -1: it was over there."""
+        self._behind: dict[str, _Behind] = {}
+        """Requests whose events had not all come at the last answer."""
 
     def forget_others(self, present: Collection[DecodeWorker]) -> None:
         """Drops what is known of workers that have no request of this gateway."""
@@ -35,8 +47,8 @@ class DecodeProbes:
     def handle_answer(
         self, worker: DecodeWorker, running: Running, asked: Mapping[str, int], taken: Mapping[str, int], now_s: float
     ) -> list[str]:
-        """Returns the worker's requests of which events are lost. A request is, when an event that was out at one answer has not
-        come at the next one: messages of one process stay in order.
+        """Returns the worker's requests of which events are lost. One was out at an answer, and neither it nor any other has
+        come by the second answer after it. Messages of one process stay in order, and none waits for so long.
 
         `asked` and `taken`: its requests and the events of each that had come when it was asked, and by now."""
         if running.incarnation != worker.incarnation:
@@ -45,14 +57,15 @@ class DecodeProbes:
         self._heard_at[worker] = now_s
         lost = []
         for request_id in asked:
-            due = running.events.get(request_id, -1)
+            due = running.events.get(request_id, inf)  # what it no longer knows has ended, and that is an event too
             before = self._behind.pop(request_id, None)
-            if request_id not in taken or taken[request_id] >= due >= 0:
+            if request_id not in taken or taken[request_id] >= due:
                 continue
-            if before is not None and (before < 0 or taken[request_id] < before):
+            now = _Behind(taken[request_id], 1 if before is None or before.taken != taken[request_id] else before.answers + 1)
+            if now.answers >= LOST_AFTER_ANSWERS:
                 lost.append(request_id)
             else:
-                self._behind[request_id] = due
+                self._behind[request_id] = now
         return lost
 
     def handle_absence(self, worker: DecodeWorker, now_s: float) -> bool:

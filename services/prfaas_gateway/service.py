@@ -88,7 +88,9 @@ class GatewayService:
         bus.reconnect_when(lambda: not len(generations.in_flight))
         events = subjects.events_from(subjects.events(config.site, config.name), "*")
         await bus.subscribe_raw(events, partial(self._event, generations.in_flight))
-        await bus.subscribe_raw(subjects.gateway_alive(config.site, config.name), partial(self._say_alive, bus))
+        await bus.subscribe_raw(
+            subjects.gateway_alive(config.site, config.name, self._incarnation), partial(self._say_alive, bus)
+        )
         self._gateway = Gateway(
             config=config,
             models={model.name: model for model in models},
@@ -126,6 +128,10 @@ class GatewayService:
         return self._admission.running
 
     async def drain(self, timeout_s: float) -> None:
+        # Clients first: no request is refused that comes on a connection which is open.
+        await asyncio.sleep(self._config.drain_notice_s)
+        if self._context.leave_clients is not None:
+            await self._context.leave_clients()
         await self._admission.drain()
 
     async def stop(self) -> None:
@@ -186,7 +192,7 @@ class GatewayService:
             self._observers.edge.stray_events.inc()
 
     async def _say_alive(self, bus: ControlBus, asked: Msg) -> None:
-        await bus.publish_raw(asked.reply, self._incarnation.encode())
+        await bus.publish_raw(asked.reply, b"")
 
     def _worker(self, in_flight: InFlight, key: str, beat: Heartbeat | None) -> None:
         now_s = asyncio.get_running_loop().time()

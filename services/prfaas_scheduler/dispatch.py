@@ -203,6 +203,8 @@ class Dispatcher:
             job_id = job_id_of(decode_site, cancel.transfer_id, attempt)
             if job_id in self._held and job_id not in self._leaving:
                 self._handle(JobCancelled(time.monotonic(), job_id))
+                if job_id in self._leaving:
+                    continue  # its time was over at this very moment, and it is being refused
                 self._metrics.left("cancelled")
                 self._spawn(self._held.pop(job_id).ack())
 

@@ -126,6 +126,17 @@ async def test_without_a_queue_or_room_in_it_submit_says_so(connect: Connect, mo
         await JobQueue(bus).submit(SITE, make_job("t3", tokens=600_000), timeout_s=DEADLINE_S)
 
 
+async def test_a_job_for_the_own_site_waits_for_a_queue_that_is_made_again(connect: Connect) -> None:
+    """Its server may be back without its store, which prefill workers make good within a second."""
+    bus = await connect()
+    own = make_job().decode_site
+    submitting = asyncio.create_task(JobQueue(bus).submit(own, make_job(), timeout_s=DEADLINE_S))
+    await asyncio.sleep(0.3)
+    assert not submitting.done()
+    await JobConsumer.open(bus, own, MODEL, "one", serves=[own])
+    await submitting
+
+
 async def test_a_job_in_progress_is_kept_and_a_lost_one_is_delivered_again(connect: Connect) -> None:
     bus, other = await connect("one"), await connect("two")
     first, second = [

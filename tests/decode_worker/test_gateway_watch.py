@@ -54,9 +54,9 @@ async def answer_as(bus: ControlBus, gateway: str, incarnation: str) -> asyncio.
 
     async def answer(question: Msg) -> None:
         asked.put_nowait(None)
-        await bus.publish_raw(question.reply, incarnation.encode())
+        await bus.publish_raw(question.reply, b"")
 
-    await bus.subscribe_raw(subjects.gateway_alive(SITE, gateway), answer)
+    await bus.subscribe_raw(subjects.gateway_alive(SITE, gateway, incarnation), answer)
     await bus.client.flush()
     return asked
 
@@ -87,6 +87,23 @@ async def test_the_requests_of_a_dead_gateway_are_given_up_and_no_others(connect
         async with asyncio.timeout(DEADLINE_S):
             assert {await given_up.get(), await given_up.get()} == {"a", "d"}
         assert set(requests) == {"b", "c"}
+    finally:
+        watching.cancel()
+        await asyncio.wait([watching])
+
+
+async def test_a_gateway_whose_name_another_process_has_too_keeps_its_requests(connect: Connect) -> None:
+    worker, first, twin = await connect("worker"), await connect("first"), await connect("twin")
+    await answer_as(twin, "g0", "j")
+    asked = await answer_as(first, "g0", "i")
+    requests = {"a": request("a", "g0", "i")}
+    given_up: list[str] = []
+    watching = asyncio.create_task(GatewayWatch(worker, SITE, requests, given_up.append).run())
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            for _ in range(6):
+                await asked.get()
+        assert given_up == []
     finally:
         watching.cancel()
         await asyncio.wait([watching])

@@ -8,17 +8,11 @@ from prfaas_decode_worker.gateways import ABSENT_S, SILENT_S, GatewayProcess, Ga
 GATEWAY = GatewayProcess("gateway", "i")
 
 
-def test_another_process_under_the_name_means_that_it_is_gone() -> None:
-    gateways = Gateways()
-    assert not gateways.handle_answer(GATEWAY, "i", 0.0)
-    assert gateways.handle_answer(GATEWAY, "j", 0.5)
-
-
 def test_one_that_connects_again_in_time_is_kept() -> None:
     gateways = Gateways()
     assert not gateways.handle_absence(GATEWAY, 0.0)
     assert not gateways.handle_absence(GATEWAY, ABSENT_S - 0.1)
-    assert not gateways.handle_answer(GATEWAY, "i", ABSENT_S)
+    gateways.handle_answer(GATEWAY, ABSENT_S)
     assert not gateways.handle_absence(GATEWAY, 10.0), "the absence counts from now"
     assert gateways.handle_absence(GATEWAY, 10.0 + ABSENT_S)
 
@@ -27,7 +21,7 @@ def test_a_stopped_one_is_waited_for_longer_and_one_that_never_answers_for_ever(
     gateways = Gateways()
     for now_s in (0.0, 100.0, 1000.0):
         assert not gateways.handle_silence(GATEWAY, now_s)
-    gateways.handle_answer(GATEWAY, "i", 1000.0)
+    gateways.handle_answer(GATEWAY, 1000.0)
     assert not gateways.handle_silence(GATEWAY, 1000.0 + SILENT_S - 0.1)
     assert gateways.handle_silence(GATEWAY, 1000.0 + SILENT_S)
 
@@ -42,12 +36,12 @@ def test_what_was_known_of_a_gateway_without_requests_is_forgotten() -> None:
 @given(st.lists(st.tuples(st.floats(0, 2), st.sampled_from(["answer", "absence", "silence"])), max_size=50))
 def test_a_gateway_that_answers_often_enough_is_never_lost(steps: list[tuple[float, str]]) -> None:
     gateways, now_s, answered_at = Gateways(), 0.0, 0.0
-    gateways.handle_answer(GATEWAY, "i", 0.0)
+    gateways.handle_answer(GATEWAY, 0.0)
     for after_s, what in steps:
         now_s += after_s
         if what == "answer" or now_s - answered_at >= ABSENT_S:
             answered_at = now_s
-            assert not gateways.handle_answer(GATEWAY, "i", now_s)
+            gateways.handle_answer(GATEWAY, now_s)
         else:
             handle = gateways.handle_absence if what == "absence" else gateways.handle_silence
             assert not handle(GATEWAY, now_s)

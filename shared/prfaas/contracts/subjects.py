@@ -101,9 +101,10 @@ def events_from(reply_to: str, worker: str) -> str:
     return f"{reply_to}.{worker}"
 
 
-def gateway_alive(site: str, gateway: str) -> str:
-    """Request/reply: decode worker -> the gateway of its requests, empty -> the incarnation. No responder once it is gone."""
-    return f"prfaas.{site}.gateway.{gateway}.alive"
+def gateway_alive(site: str, gateway: str, incarnation: str) -> str:
+    """Request/reply: decode worker -> the gateway of its requests, empty -> empty. No responder once that process is gone, also
+    when another one has its name."""
+    return f"prfaas.{site}.gateway.{gateway}.alive.{incarnation}"
 
 
 def jobs_stream(site: str, decode_site: str) -> str:

@@ -57,9 +57,6 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     log_format: Literal["json", "console"] = "json"
     drain_s: Annotated[float, msgspec.Meta(ge=0)] = 20.0
     """Time that running work may take to finish after SIGTERM."""
-    drain_notice_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    """Time after SIGTERM in which a gateway says that it is not ready and takes new connections all the same: a proxy that looks
-    at `/ready` needs so long to send its requests elsewhere."""
 
     def check_files(self) -> None:
         """Reads the files that the keys name. Raises ConfigError for a secret that is not there, or that others may read."""

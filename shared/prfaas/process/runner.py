@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar, runtime_checkable
 
 import uvloop
@@ -43,6 +43,8 @@ class ServiceContext(NamedTuple):
     tracing: Tracing
     program: "Program | None" = None
     """The program that runs the service; None where something else than `run_service` does, such as a test."""
+    leave_clients: Callable[[], Awaitable[None]] | None = None
+    """Has the process's HTTP server take no new connections, and returns when no connection is left. None likewise."""
 
 
 class Service(Protocol):
@@ -169,7 +171,7 @@ class _Process:
             self._app = Starlette(routes=[*routes, Route("/{path:path}", _starting, methods=["GET", "POST"])])
             self._serving = tasks.spawn("http", http.serve())
 
-            self._service = service = make_service(config, ServiceContext(tasks, registry, tracing, self.program))
+            self._service = service = make_service(config, ServiceContext(tasks, registry, tracing, self.program, http.leave))
             await self._until_done(service.start(), tasks, stoppable=True)
             self._app = service.app(routes) if isinstance(service, HttpService) else Starlette(routes=routes)
             if config.http_shared_port:
@@ -178,7 +180,7 @@ class _Process:
             log.info("ready", http_host=config.http_host, http_port=http.port, pid=os.getpid())
             await self._until_done(self._stopped_or_replaced(), tasks)
             if self.stop_asked:
-                await self._drain(service, http, config, tasks)
+                await self._drain(service, config.drain_s, tasks)
             else:
                 log.info("role_changing", to_role=self.program.next_role)
                 self.listening = http.duplicate()
@@ -229,21 +231,13 @@ class _Process:
             for wait in waits:
                 wait.cancel()
 
-    async def _drain(self, service: Service, http: HttpServer, config: ServiceConfig, tasks: Tasks) -> None:
+    async def _drain(self, service: Service, drain_s: float, tasks: Tasks) -> None:
         self._phase = "draining"
-        log.info("draining", timeout_s=config.drain_s)
-
-        async def drain() -> None:
-            if isinstance(service, HttpService):
-                # Clients first: no request is refused that came on a connection which is open.
-                await asyncio.sleep(config.drain_notice_s)
-                await http.leave()
-            await service.drain(config.drain_s)
-
+        log.info("draining", timeout_s=drain_s)
         try:
-            await self._until_done(asyncio.wait_for(drain(), config.drain_notice_s + config.drain_s), tasks)
+            await self._until_done(asyncio.wait_for(service.drain(drain_s), drain_s), tasks)
         except TimeoutError:
-            log.warning("drain_incomplete", timeout_s=config.drain_s)
+            log.warning("drain_incomplete", timeout_s=drain_s)
 
     async def _stop(self, tasks: Tasks, code: int) -> int:
         for name in await tasks.cancel_all(STOP_DEADLINE_S):

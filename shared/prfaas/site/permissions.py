@@ -92,7 +92,7 @@ def _gateway(_description: Description, site: str, name: str) -> dict[str, Permi
     )
     events = subjects.events_from(subjects.events(site, name), "*")
     beats = subjects.entry(subjects.workers_bucket(site), ">")
-    return {CONTROL: Permissions(publish, (events, beats, subjects.gateway_alive(site, name)))}
+    return {CONTROL: Permissions(publish, (events, beats, subjects.gateway_alive(site, name, "*")))}
 
 
 def _scheduler(description: Description, site: str, name: str) -> dict[str, Permissions]:
@@ -139,7 +139,7 @@ def _decode_worker(description: Description, site: str, name: str) -> dict[str, 
     control = Permissions(
         publish=(
             subjects.events_from(subjects.events(site, "*"), name),
-            subjects.gateway_alive(site, "*"),
+            subjects.gateway_alive(site, "*", "*"),
             subjects.attempts(site),
             subjects.blocks(site, site, DECODE, name),
             _heartbeat(site, site, DECODE, name),

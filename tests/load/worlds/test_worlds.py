@@ -15,6 +15,8 @@ ONCE_FAILED = {
     116: "the end of the frames overtook the reason, and an engine's failure passed for a sender's",
     228: "the worlds' own: a process was connected again before its server was",
     417: "as 116, without any fault of the link",
+    715: "a queued job was cancelled at the moment at which its time was over, and was refused and removed at once",
+    826: "the worlds' own: a gateway was killed before it had begun with a client",
     1161: "the worlds' own: a client that left a stopped gateway before it was heard never ended",
 }
 """Seeds that have violated an invariant, and why."""
