@@ -65,6 +65,7 @@ class Dispatcher:
         name: str,
         serves: Sequence[str],
         objectives: Objectives,
+        options: QueueOptions,
         metrics: QueueMetrics,
     ) -> None:
         """`name`: of this process; `serves`: pd sites whose jobs are dispatched."""
@@ -73,7 +74,7 @@ class Dispatcher:
         self._name = name
         self._serves = tuple(serves)
         self._objectives = objectives
-        self._options = QueueOptions()
+        self._options = options
         self._metrics = metrics
         self._clock = ServerClock()
         self._changed = asyncio.Event()
@@ -180,7 +181,8 @@ class Dispatcher:
             known.forget()
 
     def _job(self, taken: TakenJob) -> Job:
-        work_s = self._core.work_s(taken.job.model, taken.job.transfer.prefill_tokens)
+        left_s = taken.job.timeout_s - taken.age_s
+        work_s = self._core.work_s(taken.job.model, taken.job.transfer.prefill_tokens, left_s)
         return queued_job(taken, time.monotonic(), work_s, self._objectives, self._options)
 
     # ---- news

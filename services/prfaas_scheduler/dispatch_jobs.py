@@ -1,5 +1,7 @@
 """Queued jobs that a dispatcher holds: as its queue sees them, and what a decode worker hears of one that is refused."""
 
+from typing import Final
+
 from prfaas.bus.control import ControlBus
 from prfaas.bus.taken_jobs import TakenJob
 from prfaas.contracts import subjects
@@ -9,6 +11,11 @@ from prfaas_scheduler.queue.events import Job
 from prfaas_scheduler.queue.objectives import Objectives
 from prfaas_scheduler.queue.options import QueueOptions
 
+PATIENCE_SHARE: Final = 1 / 3
+"""Share of its request's time by which a prefill is due at the earliest: a request that may wait for long is patient."""
+OWN_SHARE: Final = 1.25
+"""Multiple of its own predicted time by which a prefill is due at the earliest: no objective asks for what no worker can do."""
+
 
 def job_id_of(decode_site: str, transfer_id: str, attempt: int) -> str:
     """Name of a job among those of all pd sites."""
@@ -17,11 +24,14 @@ def job_id_of(decode_site: str, transfer_id: str, attempt: int) -> str:
 
 def queued_job(taken: TakenJob, now_s: float, work_s: float, objectives: Objectives, options: QueueOptions) -> Job:
     """Returns the job for the queue. Its dates count from the moment at which the site's server stored it first, so they are the
-    same for each dispatcher that comes to hold it."""
+    same for each dispatcher that comes to hold it.
+
+    It is due by the objective of its length, or later where its request is patient or its prefill takes longer."""
     job, transfer = taken.job, taken.job.transfer
     arrived_at = now_s - taken.age_s
     expires_at = arrived_at + job.timeout_s
-    due_at = min(arrived_at + objectives.ttft_objective_s(transfer.prefill_tokens), expires_at)
+    due_s = max(objectives.ttft_objective_s(transfer.prefill_tokens), PATIENCE_SHARE * job.timeout_s, OWN_SHARE * work_s)
+    due_at = min(arrived_at + due_s, expires_at)
     if job.admitted:  # what arrived long enough ago is refused no more
         arrived_at = min(arrived_at, now_s - 2 * options.refuse_within_s)
     return Job(

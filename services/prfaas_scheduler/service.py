@@ -107,7 +107,8 @@ class SchedulerService:
         self._bus = bus = await ControlBus.connect(config.control, config.name, CONNECT_TIMEOUT_S)
         if config.serves:
             metrics = QueueMetrics(self._context.registry, lambda tokens: CLASS_NAMES[length_class(tokens)])
-            self._dispatcher = Dispatcher(bus, config.site, config.name, config.serves, config.objectives, metrics)
+            options = config.queue_options
+            self._dispatcher = Dispatcher(bus, config.site, config.name, config.serves, config.objectives, options, metrics)
         if config.places:
             await self._hear_site(bus)
         await self._leadership.open(bus)
