@@ -85,7 +85,7 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     kept_by_length_share: float
     """The same for the objective that grows with the length."""
     within_share: dict[str, float]
-    """Share of all requests whose TTFT is within `seconds`."""
+    """Share of all requests whose TTFT is within the key's seconds."""
     ttft_p50_s: float
     ttft_p90_s: float
     ttft_p99_s: float
@@ -271,7 +271,7 @@ class Curves:
 
 
 def run(tasks: Sequence[Task], jobs: int, say: Console) -> Iterator[Measured]:
-    """Measures the tasks on `cores` cores. Yields them as they are done."""
+    """Measures the tasks in `jobs` processes. Yields them as they are done."""
     started_at = time.monotonic()
     with multiprocessing.get_context("spawn").Pool(jobs) as pool:
         for done, measured in enumerate(pool.imap_unordered(measure, tasks), start=1):
