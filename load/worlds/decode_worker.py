@@ -68,6 +68,7 @@ class DecodeWorker(Process):
         self._answers: dict[str, GenerateAccepted | GenerateRefused] = {}
         self._work: Future[None] = Future()
         self._ticker: Timer | None = None
+        self._ticks_at = 0.0
         self._watching = False
 
     def start(self) -> None:
@@ -145,14 +146,18 @@ class DecodeWorker(Process):
     def _tick_when_due(self) -> None:
         """Ticks at the first multiple of TICK_S at which a request is too late: other ticks change nothing."""
         due_at = min((each.first_token_due_at for each in self.core.requests.values() if not each.has_token), default=None)
-        if self._ticker is not None:
-            self._ticker.cancelled = True
-            self._ticker = None
-        if due_at is not None:
-            ticks = max(1, math.ceil((due_at - self.monotonic_s) / TICK_S))
+        if due_at is None:
+            return
+        ticks = max(1, math.ceil((due_at - self.monotonic_s) / TICK_S))
+        tick_at = self.monotonic_s + ticks * TICK_S
+        if self._ticker is None or tick_at < self._ticks_at:
+            if self._ticker is not None:
+                self._ticker.cancelled = True
+            self._ticks_at = tick_at
             self._ticker = self.call_later(ticks * TICK_S, self._tick)
 
     def _tick(self) -> None:
+        self._ticker = None
         self.handle(Tick(self.monotonic_s))
 
     # ---- the batch

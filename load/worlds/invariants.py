@@ -36,7 +36,9 @@ NEEDS: Final[dict[str, frozenset[str]]] = {
     FailureCode.PREFILL_CRASH: frozenset({"deadly", "kill", "stop", "unplug", "drop", "cut", "half_open", "server_restart"}),
 }
 """Faults of which one must be there for a code."""
-HIDES_NEWS: Final = frozenset({"cut", "half_open", "stall", "unplug", "drop", "stop", "server_restart"})
+HIDES_NEWS: Final = frozenset(
+    {"cut", "half_open", "stall", "unplug", "drop", "stop", "server_restart", "flip_stored", "flip_delivery"}
+)
 """Faults that may keep a decode worker from hearing how a prefill ended."""
 COSTLY: Final = frozenset({"server_restart", "bucket_full", "drop"})
 """Single faults that may cost a request: the broker itself, and messages that are lost one by one."""
