@@ -1,5 +1,6 @@
 """The dispatcher of a site: the real DispatchCore and SiteQueue, with jobs taken and given as its shell does."""
 
+from dataclasses import replace
 from typing import Any
 
 from load.worlds.clockwork import Timer
@@ -22,6 +23,7 @@ from prfaas_scheduler.dispatch_events import (
     JobHeld,
     ReadinessHeard,
 )
+from prfaas_scheduler.dispatch_jobs import queued_job
 from prfaas_scheduler.queue.events import Dispatch, Job, Refuse
 from prfaas_scheduler.queue.objectives import Objectives
 from prfaas_scheduler.queue.options import QueueOptions
@@ -100,22 +102,10 @@ class Dispatcher(JobTaker):
 
     def _job(self, taken: TakenJob) -> Job:
         """Follows Dispatcher._job."""
-        job, transfer, now_s = taken.job, taken.job.transfer, self.monotonic_s
-        arrived_at = now_s - taken.age_s
-        expires_at = arrived_at + job.timeout_s
-        tokens = transfer.prefill_tokens
-        return Job(
-            job_id=transfer.object_name,
-            model=MODEL,
-            tenant=job.tenant,
-            priority=job.priority,
-            prefill_tokens=tokens,
-            work_s=self.core.work_s(MODEL, tokens),
-            arrived_at=min(arrived_at, now_s - 2 * self._options.refuse_within_s) if job.admitted else arrived_at,
-            due_at=min(arrived_at + self._objectives.ttft_objective_s(tokens), expires_at),
-            expires_at=expires_at,
-            worker=job.worker,
-        )
+        job, age_s = taken.job, taken.age_s
+        work_s = self.core.work_s(MODEL, job.transfer.prefill_tokens, job.timeout_s - age_s)
+        queued = queued_job(job, age_s, self.monotonic_s, work_s, self._objectives, self._options)
+        return replace(queued, job_id=job.transfer.object_name)
 
     def _tick_soon(self) -> None:
         if self._ticker is not None:
