@@ -2,91 +2,25 @@
 
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from math import exp, inf
-from typing import NamedTuple
 
 from load.simulate.cache import BlockCache
 from load.simulate.clock import Clock
-from load.simulate.link import Link
+from load.simulate.prefill_job import PIECES, Job, ignore, piece_bytes
 from load.simulate.scenario import MODEL, PrefillPool
 from prfaas.capacity.observed import ObservedTimes, interpolated
-from prfaas.capacity.profiles import Profile
 from prfaas.contracts.terms import Role
 from prfaas.contracts.to_scheduler import BlocksChanged
-from prfaas.engine.emulated_model import kv_line
 from prfaas_prefill_worker.announced_queue import SharedQueue
 from prfaas_scheduler.queue import events as queue_events
 from prfaas_scheduler.queue.events import Dispatch, JobArrived, JobGone, TimePassed, WorkerGone, WorkerReady
 from prfaas_scheduler.queue.site_queue import SiteQueue
 
-PIECES = 8
-"""A transfer leaves in this many parts, spread over its prefill."""
 CHUNK_TOKENS = 8192
 """Chunk size, in tokens of the profile."""
 WINDOW_PIECES = 2
 """Parts on the way at once: more would be a queue in front of the link; a prefill waits instead."""
-
-
-class Prompt(NamedTuple):
-    tokens: int
-    """Tokens to prefill."""
-    blocks: Sequence[int] = ()
-    """Names of the whole blocks of these tokens."""
-    block_tokens: int = 0
-
-
-def _ignore() -> None:
-    pass
-
-
-def _ignore_refusal(message: str) -> None:
-    pass
-
-
-class Job:
-    """One attempt to prefill one prompt and to have its KV where it will be decoded."""
-
-    __slots__ = (
-        "cached_tokens", "cancelled", "deferred", "due_at", "expires_at", "from_token", "job_id", "link", "on_refused",
-        "on_stopped", "on_verified", "prompt", "verified", "worker",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        prompt: Prompt,
-        link: Link | None,
-        *,
-        job_id: str = "",
-        from_token: int = 0,
-        worker: str | None = None,
-        deferred: bool = False,
-        due_at: float = inf,
-        expires_at: float = inf,
-        on_verified: Callable[[], None] = _ignore,
-        on_refused: Callable[[str], None] = _ignore_refusal,
-    ) -> None:
-        """`link`: None within a site. `from_token`: first token that full layers ship. `worker`: the only one that may take it.
-        `deferred`: taken only when no other job waits. `due_at`, `expires_at`: what a queue with due dates goes by."""
-        self.prompt, self.link, self.job_id = prompt, link, job_id
-        self.from_token, self.worker, self.deferred = from_token, worker, deferred
-        self.due_at, self.expires_at = due_at, expires_at
-        self.on_verified, self.on_refused = on_verified, on_refused
-        self.on_stopped: Callable[[], None] = _ignore
-        """Called when it is cancelled while it holds a worker."""
-        self.cached_tokens = 0
-        self.verified = self.cancelled = False
-
-    def arrived(self) -> None:
-        """Callback of the last piece's arrival."""
-        if not self.cancelled:
-            self.verified = True
-            self.on_verified()
-
-    def cancel(self) -> None:
-        if not self.cancelled:
-            self.cancelled = True
-            self.on_stopped()
 
 
 class PrefillWorker:
@@ -95,7 +29,7 @@ class PrefillWorker:
         self.leaving = False
         """True once it only takes jobs that are bound to it."""
         self.has_left = False
-        self.on_left: Callable[[], None] = _ignore
+        self.on_left: Callable[[], None] = ignore
         self.busy = False
         self.own: deque[Job] = deque()
         """Jobs that are bound to it; it takes these first."""
@@ -325,7 +259,7 @@ class PrefillStation:
     def _end(self, run: _Run) -> None:
         """Frees the worker."""
         worker, job = run.worker, run.job
-        job.on_stopped = _ignore
+        job.on_stopped = ignore
         if not job.cancelled:
             # As live workers do: of what was computed, and what the link made them wait for is no part of T_prefill.
             if run.computed_tokens:
@@ -336,23 +270,3 @@ class PrefillStation:
                 self._announce(changed)
         worker.busy_s += self._clock.now_s - run.started_at
         self._ask(worker)
-
-
-def piece_bytes(profile: Profile, tokens: float, from_token: float = 0.0) -> list[float]:
-    """S_kv(l) as it leaves: what grows with the tokens, from `from_token` on, with each chunk, the recurrent state after the
-    last."""
-    total_bytes = profile.kv_bytes(tokens)
-    state_bytes = min(total_bytes, max(0.0, _state_bytes(profile)))
-    sizes = [(total_bytes - state_bytes) * (1 - from_token / tokens) / PIECES] * PIECES
-    sizes[-1] += state_bytes
-    return sizes
-
-
-_STATES: dict[str, float] = {}
-
-
-def _state_bytes(profile: Profile) -> float:
-    found = _STATES.get(profile.name)
-    if found is None:
-        found = _STATES[profile.name] = kv_line(profile)[0]
-    return found

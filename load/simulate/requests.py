@@ -4,7 +4,7 @@ from array import array
 
 from load.simulate.announcing import Announcing
 from load.simulate.decode import DecodeWorker
-from load.simulate.prefill import Job, Prompt
+from load.simulate.prefill_job import Job, Prompt
 from load.simulate.scenario import MODEL
 from load.simulate.state import Home, State
 from prfaas.contracts.codes import FailureCode

@@ -181,9 +181,9 @@ class Dispatcher:
             known.forget()
 
     def _job(self, taken: TakenJob) -> Job:
-        job, age_s = taken.job, taken.age_s
-        work_s = self._core.work_s(job.model, job.transfer.prefill_tokens, job.timeout_s - age_s)
-        return queued_job(job, age_s, time.monotonic(), work_s, self._objectives, self._options)
+        left_s = taken.job.timeout_s - taken.age_s
+        work_s = self._core.work_s(taken.job.model, taken.job.transfer.prefill_tokens, left_s)
+        return queued_job(taken, time.monotonic(), work_s, self._objectives, self._options)
 
     # ---- news
 

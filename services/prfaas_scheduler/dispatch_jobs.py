@@ -7,7 +7,6 @@ from prfaas.bus.taken_jobs import TakenJob
 from prfaas.contracts import subjects
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.to_decode import PrefillFailed
-from prfaas.contracts.to_prefill import PrefillJob
 from prfaas_scheduler.queue.events import Job
 from prfaas_scheduler.queue.objectives import Objectives
 from prfaas_scheduler.queue.options import QueueOptions
@@ -23,13 +22,13 @@ def job_id_of(decode_site: str, transfer_id: str, attempt: int) -> str:
     return f"{decode_site}/{transfer_id}.{attempt}"
 
 
-def queued_job(job: PrefillJob, age_s: float, now_s: float, work_s: float, objectives: Objectives, options: QueueOptions) -> Job:
+def queued_job(taken: TakenJob, now_s: float, work_s: float, objectives: Objectives, options: QueueOptions) -> Job:
     """Returns the job for the queue. Its dates count from the moment at which the site's server stored it first, so they are the
     same for each dispatcher that comes to hold it.
 
     It is due by the objective of its length, or later where its request is patient or its prefill takes longer."""
-    transfer = job.transfer
-    arrived_at = now_s - age_s
+    job, transfer = taken.job, taken.job.transfer
+    arrived_at = now_s - taken.age_s
     expires_at = arrived_at + job.timeout_s
     due_s = max(objectives.ttft_objective_s(transfer.prefill_tokens), PATIENCE_SHARE * job.timeout_s, OWN_SHARE * work_s)
     due_at = min(arrived_at + due_s, expires_at)

@@ -19,6 +19,7 @@ from prfaas_scheduler.dispatch_events import (
 )
 from prfaas_scheduler.queue.events import Dispatch, Instruction, Job, Refuse
 from prfaas_scheduler.queue.site_queue import SiteQueue
+from tests.budget import examples
 
 MODEL = "m"
 WORKERS = ("a", "b", "c")
@@ -303,4 +304,4 @@ class DispatchersDie(RuleBasedStateMachine):
 
 
 TestDispatchersDie = DispatchersDie.TestCase
-TestDispatchersDie.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestDispatchersDie.settings = settings(max_examples=examples(60), stateful_step_count=40, deadline=None)

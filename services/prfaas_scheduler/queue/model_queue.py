@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from prfaas_scheduler.queue.class_floor import ClassFloor
-from prfaas_scheduler.queue.due_order import DueOrder, Key, Waiting
+from prfaas_scheduler.queue.due_order import DueOrder, Waiting
 from prfaas_scheduler.queue.events import Dispatch, Instruction, Job, Refuse
+from prfaas_scheduler.queue.heads import Heads
 from prfaas_scheduler.queue.options import QueueOptions
 from prfaas_scheduler.queue.refusal import refusal
 from prfaas_scheduler.queue.running import Running
@@ -26,9 +27,7 @@ class ModelQueue:
         """All jobs that wait, by id."""
         self._order = DueOrder()
         """Those that are to be in time, and those whose last moment is near."""
-        self._heads: dict[str | None, list[tuple[Key, str]]] = {}
-        """Heap of (key, job id) of the jobs in the order, and outdated entries, by the worker that alone may take them; None:
-        any."""
+        self._heads = Heads(self._waiting)
         self._late_s = 0.0
         """Work of the jobs in the order that are late and were never put off."""
         self._put_off: dict[str | None, DeficitRoundRobin] = {}
@@ -93,7 +92,8 @@ class ModelQueue:
         waiting = self._waiting[job.job_id] = Waiting(job, self._numbers, job.due_at)
         heapq.heappush(self._expiries, (job.expires_at - job.work_s, waiting.number, job.job_id))
         self._shares.add(job.tenant, job.work_s, self._now_s)
-        self._floor.arrived(job.prefill_tokens)
+        if waiting.latest_start_at >= self._now_s:  # else no queue, however short, would do
+            self._floor.arrived(job.prefill_tokens)
         leave_s = self._floor.leave_s(job.prefill_tokens)
         short_s = self.wait_s + leave_s - (waiting.latest_start_at - self._now_s)
         self._enter(waiting)
@@ -112,10 +112,9 @@ class ModelQueue:
         """Forgets a worker. Jobs that it alone was to take may go to any other."""
         self.running.remove(worker)
         self._order.set_workers(len(self.running))
-        for key, job_id in self._heads.pop(worker, []):
-            if (bound := self._current(key, job_id)) is not None:
-                self._unbind(bound)
-                heapq.heappush(self._heads.setdefault(None, []), (key, job_id))
+        for waiting in self._heads.release(worker):
+            self._unbind(waiting)
+            self._heads.add(waiting)
         late = self._put_off.pop(worker, None)
         while late is not None and (found := late.pop()) is not None:
             self._unbind(found)
@@ -149,28 +148,13 @@ class ModelQueue:
 
     def _next_of(self, worker: str) -> Waiting | None:
         """The worker's next job: the first in the order; else one that was put off."""
-        heads = [found for target in (worker, None) if (found := self._head(target)) is not None]
-        if heads:
-            return min(heads, key=lambda waiting: waiting.key)
+        if (first := self._heads.first(worker)) is not None:
+            return first
         for target in (worker, None):
             queue = self._put_off.get(target)
             if queue is not None and (late := queue.pop()) is not None:
                 return late
         return None
-
-    def _head(self, target: str | None) -> Waiting | None:
-        heap = self._heads.get(target)
-        while heap:
-            if (waiting := self._current(*heap[0])) is not None:
-                return waiting
-            heapq.heappop(heap)
-        self._heads.pop(target, None)
-        return None
-
-    def _current(self, key: Key, job_id: str) -> Waiting | None:
-        """The job of a heap's entry; None where the entry is outdated."""
-        waiting = self._waiting.get(job_id)
-        return waiting if waiting is not None and waiting.in_order and waiting.key == key else None
 
     # ---- who gives way
 
@@ -202,10 +186,15 @@ class ModelQueue:
         self._drop(waiting)
         self._shares.add(job.tenant, -job.work_s, self._now_s)
         if not waiting.put_off:
-            self._floor.missed(job.prefill_tokens)
+            self._count_missed(waiting)
         workers, work_s = len(self.running), self.running.left_s + self._order.work_s
         message = f"{workers} workers have {work_s:.1f} s of work that is due before: it would be {late_s:.1f} s late"
         return refusal(job, message, late_s)
+
+    def _count_missed(self, waiting: Waiting) -> None:
+        """Counts a job that is not in time, if it could have been on its arrival."""
+        if waiting.latest_start_at >= waiting.job.arrived_at:
+            self._floor.missed(waiting.job.prefill_tokens)
 
     def _victim(self, late: Waiting) -> Waiting:
         """The job to give way for one that would be late."""
@@ -237,7 +226,7 @@ class ModelQueue:
         """Puts a job off: it runs when nothing else is due, and at the latest when its last moment is near."""
         self._leave_order(waiting)
         waiting.put_off = True
-        self._floor.missed(waiting.job.prefill_tokens)
+        self._count_missed(waiting)
         self._put_off_queue(waiting.job.worker).add(waiting)
         last_start_at = self._last_end_at(waiting.job) - waiting.job.work_s
         heapq.heappush(self._last_starts, (last_start_at, waiting.number, waiting.job.job_id))
@@ -266,7 +255,7 @@ class ModelQueue:
         if waiting.job.worker is not None and waiting.job.worker not in self.running:
             self._unbind(waiting)
         self._order.add(waiting)
-        heapq.heappush(self._heads.setdefault(waiting.job.worker, []), (waiting.key, waiting.job.job_id))
+        self._heads.add(waiting)
 
     def _leave_order(self, waiting: Waiting) -> None:
         self._order.remove(waiting)

@@ -7,8 +7,9 @@ import pytest
 from load.simulate.arms import ARMS, BY_LENGTH, FLAT, OURS, PAPER, PAPER_QUEUE, simulated
 from load.simulate.bound import bound_share
 from load.simulate.cases import cases
-from load.simulate.curve import ClassOutcome, Curves, Point, Task, measure, summarize
 from load.simulate.curve_plot import write_plot
+from load.simulate.curve_points import ClassOutcome, Point, Task, measure
+from load.simulate.curve_summary import Curves, summarize
 
 
 def point(arm: str, load: float, kept_share: float, *, seed: int = 1, long_p99_s: float = 9.0, failed: float = 0.0) -> Point:

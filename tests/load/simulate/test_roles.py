@@ -5,7 +5,8 @@ import pytest
 from load.simulate.clock import Clock
 from load.simulate.decode import DecodeWorker
 from load.simulate.paper import H20
-from load.simulate.prefill import Job, PrefillStation, Prompt
+from load.simulate.prefill import PrefillStation
+from load.simulate.prefill_job import Job, Prompt
 from load.simulate.roles import SHORT_OUTPUT_TOKENS, phases, run
 from load.simulate.scenario import DecodePool, PrefillPool
 

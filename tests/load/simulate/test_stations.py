@@ -12,7 +12,8 @@ from load.simulate.cache import BlockCache
 from load.simulate.clock import Clock
 from load.simulate.decode import DecodeWorker
 from load.simulate.link import Link
-from load.simulate.prefill import Job, PrefillStation, Prompt, piece_bytes
+from load.simulate.prefill import PrefillStation
+from load.simulate.prefill_job import Job, Prompt, piece_bytes
 from load.simulate.scenario import DecodePool, LinkSpec, PrefillPool
 from prfaas.capacity.builtin import builtin_profile
 from prfaas.contracts.terms import Role
