@@ -110,7 +110,7 @@ class Dispatcher(JobTaker):
             tenant=job.tenant,
             priority=job.priority,
             prefill_tokens=tokens,
-            work_s=self.core.work_s(MODEL, tokens),
+            work_s=self.core.work_s(MODEL, tokens, expires_at - now_s),
             arrived_at=min(arrived_at, now_s - 2 * self._options.refuse_within_s) if job.admitted else arrived_at,
             due_at=min(arrived_at + self._objectives.ttft_objective_s(tokens), expires_at),
             expires_at=expires_at,

@@ -21,7 +21,6 @@ from prfaas.bus.subscription import Subscription
 from prfaas.bus.taken_jobs import JobSource, TakenJob
 from prfaas.contracts import subjects
 from prfaas.contracts.codes import FailureCode
-from prfaas.contracts.to_decode import PrefillFailed
 from prfaas.contracts.to_prefill import CancelPrefill, DispatcherHere
 from prfaas.contracts.to_scheduler import PrefillReadiness
 from prfaas.contracts.wire import decode, encode
@@ -38,6 +37,7 @@ from prfaas_scheduler.dispatch_events import (
     JobHeld,
     ReadinessHeard,
 )
+from prfaas_scheduler.dispatch_jobs import end_queued, job_id_of, queued_job
 from prfaas_scheduler.queue.events import Dispatch, Job, Refuse
 from prfaas_scheduler.queue.objectives import Objectives
 from prfaas_scheduler.queue.options import QueueOptions
@@ -65,6 +65,7 @@ class Dispatcher:
         name: str,
         serves: Sequence[str],
         objectives: Objectives,
+        options: QueueOptions,
         metrics: QueueMetrics,
     ) -> None:
         """`name`: of this process; `serves`: pd sites whose jobs are dispatched."""
@@ -73,7 +74,7 @@ class Dispatcher:
         self._name = name
         self._serves = tuple(serves)
         self._objectives = objectives
-        self._options = QueueOptions()
+        self._options = options
         self._metrics = metrics
         self._clock = ServerClock()
         self._changed = asyncio.Event()
@@ -171,7 +172,7 @@ class Dispatcher:
                 self._sources[home, model] = source
 
     def _hold(self, taken: TakenJob) -> None:
-        job = self._job(taken, time.monotonic())
+        job = self._job(taken)
         known = self._held.get(job.job_id)
         self._held[job.job_id] = taken
         if known is None:
@@ -179,23 +180,10 @@ class Dispatcher:
         else:  # this process was silent for too long, and has it again: the core knows it from its first delivery
             known.forget()
 
-    def _job(self, taken: TakenJob, now_s: float) -> Job:
-        job, transfer = taken.job, taken.job.transfer
-        arrived_at = now_s - taken.age_s
-        expires_at = arrived_at + job.timeout_s
-        tokens = transfer.prefill_tokens
-        return Job(
-            job_id=_job_id(job.decode_site, transfer.transfer_id, transfer.attempt),
-            model=job.model,
-            tenant=f"{job.decode_site}/{job.tenant}",
-            priority=job.priority,
-            prefill_tokens=tokens,
-            work_s=self._core.work_s(job.model, tokens),
-            arrived_at=min(arrived_at, now_s - 2 * self._options.refuse_within_s) if job.admitted else arrived_at,
-            due_at=min(arrived_at + self._objectives.ttft_objective_s(tokens), expires_at),
-            expires_at=expires_at,
-            worker=job.worker,
-        )
+    def _job(self, taken: TakenJob) -> Job:
+        left_s = taken.job.timeout_s - taken.age_s
+        work_s = self._core.work_s(taken.job.model, taken.job.transfer.prefill_tokens, left_s)
+        return queued_job(taken, time.monotonic(), work_s, self._objectives, self._options)
 
     # ---- news
 
@@ -214,7 +202,7 @@ class Dispatcher:
 
     def _cancel(self, decode_site: str, cancel: CancelPrefill) -> None:
         for attempt in range(max(1, cancel.attempt - ATTEMPTS), cancel.attempt + 1):
-            job_id = _job_id(decode_site, cancel.transfer_id, attempt)
+            job_id = job_id_of(decode_site, cancel.transfer_id, attempt)
             if job_id in self._held and job_id not in self._leaving:
                 self._handle(JobCancelled(time.monotonic(), job_id))
                 if job_id in self._leaving:
@@ -258,7 +246,7 @@ class Dispatcher:
     async def _dispatch(self, job_id: str, worker: str) -> None:
         """Gives a held job to a worker, or gives it back to the queue."""
         taken = self._held[job_id]
-        job, waited_s = self._job(taken, time.monotonic()), taken.age_s
+        job, waited_s = self._job(taken), taken.age_s
         try:
             new = await dispatch(self._bus, self._site, taken, worker, by=self._name)
         except MessageTooLargeError as error:
@@ -286,21 +274,7 @@ class Dispatcher:
         taken = self._held.pop(job_id)
         self._leaving.discard(job_id)
         self._metrics.left("refused")
-        transfer = taken.job.transfer
-        failed = PrefillFailed(
-            transfer_id=transfer.transfer_id,
-            attempt=transfer.attempt,
-            nuid=transfer.nuid,
-            worker=self._name,
-            code=code,
-            message=message,
-            retry_after_s=retry_after_s,
-        )
-        try:
-            subject = subjects.progress_from(taken.job.reply_to, self._site, self._name)
-            await self._bus.publish(subject, failed, parent=taken.context)
-        finally:
-            await taken.ack()
+        await end_queued(self._bus, self._site, self._name, taken, code, message, retry_after_s)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(_guarded(work))
@@ -319,7 +293,3 @@ async def _guarded(work: Coroutine[Any, Any, None]) -> None:
 def _fault(error: Exception) -> None:
     FAULTS.failed["dispatch"] += 1
     log.error("dispatch_failed", exc_info=error)
-
-
-def _job_id(decode_site: str, transfer_id: str, attempt: int) -> str:
-    return f"{decode_site}/{transfer_id}.{attempt}"
