@@ -82,8 +82,8 @@ bench-dispatch: $(VENV)/installed ## what the dispatcher of a site costs each jo
 bench-paper: $(VENV)/installed ## the paper's case end to end on emulated engines, and our policy against the paper's
 	$(BIN)/python -m load.paper $(if $(OUT),--json $(OUT))
 
-bench-policies: $(VENV)/installed ## all policies against one another, simulated at the paper's scale
-	$(BIN)/python -m load.simulate.compare $(if $(OUT),--json $(OUT))
+bench-policies: $(VENV)/installed ## the load curve of all policies, simulated at the paper's scale, with the clairvoyant bound
+	$(BIN)/python -m load.simulate.curve $(if $(OUT),--json $(OUT) --plot $(basename $(OUT)).html)
 
 bench-link-cut: $(VENV)/installed ## how soon offloading resumes after the emulated link was down, and whether a request suffers
 	$(BIN)/python -m load.bench.link_cut $(if $(OUT),--json $(OUT))
@@ -102,6 +102,9 @@ chaos: $(VENV)/installed ## every fault at every step of a request: right tokens
 
 soak: $(VENV)/installed ## mixed traffic for MINUTES with a random fault every 10 s: tokens, hangs, memory, descriptors (SEED=N)
 	$(BIN)/python -m load.chaos.soak --minutes $(MINUTES) --seed $(SEED) $(if $(OUT),--json $(OUT))
+
+worlds: $(VENV)/installed ## WORLDS simulated worlds of the real cores under seeded faults, and each hand-made bug searched for
+	$(BIN)/python -m load.worlds --seed $(SEED) --worlds $(WORLDS) --mutations $(MUTATION_WORLDS) $(if $(OUT),--json $(OUT))
 
 contrast: $(VENV)/installed ## three traces under three policies, simulated at the paper's scale: one report
 	$(BIN)/python -m load.simulate.contrast $(if $(OUT),--json $(OUT))
