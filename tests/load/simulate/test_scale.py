@@ -28,4 +28,5 @@ def test_every_policy_serves_a_small_fleet_of_four_sites(policy: str) -> None:
     assert sorted(result.records) == ["pd0", "pd1"]
     assert sum(len(records) for records in result.records.values()) == sum(len(site.arrivals) for site in made.pd)
     report = report_of(result.records, 20.0)
-    assert not report.errors and report.ttft is not None
+    assert report.ttft is not None
+    assert not report.errors or policy == "headroom", "it sheds a prompt that takes longer than the objective alone"
