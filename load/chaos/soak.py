@@ -31,9 +31,9 @@ from prfaas.engine.weights import prepare
 WELL_S = 60.0
 SLACK_DESCRIPTORS = 12
 EMULATED, REAL = "emulated", "real"
-RATES_REQ_S = {EMULATED: 3.0, REAL: 0.25}
+RATES_REQ_S = {EMULATED: 2.0, REAL: 0.4}
 LIMITS = {EMULATED: 40, REAL: 4}
-FAULT_SHARES = {EMULATED: 0.8, REAL: 0.2}
+FAULT_SHARES = {EMULATED: 0.6, REAL: 0.4}
 
 
 class Soak(msgspec.Struct, frozen=True, kw_only=True):

@@ -23,6 +23,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """Requests that ended with an error that no fault of the moment allows."""
     lost: list[str]
     wrong_tokens: int
+    wrong: list[str]
+    """Answers with other tokens than the right ones, and those."""
     hangs: int
     not_sent: int
 
@@ -48,6 +50,7 @@ def judge(ended: Sequence[Ended], injections: Sequence[Injection], not_sent: int
         lost_requests=len(lost),
         lost=lost,
         wrong_tokens=sum(one.code == "wrong_tokens" for one in ended),
+        wrong=[f"{one.kind}: {one.detail}" for one in ended if one.code == "wrong_tokens"],
         hangs=sum(one.code == "hang" for one in ended),
         not_sent=not_sent,
     )

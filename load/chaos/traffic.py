@@ -76,6 +76,8 @@ class Traffic:
             code, detail = "hang", repr(error)
         except httpx.HTTPError as error:
             code, detail = "connection", repr(error)
+        if code == "wrong_tokens":
+            print(f"wrong tokens: {ask.kind}, {ask.body}: {detail}", flush=True)
         self.ended.append(Ended(kind=ask.kind, begun_at=begun_at, ended_at=time.monotonic(), code=code, detail=detail))
 
 
