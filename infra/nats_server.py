@@ -100,7 +100,7 @@ class NatsServer:
         assert self._process is not None, "the server was never started"
         return self._process.pid
 
-    async def start(self, timeout_s: float = 10.0) -> Self:
+    async def start(self, timeout_s: float = 30.0) -> Self:
         """Returns when clients can connect. Ports that were picked stay the same over later starts.
 
         Raises NatsServerError; the process is gone then."""
@@ -134,7 +134,7 @@ class NatsServer:
                 start_new_session=True,  # Ctrl-C in a terminal is for whoever started us, who stops the server last
             )
 
-    async def reload(self, timeout_s: float = 10.0) -> None:
+    async def reload(self, timeout_s: float = 30.0) -> None:
         """Renders the configuration again and has the running server take it. Connections of users that stay are kept.
 
         Raises NatsServerError when the server refuses it, and goes on with the old one."""
@@ -169,7 +169,7 @@ class NatsServer:
                 raise NatsServerError(f"nats-server of {self.directory} is not ready in time: {text.strip()[-800:]}")
             await asyncio.sleep(_POLL_S)
 
-    async def stop(self, timeout_s: float = 10.0) -> None:
+    async def stop(self, timeout_s: float = 30.0) -> None:
         """Sends SIGTERM and waits; sends SIGKILL when the deadline passes. Does nothing when the server does not run."""
         if self._process is None:
             return
@@ -191,7 +191,7 @@ class NatsServer:
         assert not self.running, "the server still runs"
         shutil.rmtree(self.directory / "store", ignore_errors=True)
 
-    async def restart(self, timeout_s: float = 10.0) -> None:
+    async def restart(self, timeout_s: float = 30.0) -> None:
         """Stops it if it still runs, and starts it on the same ports and the same store."""
         await self.stop(timeout_s)
         await self.start(timeout_s)
@@ -205,7 +205,7 @@ class NatsServer:
         assert self._process is not None, "the server was never started"
         self._process.send_signal(signal.SIGCONT)
 
-    async def monitor(self, page: str, timeout_s: float = 5.0) -> dict[str, Any]:
+    async def monitor(self, page: str, timeout_s: float = 30.0) -> dict[str, Any]:
         """Fetches a page of the monitoring endpoint, e.g. `leafz`, `jsz?streams=1`, `connz?auth=1`."""
 
         def fetch() -> dict[str, Any]:
@@ -215,7 +215,7 @@ class NatsServer:
 
         return await asyncio.to_thread(fetch)
 
-    async def wait_for_leafs(self, count: int, timeout_s: float = 10.0) -> list[dict[str, Any]]:
+    async def wait_for_leafs(self, count: int, timeout_s: float = 30.0) -> list[dict[str, Any]]:
         """Returns the leaf connections, as /leafz describes them, once there are `count`. Raises NatsServerError."""
         until_at = time.monotonic() + timeout_s
         while True:

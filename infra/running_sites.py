@@ -61,7 +61,7 @@ class RunningSites:
     def _config(self, site: Site, addresses: dict[str, tuple[str, int]]) -> ServerConfig:
         return lambda ports, store: render_site(self.description, site, ports, store, self.keys, addresses)
 
-    async def wait_joined(self, timeout_s: float = 15.0) -> None:
+    async def wait_joined(self, timeout_s: float = 60.0) -> None:
         """Returns when every server has all its leaf connections; after a fault they come back by themselves.
 
         Raises NatsServerError."""

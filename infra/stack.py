@@ -87,7 +87,7 @@ class Stack:
 
     async def metrics(self, site: str, name: str) -> str:
         """Fetches the page that Prometheus reads."""
-        async with httpx.AsyncClient(timeout=5.0) as client:
+        async with httpx.AsyncClient(timeout=30.0) as client:
             return (await client.get(f"http://127.0.0.1:{self.services[site, name].http_port}/metrics")).text
 
     def processes(self, site: str, role: Role) -> list[ServiceProcess]:
@@ -149,7 +149,7 @@ class Stack:
     async def wait_introduced(self) -> None:
         """Returns when each scheduler knows all workers that serve its site. Raises ServiceProcessError."""
         until_at = time.monotonic() + READY_DEADLINE_S
-        async with httpx.AsyncClient(timeout=5.0) as client:
+        async with httpx.AsyncClient(timeout=30.0) as client:
             schedulers = [(at, process) for (at, _), process in self.services.items() if process.role == Role.SCHEDULER]
             for site, scheduler in [each for each in schedulers if self.description.site(each[0]).kind is SiteKind.PD]:
                 expected = self._workers_of(site)

@@ -85,7 +85,7 @@ async def serve_control(proxy: WanProxy, host: str, port: int) -> asyncio.Server
     return await asyncio.start_server(answer, host, port)
 
 
-async def change_link(host: str, port: int, change: LinkChange, timeout_s: float = 5.0) -> LinkStatus:
+async def change_link(host: str, port: int, change: LinkChange, timeout_s: float = 30.0) -> LinkStatus:
     """Changes the link whose control port this is. Raises LinkControlError."""
     try:
         async with asyncio.timeout(timeout_s):

@@ -29,7 +29,7 @@ class WanProcess:
         self._shape = shape
         self._process: asyncio.subprocess.Process | None = None
 
-    async def start(self, timeout_s: float = 10.0) -> Self:
+    async def start(self, timeout_s: float = 30.0) -> Self:
         """Starts the link. Raises WanProcessError."""
         shape = [
             f"--{name}={value}"
@@ -57,7 +57,7 @@ class WanProcess:
         """Changes the link. Raises LinkControlError."""
         return await change_link("127.0.0.1", self.control_port, change)
 
-    async def stop(self, timeout_s: float = 5.0) -> None:
+    async def stop(self, timeout_s: float = 30.0) -> None:
         if self._process is None or self._process.returncode is not None:
             return
         self._process.terminate()

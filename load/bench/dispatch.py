@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from math import inf
 from pathlib import Path
 
 import msgspec
@@ -45,6 +46,7 @@ from prfaas_scheduler.dispatch_core import DispatchCore
 from prfaas_scheduler.dispatch_events import JobHeld, ReadinessHeard
 from prfaas_scheduler.queue.events import Dispatch, Job
 from prfaas_scheduler.queue.objectives import Objectives
+from prfaas_scheduler.queue.options import QueueOptions
 from prfaas_scheduler.queue.site_queue import SiteQueue
 
 SITE, MODEL, WORKER = "home", "m", "p0"
@@ -159,7 +161,8 @@ async def hops(jobs: int) -> list[Hop]:
             found.append(await measure_hop("queue", jobs, from_queue, bus, 0))
             found.append(await measure_hop("alone", jobs, alone, bus, 2 * jobs))
             metrics = QueueMetrics(CollectorRegistry(), lambda tokens: "any")
-            dispatcher = Dispatcher(bus, SITE, "dispatcher", [SITE], Objectives(ttft_s=WAIT_S * 10), metrics)
+            options = QueueOptions(put_off_limit_s=inf)
+            dispatcher = Dispatcher(bus, SITE, "dispatcher", [SITE], Objectives(ttft_s=WAIT_S * 10), options, metrics)
             await dispatcher.start()
             identity = Identity(SITE, WORKER, Role.PREFILL)
             readiness = Readiness(worker_bus, identity, "i", MODEL, consumer, ObservedTimes())

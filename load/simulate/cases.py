@@ -1,7 +1,7 @@
 """Cases for the comparison of policies: the paper's machines under loads and links that are not steady."""
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby, takewhile
 from pathlib import Path
 from typing import NamedTuple
@@ -40,6 +40,11 @@ class Case(NamedTuple):
 
 
 FIXED_POINT_ROUNDS = 8
+WINDOWS = 4
+"""Windows of a trace that seeds take in turn."""
+PASSES = 3
+BLOCK_IDS = 1 << 40
+"""Distance of the names of blocks from one pass to the next."""
 
 
 def cases(
@@ -72,7 +77,7 @@ def cases(
         return LinkSpec(rates=((0.0, full), (0.4 * duration_s, full / 10), (0.6 * duration_s, full)))
 
     def mooncake(*, raw_stamps: bool, reuse: bool) -> list[Arrival]:
-        requests: Iterable[TraceRequest] = read_mooncake(TRACES / "mooncake_conversation.jsonl.gz")
+        requests: Iterable[TraceRequest] = windowed(read_mooncake(TRACES / "mooncake_conversation.jsonl.gz"), seed)
         if not raw_stamps:
             requests = spread_arrivals(requests, bucket_s=MOONCAKE_BUCKET_S, seed=seed)
         arrivals = of(requests)
@@ -130,6 +135,19 @@ def cases(
         "agentic": lambda: caching("agentic", "coding agents, workers with prefix caches", agentic()),
         "azure": lambda: trace("azure", "Azure's short prompts", azure()),
     }
+
+
+def windowed(trace: Iterable[TraceRequest], seed: int) -> Iterator[TraceRequest]:
+    """The trace from one of its quarters on, by the seed (1: from its beginning), and again from its beginning, as long as a run
+    of an hour may need. No prompt comes again with the blocks of an earlier pass: a cache would know all of it."""
+    requests = list(trace)
+    length_s = requests[-1].arrival_s + 1.0
+    first = (seed - 1) % WINDOWS * len(requests) // WINDOWS
+    start_s = requests[first].arrival_s
+    for again in range(PASSES):
+        for each in requests[first if not again else 0 :]:
+            blocks = tuple(block + again * BLOCK_IDS for block in each.block_ids) if again else each.block_ids
+            yield each._replace(arrival_s=each.arrival_s + again * length_s - start_s, block_ids=blocks)
 
 
 def two_sites(lengths_tokens: Sequence[float], output_tokens: float) -> TwoSites:

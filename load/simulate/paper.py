@@ -13,6 +13,7 @@ from prfaas.capacity.builtin import builtin_profile
 from prfaas.capacity.lengths import Lengths, TruncatedLogNormal, quantile_midpoints
 from prfaas.capacity.profiles import Profile
 from prfaas.replay.arrival import Arrival
+from prfaas_scheduler.queue.options import QueueOptions
 
 HOME, FAR = "home", "far"
 LENGTHS = TruncatedLogNormal(mu=9.90, sigma=1.00, low_tokens=128, high_tokens=131_072)
@@ -115,22 +116,32 @@ def scenario(
     cache_blocks: int = 0,
     block_tokens: int = 512,
     caches_announced: bool = True,
+    queue: QueueOptions | None = None,
+    batch_limited: bool = False,
+    noise: float = 0.0,
 ) -> Scenario:
     """`keys`: of the scheduler, instead of the deployment's own. Keys, arrivals, link and timing come scaled already.
     `cache_blocks`: of each worker, of `block_tokens` of the profile each."""
     used = keys or deployment.keys
+
+    def prefill(profile: Profile, workers: int) -> PrefillPool:
+        return PrefillPool(profile=profile, workers=workers, cache_blocks=cache_blocks, queue=queue, noise=noise)
+
     home = PdSite(
         name=HOME,
-        prefill=PrefillPool(profile=H20, workers=deployment.n_prefill, cache_blocks=cache_blocks)
-        if deployment.n_prefill
-        else None,
-        decode=DecodePool(profile=H20, workers=deployment.n_decode, slots=SLOTS, waiting=10_000, cache_blocks=cache_blocks),
+        prefill=prefill(H20, deployment.n_prefill) if deployment.n_prefill else None,
+        decode=DecodePool(
+            profile=H20,
+            workers=deployment.n_decode,
+            slots=SLOTS,
+            waiting=10_000,
+            cache_blocks=cache_blocks,
+            batch_limited=batch_limited,
+        ),
         policy=lambda: make_policy(used),
         arrivals=arrivals,
     )
-    far = PrfaasSite(
-        name=FAR, prefill=PrefillPool(profile=H200, workers=deployment.n_prfaas, cache_blocks=cache_blocks), links={HOME: link}
-    )
+    far = PrfaasSite(name=FAR, prefill=prefill(H200, deployment.n_prfaas), links={HOME: link})
     return Scenario(
         pd=[home],
         prfaas=[far] if deployment.n_prfaas else [],

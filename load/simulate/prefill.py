@@ -1,92 +1,64 @@
-"""One site's prefill workers behind their shared queue."""
+"""One site's prefill workers behind their shared queue: first come first served, or the site's own queue with due dates."""
 
+import random
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from typing import Any, NamedTuple
-
-import simpy
+from collections.abc import Callable
+from math import exp, inf
 
 from load.simulate.cache import BlockCache
-from load.simulate.link import Link
+from load.simulate.clock import Clock
+from load.simulate.prefill_job import PIECES, Job, ignore, piece_bytes
 from load.simulate.scenario import MODEL, PrefillPool
-from prfaas.capacity.profiles import Profile
+from prfaas.capacity.observed import ObservedTimes, interpolated
 from prfaas.contracts.terms import Role
 from prfaas.contracts.to_scheduler import BlocksChanged
-from prfaas.engine.emulated_model import kv_line
-from prfaas.sealing.config import SealingConfig
-from prfaas.sealing.job_seal import JobSeals
 from prfaas_prefill_worker.announced_queue import SharedQueue
-from prfaas_prefill_worker.events import PrefillEnded
-from prfaas_prefill_worker.service_core import PrefillCore
+from prfaas_scheduler.queue import events as queue_events
+from prfaas_scheduler.queue.events import Dispatch, JobArrived, JobGone, TimePassed, WorkerGone, WorkerReady
+from prfaas_scheduler.queue.site_queue import SiteQueue
 
-PIECES = 8
-"""A transfer leaves in this many parts, spread over its prefill."""
 CHUNK_TOKENS = 8192
 """Chunk size, in tokens of the profile."""
 WINDOW_PIECES = 2
 """Parts on the way at once: more would be a queue in front of the link; a prefill waits instead."""
 
 
-class Prompt(NamedTuple):
-    tokens: int
-    """Tokens to prefill."""
-    blocks: Sequence[int] = ()
-    """Names of the whole blocks of these tokens."""
-    block_tokens: int = 0
-
-
-class Job:
-    """One attempt to prefill one prompt and to have its KV where it will be decoded."""
-
-    def __init__(
-        self,
-        env: simpy.Environment,
-        prompt: Prompt,
-        link: Link | None,
-        *,
-        from_token: int = 0,
-        worker: str | None = None,
-        deferred: bool = False,
-    ) -> None:
-        """`link`: None within a site. `from_token`: first token that full layers ship. `worker`: the only one that may take it.
-        `deferred`: taken only when no other job waits."""
-        self.prompt = prompt
-        self.from_token = from_token
-        self.worker = worker
-        self.deferred = deferred
-        self.cached_tokens = 0
-        self.link = link
-        self.verified: simpy.Event = env.event()
-        self.cancelled: simpy.Event = env.event()
-
-    def arrived(self, _: simpy.Event) -> None:
-        """Callback of the last piece's arrival."""
-        self.verified.succeed()
-
-    def cancel(self) -> None:
-        if not self.cancelled.triggered:
-            self.cancelled.succeed()
-
-
 class PrefillWorker:
-    def __init__(self, env: simpy.Environment, site: str, name: str, cache_blocks: int) -> None:
+    def __init__(self, site: str, name: str, cache_blocks: int) -> None:
         self.name = name
         self.leaving = False
         """True once it only takes jobs that are bound to it."""
-        self.left: simpy.Event = env.event()
+        self.has_left = False
+        self.on_left: Callable[[], None] = ignore
+        self.busy = False
         self.own: deque[Job] = deque()
         """Jobs that are bound to it; it takes these first."""
         self.cache = BlockCache(site, name, Role.PREFILL, cache_blocks)
-        self.core = PrefillCore(MODEL, "", 1, JobSeals(SealingConfig()).open)
-        """Core that observes T_prefill, which is what live workers announce."""
+        self.observed = ObservedTimes()
+        """Observed T_prefill, which is what live workers announce."""
         self.busy_s = 0.0
-        self.queue = SharedQueue(self.core.observed)
+        self.queue = SharedQueue(self.observed)
+        self.slowness = 1.0
+        """Factor on all its times."""
+
+
+class _Run:
+    """One job on one worker."""
+
+    __slots__ = ("arrivals_at", "computed_tokens", "job", "piece_s", "sizes", "started_at", "worker")
+
+    def __init__(self, worker: PrefillWorker, job: Job, computed_tokens: int, started_at: float) -> None:
+        self.worker, self.job, self.computed_tokens, self.started_at = worker, job, computed_tokens, started_at
+        self.sizes: list[float] = []
+        self.piece_s: list[float] = []
+        """Time that each piece takes to compute."""
+        self.arrivals_at: list[float] = []
 
 
 class PrefillStation:
     def __init__(
         self,
-        env: simpy.Environment,
+        clock: Clock,
         site: str,
         pool: PrefillPool,
         token_scale: float,
@@ -97,128 +69,204 @@ class PrefillStation:
         self._announce = announce
         self.cached_tokens = 0
         """Tokens that did not have to be computed."""
-        self._env = env
+        self._clock = clock
         self._profile = pool.profile
         self._token_scale = token_scale
         self._time_scale = time_scale
         self.kv_points = tuple((point.tokens / token_scale, point.kv_bytes) for point in pool.profile.prefill)
-        self._queue: deque[Job] = deque()
+        self._fifo: deque[Job] = deque()
         self._deferred: deque[Job] = deque()
-        self._idle: deque[tuple[PrefillWorker, simpy.Event]] = deque()
+        self._idle: dict[str, PrefillWorker] = {}
+        """Workers without a job, the one that has waited longest first."""
+        self.queue = SiteQueue(pool.queue) if pool.queue is not None else None
+        """The queue with due dates; None: first come first served."""
+        self._queued: dict[str, Job] = {}
         self._cache_blocks = pool.cache_blocks
+        self._noise, self._random = pool.noise, random.Random(f"{site} noise")
         self.workers: list[PrefillWorker] = []
         """Workers, those that have left included."""
         self._by_name: dict[str, PrefillWorker] = {}
         for index in range(pool.workers):
-            self.add(f"p{index}")
+            self.add(f"p{index}").slowness = pool.slowness[index] if index < len(pool.slowness) else 1.0
 
     def add(self, name: str) -> PrefillWorker:
-        worker = self._by_name[name] = PrefillWorker(self._env, self.site, name, self._cache_blocks)
+        worker = self._by_name[name] = PrefillWorker(self.site, name, self._cache_blocks)
         self.workers.append(worker)
         # Live workers warm up with a chunk of no request, so that the first placement has a figure.
         chunk_tokens = round(CHUNK_TOKENS / self._token_scale)
-        worker.core.handle(PrefillEnded(chunk_tokens, self.prefill_s(chunk_tokens)))
-        self._env.process(self._work(worker))
+        worker.observed.observe(chunk_tokens, self.prefill_s(chunk_tokens))
+        self._ask(worker)
         return worker
 
-    def leave(self, name: str) -> PrefillWorker:
-        """Lets a worker leave: its `left` happens when its own jobs are done."""
+    def leave(self, name: str, on_left: Callable[[], None]) -> None:
+        """Lets a worker leave. Calls back when its own jobs are done."""
         worker = self._by_name[name]
-        worker.leaving = True
-        self._wake(worker)
-        return worker
+        worker.leaving, worker.on_left = True, on_left
+        if self.queue is not None:
+            self._obey(self.queue.handle(WorkerGone(self._clock.now_s, name)))
+        if not worker.busy:
+            self._idle.pop(name, None)
+            self._ask(worker)
 
     def submit(self, job: Job) -> None:
-        if job.worker is None:
-            (self._deferred if job.deferred else self._queue).append(job)
+        if self.queue is not None:
+            self._submit_to_queue(self.queue, job)
+        elif job.worker is None:
+            (self._deferred if job.deferred else self._fifo).append(job)
             if self._idle:
-                self._idle.popleft()[1].succeed()
-            return
-        worker = self._by_name[job.worker]
-        worker.own.append(job)
-        self._wake(worker)
+                self._ask(self._idle.pop(next(iter(self._idle))))
+        else:
+            worker = self._by_name[job.worker]
+            worker.own.append(job)
+            if not worker.busy:
+                self._idle.pop(worker.name, None)
+                self._ask(worker)
 
-    def _wake(self, worker: PrefillWorker) -> None:
-        for place, (idle, wake) in enumerate(self._idle):
-            if idle is worker:
-                del self._idle[place]
-                wake.succeed()
-                break
+    def withdraw(self, job: Job) -> None:
+        """Cancels a job, wherever it is."""
+        job.cancel()
+        if self._queued.pop(job.job_id, None) is not None:
+            assert self.queue is not None
+            self._obey(self.queue.handle(JobGone(self._clock.now_s, job.job_id)))
+
+    def pass_time(self) -> None:
+        if self.queue is not None:
+            self._obey(self.queue.handle(TimePassed(self._clock.now_s)))
 
     @property
     def waiting(self) -> int:
         """Jobs that no worker has taken; deferred ones do not count, as they make no other job wait."""
-        return len(self._queue)
+        return len(self._fifo) if self.queue is None else len(self.queue)
 
     def prefill_s(self, tokens: int) -> float:
         return self._profile.prefill_s(tokens * self._token_scale) / self._time_scale
 
-    def _queue_of(self, worker: PrefillWorker) -> deque[Job]:
-        """Queue with its next job; empty if there is none."""
-        return worker.own if worker.own or worker.leaving else self._queue or self._deferred
+    # ---- the queue with due dates
 
-    def _work(self, worker: PrefillWorker) -> Generator[simpy.Event, Any, None]:
-        while True:
-            while not (waiting := self._queue_of(worker)):
-                if worker.leaving:
-                    worker.left.succeed()
-                    return
-                wake = self._env.event()
-                worker.queue.idle()
-                self._idle.append((worker, wake))
-                yield wake
-            job = waiting.popleft()
-            if job.cancelled.triggered:
-                continue
-            started_at = self._env.now
-            prompt = job.prompt
-            job.cached_tokens = worker.cache.cached(prompt.blocks) * prompt.block_tokens
-            worker.queue.take(prompt.tokens - job.cached_tokens, self._env.now)
-            yield from self._prefill(job)
-            if not job.cancelled.triggered:
-                # As live workers do: of what was computed, and what the link made them wait for is no part of T_prefill.
-                computed_tokens = prompt.tokens - job.cached_tokens
-                if computed_tokens:
-                    worker.core.handle(PrefillEnded(computed_tokens, self.prefill_s(computed_tokens)))
-                self.cached_tokens += job.cached_tokens
-                if (changed := worker.cache.use(prompt.blocks)) is not None:
-                    self._announce(changed)
-            worker.busy_s += self._env.now - started_at
+    def _submit_to_queue(self, queue: SiteQueue, job: Job) -> None:
+        cache = self._by_name[job.worker].cache if job.worker is not None else None
+        cached_tokens = cache.cached(job.prompt.blocks) * job.prompt.block_tokens if cache is not None else 0
+        arriving = queue_events.Job(
+            job_id=job.job_id,
+            model=MODEL,
+            prefill_tokens=job.prompt.tokens,
+            work_s=self.predicted_s(job, cached_tokens),
+            arrived_at=self._clock.now_s,
+            due_at=job.due_at,
+            expires_at=job.expires_at,
+            worker=job.worker,
+        )
+        self._queued[job.job_id] = job
+        self._obey(queue.handle(JobArrived(self._clock.now_s, arriving)))
 
-    def _prefill(self, job: Job) -> Generator[simpy.Event, Any, None]:
-        """T of what is computed, as the emulated engine takes it: attention's time for the cached prefix is left out."""
-        scale = self._token_scale
-        sizes = piece_bytes(self._profile, job.prompt.tokens * scale, job.from_token * scale)
-        computed_tokens = job.prompt.tokens - job.cached_tokens
-        on_the_way: deque[simpy.Event] = deque()
-        begun_s = 0.0
-        for index, size_bytes in enumerate(sizes):
-            ended_s = max(begun_s, self.prefill_s(computed_tokens * (index + 1) // PIECES) if computed_tokens else 0.0)
-            yield self._env.timeout(ended_s - begun_s)
-            begun_s = ended_s
-            if job.link is None:
-                continue
-            while len(on_the_way) >= WINDOW_PIECES and not job.cancelled.triggered:
-                yield on_the_way.popleft() | job.cancelled
-            if job.cancelled.triggered:
-                return
-            on_the_way.append(self._arrival(job.link, size_bytes))
+    def predicted_s(self, job: Job, cached_tokens: int) -> float:
+        """Predicted time that a worker is held by a job, by what the first of them has observed: the link may be slower than the
+        prefill, and all workers share it."""
+        points = self.workers[0].observed.points()
+        work_s = interpolated(points, max(1, job.prompt.tokens - cached_tokens)) or 0.0
         if job.link is None:
-            job.verified.succeed()
+            return work_s
+        rate = job.link.rate(self._clock.now_s)
+        if not rate:
+            return work_s
+        shipped = self._profile.kv_bytes(job.prompt.tokens * self._token_scale) * (1 - job.from_token / job.prompt.tokens)
+        return max(work_s, shipped * len(self._by_name) / rate)
+
+    def _obey(self, instructions: list[queue_events.Instruction]) -> None:
+        for each in instructions:
+            job = self._queued.pop(each.job_id)
+            if isinstance(each, Dispatch):
+                self._begin(self._by_name[each.worker], job)
+            else:
+                job.on_refused(each.message)
+
+    # ---- a job on a worker
+
+    def _ask(self, worker: PrefillWorker) -> None:
+        """Gives a worker its next job, or makes it idle."""
+        worker.busy = False
+        if self.queue is not None:
+            if worker.leaving:
+                self._left(worker)
+            else:
+                self._obey(self.queue.handle(WorkerReady(self._clock.now_s, worker.name, MODEL)))
+            return
+        while waiting := worker.own if worker.own or worker.leaving else self._fifo or self._deferred:
+            job = waiting.popleft()
+            if not job.cancelled:
+                self._begin(worker, job)
+                return
+        if worker.leaving:
+            self._left(worker)
+            return
+        worker.queue.idle()
+        self._idle[worker.name] = worker
+
+    def _left(self, worker: PrefillWorker) -> None:
+        worker.has_left = True
+        worker.on_left()
+
+    def _begin(self, worker: PrefillWorker, job: Job) -> None:
+        """T of what is computed, as the emulated engine takes it: attention's time for the cached prefix is left out."""
+        worker.busy = True
+        prompt = job.prompt
+        job.cached_tokens = worker.cache.cached(prompt.blocks) * prompt.block_tokens
+        computed_tokens = prompt.tokens - job.cached_tokens
+        worker.queue.take(computed_tokens, self._clock.now_s)
+        run = _Run(worker, job, computed_tokens, self._clock.now_s)
+        factor = worker.slowness * (exp(self._random.gauss(0.0, self._noise)) if self._noise else 1.0)
+        if job.link is None:
+            whole_s = self.prefill_s(computed_tokens) * factor if computed_tokens else 0.0
+            self._clock.after(whole_s, self._local_done, run)
+            return
+        run.sizes = piece_bytes(self._profile, prompt.tokens * self._token_scale, job.from_token * self._token_scale)
+        begun_s = 0.0
+        for index in range(PIECES):
+            ended_s = self.prefill_s(computed_tokens * (index + 1) // PIECES) * factor if computed_tokens else 0.0
+            run.piece_s.append(max(0.0, ended_s - begun_s))
+            begun_s = max(begun_s, ended_s)
+        self._clock.after(run.piece_s[0], self._computed, run, 0)
+
+    def _local_done(self, run: _Run) -> None:
+        run.job.arrived()
+        self._end(run)
+
+    def _computed(self, run: _Run, index: int) -> None:
+        """A piece is computed: it is sent once the window has room."""
+        if run.job.cancelled:
+            self._end(run)
+        elif index >= WINDOW_PIECES and (free_at := run.arrivals_at[index - WINDOW_PIECES]) > self._clock.now_s:
+            if free_at == inf:  # the link stays cut: the attempt's own deadline ends the wait
+                run.job.on_stopped = lambda: self._end(run)
+            else:
+                self._clock.at(free_at, self._send, run, index)
         else:
-            on_the_way[-1].callbacks.append(job.arrived)
+            self._send(run, index)
 
-    def _arrival(self, link: Link, size_bytes: float) -> simpy.Event:
-        at_s = link.send(size_bytes, self._env.now)
-        # Never, on a link that stays cut: the attempt's own deadline ends the wait.
-        return self._env.event() if at_s == float("inf") else self._env.timeout(at_s - self._env.now)
+    def _send(self, run: _Run, index: int) -> None:
+        if run.job.cancelled:
+            self._end(run)
+            return
+        assert run.job.link is not None
+        run.arrivals_at.append(run.job.link.send(run.sizes[index], self._clock.now_s))
+        if index + 1 < PIECES:
+            self._clock.after(run.piece_s[index + 1], self._computed, run, index + 1)
+            return
+        if run.arrivals_at[-1] != inf:
+            self._clock.at(run.arrivals_at[-1], run.job.arrived)
+        self._end(run)
 
-
-def piece_bytes(profile: Profile, tokens: float, from_token: float = 0.0) -> list[float]:
-    """S_kv(l) as it leaves: what grows with the tokens, from `from_token` on, with each chunk, the recurrent state after the
-    last."""
-    total_bytes = profile.kv_bytes(tokens)
-    state_bytes = min(total_bytes, max(0.0, kv_line(profile)[0]))
-    sizes = [(total_bytes - state_bytes) * (1 - from_token / tokens) / PIECES] * PIECES
-    sizes[-1] += state_bytes
-    return sizes
+    def _end(self, run: _Run) -> None:
+        """Frees the worker."""
+        worker, job = run.worker, run.job
+        job.on_stopped = ignore
+        if not job.cancelled:
+            # As live workers do: of what was computed, and what the link made them wait for is no part of T_prefill.
+            if run.computed_tokens:
+                observed_s = sum(run.piece_s) if run.piece_s else self._clock.now_s - run.started_at
+                worker.observed.observe(run.computed_tokens, observed_s)
+            self.cached_tokens += job.cached_tokens
+            if (changed := worker.cache.use(job.prompt.blocks)) is not None:
+                self._announce(changed)
+        worker.busy_s += self._clock.now_s - run.started_at
+        self._ask(worker)

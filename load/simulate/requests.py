@@ -1,14 +1,10 @@
 """Requests, each from its arrival to its last token: placement, slot, attempts to have its KV, and the batch."""
 
 from array import array
-from collections.abc import Generator, Sequence
-from typing import Any
-
-import simpy
 
 from load.simulate.announcing import Announcing
 from load.simulate.decode import DecodeWorker
-from load.simulate.prefill import Job, Prompt
+from load.simulate.prefill_job import Job, Prompt
 from load.simulate.scenario import MODEL
 from load.simulate.state import Home, State
 from prfaas.contracts.codes import FailureCode
@@ -20,147 +16,201 @@ from prfaas.replay.record import Record
 from prfaas_scheduler.events import AttemptOver, PlacementRequested
 from prfaas_scheduler.roles.events import RequestSeen
 
+END_MARGIN_S = 0.1
+"""Time of a TTFT objective that is kept for what comes after the prefill: control messages and the first decode step."""
+
 
 class Requests:
     def __init__(self, state: State, announcing: Announcing) -> None:
-        self._state = state
-        self._announcing = announcing
+        self.state = state
+        self.announcing = announcing
         self.open = sum(len(home.site.arrivals) for home in state.homes)
         """Requests that are not over, those that are not due yet included."""
-        self.all_over = state.env.event()
 
-    def arrivals(self, home: Home) -> Generator[simpy.Event, Any, None]:
+    def begin(self, home: Home) -> None:
         """Starts the requests of one pd site when they are due."""
-        for index, arrival in enumerate(home.site.arrivals):
-            yield self._state.env.timeout(max(0.0, arrival.arrival_s - self._state.env.now))
-            record = Record(arrival=arrival, sent_s=self._state.env.now)
+        self._next(home, 0)
+
+    def _next(self, home: Home, index: int) -> None:
+        arrivals, clock = home.site.arrivals, self.state.clock
+        if index:
+            arrival = arrivals[index - 1]
+            record = Record(arrival=arrival, sent_s=clock.now_s)
             home.records.append(record)
-            self._state.env.process(self._request(home, index, arrival, record))
+            clock.after(self.state.timing.control_s, _Request(self, home, index - 1, arrival, record).place)
+        if index < len(arrivals):
+            clock.at(max(clock.now_s, arrivals[index].arrival_s), self._next, home, index + 1)
 
-    def _request(self, home: Home, index: int, arrival: Arrival, record: Record) -> Generator[simpy.Event, Any, None]:
-        yield from self._serve(home, index, arrival, record)
+    def over(self) -> None:
         self.open -= 1
-        if not self.open:
-            self.all_over.succeed()
 
-    def _serve(self, home: Home, index: int, arrival: Arrival, record: Record) -> Generator[simpy.Event, Any, None]:
-        # Placed, and handed to a decode worker that is not leaving.
-        deadline_at = self._state.env.now + self._state.timing.ttft_deadline_s
-        yield self._state.env.timeout(self._state.timing.control_s)
-        refused_by: list[str] = []
-        while True:
-            placement = self._place(home, index, arrival, refused_by)
-            if isinstance(placement, Refusal):
-                record.error, record.message = placement.code, placement.message
-                return
-            record.outcome, record.prefill_site = placement.outcome.value, placement.prefill_site
-            yield self._state.env.timeout(self._state.timing.control_s)
-            decoder = home.decoders[placement.decode_worker]
-            if not decoder.leaving:
-                break
-            refused_by.append(decoder.name)
-            yield self._state.env.timeout(self._state.timing.control_s)
-        # A slot.
-        slot = decoder.admit()
-        if slot is None:
-            record.error = FailureCode.OVERLOADED
-            return
-        yield slot | self._state.env.timeout(max(0.0, deadline_at - self._state.env.now))
-        if not slot.triggered:
-            decoder.leave_line(slot)
-            record.error = FailureCode.DEADLINE
-            return
-        # Its KV.
-        verified = yield from self._prefill(home, self._request_id(home, index), arrival, record, placement, decoder, deadline_at)
-        if not verified:
-            record.error = FailureCode.DEADLINE
-            decoder.release()
-            return
-        # The answer.
-        first, last = decoder.join(arrival.output_tokens)
-        yield first
-        record.first_s = self._state.env.now + 2 * self._state.timing.control_s
-        yield last
-        record.last_s = self._state.env.now + 2 * self._state.timing.control_s
-        record.tokens = arrival.output_tokens
-        decoder.output_tokens.observe(record.tokens)
-        decoder.release()
 
-    def _request_id(self, home: Home, index: int) -> str:
-        return f"{home.name}-{index}"
+class _Request:
+    """One request. Each step schedules the next one, or ends the request."""
 
-    def _place(self, home: Home, index: int, arrival: Arrival, refused_by: Sequence[str]) -> Placement | Refusal:
+    __slots__ = (
+        "_arrival", "_clock", "_deadline_at", "_decoder", "_deferred", "_home", "_id", "_index", "_job", "_link", "_placement",
+        "_prompt", "_record", "_refused_by", "_requests", "_site", "_state", "_ticket", "_worker",
+    )  # fmt: skip
+
+    def __init__(self, requests: Requests, home: Home, index: int, arrival: Arrival, record: Record) -> None:
+        self._requests, self._state, self._clock = requests, requests.state, requests.state.clock
+        self._home, self._index, self._arrival, self._record = home, index, arrival, record
+        self._id = f"{home.name}-{index}"
+        self._deadline_at = self._clock.now_s + self._state.timing.ttft_deadline_s
+        self._refused_by: tuple[str, ...] = ()
+        tokens = arrival.prompt_tokens - 1
+        blocks = arrival.block_ids[: tokens // self._state.block_tokens] if arrival.block_ids else ()
+        self._prompt = Prompt(tokens, blocks, self._state.block_tokens)
+        self._job: Job | None = None
+        self._ticket: int | None = None
+
+    def _fail(self, code: str, message: str = "") -> None:
+        self._record.error, self._record.message = code, message
+        self._home.failed_after_s[self._index] = self._clock.now_s - self._arrival.arrival_s
+        self._requests.over()
+
+    # ---- placement and slot
+
+    def place(self) -> None:
+        """Places it, and sends it to its decode worker."""
+        placement = self._ask_scheduler()
+        if isinstance(placement, Refusal):
+            self._fail(placement.code, placement.message)
+            return
+        self._record.outcome, self._record.prefill_site = placement.outcome.value, placement.prefill_site
+        self._placement = placement
+        self._clock.after(self._state.timing.control_s, self._admit)
+
+    def _ask_scheduler(self) -> Placement | Refusal:
+        home, arrival, state = self._home, self._arrival, self._state
         request = PlaceRequest(
-            request_id=self._request_id(home, index),
+            request_id=self._id,
             model=MODEL,
             prompt_tokens=arrival.prompt_tokens,
             max_tokens=arrival.output_tokens,
-            ttft_deadline_s=self._state.timing.ttft_deadline_s,
-            block_hashes=bytes(array("Q", arrival.block_ids)),
-            block_tokens=self._state.block_tokens,
-            refused_by=tuple(refused_by),
+            ttft_deadline_s=state.timing.ttft_deadline_s,
+            block_hashes=bytes(array("Q", arrival.block_ids)) if arrival.block_ids else b"",
+            block_tokens=state.block_tokens,
+            refused_by=self._refused_by,
         )
-        if home.name in self._state.stations:
-            usable = arrival.block_ids[: (arrival.prompt_tokens - 1) // self._state.block_tokens]
-            cached = (worker.cache.cached(usable) for worker in self._state.stations[home.name].workers)
-            home.cached_tokens[index] = max(cached) * self._state.block_tokens
-        (answer,) = home.core.handle(PlacementRequested(self._state.env.now, request))
-        if home.roles is not None and not refused_by:
-            home.roles.handle(RequestSeen(self._state.env.now, MODEL, max(0, arrival.prompt_tokens - 1 - answer.cached_tokens)))
+        if self._prompt.blocks and home.name in state.stations:
+            cached = (worker.cache.cached(self._prompt.blocks) for worker in state.stations[home.name].workers)
+            home.cached_tokens[self._index] = max(cached) * state.block_tokens
+        (answer,) = home.core.handle(PlacementRequested(self._clock.now_s, request))
+        if home.roles is not None and not self._refused_by:
+            uncached_tokens = max(0, arrival.prompt_tokens - 1 - answer.cached_tokens)
+            home.roles.handle(RequestSeen(self._clock.now_s, MODEL, uncached_tokens))
         return answer.answer
 
-    def _prefill(
-        self,
-        home: Home,
-        request_id: str,
-        arrival: Arrival,
-        record: Record,
-        placement: Placement,
-        decoder: DecodeWorker,
-        deadline_at: float,
-    ) -> Generator[simpy.Event, Any, bool]:
-        """Attempts as a decode worker makes them: a deferred one if the placement asks for it, one at the placement's site,
-        then one at its fallback, until the deadline. Returns True once the KV is verified."""
-        site, worker, deferred = placement.prefill_site, placement.prefill_worker, placement.deferred_s > 0
-        tokens = arrival.prompt_tokens - 1
-        prompt = Prompt(tokens, arrival.block_ids[: tokens // self._state.block_tokens], self._state.block_tokens)
-        while True:
-            left_s = max(0.0, deadline_at - self._state.env.now)
-            may_fall_back = placement.fallback_site not in (None, site)
-            # Send the job to the site of this attempt.
-            link = self._state.links.get((site, home.name))
-            from_token = decoder.cache.cached(prompt.blocks) * self._state.block_tokens
-            job = Job(self._state.env, prompt, link, from_token=from_token, worker=worker, deferred=deferred)
-            limit_s, next_site = left_s, None
-            if deferred:
-                limit_s, next_site = placement.deferred_s, site
-            elif may_fall_back:
-                limit_s, next_site = placement.fallback_after_s, placement.fallback_site
-            timeout = self._state.env.timeout(min(left_s, limit_s))
-            yield self._state.env.timeout(self._state.control_s(link))
-            self._state.stations[site].submit(job)
-            yield job.verified | timeout
-            # Report its end to the scheduler.
-            ended = AttemptEnded(
-                request_id=request_id,
-                site=site,
-                verified=job.verified.triggered,
-                code="" if job.verified.triggered else FailureCode.TIMEOUT,
-                next_site=None if job.verified.triggered else next_site,
-            )
-            home.core.handle(AttemptOver(self._state.env.now, ended))
-            if job.verified.triggered:
-                home.decode_tokens += from_token
-                if (changed := decoder.cache.use(prompt.blocks)) is not None:
-                    self._announcing.blocks(home, changed)
-                return True
-            # Not verified: the next attempt, if there is one.
-            job.cancel()
-            if deferred and self._state.env.now < deadline_at:
-                deferred = False
-                continue
-            if not may_fall_back:
-                return False
-            assert placement.fallback_site is not None
-            site, worker = placement.fallback_site, None
-            record.outcome, record.prefill_site = Outcome.FALLBACK_TIMEOUT.value, site
+    def _admit(self) -> None:
+        decoder = self._home.decoders[self._placement.decode_worker]
+        if decoder.leaving:
+            self._refused_by += (decoder.name,)
+            self._clock.after(self._state.timing.control_s, self.place)
+            return
+        self._decoder: DecodeWorker = decoder
+        self._site, self._worker = self._placement.prefill_site, self._placement.prefill_worker
+        self._deferred = self._placement.deferred_s > 0
+        self._ticket = decoder.admit(self._attempt)
+        if self._ticket is None:
+            self._fail(FailureCode.OVERLOADED, "the decode worker is full")
+        elif self._job is None:
+            self._clock.at(self._deadline_at, self._leave_line, self._ticket)
+
+    def _leave_line(self, ticket: int) -> None:
+        if self._job is None and self._decoder.leave_line(ticket):
+            self._fail(FailureCode.DEADLINE)
+
+    # ---- its KV
+
+    def _attempt(self) -> None:
+        """Sends its job to the site of this attempt: a deferred one if the placement asks for it, one at the placement's site,
+        then one at its fallback, until the deadline."""
+        home, state, placement, now_s = self._home, self._state, self._placement, self._clock.now_s
+        left_s = max(0.0, self._deadline_at - now_s)
+        self._link = link = state.links.get((self._site, home.name))
+        prompt = self._prompt
+        job = self._job = Job(
+            prompt,
+            link,
+            job_id=self._id,
+            from_token=self._decoder.cache.cached(prompt.blocks) * state.block_tokens if prompt.blocks else 0,
+            worker=self._worker,
+            deferred=self._deferred,
+            due_at=self._due_at(),
+            expires_at=self._deadline_at - END_MARGIN_S,
+        )
+        job.on_verified = lambda: self._verified(job)
+        job.on_refused = lambda message: self._refused(job, message)
+        limit_s = left_s
+        if self._deferred:
+            limit_s = placement.deferred_s
+        elif self._may_fall_back and state.stations[self._site].queue is None:
+            limit_s = placement.fallback_after_s
+        self._clock.after(min(left_s, limit_s), self._timed_out, job)
+        self._clock.after(state.control_s(link), state.stations[self._site].submit, job)
+
+    def _due_at(self) -> float:
+        """Moment by which the last piece must be computed for the first token to come in time."""
+        objective_s = self._state.timing.objectives.ttft_objective_s(self._arrival.prompt_tokens)
+        return self._arrival.arrival_s + objective_s - END_MARGIN_S - (self._link.rtt_s if self._link is not None else 0.0)
+
+    @property
+    def _may_fall_back(self) -> bool:
+        return self._placement.fallback_site not in (None, self._site)
+
+    def _report(self, job: Job, code: str, next_site: str | None) -> None:
+        ended = AttemptEnded(request_id=self._id, site=self._site, verified=job.verified, code=code, next_site=next_site)
+        self._home.core.handle(AttemptOver(self._clock.now_s, ended))
+
+    def _verified(self, job: Job) -> None:
+        if job is not self._job:
+            return
+        self._report(job, "", None)
+        self._home.decode_tokens += job.from_token
+        if (changed := self._decoder.cache.use(self._prompt.blocks)) is not None:
+            self._requests.announcing.blocks(self._home, changed)
+        self._decoder.join(self._arrival.output_tokens, self._first, self._last)
+
+    def _refused(self, job: Job, message: str) -> None:
+        """The site's queue does not take it."""
+        self._report(job, FailureCode.OVERLOADED, None)
+        self._decoder.release()
+        self._fail(FailureCode.OVERLOADED, message)
+
+    def _timed_out(self, job: Job) -> None:
+        if job is not self._job or job.verified or self._record.error:
+            return
+        next_site: str | None = None
+        if self._deferred:
+            next_site = self._site
+        elif self._may_fall_back:
+            next_site = self._placement.fallback_site
+        self._report(job, FailureCode.TIMEOUT, next_site)
+        self._state.stations[self._site].withdraw(job)
+        # The next attempt, if there is one.
+        if self._deferred and self._clock.now_s < self._deadline_at:
+            self._deferred = False
+            self._attempt()
+        elif self._may_fall_back and self._clock.now_s < self._deadline_at:
+            assert self._placement.fallback_site is not None
+            self._site, self._worker = self._placement.fallback_site, None
+            self._record.outcome, self._record.prefill_site = Outcome.FALLBACK_TIMEOUT.value, self._site
+            self._attempt()
+        else:
+            self._decoder.release()
+            self._fail(FailureCode.DEADLINE)
+
+    # ---- the answer
+
+    def _first(self) -> None:
+        self._record.first_s = self._clock.now_s + 2 * self._state.timing.control_s
+
+    def _last(self) -> None:
+        record = self._record
+        record.last_s = self._clock.now_s + 2 * self._state.timing.control_s
+        record.tokens = self._arrival.output_tokens
+        self._decoder.output_tokens.observe(record.tokens)
+        self._decoder.release()
+        self._requests.over()

@@ -8,6 +8,8 @@ from prfaas.capacity.profiles import Profile
 from prfaas.replay.arrival import Arrival
 from prfaas_scheduler.fleet import Fleet
 from prfaas_scheduler.policies.base import Policy
+from prfaas_scheduler.queue.objectives import Objectives
+from prfaas_scheduler.queue.options import QueueOptions
 from prfaas_scheduler.roles.controller import RoleController
 
 MODEL = "simulated"
@@ -20,6 +22,12 @@ class PrefillPool(msgspec.Struct, frozen=True, kw_only=True):
     workers: int
     cache_blocks: int = 0
     """Size of each worker's prefix cache; 0: none."""
+    queue: QueueOptions | None = None
+    """Queue with due dates, bound late; None: first come first served."""
+    noise: float = 0.0
+    """Sigma of the log-normal factor on each prefill's time; 0: exactly the profile's."""
+    slowness: tuple[float, ...] = ()
+    """Factor on the times of the first workers; 1 for the others."""
 
 
 class DecodePool(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +39,8 @@ class DecodePool(msgspec.Struct, frozen=True, kw_only=True):
     """Requests that may wait for a slot; more are refused."""
     cache_blocks: int = 0
     """Size of each worker's cache of served prompts, for which full layers need not be shipped again; 0: none."""
+    batch_limited: bool = False
+    """True: the batch is never larger than BS_max, and a request that has its KV waits for room in it."""
 
 
 class LinkSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,11 +84,15 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 
     heartbeat_s: float = 1.0
     """Interval between two beats of a worker."""
+    queue_s: float = 0.25
+    """Interval between two announcements of a site's queue."""
     link_estimate_s: float = 1.0
     """Interval between two estimates of a link."""
     control_s: float = 0.002
     """Delay of one control message within a site; between sites half an RTT comes on top."""
     ttft_deadline_s: float = 600.0
+    objectives: Objectives = Objectives()
+    """Objectives of TTFT, by which queues set due dates."""
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,5 +106,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     time_scale: float = 1.0
     block_tokens: int = 512
     """Size of the blocks that arrivals name, in tokens of the profile."""
+    link_bias: float = 1.0
+    """Factor on what the schedulers are told of each link's goodput."""
     caches_announced: bool = True
     """False: workers have caches and do not announce them."""

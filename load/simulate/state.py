@@ -2,8 +2,7 @@
 
 from collections.abc import Callable
 
-import simpy
-
+from load.simulate.clock import Clock
 from load.simulate.decode import DecodeWorker
 from load.simulate.link import Link
 from load.simulate.prefill import PrefillStation
@@ -24,6 +23,8 @@ class Home:
         self.roles = site.movable.controller(self.core.fleet) if site.movable else None
         self.role_changes: list[tuple[float, str, str]] = []
         self.records: list[Record] = []
+        self.failed_after_s: dict[int, float] = {}
+        """Age of each request that failed, at that moment, by its place in the order of arrival."""
         self.decode_tokens = 0
         """Prefix tokens that its decode workers had cached, over all requests."""
         self.cached_tokens = [0] * len(site.arrivals)
@@ -34,7 +35,7 @@ class State:
     def __init__(self, scenario: Scenario, announce_blocks: Callable[[BlocksChanged], None]) -> None:
         """`announce_blocks`: called with each change of a prefill worker's cache."""
         self.scenario = scenario
-        self.env = simpy.Environment()
+        self.clock = Clock()
         self.timing = scenario.timing
         self.block_tokens = round(scenario.block_tokens / scenario.token_scale)
         self._announce_blocks = announce_blocks
@@ -51,7 +52,7 @@ class State:
                 self.links[remote.name, destination] = Link(spec)
 
     def decoder(self, site: PdSite, name: str) -> DecodeWorker:
-        return DecodeWorker(self.env, site.name, name, site.decode, self.scenario.token_scale, self.scenario.time_scale)
+        return DecodeWorker(self.clock, site.name, name, site.decode, self.scenario.token_scale, self.scenario.time_scale)
 
     def control_s(self, link: Link | None) -> float:
         """Delay of one control message, within a site or over a link."""
@@ -63,4 +64,4 @@ class State:
 
     def _station(self, name: str, pool: PrefillPool) -> PrefillStation:
         scale, pace = self.scenario.token_scale, self.scenario.time_scale
-        return PrefillStation(self.env, name, pool, scale, pace, self._announce_blocks)
+        return PrefillStation(self.clock, name, pool, scale, pace, self._announce_blocks)

@@ -1,11 +1,8 @@
 """Runs a scenario: every request through the scheduler's own core, a slot, its prefill, its link and its batch."""
 
 import random
-from collections.abc import Generator
-from typing import Any
 
 import msgspec
-import simpy
 
 from load.simulate.announcing import Announcing
 from load.simulate.requests import Requests
@@ -19,6 +16,8 @@ from prfaas_scheduler.roles.controller import RoleController
 from prfaas_scheduler.roles.events import BeginMove, MoveResult, RolesDue
 
 ROLES_TICK_S = 1.0
+QUEUE_TICK_S = 0.5
+"""Interval at which queues are told the time, beside what they hear of jobs and workers."""
 
 
 class SimResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +34,8 @@ class SimResult(msgspec.Struct, frozen=True, kw_only=True):
     arrival."""
     role_changes: dict[str, list[tuple[float, str, str]]]
     """(moment of its end, worker, new role) of each change, by pd site."""
+    failed_after_s: dict[str, dict[int, float]]
+    """Age of each request that failed or was refused, at that moment, by pd site and place in the order of arrival."""
 
 
 def simulate(scenario: Scenario) -> SimResult:
@@ -53,49 +54,60 @@ class _World:
             self._announcing.blocks(home, changed)
 
     def run(self) -> SimResult:
-        phases = random.Random(self._seed)
-        for home in self._state.homes:
+        phases, state = random.Random(self._seed), self._state
+        for home in state.homes:
             self._announcing.begin(home, phases)
-            self._state.env.process(self._requests.arrivals(home))
+            self._requests.begin(home)
             if home.roles is not None:
-                self._state.env.process(self._move_workers(home, home.roles))
-        if self._requests.open:
-            self._state.env.run(until=self._requests.all_over)
+                state.clock.after(ROLES_TICK_S, self._look_at_roles, home, home.roles)
+        if any(station.queue is not None for station in state.stations.values()):
+            state.clock.after(QUEUE_TICK_S, self._pass_time)
+        state.clock.run(lambda: not self._requests.open)
         return SimResult(
-            records={home.name: home.records for home in self._state.homes},
-            egress_bytes={
-                f"{source}.{destination}": link.sent_bytes for (source, destination), link in self._state.links.items()
-            },
-            prefill_busy_s={name: sum(worker.busy_s for worker in at.workers) for name, at in self._state.stations.items()},
-            cached_tokens={name: at.cached_tokens for name, at in self._state.stations.items()}
-            | {f"{home.name} decode": home.decode_tokens for home in self._state.homes},
-            home_cached_tokens={home.name: home.cached_tokens for home in self._state.homes},
-            role_changes={home.name: home.role_changes for home in self._state.homes},
+            records={home.name: home.records for home in state.homes},
+            egress_bytes={f"{source}.{destination}": link.sent_bytes for (source, destination), link in state.links.items()},
+            prefill_busy_s={name: sum(worker.busy_s for worker in at.workers) for name, at in state.stations.items()},
+            cached_tokens={name: at.cached_tokens for name, at in state.stations.items()}
+            | {f"{home.name} decode": home.decode_tokens for home in state.homes},
+            home_cached_tokens={home.name: home.cached_tokens for home in state.homes},
+            role_changes={home.name: home.role_changes for home in state.homes},
+            failed_after_s={home.name: home.failed_after_s for home in state.homes},
         )
 
-    def _move_workers(self, home: Home, roles: RoleController) -> Generator[simpy.Event, Any, None]:
-        while True:
-            yield self._state.env.timeout(ROLES_TICK_S)
-            for instruction in roles.handle(RolesDue(self._state.env.now)):
-                if isinstance(instruction, BeginMove):
-                    self._state.env.process(self._move(home, instruction))
-                elif instruction.result is MoveResult.DONE:
-                    home.role_changes.append((self._state.env.now, instruction.worker, instruction.to_role.value))
+    def _pass_time(self) -> None:
+        for station in self._state.stations.values():
+            station.pass_time()
+        self._state.clock.after(QUEUE_TICK_S, self._pass_time)
 
-    def _move(self, home: Home, move: BeginMove) -> Generator[simpy.Event, Any, None]:
-        """Moves a worker: it drains, however long that takes, and is away for a while."""
+    def _look_at_roles(self, home: Home, roles: RoleController) -> None:
+        for instruction in roles.handle(RolesDue(self._state.clock.now_s)):
+            if isinstance(instruction, BeginMove):
+                self._state.clock.after(self._state.timing.control_s, self._drain, home, instruction)
+            elif instruction.result is MoveResult.DONE:
+                home.role_changes.append((self._state.clock.now_s, instruction.worker, instruction.to_role.value))
+        self._state.clock.after(ROLES_TICK_S, self._look_at_roles, home, roles)
+
+    # ---- a worker's move: it drains, however long that takes, and is away for a while
+
+    def _drain(self, home: Home, move: BeginMove) -> None:
+        def left() -> None:
+            self._state.clock.after(self._state.timing.control_s, self._gone, home, move)
+
+        if move.role is Role.DECODE:
+            home.decoders[move.worker].leave(left)
+        else:
+            self._state.stations[home.name].leave(move.worker, left)
+
+    def _gone(self, home: Home, move: BeginMove) -> None:
         assert home.site.movable is not None
-        station, control_s = self._state.stations[home.name], self._state.timing.control_s
-        yield self._state.env.timeout(control_s)
-        yield home.decoders[move.worker].leave() if move.role is Role.DECODE else station.leave(move.worker).left
-        yield self._state.env.timeout(control_s)
-        home.core.handle(WorkerGone(self._state.env.now, f"{home.name}.{move.role}.{move.worker}"))
-        yield self._state.env.timeout(home.site.movable.away_s)
+        home.core.handle(WorkerGone(self._state.clock.now_s, f"{home.name}.{move.role}.{move.worker}"))
+        self._state.clock.after(home.site.movable.away_s, self._back, home, move)
+
+    def _back(self, home: Home, move: BeginMove) -> None:
         if move.to_role is Role.PREFILL:
+            station = self._state.stations[home.name]
             worker = station.add(move.worker)
-            self._state.env.process(
-                self._announcing.beats(home, 0.0, lambda: self._announcing.prefill_beat(station, worker), None)
-            )
+            self._announcing.start_beats(home, 0.0, lambda: self._announcing.prefill_beat(station, worker), None)
         else:
             decoder = home.decoders[move.worker] = self._state.decoder(home.site, move.worker)
-            self._state.env.process(self._announcing.beats(home, 0.0, lambda: self._announcing.decode_beat(home, decoder), None))
+            self._announcing.start_beats(home, 0.0, lambda: self._announcing.decode_beat(home, decoder), None)

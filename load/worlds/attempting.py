@@ -8,7 +8,8 @@ from load.worlds.plan import HOME, dispatcher_of
 from load.worlds.receiving import Receiver
 from load.worlds.surroundings import Surroundings
 from prfaas.bus.errors import BusError, NoRespondersError
-from prfaas.bus.jobs import ABSENT_BEHIND_A_LINK_S, ABSENT_S, ACK_WAIT_S
+from prfaas.bus.job_streams import ACK_WAIT_S
+from prfaas.bus.jobs import ABSENT_BEHIND_A_LINK_S, ABSENT_S
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import KVTransfer, TransferReport
 from prfaas.contracts.to_decode import PrefillDispatched, PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted

@@ -200,15 +200,14 @@ class DecodeWorker(Process):
 
     async def _is_gone(self, gateway: GatewayProcess) -> bool:
         try:
-            answer = await self.world.network.ask(self, gateway.name, "alive_asked", timeout_s=GATEWAY_TIMEOUT_S)
+            process = f"{gateway.name}.{gateway.incarnation}"
+            await self.world.network.ask(self, process, "alive_asked", timeout_s=GATEWAY_TIMEOUT_S)
         except NoRespondersError:
             return self._gateways.handle_absence(gateway, self.monotonic_s)
         except BusTimeoutError:
             return self._gateways.handle_silence(gateway, self.monotonic_s)
         except BusError:
             return False
-        if answer != gateway.incarnation:  # the question bears the incarnation: another process does not hear it
-            return self._gateways.handle_absence(gateway, self.monotonic_s)
         self._gateways.handle_answer(gateway, self.monotonic_s)
         return False
 

@@ -5,6 +5,7 @@ from typing import Any
 from load.worlds.clockwork import Timer
 from load.worlds.job_queue import QUEUED, RETRY_WAIT_S, Delivery, JobStream, JobTaker, StoredJob, TakenJob
 from load.worlds.model import MODEL
+from load.worlds.plan import HOME
 from load.worlds.surroundings import Surroundings
 from prfaas.bus.errors import BusError
 from prfaas.contracts.codes import FailureCode
@@ -22,6 +23,7 @@ from prfaas_scheduler.dispatch_events import (
     JobHeld,
     ReadinessHeard,
 )
+from prfaas_scheduler.dispatch_jobs import job_id_of, queued_job
 from prfaas_scheduler.queue.events import Dispatch, Job, Refuse
 from prfaas_scheduler.queue.objectives import Objectives
 from prfaas_scheduler.queue.options import QueueOptions
@@ -62,7 +64,7 @@ class Dispatcher(JobTaker):
 
     def hear_cancel(self, cancel: CancelPrefill) -> None:
         for attempt in range(max(1, cancel.attempt - ATTEMPTS), cancel.attempt + 1):
-            job_id = f"{cancel.transfer_id}.{attempt}"
+            job_id = job_id_of(HOME, cancel.transfer_id, attempt)
             if job_id in self.held and job_id not in self._leaving:
                 self._handle(JobCancelled(self.monotonic_s, job_id))
                 if job_id not in self._leaving:
@@ -98,24 +100,11 @@ class Dispatcher(JobTaker):
             self._pulled = self.connection
             self.jobs.queued.pull(self, QUEUED)
 
-    def _job(self, taken: TakenJob) -> Job:
+    def _job(self, taken: Any) -> Job:
         """Follows Dispatcher._job."""
-        job, transfer, now_s = taken.job, taken.job.transfer, self.monotonic_s
-        arrived_at = now_s - taken.age_s
-        expires_at = arrived_at + job.timeout_s
-        tokens = transfer.prefill_tokens
-        return Job(
-            job_id=transfer.object_name,
-            model=MODEL,
-            tenant=job.tenant,
-            priority=job.priority,
-            prefill_tokens=tokens,
-            work_s=self.core.work_s(MODEL, tokens),
-            arrived_at=min(arrived_at, now_s - 2 * self._options.refuse_within_s) if job.admitted else arrived_at,
-            due_at=min(arrived_at + self._objectives.ttft_objective_s(tokens), expires_at),
-            expires_at=expires_at,
-            worker=job.worker,
-        )
+        left_s = taken.job.timeout_s - taken.age_s
+        work_s = self.core.work_s(MODEL, taken.job.transfer.prefill_tokens, left_s)
+        return queued_job(taken, self.monotonic_s, work_s, self._objectives, self._options)
 
     def _tick_soon(self) -> None:
         if self._ticker is not None:

@@ -20,7 +20,7 @@ from prfaas_decode_worker import service_core as decode
 from prfaas_decode_worker.admission import Admission
 from prfaas_decode_worker.events import EndAttempt
 from prfaas_decode_worker.prefill_deaths import PrefillDeaths
-from prfaas_decode_worker.request import Request
+from prfaas_decode_worker.request import Phase, Request
 from prfaas_gateway.decode_workers import DecodeWorkers
 from prfaas_gateway.joined_answer import JoinedAnswer
 from prfaas_prefill_worker.service_core import PrefillCore
@@ -130,11 +130,11 @@ def _engine_forgiven(give_up: Any) -> Any:
     return changed
 
 
-def _one_slot_more(_: Any) -> Any:
-    def changed(admission: Any, cache_bytes: int) -> Any:
-        return len(admission.holding) <= admission.limits.slots
+def _all_complete(_: Any) -> Any:
+    def changed(admission: Any) -> Any:
+        return [request for request in admission.requests.values() if request.phase is Phase.RUNNING]
 
-    return changed
+    return property(changed)
 
 
 # ---- the transfer
@@ -245,7 +245,7 @@ MUTATIONS: Final = (
     Mutation("the fallback site is forgotten", decode, "give_up", _no_fallback),
     Mutation("engine failures are not counted", decode, "give_up", _engine_forgiven, ("broken",)),
     Mutation("deaths of prefill workers are not counted", PrefillDeaths, "died", _does_nothing, ("deadly",)),
-    Mutation("one request more than slots", Admission, "_fits", _one_slot_more),
+    Mutation("the batch is larger than its slots", Admission, "batch", _all_complete),
     Mutation("a redelivered job is run", PrefillCore, "_vet", _runs_second_delivery, ("kill", "stop", "deadly")),
     Mutation("a cancelled job is run", PrefillCore, "cancelled", _returns(False)),
     Mutation("a frame's checksum is not compared", frame, "decode_frame", _unchecked, ("flip_delivery",), "single"),

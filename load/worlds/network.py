@@ -37,6 +37,8 @@ class Network:
         self.clockwork = clockwork
         self.processes: dict[str, Process] = {}
         """The process that has subscribed under each name, dead ones left out."""
+        self._incarnations: dict[str, Process] = {}
+        """The same under name and incarnation, for subjects that another process of the name does not have."""
         self.links: dict[frozenset[str], Link] = {}
         self.server_down: set[str] = set()
         self._chance = chance
@@ -99,7 +101,7 @@ class Network:
         """Returns the handler's answer. Raises BusTimeoutError, NoRespondersError, RemoteError."""
         site = self._site_of(target)
         answer: Future[Any] = Future()
-        there = self.processes.get(target)
+        there = self._find(target)
         link = None if site is None else self.link_between(source.site, site)
         unheard = site is None or there is None or (link is not None and link.cut and not link.silent)
         if source.connected and (unheard or (there is not None and not there.connected)):
@@ -111,15 +113,20 @@ class Network:
             raise BusTimeoutError(f"{method} of {target}", timeout_s)
         return answer.result()
 
-    def connect(self, process: Process) -> None:
+    def connect(self, process: Process, incarnation: str) -> None:
         self.processes[process.name] = process
+        self._incarnations[f"{process.name}.{incarnation}"] = process
 
     def disconnect(self, process: Process) -> None:
         if self.processes.get(process.name) is process:
             del self.processes[process.name]
+        self._incarnations = {name: other for name, other in self._incarnations.items() if other is not process}
+
+    def _find(self, name: str) -> Process | None:
+        return self.processes.get(name) or self._incarnations.get(name)
 
     def _site_of(self, name: str) -> str | None:
-        process = self.processes.get(name)
+        process = self._find(name)
         return None if process is None else process.site
 
     def _arrived(
@@ -141,7 +148,7 @@ class Network:
         arrive(*args)
 
     def _deliver(self, target: str, method: str, args: tuple[Any, ...]) -> None:
-        process = self.processes.get(target)
+        process = self._find(target)
         if process is None or not process.connected or self._dropped(target):
             self.lost += 1
             return
@@ -152,17 +159,17 @@ class Network:
         return share is not None and self._chance.random() < share
 
     def _serve(self, source: Process, target: str, method: str, args: tuple[Any, ...], answer: Future[Any]) -> None:
-        process = self.processes.get(target)
+        process = self._find(target)
         if process is not None and process.connected and not self._dropped(target):
             process.call_soon(self._handle, source, process, method, args, answer)
 
     def _handle(self, source: Process, process: Process, method: str, args: tuple[Any, ...], answer: Future[Any]) -> None:
+        tell: Callable[[Any], None] = answer.set
         try:
-            reply = getattr(process, method)(*args)
-            tell = answer.set
+            reply: Any = getattr(process, method)(*args)
         except Exception as error:
             self.clockwork.failed(process, error)
-            reply, tell = RemoteError(FailureCode.INTERNAL, str(error)), answer.fail  # type: ignore[assignment]
+            reply, tell = RemoteError(FailureCode.INTERNAL, str(error)), answer.fail
         self.carry((process, source, "answer"), process, process.site, source.site, self._answered, source, tell, reply)
 
     def _answered(self, source: Process, tell: Callable[[Any], None], reply: Any) -> None:

@@ -4,10 +4,11 @@ from collections import deque
 from math import inf
 from typing import Any
 
-from load.worlds.clockwork import Future, Timer
+from load.worlds.clockwork import Future
 from load.worlds.job_queue import QUEUED, RETRY_WAIT_S, Delivery, JobStream, JobTaker, StoredJob, TakenJob
 from load.worlds.model import CHUNK_TOKENS, FINGERPRINT, MODEL, pieces
-from load.worlds.plan import HOME, dispatcher_of
+from load.worlds.plan import HOME
+from load.worlds.readiness import Readiness
 from load.worlds.sending import QUERY_TIMEOUT_S, Sender, SenderLink, failure_of
 from load.worlds.surroundings import Surroundings
 from prfaas.bus.errors import BusError
@@ -15,13 +16,12 @@ from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.terms import Role
 from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
 from prfaas.contracts.to_prefill import CancelPrefill, PrefillJob
-from prfaas.contracts.to_scheduler import Heartbeat, PrefillReadiness
+from prfaas.contracts.to_scheduler import Heartbeat
 from prfaas.engine.protocol import EngineError, PrefillCancelled
 from prfaas.sealing.config import SealingConfig
 from prfaas.sealing.job_seal import JobSeals
 from prfaas.worker.faults import failure_code, fault_text
 from prfaas_prefill_worker.events import CancelHeard, JobTaken, PrefillEnded, Refuse, Run
-from prfaas_prefill_worker.readiness import ALONE_AFTER_S, ANSWER_TIMEOUT_S, REPEAT_S, REPEAT_UNANSWERED_S
 from prfaas_prefill_worker.service_core import PrefillCore
 
 IDLE_TIMEOUT_S = 5.0
@@ -44,25 +44,19 @@ class PrefillWorker(JobTaker):
         """Request whose prefill runs now."""
         self._own: deque[TakenJob] = deque()
         self._queued: deque[TakenJob] = deque()
-        self._ready = False
-        self._taken = 0
-        """Jobs that were taken from the worker's own queue."""
-        self._first_come = True
-        """True while no dispatcher answers: it takes queued jobs itself."""
-        self._answered_at = -inf
-        self._told: Timer | None = None
         self._pulled: dict[str, int] = {}
         """Connection over which a pull is outstanding, by subject."""
         self._cancels: dict[str, int] = {}
         """Attempts that it was told to cancel, kept beside the core to judge it by."""
         self._arrived: Future[None] = Future()
+        self._readiness = Readiness(self, world.network, incarnation, self.core.observed, self._arrive)
         self._tails = 0
         self._room: Future[None] = Future()
         tokens = 16
         self.core.handle(PrefillEnded(tokens, tokens * world.plan.token_s))
 
     def start(self) -> None:
-        self.spawn(self._tell_readiness())
+        self._readiness.start()
         self.spawn(self._work())
         self._beat()
 
@@ -101,15 +95,18 @@ class PrefillWorker(JobTaker):
         self._pulled.clear()
         self._arrived.set()
 
+    def _arrive(self) -> None:
+        self._arrived.set()
+
     # ---- the queue
 
     async def _work(self) -> None:
         """Follows PrefillWorkerService._work, and JobConsumer below it."""
         while True:
-            self._set_ready(True)
+            self._readiness.set(ready=True)
             if self._own:
-                self._taken += 1
-                self._set_ready(False)
+                self._readiness.taken += 1
+                self._readiness.set(ready=False)
                 # A pull that stands ends by itself: a job may still come that waits here.
                 self.pulls_until_s = self.clockwork.now_s + TAKE_TIMEOUT_S * self.world.chance.random()
                 await self._do(self._own.popleft())
@@ -124,7 +121,7 @@ class PrefillWorker(JobTaker):
         self.pulls_until_s = inf
         self._arrived = Future()
         self._pull(self.jobs.dispatched, self.name)
-        if self._first_come:
+        if self._readiness.first_come:
             self._pull(self.jobs.queued, QUEUED)
         await self._arrived
 
@@ -146,47 +143,6 @@ class PrefillWorker(JobTaker):
             self._arrived = Future()
             if not self._own:
                 await self.wait([self._arrived], TAKE_TIMEOUT_S)
-
-    # ---- readiness
-
-    def _set_ready(self, ready: bool) -> None:
-        """Tells a change at once."""
-        if ready is not self._ready:
-            self._ready = ready
-            self.spawn(self._tell_readiness())
-
-    async def _tell_readiness(self) -> None:
-        """Follows Readiness.tell, and repeats it."""
-        readiness = PrefillReadiness(
-            worker=self.name,
-            incarnation=self.incarnation,
-            model=MODEL,
-            ready=self._ready,
-            taken=self._taken,
-            prefill_points=self.core.observed.points(),
-        )
-        if self._told is not None:
-            self._told.cancelled = True
-        dispatcher = dispatcher_of(self.site)
-        try:
-            await self.world.network.ask(self, dispatcher, "hear_readiness", readiness, timeout_s=ANSWER_TIMEOUT_S)
-            self._answered_at = self.monotonic_s
-            self._take_alone(False)
-        except BusError:
-            if self.monotonic_s - self._answered_at >= ALONE_AFTER_S:
-                self._take_alone(True)
-        repeat_s = REPEAT_UNANSWERED_S if self._first_come else REPEAT_S
-        if self._told is not None:
-            self._told.cancelled = True
-        self._told = self.call_later(repeat_s, self._repeat)
-
-    def _repeat(self) -> None:
-        self.spawn(self._tell_readiness())
-
-    def _take_alone(self, alone: bool) -> None:
-        if alone is not self._first_come:
-            self._first_come = alone
-            self._arrived.set()
 
     async def _do(self, taken: TakenJob) -> None:
         (verdict,) = self.core.handle(JobTaken(taken.job, taken.age_s, taken.deliveries))

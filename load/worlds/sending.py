@@ -1,6 +1,7 @@
 """The sending end of one attempt: the real SenderCore, FrameQueue, LinkCore and frames, as KVSender and Link use them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import msgspec
 
@@ -79,7 +80,7 @@ class Sender:
         store: ObjectStore,
         transfer: KVTransfer,
         link: SenderLink,
-        ask_stored: Callable[[], "Callable[..., object] | object"],
+        ask_stored: Callable[[], Coroutine[Any, Any, Any]],
         *,
         timeout_s: float,
         idle_timeout_s: float,
@@ -236,7 +237,7 @@ class Sender:
     async def _ask_what_is_stored(self) -> None:
         self._asking = True
         try:
-            stored = await self._ask_stored()  # type: ignore[misc]
+            stored = await self._ask_stored()
         except BusError:
             return
         finally:

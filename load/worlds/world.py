@@ -7,6 +7,7 @@ from load.worlds.decode_worker import DecodeWorker
 from load.worlds.dispatcher import Dispatcher
 from load.worlds.faults import Faults
 from load.worlds.gateway import Gateway
+from load.worlds.generation import serve
 from load.worlds.invariants import GOOD, judged, judged_attempts, leftovers
 from load.worlds.plan import GATEWAY, HOME, QUIET_AT_S, SCHEDULER, Plan, RequestPlan, dispatcher_of
 from load.worlds.prefill_worker import PrefillWorker
@@ -51,7 +52,7 @@ class World(Surroundings):
             monotonic_offset_s=1000.0 * self.chance.random(),
             wall_skew_s=self._skews[name],
         )
-        self.network.connect(process)
+        self.network.connect(process, process.incarnation)
         if self._sites[name] in self.network.server_down:
             self.faults.unplug(process, 0.5)
         process.start()
@@ -130,7 +131,7 @@ class World(Surroundings):
             client.end("torn")  # its connection is refused
             return
         gateway.clients.append(client)
-        gateway.call_soon(gateway.serve, client)
+        gateway.call_soon(serve, gateway, client)
         if request.leaves_after_s is not None:
             self.clockwork.call_at(self.clockwork.now_s + request.leaves_after_s, gateway, client.leave)
 

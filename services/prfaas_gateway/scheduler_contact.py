@@ -5,8 +5,8 @@ from typing import Final
 FIRST_PATIENCE_S: Final = 1.0
 """Wait for an answer before the scheduler is asked again: one that has stopped may have a successor by then. An answer takes
 milliseconds; each one that is missed doubles the patience, for a scheduler that is only slow."""
-TERM_KEPT_S: Final = 10.0
-"""Time for which a greater term than a placement's counts. Terms begin anew when all schedulers and their server have."""
+TERM_KEPT_S: Final = 3.0
+"""Time for which a greater term than a placement's counts: twice a lease. Terms begin anew with a whole site."""
 
 
 class SchedulerContact:

@@ -9,6 +9,7 @@ from prfaas.contracts.to_scheduler import LinkEstimate
 from prfaas_scheduler.backlog import Backlog
 from prfaas_scheduler.pools import Points
 from prfaas_scheduler.prompt import Prompt
+from prfaas_scheduler.queue.announced import SeenQueue
 
 
 @dataclass(slots=True, kw_only=True)
@@ -28,10 +29,16 @@ class PrefillSite:
     link: LinkEstimate | None
     """Link from that site to the decode site; None within a site, or while nothing is known."""
     now_s: float
+    queue: SeenQueue | None = None
+    """The site's queue, as it announces it; None where it does not."""
+    placed_tokens: int = 0
+    """Tokens of all prompts that this scheduler has placed there and that are not over."""
 
     @property
     def own_wait_s(self) -> float:
-        """Wait behind what this scheduler placed there itself."""
+        """Wait in the site's queue, as it announces it; else behind what this scheduler placed there itself."""
+        if self.queue is not None:
+            return self.queue.wait_s(self.workers, self.now_s)
         return self.backlog.wait_s(self.workers, self.now_s)
 
     @property

@@ -1,5 +1,6 @@
 """Configuration keys of `prfaas-scheduler`."""
 
+from math import inf
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from msgspec import Meta
@@ -10,6 +11,7 @@ from prfaas_scheduler.fleet import Fleet
 from prfaas_scheduler.policies.base import Policy
 from prfaas_scheduler.policies.registry import POLICIES, PolicyOptions
 from prfaas_scheduler.queue.objectives import PROPORTIONAL_FROM_TOKENS, Objectives
+from prfaas_scheduler.queue.options import QueueOptions
 from prfaas_scheduler.roles.controller import RoleController
 
 if TYPE_CHECKING:
@@ -40,10 +42,16 @@ class SchedulerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_f
     comfort_share: Annotated[float, Meta(ge=0, le=1)] = DEFAULTS.comfort_share
     """Policy `predictive`: prompts that the local site serves within this share of the objective stay there."""
 
+    price_share: Annotated[float, Meta(ge=0, le=10)] = DEFAULTS.price_share
+    """Policy `priced`: factor on the prices of sites and links; 0: the least predicted time to first token."""
+
     ttft_objective_s: Annotated[float, Meta(gt=0)] = DEFAULTS.ttft_objective_s
     """The time to first token that requests should have."""
     ttft_proportional_from_tokens: Annotated[float, Meta(gt=0)] = PROPORTIONAL_FROM_TOKENS
     """Length beyond which a prefill has more time than that, in proportion to its length."""
+
+    put_off_limit_s: Annotated[float, Meta(ge=0)] = inf
+    """Longest time beyond its due date that a prefill may be put off; it never is beyond its request's deadline."""
 
     roles_every_s: Annotated[float, Meta(ge=0)] = 60.0
     """Interval between two looks at whether one of the site's movable workers should change its role; 0: never."""
@@ -63,12 +71,17 @@ class SchedulerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_f
                 resolve_every_s=self.resolve_every_s,
                 comfort_share=self.comfort_share,
                 ttft_objective_s=self.ttft_objective_s,
+                price_share=self.price_share,
             )
         )
 
     @property
     def objectives(self) -> Objectives:
         return Objectives(self.ttft_objective_s, self.ttft_proportional_from_tokens)
+
+    @property
+    def queue_options(self) -> QueueOptions:
+        return QueueOptions(put_off_limit_s=self.put_off_limit_s)
 
     def make_roles(self, fleet: Fleet) -> RoleController | None:
         """A fresh controller; None where no worker is ever moved."""

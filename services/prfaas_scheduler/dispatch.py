@@ -21,7 +21,6 @@ from prfaas.bus.subscription import Subscription
 from prfaas.bus.taken_jobs import JobSource, TakenJob
 from prfaas.contracts import subjects
 from prfaas.contracts.codes import FailureCode
-from prfaas.contracts.to_decode import PrefillFailed
 from prfaas.contracts.to_prefill import CancelPrefill, DispatcherHere
 from prfaas.contracts.to_scheduler import PrefillReadiness
 from prfaas.contracts.wire import decode, encode
@@ -38,6 +37,7 @@ from prfaas_scheduler.dispatch_events import (
     JobHeld,
     ReadinessHeard,
 )
+from prfaas_scheduler.dispatch_jobs import end_queued, job_id_of, queued_job
 from prfaas_scheduler.queue.events import Dispatch, Job, Refuse
 from prfaas_scheduler.queue.objectives import Objectives
 from prfaas_scheduler.queue.options import QueueOptions
@@ -47,6 +47,8 @@ PULL_S: Final = 1.0
 """Time after which the server ends a pull that brought nothing."""
 TICK_S: Final = 0.1
 RETRY_S: Final = 0.2
+ANNOUNCE_S: Final = 0.5
+"""Interval of announcements of the queue's state."""
 ATTEMPTS: Final = 8
 """Attempts of one request that may be queued at once; it has fewer, one after another."""
 
@@ -63,6 +65,7 @@ class Dispatcher:
         name: str,
         serves: Sequence[str],
         objectives: Objectives,
+        options: QueueOptions,
         metrics: QueueMetrics,
     ) -> None:
         """`name`: of this process; `serves`: pd sites whose jobs are dispatched."""
@@ -71,7 +74,7 @@ class Dispatcher:
         self._name = name
         self._serves = tuple(serves)
         self._objectives = objectives
-        self._options = QueueOptions()
+        self._options = options
         self._metrics = metrics
         self._clock = ServerClock()
         self._changed = asyncio.Event()
@@ -100,6 +103,7 @@ class Dispatcher:
             self._subscriptions.append(await self._bus.subscribe(subject, CancelPrefill, cancelled))
         self._spawn(self._pull())
         self._spawn(self._tick())
+        self._spawn(self._announce())
         log.info("dispatching", serves=self._serves)
 
     async def stop(self) -> None:
@@ -168,7 +172,7 @@ class Dispatcher:
                 self._sources[home, model] = source
 
     def _hold(self, taken: TakenJob) -> None:
-        job = self._job(taken, time.monotonic())
+        job = self._job(taken)
         known = self._held.get(job.job_id)
         self._held[job.job_id] = taken
         if known is None:
@@ -176,23 +180,10 @@ class Dispatcher:
         else:  # this process was silent for too long, and has it again: the core knows it from its first delivery
             known.forget()
 
-    def _job(self, taken: TakenJob, now_s: float) -> Job:
-        job, transfer = taken.job, taken.job.transfer
-        arrived_at = now_s - taken.age_s
-        expires_at = arrived_at + job.timeout_s
-        tokens = transfer.prefill_tokens
-        return Job(
-            job_id=_job_id(job.decode_site, transfer.transfer_id, transfer.attempt),
-            model=job.model,
-            tenant=f"{job.decode_site}/{job.tenant}",
-            priority=job.priority,
-            prefill_tokens=tokens,
-            work_s=self._core.work_s(job.model, tokens),
-            arrived_at=min(arrived_at, now_s - 2 * self._options.refuse_within_s) if job.admitted else arrived_at,
-            due_at=min(arrived_at + self._objectives.ttft_objective_s(tokens), expires_at),
-            expires_at=expires_at,
-            worker=job.worker,
-        )
+    def _job(self, taken: TakenJob) -> Job:
+        left_s = taken.job.timeout_s - taken.age_s
+        work_s = self._core.work_s(taken.job.model, taken.job.transfer.prefill_tokens, left_s)
+        return queued_job(taken, time.monotonic(), work_s, self._objectives, self._options)
 
     # ---- news
 
@@ -211,7 +202,7 @@ class Dispatcher:
 
     def _cancel(self, decode_site: str, cancel: CancelPrefill) -> None:
         for attempt in range(max(1, cancel.attempt - ATTEMPTS), cancel.attempt + 1):
-            job_id = _job_id(decode_site, cancel.transfer_id, attempt)
+            job_id = job_id_of(decode_site, cancel.transfer_id, attempt)
             if job_id in self._held and job_id not in self._leaving:
                 self._handle(JobCancelled(time.monotonic(), job_id))
                 if job_id in self._leaving:
@@ -226,6 +217,19 @@ class Dispatcher:
                 self._handle(ClockTicked(time.monotonic()))
             except Exception as error:  # the next tick comes all the same
                 _fault(error)
+
+    async def _announce(self) -> None:
+        """Tells the schedulers that place prompts here what waits, again and again. Best effort: an old state grows old."""
+        while True:
+            try:
+                announced = self._core.announcement(self._site, time.monotonic())
+                for home in self._serves:
+                    await self._bus.publish(subjects.queue_state(home, self._site), announced)
+            except BusError as error:
+                log.warning("queue_not_announced", reason=str(error))
+            except Exception as error:  # the next one is told all the same
+                _fault(error)
+            await asyncio.sleep(ANNOUNCE_S)
 
     # ---- what the core wants
 
@@ -242,7 +246,7 @@ class Dispatcher:
     async def _dispatch(self, job_id: str, worker: str) -> None:
         """Gives a held job to a worker, or gives it back to the queue."""
         taken = self._held[job_id]
-        job, waited_s = self._job(taken, time.monotonic()), taken.age_s
+        job, waited_s = self._job(taken), taken.age_s
         try:
             new = await dispatch(self._bus, self._site, taken, worker, by=self._name)
         except MessageTooLargeError as error:
@@ -270,21 +274,7 @@ class Dispatcher:
         taken = self._held.pop(job_id)
         self._leaving.discard(job_id)
         self._metrics.left("refused")
-        transfer = taken.job.transfer
-        failed = PrefillFailed(
-            transfer_id=transfer.transfer_id,
-            attempt=transfer.attempt,
-            nuid=transfer.nuid,
-            worker=self._name,
-            code=code,
-            message=message,
-            retry_after_s=retry_after_s,
-        )
-        try:
-            subject = subjects.progress_from(taken.job.reply_to, self._site, self._name)
-            await self._bus.publish(subject, failed, parent=taken.context)
-        finally:
-            await taken.ack()
+        await end_queued(self._bus, self._site, self._name, taken, code, message, retry_after_s)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(_guarded(work))
@@ -303,7 +293,3 @@ async def _guarded(work: Coroutine[Any, Any, None]) -> None:
 def _fault(error: Exception) -> None:
     FAULTS.failed["dispatch"] += 1
     log.error("dispatch_failed", exc_info=error)
-
-
-def _job_id(decode_site: str, transfer_id: str, attempt: int) -> str:
-    return f"{decode_site}/{transfer_id}.{attempt}"

@@ -9,7 +9,7 @@ from typing import Final, assert_never
 
 from prfaas.capacity.observed import interpolated
 from prfaas.contracts.fields import Points
-from prfaas.contracts.to_scheduler import PrefillReadiness
+from prfaas.contracts.to_scheduler import PrefillReadiness, QueueAnnounced
 from prfaas_scheduler.dispatch_events import (
     ClockTicked,
     DispatchEnded,
@@ -32,6 +32,8 @@ from prfaas_scheduler.queue.site_queue import SiteQueue
 
 SILENT_S: Final = 3.0
 """Silence after which a worker gets no job. It repeats every second whether it is ready."""
+TRIED_SHARE: Final = 0.9
+"""Share of its time that a prefill takes at most, as predicted beside a worker that is ready."""
 UNTAKEN_S: Final = 5.0
 """Time after which a job that a ready worker has not taken will not come any more, such as one that had expired."""
 
@@ -78,9 +80,25 @@ class DispatchCore:
         """Models of the workers that were heard of lately."""
         return {worker.readiness.model for worker in self._workers.values()}
 
-    def work_s(self, model: str, tokens: int) -> float:
-        """Predicted time of a prefill; 0 while nothing was observed."""
-        return interpolated(self._points.get(model, ()), tokens) or 0.0
+    def work_s(self, model: str, tokens: int, left_s: float) -> float:
+        """Predicted time of a prefill that has `left_s` until it is of no use; 0 while nothing was observed.
+
+        While a worker is ready, it is never predicted to take too long: it is tried. One slow prefill, or one of another length,
+        would else have all later ones refused, and nothing would ever be observed that mends the prediction."""
+        predicted_s = interpolated(self._points.get(model, ()), tokens) or 0.0
+        queue = self.queue.models.get(model)
+        if queue is not None and queue.running.ready:
+            return min(predicted_s, TRIED_SHARE * max(0.0, left_s))
+        return predicted_s
+
+    def announcement(self, site: str, now_s: float) -> QueueAnnounced:
+        queues = self.queue.models.values()
+        return QueueAnnounced(
+            site=site,
+            due_s=sum(queue.due_s for queue in queues),
+            running_s=sum(queue.running_s(now_s) for queue in queues),
+            ready=sum(len(queue.running.ready) for queue in queues),
+        )
 
     def outstanding(self, worker: str) -> int:
         """Jobs on their way to the worker."""

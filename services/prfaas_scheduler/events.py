@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from prfaas.contracts.terms import Role
 from prfaas.contracts.to_gateway import Placement, Refusal
 from prfaas.contracts.to_scheduler import AttemptEnded, BlocksChanged, BlocksHeld, Heartbeat, LinkEstimate, PlaceRequest
+from prfaas_scheduler.queue.announced import QueueState
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,14 @@ class CacheListed:
     held: BlocksHeld
 
 
+@dataclass(frozen=True, slots=True)
+class QueueSeen:
+    """A site announces its queue."""
+
+    now_s: float
+    state: QueueState
+
+
 Event = (
     HeartbeatReceived
     | WorkerGone
@@ -83,6 +92,7 @@ Event = (
     | SiteDistrusted
     | CacheChanged
     | CacheListed
+    | QueueSeen
 )
 
 

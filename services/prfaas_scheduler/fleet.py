@@ -15,6 +15,7 @@ from prfaas_scheduler.candidates import Candidate, Holder, PrefillSite, Route
 from prfaas_scheduler.placed_prefill import PlacedPrefill
 from prfaas_scheduler.pools import DecodePool, PrefillPool, Worker
 from prfaas_scheduler.prompt import Prompt
+from prfaas_scheduler.queue.announced import QueueState, SeenQueue
 
 LINK_TIMEOUT_S = 5.0
 """Age beyond which an estimate says nothing about the link any more; estimates are put again every second."""
@@ -35,6 +36,10 @@ class SiteState:
 
     backlog: Backlog = field(default_factory=Backlog)
     breaker: Breaker = field(default_factory=Breaker)
+    placed_tokens: int = 0
+    """Tokens of all prompts in the backlog."""
+    queue: SeenQueue | None = None
+    """The site's queue as it was announced last; None where it is not announced."""
 
 
 class Decoder(NamedTuple):
@@ -91,6 +96,11 @@ class Fleet:
         if not self._admit(beat.site):
             return False
         known = self.workers.get(beat.key)
+        if known is not None and known.beat == beat and beat.role is Role.PREFILL and beat.key in self._beating:
+            # It says what it said before: it is only to be counted as alive.
+            known.received_at = self._now_s
+            self._beating[beat.key] = self._beating.pop(beat.key)
+            return True
         if known is not None and known.beat.incarnation != beat.incarnation:
             self._drop_requests_of(beat.key)
         self._unlist(beat.key)
@@ -121,6 +131,15 @@ class Fleet:
 
     def remove_link(self, key: str) -> None:
         self.links.pop(key, None)
+
+    def update_queue(self, state: QueueState) -> None:
+        if not self._admit(state.site):
+            return
+        known = self.sites[state.site]
+        if known.queue is None:
+            known.queue = SeenQueue(state)
+        else:
+            known.queue.update(state)
 
     def serves(self, model: str) -> bool:
         """True if any worker, alive or not, has announced the model."""
@@ -159,15 +178,20 @@ class Fleet:
         return found
 
     def _prefill_site(self, name: str, pool: PrefillPool) -> PrefillSite:
+        state = self.site_state(name)
+        if state.queue is not None and state.queue.is_silent(self._now_s):
+            state.queue = None
         return PrefillSite(
             name=name,
             workers=len(pool),
             prefill_points=pool.prefill_points,
             kv_points=pool.kv_points,
             queue_s=pool.queue_s,
-            backlog=self.site_state(name).backlog,
+            backlog=state.backlog,
             link=self._link_from(name),
             now_s=self._now_s,
+            queue=state.queue,
+            placed_tokens=state.placed_tokens,
         )
 
     def _cached(self, pool: PrefillPool, backlog: Backlog, prompt: Prompt) -> tuple[int, Holder | None]:
@@ -250,13 +274,17 @@ class Fleet:
             route.worker,
             deferred=prefill.deferred,
         )
+        if site.queue is not None:
+            site.queue.place(route.work_s or 0.0, self._now_s)
         self.placed[request_id] = prefill
+        self.sites[prefill.site].placed_tokens += prefill.tokens
         heapq.heappush(self._expiries, (prefill.expires_at, request_id))
 
     def remove_placement(self, request_id: str) -> PlacedPrefill | None:
         """The request's prefill, which is over; None for an unknown request."""
         prefill = self.placed.pop(request_id, None)
         if prefill is not None:
+            self.sites[prefill.site].placed_tokens -= prefill.tokens
             self.sites[prefill.site].backlog.remove(request_id, self.alive[prefill.site, Role.PREFILL], self._now_s)
         return prefill
 
@@ -279,7 +307,9 @@ class Fleet:
         assert len(self.sites) <= MAX_SITES
         for name, site in self.sites.items():
             site.backlog.validate()
-            assert len(site.backlog) == sum(prefill.site == name for prefill in self.placed.values())
+            placed = [prefill for prefill in self.placed.values() if prefill.site == name]
+            assert len(site.backlog) == len(placed)
+            assert site.placed_tokens == sum(prefill.tokens for prefill in placed)
         self.directory.validate()
         assert len(self.placed) <= len(self._expiries), "a placement that never expires"
         self._validate_pools()

@@ -25,10 +25,8 @@ from prfaas.contracts.to_scheduler import (
     KVDisagreed,
     LinkEstimate,
     PlaceRequest,
-    RoleChanging,
-    RoleKept,
+    QueueAnnounced,
 )
-from prfaas.contracts.to_worker import ChangeRole
 from prfaas.contracts.wire import BadMessageError, decode
 from prfaas.process.incarnation import new_incarnation
 from prfaas.process.runner import ServiceContext
@@ -49,23 +47,23 @@ from prfaas_scheduler.events import (
     LinkLost,
     LinkMeasured,
     PlacementRequested,
+    QueueSeen,
     RequestCacheList,
     SiteDistrusted,
     WorkerGone,
 )
 from prfaas_scheduler.leadership.leadership import Leadership
 from prfaas_scheduler.policies.threshold import Threshold
+from prfaas_scheduler.queue.announced import QueueState
 from prfaas_scheduler.queue.objectives import CLASS_NAMES, length_class
-from prfaas_scheduler.roles.controller import RoleController
-from prfaas_scheduler.roles.events import BeginMove, MoveRefused, RequestSeen, RoleInstruction, RolesDue
+from prfaas_scheduler.roles.events import RequestSeen
+from prfaas_scheduler.roles.moves import RoleMoves
 from prfaas_scheduler.service_core import SchedulerCore
 
 CONNECT_TIMEOUT_S = 10.0
 CACHE_LIST_TIMEOUT_S = 2.0
 """Time for a worker to list what its cache holds."""
 ROLES_TICK_S = 1.0
-CHANGE_TIMEOUT_S = 10.0
-"""Time for a worker to answer whether it changes its role."""
 CONCURRENT_CACHE_LISTS = 16
 """Concurrent BlocksHeld requests; each answer may be hundreds of kB."""
 RETRY_S = 0.1
@@ -109,7 +107,8 @@ class SchedulerService:
         self._bus = bus = await ControlBus.connect(config.control, config.name, CONNECT_TIMEOUT_S)
         if config.serves:
             metrics = QueueMetrics(self._context.registry, lambda tokens: CLASS_NAMES[length_class(tokens)])
-            self._dispatcher = Dispatcher(bus, config.site, config.name, config.serves, config.objectives, metrics)
+            options = config.queue_options
+            self._dispatcher = Dispatcher(bus, config.site, config.name, config.serves, config.objectives, options, metrics)
         if config.places:
             await self._hear_site(bus)
         await self._leadership.open(bus)
@@ -127,6 +126,7 @@ class SchedulerService:
         tasks.spawn("links", watch(bus, links, LinkEstimate, self._on_link, status=self._links_bucket))
         await bus.subscribe(subjects.attempts(config.site), AttemptNews, self._on_attempt_news)
         await bus.subscribe_raw(subjects.all_blocks(config.site), self._on_cache_changed)
+        await bus.subscribe_raw(subjects.queue_state(config.site, "*"), self._on_queue)
 
     def ready(self) -> str | None:
         """The scheduler needs the bus and the buckets of workers and links. It can decide, and refuse, without any worker."""
@@ -233,6 +233,15 @@ class SchedulerService:
             return
         self._request_cache_lists(self._core.handle(CacheChanged(time.monotonic(), changed)))
 
+    def _on_queue(self, message: Msg) -> None:
+        said = decode(message.data, QueueAnnounced)
+        if message.subject != subjects.queue_state(self._config.site, said.site):
+            log.warning("queue_of_another", subject=message.subject, claimed=said.site)
+            return
+        now_s = time.monotonic()
+        state = QueueState(site=said.site, due_s=said.due_s, running_s=said.running_s, ready=said.ready, seen_at=now_s)
+        self._core.handle(QueueSeen(now_s, state))
+
     def _request_cache_lists(self, instructions: list[RequestCacheList]) -> None:
         for ask in instructions:
             if ask.key not in self._listing:
@@ -260,48 +269,11 @@ class SchedulerService:
             self._listing.discard(ask.key)
 
     async def _move_workers(self, bus: ControlBus) -> None:
+        moves = RoleMoves(bus, self._config.site, self._metrics, lambda: self._leadership.leads)
         while True:
             await asyncio.sleep(ROLES_TICK_S)
-            if self._roles is None or not self._leadership.leads:
-                continue
-            try:
-                await self._move_due(bus, self._roles)
-            except Exception as error:
-                # Figures of heartbeats are solved here: a strange one may cost a move, never the process.
-                FAULTS.failed["roles"] += 1
-                log.error("roles_not_solved", exc_info=error)
-
-    async def _move_due(self, bus: ControlBus, roles: RoleController) -> None:
-        for instruction in roles.handle(RolesDue(time.monotonic())):
-            self._report_move(instruction)
-            if isinstance(instruction, BeginMove) and (refusal := await self._request_move(bus, instruction)):
-                for over in roles.handle(MoveRefused(time.monotonic(), refusal)):
-                    self._report_move(over)
-
-    async def _request_move(self, bus: ControlBus, move: BeginMove) -> str:
-        """Returns why the worker does not move; empty when it does."""
-        if not self._leadership.leads:
-            return "this scheduler leads no more"
-        subject = subjects.change_role(self._config.site, move.role, move.worker)
-        change = ChangeRole(role=move.to_role, drain_s=move.drain_s)
-        try:
-            reply = await bus.request(subject, change, RoleChanging | RoleKept, CHANGE_TIMEOUT_S)
-        except (BusError, BadMessageError) as error:
-            return str(error)
-        return reply.reason if isinstance(reply, RoleKept) else ""
-
-    def _report_move(self, instruction: RoleInstruction) -> None:
-        worker, to_role = instruction.worker, instruction.to_role.value
-        if isinstance(instruction, BeginMove):
-            log.info("worker_moves", worker=worker, to_role=to_role, reason=instruction.reason)
-            self._metrics.move(to_role, "begun")
-        else:
-            result = instruction.result.value
-            log.info(
-                "worker_move_over", worker=worker, to_role=to_role, result=result, took_s=instruction.took_s,
-                reason=instruction.reason,
-            )  # fmt: skip
-            self._metrics.move(to_role, result)
+            if self._roles is not None and self._leadership.leads:
+                await moves.move_due(self._roles)
 
     async def _place(self, request: PlaceRequest) -> Placement | Refusal:
         """Raises RemoteError where another scheduler may lead by now."""

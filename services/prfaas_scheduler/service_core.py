@@ -20,6 +20,7 @@ from prfaas_scheduler.events import (
     LinkLost,
     LinkMeasured,
     PlacementRequested,
+    QueueSeen,
     RequestCacheList,
     SiteDistrusted,
     WorkerGone,
@@ -75,6 +76,8 @@ class SchedulerCore:
                 self.fleet.update_link(estimate)
             case LinkLost(_, key):
                 self.fleet.remove_link(key)
+            case QueueSeen(_, state):
+                self.fleet.update_queue(state)
             case PlacementRequested(now_s, request):
                 return [self._place(request, now_s)]
             case AttemptOver(now_s, ended):
@@ -132,6 +135,10 @@ class SchedulerCore:
         if isinstance(candidates, Refusal):
             return Answer(request.request_id, candidates)
         choice = self.policy.choose(prompt, candidates)
+        if choice.shed_for_s is not None:
+            retry_after_s = max(RETRY_AFTER_S, choice.shed_for_s)
+            refusal = Refusal(code=FailureCode.OVERLOADED, message=choice.reason, retry_after_s=retry_after_s)
+            return Answer(request.request_id, refusal)
         route = choice.candidate.deferred_route if choice.deferred else choice.candidate.route
         self._record(request, decoder, choice, route, now_s)
         return Answer(request.request_id, _placement(request, decoder, candidates, choice, route), route.cached_tokens)

@@ -24,7 +24,7 @@ def describe(
     changes: dict[Role, dict[str, Any]] = {
         # A CPU without 16-bit arithmetic, shared with other tests, takes many seconds for one chunk.
         Role.GATEWAY: {"ttft-deadline-s": 500.0, "idle-deadline-s": 120.0},
-        Role.SCHEDULER: {"policy": policy, "threshold-tokens": threshold_tokens},
+        Role.SCHEDULER: {"policy": policy, "threshold-tokens": threshold_tokens, "ttft-objective-s": 500.0},
         Role.DECODE_WORKER: worker | {"idle-timeout-s": 30.0},
         Role.PREFILL_WORKER: worker,
     }

@@ -21,7 +21,7 @@ DEADLINE_S = 120.0
 
 async def metric(stack: Stack, role: Role, name: str, label: str = "") -> float:
     """Sum over all series of a metric that have the label, such as `result="stop"`."""
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=DEADLINE_S) as client:
         page = (await client.get(f"http://127.0.0.1:{stack.process('local', role).http_port}/metrics")).text
     return sum(float(line.split()[-1]) for line in page.splitlines() if line.startswith(f"{name}{{") and label in line)
 
@@ -135,7 +135,7 @@ async def test_bad_input_gets_openais_errors_and_the_service_goes_on(stack: Stac
             await client.completions.create(model="smollm2-135m", prompt="x", max_tokens=-1)
         assert negative.value.param == "max_tokens"
     url = f"{stack.gateway_url('local')}/v1/completions"
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=DEADLINE_S) as http:
         for body, status in (
             (b"{not json", 400),
             (b'{"model": "smollm2-135m", "prompt": "\xff\xfe"}', 400),

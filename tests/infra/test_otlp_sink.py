@@ -80,7 +80,7 @@ async def test_it_keeps_the_newest_spans_only(monkeypatch: pytest.MonkeyPatch) -
 
 async def test_what_is_no_trace_is_refused_and_the_sink_goes_on() -> None:
     bomb = gzip.compress(bytes(MAX_BODY_BYTES + 1))
-    async with OtlpSink() as sink, httpx.AsyncClient(base_url=sink.url, trust_env=False) as client:
+    async with OtlpSink() as sink, httpx.AsyncClient(base_url=sink.url, trust_env=False, timeout=60) as client:
         for content, headers, status in (
             (b"{}", {"content-type": "application/json"}, 415),
             (b"\xff\xff\xff", PROTOBUF, 400),

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from math import inf
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -12,6 +13,7 @@ from prfaas.contracts.to_decode import PrefillDispatched, PrefillFailed, Prefill
 from prfaas.telemetry.metrics.queue import QueueMetrics
 from prfaas_scheduler.dispatch import Dispatcher
 from prfaas_scheduler.queue.objectives import Objectives
+from prfaas_scheduler.queue.options import QueueOptions
 from tests.prefill_worker.test_prefix import DEADLINE_S, SITE, WORKER, Place, place, prompt
 
 __all__ = ["place"]
@@ -25,7 +27,8 @@ class Site:
     def __init__(self, place: Place) -> None:
         self.place = place
         metrics = QueueMetrics(CollectorRegistry(), lambda tokens: "any")
-        self.dispatcher = Dispatcher(place.bus, SITE, DISPATCHER, [SITE], Objectives(), metrics)
+        options = QueueOptions(put_off_limit_s=inf)
+        self.dispatcher = Dispatcher(place.bus, SITE, DISPATCHER, [SITE], Objectives(), options, metrics)
         self.dispatched: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
         """(transfer, process that dispatched it)."""
         self.started: asyncio.Queue[str] = asyncio.Queue()

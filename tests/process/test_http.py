@@ -17,7 +17,7 @@ async def test_health_readiness_and_metrics_over_a_real_port() -> None:
     server = HttpServer(Starlette(routes=service_routes(lambda: reason, registry)), "127.0.0.1", 0)
     serving = asyncio.create_task(server.serve())
     try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", trust_env=False) as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", trust_env=False, timeout=60) as client:
             assert (await client.get("/health")).status_code == 200
             not_ready = await client.get("/ready")
             assert not_ready.status_code == 503 and not_ready.json()["reason"] == "no decode worker"

@@ -11,7 +11,7 @@ from starlette.routing import Route
 from load.free_port import free_port
 from prfaas.process.http import HttpServer
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 class Served:
@@ -35,7 +35,7 @@ class Served:
         return await self.answer(request)
 
     async def up(self) -> "Served":
-        async with asyncio.timeout(DEADLINE_S), httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as client:
             await client.get(f"http://127.0.0.1:{self.server.port}/")
         return self
 
@@ -70,7 +70,8 @@ async def test_what_runs_is_finished_and_new_connections_are_refused() -> None:
 
 async def test_an_open_connection_is_served_once_more_and_told_to_close() -> None:
     served = await Served("a").up()
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.server.port}", trust_env=False) as client:
+    url = f"http://127.0.0.1:{served.server.port}"
+    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=DEADLINE_S) as client:
         assert "connection" not in (await client.get("/")).headers
         asking = asyncio.create_task(served.server.leave())
         await asyncio.sleep(0)

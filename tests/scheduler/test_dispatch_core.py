@@ -19,6 +19,7 @@ from prfaas_scheduler.dispatch_events import (
 )
 from prfaas_scheduler.queue.events import Dispatch, Instruction, Job, Refuse
 from prfaas_scheduler.queue.site_queue import SiteQueue
+from tests.budget import examples
 
 MODEL = "m"
 WORKERS = ("a", "b", "c")
@@ -123,9 +124,16 @@ def test_a_job_waits_for_the_worker_that_has_its_prefix_and_for_no_dead_one(core
 
 
 def test_work_is_predicted_from_what_the_workers_observe(core: DispatchCore) -> None:
-    assert core.work_s(MODEL, 1000) == 0.0
+    assert core.work_s(MODEL, 1000, 10.0) == 0.0
     hear(core, 0.0)
-    assert core.work_s(MODEL, 1000) == 1.0
+    assert core.work_s(MODEL, 1000, 10.0) == 1.0
+
+
+def test_a_prediction_alone_refuses_nothing_while_a_worker_is_ready(core: DispatchCore) -> None:
+    hear(core, 0.0)
+    assert core.work_s(MODEL, 100_000, 10.0) == pytest.approx(9.0), "100 s by the points: it is tried all the same"
+    hear(core, 0.1, ready=False)
+    assert core.work_s(MODEL, 100_000, 10.0) == pytest.approx(100.0)
 
 
 # ---- a world in which dispatchers die
@@ -296,4 +304,4 @@ class DispatchersDie(RuleBasedStateMachine):
 
 
 TestDispatchersDie = DispatchersDie.TestCase
-TestDispatchersDie.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestDispatchersDie.settings = settings(max_examples=examples(60), stateful_step_count=40, deadline=None)

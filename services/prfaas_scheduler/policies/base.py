@@ -14,6 +14,8 @@ class Choice(NamedTuple):
     reason: str
     deferred: bool = False
     """The prompt is late already: for a while it waits until the site has no other prompt."""
+    shed_for_s: float | None = None
+    """The prompt is refused, and may be tried again after this time; None: it is not."""
 
 
 class Candidates(NamedTuple):

@@ -1,9 +1,6 @@
 """Policy `predictive`, not in the paper: the least predicted time to first token, from queues, observed speeds, and links.
 
-    local   wait + T(l)
-    remote  max(wait + T(l), (KV bytes that the link owes + S_kv(l)) / goodput) + RTT
-
-Shipping overlaps prefill, so the slower of the two counts. What the local site serves comfortably within the objective stays:
+What the local site serves comfortably within the objective stays:
 it costs no bytes on a link that others may need. What the scheduler does not know of a link counts as scarce.
 
 Where no site can keep the objective any more, the prompt is deferred: it waits until a site has no other prompt, so that it
@@ -11,11 +8,10 @@ makes none late that can still be served in time. In turn, a surplus would make 
 should come to it first, and no longer than a share of the client's deadline; then it is served in turn, late as it is.
 """
 
-from typing import NamedTuple
-
 from prfaas.contracts.terms import Outcome
 from prfaas_scheduler.candidates import Candidate
 from prfaas_scheduler.policies.base import Candidates, Choice
+from prfaas_scheduler.policies.prediction import Predicted, predict_remote
 from prfaas_scheduler.prompt import Prompt
 
 TTFT_OBJECTIVE_S = 10.0
@@ -25,13 +21,6 @@ COMFORT_SHARE = 0.2
 let the local queue grow up to the objective before the remote site, which is faster, takes over."""
 SURE_SHARE = 0.9
 """Predictions above this share of the objective count as missing it."""
-
-
-class Predicted(NamedTuple):
-    candidate: Candidate
-    ttft_s: float
-    by_link: bool = False
-    """The link, not the prefill, is the slower of the two."""
 
 
 class Predictive:
@@ -50,7 +39,7 @@ class Predictive:
             return Choice(candidates.local, Outcome.LOCAL_POLICY, "nothing is known of the local site's speed yet")
         # The choice if it is in time.
         local = Predicted(candidates.local, local_s)
-        remotes = [found for remote in candidates.remotes if (found := _predict_remote(remote)) is not None]
+        remotes = [found for remote in candidates.remotes if (found := predict_remote(remote)) is not None]
         if remotes:
             best = min(remotes, key=lambda found: (found.ttft_s, found.candidate.name))
             numbers = f"predicted {local.ttft_s:.2f} s at home, {best.ttft_s:.2f} s at {best.candidate.name}"
@@ -89,16 +78,6 @@ class Predictive:
         late = f"more than {SURE_SHARE:.0%} of {self.ttft_objective_s:g} s"
         reason = f"{numbers}: {late}, so it waits until {chosen.name} has no other prompt, in {idle_s:.0f} s if none comes"
         return Choice(chosen, outcome, reason, deferred=True)
-
-
-def _predict_remote(remote: Candidate) -> Predicted | None:
-    """Prediction for a remote site; None while its speed or its link is not known."""
-    prefill_s, link = remote.route.prefill_s, remote.site.link
-    if prefill_s is None or link is None or not link.samples or link.goodput_bytes_per_s <= 0:
-        return None
-    owed_s = remote.site.backlog.kv_bytes / link.goodput_bytes_per_s
-    ship_s = owed_s + remote.ship_bytes / link.goodput_bytes_per_s
-    return Predicted(remote, max(prefill_s, ship_s) + link.rtt_s, ship_s > prefill_s)
 
 
 def _deferred_ttft_s(candidate: Candidate) -> float:

@@ -6,6 +6,8 @@ from typing import Final, NamedTuple
 from prfaas_scheduler.policies.base import Policy
 from prfaas_scheduler.policies.baselines import Balanced, LocalOnly, RemoteAll
 from prfaas_scheduler.policies.predictive import COMFORT_SHARE, TTFT_OBJECTIVE_S, Predictive
+from prfaas_scheduler.policies.priced import Priced
+from prfaas_scheduler.policies.readings import DynamoCost, Headroom, LeastLoaded, ShortestWait
 from prfaas_scheduler.policies.threshold import Threshold
 from prfaas_scheduler.policies.threshold_resolved import ResolvedThreshold
 
@@ -17,6 +19,7 @@ class PolicyOptions(NamedTuple):
     resolve_every_s: float = 0.0
     comfort_share: float = COMFORT_SHARE
     ttft_objective_s: float = TTFT_OBJECTIVE_S
+    price_share: float = 1.0
 
 
 def _threshold(options: PolicyOptions) -> Policy:
@@ -35,5 +38,10 @@ POLICIES: Final[dict[str, Callable[[PolicyOptions], Policy]]] = {
     "balanced": lambda options: Balanced(),
     "threshold": _threshold,
     "predictive": _predictive,
+    "priced": lambda options: Priced(options.ttft_objective_s, price_share=options.price_share),
+    "least_loaded": lambda options: LeastLoaded(),
+    "shortest_wait": lambda options: ShortestWait(),
+    "dynamo": lambda options: DynamoCost(),
+    "headroom": lambda options: Headroom(options.ttft_objective_s),
 }
 """Makes a fresh policy: each scheduler has its own, for policies may keep state."""

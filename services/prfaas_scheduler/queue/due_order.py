@@ -31,6 +31,8 @@ class Waiting:
     """True if it was put off once."""
     in_order: bool = False
     """True while it is in the order of due dates."""
+    overdue: bool = False
+    """True once nothing can be done for it to be in time: no other job gives way for it."""
 
     @property
     def key(self) -> Key:
@@ -103,16 +105,21 @@ class DueOrder:
         else:
             del self._blocks[index]
 
+    def give_up(self, waiting: Waiting) -> None:
+        """Marks a job as overdue."""
+        waiting.overdue = True
+        self._recount(self._blocks[self._block_of(waiting.key)])
+
     def first_late(self, ahead_s: float, now_s: float) -> tuple[Waiting, float] | None:
-        """The first job in the order that starts too late, and by how much; None if all are in time. `ahead_s`: work left of the
-        jobs that run, over all workers."""
+        """The first job in the order that starts too late and is not overdue, and by how much; None without any. `ahead_s`: work
+        left of the jobs that run, over all workers."""
         before_s = ahead_s + now_s * self._workers
         for block in self._blocks:
             if before_s > block.spare_s:
                 for key in block.keys:
                     waiting = self._jobs[key]
                     late_s = before_s - self._workers * waiting.latest_start_at
-                    if late_s > 0:
+                    if late_s > 0 and not waiting.overdue:
                         return waiting, late_s / max(1, self._workers)
                     before_s += waiting.job.work_s
             else:
@@ -158,7 +165,8 @@ class DueOrder:
         work_s, spare_s = 0.0, inf
         for key in block.keys:
             waiting = self._jobs[key]
-            spare_s = min(spare_s, self._workers * waiting.latest_start_at - work_s)
+            if not waiting.overdue:
+                spare_s = min(spare_s, self._workers * waiting.latest_start_at - work_s)
             work_s += waiting.job.work_s
         block.work_s, block.spare_s, block.longest = work_s, spare_s, None
 

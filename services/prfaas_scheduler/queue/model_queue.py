@@ -4,13 +4,14 @@ import heapq
 from collections.abc import Iterable
 from dataclasses import replace
 
-from prfaas_scheduler.queue.due_order import DueOrder, Key, Waiting
+from prfaas_scheduler.queue.class_floor import ClassFloor
+from prfaas_scheduler.queue.due_order import DueOrder, Waiting
 from prfaas_scheduler.queue.events import Dispatch, Instruction, Job, Refuse
+from prfaas_scheduler.queue.heads import Heads
 from prfaas_scheduler.queue.options import QueueOptions
+from prfaas_scheduler.queue.refusal import refusal
 from prfaas_scheduler.queue.running import Running
 from prfaas_scheduler.queue.tenants import DeficitRoundRobin, Shares
-
-MIN_RETRY_AFTER_S = 1.0
 
 
 class ModelQueue:
@@ -21,13 +22,14 @@ class ModelQueue:
         self._now_s = now_s
         self._numbers = 0
         self._shares = Shares(options.weights)
+        self._floor = ClassFloor(options.class_floor)
         self._waiting: dict[str, Waiting] = {}
         """All jobs that wait, by id."""
         self._order = DueOrder()
         """Those that are to be in time, and those whose last moment is near."""
-        self._heads: dict[str | None, list[tuple[Key, str]]] = {}
-        """Heap of (key, job id) of the jobs in the order, and outdated entries, by the worker that alone may take them; None:
-        any."""
+        self._heads = Heads(self._waiting)
+        self._late_s = 0.0
+        """Work of the jobs in the order that are late and were never put off."""
         self._put_off: dict[str | None, DeficitRoundRobin] = {}
         """Other jobs by the worker that alone may take them."""
         self._last_starts: list[tuple[float, int, str]] = []
@@ -48,6 +50,16 @@ class ModelQueue:
         return 0.0 if self.running.ready or not workers else (self.running.left_s + self._order.work_s) / workers
 
     @property
+    def due_s(self) -> float:
+        """Work of the jobs that wait and are to be in time."""
+        return self._order.work_s
+
+    def running_s(self, now_s: float) -> float:
+        """Work left of the jobs that run, as predicted, over all workers."""
+        self.running.advance(now_s)
+        return self.running.left_s
+
+    @property
     def put_off_s(self) -> float:
         """Work of the jobs that were put off and wait for their turn."""
         return sum(queue.work_s for queue in self._put_off.values())
@@ -65,22 +77,28 @@ class ModelQueue:
             waiting = self._waiting.get(heapq.heappop(self._expiries)[2])
             if waiting is not None and waiting.job.expires_at - waiting.job.work_s < now_s:
                 self._drop(waiting)
-                out.append(self._refusal(waiting.job, "no worker came to it in time"))
+                out.append(refusal(waiting.job, "no worker came to it in time"))
         if self._give_turns():
             out += self._keep_due_dates(None)
         return out
 
     def arrive(self, job: Job) -> list[Instruction]:
         if job.expires_at - job.work_s < self._now_s:
-            return [self._refusal(job, f"its prefill of {job.work_s:.2f} s would end after its deadline")]
+            return [refusal(job, f"its prefill of {job.work_s:.2f} s would end after its deadline")]
         if len(self._waiting) >= self._options.max_jobs:
-            return [self._refusal(job, f"{len(self._waiting)} jobs wait there already")]
+            return [refusal(job, f"{len(self._waiting)} jobs wait there already")]
         # Take it in, and find out whom that makes late.
         self._numbers += 1
         waiting = self._waiting[job.job_id] = Waiting(job, self._numbers, job.due_at)
         heapq.heappush(self._expiries, (job.expires_at - job.work_s, waiting.number, job.job_id))
         self._shares.add(job.tenant, job.work_s, self._now_s)
+        if waiting.latest_start_at >= self._now_s:  # else no queue, however short, would do
+            self._floor.arrived(job.prefill_tokens)
+        leave_s = self._floor.leave_s(job.prefill_tokens)
+        short_s = self.wait_s + leave_s - (waiting.latest_start_at - self._now_s)
         self._enter(waiting)
+        if leave_s and short_s > 0:
+            return [self._refuse_late(waiting, short_s)]
         out = self._keep_due_dates(waiting)
         # A worker that is ready takes it at once.
         return out + self.serve(self._able(job))
@@ -94,10 +112,9 @@ class ModelQueue:
         """Forgets a worker. Jobs that it alone was to take may go to any other."""
         self.running.remove(worker)
         self._order.set_workers(len(self.running))
-        for key, job_id in self._heads.pop(worker, []):
-            if (bound := self._current(key, job_id)) is not None:
-                self._unbind(bound)
-                heapq.heappush(self._heads.setdefault(None, []), (key, job_id))
+        for waiting in self._heads.release(worker):
+            self._unbind(waiting)
+            self._heads.add(waiting)
         late = self._put_off.pop(worker, None)
         while late is not None and (found := late.pop()) is not None:
             self._unbind(found)
@@ -131,83 +148,98 @@ class ModelQueue:
 
     def _next_of(self, worker: str) -> Waiting | None:
         """The worker's next job: the first in the order; else one that was put off."""
-        while True:
-            heads = [found for target in (worker, None) if (found := self._head(target)) is not None]
-            if not heads:
-                break
-            first = min(heads, key=lambda waiting: waiting.key)
-            if first.put_off or first.latest_start_at >= self._now_s:
-                return first
-            self._put(first)  # late whatever is done: those that can be in time go first
+        if (first := self._heads.first(worker)) is not None:
+            return first
         for target in (worker, None):
             queue = self._put_off.get(target)
             if queue is not None and (late := queue.pop()) is not None:
                 return late
         return None
 
-    def _head(self, target: str | None) -> Waiting | None:
-        heap = self._heads.get(target)
-        while heap:
-            if (waiting := self._current(*heap[0])) is not None:
-                return waiting
-            heapq.heappop(heap)
-        self._heads.pop(target, None)
-        return None
-
-    def _current(self, key: Key, job_id: str) -> Waiting | None:
-        """The job of a heap's entry; None where the entry is outdated."""
-        waiting = self._waiting.get(job_id)
-        return waiting if waiting is not None and waiting.in_order and waiting.key == key else None
-
     # ---- who gives way
 
     def _keep_due_dates(self, newcomer: Waiting | None) -> list[Instruction]:
         """Moore and Hodgson's rule: while a job would be late, the longest up to it is put off, or refused."""
+        out: list[Instruction] = []
         while len(self.running) and (found := self._order.first_late(self.running.left_s, self._now_s)) is not None:
             late, late_s = found
-            # One that would be late as the first of all is saved by no other.
-            hopeless = self.running.left_s > (late.latest_start_at - self._now_s) * len(self.running)
-            victim = late if hopeless else self._order.longest(late, self._shares.is_above) or late
-            if victim.put_off:
-                return []  # its last moment is near: nothing can be put off for it any more
-            if self._may_put_off(victim) or (newcomer is not None and newcomer.job.priority > victim.job.priority):
+            victim = self._victim(late)
+            lower = newcomer is not None and newcomer.in_order and newcomer.job.priority > victim.job.priority
+            if victim is late and not victim.put_off and not self._is_hopeless(victim) and self._may_put_off(victim):
+                # It makes no other late as yet: it keeps its place, and gives way when it does.
+                self._give_up(victim)
+                continue
+            if not victim.put_off and (lower or self._may_put_off(victim)):
                 self._put(victim)
                 continue
             # No room for it later on. What has just come is refused, what waits already is kept.
-            if self._now_s - victim.job.arrived_at > self._options.refuse_within_s:
+            if victim.put_off or self._now_s - victim.job.arrived_at > self._options.refuse_within_s:
                 if newcomer is None or newcomer.put_off or not newcomer.in_order or newcomer.key > late.key:
-                    return []
+                    self._give_up(late)
+                    continue
                 victim = newcomer
-            self._drop(victim)
-            self._shares.add(victim.job.tenant, -victim.job.work_s, self._now_s)
-            return [self._late_refusal(victim.job, late_s), *self._keep_due_dates(newcomer if victim is not newcomer else None)]
-        return []
+            out.append(self._refuse_late(victim, late_s))
+        return out
+
+    def _refuse_late(self, waiting: Waiting, late_s: float) -> Refuse:
+        job = waiting.job
+        self._drop(waiting)
+        self._shares.add(job.tenant, -job.work_s, self._now_s)
+        if not waiting.put_off:
+            self._count_missed(waiting)
+        workers, work_s = len(self.running), self.running.left_s + self._order.work_s
+        message = f"{workers} workers have {work_s:.1f} s of work that is due before: it would be {late_s:.1f} s late"
+        return refusal(job, message, late_s)
+
+    def _count_missed(self, waiting: Waiting) -> None:
+        """Counts a job that is not in time, if it could have been on its arrival."""
+        if waiting.latest_start_at >= waiting.job.arrived_at:
+            self._floor.missed(waiting.job.prefill_tokens)
+
+    def _victim(self, late: Waiting) -> Waiting:
+        """The job to give way for one that would be late."""
+        # One that would be late as the first of all is saved by no other.
+        if late.put_off or self._is_hopeless(late):
+            return late
+        return self._order.longest(late, self._shares.is_above) or late
+
+    def _is_hopeless(self, waiting: Waiting) -> bool:
+        """True if it would be late even as the first of all."""
+        return self.running.left_s > (waiting.latest_start_at - self._now_s) * len(self.running)
+
+    def _give_up(self, waiting: Waiting) -> None:
+        """Leaves a job late where it is."""
+        self._order.give_up(waiting)
+        self._late_s += 0.0 if waiting.put_off else waiting.job.work_s
 
     def _may_put_off(self, waiting: Waiting) -> bool:
-        """True if the time that jobs in time leave over is enough for it and for all that were put off before."""
+        """True if the time that jobs in time leave over is enough for it and for all that are late or were put off before."""
         left_s = self._last_end_at(waiting.job) - self._now_s
         spare_s = self.running.spare_share * len(self.running) * left_s
-        return self.put_off_s + waiting.job.work_s <= spare_s
+        own_s = 0.0 if waiting.overdue else waiting.job.work_s
+        return self.put_off_s + self._late_s + own_s <= spare_s
 
     def _last_end_at(self, job: Job) -> float:
         return min(job.expires_at, job.due_at + self._options.put_off_limit_s)
 
     def _put(self, waiting: Waiting) -> None:
         """Puts a job off: it runs when nothing else is due, and at the latest when its last moment is near."""
-        self._order.remove(waiting)
-        waiting.in_order, waiting.put_off = False, True
+        self._leave_order(waiting)
+        waiting.put_off = True
+        self._count_missed(waiting)
         self._put_off_queue(waiting.job.worker).add(waiting)
         last_start_at = self._last_end_at(waiting.job) - waiting.job.work_s
         heapq.heappush(self._last_starts, (last_start_at, waiting.number, waiting.job.job_id))
 
     def _give_turns(self) -> bool:
-        """Moves jobs into the order whose last moment comes before the order's work is done. Returns whether there were any."""
+        """Moves jobs into the order whose last moment comes before all that waits is done. Returns whether there were any."""
         workers, moved = len(self.running), False
+        ahead_s = self.running.left_s + self._order.work_s + self.put_off_s
         while self._last_starts and workers:
             last_start_at, _, job_id = self._last_starts[0]
             waiting = self._waiting.get(job_id)
             if waiting is not None and not waiting.in_order:
-                if (last_start_at - self._now_s) * workers > self.running.left_s + self._order.work_s:
+                if (last_start_at - self._now_s) * workers > ahead_s:
                     break
                 self._put_off[waiting.job.worker].remove(job_id)
                 waiting.latest_end_at = self._last_end_at(waiting.job)
@@ -223,7 +255,13 @@ class ModelQueue:
         if waiting.job.worker is not None and waiting.job.worker not in self.running:
             self._unbind(waiting)
         self._order.add(waiting)
-        heapq.heappush(self._heads.setdefault(waiting.job.worker, []), (waiting.key, waiting.job.job_id))
+        self._heads.add(waiting)
+
+    def _leave_order(self, waiting: Waiting) -> None:
+        self._order.remove(waiting)
+        if waiting.overdue and not waiting.put_off:
+            self._late_s = self._late_s - waiting.job.work_s if len(self._order) else 0.0
+        waiting.in_order = waiting.overdue = False
 
     def _put_off_queue(self, worker: str | None) -> DeficitRoundRobin:
         return self._put_off.setdefault(worker, DeficitRoundRobin(self._shares))
@@ -235,21 +273,10 @@ class ModelQueue:
         """Takes a job out of the queue, wherever it is."""
         job = waiting.job
         if waiting.in_order:
-            self._order.remove(waiting)
+            self._leave_order(waiting)
         elif job.job_id in self._put_off_queue(job.worker):
             self._put_off[job.worker].remove(job.job_id)
-        waiting.in_order = False
         del self._waiting[job.job_id]
-
-    def _late_refusal(self, job: Job, late_s: float) -> Refuse:
-        workers = len(self.running)
-        work_s = self.running.left_s + self._order.work_s
-        message = f"{workers} workers have {work_s:.1f} s of work that is due before: it would be {late_s:.1f} s late"
-        return self._refusal(job, message, late_s)
-
-    def _refusal(self, job: Job, why: str, retry_after_s: float = 0.0) -> Refuse:
-        message = f"a prompt of {job.prefill_tokens} tokens cannot be prefilled in time: {why}"
-        return Refuse(job.job_id, message, max(MIN_RETRY_AFTER_S, retry_after_s))
 
     def validate(self) -> None:
         self._order.validate()
@@ -261,6 +288,8 @@ class ModelQueue:
         assert in_order | put_off == self._waiting.keys() and not in_order & put_off
         assert all(waiting.in_order is (job_id in in_order) for job_id, waiting in self._waiting.items())
         assert all(waiting.put_off or waiting.in_order for waiting in self._waiting.values())
+        late = [waiting for waiting in self._order if waiting.overdue and not waiting.put_off]
+        assert abs(self._late_s - sum(waiting.job.work_s for waiting in late)) < 1e-3
         unbound = [waiting for waiting in self._waiting.values() if waiting.job.worker is None]
         assert not (unbound and self.running.ready), "a job waits beside a worker that is ready for it"
         for waiting in self._waiting.values():

@@ -5,7 +5,7 @@ from collections import OrderedDict
 from math import exp
 
 REMEMBERED_S = 60.0
-"""Time after which a job that was due counts for 1 / e of its work in the share of workers that such jobs keep busy."""
+"""Time after which a moment counts for 1 / e in the share of the workers' time that is spare."""
 IDLE_BEFORE_S = 10.0
 """Time before the first event in which the workers count as idle."""
 
@@ -25,10 +25,12 @@ class Running:
         self._sum_of_ends_at = 0.0
         """Sum of the moments that are still to come."""
         self._now_s = now_s
-        self._due_s = 0.0
-        """Work of jobs that were due when they were dispatched, fading."""
+        self._spare: set[str] = set()
+        """Busy workers whose jobs were not due."""
+        self.spare_share = 1.0
+        """Share of the workers' time, lately, in which they were ready or had jobs that were not due."""
         self._seen_s = IDLE_BEFORE_S
-        """Time in which they were dispatched, fading in the same way."""
+        """Time that this share is of, fading."""
 
     def __len__(self) -> int:
         return len(self.ready) + len(self._ends_at)
@@ -41,15 +43,13 @@ class Running:
         """Work left of the jobs that run, as predicted, over all workers."""
         return max(0.0, self._sum_of_ends_at - self._counted * self._now_s)
 
-    @property
-    def spare_share(self) -> float:
-        """Share of the workers' time that jobs that were due have lately left over."""
-        return max(0.0, 1.0 - self._due_s / (self._seen_s * len(self))) if len(self) else 0.0
-
     def advance(self, now_s: float) -> None:
-        left = exp((self._now_s - now_s) / REMEMBERED_S)
-        self._due_s *= left
-        self._seen_s = self._seen_s * left + REMEMBERED_S * (1 - left)
+        if now_s > self._now_s and len(self):
+            left = exp((self._now_s - now_s) / REMEMBERED_S)
+            new_s, old_s = REMEMBERED_S * (1 - left), self._seen_s * left
+            share = (len(self.ready) + len(self._spare)) / len(self)
+            self.spare_share = (self.spare_share * old_s + share * new_s) / (old_s + new_s)
+            self._seen_s = old_s + new_s
         self._now_s = now_s
         while self._ends and self._ends[0][0] <= now_s:
             ends_at, number, worker = heapq.heappop(self._ends)
@@ -66,8 +66,8 @@ class Running:
         self._jobs += 1
         ends_at = self._now_s + work_s
         self._ends_at[worker] = ends_at, self._jobs
-        if due:
-            self._due_s += work_s
+        if not due:
+            self._spare.add(worker)
         if ends_at > self._now_s:
             heapq.heappush(self._ends, (ends_at, self._jobs, worker))
             self._counted += 1
@@ -81,6 +81,7 @@ class Running:
         self.ready.pop(worker, None)
 
     def _end(self, worker: str) -> None:
+        self._spare.discard(worker)
         ends_at, _ = self._ends_at.pop(worker, (self._now_s, 0))
         if ends_at > self._now_s:
             self._uncount(ends_at)
@@ -90,7 +91,8 @@ class Running:
         self._sum_of_ends_at = self._sum_of_ends_at - ends_at if self._counted else 0.0
 
     def validate(self) -> None:
-        assert not self.ready.keys() & self._ends_at.keys()
+        assert not self.ready.keys() & self._ends_at.keys() and self._spare <= self._ends_at.keys()
+        assert -1e-9 <= self.spare_share <= 1 + 1e-9
         to_come = [ends_at for ends_at, _ in self._ends_at.values() if ends_at > self._now_s]
         assert self._counted == len(to_come) and abs(self._sum_of_ends_at - sum(to_come)) < 1e-3
         assert len(self._ends) <= 2 * len(self) + 64, "outdated entries are bounded"

@@ -23,8 +23,13 @@ class ObservedTimes:
 
     def __init__(self) -> None:
         self._points: dict[int, ObservedPoint] = {}
+        self._listed: tuple[tuple[float, float], ...] | None = ()
+        self.count = 0
+        """Number of observations."""
 
     def observe(self, size: int, seconds: float) -> None:
+        self.count += 1
+        self._listed = None
         bucket = round(math.log2(size) * POINTS_PER_OCTAVE)
         old = self._points.get(bucket)
         if old is None:
@@ -36,7 +41,9 @@ class ObservedTimes:
 
     def points(self) -> tuple[tuple[float, float], ...]:
         """Returns (size, seconds) in rising order of size, for a heartbeat."""
-        return tuple((point.size, point.seconds) for _, point in sorted(self._points.items()))
+        if self._listed is None:
+            self._listed = tuple((point.size, point.seconds) for _, point in sorted(self._points.items()))
+        return self._listed
 
 
 class RecentMean:

@@ -46,6 +46,11 @@ def all_blocks(site: str) -> str:
     return blocks(site, "*", "*", "*")
 
 
+def queue_state(site: str, prefill_site: str) -> str:
+    """The dispatcher of `prefill_site` -> scheduler of `site`, QueueAnnounced."""
+    return f"prfaas.{site}.scheduler.queues.{prefill_site}"
+
+
 def held_blocks(site: str, role: str, worker: str) -> str:
     """Request/reply: scheduler -> worker, empty -> BlocksHeld."""
     return f"prfaas.{site}.{role}.{worker}.blocks"

@@ -113,6 +113,18 @@ class PrefillReadiness(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         check_rising("prefill_points", self.prefill_points)
 
 
+class QueueAnnounced(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Dispatcher of a site -> schedulers that place prompts there: the work before the next prompt, of all models together."""
+
+    site: SubjectToken
+    due_s: Seconds
+    """Work of the jobs that wait and are to be in time, over all workers."""
+    running_s: Seconds
+    """Work left of the jobs that run, over all workers."""
+    ready: Count
+    """Workers that wait for a job."""
+
+
 class BlocksChanged(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Blocks that a worker's prefix cache took in and gave up. A lost one costs a hit or a detour, never a wrong token: workers
     compare tokens, and the scheduler asks for BlocksHeld when the numbers have a gap."""

@@ -68,6 +68,7 @@ def crossing(description: Description, sender: Site, receiver: Site) -> dict[str
         messages += [subjects.blocks(receiver.name, sender.name, PREFILL, worker) for worker in workers]
         tellers = [*workers, *_schedulers(description, sender.name)]
         messages += [_progress(receiver.name, sender.name, teller) for teller in tellers]
+        messages += [subjects.queue_state(receiver.name, sender.name)] if len(tellers) > len(workers) else []
         bulk += _frames(receiver.name, sender.name)
         bulk.append(subjects.probe_train(receiver.name, sender.name))
     if sender.kind is SiteKind.PD:
@@ -111,6 +112,7 @@ def _dispatcher(description: Description, site: str, name: str) -> Permissions:
             *(subject for at in served for subject in _taken_queue(subjects.jobs_stream(site, at))),
             subjects.dispatched_jobs(site, "*"),
             *(_progress(at, site, name) for at in served),
+            *(subjects.queue_state(at, site) for at in served),
             _replies(site, site),
         ),
         subscribe=(alive, subjects.readiness(site, "*"), *(subjects.cancel_prefill(site, at) for at in served)),
@@ -128,8 +130,8 @@ def _placing(description: Description, site: str) -> Permissions:
         _replies(site, site),
     )
     entries = (subjects.entry(bucket, ">") for bucket in buckets)
-    subscribe = (subjects.place(site), subjects.attempts(site), subjects.all_blocks(site), *entries)
-    return Permissions(publish, subscribe)
+    heard = (subjects.place(site), subjects.attempts(site), subjects.all_blocks(site), subjects.queue_state(site, "*"))
+    return Permissions(publish, (*heard, *entries))
 
 
 def _decode_worker(description: Description, site: str, name: str) -> dict[str, Permissions]:

@@ -268,7 +268,8 @@ async def test_the_process(tmp_path: Path) -> None:
         )  # fmt: skip
         try:
             ready = await event(process, "ready")
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{ready['http_port']}", trust_env=False) as client:
+            url = f"http://127.0.0.1:{ready['http_port']}"
+            async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=DEADLINE_S) as client:
                 assert (await client.get("/v1/models")).json()["data"][0]["id"] == "emulated-dense"
                 assert (await client.get("/health")).status_code == 200
                 soon = {"x-prfaas-ttft-deadline-s": "1"}

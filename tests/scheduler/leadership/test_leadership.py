@@ -12,7 +12,7 @@ from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas_scheduler.leadership.leadership import Leadership
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 SITE = "home"
 
 

@@ -15,7 +15,7 @@ def job(
     return Job(
         job_id=job_id,
         model=more.pop("model", MODEL),
-        prefill_tokens=round(work_s * 1000) + 1,
+        prefill_tokens=more.pop("prefill_tokens", round(work_s * 1000) + 1),
         work_s=work_s,
         arrived_at=now_s,
         due_at=now_s + due_s,
