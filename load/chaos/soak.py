@@ -83,7 +83,8 @@ async def soak(minutes: float, seed: int, with_real_model: bool) -> Soak:
         await check_right_answers(worlds[EMULATED].stack.gateway_url(HOME), asks[EMULATED])
         if REAL in worlds:
             asks[REAL] = RealAsks()
-            await asks[REAL].learn(worlds[REAL].stack.gateway_url(HOME))
+            for prompt in await asks[REAL].learn(worlds[REAL].stack.gateway_url(HOME)):
+                say(f"left out, its answer depends on the rest of its batch without any fault: {prompt}")
         before = {label: await take_inventory(world.stack) for label, world in worlds.items()}
         watch = Watch({label: world.stack for label, world in worlds.items()})
         watching = asyncio.create_task(watch.run())

@@ -64,29 +64,40 @@ def sample(
 
 
 def _draw(logits: torch.Tensor, sampler: Sampler, uniform: float) -> int:
-    """Inverse transform sampling: one uniform number per token, so the stream of a seed does not depend on the nucleus' size."""
-    # Subtracting the maximum first: a temperature near 0 then gives exp(-inf) = 0 and never inf - inf. The smallest float32
+    """Gumbel-max sampling: the largest of logit / temperature + noise. A token's noise depends on the draw and its id alone.
+
+    Another batch or processor moves logits by some 1e-5. Then two tokens change places only if their sums are as near to one
+    another. Inverse transform sampling would add the differences up along the vocabulary: the tens of thousands of
+    borders between its unlikely tokens are nearer to one another than that."""
+    # Subtracting the maximum first: a temperature near 0 then gives -inf and never inf - inf. The smallest float32
     # stands in for temperatures that would round to 0, and 0 / 0 is NaN.
     temperature = max(sampler.temperature, torch.finfo(torch.float32).tiny)
-    probabilities = ((logits - logits.max()) / temperature).softmax(-1)
-    token_ids = None
-    if sampler.top_p < 1:
-        # Sorting a vocabulary of 262,144 takes 15 ms. All tokens below (1 - top_p) / vocabulary together hold less than
-        # 1 - top_p, so the rest contains the nucleus, and is short.
-        cutoff = min((1 - sampler.top_p) / len(probabilities), float(probabilities.max()))
-        candidates = (probabilities >= cutoff).nonzero().squeeze(1)
-        sorted_probabilities, order = probabilities[candidates].sort(descending=True, stable=True)
-        token_ids = candidates[order]
-        cumulative = sorted_probabilities.double().cumsum(0)
-        # The smallest set whose mass reaches top_p; at least one token.
-        nucleus = int(torch.searchsorted(cumulative, sampler.top_p).clamp(max=len(cumulative) - 1)) + 1
-        cumulative = cumulative[:nucleus]
-    else:
-        cumulative = probabilities.double().cumsum(0)
-    # right=True: never a token of probability 0, even when the number drawn is 0.0. The last index only by rounding.
-    target = uniform * cumulative[-1]
-    index = int(torch.searchsorted(cumulative, target, right=True).clamp(max=len(cumulative) - 1))
-    return index if token_ids is None else int(token_ids[index])
+    scores = (logits - logits.max()) / temperature
+    noise = _gumbel_noise(len(scores), uniform).to(scores.device)
+    if sampler.top_p >= 1:
+        return int((scores + noise).argmax())
+    nucleus = _nucleus(scores.softmax(-1), sampler.top_p)
+    return int(nucleus[(scores[nucleus] + noise[nucleus]).argmax()])
+
+
+def _gumbel_noise(tokens: int, uniform: float) -> torch.Tensor:
+    """Returns a number per token from the standard Gumbel distribution, to the 24 bits of a float32, and never +inf.
+
+    Always from a CPU's generator: an answer may go on at a worker with another device."""
+    generator = torch.Generator().manual_seed(int(uniform * 2**53))
+    return -(-torch.rand(tokens, generator=generator).log()).log()
+
+
+def _nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Returns the ids of the smallest set of tokens whose mass reaches `top_p`; at least one."""
+    # Sorting a vocabulary of 262,144 takes 15 ms. All tokens below (1 - top_p) / vocabulary together hold less than
+    # 1 - top_p, so the rest contains the nucleus, and is short.
+    cutoff = min((1 - top_p) / len(probabilities), float(probabilities.max()))
+    candidates = (probabilities >= cutoff).nonzero().squeeze(1)
+    sorted_probabilities, order = probabilities[candidates].sort(descending=True, stable=True)
+    cumulative = sorted_probabilities.double().cumsum(0)
+    size = int(torch.searchsorted(cumulative, top_p).clamp(max=len(cumulative) - 1)) + 1
+    return candidates[order[:size]]
 
 
 def _with_logprobs(logits: torch.Tensor, token_id: int, top_count: int) -> SampledToken:
