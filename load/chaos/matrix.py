@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from load.chaos.faults import Fault
 from load.chaos.steps import Step
+from prfaas.contracts.codes import FailureCode
 
 
 class Cell(NamedTuple):
@@ -43,7 +44,7 @@ ALLOWED: Sequence[tuple[Sequence[Fault], Sequence[Step], Sequence[str], str]] = 
     (
         (Fault.POISON,),
         (),
-        ("internal_error", "internal", "engine", "text", "aborted"),
+        (FailureCode.INTERNAL_ERROR, FailureCode.INTERNAL, FailureCode.ENGINE, FailureCode.TEXT, FailureCode.ABORTED),
         "the request breaks whatever computes it, each time; it ends with the code of what broke",
     ),
 )
