@@ -44,7 +44,14 @@ ALLOWED: Sequence[tuple[Sequence[Fault], Sequence[Step], Sequence[str], str]] = 
     (
         (Fault.POISON,),
         (),
-        (FailureCode.INTERNAL_ERROR, FailureCode.INTERNAL, FailureCode.ENGINE, FailureCode.TEXT, FailureCode.ABORTED),
+        (
+            FailureCode.INTERNAL_ERROR,
+            FailureCode.INTERNAL,
+            FailureCode.ENGINE,
+            FailureCode.TEXT,
+            FailureCode.ABORTED,
+            FailureCode.BROKER,
+        ),
         "the request breaks whatever computes it, each time; it ends with the code of what broke",
     ),
 )
