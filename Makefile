@@ -33,6 +33,7 @@ test-fast: $(VENV)/installed ## tests without real models and whole stacks
 
 test: $(VENV)/installed lint ## ruff, strict mypy and the whole test suite
 	$(BIN)/python -m prfaas.engine.weights gemma-3-270m smollm2-135m
+	-$(BIN)/python -m infra.observability.binaries
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 fuzz: $(VENV)/installed ## the property tests with new examples, ROUNDS times, until one fails
