@@ -68,12 +68,14 @@ async def test_each_site_has_a_domain_of_its_own(sites: RunningSites) -> None:
         await connection.close()
 
 
-async def test_memory_storage_is_for_bulk_only(sites: RunningSites) -> None:
-    for account, allowed in (("ctl", False), ("bulk", True)):
+async def test_the_control_account_has_memory_for_heartbeats_only(sites: RunningSites) -> None:
+    for account, max_bytes, allowed in (("ctl", 1 << 20, True), ("ctl", 1 << 30, False), ("bulk", 1 << 30, True)):
         connection = await client(sites.endpoint("local", account))
-        made = connection.jetstream().add_stream(name="S", subjects=["prfaas.local.x"], storage="memory", max_bytes=1 << 20)
+        jetstream = connection.jetstream()
+        made = jetstream.add_stream(name="S", subjects=["prfaas.local.x"], storage="memory", max_bytes=max_bytes)
         if allowed:
             await made
+            await jetstream.delete_stream("S")
         else:
             with pytest.raises(nats.js.errors.Error, match=r"insufficient|exceeded|storage"):
                 await made

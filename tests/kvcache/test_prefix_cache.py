@@ -100,7 +100,7 @@ def test_two_that_store_the_same_share_it() -> None:
 
 
 def test_other_tokens_of_the_same_hash_are_a_miss(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefix_cache, "block_hashes", lambda token_ids, block_tokens: list(range(len(token_ids) // block_tokens)))
+    monkeypatch.setattr(prefix_cache, "block_hashes", lambda token_ids, tokens, *_: list(range(len(token_ids) // tokens)))
     cache = PrefixCache(BLOCK_TOKENS, 1000)
     assert store(cache, [1, 1, 2, 2])
     assert cached(cache, [1, 1, 2, 2]) == 4
@@ -113,7 +113,7 @@ def test_other_tokens_of_the_same_hash_are_a_miss(monkeypatch: pytest.MonkeyPatc
 
 def test_equal_last_tokens_behind_another_parent_are_a_miss(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second block's own tokens and hash agree, what came before does not."""
-    monkeypatch.setattr(prefix_cache, "block_hashes", lambda token_ids, _: [token_ids[0], 99][: len(token_ids) // 2])
+    monkeypatch.setattr(prefix_cache, "block_hashes", lambda token_ids, *_: [token_ids[0], 99][: len(token_ids) // 2])
     cache = PrefixCache(BLOCK_TOKENS, 1000)
     store(cache, [1, 1, 5, 5])
     store(cache, [2, 2])
