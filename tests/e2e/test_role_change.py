@@ -21,7 +21,7 @@ from prfaas.site.sites import Description
 from tests.e2e.asking import tokens_of
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]
-DEADLINE_S = 60.0
+DEADLINE_S = 180.0
 OUTPUT_TOKENS = 24
 PROMPTS = [[token % 256 for token in tokens_of(40 + 13 * seed, seed)] for seed in range(8)]
 

@@ -84,6 +84,7 @@ class LeadershipCore:
                 return self._claim(now_s) if held and not self._leading and not self._leaving else []
             case ConnectionLost():
                 self._storing = None  # stored or not, it was sent before the break
+                self._seen_at = None  # the server that comes back may have another bucket
                 return self._follow("the connection to the site's server broke")
             case ReleaseAsked(now_s):
                 return self._release(now_s)
@@ -101,7 +102,8 @@ class LeadershipCore:
         return self._store(self.term, now_s) if now_s >= self._renew_at else []
 
     def _read(self, lease: Lease | None, revision: int, now_s: float) -> list[Instruction]:
-        if self._seen_at is None or revision != self._revision:
+        # A bucket that was lost and made again counts its revisions from 1: an equal one may be another leader's.
+        if self._seen_at is None or (revision, lease) != (self._revision, self._lease):
             self._revision, self._seen_at = revision, now_s
         self._lease = lease
         self.term = max(self.term, lease.term if lease else 0)

@@ -91,6 +91,13 @@ def test_a_renewal_begins_the_silence_anew() -> None:
     assert core.handle(LeaseRead(101.0 + LEASE_S - 0.1, lease_of("a", 3), 8)) == [AskHolder("a")]
 
 
+def test_an_equal_revision_of_another_holder_begins_the_silence_anew() -> None:
+    """The server came back without the bucket, and revisions begin at 1 again."""
+    core = LeadershipCore("s-b", "b")
+    core.handle(LeaseRead(100.0, lease_of("a", 3), 1))
+    assert core.handle(LeaseRead(100.0 + LEASE_S, lease_of("c", 4), 1)) == [AskHolder("c")]
+
+
 def test_a_holder_without_a_connection_is_replaced_at_once() -> None:
     core = LeadershipCore("s-b", "b")
     core.handle(LeaseRead(0.0, lease_of("a", 3), 7))
