@@ -29,7 +29,7 @@ replay: $(VENV)/installed ## the Mooncake trace against a stack at the paper's s
 
 ##@ Change it
 test-fast: $(VENV)/installed ## tests without real models and whole stacks
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile --hypothesis-profile few -m "not slow and not e2e"
+	$(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder --hypothesis-profile few -m "not slow and not e2e"
 
 test: $(VENV)/installed lint ## ruff, strict mypy and the whole test suite
 	$(BIN)/python -m prfaas.engine.weights gemma-3-270m smollm2-135m

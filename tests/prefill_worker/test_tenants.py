@@ -125,6 +125,7 @@ async def flooded_share(place: Place, tenant: str) -> float:
     return sum(size for _, size in meanwhile) / its_bytes - 1
 
 
+@pytest.mark.slow
 async def test_a_tenants_flood_leaves_half_of_the_link_to_another_tenants_only_transfer(place: Place) -> None:
     """It gets every other turn, where in the flood's own tenant it would be one transfer of five: at most its own bytes
     meanwhile, and not four times. What is in flight as it begins and what a busy machine delays lie between these two."""

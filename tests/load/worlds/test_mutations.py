@@ -9,6 +9,7 @@ SEARCHED = 3000
 """Seeds of which one must find each bug. Most are found by one of the first fifty."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
 def test_worlds_find_each_bug(mutation: Mutation) -> None:
     found = find(mutation, range(SEARCHED))
