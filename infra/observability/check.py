@@ -18,9 +18,9 @@ from typing import Any
 
 import httpx
 
+from infra.free_port import free_port
 from infra.observability import dashboard, expressions
 from infra.observability.binaries import NoPrometheusError, find
-from infra.observability.unused_port import unused_port
 
 HERE = Path(__file__).parent
 _SCRAPED_WITHIN_S = 60.0
@@ -51,7 +51,7 @@ def promtool_says() -> list[str]:
 async def prometheus(targets: Path) -> AsyncIterator[httpx.AsyncClient]:
     """Runs Prometheus with our configuration on a port of its own; `targets` is absolute. Raises NoPrometheusError."""
     with tempfile.TemporaryDirectory() as directory:
-        address = f"127.0.0.1:{unused_port()}"
+        address = f"127.0.0.1:{free_port()}"
         config = Path(directory) / "prometheus.yml"
         text = (HERE / "prometheus.yml").read_text()
         text = text.replace("../../.run/up/targets.json", str(targets)).replace("alerts.yml", str(HERE / "alerts.yml"))

@@ -9,7 +9,7 @@ from typing import Self
 
 import httpx
 
-from infra.observability.unused_port import unused_port
+from infra.free_port import free_port
 
 PROGRAM = Path(__file__).parents[2] / ".venv-phoenix" / "bin" / "phoenix"
 _UP_WITHIN_S = 120.0
@@ -28,7 +28,7 @@ class Phoenix:
         self._directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         self._process: asyncio.subprocess.Process | None = None
-        self.url = f"http://127.0.0.1:{unused_port()}"
+        self.url = f"http://127.0.0.1:{free_port()}"
 
     @property
     def environ(self) -> dict[str, str]:
@@ -42,7 +42,7 @@ class Phoenix:
         settings = {
             "PHOENIX_HOST": "127.0.0.1",
             "PHOENIX_PORT": self.url.rpartition(":")[2],
-            "PHOENIX_GRPC_PORT": str(unused_port()),
+            "PHOENIX_GRPC_PORT": str(free_port()),
             "PHOENIX_WORKING_DIR": str(self._directory),
             "PHOENIX_TELEMETRY_ENABLED": "false",
         }

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from infra.free_port import free_port
 from infra.service_process import ServiceProcess
 from infra.up import START_ERRORS, fresh_directory, say
 from load.chaos.faults import CLOCK_SHIFT_S
@@ -23,7 +24,6 @@ from load.chaos.random_faults import FRAMES
 from load.chaos.steps import Step, is_step, of_request
 from load.chaos.world import World, open_world, resume_process, stop_process
 from load.emulated_stack import FAR, HOME, MODEL, every_service_twice, right_answer, two_sites
-from load.free_port import free_port
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
 from prfaas.replay.arrival import Arrival

@@ -15,11 +15,11 @@ from typing import Any
 
 import msgspec
 
+from infra.free_port import free_port
 from infra.service_process import ServiceProcess
 from infra.stack import Stack
 from infra.up import START_ERRORS, fresh_directory, say
 from load.emulated_stack import FAR, HOME, MODEL, every_service_twice, right_answer, two_sites
-from load.free_port import free_port
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
 from prfaas.replay.arrival import Arrival

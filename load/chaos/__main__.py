@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from infra.free_port import free_port
 from infra.up import START_ERRORS, fresh_directory, say
 from load.chaos.asking import Asking
 from load.chaos.cell import CellResult, CellRunner
@@ -24,7 +25,6 @@ from load.chaos.residue import KV_BOUND_S, Inventory, KVLeaks, more_than, take_i
 from load.chaos.steps import Step
 from load.chaos.world import World, open_world
 from load.emulated_stack import HOME, every_service_twice, two_sites
-from load.free_port import free_port
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
 from prfaas.site.sites import Description, Role

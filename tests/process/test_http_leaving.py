@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from load.free_port import free_port
+from infra.free_port import free_port
 from prfaas.process.http import HttpServer
 
 DEADLINE_S = 60.0

@@ -18,6 +18,7 @@ import msgspec
 import xxhash
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from infra.free_port import free_port
 from infra.wan import LinkShape
 from infra.wan.process import WanProcess
 from load.bench.kv.control import ControlPings
@@ -26,7 +27,6 @@ from load.bench.kv.methods import LAYERS, SITE, Job
 from load.bench.kv.report import Distance, Report, Row, Summary
 from load.bench.kv.run import Measured, measure
 from load.bench.kv.sites import MIB, prepare, two_sites
-from load.free_port import free_port
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
 

@@ -1,4 +1,4 @@
-"""A port that nothing listens on."""
+"""A port that nothing listens on, for programs that cannot pick one themselves."""
 
 import socket
 
