@@ -100,7 +100,8 @@ class Home:
 
         await asyncio.to_thread(self.engine.prefill, token_ids, put, lambda: False, from_token=from_token)
         if finish:
-            await sender.close(cached_tokens=from_token)
+            sender.finish(cached_tokens=from_token)
+            await sender.close()
         else:
             async with asyncio.timeout(DEADLINE_S):
                 while sender.stored_frames < 1 + len(pieces):  # each is small enough for one

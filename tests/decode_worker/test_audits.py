@@ -70,6 +70,7 @@ class Site:
         sender = KVSender(self.lane, taken.job.transfer, self.engine.layout, Link(), SendOptions(timeout_s=DEADLINE_S)).open()
         token_ids = unpack_tokens(taken.job.token_ids)
         await asyncio.to_thread(self.engine.prefill, token_ids, sender.put, lambda: False)
+        sender.finish()
         await sender.close()
         await taken.ack()
 

@@ -71,6 +71,7 @@ async def test_kv_over_the_link_is_local_kv(model: str, lengths: tuple[int, ...]
             receiver = await KVReceiver(near, transfer, description.layout, partial(keep, arrived), timeout_s=DEADLINE_S).open()
             sender = KVSender(far, transfer, description.layout, link, SendOptions(timeout_s=DEADLINE_S)).open()
             await asyncio.to_thread(prefill, engine, tokens, sender.put)
+            sender.finish()
             closing = asyncio.create_task(sender.close())
             report = await receiver.verified(DEADLINE_S)
             await closing

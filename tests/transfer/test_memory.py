@@ -66,6 +66,7 @@ def send(url: str, transfer: KVTransfer, pipe: Connection) -> None:
                 sender.put(KVPiece(LayerRange(0, start, start + CHUNK_TOKENS), keys, values))
 
         await asyncio.to_thread(put)
+        sender.finish()
         await sender.close()
         await lane.close()
         return growth_mib(before)

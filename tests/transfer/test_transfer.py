@@ -27,6 +27,7 @@ def put_all(sender: KVSender, pieces: list[KVPiece]) -> None:
 async def send(lane: BulkLane, transfer: KVTransfer, pieces: list[KVPiece], link: Link | None = None) -> None:
     sender = KVSender(lane, transfer, LAYOUT, link or Link(), SendOptions(timeout_s=60)).open()
     await asyncio.to_thread(put_all, sender, pieces)
+    sender.finish()
     await sender.close()
 
 
