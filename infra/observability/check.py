@@ -18,9 +18,9 @@ from typing import Any
 
 import httpx
 
-from infra.free_port import free_port
 from infra.observability import dashboard, expressions
 from infra.observability.binaries import NoPrometheusError, find
+from prfaas.stack.free_port import free_port
 
 HERE = Path(__file__).parent
 _SCRAPED_WITHIN_S = 60.0

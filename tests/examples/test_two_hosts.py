@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.nats_server import server_binary
 from prfaas.cli.__main__ import main
+from prfaas.stack.nats_server import server_binary
 
 EXAMPLE = Path(__file__).parents[2] / "examples/two_hosts.toml"
 

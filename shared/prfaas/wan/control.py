@@ -5,8 +5,8 @@ import asyncio
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from infra.wan.proxy import LinkState, WanProxy
 from prfaas.site.link_shape import LinkShape
+from prfaas.wan.proxy import LinkState, WanProxy
 
 
 class LinkControlError(Exception):

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from infra.stack import Stack
+from prfaas.stack.stack import Stack
 
 
 def targets(stack: Stack) -> list[dict[str, object]]:

@@ -9,8 +9,8 @@ from typing import Any, Self
 
 import msgspec
 
-from infra.wan.connection import Direction, End, Pipe
 from prfaas.site.link_shape import LinkShape
+from prfaas.wan.connection import Direction, End, Pipe
 
 _log = logging.getLogger(__name__)
 _RECEIVE_BUFFER_BYTES = 512 << 10

@@ -10,8 +10,6 @@ import msgspec
 import nkeys
 import pytest
 
-from infra.rotation import Rotation, RotationError
-from infra.running_sites import RunningSites
 from prfaas.bus.bulk import BulkLane
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import NotConnectedError
@@ -21,6 +19,8 @@ from prfaas.sealing.job_seal import JobSeals
 from prfaas.sealing.keys import PrivateKey, read_keys
 from prfaas.site.site_keys import next_file, old_file
 from prfaas.site.sites import Description, Role, Service, Site, SiteKind
+from prfaas.stack.rotation import Rotation, RotationError
+from prfaas.stack.running_sites import RunningSites
 from tests.sealing.jobs import JOB, SECRET
 
 NEAR, FAR = "near", "far"

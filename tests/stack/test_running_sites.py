@@ -12,16 +12,16 @@ import pytest
 from nats.aio.client import Client
 from nats.js.errors import NoStreamResponseError
 
-from infra.nats_server import NatsServer
-from infra.running_sites import RunningSites
-from infra.up import DEMO
-from infra.wan import LinkChange, LinkState
 from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.contracts import subjects
 from prfaas.secrets.secret_files import readable_by_others
 from prfaas.site.permissions import service_permissions
 from prfaas.site.sites import load_description
+from prfaas.stack.launch import DEMO
+from prfaas.stack.nats_server import NatsServer
+from prfaas.stack.running_sites import RunningSites
+from prfaas.wan import LinkChange, LinkState
 
 DEADLINE_S = 60.0
 PROGRESS = subjects.progress_from(subjects.prefill_progress("local", "decode-worker"), "remote", "prefill-worker")

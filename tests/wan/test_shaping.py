@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.wan import LinkShape
-from infra.wan.shaping import Lane, Stream
+from prfaas.wan import LinkShape
+from prfaas.wan.shaping import Lane, Stream
 
 sizes = st.lists(st.integers(1, 256 << 10), min_size=1, max_size=50)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.wan import LinkChange, LinkShape, LinkState, WanProxy, change_link
-from infra.wan.control import LinkControlError
+from prfaas.wan import LinkChange, LinkShape, LinkState, WanProxy, change_link
+from prfaas.wan.control import LinkControlError
 
 DEADLINE_S = 60.0
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -193,7 +193,7 @@ async def test_the_process_is_changed_over_its_control_port() -> None:
     server = await asyncio.start_server(echo, "127.0.0.1", 0)
     target = server.sockets[0].getsockname()[1]
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "infra.wan", "--connect", f"127.0.0.1:{target}", "--rate-mbit", "200", "--rtt-ms", "2"),
+        *(sys.executable, "-m", "prfaas.wan", "--connect", f"127.0.0.1:{target}", "--rate-mbit", "200", "--rtt-ms", "2"),
         stdout=asyncio.subprocess.PIPE,
         cwd=Path(__file__).parents[3],
     )

@@ -3,16 +3,14 @@
 import asyncio
 import json
 import sys
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import msgspec
 
-from infra.wan.control import LinkChange, LinkStatus, change_link
+from prfaas.process.child import end_with_parent
 from prfaas.site.link_shape import LinkShape
-
-_ROOT = Path(__file__).parents[2]
+from prfaas.wan.control import LinkChange, LinkStatus, change_link
 
 
 class WanProcessError(Exception):
@@ -30,7 +28,7 @@ class WanProcess:
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self, timeout_s: float = 30.0) -> Self:
-        """Starts the link. Raises WanProcessError."""
+        """Starts the link, on the port that it had before if it was started before. Raises WanProcessError."""
         shape = [
             f"--{name}={value}"
             for name, value in msgspec.to_builtins(self._shape).items()
@@ -38,10 +36,10 @@ class WanProcess:
         ]
         host, port = self._connect
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "infra.wan", "--connect", f"{host}:{port}", *shape),
+            *(sys.executable, "-m", "prfaas.wan", "--connect", f"{host}:{port}", "--listen", f"127.0.0.1:{self.port}", *shape),
             stdout=asyncio.subprocess.PIPE,
-            cwd=_ROOT,
             start_new_session=True,  # Ctrl-C in a terminal is for whoever started us
+            preexec_fn=end_with_parent(),
         )
         assert self._process.stdout is not None
         try:
@@ -52,6 +50,15 @@ class WanProcess:
             raise WanProcessError(f"the link to {host}:{port} did not start within {timeout_s:g} s") from error
         self.port, self.control_port = ports["port"], ports["control-port"]
         return self
+
+    async def wait(self) -> int:
+        assert self._process is not None, "not started"
+        return await self._process.wait()
+
+    def kill(self) -> None:
+        """Sends SIGKILL."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
 
     async def change(self, change: LinkChange) -> LinkStatus:
         """Changes the link. Raises LinkControlError."""

@@ -10,9 +10,9 @@ import time
 from collections import deque
 from typing import Literal, cast
 
-from infra.wan.shaping import Lane, Stream
-from infra.wan.timer import Timer
 from prfaas.site.link_shape import LinkShape
+from prfaas.wan.shaping import Lane, Stream
+from prfaas.wan.timer import Timer
 
 _SLAB_BYTES = 1 << 20
 _PIPE_LIMIT_BYTES = 64 << 20

@@ -1,7 +1,7 @@
 """A WAN link as a process, and the command that changes one.
 
-python -m infra.wan --listen 127.0.0.1:7500 --connect 127.0.0.1:7422 --rate-mbit 200 --rtt-ms 20 --control 127.0.0.1:7501
-python -m infra.wan --change 127.0.0.1:7501 --rate-mbit 50        (also --state cut | half-open | up, --stall-s 3)
+python -m prfaas.wan --listen 127.0.0.1:7500 --connect 127.0.0.1:7422 --rate-mbit 200 --rtt-ms 20 --control 127.0.0.1:7501
+python -m prfaas.wan --change 127.0.0.1:7501 --rate-mbit 50        (also --state cut | half-open | up, --stall-s 3)
 
 As a link it prints one line of JSON with the ports it listens on (port 0 picks one), and runs until SIGTERM or Ctrl-C.
 """
@@ -15,9 +15,9 @@ import sys
 import msgspec
 import uvloop
 
-from infra.wan.control import LinkChange, LinkControlError, change_link, serve_control
-from infra.wan.proxy import WanProxy
 from prfaas.site.link_shape import LinkShape
+from prfaas.wan.control import LinkChange, LinkControlError, change_link, serve_control
+from prfaas.wan.proxy import WanProxy
 
 
 def _address(text: str) -> tuple[str, int]:
@@ -29,7 +29,7 @@ def _address(text: str) -> tuple[str, int]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m infra.wan", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="python -m prfaas.wan", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--listen", type=_address, default=("127.0.0.1", 0), metavar="HOST:PORT")
     parser.add_argument("--connect", type=_address, metavar="HOST:PORT", help="the server at the link's other end")
@@ -69,7 +69,7 @@ def main() -> None:
         else:
             uvloop.run(_run_link(arguments, msgspec.convert(given, LinkShape)))
     except (ValueError, LinkControlError) as error:
-        sys.exit(f"python -m infra.wan: {error}")
+        sys.exit(f"python -m prfaas.wan: {error}")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ It shapes the payload of TCP streams; it does not speak TCP itself: no congestio
 delay. What does not fit into the link's queue stays with the sender, as its socket's back-pressure.
 """
 
-from infra.wan.control import LinkChange, LinkStatus, change_link
-from infra.wan.proxy import LinkState, WanProxy
 from prfaas.site.link_shape import LinkShape
+from prfaas.wan.control import LinkChange, LinkStatus, change_link
+from prfaas.wan.proxy import LinkState, WanProxy
 
 __all__ = ["LinkChange", "LinkShape", "LinkState", "LinkStatus", "WanProxy", "change_link"]
