@@ -37,7 +37,7 @@ async def test_restart_keeps_ports_and_acknowledged_messages(tmp_path: Path, cra
 
 async def test_two_servers_side_by_side(tmp_path: Path) -> None:
     async with NatsServer(tmp_path / "a") as first, NatsServer(tmp_path / "b") as second:
-        assert not set(first.ports) & set(second.ports)
+        assert not set(first.ports) & set(second.ports) - {0}
 
 
 async def test_a_bad_configuration_is_quoted(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """One more site in a description: its own table, and the services that a site of its kind needs."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import tomli_w
@@ -35,7 +37,7 @@ def add_site(path: Path, name: str, kind: SiteKind, host: str, dials: list[str])
     }
     services = [_service(name, role, FIRST_HTTP_PORT + number) for number, role in enumerate(_SERVICES[kind])]
     _check(description, site, services)
-    tables = [("sites", site), *(("services", service) for service in services)]
+    tables: list[tuple[str, Mapping[str, Any]]] = [("sites", site), *(("services", service) for service in services)]
     with path.open("a") as file:
         file.writelines(f"\n[[{kind}]]\n{tomli_w.dumps(table)}" for kind, table in tables)
 

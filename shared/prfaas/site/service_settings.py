@@ -12,7 +12,7 @@ from prfaas.site.sites import Description, Role, Service, SiteKind
 
 
 class Surroundings(NamedTuple):
-    """What a service's configuration takes from outside the description."""
+    """Parts of a service's configuration that are not in the description."""
 
     places: FilePlaces
     keys: Mapping[str, SiteKeys]

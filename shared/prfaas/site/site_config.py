@@ -1,4 +1,4 @@
-"""The nats-server configurations of one site, from the description. Nothing else in the tree writes one for a site.
+"""The nats-server configurations of one site, from the description. No other module writes one for a site.
 
 Accounts: CTL for control messages, jobs and heartbeats; BULK for KV; SYS for monitoring. CTL and BULK have leaf connections of
 their own, so that a full window of KV is never in front of a control message.
@@ -37,7 +37,7 @@ def link_account(account: str, neighbour: str) -> str:
 
 
 class Wiring(NamedTuple):
-    """What one server's configuration takes from outside the description."""
+    """Parts of one server's configuration that are not in the description."""
 
     ports: ServerPorts
     store: Path

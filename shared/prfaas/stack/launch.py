@@ -1,4 +1,4 @@
-"""What every program that starts a stack shares: descriptions at hand, errors of a start, folders of runs."""
+"""Parts that all programs share that start a stack: descriptions at hand, errors of a start, folders of runs."""
 
 import shutil
 from importlib.resources import files

@@ -1,4 +1,4 @@
-"""What a worker does while it is not ready yet, in words, from the entries of its log; pure."""
+"""News of a worker that loads its engine, in words, from the entries of its log; pure."""
 
 from collections.abc import Mapping
 from typing import Any

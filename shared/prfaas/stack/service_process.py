@@ -143,7 +143,7 @@ class ServiceProcess:
             return last_words(log.read().decode(errors="replace").splitlines())
 
     def _entries_after(self, read_bytes: int) -> tuple[list[dict[str, Any]], int]:
-        """Returns the entries after so many bytes of the log, and the bytes read then; a line still being written is left."""
+        """Returns the log's entries after its first `read_bytes` bytes, and the bytes read then. An unfinished line is left."""
         entries = []
         with self.log_path.open("rb") as log:
             log.seek(read_bytes)
