@@ -14,6 +14,7 @@ from typing import Self
 
 import httpx
 
+from prfaas.process.child import end_with_parent
 from prfaas.stack.free_port import free_port
 
 PROGRAM = Path(__file__).parents[2] / ".venv-phoenix" / "bin" / "phoenix"
@@ -53,7 +54,13 @@ class Phoenix:
         }
         with (self._directory / "phoenix.log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                str(PROGRAM), "serve", stdout=log, stderr=log, env=os.environ | settings, start_new_session=True
+                str(PROGRAM),
+                "serve",
+                stdout=log,
+                stderr=log,
+                env=os.environ | settings,
+                start_new_session=True,
+                preexec_fn=end_with_parent(),
             )
         try:
             await self._until_up(self._process)
@@ -101,7 +108,7 @@ async def _run(command: list[str], directory: Path) -> int:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             # They reach the command too, which ends first.
             asyncio.get_running_loop().add_signal_handler(number, lambda: None)
-        child = await asyncio.create_subprocess_exec(*command, env=os.environ | phoenix.environ)
+        child = await asyncio.create_subprocess_exec(*command, env=os.environ | phoenix.environ, preexec_fn=end_with_parent())
         return await child.wait()
 
 

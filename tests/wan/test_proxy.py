@@ -5,10 +5,10 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 
 import pytest
 
+from prfaas.process.child import end_with_parent
 from prfaas.wan import LinkChange, LinkShape, LinkState, WanProxy, change_link
 from prfaas.wan.control import LinkControlError
 
@@ -195,7 +195,7 @@ async def test_the_process_is_changed_over_its_control_port() -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "prfaas.wan", "--connect", f"127.0.0.1:{target}", "--rate-mbit", "200", "--rtt-ms", "2"),
         stdout=asyncio.subprocess.PIPE,
-        cwd=Path(__file__).parents[3],
+        preexec_fn=end_with_parent(),
     )
     try:
         async with asyncio.timeout(DEADLINE_S):

@@ -2,7 +2,8 @@
 
 `init` makes what is not there yet and never replaces a key, so it also serves a site or a service that is new in the description.
 `render` writes configurations and systemd units again. `add` writes one more site into the description, then does as `init`.
-`renew` signs a new certificate for a site's server. `check` lists what others than the owner can read.
+`rotate` takes one of the three steps that replace all users' keys. `renew` signs a new certificate for a site's server.
+`check` lists what others than the owner can read.
 """
 
 import argparse
@@ -14,14 +15,22 @@ from prfaas.cli import UsageError
 from prfaas.secrets.secret_files import readable_by_others
 from prfaas.site.certificates import AuthorityError
 from prfaas.site.deployment_files import Made, keys_of_sites, make_all_keys, needs_certificate
+from prfaas.site.key_rotation import RotationOrderError, RotationStep, take_step
 from prfaas.site.new_site import add_site
 from prfaas.site.render import UNITS_FOLDER, render_site_files
 from prfaas.site.sites import AUTHORITY_FOLDER, Description, DescriptionError, Site, SiteKind, is_loopback, load_description
 from prfaas.site.systemd_units import USER
 
+_AFTER = {
+    RotationStep.ADD: "Then `prfaas site rotate use`.",
+    RotationStep.USE: "Processes connect again by themselves. When `connz?auth=1` of every server shows no old key, `prfaas site "
+    "rotate drop`.",
+    RotationStep.DROP: "Then the rotation is over.",
+}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", required=True, metavar="init | render | add | renew | check")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="init | render | add | rotate | renew | check")
     init = actions.add_parser("init", help="make keys, certificates and configurations")
     render = actions.add_parser("render", help="write configurations and systemd units again")
     render.add_argument("sites_named", nargs="*", metavar="SITE", help="default: all of the description")
@@ -30,14 +39,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add.add_argument("--kind", choices=[str(kind) for kind in SiteKind], required=True)
     add.add_argument("--host", required=True, help="name or address under which other sites reach it")
     add.add_argument("--dials", metavar="SITE", action="append", default=[], help="a site that its server dials; may be repeated")
+    rotate = actions.add_parser("rotate", help="take one step of replacing all users' keys")
+    rotate.add_argument("step", choices=[str(step) for step in RotationStep])
     renew = actions.add_parser("renew", help="sign a new certificate for a site's server")
     renew.add_argument("site")
     check = actions.add_parser("check", help="list what others can read; fails if there is something")
-    for action in (init, render, add, renew):
+    for action in (init, render, add, rotate, renew):
         action.add_argument("--sites", type=Path, default=Path("sites.toml"), help="the description; default: %(default)s")
-    for action in (init, render, add, renew, check):
+    for action in (init, render, add, rotate, renew, check):
         action.add_argument("--directory", type=Path, default=Path("prfaas-sites"), help="default: %(default)s")
-    for action in (init, render, add):
+    for action in (init, render, add, rotate):
         action.add_argument("--at", type=Path, help="where the folder will lie on the hosts; default: where it is made")
         action.add_argument("--programs", type=Path, help="folder of the programs on the hosts; default: this environment's own")
 
@@ -54,11 +65,13 @@ def run(arguments: argparse.Namespace) -> int:
                 add_site(arguments.sites, arguments.name, SiteKind(arguments.kind), arguments.host, arguments.dials)
                 print(f"Site {arguments.name} is in {arguments.sites}.")
                 _init(load_description(arguments.sites), directory, arguments)
+            case "rotate":
+                _rotate(load_description(arguments.sites), RotationStep(arguments.step), directory, arguments)
             case "renew":
                 _renew(load_description(arguments.sites), arguments.site, directory)
             case _:
                 return _check(directory)
-    except (DescriptionError, AuthorityError) as error:
+    except (DescriptionError, AuthorityError, RotationOrderError) as error:
         raise UsageError(f"{error}.") from error
     except OSError as error:
         raise UsageError(f"{error.filename}: {error.strerror}.") from error
@@ -82,6 +95,13 @@ def _render(description: Description, directory: Path, arguments: argparse.Names
     for site in named:
         written = render_site_files(description, site, directory, lies_at=arguments.at, programs=arguments.programs)
         print(f"Wrote {len(written)} files of site {site.name} into {directory / site.name}.")
+
+
+def _rotate(description: Description, step: RotationStep, directory: Path, arguments: argparse.Namespace) -> None:
+    keys = keys_of_sites(description, directory)
+    take_step(step, [file for site in keys.values() for file in site.seed_files()])
+    _render(description, directory, arguments)
+    print(f"Copy the folders of all sites to their hosts and send each nats-server SIGHUP. {_AFTER[step]}")
 
 
 def _what_was_made(made: Made, directory: Path) -> str:

@@ -9,6 +9,7 @@ import asyncio
 from pathlib import Path
 
 from prfaas.cli import UsageError
+from prfaas.engine.emulated_model import EMULATED_MODELS
 from prfaas.engine.weights import prepare
 from prfaas.stack.foreground import run_in_foreground
 from prfaas.stack.launch import DEMO, START_ERRORS, describe, emulated, fresh_directory, say
@@ -23,11 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if arguments.emulated and arguments.model:
-        raise UsageError("--emulated has a model of its own: leave out --model.")
+    if arguments.emulated and arguments.model not in (None, *EMULATED_MODELS):
+        raise UsageError(f"--emulated has models of its own, {' and '.join(EMULATED_MODELS)}, and no {arguments.model}.")
     try:
         description = describe(arguments.sites, arguments.model, arguments.port)
-        if arguments.emulated:
+        if arguments.emulated or arguments.model in EMULATED_MODELS:
             description = emulated(description)
         if taken := taken_ports(description):
             raise UsageError(f"{taken}.")

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from prfaas.engine.emulated_model import EMULATED_MODELS
 from prfaas.engine.weights import WeightsError
 from prfaas.site.sites import Description, DescriptionError, Role, Service, load_description
 from prfaas.stack.nats_server import NatsServerError
@@ -57,7 +58,7 @@ def describe(path: Path, model: str | None, port: int | None) -> Description:
 
 
 def emulated(description: Description) -> Description:
-    """Returns the description with engines that need neither torch nor weights, as fast as the paper's machines are."""
+    """Returns the description with engines that need neither torch nor weights. Its model stays if it is an emulated one."""
     changes: dict[Role, dict[str, Any]] = {
         Role.PREFILL_WORKER: {"engine": _EMULATED_ENGINE},
         Role.DECODE_WORKER: {"engine": _EMULATED_ENGINE},
@@ -67,4 +68,5 @@ def emulated(description: Description) -> Description:
         msgspec.structs.replace(service, config=changes.get(service.role, {}) | service.config, model="")
         for service in description.services
     )
-    return msgspec.structs.replace(description, model=EMULATED_MODEL, services=services)
+    model = description.model if description.model in EMULATED_MODELS else EMULATED_MODEL
+    return msgspec.structs.replace(description, model=model, services=services)

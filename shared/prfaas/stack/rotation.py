@@ -5,7 +5,7 @@ which its server takes both: processes see the new seed and connect again, and o
 taken out. A sealing key is known to its readers before anything is sealed with it, and forgotten when nothing sealed with it is
 left.
 
-`make up` rotates everything when it gets SIGHUP.
+`prfaas up` rotates everything when it gets SIGUSR1.
 """
 
 import asyncio
@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable
 
 from prfaas.sealing.keys import PrivateKey
-from prfaas.site.site_keys import ensure_key, next_file, old_file
+from prfaas.site.key_rotation import RotationStep, next_step, take_step
+from prfaas.site.site_keys import ensure_key, old_file
 from prfaas.stack.running_sites import RunningSites
 
 CONNECTIONS_DEADLINE_S = 120.0
@@ -50,18 +51,12 @@ class Rotation:
 
         Raises NatsServerError, RotationError."""
         files = [file for keys in self._sites.keys.values() for file in keys.seed_files()]
-        if not any(old_file(file).exists() for file in files):
-            for file in files:
-                ensure_key(next_file(file))
-            await self._reload()  # both keys are good from here on
-            for file in files:
-                file.replace(old_file(file))
-                next_file(file).replace(file)
-            await self._reload()  # servers dial their leaf connections with the new keys
+        while (step := next_step(files)) is not RotationStep.DROP:
+            take_step(step, files)
+            await self._reload()
         old = [old_file(file) for file in files if old_file(file).exists()]
         await self._until_unused({ensure_key(file).public for file in old}, deadline_s)
-        for file in old:
-            file.unlink()
+        take_step(RotationStep.DROP, files)
         await self._reload()
         self._progress(f"{len(old)} users have new keys")
 
