@@ -15,9 +15,6 @@ from typing import Any
 
 import msgspec
 
-from infra.free_port import free_port
-from infra.service_process import ServiceProcess
-from infra.up import START_ERRORS, fresh_directory, say
 from load.chaos.faults import CLOCK_SHIFT_S
 from load.chaos.harness import GO_ON, go_on
 from load.chaos.random_faults import FRAMES
@@ -31,6 +28,9 @@ from prfaas.replay.client import Target
 from prfaas.replay.record import Record
 from prfaas.replay.send import replay
 from prfaas.site.sites import Description, Role
+from prfaas.stack.free_port import free_port
+from prfaas.stack.launch import START_ERRORS, fresh_directory, say
+from prfaas.stack.service_process import ServiceProcess
 from prfaas.telemetry.fault_points import Announcement, FaultPoint, Order
 
 RATE_REQ_S = 3.0

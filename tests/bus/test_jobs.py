@@ -8,7 +8,6 @@ from nats.aio.msg import Msg
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
-from infra.nats_server import NatsServer
 from prfaas.bus import job_streams, jobs
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import MessageTooLargeError, NoRespondersError, NotConnectedError, StreamError
@@ -20,6 +19,7 @@ from prfaas.contracts.kv import KVTransfer
 from prfaas.contracts.to_decode import PrefillDispatched, PrefillFailed
 from prfaas.contracts.to_prefill import PrefillJob
 from prfaas.contracts.wire import encode, pack_tokens
+from prfaas.stack.nats_server import NatsServer
 from tests.bus.conftest import Connect
 from tests.bus.submitting import dispatch_to, hold
 

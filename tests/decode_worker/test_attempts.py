@@ -10,7 +10,6 @@ from nats.aio.msg import Msg
 from opentelemetry.trace import INVALID_SPAN
 from prometheus_client import CollectorRegistry
 
-from infra.nats_server import NatsServer
 from prfaas.bus import jobs
 from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
 from prfaas.bus.bulk.bucket import api, stream_name
@@ -30,6 +29,7 @@ from prfaas.kvcache.layout import KVPiece
 from prfaas.link.link import Link
 from prfaas.process.runner import ServiceContext
 from prfaas.process.tasks import Tasks
+from prfaas.stack.nats_server import NatsServer
 from prfaas.telemetry.tracing import Tracing
 from prfaas.transfer.send_options import SendOptions
 from prfaas.transfer.sender import KVSender

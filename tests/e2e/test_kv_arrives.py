@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from infra.running_sites import RunningSites
-from infra.up import DEMO
 from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
 from prfaas.contracts import subjects
 from prfaas.contracts.kv import KVTransfer
@@ -18,6 +16,8 @@ from prfaas.engine.protocol import Engine
 from prfaas.kvcache.layout import KVPiece
 from prfaas.link.link import Link
 from prfaas.site.sites import load_description
+from prfaas.stack.launch import DEMO
+from prfaas.stack.running_sites import RunningSites
 from prfaas.transfer.receiver import KVReceiver
 from prfaas.transfer.send_options import SendOptions
 from prfaas.transfer.sender import KVSender

@@ -1,11 +1,11 @@
 import asyncio
 from collections.abc import Callable
 
-from infra.nats_server import NatsServer
 from prfaas.bus.bulk import BulkLane
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.kvcache.layout import KVPiece
 from prfaas.link.link import Link
+from prfaas.stack.nats_server import NatsServer
 from prfaas.transfer.bucket_keeper import KVBucketKeeper
 from prfaas.transfer.receiver import KVReceiver
 from prfaas.transfer.send_options import SendOptions

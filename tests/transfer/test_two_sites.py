@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import pytest
 
-from infra.wan import LinkChange, LinkState
 from prfaas.bus.bulk.bucket import api, stream_name
 from prfaas.contracts import subjects
 from prfaas.contracts.codes import FailureCode
@@ -17,6 +16,7 @@ from prfaas.transfer.errors import TransferError
 from prfaas.transfer.receiver import KVReceiver
 from prfaas.transfer.send_options import SendOptions
 from prfaas.transfer.sender import KVSender
+from prfaas.wan import LinkChange, LinkState
 from tests.kvcache.kv import LAYOUT, Cache, gaussian_piece, make_pieces, make_transfer
 from tests.transfer.conftest import SITE, TwoSites
 
