@@ -7,9 +7,7 @@ from load.worlds.model import CHUNK_TOKENS, FINGERPRINT, LAYOUT, MODEL, KVSequen
 from load.worlds.plan import HOME, dispatcher_of
 from load.worlds.receiving import Receiver
 from load.worlds.surroundings import Surroundings
-from prfaas.bus.errors import BusError, NoRespondersError
-from prfaas.bus.job_streams import ACK_WAIT_S
-from prfaas.bus.jobs import ABSENT_BEHIND_A_LINK_S, ABSENT_S
+from prfaas.bus.errors import BusError, BusTimeoutError, NoRespondersError
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import KVTransfer, TransferReport
 from prfaas.contracts.to_decode import PrefillDispatched, PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
@@ -27,11 +25,13 @@ from prfaas_decode_worker.events import (
     Event,
     PrefillTimed,
     RequestBroken,
+    WorkerAnswered,
 )
 from prfaas_decode_worker.prefill_jobs import QUEUE_MARGIN_S, REMOTE_QUEUE_S
+from prfaas_decode_worker.prefill_watch import ANSWER_WAIT_S, ASK_ABSENT_EVERY_S, ASK_EVERY_S, LOOK_BACK_S
+from prfaas_decode_worker.prefill_watch_core import Holder, PrefillWatchCore, WorkerGone
 
-ALIVE_EVERY_S = 0.5
-ALIVE_TIMEOUT_S = 2.0
+IS_THERE_TIMEOUT_S = 1.0
 IDLE_TIMEOUT_S = 10.0
 KEPT_PROMPTS = 16
 
@@ -44,13 +44,19 @@ class Attempt:
         self.nuid = nuid
         self.receiver: Receiver | None = None
         self.prefill_failed: Future[PrefillFailed] = Future()
-        self.holder: Future[str] = Future()
-        """The prefill worker that has its job; the first to be heard of is the only one."""
-        self.begun = False
+        self.holder: Holder | None = None
+        """The prefill worker that has its job."""
+        self.held: Future[None] = Future()
+        self.computing = False
         self.queue_s = 0.0
         self.asked = False
         """True when a prefill worker may have its job."""
         self.settled = False
+
+    def held_by(self, worker: str, incarnation: str | None) -> None:
+        if self.holder is None or (self.holder.name == worker and incarnation is not None):
+            self.holder = Holder(self.order.prefill_site, worker, incarnation)
+            self.held.set(None)
 
     @property
     def report(self) -> TransferReport:
@@ -99,13 +105,13 @@ class Attempts:
         if attempt.order.prefill_site != prefill_site or attempt.nuid != progress.nuid:
             return
         match progress:
-            case PrefillDispatched(worker=worker):
-                attempt.holder.set(worker)
-            case PrefillStarted(queue_s=queue_s, worker=worker):
-                attempt.queue_s, attempt.begun = queue_s, True
-                attempt.holder.set(worker)
+            case PrefillDispatched(worker=worker, incarnation=incarnation):
+                attempt.held_by(worker, incarnation)
+            case PrefillStarted(queue_s=queue_s, worker=worker, incarnation=incarnation):
+                attempt.queue_s, attempt.computing = queue_s, True
+                attempt.held_by(worker, incarnation)
             case PrefillDone(prefill_s=prefill_s, ended_unix_s=ended_unix_s):
-                order, now_s = attempt.order, self._worker.monotonic_s
+                order, now_s, attempt.computing = attempt.order, self._worker.monotonic_s, False
                 timed = PrefillTimed(now_s, order.request_id, order.attempt, attempt.queue_s, prefill_s, ended_unix_s)
                 self._tell(timed)
             case PrefillFailed():
@@ -179,7 +185,7 @@ class Attempts:
     async def _await_kv(self, attempt: Attempt, receiver: Receiver) -> TransferReport | None:
         """Returns None when the prefill failed, which the core has been told. Raises TransferError."""
         verified = self._worker.spawn(_settled(receiver, attempt.order.timeout_s))
-        gone = self._worker.spawn(self._until_gone(attempt))
+        gone = self._worker.spawn(self._until_gone(attempt, receiver))
         try:
             await self._worker.wait([verified, attempt.prefill_failed, gone])
             if verified.done:
@@ -194,7 +200,7 @@ class Attempts:
                 failure = attempt.prefill_failed.result()
                 self._failed(attempt, failure.code, f"{failure.worker}: {failure.message}", failure.retry_after_s)
             else:
-                self._failed(attempt, FailureCode.WORKER_LOST, gone.result())
+                self._lost(attempt, gone.result())
             return None
         finally:
             if self._worker.alive:
@@ -203,31 +209,72 @@ class Attempts:
 
     async def _is_there(self, name: str) -> bool:
         try:
-            await self._world.network.ask(self._worker, name, "alive_asked", timeout_s=ALIVE_TIMEOUT_S)
+            await self._world.network.ask(self._worker, name, "alive_asked", timeout_s=IS_THERE_TIMEOUT_S)
         except BusError:
             return False
         return True
 
-    async def _until_gone(self, attempt: Attempt) -> str:
-        """Follows JobQueue.until_gone."""
-        watched = await attempt.holder
-        absent_s = ABSENT_S if attempt.order.prefill_site == HOME else ABSENT_BEHIND_A_LINK_S
-        heard_at = self._worker.monotonic_s
-        absent_since: float | None = None
+    async def _until_gone(self, attempt: Attempt, receiver: Receiver) -> WorkerGone:
+        """Follows PrefillWatch.until_gone."""
+        await attempt.held
+        core = self._watching(attempt)
+        came = receiver.report().frames
         while True:
-            await self._worker.sleep(ALIVE_EVERY_S)
-            asked_at = self._worker.monotonic_s
+            if core.holder != attempt.holder:
+                core = self._watching(attempt)
+            gone = await self._look(core)
+            if receiver.report().frames > came:
+                core.handle_sign(self._worker.monotonic_s)
+            elif gone is not None:
+                return gone
+            core.validate()
+            came = receiver.report().frames
+            if not core.missing or core.absent:
+                await self._worker.sleep(ASK_ABSENT_EVERY_S if core.absent else ASK_EVERY_S)
+
+    def _watching(self, attempt: Attempt) -> PrefillWatchCore:
+        assert attempt.holder is not None
+        return PrefillWatchCore(attempt.holder, self._worker.monotonic_s, own_site=attempt.holder.site == HOME)
+
+    async def _look(self, core: PrefillWatchCore) -> WorkerGone | None:
+        """Follows PrefillWatch._look, but for answers that come late."""
+        try:
+            await self._ask(core.holder)
+        except NoRespondersError:
+            answers = await self._site_answers(core.holder.site)
+            return core.handle_absence(self._worker.monotonic_s, site_answers=answers)
+        except BusTimeoutError:
+            answers = core.holder.site != HOME or await self._site_answers(HOME)
+            return core.handle_silence(self._worker.monotonic_s, server_answers=answers)
+        except BusError:
+            pass
+        core.handle_sign(self._worker.monotonic_s)
+        return None
+
+    async def _ask(self, holder: Holder) -> None:
+        name = holder.name if holder.incarnation is None else f"{holder.name}.{holder.incarnation}"
+        await self._world.network.ask(self._worker, name, "alive_asked", timeout_s=ANSWER_WAIT_S)
+
+    async def _site_answers(self, site: str) -> bool:
+        return await self._world.jobs[site].queued.is_there(self._worker, ANSWER_WAIT_S)
+
+    def _lost(self, attempt: Attempt, gone: WorkerGone) -> None:
+        """Follows Attempts._lost."""
+        died = gone.holder if gone.died and attempt.computing else None
+        self._failed(attempt, FailureCode.WORKER_LOST, gone.reason, died=died)
+        if died is not None:
+            self._worker.spawn(self._look_back(died))
+
+    async def _look_back(self, holder: Holder) -> None:
+        until_s = self._worker.monotonic_s + LOOK_BACK_S
+        while self._worker.monotonic_s < until_s:
+            await self._worker.sleep(ASK_EVERY_S)
             try:
-                await self._world.network.ask(self._worker, watched, "alive_asked", timeout_s=ALIVE_TIMEOUT_S)
-                heard_at, absent_since = self._worker.monotonic_s, None
-            except NoRespondersError:
-                absent_since = asked_at if absent_since is None else absent_since
-                if self._worker.monotonic_s - absent_since >= absent_s:
-                    return f"prefill worker {watched!r} has no connection any more"
+                await self._ask(holder)
             except BusError:
-                absent_since = None
-            if (silent_s := self._worker.monotonic_s - heard_at) >= ACK_WAIT_S:
-                return f"prefill worker {watched!r} has not answered for {silent_s:.1f} s"
+                continue
+            self._tell(WorkerAnswered(self._worker.monotonic_s, holder))
+            return
 
     def _verified(self, attempt: Attempt, sequence: KVSequence) -> None:
         if attempt.settled:
@@ -237,14 +284,16 @@ class Attempts:
         self.sequences[order.request_id] = sequence
         self._tell(AttemptVerified(worker.monotonic_s, order.request_id, order.attempt, worker.unix_s, attempt.report))
 
-    def _failed(self, attempt: Attempt, code: str, message: str, retry_after_s: float | None = None) -> None:
+    def _failed(
+        self, attempt: Attempt, code: str, message: str, retry_after_s: float | None = None, died: Holder | None = None
+    ) -> None:
         if attempt.settled:
             return
         attempt.settled = True
         order = attempt.order
         now_s = self._worker.monotonic_s
         self._world.failed_attempts.append((f"{order.transfer_id}.{order.attempt}", code))
-        self._tell(AttemptFailed(now_s, order.request_id, order.attempt, code, message, attempt.begun, retry_after_s))
+        self._tell(AttemptFailed(now_s, order.request_id, order.attempt, code, message, died, retry_after_s))
 
     # ---- KV of earlier prompts
 

@@ -120,17 +120,17 @@ class Dispatcher(JobTaker):
             match instruction:
                 case Dispatch(job_id, worker):
                     self._leaving.add(job_id)
-                    self.spawn(self._dispatch(job_id, worker))
+                    self.spawn(self._dispatch(job_id, worker, self.core.incarnation(worker)))
                 case Refuse():
                     self._leaving.add(instruction.job_id)
                     self.spawn(self._refuse(instruction))
         self.core.validate()
 
-    async def _dispatch(self, job_id: str, worker: str) -> None:
+    async def _dispatch(self, job_id: str, worker: str, incarnation: str | None) -> None:
         taken = self.held[job_id]
         job = self._job(taken)
         try:
-            new = await self.jobs.dispatch(self, taken, worker)
+            new = await self.jobs.dispatch(self, taken, worker, incarnation)
         except BusError:
             await self.sleep(RETRY_WAIT_S)
             result = DispatchResult.FAILED

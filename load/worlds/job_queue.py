@@ -144,6 +144,19 @@ class JobStream:
             raise BusTimeoutError(f"jobs of {self.site}", timeout_s)
         return answer.result()
 
+    async def is_there(self, source: Process, timeout_s: float) -> bool:
+        """Follows JobQueue.takes_jobs."""
+        link = self._network.link_between(source.site, self.site)
+        if not source.connected or (link is not None and link.cut and not link.silent):
+            return False
+        answer: Future[bool] = Future()
+        channel = (source, self, "is there")
+        self._network.carry(channel, source, source.site, self.site, self._asked, source, answer)
+        return await source.wait([answer], timeout_s)
+
+    def _asked(self, source: Process, answer: Future[bool]) -> None:
+        self._network.carry((self, source, "stored"), None, self.site, source.site, self._answer, source, answer, True)
+
     def pull(self, worker: JobTaker, subject: str) -> None:
         """Asks for the oldest job, or the next one. The worker asks again as long as it is idle."""
         self._network.carry(
@@ -267,7 +280,7 @@ class SiteJobs:
             clockwork, network, site, ack_wait_s=ACK_WAIT_S, max_deliveries=MAX_DELIVERIES, max_jobs=MAX_JOBS
         )
 
-    async def dispatch(self, by: JobTaker, taken: TakenJob, worker: str) -> bool:
+    async def dispatch(self, by: JobTaker, taken: TakenJob, worker: str, incarnation: str | None) -> bool:
         """Follows jobs.dispatch. Raises StreamError, BusTimeoutError."""
         waited_s = taken.age_s
         job = replace(taken.job, waited_s=waited_s)
@@ -275,7 +288,11 @@ class SiteJobs:
         if not was_there:
             transfer = job.transfer
             told = PrefillDispatched(
-                transfer_id=transfer.transfer_id, attempt=transfer.attempt, nuid=transfer.nuid, worker=worker
+                transfer_id=transfer.transfer_id,
+                attempt=transfer.attempt,
+                nuid=transfer.nuid,
+                worker=worker,
+                incarnation=incarnation,
             )
             self._network.tell(by, job.reply_to, "hear_progress", self.site, told)
         await taken.ack()

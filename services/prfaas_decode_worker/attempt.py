@@ -10,7 +10,6 @@ from typing import Any
 from opentelemetry.trace import Span, SpanKind
 from opentelemetry.trace.status import StatusCode
 
-from prfaas.bus.jobs import ABSENT_BEHIND_A_LINK_S, ABSENT_S
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import TransferReport
 from prfaas.contracts.to_decode import PrefillDispatched, PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
@@ -38,8 +37,11 @@ from prfaas_decode_worker.events import (
     PrefillTimed,
     Release,
     RequestBroken,
+    WorkerAnswered,
 )
 from prfaas_decode_worker.prefill_jobs import Prefill, PrefillJobs
+from prfaas_decode_worker.prefill_watch import PrefillWatch
+from prfaas_decode_worker.prefill_watch_core import Holder, WorkerGone
 from prfaas_decode_worker.prefixes import KeptPrefixes
 from prfaas_decode_worker.spans import describe_transfer
 
@@ -59,19 +61,23 @@ class Attempt:
         self.prefill_failed: asyncio.Future[PrefillFailed] = asyncio.get_running_loop().create_future()
         self.prefill: Prefill | None = None
         """Order to a prefill worker; None until it was asked."""
-        self.holder: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.holder: Holder | None = None
         """The prefill worker that has its job."""
-        self.begun = False
-        """True once the holder has begun to compute it."""
+        self.held = asyncio.Event()
+        """Set once there is a holder."""
+        self.computing = False
+        """True while the holder computes it."""
         self.queue_s = 0.0
         self.settled = False
         """The core has been told how it ended, or does not want to know."""
         self.verified_ns = 0
 
-    def held_by(self, worker: str) -> None:
-        """Notes the worker that has the job; the first to be heard of is the only one."""
-        if not self.holder.done():
-            self.holder.set_result(worker)
+    def held_by(self, worker: str, incarnation: str | None) -> None:
+        """Notes the worker that has the job. No other name gets it; of one name another process may have taken it than the one
+        that it was meant for."""
+        if self.holder is None or (self.holder.name == worker and incarnation is not None):
+            self.holder = Holder(self.order.prefill_site, worker, incarnation)
+            self.held.set()
 
     def may_report(self, prefill_site: str, nuid: str) -> bool:
         """Returns whether progress is from a worker that has the job: it is of the job's site, and knows the object's name."""
@@ -103,6 +109,7 @@ class Attempts:
         self._engine = kept.engine
         self._layout = kept.engine.describe().layout
         self._jobs = PrefillJobs(config, connections.bus, kept.engine.describe())
+        self._watch = PrefillWatch(connections.bus, self._jobs.queue, self._site, kept.engine.describe().model)
         self._kept = kept
         self._tasks = context.tasks
         self._tracing = context.tracing
@@ -171,13 +178,13 @@ class Attempts:
             return
         attempt = found[0]
         match progress:
-            case PrefillDispatched(worker=worker):
-                attempt.held_by(worker)
-            case PrefillStarted(queue_s=queue_s, worker=worker):
-                attempt.queue_s, attempt.begun = queue_s, True
-                attempt.held_by(worker)
+            case PrefillDispatched(worker=worker, incarnation=incarnation):
+                attempt.held_by(worker, incarnation)
+            case PrefillStarted(queue_s=queue_s, worker=worker, incarnation=incarnation):
+                attempt.queue_s, attempt.computing = queue_s, True
+                attempt.held_by(worker, incarnation)
             case PrefillDone(prefill_s=prefill_s, ended_unix_s=ended_unix_s):
-                order = attempt.order
+                order, attempt.computing = attempt.order, False
                 now_s = time.monotonic()
                 self._tell(PrefillTimed(now_s, order.request_id, order.attempt, attempt.queue_s, prefill_s, ended_unix_s))
             case PrefillFailed():
@@ -238,7 +245,7 @@ class Attempts:
             self._failed(attempt, failure_code(error), fault_text(error))
         finally:
             if audited is not None and report is not None:
-                self._audits.begin(audited, attempt.holder.result() if attempt.holder.done() else "")
+                self._audits.begin(audited, attempt.holder.name if attempt.holder is not None else "")
             elif audited is not None:
                 self._audits.drop(audited)
             if attempt.receiver is not None:
@@ -257,7 +264,7 @@ class Attempts:
         """None when the prefill failed, which the core has been told. Raises TransferError, or what `install` raised."""
         order = attempt.order
         verified = asyncio.ensure_future(receiver.verified(order.timeout_s))
-        gone = asyncio.ensure_future(self._worker_gone(attempt))
+        gone = asyncio.ensure_future(self._worker_gone(attempt, receiver))
         waiting: list[asyncio.Future[Any]] = [verified, attempt.prefill_failed, gone]
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -267,7 +274,7 @@ class Attempts:
                 failure = attempt.prefill_failed.result()
                 self._failed(attempt, failure.code, f"{failure.worker}: {failure.message}", failure.retry_after_s)
             else:
-                self._failed(attempt, FailureCode.WORKER_LOST, gone.result())
+                self._lost(attempt, gone.result())
             return None
         finally:
             verified.cancel()
@@ -281,11 +288,26 @@ class Attempts:
             return attempt.prefill_failed.done()
         return False
 
-    async def _worker_gone(self, attempt: Attempt) -> str:
-        """Returns, with the reason, when the worker is gone that has the job: no other one gets it."""
-        site = attempt.order.prefill_site
-        absent_s = ABSENT_S if site == self._site else ABSENT_BEHIND_A_LINK_S
-        return await self._jobs.queue.until_gone(site, await attempt.holder, absent_s)
+    async def _worker_gone(self, attempt: Attempt, receiver: KVReceiver) -> WorkerGone:
+        """Returns when the worker is gone that has the job: no other one gets it."""
+        await attempt.held.wait()
+
+        def holder() -> Holder:
+            assert attempt.holder is not None
+            return attempt.holder
+
+        return await self._watch.until_gone(holder, lambda: receiver.report().frames)
+
+    def _lost(self, attempt: Attempt, gone: WorkerGone) -> None:
+        died_of_it = gone.holder if gone.died and attempt.computing else None
+        self._failed(attempt, FailureCode.WORKER_LOST, gone.reason, died=died_of_it)
+        if died_of_it is not None:
+            self._tasks.spawn(f"look back at {died_of_it.name}", self._look_back(died_of_it))
+
+    async def _look_back(self, holder: Holder) -> None:
+        """Takes the word back that a worker has died, if it answers later: its connection had been lost."""
+        if await self._watch.until_back(holder):
+            self._tell(WorkerAnswered(time.monotonic(), holder))
 
     def _verified(self, attempt: Attempt, sequence: Any) -> None:
         if attempt.settled:
@@ -296,7 +318,9 @@ class Attempts:
         self.sequences[order.request_id] = sequence
         self._tell(AttemptVerified(time.monotonic(), order.request_id, order.attempt, unix_s(), attempt.report))
 
-    def _failed(self, attempt: Attempt, code: str, message: str, retry_after_s: float | None = None) -> None:
+    def _failed(
+        self, attempt: Attempt, code: str, message: str, retry_after_s: float | None = None, died: Holder | None = None
+    ) -> None:
         if attempt.settled:
             return
         attempt.settled = True
@@ -310,8 +334,7 @@ class Attempts:
             reason=message,
         )
         self._count_failure(attempt, code)
-        begun, now_s = attempt.begun, time.monotonic()
-        self._tell(AttemptFailed(now_s, order.request_id, order.attempt, code, message, begun, retry_after_s))
+        self._tell(AttemptFailed(time.monotonic(), order.request_id, order.attempt, code, message, died, retry_after_s))
 
     def _count_failure(self, attempt: Attempt, code: str) -> None:
         attempt.span.set_attribute(names.ERROR_TYPE, code)

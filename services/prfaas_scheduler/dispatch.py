@@ -238,17 +238,17 @@ class Dispatcher:
             match instruction:
                 case Dispatch(job_id, worker):
                     self._leaving.add(job_id)
-                    self._spawn(self._dispatch(job_id, worker))
+                    self._spawn(self._dispatch(job_id, worker, self._core.incarnation(worker)))
                 case Refuse(job_id):
                     self._leaving.add(job_id)
                     self._spawn(self._refuse(instruction))
 
-    async def _dispatch(self, job_id: str, worker: str) -> None:
+    async def _dispatch(self, job_id: str, worker: str, incarnation: str | None) -> None:
         """Gives a held job to a worker, or gives it back to the queue."""
         taken = self._held[job_id]
         job, waited_s = self._job(taken), taken.age_s
         try:
-            new = await dispatch(self._bus, self._site, taken, worker, by=self._name)
+            new = await dispatch(self._bus, self._site, taken, worker, incarnation, by=self._name)
         except MessageTooLargeError as error:
             await self._fail(job_id, FailureCode.BAD_JOB, str(error), None)
             result = DispatchResult.KNOWN

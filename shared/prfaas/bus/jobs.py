@@ -24,7 +24,6 @@ from opentelemetry.trace import Span
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError, BusTimeoutError, NoRespondersError
 from prfaas.bus.jetstream import publish_acknowledged
-from prfaas.bus.job_streams import ACK_WAIT_S
 from prfaas.bus.taken_jobs import TakenJob
 from prfaas.bus.trace_context import Headers, trace_headers
 from prfaas.contracts import subjects
@@ -34,12 +33,8 @@ from prfaas.contracts.wire import encode
 
 _TRY_S = 2.0
 _RETRY_WAIT_S = 0.2
-_ALIVE_EVERY_S = 0.5
-_ALIVE_TIMEOUT_S = 2.0
-ABSENT_S = 1.5
-"""Time without a subscriber under a worker's name after which it is gone. One that lost its connection dials every 0.2 s."""
-ABSENT_BEHIND_A_LINK_S = 2.5
-"""The same for a worker of another site: while the link between is down it seems as absent, and the link may be back at once."""
+_ALIVE_TIMEOUT_S = 1.0
+_NO_STREAM = "none"
 
 
 class JobQueue:
@@ -79,30 +74,20 @@ class JobQueue:
             return False
         return True
 
-    async def until_gone(self, site: str, worker: str, absent_s: float = ABSENT_S) -> str:
-        """Returns the reason when the worker is gone: none has listened under its name for `absent_s`.
-
-        One that listens and does not answer may be busy, or stopped for a while: it is given up after ACK_WAIT_S."""
-        heard_at = time.monotonic()
-        absent_since: float | None = None
-        while True:
-            await asyncio.sleep(_ALIVE_EVERY_S)
-            asked_at = time.monotonic()
-            try:
-                await self._bus.request_raw(subjects.worker_alive(site, worker), b"", _ALIVE_TIMEOUT_S)
-                heard_at, absent_since = time.monotonic(), None
-            except NoRespondersError:
-                absent_since = asked_at if absent_since is None else absent_since
-                if time.monotonic() - absent_since >= absent_s:
-                    return f"prefill worker {worker!r} of site {site} has no connection any more"
-            except BusError:
-                absent_since = None
-            if (silent_s := time.monotonic() - heard_at) >= ACK_WAIT_S:
-                return f"prefill worker {worker!r} of site {site} has not answered for {silent_s:.1f} s"
+    async def takes_jobs(self, site: str, decode_site: str, model: str, timeout_s: float) -> bool:
+        """Asks the site's server whether it has the queue: with a job for a stream of no name, which it refuses to store."""
+        headers = {"Nats-Expected-Stream": _NO_STREAM}
+        try:
+            await self._bus.request_raw(subjects.jobs(site, decode_site, model), b"", timeout_s, headers)
+        except BusError:
+            return False
+        return True
 
 
-async def dispatch(bus: ControlBus, site: str, taken: TakenJob, worker: str, by: str) -> bool:
+async def dispatch(bus: ControlBus, site: str, taken: TakenJob, worker: str, incarnation: str | None, by: str) -> bool:
     """Puts a queued job into a worker's own queue, then removes it from the site's and tells its decode worker, as process `by`.
+
+    `incarnation`: process that is to take it, by what is known; None: not known.
 
     Returns False when it had been dispatched before, to this worker or another one: then only its removal is made good.
 
@@ -115,7 +100,13 @@ async def dispatch(bus: ControlBus, site: str, taken: TakenJob, worker: str, by:
     was_there = await publish_acknowledged(bus, subjects.dispatched_jobs(site, worker), encode(job), _TRY_S, headers)
     if not was_there:
         transfer = job.transfer
-        told = PrefillDispatched(transfer_id=transfer.transfer_id, attempt=transfer.attempt, nuid=transfer.nuid, worker=worker)
+        told = PrefillDispatched(
+            transfer_id=transfer.transfer_id,
+            attempt=transfer.attempt,
+            nuid=transfer.nuid,
+            worker=worker,
+            incarnation=incarnation,
+        )
         await bus.publish(subjects.progress_from(job.reply_to, site, by), told, parent=taken.context)
     await taken.ack()
     return not was_there
