@@ -7,7 +7,7 @@ from load.worlds.model import CHUNK_TOKENS, FINGERPRINT, LAYOUT, MODEL, KVSequen
 from load.worlds.plan import HOME, dispatcher_of
 from load.worlds.receiving import Receiver
 from load.worlds.surroundings import Surroundings
-from prfaas.bus.errors import BusError, BusTimeoutError, NoRespondersError
+from prfaas.bus.errors import BusError, BusTimeoutError, NoRespondersError, StreamError
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import KVTransfer, TransferReport
 from prfaas.contracts.to_decode import PrefillDispatched, PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
@@ -28,8 +28,8 @@ from prfaas_decode_worker.events import (
     WorkerAnswered,
 )
 from prfaas_decode_worker.prefill_jobs import QUEUE_MARGIN_S, REMOTE_QUEUE_S
-from prfaas_decode_worker.prefill_watch import ANSWER_WAIT_S, ASK_ABSENT_EVERY_S, ASK_EVERY_S, LOOK_BACK_S
-from prfaas_decode_worker.prefill_watch_core import Holder, PrefillWatchCore, WorkerGone
+from prfaas_decode_worker.prefill_watch import ANSWER_WAIT_S, ASK_ABSENT_EVERY_S, ASK_EVERY_S, LOOK_BACK_S, Loss
+from prfaas_decode_worker.prefill_watch_core import Gone, Holder, PrefillWatchCore
 
 IS_THERE_TIMEOUT_S = 1.0
 IDLE_TIMEOUT_S = 10.0
@@ -152,8 +152,8 @@ class Attempts:
             )
             self.receivers[attempt.nuid] = receiver
             await receiver.open()
-            await self._submit(order, transfer, named)
-            report = await self._await_kv(attempt, receiver)
+            sequence_number = await self._submit(order, transfer, named)
+            report = await self._await_kv(attempt, receiver, sequence_number)
             if report is not None:
                 self._verified(attempt, sequence)
         except Exception as error:
@@ -165,7 +165,7 @@ class Attempts:
         if report is not None:
             self._keep(sequence, order.token_ids)
 
-    async def _submit(self, order: BeginAttempt, transfer: KVTransfer, named: str | None) -> None:
+    async def _submit(self, order: BeginAttempt, transfer: KVTransfer, named: str | None) -> int:
         job = PrefillJob(
             request_id=order.request_id,
             model=MODEL,
@@ -180,14 +180,14 @@ class Attempts:
         )
         remote = order.prefill_site != HOME
         timeout_s = min(order.timeout_s, REMOTE_QUEUE_S) if remote else max(0.0, order.timeout_s - QUEUE_MARGIN_S)
-        await self._world.jobs[order.prefill_site].queued.submit(self._worker, job, timeout_s=timeout_s)
+        return await self._world.jobs[order.prefill_site].queued.submit(self._worker, job, timeout_s=timeout_s)
 
-    async def _await_kv(self, attempt: Attempt, receiver: Receiver) -> TransferReport | None:
+    async def _await_kv(self, attempt: Attempt, receiver: Receiver, sequence_number: int) -> TransferReport | None:
         """Returns None when the prefill failed, which the core has been told. Raises TransferError."""
         verified = self._worker.spawn(_settled(receiver, attempt.order.timeout_s))
-        gone = self._worker.spawn(self._until_gone(attempt, receiver))
+        lost = self._worker.spawn(self._until_lost(attempt, receiver, sequence_number))
         try:
-            await self._worker.wait([verified, attempt.prefill_failed, gone])
+            await self._worker.wait([verified, attempt.prefill_failed, lost])
             if verified.done:
                 report, error = verified.result()
                 if error is None:
@@ -200,12 +200,12 @@ class Attempts:
                 failure = attempt.prefill_failed.result()
                 self._failed(attempt, failure.code, f"{failure.worker}: {failure.message}", failure.retry_after_s)
             else:
-                self._lost(attempt, gone.result())
+                self._lost(attempt, lost.result())
             return None
         finally:
             if self._worker.alive:
                 verified.cancel()
-                gone.cancel()
+                lost.cancel()
 
     async def _is_there(self, name: str) -> bool:
         try:
@@ -214,40 +214,62 @@ class Attempts:
             return False
         return True
 
-    async def _until_gone(self, attempt: Attempt, receiver: Receiver) -> WorkerGone:
-        """Follows PrefillWatch.until_gone."""
-        await attempt.held
-        core = self._watching(attempt)
+    async def _until_lost(self, attempt: Attempt, receiver: Receiver, sequence_number: int) -> Loss:
+        """Follows PrefillWatch.until_lost."""
+        loss = await self._until_held(attempt, sequence_number)
+        return loss or await self._until_gone(attempt, receiver)
+
+    async def _until_held(self, attempt: Attempt, sequence_number: int) -> Loss | None:
+        worker, site = self._worker, attempt.order.prefill_site
+        core = PrefillWatchCore(f"the queue of {site}", worker.monotonic_s, own_site=site == HOME)
+        while not attempt.held.done:
+            gone: Gone | None = None
+            try:
+                last = await self._world.jobs[site].queued.last_stored(worker, ANSWER_WAIT_S)
+            except (NoRespondersError, StreamError):
+                gone = core.handle_absence(worker.monotonic_s, site_answers=False)
+            except BusTimeoutError:
+                gone = core.handle_silence(worker.monotonic_s, server_answers=site != HOME)
+            else:
+                core.handle_sign(worker.monotonic_s)
+                if last < sequence_number and not attempt.held.done:
+                    return Loss(FailureCode.BROKER, "the queue was lost, and the job with it")
+            core.validate()
+            if gone is not None and not attempt.held.done:
+                return Loss(FailureCode.TIMEOUT, gone.reason)
+            await worker.wait([attempt.held], ASK_EVERY_S)
+        return None
+
+    async def _until_gone(self, attempt: Attempt, receiver: Receiver) -> Loss:
+        assert attempt.holder is not None
+        holder, core = attempt.holder, self._watching(attempt.holder)
         came = receiver.report().frames
         while True:
-            if core.holder != attempt.holder:
-                core = self._watching(attempt)
-            gone = await self._look(core)
+            if holder != attempt.holder:
+                holder, core = attempt.holder, self._watching(attempt.holder)
+            gone = await self._look(holder, core)
             if receiver.report().frames > came:
                 core.handle_sign(self._worker.monotonic_s)
-            elif gone is not None:
-                return gone
+            elif gone is not None and holder == attempt.holder:
+                return Loss(FailureCode.WORKER_LOST, gone.reason, holder if gone.died and attempt.computing else None)
             core.validate()
             came = receiver.report().frames
             if not core.missing or core.absent:
                 await self._worker.sleep(ASK_ABSENT_EVERY_S if core.absent else ASK_EVERY_S)
 
-    def _watching(self, attempt: Attempt) -> PrefillWatchCore:
-        assert attempt.holder is not None
-        return PrefillWatchCore(attempt.holder, self._worker.monotonic_s, own_site=attempt.holder.site == HOME)
+    def _watching(self, holder: Holder) -> PrefillWatchCore:
+        return PrefillWatchCore(holder.name, self._worker.monotonic_s, own_site=holder.site == HOME)
 
-    async def _look(self, core: PrefillWatchCore) -> WorkerGone | None:
+    async def _look(self, holder: Holder, core: PrefillWatchCore) -> Gone | None:
         """Follows PrefillWatch._look, but for answers that come late."""
         try:
-            await self._ask(core.holder)
+            await self._ask(holder)
         except NoRespondersError:
-            answers = await self._site_answers(core.holder.site)
+            answers = await self._answers(holder.site)
             return core.handle_absence(self._worker.monotonic_s, site_answers=answers)
         except BusTimeoutError:
-            answers = core.holder.site != HOME or await self._site_answers(HOME)
+            answers = holder.site != HOME or await self._answers(HOME)
             return core.handle_silence(self._worker.monotonic_s, server_answers=answers)
-        except BusError:
-            pass
         core.handle_sign(self._worker.monotonic_s)
         return None
 
@@ -255,15 +277,18 @@ class Attempts:
         name = holder.name if holder.incarnation is None else f"{holder.name}.{holder.incarnation}"
         await self._world.network.ask(self._worker, name, "alive_asked", timeout_s=ANSWER_WAIT_S)
 
-    async def _site_answers(self, site: str) -> bool:
-        return await self._world.jobs[site].queued.is_there(self._worker, ANSWER_WAIT_S)
+    async def _answers(self, site: str) -> bool:
+        try:
+            await self._world.jobs[site].queued.last_stored(self._worker, ANSWER_WAIT_S)
+        except BusError:
+            return False
+        return True
 
-    def _lost(self, attempt: Attempt, gone: WorkerGone) -> None:
+    def _lost(self, attempt: Attempt, loss: Loss) -> None:
         """Follows Attempts._lost."""
-        died = gone.holder if gone.died and attempt.computing else None
-        self._failed(attempt, FailureCode.WORKER_LOST, gone.reason, died=died)
-        if died is not None:
-            self._worker.spawn(self._look_back(died))
+        self._failed(attempt, loss.code, loss.reason, died=loss.died)
+        if loss.died is not None:
+            self._worker.spawn(self._look_back(loss.died))
 
     async def _look_back(self, holder: Holder) -> None:
         until_s = self._worker.monotonic_s + LOOK_BACK_S

@@ -1,4 +1,5 @@
-"""Signs of the prefill worker that has a job of this decode worker, and when they mean that it is gone.
+"""Signs of the prefill worker that has a job of this decode worker, or of the queue in which it waits, and when they mean that it
+is gone.
 
 A worker is one process. To take a living one for gone costs a second prefill and nothing else, so patience is short. But only a
 worker that has no connection, while its site answers, counts as dead: its prompt may be what killed it.
@@ -25,12 +26,8 @@ class Holder(NamedTuple):
     incarnation: str | None
     """None: whatever process has the name."""
 
-    def __str__(self) -> str:
-        return f"prefill worker {self.name!r} of site {self.site}"
 
-
-class WorkerGone(NamedTuple):
-    holder: Holder
+class Gone(NamedTuple):
     reason: str
     died: bool
     """The worker has no connection, and it is not the link that is down."""
@@ -39,8 +36,9 @@ class WorkerGone(NamedTuple):
 class PrefillWatchCore:
     """Pure: what became of each question to one worker in, its loss out. Moments are of any one clock, in s."""
 
-    def __init__(self, holder: Holder, now_s: float, *, own_site: bool) -> None:
-        self.holder = holder
+    def __init__(self, whom: str, now_s: float, *, own_site: bool) -> None:
+        """`whom`: for the reason of a loss."""
+        self._whom = whom
         self._own_site = own_site
         self._looked_at = now_s
         self._absent = False
@@ -66,7 +64,7 @@ class PrefillWatchCore:
         self._missing_s = 0.0
         self._absent_s = None
 
-    def handle_absence(self, now_s: float, *, site_answers: bool) -> WorkerGone | None:
+    def handle_absence(self, now_s: float, *, site_answers: bool) -> Gone | None:
         """Takes that no process subscribes for the worker. `site_answers`: whether another question to its site was answered."""
         step_s, self._absent = self._step(now_s), True
         if not site_answers:
@@ -83,7 +81,7 @@ class PrefillWatchCore:
             return self._gone("has no connection any more", died=True)
         return None
 
-    def handle_silence(self, now_s: float, *, server_answers: bool) -> WorkerGone | None:
+    def handle_silence(self, now_s: float, *, server_answers: bool) -> Gone | None:
         """Takes that no answer came in time. `server_answers`: whether the own site's server does, if the worker is there."""
         step_s, self._absent = self._step(now_s), False
         self._absent_s = None
@@ -102,5 +100,5 @@ class PrefillWatchCore:
         self._looked_at = now_s
         return step_s
 
-    def _gone(self, what: str, *, died: bool) -> WorkerGone:
-        return WorkerGone(self.holder, f"{self.holder} {what}", died)
+    def _gone(self, what: str, *, died: bool) -> Gone:
+        return Gone(f"{self._whom} {what}", died)

@@ -13,7 +13,7 @@ from typing import Any, Final
 from nats.aio.msg import Msg
 
 from prfaas.bus.control import ControlBus
-from prfaas.bus.errors import BusError, MessageTooLargeError
+from prfaas.bus.errors import BusError, BusTimeoutError, MessageTooLargeError
 from prfaas.bus.job_streams import QUEUED_ACK_WAIT_S, queued_consumer
 from prfaas.bus.jobs import dispatch
 from prfaas.bus.server_clock import ServerClock
@@ -251,6 +251,11 @@ class Dispatcher:
             new = await dispatch(self._bus, self._site, taken, worker, incarnation, by=self._name)
         except MessageTooLargeError as error:
             await self._fail(job_id, FailureCode.BAD_JOB, str(error), None)
+            result = DispatchResult.KNOWN
+        except BusTimeoutError as error:
+            # It may be with the worker, and a server that lost its memory would take it a second time, for another worker.
+            log.warning("job_perhaps_dispatched", job=job_id, worker=worker, reason=str(error))
+            await self._fail(job_id, FailureCode.BROKER, f"it is not known whether the job was dispatched: {error}", None)
             result = DispatchResult.KNOWN
         except BusError as error:
             log.warning("job_not_dispatched", job=job_id, worker=worker, reason=str(error))

@@ -1,15 +1,18 @@
 import asyncio
 import itertools
 import time
+from pathlib import Path
 
 import msgspec
 import pytest
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
-from infra.nats_server import NatsServer
+from infra.nats_server import NatsServer, plain_config
+from load.chaos.disk import SmallDisk
 from prfaas.bus import job_streams
 from prfaas.bus.control import ControlBus
+from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.bus.errors import MessageTooLargeError, NoRespondersError, NotConnectedError, StreamError
 from prfaas.bus.job_consumer import JobConsumer
 from prfaas.bus.jobs import JobQueue, dispatch
@@ -19,6 +22,7 @@ from prfaas.contracts.kv import KVTransfer
 from prfaas.contracts.to_decode import PrefillDispatched, PrefillFailed
 from prfaas.contracts.to_prefill import PrefillJob
 from prfaas.contracts.wire import encode, pack_tokens
+from prfaas.site.server_ports import ServerPorts
 from tests.bus.conftest import Connect
 from tests.bus.submitting import dispatch_to, hold
 
@@ -206,27 +210,21 @@ async def test_the_trace_context_goes_with_the_job(connect: Connect) -> None:
     await taken.ack()
 
 
-@pytest.mark.parametrize("lose_store", [False, True])
-async def test_a_killed_server_loses_no_job_and_a_lost_store_is_made_again(
-    server: NatsServer, connect: Connect, lose_store: bool
-) -> None:
+async def test_a_queue_is_made_again_after_its_server_was_killed(server: NatsServer, connect: Connect) -> None:
     bus = await connect()
     consumer = await JobConsumer.open(bus, SITE, MODEL, "one", incarnation="i0", serves=SERVES)
     await JobQueue(bus).submit(SITE, make_job("before"), timeout_s=DEADLINE_S)
     server.kill()
-    if lose_store:
-        server.drop_store()
     await server.restart()
-    expected = "after" if lose_store else "before"
     taking = asyncio.create_task(take(consumer))
-    while lose_store:
+    while True:
         try:
             await JobQueue(bus).submit(SITE, make_job("after"), timeout_s=DEADLINE_S)
             break
         except NoRespondersError:  # until the consumer has made the queue again
             await asyncio.wait([taking], timeout=0.05)
     taken = await taking
-    assert taken.job.transfer.transfer_id == expected
+    assert taken.job.transfer.transfer_id == "after"
     await taken.ack()
 
 
@@ -433,12 +431,54 @@ async def test_a_process_that_left_is_there_no_more_though_another_one_has_its_n
         await asking.request_raw(subjects.prefill_alive(SITE, "one", "i1"), b"", DEADLINE_S)
 
 
-async def test_whether_a_site_takes_jobs_is_told_without_storing_one(connect: Connect) -> None:
-    bus = await connect("asking")
-    assert not await JobQueue(bus).takes_jobs(SITE, HOME, MODEL, DEADLINE_S), "there is no queue yet"
-    await JobConsumer.open(await connect("worker"), SITE, MODEL, "one", incarnation="i0", serves=SERVES)
-    assert await JobQueue(bus).takes_jobs(SITE, HOME, MODEL, DEADLINE_S)
-    assert await stored(bus) == 0
+async def test_a_queue_tells_its_last_job_without_storing_another_and_less_once_it_has_lost_it(
+    server: NatsServer, connect: Connect
+) -> None:
+    bus, worker = await connect("asking"), await connect("worker")
+    queue = JobQueue(bus)
+    with pytest.raises(NoRespondersError):
+        await queue.last_stored(SITE, HOME, MODEL, DEADLINE_S)
+    consumer = await JobConsumer.open(worker, SITE, MODEL, "one", incarnation="i0", serves=SERVES)
+    assert await queue.last_stored(SITE, HOME, MODEL, DEADLINE_S) == 0
+    numbers = [await queue.submit(SITE, make_job(name), timeout_s=DEADLINE_S) for name in ("a", "b", "a")]
+    assert numbers == [1, 2, 1], "a job is stored once"
+    await (await take(consumer)).ack()
+    assert await queue.last_stored(SITE, HOME, MODEL, DEADLINE_S) == 2
+    server.kill()
+    await server.restart()
+    taking = asyncio.create_task(consumer.take(DEADLINE_S))
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            try:
+                assert await queue.last_stored(SITE, HOME, MODEL, DEADLINE_S) == 0
+                break
+            except NoRespondersError:  # until the consumer has made the queue again
+                await asyncio.sleep(0.02)
+    taking.cancel()
+
+
+async def test_a_full_disk_does_not_matter_to_jobs(tmp_path: Path) -> None:
+    directory = tmp_path / "nats"
+    disk = SmallDisk(directory / "store")
+    if not disk.mount():
+        pytest.skip("mounting a small disk takes root")
+    try:
+        async with NatsServer(directory, roomy_config) as server:
+            bus = await ControlBus.connect(NatsEndpoint(url=server.client_url), "test")
+            consumer = await JobConsumer.open(bus, SITE, MODEL, "one", incarnation="i0", serves=SERVES)
+            disk.fill()
+            for name in ("a", "b"):
+                await JobQueue(bus).submit(SITE, make_job(name), timeout_s=DEADLINE_S)
+                await (await take(consumer)).ack()
+            await bus.drain()
+    finally:
+        disk.unmount()
+
+
+def roomy_config(ports: ServerPorts, store: Path) -> str:
+    """A server that goes by its settings, and not by the room on its disk."""
+    limits = "jetstream { max_file_store: 1GB, max_memory_store: 1GB,"
+    return plain_config(ports, store).replace("jetstream {", limits)
 
 
 @pytest.mark.parametrize(

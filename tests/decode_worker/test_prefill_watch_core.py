@@ -10,21 +10,19 @@ from prfaas_decode_worker.prefill_watch_core import (
     CUT_S,
     MAX_STEP_S,
     SILENT_S,
-    Holder,
+    Gone,
     PrefillWatchCore,
-    WorkerGone,
 )
 
-HOLDER = Holder("far", "p1", "i1")
 BUDGET_S = 3.0
 """Most that a worker's end may cost before its request goes on elsewhere."""
 
 
 def watch(*, own_site: bool = False) -> PrefillWatchCore:
-    return PrefillWatchCore(HOLDER, 0.0, own_site=own_site)
+    return PrefillWatchCore("worker p1", 0.0, own_site=own_site)
 
 
-def _looked(core: PrefillWatchCore, what: str, now_s: float, *, site_answers: bool) -> WorkerGone | None:
+def _looked(core: PrefillWatchCore, what: str, now_s: float, *, site_answers: bool) -> Gone | None:
     if what == "absent":
         gone = core.handle_absence(now_s, site_answers=site_answers)
     else:
@@ -33,7 +31,7 @@ def _looked(core: PrefillWatchCore, what: str, now_s: float, *, site_answers: bo
     return gone
 
 
-def until_gone(core: PrefillWatchCore, what: str, *, site_answers: bool, most_s: float = 20.0) -> tuple[float, WorkerGone | None]:
+def until_gone(core: PrefillWatchCore, what: str, *, site_answers: bool, most_s: float = 20.0) -> tuple[float, Gone | None]:
     """Asks as the shell does, of a worker that answered at 0 s and ended right afterwards."""
     now_s = ASK_EVERY_S
     while now_s < most_s:
@@ -48,7 +46,7 @@ def until_gone(core: PrefillWatchCore, what: str, *, site_answers: bool, most_s:
 @pytest.mark.parametrize("own_site", [True, False])
 def test_a_dead_worker_costs_less_than_the_budget_and_counts_as_dead(own_site: bool) -> None:
     after_s, gone = until_gone(watch(own_site=own_site), "absent", site_answers=True)
-    assert gone == WorkerGone(HOLDER, "prefill worker 'p1' of site far has no connection any more", died=True)
+    assert gone == Gone("worker p1 has no connection any more", died=True)
     assert ABSENT_S < after_s < BUDGET_S
 
 

@@ -15,6 +15,7 @@ with code `max_deliveries`. A job that no worker takes expires with its own time
 
 import asyncio
 import math
+import re
 import time
 
 from msgspec.structs import replace
@@ -22,8 +23,8 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
 from prfaas.bus.control import ControlBus
-from prfaas.bus.errors import BusError, BusTimeoutError, NoRespondersError
-from prfaas.bus.jetstream import publish_acknowledged
+from prfaas.bus.errors import BusError, BusTimeoutError, NoRespondersError, StreamError
+from prfaas.bus.jetstream import publish_acknowledged, store
 from prfaas.bus.taken_jobs import TakenJob
 from prfaas.bus.trace_context import Headers, trace_headers
 from prfaas.contracts import subjects
@@ -34,7 +35,8 @@ from prfaas.contracts.wire import encode
 _TRY_S = 2.0
 _RETRY_WAIT_S = 0.2
 _ALIVE_TIMEOUT_S = 1.0
-_NO_STREAM = "none"
+_NEVER_STORED = 1 << 53
+_LAST_SEQUENCE = re.compile(r"wrong last sequence: (\d+)")
 
 
 class JobQueue:
@@ -43,8 +45,9 @@ class JobQueue:
     def __init__(self, bus: ControlBus) -> None:
         self._bus = bus
 
-    async def submit(self, site: str, job: PrefillJob, *, timeout_s: float, parent: Span | Context | None = None) -> None:
-        """Returns when the site's stream has stored the job. Tries again until `timeout_s` is over, and stores the job once.
+    async def submit(self, site: str, job: PrefillJob, *, timeout_s: float, parent: Span | Context | None = None) -> int:
+        """Returns the job's sequence number when the site's stream has stored it. Tries again until `timeout_s` is over, and
+        stores the job once.
 
         Raises NoRespondersError (no prefill worker was ever there, or the site is not joined), StreamError (the queue is full),
         BusTimeoutError (it may still be stored), NotConnectedError, MessageTooLargeError."""
@@ -55,8 +58,7 @@ class JobQueue:
         while True:
             left_s = deadline_at - time.monotonic()
             try:
-                await publish_acknowledged(self._bus, subject, payload, max(0.0, min(_TRY_S, left_s)), headers)
-                return
+                return await store(self._bus, subject, payload, max(0.0, min(_TRY_S, left_s)), headers)
             except BusTimeoutError:
                 if deadline_at - time.monotonic() <= 0:
                     raise BusTimeoutError(f"the job queue of site {site}", timeout_s) from None
@@ -74,14 +76,19 @@ class JobQueue:
             return False
         return True
 
-    async def takes_jobs(self, site: str, decode_site: str, model: str, timeout_s: float) -> bool:
-        """Asks the site's server whether it has the queue: with a job for a stream of no name, which it refuses to store."""
-        headers = {"Nats-Expected-Stream": _NO_STREAM}
+    async def last_stored(self, site: str, decode_site: str, model: str, timeout_s: float) -> int:
+        """Returns the sequence number of the last job that the queue has stored: one less than some job's when it has lost that.
+
+        Asks with a job that may follow on one that was never stored, and is refused. Raises StreamError, BusTimeoutError,
+        NoRespondersError, NotConnectedError."""
+        subject = subjects.jobs(site, decode_site, model)
         try:
-            await self._bus.request_raw(subjects.jobs(site, decode_site, model), b"", timeout_s, headers)
-        except BusError:
-            return False
-        return True
+            await store(self._bus, subject, b"", timeout_s, {"Nats-Expected-Last-Sequence": str(_NEVER_STORED)})
+        except StreamError as refused:
+            if found := _LAST_SEQUENCE.search(str(refused)):
+                return int(found.group(1))
+            raise
+        raise StreamError(f"{subject} stored a question")
 
 
 async def dispatch(bus: ControlBus, site: str, taken: TakenJob, worker: str, incarnation: str | None, by: str) -> bool:
