@@ -35,7 +35,8 @@ SHORT_TOKENS, LONG_TOKENS = 150, 600
 THRESHOLD_TOKENS = 300
 LONG_SHARE = 0.4
 OUTPUT_TOKENS = 24
-TTFT_DEADLINE_S = 15.0
+TTFT_DEADLINE_S = 30.0
+"""The product's own default. No server can be waited for beyond it."""
 BEFORE_S, AFTER_S = 4.0, 10.0
 WELL_S = 60.0
 
@@ -47,6 +48,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Requests not answered in full, late ones included."""
     wrong: int
     codes: dict[str, int]
+    messages: dict[str, str]
+    """One sentence that a client read, by code."""
     worst_ttft_s: float
     worst_added_s: float
     """Worst time to first token of an answered request, beyond the worst one of its kind without a fault."""
@@ -112,6 +115,7 @@ def _row(fault: str, records: Sequence[Record], worst_without_s: dict[int, float
         lost=len(errors),
         wrong=errors.count("wrong"),
         codes={code: errors.count(code) for code in sorted(set(errors))},
+        messages={record.error: record.message for record in records if record.error},
         worst_ttft_s=round(max((record.ttft_s or 0.0 for record in answered), default=0.0), 3),
         worst_added_s=round(
             max(((record.ttft_s or 0.0) - worst_without_s[record.arrival.prompt_tokens] for record in answered), default=0.0), 3

@@ -18,7 +18,7 @@ from prfaas.sealing.job_seal import JobSeals
 from prfaas.sealing.keys import read_hash_key
 from prfaas.telemetry.fault_points import FaultPoint, reach
 from prfaas.telemetry.logs import get_logger
-from prfaas.telemetry.metrics.prefill import watch_clock
+from prfaas.telemetry.metrics.clock import watch_clock
 from prfaas.worker.block_announcer import BlockAnnouncer
 from prfaas.worker.engine_thread import engine_thread
 from prfaas.worker.free_memory import free_bytes

@@ -76,7 +76,8 @@ class Dispatcher:
         self._objectives = objectives
         self._options = options
         self._metrics = metrics
-        self._clock = ServerClock()
+        self.clock = ServerClock()
+        """Clock of the site's server, which stamps the jobs."""
         self._changed = asyncio.Event()
         self._core = DispatchCore(SiteQueue(self._options))
         self._sources: dict[tuple[str, str], JobSource] = {}
@@ -134,6 +135,7 @@ class Dispatcher:
             try:
                 await self._open_sources()
                 for source in list(self._sources.values()):
+                    await self.clock.keep(self._bus, source.stream)
                     while source.jobs:
                         self._hold(source.jobs.popleft())
                     if not source.pulling():
@@ -164,10 +166,9 @@ class Dispatcher:
                     queued_consumer(model),
                     subjects.jobs(self._site, home, model),
                     QUEUED_ACK_WAIT_S,
-                    self._clock,
+                    self.clock,
                     self._changed.set,
                 )
-                await self._clock.keep(self._bus, source.stream)
                 await source.open()
                 self._sources[home, model] = source
 
