@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from prfaas.bus.job_streams import MAX_JOBS_BYTES
 from prfaas.site.permissions import Permissions, crossing, service_permissions
 from prfaas.site.server_ports import ServerPorts
 from prfaas.site.site_keys import Key, SiteKeys, valid_keys
@@ -24,8 +25,8 @@ _WRITE_DEADLINE = "10s"
 _RECONNECT = "500ms"
 _PING_INTERVAL, _PING_MAX = "5s", 2
 """A half-open link is noticed within 15 s, instead of the default's 6 minutes."""
-_CONTROL_MEMORY_BYTES = 64 << 20
-"""JetStream in memory of the control account."""
+_CONTROL_MEMORY_BYTES = (64 << 20) + 2 * MAX_JOBS_BYTES
+"""JetStream in memory of the control account: presence, and the site's jobs, queued ones and dispatched ones."""
 _ROUTE_TLS = 'min_version: "1.3"'
 _SECURE_TLS = f"{_ROUTE_TLS}, handshake_first: true"
 _ROUTE_USER = "route"
@@ -93,7 +94,7 @@ def _account(description: Description, site: Site, account: str, keys: Mapping[s
     jetstream = ""
     # In a cluster an account's limits count each replica, and hold for all servers together.
     servers = len(site.server_names)
-    if account == "ctl":  # jobs must outlive a restart; who leads and who is there must not need a disk
+    if account == "ctl":  # jobs, who leads and who is there must not need a disk
         jetstream = _limits(_CONTROL_MEMORY_BYTES * servers, site.max_file_bytes // 4 * servers)
     elif account == "bulk":
         jetstream = _limits(site.max_memory_bytes * servers, site.max_file_bytes // 4 * 3 * servers)
