@@ -14,7 +14,7 @@ from prfaas_prefill_worker.events import Run
 
 
 class KVSink(Protocol):
-    """Where the pieces of one prefill go."""
+    """Receiver of one prefill's pieces."""
 
     def put(self, piece: KVPiece) -> None: ...
 

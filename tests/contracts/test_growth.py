@@ -20,7 +20,14 @@ def messages() -> Iterator[type[msgspec.Struct]]:
                 yield value
 
 
-@pytest.mark.parametrize("message", sorted(set(messages()), key=lambda each: each.__name__), ids=lambda each: each.__name__)
+def name_of(message: type[msgspec.Struct]) -> str:
+    return message.__name__
+
+
+MESSAGES: list[type[msgspec.Struct]] = sorted(set(messages()), key=name_of)
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=name_of)
 def test_no_message_refuses_or_mistakes_a_field_of_a_later_version(message: type[msgspec.Struct]) -> None:
     config = message.__struct_config__
     assert not config.forbid_unknown_fields
