@@ -15,7 +15,7 @@ from prfaas.replay.run import Plan
 from prfaas.replay.shaping import Shape, ShapeError
 from prfaas.replay.synthetic import MAX_CV, POISSON_CV, Synthetic
 from prfaas.replay.target_check import PROMPT_KINDS, TargetError, check_target
-from prfaas.replay.workload import Workload, at_rate, surveyed
+from prfaas.replay.workload import Survey, Workload, at_rate, surveyed
 from prfaas.traces import FORMATS, TraceError
 
 WARM_UP_SHARE, MAX_WARM_UP_S = 0.1, 60.0
@@ -85,7 +85,7 @@ async def make_plan(arguments: argparse.Namespace, rate_req_s: float | None) -> 
     """Reads the workload once and asks the server what it takes. Raises UsageError."""
     try:
         workload = _workload(arguments, rate_req_s)
-        workload, survey = surveyed(workload, skip_bad=arguments.skip_bad)
+        workload, survey = surveyed(workload)
         if workload.synthetic is None and rate_req_s is not None:
             workload, survey = surveyed(at_rate(workload, rate_req_s))
         target = Target(
@@ -115,7 +115,7 @@ async def make_plan(arguments: argparse.Namespace, rate_req_s: float | None) -> 
         clients=arguments.clients,
         metrics_urls=arguments.metrics,
         command=command_line(sys.argv, arguments.api_key),
-        notes=arguments.note + _notes(workload, survey.longest_tokens, checked.max_model_tokens),
+        notes=arguments.note + _notes(survey, checked.max_model_tokens),
     )
 
 
@@ -138,7 +138,7 @@ def _workload(arguments: argparse.Namespace, rate_req_s: float | None) -> Worklo
         if arguments.speed is not None and rate_req_s is not None:
             raise UsageError("--speed and --rate exclude each other.")
         path, format = str(arguments.trace), arguments.format or ""
-        return Workload(path=path, format=format, shape=shape, users=users, fixed_schedule=fixed)
+        return Workload(path=path, format=format, skip_bad=arguments.skip_bad, shape=shape, users=users, fixed_schedule=fixed)
     if rate_req_s is None or arguments.duration is None:
         raise UsageError("--synthetic needs --rate and --duration.")
     synthetic = Synthetic(
@@ -168,12 +168,12 @@ def command_line(argv: Sequence[str], api_key: str) -> str:
     return shlex.join(word.replace(api_key, "...") if api_key else word for word in words)
 
 
-def _notes(workload: Workload, longest_tokens: int, max_model_tokens: int | None) -> list[str]:
+def _notes(survey: Survey, max_model_tokens: int | None) -> list[str]:
     found = []
-    if workload.skip_lines:
-        lines = ", ".join(map(str, workload.skip_lines[:MAX_LISTED_LINES]))
-        lines += " and others" if len(workload.skip_lines) > MAX_LISTED_LINES else ""
-        found.append(f"{len(workload.skip_lines)} rows of the trace could not be read and were left out: lines {lines}.")
+    if lines := sorted(survey.left_out_lines):
+        named = ", ".join(map(str, lines[:MAX_LISTED_LINES])) + (" and others" if len(lines) > MAX_LISTED_LINES else "")
+        found.append(f"{len(lines)} rows of the trace could not be read and were left out: lines {named}.")
+    longest_tokens = survey.longest_tokens
     if max_model_tokens is not None and longest_tokens > max_model_tokens:
         found.append(
             f"The longest request has {longest_tokens:,} tokens and the model takes {max_model_tokens:,}: what is longer will be "

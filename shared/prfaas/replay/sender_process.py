@@ -180,8 +180,8 @@ async def _main() -> None:
 
 
 def main() -> int:
-    # Ctrl-C and a SIGTERM to the whole group are for the process that gives the orders.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # Signals to the whole group are for the process that gives the orders: without its input this one ends.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     # A client that waits for a processor measures that: where it may, it goes before the services under test.
     with contextlib.suppress(PermissionError):
