@@ -29,7 +29,7 @@ class ClientResult(NamedTuple):
 
 
 class Job(NamedTuple):
-    """What one client is to send, and where its result goes."""
+    """One client's errand: the file that it sends, to which server, and the folder of its result."""
 
     url: str
     model: str

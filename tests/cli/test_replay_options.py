@@ -1,4 +1,4 @@
-"""What the options of `prfaas replay` become."""
+"""Options of `prfaas replay`, and values of theirs that make no sense."""
 
 import pytest
 

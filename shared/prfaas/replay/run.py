@@ -180,7 +180,7 @@ def _tasks(plan: Plan) -> list[Task]:
 
 
 def end_of(workload: Workload, warm_up_s: float, rows: Sequence[RequestRow]) -> float:
-    """Returns the end of the window of a run that nobody interrupted."""
+    """Returns the end of the window of a run that was not interrupted."""
     if workload.synthetic is not None:
         return workload.synthetic.duration_s
     if workload.shape.duration_s is not None:

@@ -1,4 +1,4 @@
-"""What is said of the clients' results."""
+"""Verdicts over the results of several clients."""
 
 import json
 import sys
