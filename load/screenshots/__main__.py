@@ -15,12 +15,13 @@ from PIL import Image
 from playwright.async_api import Browser, Page
 from textual.pilot import Pilot
 
-from infra.stack import Stack
-from infra.up import START_ERRORS, fresh_directory, say
-from load.screenshots.browser import browser, chromium
+from infra.chromium import NoChromiumError, find
+from load.screenshots.browser import browser
 from load.screenshots.fleet import HOME, Traffic, fleet
 from prfaas.console.client import ConsoleClient
 from prfaas.console.top import Top
+from prfaas.stack.launch import START_ERRORS, fresh_directory, say
+from prfaas.stack.stack import Stack
 
 FOLDER: Final = Path(__file__).parents[2] / "docs" / "screenshots"
 PATIENCE_MS: Final = 60_000
@@ -32,10 +33,7 @@ _TOP_SIZE: Final = (150, 46)
 
 
 async def make(minutes: float, folder: Path) -> None:
-    path = chromium()
-    if path is None:
-        raise NoBrowserError("there is no chromium; on Debian: apt-get install chromium")
-    folder.mkdir(parents=True, exist_ok=True)
+    path = await asyncio.to_thread(find)
     async with Stack(fleet(), fresh_directory("screenshots"), progress=say) as stack, browser(path) as started:
         url = stack.gateway_url(HOME)
         traffic = asyncio.create_task(Traffic(url, REQUESTS_PER_S, seed=1).run())
@@ -52,8 +50,8 @@ async def make(minutes: float, folder: Path) -> None:
             await asyncio.gather(traffic, return_exceptions=True)
 
 
-class NoBrowserError(Exception):
-    """Raised when no picture can be taken."""
+class ReplayError(Exception):
+    """Raised when there is no report to show."""
 
 
 async def _replayed(url: str, out: Path, seconds: float) -> Path:
@@ -69,10 +67,10 @@ async def _replayed(url: str, out: Path, seconds: float) -> Path:
         "--duration",
         str(_REPLAY_S),
     ]
-    words = [sys.executable, "-m", "prfaas.cli", "replay", *options, "--target", url, "--out", str(out), "--seed", "1"]
-    process = await asyncio.create_subprocess_exec(*words)
+    options += ["--target", url, "--out", str(out), "--seed", "1"]
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "prfaas.cli", "replay", *options)
     if await process.wait():
-        raise NoBrowserError("prfaas replay has failed; its own words say why")
+        raise ReplayError("prfaas replay has failed; its own words say why")
     return out / "report.html"
 
 
@@ -104,7 +102,8 @@ async def _top(url: str, path: Path) -> None:
     try:
         async with app.run_test(size=_TOP_SIZE) as pilot:
             await _until_shown(app, pilot)
-            path.write_text(app.export_screenshot(title="prfaas top"))
+            picture = app.export_screenshot(title="prfaas top")
+        await asyncio.to_thread(path.write_text, picture)
     finally:
         await client.close()
 
@@ -119,7 +118,7 @@ async def _until_shown(app: Top, pilot: Pilot[Any]) -> None:
 async def _report(started: Browser, report: Path, path: Path) -> None:
     page = await started.new_page(viewport={"width": 1240, "height": 1400})
     page.set_default_timeout(PATIENCE_MS)
-    await page.goto(report.absolute().as_uri())
+    await page.goto(report.as_uri())
     await page.locator(".plotly .main-svg, svg.main-svg").first.wait_for()
     _save(await page.screenshot(), path)
     await page.close()
@@ -135,9 +134,10 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=5.0, help="of traffic before the pictures; default: %(default)g")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
     try:
         asyncio.run(make(arguments.minutes, arguments.folder))
-    except (*START_ERRORS, NoBrowserError) as error:
+    except (*START_ERRORS, NoChromiumError, ReplayError) as error:
         print(f"load.screenshots: {error}", file=sys.stderr)
         return 1
     for picture in sorted(arguments.folder.iterdir()):

@@ -119,7 +119,7 @@ async def test_a_gateway_that_goes_and_comes_back_is_followed_again(edge: Edge) 
         assert console is not None
         console.close()
         await until(pilot, lambda: "trying again" in text_of(app, "status"))
-        console._closed = False
+        console._closed, console._turned = False, asyncio.Event()
         await until(pilot, lambda: text_of(app, "status") == "live")
 
 

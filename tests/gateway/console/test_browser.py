@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, expect
 
-from load.screenshots.browser import browser, chromium
+from infra.chromium import on_machine
+from load.screenshots.browser import browser
 from prfaas.contracts.to_decode import Generate
 from prfaas.contracts.to_gateway import Refusal
 from prfaas.secrets.tenants_file import Limits
@@ -25,7 +26,7 @@ HTML = "<img src=x onerror=document.title=1>"
 PATIENCE_MS = DEADLINE_S * 1000
 REFUSAL = Refusal(code="context_length_exceeded", message="no decode worker takes this", retry_after_s=1.0)
 
-if chromium() is None:
+if on_machine() is None:
     if os.environ.get("CI") == "true":
         pytest.fail("there is no chromium: CI installs Debian's", pytrace=False)
     pytest.skip("there is no chromium; on Debian: apt-get install chromium", allow_module_level=True)
@@ -35,7 +36,7 @@ expect.set_options(timeout=PATIENCE_MS)
 @asynccontextmanager
 async def page_of(edge: Edge, **options: Any) -> AsyncIterator[tuple[Page, list[str]]]:
     """Opens the console. Yields the page and what went wrong in it."""
-    path = chromium()
+    path = on_machine()
     assert path is not None
     wrong: list[str] = []
     async with browser(path) as started:
