@@ -1,4 +1,4 @@
-"""Live state for those who watch the console. While nobody does, nothing is asked, made or encoded."""
+"""Live state for those who watch the console. Without a viewer nothing is asked, made or encoded."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator

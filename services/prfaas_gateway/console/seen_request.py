@@ -89,7 +89,7 @@ class SeenRequest:
 
     @property
     def became(self) -> str:
-        """What became of a request that has ended: its outcome, or a word for why it has no whole answer."""
+        """End of the request in a word: its outcome, or why it has no whole answer."""
         if not self.error:
             return self.outcome
         if self.status == _GONE_STATUS:

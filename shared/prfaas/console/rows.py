@@ -89,7 +89,7 @@ def worker_rows(state: FollowedState) -> dict[str, Row]:
 
 
 def request_rows(state: FollowedState) -> dict[str, Row]:
-    rows = {}
+    rows: dict[str, Row] = {}
     requests = sorted(state.section("requests", RequestItem).items(), key=lambda each: each[1].arrived_unix_s, reverse=True)
     for key, request in requests:
         became = request.error or request.outcome

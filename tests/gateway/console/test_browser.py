@@ -105,6 +105,7 @@ async def test_a_request_comes_in_and_opens_to_its_waterfall_by_mouse_and_by_key
 async def test_the_playground_streams_tokens_and_says_where_and_why(edge: Edge) -> None:
     async with page_of(edge) as (page, wrong):
         await expect(page.locator("#play-model option")).to_have_text(["tiny"])
+        await page.get_by_label("Tokens").fill("16")
         await page.get_by_label("Prompt", exact=True).fill("Why?")
         await page.keyboard.press("Control+Enter")
         await expect(page.get_by_role("log", name="Answer")).to_have_text("Because of <b>Rayleigh</b>")
@@ -129,6 +130,7 @@ async def test_text_of_others_never_becomes_markup(edge: Edge) -> None:
         await edge.post("/v1/completions", ASK, x_request_id=HTML)
         await page.locator("#requests tr.request").click()
         await expect(page.locator(".waterfall dd", has_text=HTML).first).to_be_visible()
+        await page.get_by_label("Tokens").fill("16")
         await page.get_by_label("Prompt", exact=True).fill(HTML)
         await page.get_by_role("button", name="Send").click()
         await expect(page.get_by_role("log", name="Answer")).to_contain_text(HTML)

@@ -11,11 +11,12 @@ from typing import Any
 import httpx
 import pytest
 
-from prfaas.console.changes import FollowedState
+from prfaas.console.changes import Encoded, FollowedState
 from prfaas.console.schema import SOLE, GatewayItem, LinkItem, RequestItem, SchedulerItem, SiteItem, SlotItem, WorkerItem
 from prfaas.contracts.to_decode import Generate
 from prfaas.secrets.api_keys import parse_key
 from prfaas.secrets.tenants_file import Limits, revoke_key
+from prfaas_gateway.console.console_core import ConsoleCore
 from tests.gateway.conftest import Edge, make_tenants, running_edge, until
 from tests.gateway.console.test_console_core import STATE
 from tests.gateway.scripted_site import DEADLINE_S, WORKER, Emitter, say_hello
@@ -132,10 +133,13 @@ async def test_a_request_can_be_opened_while_it_runs_and_when_it_has_ended(edge:
 
 async def test_while_nobody_watches_nothing_is_asked_and_no_state_is_made(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[object] = []
-    sections = type(edge.service._console_core).sections
-    monkeypatch.setattr(
-        type(edge.service._console_core), "sections", lambda *arguments: made.append(arguments) or sections(*arguments)
-    )
+    sections = ConsoleCore.sections
+
+    def counted(core: ConsoleCore, *arguments: Any) -> Encoded:
+        made.append(arguments)
+        return sections(core, *arguments)
+
+    monkeypatch.setattr(ConsoleCore, "sections", counted)
     edge.site.state = STATE
     console = edge.service._console
     assert console is not None

@@ -64,10 +64,10 @@ function numbers(rows) {
 function became(word, reason) {
   const live = byId("live");
   const text = { live: "Live", lost: reason, key: "Locked" }[word];
+  if (word === "key") askForKey(reason); // each time: a second wrong key wants another try
   if (live.dataset.state === word && live.textContent === text) return;
   live.dataset.state = word;
   live.textContent = text;
-  if (word === "key") askForKey(reason);
 }
 
 function askForKey(reason) {
