@@ -14,7 +14,7 @@ SEED ?= 1
 WORLDS ?= 5000
 MUTATION_WORLDS ?= 2000
 
-.PHONY: help demo up test test-fast test-ecosystem fuzz lint bench bench-engine bench-hostile bench-kv bench-audit bench-codec bench-probe bench-prefix bench-scheduler bench-dispatch bench-paper bench-policies bench-link-cut bench-rolling-restart bench-roles bench-poison bench-replay contrast replay chaos soak worlds clean
+.PHONY: help demo up test test-fast test-ecosystem fuzz lint bench bench-engine bench-hostile bench-kv bench-audit bench-codec bench-probe bench-prefix bench-scheduler bench-dispatch bench-paper bench-policies bench-link-cut bench-rolling-restart bench-roles bench-poison bench-replay contrast replay screenshots chaos soak worlds clean
 
 ##@ See it work
 help: ## this list
@@ -36,6 +36,7 @@ test-fast: $(VENV)/installed ## tests without real models and whole stacks
 test: $(VENV)/installed lint ## ruff, strict mypy and the whole test suite
 	$(BIN)/python -m prfaas.engine.weights gemma-3-270m smollm2-135m
 	-$(BIN)/python -m infra.observability.binaries
+	-$(BIN)/python -m infra.chromium
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-ecosystem: $(VENV)/installed .venv-ecosystem-aiperf/installed .venv-ecosystem-guidellm/installed ## AIPerf and GuideLLM replay Mooncake against our gateway
@@ -115,6 +116,9 @@ worlds: $(VENV)/installed ## WORLDS simulated worlds of the real cores under see
 
 contrast: $(VENV)/installed ## three traces under three policies, simulated at the paper's scale: one report
 	$(BIN)/python -m load.simulate.contrast $(if $(OUT),--json $(OUT))
+
+screenshots: $(VENV)/installed ## the console, prfaas top and a report, of a stack that this starts, into docs/screenshots
+	$(BIN)/python -m load.screenshots
 
 ##@ Tidy up
 clean: ## remove the venv and run directories; the model cache stays

@@ -7,6 +7,7 @@ from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
 from prfaas.telemetry.logs import get_logger
 from prfaas.worker.faults import fault_text
+from prfaas_prefill_worker.prefiller import Prefilled
 
 log = get_logger(__name__)
 
@@ -30,7 +31,7 @@ class ProgressTeller:
         )
         await self._tell(taken, started)
 
-    async def done(self, taken: TakenJob, prefill_s: float, ended_unix_s: float) -> None:
+    async def done(self, taken: TakenJob, prefilled: Prefilled, prefill_s: float) -> None:
         transfer = taken.job.transfer
         done = PrefillDone(
             transfer_id=transfer.transfer_id,
@@ -38,7 +39,8 @@ class ProgressTeller:
             nuid=transfer.nuid,
             worker=self._worker,
             prefill_s=prefill_s,
-            ended_unix_s=ended_unix_s,
+            ended_unix_s=prefilled.ended_unix_s,
+            chunks=prefilled.chunks,
         )
         await self._tell(taken, done)
 

@@ -71,14 +71,14 @@ class Shipments:
             await self._progress.started(taken)
             started_at = time.monotonic()
             try:
-                cached_tokens, ended_unix_s = await self._prefiller.prefill(
+                prefilled = await self._prefiller.prefill(
                     run, sender, lambda: self._core.cancelled(run.job) or time.monotonic() >= due_at
                 )
                 prefill_s = time.monotonic() - started_at
-                record.prefilled(prefill_s, cached_tokens)
+                record.prefilled(prefill_s, prefilled.cached_tokens)
                 # What the link made it wait for is no part of T_prefill: a policy would take a slow link for a slow machine.
-                self._core.handle(PrefillEnded(len(run.token_ids) - cached_tokens, prefill_s - sender.blocked_s))
-                await self._progress.done(taken, prefill_s, ended_unix_s)
+                self._core.handle(PrefillEnded(len(run.token_ids) - prefilled.cached_tokens, prefill_s - sender.blocked_s))
+                await self._progress.done(taken, prefilled, prefill_s)
                 await self._room.acquire()
                 self._spawn_tail(taken, sender, record)
             except PrefillCancelled:

@@ -16,7 +16,7 @@ from prfaas.cli import INTERRUPTED, UsageError
 
 EXTRAS = {"scipy": "plan", "torch": "torch", "transformers": "torch"}
 """Extra of the distribution by the library that it brings; all others are those of `replay`."""
-COMMANDS = ("keys", "plan", "profile", "replay", "report", "site", "sweep", "up")
+COMMANDS = ("keys", "plan", "profile", "replay", "report", "site", "sweep", "top", "up")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
