@@ -26,16 +26,18 @@ from prfaas.stack.launch import START_ERRORS, fresh_directory
 from prfaas.stack.stack import Stack
 from prfaas.traces import TraceRequest
 
-CLIENT_TIMEOUT_S = 300.0
+CLIENT_TIMEOUT_S = 120.0
 BASE = "replay"
 
 
-async def measure(model: str, names: list[str], taken: list[TraceRequest], directory: Path) -> dict[str, ClientResult]:
-    """Raises ClientError and what a stack raises."""
+async def measure(
+    model: str, names: list[str], taken: list[TraceRequest], directory: Path
+) -> tuple[dict[str, ClientResult], list[str]]:
+    """Returns the results by client, and sentences of those that failed. Raises what a stack raises."""
     trace = directory / "excerpt.jsonl"
     write_mooncake(taken, trace)
     tokenizer = write_hub_cache(prepare(model), directory / "hub")
-    found = {}
+    found, failed = {}, []
     for name in names:
         # A stack of its own for each: what one client left in the caches is no help to the next.
         async with Stack(description_of(model), directory / f"stack-{name}") as stack:
@@ -47,8 +49,11 @@ async def measure(model: str, names: list[str], taken: list[TraceRequest], direc
                 tokenizer=tokenizer,
                 out=directory / name,
             )
-            found[name] = await run_client(CLIENTS[name], job, hub_environ(directory / "hub"), CLIENT_TIMEOUT_S)
-    return found
+            try:
+                found[name] = await run_client(CLIENTS[name], job, hub_environ(directory / "hub"), CLIENT_TIMEOUT_S)
+            except ClientError as error:
+                failed.append(str(error))
+    return found, failed
 
 
 def table_of(found: dict[str, ClientResult]) -> Table:
@@ -97,12 +102,12 @@ def main() -> int:
         requests=arguments.requests, rate_req_s=arguments.rate, max_input_tokens=arguments.max_input_tokens, max_output_tokens=64
     )
     try:
-        found = asyncio.run(measure(arguments.model, arguments.clients, taken, fresh_directory("ecosystem")))
-    except (ClientError, *START_ERRORS) as error:
+        found, told = asyncio.run(measure(arguments.model, arguments.clients, taken, fresh_directory("ecosystem")))
+    except START_ERRORS as error:
         print(f"load.ecosystem: {error}", file=sys.stderr)
         return 1
     Console(soft_wrap=True).print(table_of(found))
-    told = faults(found, len(taken))
+    told += faults(found, len(taken))
     for line in told:
         print(line)
     write_json({"summary": summary(found), "conditions": at}, arguments.json)

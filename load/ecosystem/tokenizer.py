@@ -1,10 +1,14 @@
-"""A model's tokenizer in the places where other clients look for it, without a hub."""
+"""A model's tokenizer in the places where other clients look for it, without a hub.
 
+`python -m load.ecosystem.tokenizer MODEL FOLDER` writes it and prints what to set and to say.
+"""
+
+import argparse
 import json
 import shutil
 from pathlib import Path
 
-from prfaas.engine.weights import ModelFiles
+from prfaas.engine.weights import ModelFiles, prepare
 
 OWNER = "prfaas"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "config.json", "chat_template.jinja")
@@ -39,3 +43,18 @@ def write_hub_cache(files: ModelFiles, home: Path) -> Path:
 def hub_environ(home: Path) -> dict[str, str]:
     """Returns what keeps transformers in that cache and off the network."""
     return {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m load.ecosystem.tokenizer", description=__doc__)
+    parser.add_argument("model")
+    parser.add_argument("folder", type=Path)
+    arguments = parser.parse_args()
+    home = arguments.folder.resolve()
+    snapshot = write_hub_cache(prepare(arguments.model), home)
+    print("export " + " ".join(f"{name}={value}" for name, value in hub_environ(home).items()))
+    print(f"# aiperf --tokenizer {hub_name(arguments.model)}; guidellm --tokenizer kind=huggingface_auto,model={snapshot}")
+
+
+if __name__ == "__main__":
+    main()

@@ -57,6 +57,7 @@ def test_a_trace_becomes_a_result_and_a_report(stub: Stub, tmp_path: Path, capsy
     assert len({tuple(prompt[:512]) for prompt in prompts}) == 1 and len({tuple(prompt[512:]) for prompt in prompts}) == 12
     page = (tmp_path / "out" / "report.html").read_text()
     assert not re.search(r'(src|href)="', page.split('<script type="application/json"')[0]), "nothing is loaded"
+    assert "default-src 'none'" in page, "and nothing could be"
     assert str(tmp_path / "out" / "report.html") in capsys.readouterr().out.replace("\n", "")
 
 

@@ -100,7 +100,7 @@ async def make_plan(arguments: argparse.Namespace, rate_req_s: float | None) -> 
         checked = await check_target(target, arguments.prompts, arguments.tokenizer, has_lengths=has_lengths)
     except (TraceError, ShapeError, TargetError) as error:
         raise UsageError(str(error)) from error
-    span_s = arguments.duration or survey.span_s
+    span_s = arguments.duration if arguments.duration and (survey.goes_on or workload.users) else survey.span_s
     warm_up_s = min(MAX_WARM_UP_S, WARM_UP_SHARE * span_s) if arguments.warm_up is None else arguments.warm_up
     if warm_up_s and warm_up_s >= span_s:
         raise UsageError(f"the warm-up of {warm_up_s:g} s leaves nothing of a run of {span_s:g} s.")
@@ -164,7 +164,7 @@ def server_url(text: str) -> str:
 
 def command_line(argv: Sequence[str], api_key: str) -> str:
     """Returns the command without the key, however it was given: a report is made to be shown."""
-    words = [Path(argv[0]).name, *argv[1:]]
+    words = ["prfaas", *argv[1:]]
     return shlex.join(word.replace(api_key, "...") if api_key else word for word in words)
 
 

@@ -34,9 +34,9 @@ class Figure(NamedTuple):
 
 _LATENCIES = (("TTFT", seconds), ("TPOT", milliseconds), ("latency", seconds))
 FIGURES = (
-    Figure("answered requests", rate, True),
+    Figure("answered, by due time", rate, True),
     Figure("goodput", rate, True),
-    Figure("output tokens", rate, True),
+    Figure("output tokens, by due time", rate, True),
     Figure("input tokens cached", share, True),
     *(Figure(f"{label} {quantile}", show, False) for label, show in _LATENCIES for quantile in QUANTILES),
 )

@@ -64,7 +64,7 @@ async def run_plan(plan: Plan, directory: Path, console: Console) -> Run:
 
     with rows_path.open("rb") as lines:
         rows = rows_of_lines(lines)
-    end_s = sent.interrupted_s if sent.interrupted_s is not None else end_of(plan.workload, plan.warm_up_s, rows)
+    end_s = sent.interrupted_s if sent.interrupted_s is not None else end_of(plan, rows, sent.over_s)
     summary = summarize(rows, plan.slo, plan.warm_up_s, end_s)
     cpu_s = sum(figures.cpu_s.values()) + time.process_time() - own_cpu_s
     own_rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -179,14 +179,17 @@ def _tasks(plan: Plan) -> list[Task]:
     ]
 
 
-def end_of(workload: Workload, warm_up_s: float, rows: Sequence[RequestRow]) -> float:
-    """Returns the end of the window of a run that was not interrupted."""
-    if workload.synthetic is not None:
-        return workload.synthetic.duration_s
-    if workload.shape.duration_s is not None:
-        return workload.shape.duration_s
+def end_of(plan: Plan, rows: Sequence[RequestRow], over_s: float) -> float:
+    """Returns the end of the window of a run that was not interrupted. `over_s`: moment of the last answer."""
+    duration_s = plan.workload.shape.duration_s
+    if plan.workload.synthetic is not None:
+        duration_s = plan.workload.synthetic.duration_s
+    # A duration is the end only where the workload lasts so long; users go on until it is over.
+    lasts = duration_s is not None and (over_s >= duration_s if plan.workload.users else plan.survey.goes_on)
+    if duration_s is not None and lasts:
+        return duration_s
     last_due_s = max((row.due_s for row in rows), default=0.0)
-    if last_due_s - warm_up_s < MIN_WINDOW_S:
+    if last_due_s - plan.warm_up_s < MIN_WINDOW_S:
         # A burst has no rate of its own: it takes as long as its answers.
         last_due_s = max([last_due_s, *(row.last_s for row in rows if row.last_s is not None)])
     # The last request is part of the window.

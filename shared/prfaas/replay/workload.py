@@ -1,5 +1,6 @@
 """One workload, from a trace file or synthetic, as every process of a run reads it: the same requests each time."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,6 +59,8 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
     """Longest prompt with its answer."""
     texts: int
     """Requests whose prompt the trace has as text."""
+    goes_on: bool = False
+    """True when requests are left after the shape's duration: the run is then as long as that."""
     left_out_lines: tuple[int, ...] = ()
     """Lines of the file that cannot be read and are left out."""
 
@@ -93,8 +96,14 @@ def _survey(workload: Workload) -> Survey:
     requests = input_tokens = output_tokens = longest_tokens = texts = 0
     span_s = 0.0
     sessions: set[str] = set()
+    goes_on = False
     bad = BadRows(workload.skip_bad)
-    for arrival in workload.arrivals(bad):
+    duration_s = math.inf if workload.users or workload.shape.duration_s is None else workload.shape.duration_s
+    whole = msgspec.structs.replace(workload, shape=msgspec.structs.replace(workload.shape, duration_s=None))
+    for arrival in whole.arrivals(bad):
+        if arrival.arrival_s >= duration_s:
+            goes_on = True
+            break
         requests += 1
         input_tokens += arrival.prompt_tokens
         output_tokens += arrival.output_tokens
@@ -111,5 +120,6 @@ def _survey(workload: Workload) -> Survey:
         output_tokens=output_tokens,
         longest_tokens=longest_tokens,
         texts=texts,
+        goes_on=goes_on or workload.synthetic is not None,
         left_out_lines=tuple(bad.lines),
     )
