@@ -7,9 +7,13 @@ half of the uncached prefill), Azure (short prompts) and coding agents (long pro
 
 import argparse
 import math
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -101,6 +105,36 @@ def measured(case: Case, trace: str, policy: str, seed: int) -> Cell:
     )
 
 
+class Job(NamedTuple):
+    """One cell to measure; each builds its own case, so that it may run in a process of its own."""
+
+    trace: str
+    policy: str
+    seed: int
+    load: float
+    seconds: float
+
+
+def run_job(job: Job) -> Cell:
+    return measured(_case(job.trace, job.seed, job.load, job.seconds), job.trace, job.policy, job.seed)
+
+
+@lru_cache(maxsize=1)
+def _case(trace: str, seed: int, load: float, seconds: float) -> Case:
+    """Builds a case once for the policies that a process simulates in it: reading a trace takes a second or two."""
+    return cases(load, duration_s=seconds, seed=seed)[trace]()
+
+
+def all_cells(seeds: int, seconds: float, local_share: float) -> Iterator[Cell]:
+    """Yields every trace under every policy with every seed, one simulation per processor at a time."""
+    loads = {trace: relative_load(cases(1.0, duration_s=seconds, seed=1)[trace](), local_share) for trace in TRACES}
+    jobs = [
+        Job(trace, policy, seed, loads[trace], seconds) for trace in TRACES for seed in range(1, seeds + 1) for policy in POLICIES
+    ]
+    with ProcessPoolExecutor(min(len(jobs), os.cpu_count() or 1)) as processes:
+        yield from processes.map(run_job, jobs)
+
+
 def ratio_over_seeds(cells: Sequence[Cell], base: Sequence[Cell]) -> Interval | None:
     """Goodput over the base's, seed by seed: geometric mean with its interval. None where either kept nothing."""
     pairs = zip(cells, base, strict=True)
@@ -180,16 +214,11 @@ def main() -> int:
     arguments = parser.parse_args()
     say = Console(soft_wrap=True, highlight=False)
     at, began_s = conditions("prfaas", "simpy"), time.monotonic()
-    cells: list[Cell] = []
-    for trace in TRACES:
-        load = relative_load(cases(1.0, duration_s=arguments.seconds, seed=1)[trace](), arguments.load)
-        for seed in range(1, arguments.seeds + 1):
-            case = cases(load, duration_s=arguments.seconds, seed=seed)[trace]()
-            for policy in POLICIES:
-                cell = measured(case, trace, policy, seed)
-                cells.append(cell)
-                kept, offloaded = share(cell.kept_share), share(cell.offloaded_share)
-                say.print(f"{TRACES[trace]}, seed {seed}, {policy}: {kept} in SLO, {offloaded} offloaded")
+    cells = []
+    for cell in all_cells(arguments.seeds, arguments.seconds, arguments.load):
+        cells.append(cell)
+        kept, offloaded = share(cell.kept_share), share(cell.offloaded_share)
+        say.print(f"{TRACES[cell.trace]}, seed {cell.seed}, {cell.policy}: {kept} in SLO, {offloaded} offloaded")
     REPORT.parent.mkdir(parents=True, exist_ok=True)
     write_page(page_of(cells, arguments.load), REPORT)
     write_json({"summary": summary(cells), "conditions": at, "cells": cells}, arguments.json)

@@ -1,7 +1,19 @@
 import pytest
 
 from load.simulate.cases import cases
-from load.simulate.contrast import POLICIES, TRACES, Cell, measured, page_of, ratio_over_seeds, relative_load, summary
+from load.simulate.contrast import (
+    POLICIES,
+    TRACES,
+    Cell,
+    Job,
+    all_cells,
+    measured,
+    page_of,
+    ratio_over_seeds,
+    relative_load,
+    run_job,
+    summary,
+)
 from prfaas.replay.page_parts import render
 
 
@@ -46,6 +58,14 @@ def test_at_the_load_that_is_asked_for_short_prompts_keep_the_pd_site_that_busy(
         assert found.offloaded_share == 0.0 and found.egress_gbit_s == 0.0
         shares[busy] = found.kept_share
     assert shares[0.5] == 1.0 and shares[2.0] < 0.9
+
+
+@pytest.mark.slow
+def test_cells_come_in_order_and_are_the_same_in_processes_of_their_own() -> None:
+    found = list(all_cells(seeds=1, seconds=20.0, local_share=0.8))
+    assert [(each.trace, each.policy) for each in found] == [(trace, policy) for trace in TRACES for policy in POLICIES]
+    job = Job("azure", "threshold", 1, relative_load(cases(1.0, duration_s=20.0, seed=1)["azure"](), 0.8), 20.0)
+    assert run_job(job) == next(each for each in found if (each.trace, each.policy) == ("azure", "threshold"))
 
 
 def test_the_page_has_every_trace_and_policy() -> None:
