@@ -15,6 +15,11 @@ def test_the_wheel_has_every_service_and_what_they_share_with_their_types() -> N
     assert [package for package in packages if not (ROOT / package / "py.typed").is_file()] == []
 
 
+def test_the_console_needs_no_build_step_its_files_lie_in_their_package() -> None:
+    page = ROOT / "services" / "prfaas_gateway" / "console" / "page"
+    assert {path.suffix for path in page.iterdir()} == {".html", ".css", ".js", ".svg"}
+
+
 def test_every_service_has_a_console_script_that_exists() -> None:
     scripts = PROJECT["project"]["scripts"]
     assert set(scripts) == {"prfaas"} | {name.replace("_", "-") for name in SERVICES}

@@ -9,7 +9,7 @@ from prfaas.contracts.to_gateway import Finished, Started
 
 SHOWN_CHARACTERS = 400
 """Longest text that is kept of what others wrote."""
-_REFUSED_STATUSES = (429, 503)
+_REFUSED_STATUS = 429
 _GONE_STATUS = 499
 
 
@@ -94,7 +94,7 @@ class SeenRequest:
             return self.outcome
         if self.status == _GONE_STATUS:
             return "left"
-        if self.status in _REFUSED_STATUSES:
+        if self.status == _REFUSED_STATUS:
             return "refused"
         return "rejected" if 400 <= self.status < 500 else "failed"
 

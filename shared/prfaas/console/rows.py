@@ -24,7 +24,7 @@ Row = tuple[Text, ...]
 SITE_COLUMNS: Final = ("Site", "Workers", "Queue", "Placed", "Sending", "", "Budget", "Carries", "RTT", "KV under way")
 WORKER_COLUMNS: Final = ("Worker", "Site", "Role", "Batch", "", "Queue", "KV cache", "Model")
 REQUEST_COLUMNS: Final = ("Time", "Outcome", "Prefilled at", "Prompt", "Answer", "TTFT", "Total")
-_STYLES: Final = {"offloaded": "blue", "local": "", "fallback": "yellow", "failed": "red", "": "dim"}
+_STYLES: Final = {"offloaded": "blue", "local": "", "fallback": "yellow", "failed": "red", "other": "magenta", "": "dim"}
 _MINUTE_SLOTS: Final = 60 // SLOT_S
 
 
@@ -93,7 +93,9 @@ def request_rows(state: FollowedState) -> dict[str, Row]:
     requests = sorted(state.section("requests", RequestItem).items(), key=lambda each: each[1].arrived_unix_s, reverse=True)
     for key, request in requests:
         became = request.error or request.outcome
-        group = "failed" if request.error else request.outcome.partition("_")[0]
+        group = request.outcome.partition("_")[0]
+        if request.error:
+            group = "other" if 400 <= request.status < 500 else "failed"
         rows[key] = (
             Text(clock(request.arrived_unix_s)),
             Text(plain(became).replace("_", " ") or "under way", style=_STYLES.get(group, "")),

@@ -1,5 +1,6 @@
 """Requests that the console remembers: bounded, and no tenant sees or pushes out another's."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -58,3 +59,16 @@ def test_requests_under_way_are_shown_before_those_that_ended_and_each_once() ->
         requests.began(seen(f"r{number}"))
     latest = [each.request_id for each in requests.of(None).latest(KEPT)]
     assert latest[:3] == ["r0", "r1", "r2"] and latest[-1] == f"e{KEPT - 1}" and len(latest) == len(set(latest)) == KEPT
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "became"),
+    [
+        (200, "", "offloaded"), (200, "idle_deadline", "failed"), (503, "deadline", "failed"), (500, "engine", "failed"),
+        (429, "overloaded", "refused"), (400, "context_length_exceeded", "rejected"), (499, "client_gone", "left"),
+    ],
+)  # fmt: skip
+def test_a_request_that_was_refused_or_whose_client_left_is_no_failure(status: int, error: str, became: str) -> None:
+    request = answered(error=error)
+    request.status = status
+    assert request.became == became

@@ -8,7 +8,7 @@ const HEIGHT = 170;
 const LEFT = 44;
 const BOTTOM = 22;
 const TOP = 8;
-const GROUPS = ["offloaded", "local", "fallback", "failed"];
+const GROUPS = ["offloaded", "local", "fallback", "failed", "other"];
 
 export function showCharts(state) {
   const newest = Math.floor(state.atS / SLOT_S);

@@ -71,12 +71,21 @@ function short(value) {
   return value >= 99.5 ? String(Math.round(value)) : value.toFixed(value >= 9.95 ? 1 : 2);
 }
 
+const OTHERS = ["refused", "rejected", "left"];
+
 /** Group of an outcome or of another end: it decides the colour, the words beside it say the rest. */
 export function groupOf(became) {
+  if (OTHERS.includes(became)) return "other";
   if (became === "offloaded") return "offloaded";
   if (became.startsWith("local_")) return "local";
   if (became.startsWith("fallback_")) return "fallback";
   return became === "" ? "running" : "failed";
+}
+
+/** The same of a request: one that was refused, was wrong itself, or whose client left is no failure. */
+export function groupOfRequest(request) {
+  if (!request.error) return groupOf(request.outcome);
+  return request.status >= 400 && request.status < 500 ? "other" : "failed";
 }
 
 export const words = (name) => name.replaceAll("_", " ");

@@ -1,6 +1,6 @@
 // The last requests; a click or Enter opens the waterfall of one.
 
-import { byId, clock, el, groupOf, keyed, seconds, whole, words } from "./dom.js";
+import { byId, clock, el, groupOfRequest, keyed, seconds, whole, words } from "./dom.js";
 import { showWaterfall } from "./waterfall.js";
 
 const rows = new Map();
@@ -49,10 +49,9 @@ function update(row, request, own) {
   open.firstElementChild.setAttribute("aria-expanded", String(opened === request.id));
   if (row.dataset.told === told) return;
   row.dataset.told = told;
-  const failed = request.error ? "failed" : groupOf(request.outcome);
   const text = request.error ? words(request.error) : words(request.outcome) || "under way";
   open.firstElementChild.textContent = clock(request.arrived_unix_s);
-  outcome.replaceChildren(el("span", { class: `outcome ${failed}` }, text));
+  outcome.replaceChildren(el("span", { class: `outcome ${groupOfRequest(request)}` }, text));
   site.textContent = request.prefill_site || "–";
   prompt.textContent = whole(request.prompt_tokens);
   answer.textContent = whole(request.completion_tokens);
