@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from prfaas.stack.free_port import free_port
 from tests.source_tree import ROOT
@@ -20,12 +21,14 @@ from tests.source_tree import ROOT
 DEADLINE_S = 100.0
 HEAVY = ("torch", "transformers", "accelerate", "gguf", "safetensors", "scipy", "infra", "load", "httpx", "psutil")
 BARRIER = f"""
-import importlib.abc
+import importlib.abc, importlib.util
 class Barrier(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in {HEAVY!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 import sys
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name in {HEAVY!r} else find_spec(name, package)
 sys.meta_path.insert(0, Barrier())
 """
 
@@ -169,5 +172,8 @@ def test_what_cannot_be_started_is_one_sentence(wheel: Path, tmp_path: Path) -> 
     assert told("--model", "nonsense") == (
         "prfaas up: the model 'nonsense' is unknown; known are emulated-1t, emulated-dense, gemma-3-270m, smollm2-135m\n"
     )
+    (tmp_path / ".run").mkdir(exist_ok=True)
+    with FileLock(tmp_path / ".run/up.lock"):
+        assert "another `prfaas up` runs in" in told("--emulated", "--port", str(free_port()))
     assert "pip install 'prfaas[torch]'" in told("--model", "gemma-3-270m")
     assert "No such file" in told("--sites", "nowhere.toml")

@@ -6,13 +6,17 @@ started again. A second Ctrl-C stops at once; SIGUSR1 rotates all keys and certi
 
 import argparse
 import asyncio
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from prfaas.cli import UsageError
 from prfaas.engine.emulated_model import EMULATED_MODELS
 from prfaas.engine.weights import prepare
 from prfaas.stack.foreground import run_in_foreground
-from prfaas.stack.launch import DEMO, START_ERRORS, describe, emulated, fresh_directory, say
+from prfaas.stack.launch import DEMO, RUN_DIRECTORY, START_ERRORS, describe, emulated, fresh_directory, say
 from prfaas.stack.taken_ports import taken_ports
 
 
@@ -32,8 +36,23 @@ def run(arguments: argparse.Namespace) -> int:
             description = emulated(description)
         if taken := taken_ports(description):
             raise UsageError(f"{taken}.")
-        say(f"preparing {description.model}")
-        prepare(description.model)
-        return asyncio.run(run_in_foreground(description, fresh_directory("up")))
+        with _only_one(RUN_DIRECTORY / "up.lock"):
+            say(f"preparing {description.model}")
+            prepare(description.model)
+            return asyncio.run(run_in_foreground(description, fresh_directory("up")))
     except START_ERRORS as error:
         raise UsageError(str(error)) from error
+
+
+@contextlib.contextmanager
+def _only_one(path: Path) -> Iterator[None]:
+    """Holds the lock of this working directory: a second run would delete the files of the first. Raises UsageError."""
+    try:
+        path.parent.mkdir(exist_ok=True)
+        lock = FileLock(path).acquire(timeout=0)
+    except Timeout:
+        raise UsageError(f"another `prfaas up` runs in {Path.cwd()}: stop it, or start this one in another folder.") from None
+    except OSError as error:
+        raise UsageError(f"the folder {path.parent} cannot be used: {error.strerror}.") from error
+    with lock:
+        yield
