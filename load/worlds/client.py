@@ -49,7 +49,7 @@ class Client:
         if not self.ends and self.task is not None:
             self.task.cancel()
 
-    def _closed(self) -> None:
+    def _closed(self, _: object) -> None:
         if not self.ends:
             self.end("left")
 

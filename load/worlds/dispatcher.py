@@ -3,6 +3,7 @@
 from typing import Any
 
 from load.worlds.clockwork import Timer
+from load.worlds.failure_repeater import FailureRepeater
 from load.worlds.job_queue import QUEUED, RETRY_WAIT_S, Delivery, JobStream, JobTaker, StoredJob, TakenJob
 from load.worlds.model import MODEL
 from load.worlds.plan import HOME
@@ -47,6 +48,7 @@ class Dispatcher(JobTaker):
         self.core = DispatchCore(SiteQueue(self._options))
         self.held: dict[str, TakenJob] = {}
         """Jobs that are neither dispatched nor refused, by id."""
+        self.repeater = FailureRepeater(self, world.network, TICK_S)
         self._leaving: set[str] = set()
         self._pulled: int | None = None
         """Connection over which a pull is outstanding."""
@@ -63,6 +65,7 @@ class Dispatcher(JobTaker):
         return DispatcherHere(outstanding=self.core.outstanding(readiness.worker))
 
     def hear_cancel(self, cancel: CancelPrefill) -> None:
+        self.repeater.cancelled(cancel)
         for attempt in range(max(1, cancel.attempt - ATTEMPTS), cancel.attempt + 1):
             job_id = job_id_of(HOME, cancel.transfer_id, attempt)
             if job_id in self.held and job_id not in self._leaving:
@@ -156,4 +159,5 @@ class Dispatcher(JobTaker):
             retry_after_s=refuse.retry_after_s,
         )
         self.world.network.tell(self, taken.job.reply_to, "hear_progress", self.site, failed)
+        self.repeater.told(taken, failed)
         await taken.ack()

@@ -118,6 +118,7 @@ class Faults:
         world.jobs[site].dispatched.forget_pulls()
         if site == HOME:
             world.store.lose_memory()
+            world.lease_bucket.lose_memory()
         for link_sites, link in world.network.links.items():
             if site in link_sites:
                 link.connection += 1

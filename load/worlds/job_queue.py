@@ -187,7 +187,7 @@ class JobStream:
 
     def _answer(self, source: Process, answer: Future[bool], outcome: BusError | bool) -> None:
         if source.connected:
-            source.call_soon(answer.fail if isinstance(outcome, BusError) else answer.set, outcome)
+            source.call_now(answer.fail if isinstance(outcome, BusError) else answer.set, outcome)
 
     def _take_pull(self, worker: JobTaker, subject: str, connection: int) -> None:
         pulls = self._pulls.setdefault(subject, deque())
@@ -223,7 +223,7 @@ class JobStream:
 
     def _hand_over(self, worker: JobTaker, delivery: Delivery) -> None:
         if worker.alive and worker.connected:
-            worker.call_soon(worker.job_arrived, delivery)
+            worker.call_now(worker.job_arrived, delivery)
 
     def _await_sign(self, stored: StoredJob) -> None:
         if stored.ack_due is not None:

@@ -113,7 +113,7 @@ class ObjectStore:
 
     def _reply(self, sender: Process, on_reply: Callable[[Reply], None], reply: Reply) -> None:
         if sender.connected:
-            sender.call_soon(on_reply, reply)
+            sender.call_now(on_reply, reply)
 
     def _batch(self, stored: StoredObject, salt: str, batch: int) -> Batch | None:
         found = stored.batches.get((salt, batch))
@@ -231,7 +231,7 @@ class ObjectStore:
         if self.flip_delivered:
             self.flip_delivered -= 1
             data = damaged(data, self._chance)
-        process.call_soon(consumer.deliver, sequence, data)
+        process.call_now(consumer.deliver, sequence, data)
 
 
 def damaged(data: bytes, chance: random.Random) -> bytes:

@@ -2,9 +2,10 @@
 
 from collections import deque
 from math import inf
-from typing import Any
+from typing import Any, TypeVar
 
 from load.worlds.clockwork import Future
+from load.worlds.failure_repeater import FailureRepeater
 from load.worlds.job_queue import QUEUED, RETRY_WAIT_S, Delivery, JobStream, JobTaker, StoredJob, TakenJob
 from load.worlds.model import CHUNK_TOKENS, FINGERPRINT, MODEL, pieces
 from load.worlds.plan import HOME
@@ -14,7 +15,7 @@ from load.worlds.surroundings import Surroundings
 from prfaas.bus.errors import BusError
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.terms import Role
-from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
+from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillStarted
 from prfaas.contracts.to_prefill import CancelPrefill, PrefillJob
 from prfaas.contracts.to_scheduler import Heartbeat
 from prfaas.engine.protocol import EngineError, PrefillCancelled
@@ -22,7 +23,10 @@ from prfaas.sealing.config import SealingConfig
 from prfaas.sealing.job_seal import JobSeals
 from prfaas.worker.faults import failure_code, fault_text
 from prfaas_prefill_worker.events import CancelHeard, JobTaken, PrefillEnded, Refuse, Run
+from prfaas_prefill_worker.progress import LOOK_EVERY_S
 from prfaas_prefill_worker.service_core import PrefillCore
+
+Progress = TypeVar("Progress", PrefillStarted, PrefillDone, PrefillFailed)
 
 IDLE_TIMEOUT_S = 5.0
 TAILS = 2
@@ -48,8 +52,10 @@ class PrefillWorker(JobTaker):
         """Connection over which a pull is outstanding, by subject."""
         self._cancels: dict[str, int] = {}
         """Attempts that it was told to cancel, kept beside the core to judge it by."""
+        self.repeater = FailureRepeater(self, world.network, LOOK_EVERY_S)
         self._arrived: Future[None] = Future()
-        self._readiness = Readiness(self, world.network, incarnation, self.core.observed, self._arrive)
+        dispatched = self.site in world.plan.dispatchers
+        self._readiness = Readiness(self, world.network, incarnation, self.core.observed, self._arrive, dispatched=dispatched)
         self._tails = 0
         self._room: Future[None] = Future()
         tokens = 16
@@ -69,6 +75,7 @@ class PrefillWorker(JobTaker):
         self._cancels[cancel.transfer_id] = max(cancel.attempt, self._cancels.get(cancel.transfer_id, 0))
         self.core.handle(CancelHeard(HOME, cancel))
         self.core.validate()
+        self.repeater.cancelled(cancel)
 
     def job_arrived(self, delivery: Delivery) -> None:
         subject = delivery.stored.subject
@@ -78,7 +85,7 @@ class PrefillWorker(JobTaker):
 
     def job_given_up(self, stream: JobStream, stored: StoredJob) -> None:
         """Follows JobConsumer._give_up."""
-        self._fail_progress(stored.job, FailureCode.MAX_DELIVERIES, "no worker finished it")
+        self._tell(stored.job, PrefillFailed, code=FailureCode.MAX_DELIVERIES, message="no worker finished it")
         stream.remove(stored)
 
     def connection_lost(self) -> None:
@@ -148,7 +155,7 @@ class PrefillWorker(JobTaker):
         (verdict,) = self.core.handle(JobTaken(taken.job, taken.age_s, taken.deliveries))
         if isinstance(verdict, Refuse):
             if not verdict.silent:
-                self._fail_progress(taken.job, verdict.code, verdict.message)
+                self._fail_progress(taken, verdict.code, verdict.message)
             await taken.ack()
         else:
             await self._run(taken, verdict)
@@ -230,7 +237,7 @@ class PrefillWorker(JobTaker):
             await sender.close(cached_tokens=0)
         except Exception as error:
             if not self.core.cancelled(taken.job):
-                self._fail_progress(taken.job, failure_of(error), fault_text(error))
+                self._fail_progress(taken, failure_of(error), fault_text(error))
         finally:
             if self.alive:
                 self.senders.remove(sender)
@@ -242,20 +249,23 @@ class PrefillWorker(JobTaker):
         sender.abort(message)
         self.senders.remove(sender)
         if code is not FailureCode.CANCELLED:
-            self._fail_progress(taken.job, code, message)
+            self._fail_progress(taken, code, message)
         await taken.ack()
 
     # ---- what goes out
 
-    def _fail_progress(self, job: PrefillJob, code: FailureCode, message: str) -> None:
-        self._tell(job, PrefillFailed, code=code, message=message)
+    def _fail_progress(self, taken: TakenJob, code: FailureCode, message: str) -> None:
+        """Follows ProgressTeller.failed."""
+        failed = self._tell(taken.job, PrefillFailed, code=code, message=message)
+        self.repeater.told(taken, failed)
 
-    def _tell(self, job: PrefillJob, kind: type[PrefillProgress], **fields: Any) -> None:
+    def _tell(self, job: PrefillJob, kind: type[Progress], **fields: Any) -> Progress:
         transfer = job.transfer
         progress = kind(
             transfer_id=transfer.transfer_id, attempt=transfer.attempt, nuid=transfer.nuid, worker=self.name, **fields
         )
         self.world.network.tell(self, job.reply_to, "hear_progress", self.site, progress)
+        return progress
 
     def _beat(self) -> None:
         beat = Heartbeat(

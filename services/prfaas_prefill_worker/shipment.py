@@ -44,14 +44,14 @@ class Shipments:
         self._prefiller = prefiller
         self._core = core
         self._records = JobRecords(config.identity, prefiller.description.model, context.tracing, context.registry)
-        self._progress = ProgressTeller(connections.bus, config.site, config.name)
+        self.progress = ProgressTeller(connections.bus, config.site, config.name)
         self._room = asyncio.Semaphore(config.tails)
         self._tails: set[asyncio.Task[None]] = set()
 
     async def refuse(self, taken: TakenJob, refuse: Refuse) -> None:
         self._records.refused(refuse)
         if not refuse.silent:
-            await self._progress.failed(taken, refuse.code, refuse.message)
+            await self.progress.failed(taken, refuse.code, refuse.message)
         await taken.ack()
 
     async def fail(self, taken: TakenJob, error: Exception) -> None:
@@ -59,7 +59,7 @@ class Shipments:
         try:
             self._records.broke(taken, error)
         finally:  # the decode worker hears of it and the queue is rid of it, whatever becomes of the figures
-            await self._progress.failed(taken, FailureCode.INTERNAL, fault_text(error))
+            await self.progress.failed(taken, FailureCode.INTERNAL, fault_text(error))
             await taken.ack()
 
     async def run(self, taken: TakenJob, run: Run) -> None:
@@ -67,7 +67,7 @@ class Shipments:
         with JobRecord(self._records, taken, len(run.token_ids)) as record:
             due_at = time.monotonic() + run.timeout_s
             sender = self._open_sender(run)
-            await self._progress.started(taken)
+            await self.progress.started(taken)
             started_at = time.monotonic()
             try:
                 cached_tokens = await self._prefiller.prefill(
@@ -77,7 +77,7 @@ class Shipments:
                 record.prefilled(prefill_s, cached_tokens)
                 # What the link made it wait for is no part of T_prefill: a policy would take a slow link for a slow machine.
                 self._core.handle(PrefillEnded(len(run.token_ids) - cached_tokens, prefill_s - sender.blocked_s))
-                await self._progress.done(taken, prefill_s)
+                await self.progress.done(taken, prefill_s)
                 await self._room.acquire()
                 self._spawn_tail(taken, sender, cached_tokens, record)
             except PrefillCancelled:
@@ -129,7 +129,7 @@ class Shipments:
         except Exception as error:
             code = error.code if isinstance(error, TransferError) else FailureCode.INTERNAL
             if not self._core.cancelled(taken.job):
-                await self._progress.failed(taken, code, fault_text(error))
+                await self.progress.failed(taken, code, fault_text(error))
             record.not_sent(code, fault_text(error))
         finally:
             self._room.release()
@@ -139,5 +139,5 @@ class Shipments:
     async def _give_up(self, taken: TakenJob, sender: KVSender, code: FailureCode, message: str) -> None:
         await sender.abort(message)
         if code is not FailureCode.CANCELLED:
-            await self._progress.failed(taken, code, message)
+            await self.progress.failed(taken, code, message)
         await taken.ack()

@@ -37,11 +37,12 @@ from prfaas_scheduler.dispatch_events import (
     JobHeld,
     ReadinessHeard,
 )
-from prfaas_scheduler.dispatch_jobs import end_queued, job_id_of, queued_job
+from prfaas_scheduler.dispatch_jobs import job_id_of, queued_job
 from prfaas_scheduler.queue.events import Dispatch, Job, Refuse
 from prfaas_scheduler.queue.objectives import Objectives
 from prfaas_scheduler.queue.options import QueueOptions
 from prfaas_scheduler.queue.site_queue import SiteQueue
+from prfaas_scheduler.refusals import Refusals
 
 PULL_S: Final = 1.0
 """Time after which the server ends a pull that brought nothing."""
@@ -85,6 +86,7 @@ class Dispatcher:
         """Jobs that are neither dispatched nor refused, by id."""
         self._leaving: set[str] = set()
         """Those of them that are being dispatched or refused."""
+        self._refusals = Refusals(bus, site, name)
         self._subscriptions: list[Subscription] = []
         self._tasks: set[asyncio.Task[None]] = set()
         metrics.watch(
@@ -201,6 +203,7 @@ class Dispatcher:
         await self._bus.publish_raw(message.reply, encode(here))
 
     def _cancel(self, decode_site: str, cancel: CancelPrefill) -> None:
+        self._refusals.cancelled(decode_site, cancel)
         for attempt in range(max(1, cancel.attempt - ATTEMPTS), cancel.attempt + 1):
             job_id = job_id_of(decode_site, cancel.transfer_id, attempt)
             if job_id in self._held and job_id not in self._leaving:
@@ -215,6 +218,7 @@ class Dispatcher:
             await asyncio.sleep(TICK_S)
             try:
                 self._handle(ClockTicked(time.monotonic()))
+                await self._refusals.repeat()
             except Exception as error:  # the next tick comes all the same
                 _fault(error)
 
@@ -274,7 +278,7 @@ class Dispatcher:
         taken = self._held.pop(job_id)
         self._leaving.discard(job_id)
         self._metrics.left("refused")
-        await end_queued(self._bus, self._site, self._name, taken, code, message, retry_after_s)
+        await self._refusals.end(taken, code, message, retry_after_s)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(_guarded(work))
