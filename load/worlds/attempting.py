@@ -6,6 +6,7 @@ from load.worlds.clockwork import Future, Process, Task
 from load.worlds.model import CHUNK_TOKENS, FINGERPRINT, LAYOUT, MODEL, KVSequence
 from load.worlds.plan import HOME, dispatcher_of
 from load.worlds.receiving import Receiver
+from load.worlds.seals import home_seals
 from load.worlds.surroundings import Surroundings
 from prfaas.bus.errors import BusError, NoRespondersError
 from prfaas.bus.job_streams import ACK_WAIT_S
@@ -63,6 +64,7 @@ class Attempts:
         self._incarnation = incarnation
         self._world = world
         self._tell = tell
+        self._seals = home_seals(world.plan.sealed)
         self.running: dict[str, tuple[Attempt, Task]] = {}
         """Current attempt and its task, by request."""
         self.sequences: dict[str, KVSequence] = {}
@@ -141,12 +143,14 @@ class Attempts:
                 from_token=from_token,
                 fingerprint=FINGERPRINT,
             )
+            secret = self._seals.new_secret(order.prefill_site)
             attempt.receiver = receiver = Receiver(
-                worker, self._world.store, transfer, sequence.install, timeout_s=order.timeout_s, idle_timeout_s=IDLE_TIMEOUT_S
-            )
+                worker, self._world.store, transfer, sequence.install, timeout_s=order.timeout_s, idle_timeout_s=IDLE_TIMEOUT_S,
+                secret=secret,
+            )  # fmt: skip
             self.receivers[attempt.nuid] = receiver
             await receiver.open()
-            await self._submit(order, transfer, named)
+            await self._submit(order, transfer, named, secret)
             report = await self._await_kv(attempt, receiver)
             if report is not None:
                 self._verified(attempt, sequence)
@@ -159,7 +163,7 @@ class Attempts:
         if report is not None:
             self._keep(sequence, order.token_ids)
 
-    async def _submit(self, order: BeginAttempt, transfer: KVTransfer, named: str | None) -> None:
+    async def _submit(self, order: BeginAttempt, transfer: KVTransfer, named: str | None, secret: bytes | None) -> None:
         job = PrefillJob(
             request_id=order.request_id,
             model=MODEL,
@@ -172,6 +176,8 @@ class Attempts:
             worker=named,
             admitted=order.admitted,
         )
+        if secret is not None:
+            job = self._seals.seal(order.prefill_site, job, secret)
         remote = order.prefill_site != HOME
         timeout_s = min(order.timeout_s, REMOTE_QUEUE_S) if remote else max(0.0, order.timeout_s - QUEUE_MARGIN_S)
         await self._world.jobs[order.prefill_site].queued.submit(self._worker, job, timeout_s=timeout_s)

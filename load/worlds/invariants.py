@@ -26,7 +26,7 @@ GOOD: Final = ("stop", "length")
 NEVER: Final = frozenset(
     {
         FailureCode.INTERNAL, FailureCode.INTERNAL_ERROR, FailureCode.TEXT, FailureCode.BAD_MESSAGE, FailureCode.FINGERPRINT,
-        FailureCode.LOSSY, FailureCode.WRONG_MODEL, FailureCode.BAD_JOB, FailureCode.BAD_REQUEST, FailureCode.CACHE_TOO_SMALL,
+        FailureCode.LOSSY, FailureCode.WRONG_MODEL, FailureCode.BAD_REQUEST, FailureCode.CACHE_TOO_SMALL,
         FailureCode.CONTEXT_LENGTH_EXCEEDED, FailureCode.DUPLICATE,
     }
 )  # fmt: skip
@@ -34,6 +34,7 @@ NEVER: Final = frozenset(
 NEEDS: Final[dict[str, frozenset[str]]] = {
     FailureCode.ENGINE: frozenset({"broken", "bad_step"}),
     FailureCode.CORRUPT: frozenset({"flip_delivery", "flip_stored"}),
+    FailureCode.BAD_JOB: frozenset({"forge"}),
     FailureCode.PREFILL_CRASH: frozenset({"deadly", "kill", "stop", "unplug", "drop", "cut", "half_open", "server_restart"}),
 }
 """Faults of which one must be there for a code."""

@@ -6,6 +6,7 @@ dispatched once.
 
 import math
 from collections import deque
+from collections.abc import Callable
 from math import inf
 from typing import NamedTuple
 
@@ -111,6 +112,8 @@ class JobStream:
         self._network = network
         self._max_deliveries = max_deliveries
         self._max_jobs = max_jobs
+        self.forge: Callable[[PrefillJob], PrefillJob] | None = None
+        """Change of the next job that is stored, by who controls the server."""
         self._known: set[str] = set()
         """Names of all jobs that were stored: the window of duplicates outlasts a world."""
         self._pulls: dict[str, deque[tuple[JobTaker, int]]] = {}
@@ -177,6 +180,8 @@ class JobStream:
             error = StreamError("maximum messages exceeded")
         elif not was_there:
             self._known.add(job.transfer.object_name)
+            if self.forge is not None:
+                job, self.forge = self.forge(job), None
             stored = StoredJob(subject, job, self._clockwork.now_s)
             self.jobs.append(stored)
             ends_at_s = self._clockwork.now_s + max(1, math.ceil(useful_s))

@@ -9,6 +9,7 @@ from msgspec.structs import replace as replaced
 from load.worlds.leadership_mutations import LEADERSHIP_MUTATIONS
 from load.worlds.mutation import Change, Mutation
 from load.worlds.plan import LINK_FAULTS
+from load.worlds.sealing_mutations import SEALING_MUTATIONS
 from prfaas.contracts.codes import FailureCode
 from prfaas.link.link_core import LinkCore
 from prfaas.transfer import frame
@@ -232,4 +233,5 @@ MUTATIONS: Final = (
     Mutation("lost placements never expire", Fleet, "_forget_placement", _does_nothing, ("drop", "unplug", "kill")),
     Mutation("a request is placed twice", Fleet, "remove_placement", _counts_twice),
     *LEADERSHIP_MUTATIONS,
+    *SEALING_MUTATIONS,
 )

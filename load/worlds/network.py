@@ -16,6 +16,10 @@ SPIKE_S = 0.15
 NO_RESPONDERS_S = 0.001
 
 
+class UnansweredError(Exception):
+    """Raised by a handler that gives no answer."""
+
+
 @dataclass(slots=True)
 class Link:
     """Both directions between two sites."""
@@ -188,6 +192,8 @@ class Network:
         tell: Callable[[Any], None] = answer.set
         try:
             reply: Any = getattr(process, method)(*args)
+        except UnansweredError:
+            return
         except RemoteError as error:
             reply, tell = error, answer.fail
         except Exception as error:

@@ -74,6 +74,8 @@ class Plan:
     """Time that a prefill takes for a token."""
     step_s: float
     schedulers: tuple[str, ...]
+    sealed: tuple[str, ...]
+    """Prefill sites whose jobs and KV are sealed."""
     dispatchers: tuple[str, ...]
     """Sites with a dispatcher; workers of the others take jobs first come, first served."""
     objective_s: float
@@ -90,7 +92,7 @@ class Plan:
 
 PROCESS_FAULTS: Final = ("kill", "stop", "unplug", "drop")
 LINK_FAULTS: Final = ("cut", "half_open", "stall", "slow")
-STORE_FAULTS: Final = ("flip_delivery", "flip_stored", "bucket_full", "server_restart")
+STORE_FAULTS: Final = ("flip_delivery", "flip_stored", "bucket_full", "server_restart", "forge")
 
 
 def make_plan(seed: int) -> Plan:
@@ -113,6 +115,7 @@ def make_plan(seed: int) -> Plan:
         token_s=chance.choice((0.002, 0.01, 0.03)),
         step_s=chance.choice((0.005, 0.02, 0.1)),
         schedulers=(SCHEDULER, STANDBY) if profile != "calm" and chance.random() < 0.3 else (SCHEDULER,),
+        sealed=remotes if chance.random() < 0.25 else (),
         dispatchers=tuple(site for site in (HOME, *remotes) if chance.random() < 0.7),
         objective_s=chance.choice((0.5, 2.0)) if profile == "storm" else 10.0,
         queue_jobs=chance.choice((1, 2)) if crowded and chance.random() < 0.5 else 1024,
@@ -162,7 +165,7 @@ def _fault(chance: random.Random, plan: Plan) -> Fault:
     target = HOME
     if kind in PROCESS_FAULTS:
         target = chance.choice(processes)
-    elif kind in LINK_FAULTS or (kind == "server_restart" and chance.random() < 0.4):
+    elif kind in LINK_FAULTS or kind == "forge" or (kind == "server_restart" and chance.random() < 0.4):
         target = chance.choice(plan.remotes)
     for_s = chance.choice((0.3, 1.0, 3.0, LONGEST_STOP_S)) * (0.5 + 0.5 * chance.random())
     aimed = chance.choice(plan.requests).at_s + chance.random() * chance.choice((0.05, 0.3, 1.5))

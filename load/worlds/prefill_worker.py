@@ -10,6 +10,7 @@ from load.worlds.job_queue import QUEUED, RETRY_WAIT_S, Delivery, JobStream, Job
 from load.worlds.model import CHUNK_TOKENS, FINGERPRINT, MODEL, pieces
 from load.worlds.plan import HOME
 from load.worlds.readiness import Readiness
+from load.worlds.seals import prefill_seals
 from load.worlds.sending import QUERY_TIMEOUT_S, Sender, SenderLink, failure_of
 from load.worlds.surroundings import Surroundings
 from prfaas.bus.errors import BusError
@@ -19,8 +20,6 @@ from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillStarte
 from prfaas.contracts.to_prefill import CancelPrefill, PrefillJob
 from prfaas.contracts.to_scheduler import Heartbeat
 from prfaas.engine.protocol import EngineError, PrefillCancelled
-from prfaas.sealing.config import SealingConfig
-from prfaas.sealing.job_seal import JobSeals
 from prfaas.worker.faults import failure_code, fault_text
 from prfaas_prefill_worker.events import CancelHeard, JobTaken, PrefillEnded, Refuse, Run
 from prfaas_prefill_worker.progress import LOOK_EVERY_S
@@ -41,7 +40,7 @@ class PrefillWorker(JobTaker):
         self.incarnation = incarnation
         self.jobs = world.jobs[self.site]
         self.server_clock_error_s = world.chance.uniform(-0.02, 0.02)
-        self.core = PrefillCore(MODEL, FINGERPRINT, 1024, JobSeals(SealingConfig()).open, [HOME])
+        self.core = PrefillCore(MODEL, FINGERPRINT, 1024, prefill_seals(self.site, world.plan.sealed).open, [HOME])
         self.link = SenderLink(self)
         self.senders: list[Sender] = []
         self.working: str | None = None
@@ -193,6 +192,8 @@ class PrefillWorker(JobTaker):
         transfer = run.job.transfer
         if self._cancels.get(transfer.transfer_id, 0) >= transfer.attempt:
             self.world.violations.append(f"{self.name} computes {transfer.object_name}, which it was told to cancel")
+        if transfer.nuid in self.world.forged:
+            self.world.violations.append(f"{self.name} computes {transfer.object_name}, which was changed on the way")
         if taken.age_s >= run.job.timeout_s + 0.1:
             self.world.violations.append(f"{self.name} computes {transfer.object_name}, whose time is over")
         authors = self.world.authors.setdefault(transfer.nuid, set())
@@ -226,7 +227,7 @@ class PrefillWorker(JobTaker):
 
         sender = Sender(
             self, self.world.store, transfer, self.link, ask_stored, timeout_s=run.timeout_s, idle_timeout_s=IDLE_TIMEOUT_S,
-            tenant=run.tenant, salt=f"{self.name}.{self.incarnation}",
+            tenant=run.tenant, salt=f"{self.name}.{self.incarnation}", secret=run.kv_secret,
         )  # fmt: skip
         self.senders.append(sender)
         sender.open()

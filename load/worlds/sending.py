@@ -19,6 +19,7 @@ from prfaas.transfer import frame as kv
 from prfaas.transfer import sender_events as events
 from prfaas.transfer.errors import TransferError
 from prfaas.transfer.frame_queue import FrameQueue
+from prfaas.transfer.sealed_frame import frames_of
 from prfaas.transfer.sender_core import SenderCore
 
 TICK_S = 0.25
@@ -86,6 +87,7 @@ class Sender:
         idle_timeout_s: float,
         tenant: str,
         salt: str,
+        secret: bytes | None,
     ) -> None:
         now_s = process.monotonic_s
         self._process = process
@@ -95,6 +97,7 @@ class Sender:
         self._ask_stored = ask_stored
         self._tenant = tenant
         self._salt = salt
+        self._frames = frames_of(transfer, secret)
         self.core = SenderCore(now_s=now_s, deadline_at=now_s + timeout_s, idle_timeout_s=idle_timeout_s)
         self._queue = FrameQueue(_Memory(), hashing=False)
         self._hash = kv.transfer_hash(transfer.transfer_id)
@@ -181,7 +184,7 @@ class Sender:
             kind, kv.Codec.RAW, self.transfer.attempt, position, part.range, part.offset, stored, part.raw_bytes,
             self._hash,
         )  # fmt: skip
-        return kv.encode_frame(head, part.parts)
+        return self._frames.encode(head, part.parts)
 
     def _on_reply(self, reply: Reply) -> None:
         if not self._shut:

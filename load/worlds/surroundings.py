@@ -31,6 +31,8 @@ class Surroundings:
         self.jobs = {site: SiteJobs(self.clockwork, self.network, site, plan.queue_jobs) for site in sites}
         self.network.links = {frozenset((HOME, remote)): Link(plan.link_delay_s) for remote in plan.remotes}
         self.kv_points = LAYOUT.size_points(64)
+        self.forged: set[str] = set()
+        """Names of objects whose job was changed on its way."""
         self.clients: list[Client] = []
         self.deaths: dict[str, list[str]] = {}
         """Prefill workers that died of each leg of a poisonous request."""

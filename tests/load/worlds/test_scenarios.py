@@ -25,6 +25,7 @@ PLAN = Plan(
     token_s=0.01,
     step_s=0.02,
     schedulers=(SCHEDULER,),
+    sealed=(),
     dispatchers=(FAR,),
     objective_s=10.0,
     queue_jobs=1024,
