@@ -132,7 +132,7 @@ async def hops(jobs: int) -> list[Hop]:
         async with NatsServer(Path(folder) / "nats") as server:
             endpoint = NatsEndpoint(url=server.client_url)
             worker_bus, bus = [await ControlBus.connect(endpoint, name) for name in (WORKER, "dispatcher")]
-            consumer = await JobConsumer.open(worker_bus, SITE, MODEL, WORKER, serves=[SITE])
+            consumer = await JobConsumer.open(worker_bus, SITE, MODEL, WORKER, incarnation="i0", serves=[SITE])
             changed = asyncio.Event()
             source = JobSource(
                 worker_bus,

@@ -8,9 +8,7 @@ from load.worlds.plan import HOME, dispatcher_of
 from load.worlds.receiving import Receiver
 from load.worlds.seals import home_seals
 from load.worlds.surroundings import Surroundings
-from prfaas.bus.errors import BusError, NoRespondersError
-from prfaas.bus.job_streams import ACK_WAIT_S
-from prfaas.bus.jobs import ABSENT_BEHIND_A_LINK_S, ABSENT_S
+from prfaas.bus.errors import BusError, BusTimeoutError, NoRespondersError, StreamError
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import KVTransfer, TransferReport
 from prfaas.contracts.to_decode import PrefillDispatched, PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
@@ -28,11 +26,13 @@ from prfaas_decode_worker.events import (
     Event,
     PrefillTimed,
     RequestBroken,
+    WorkerAnswered,
 )
 from prfaas_decode_worker.prefill_jobs import QUEUE_MARGIN_S, REMOTE_QUEUE_S
+from prfaas_decode_worker.prefill_watch import ANSWER_WAIT_S, ASK_ABSENT_EVERY_S, ASK_EVERY_S, LOOK_BACK_S, Loss
+from prfaas_decode_worker.prefill_watch_core import Gone, Holder, PrefillWatchCore
 
-ALIVE_EVERY_S = 0.5
-ALIVE_TIMEOUT_S = 2.0
+IS_THERE_TIMEOUT_S = 1.0
 IDLE_TIMEOUT_S = 10.0
 KEPT_PROMPTS = 16
 
@@ -45,13 +45,19 @@ class Attempt:
         self.nuid = nuid
         self.receiver: Receiver | None = None
         self.prefill_failed: Future[PrefillFailed] = Future()
-        self.holder: Future[str] = Future()
-        """The prefill worker that has its job; the first to be heard of is the only one."""
-        self.begun = False
+        self.holder: Holder | None = None
+        """The prefill worker that has its job."""
+        self.held: Future[None] = Future()
+        self.computing = False
         self.queue_s = 0.0
         self.asked = False
         """True when a prefill worker may have its job."""
         self.settled = False
+
+    def held_by(self, worker: str, incarnation: str | None) -> None:
+        if self.holder is None or (self.holder.name == worker and incarnation is not None):
+            self.holder = Holder(self.order.prefill_site, worker, incarnation)
+            self.held.set(None)
 
     @property
     def report(self) -> TransferReport:
@@ -101,13 +107,13 @@ class Attempts:
         if attempt.order.prefill_site != prefill_site or attempt.nuid != progress.nuid:
             return
         match progress:
-            case PrefillDispatched(worker=worker):
-                attempt.holder.set(worker)
-            case PrefillStarted(queue_s=queue_s, worker=worker):
-                attempt.queue_s, attempt.begun = queue_s, True
-                attempt.holder.set(worker)
+            case PrefillDispatched(worker=worker, incarnation=incarnation):
+                attempt.held_by(worker, incarnation)
+            case PrefillStarted(queue_s=queue_s, worker=worker, incarnation=incarnation):
+                attempt.queue_s, attempt.computing = queue_s, True
+                attempt.held_by(worker, incarnation)
             case PrefillDone(prefill_s=prefill_s, ended_unix_s=ended_unix_s):
-                order, now_s = attempt.order, self._worker.monotonic_s
+                order, now_s, attempt.computing = attempt.order, self._worker.monotonic_s, False
                 timed = PrefillTimed(now_s, order.request_id, order.attempt, attempt.queue_s, prefill_s, ended_unix_s)
                 self._tell(timed)
             case PrefillFailed():
@@ -150,8 +156,8 @@ class Attempts:
             )  # fmt: skip
             self.receivers[attempt.nuid] = receiver
             await receiver.open()
-            await self._submit(order, transfer, named, secret)
-            report = await self._await_kv(attempt, receiver)
+            sequence_number = await self._submit(order, transfer, named, secret)
+            report = await self._await_kv(attempt, receiver, sequence_number)
             if report is not None:
                 self._verified(attempt, sequence)
         except Exception as error:
@@ -163,7 +169,7 @@ class Attempts:
         if report is not None:
             self._keep(sequence, order.token_ids)
 
-    async def _submit(self, order: BeginAttempt, transfer: KVTransfer, named: str | None, secret: bytes | None) -> None:
+    async def _submit(self, order: BeginAttempt, transfer: KVTransfer, named: str | None, secret: bytes | None) -> int:
         job = PrefillJob(
             request_id=order.request_id,
             model=MODEL,
@@ -180,14 +186,14 @@ class Attempts:
             job = self._seals.seal(order.prefill_site, job, secret)
         remote = order.prefill_site != HOME
         timeout_s = min(order.timeout_s, REMOTE_QUEUE_S) if remote else max(0.0, order.timeout_s - QUEUE_MARGIN_S)
-        await self._world.jobs[order.prefill_site].queued.submit(self._worker, job, timeout_s=timeout_s)
+        return await self._world.jobs[order.prefill_site].queued.submit(self._worker, job, timeout_s=timeout_s)
 
-    async def _await_kv(self, attempt: Attempt, receiver: Receiver) -> TransferReport | None:
+    async def _await_kv(self, attempt: Attempt, receiver: Receiver, sequence_number: int) -> TransferReport | None:
         """Returns None when the prefill failed, which the core has been told. Raises TransferError."""
         verified = self._worker.spawn(_settled(receiver, attempt.order.timeout_s))
-        gone = self._worker.spawn(self._until_gone(attempt))
+        lost = self._worker.spawn(self._until_lost(attempt, receiver, sequence_number))
         try:
-            await self._worker.wait([verified, attempt.prefill_failed, gone])
+            await self._worker.wait([verified, attempt.prefill_failed, lost])
             if verified.done:
                 report, error = verified.result()
                 if error is None:
@@ -200,40 +206,106 @@ class Attempts:
                 failure = attempt.prefill_failed.result()
                 self._failed(attempt, failure.code, f"{failure.worker}: {failure.message}", failure.retry_after_s)
             else:
-                self._failed(attempt, FailureCode.WORKER_LOST, gone.result())
+                self._lost(attempt, lost.result())
             return None
         finally:
             if self._worker.alive:
                 verified.cancel()
-                gone.cancel()
+                lost.cancel()
 
     async def _is_there(self, name: str) -> bool:
         try:
-            await self._world.network.ask(self._worker, name, "alive_asked", timeout_s=ALIVE_TIMEOUT_S)
+            await self._world.network.ask(self._worker, name, "alive_asked", timeout_s=IS_THERE_TIMEOUT_S)
         except BusError:
             return False
         return True
 
-    async def _until_gone(self, attempt: Attempt) -> str:
-        """Follows JobQueue.until_gone."""
-        watched = await attempt.holder
-        absent_s = ABSENT_S if attempt.order.prefill_site == HOME else ABSENT_BEHIND_A_LINK_S
-        heard_at = self._worker.monotonic_s
-        absent_since: float | None = None
-        while True:
-            await self._worker.sleep(ALIVE_EVERY_S)
-            asked_at = self._worker.monotonic_s
+    async def _until_lost(self, attempt: Attempt, receiver: Receiver, sequence_number: int) -> Loss:
+        """Follows PrefillWatch.until_lost."""
+        loss = await self._until_held(attempt, sequence_number)
+        return loss or await self._until_gone(attempt, receiver)
+
+    async def _until_held(self, attempt: Attempt, sequence_number: int) -> Loss | None:
+        worker, site = self._worker, attempt.order.prefill_site
+        core = PrefillWatchCore(f"the queue of {site}", worker.monotonic_s, own_site=site == HOME)
+        while not attempt.held.done:
+            gone: Gone | None = None
             try:
-                await self._world.network.ask(self._worker, watched, "alive_asked", timeout_s=ALIVE_TIMEOUT_S)
-                heard_at, absent_since = self._worker.monotonic_s, None
-            except NoRespondersError:
-                absent_since = asked_at if absent_since is None else absent_since
-                if self._worker.monotonic_s - absent_since >= absent_s:
-                    return f"prefill worker {watched!r} has no connection any more"
+                last = await self._world.jobs[site].queued.last_stored(worker, ANSWER_WAIT_S)
+            except (NoRespondersError, StreamError):
+                gone = core.handle_absence(worker.monotonic_s, site_answers=False)
+            except BusTimeoutError:
+                gone = core.handle_silence(worker.monotonic_s, server_answers=site != HOME)
+            else:
+                core.handle_sign(worker.monotonic_s)
+                if last < sequence_number and not attempt.held.done:
+                    return Loss(FailureCode.BROKER, "the queue was lost, and the job with it")
+            core.validate()
+            if gone is not None and not attempt.held.done:
+                return Loss(FailureCode.TIMEOUT, gone.reason)
+            await worker.wait([attempt.held], ASK_EVERY_S)
+        return None
+
+    async def _until_gone(self, attempt: Attempt, receiver: Receiver) -> Loss:
+        assert attempt.holder is not None
+        holder, core = attempt.holder, self._watching(attempt.holder)
+        came = receiver.report().frames
+        while True:
+            if holder != attempt.holder:
+                holder, core = attempt.holder, self._watching(attempt.holder)
+            gone = await self._look(holder, core)
+            if receiver.report().frames > came:
+                core.handle_sign(self._worker.monotonic_s)
+            elif gone is not None and holder == attempt.holder:
+                return Loss(FailureCode.WORKER_LOST, gone.reason, holder if gone.died and attempt.computing else None)
+            core.validate()
+            came = receiver.report().frames
+            if not core.missing or core.absent:
+                await self._worker.sleep(ASK_ABSENT_EVERY_S if core.absent else ASK_EVERY_S)
+
+    def _watching(self, holder: Holder) -> PrefillWatchCore:
+        return PrefillWatchCore(holder.name, self._worker.monotonic_s, own_site=holder.site == HOME)
+
+    async def _look(self, holder: Holder, core: PrefillWatchCore) -> Gone | None:
+        """Follows PrefillWatch._look, but for answers that come late."""
+        try:
+            await self._ask(holder)
+        except NoRespondersError:
+            answers = await self._answers(holder.site)
+            return core.handle_absence(self._worker.monotonic_s, site_answers=answers)
+        except BusTimeoutError:
+            answers = holder.site != HOME or await self._answers(HOME)
+            return core.handle_silence(self._worker.monotonic_s, server_answers=answers)
+        core.handle_sign(self._worker.monotonic_s)
+        return None
+
+    async def _ask(self, holder: Holder) -> None:
+        name = holder.name if holder.incarnation is None else f"{holder.name}.{holder.incarnation}"
+        await self._world.network.ask(self._worker, name, "alive_asked", timeout_s=ANSWER_WAIT_S)
+
+    async def _answers(self, site: str) -> bool:
+        try:
+            await self._world.jobs[site].queued.last_stored(self._worker, ANSWER_WAIT_S)
+        except BusError:
+            return False
+        return True
+
+    def _lost(self, attempt: Attempt, loss: Loss) -> None:
+        """Follows Attempts._lost."""
+        self._failed(attempt, loss.code, loss.reason, died=loss.died)
+        if loss.died is not None:
+            self._worker.spawn(self._look_back(loss.died))
+
+    async def _look_back(self, holder: Holder) -> None:
+        until_s = self._worker.monotonic_s + LOOK_BACK_S
+        while self._worker.monotonic_s < until_s:
+            await self._worker.sleep(ASK_EVERY_S)
+            try:
+                await self._ask(holder)
             except BusError:
-                absent_since = None
-            if (silent_s := self._worker.monotonic_s - heard_at) >= ACK_WAIT_S:
-                return f"prefill worker {watched!r} has not answered for {silent_s:.1f} s"
+                continue
+            self._tell(WorkerAnswered(self._worker.monotonic_s, holder))
+            return
 
     def _verified(self, attempt: Attempt, sequence: KVSequence) -> None:
         if attempt.settled:
@@ -243,14 +315,16 @@ class Attempts:
         self.sequences[order.request_id] = sequence
         self._tell(AttemptVerified(worker.monotonic_s, order.request_id, order.attempt, worker.unix_s, attempt.report))
 
-    def _failed(self, attempt: Attempt, code: str, message: str, retry_after_s: float | None = None) -> None:
+    def _failed(
+        self, attempt: Attempt, code: str, message: str, retry_after_s: float | None = None, died: Holder | None = None
+    ) -> None:
         if attempt.settled:
             return
         attempt.settled = True
         order = attempt.order
         now_s = self._worker.monotonic_s
         self._world.failed_attempts.append((f"{order.transfer_id}.{order.attempt}", code))
-        self._tell(AttemptFailed(now_s, order.request_id, order.attempt, code, message, attempt.begun, retry_after_s))
+        self._tell(AttemptFailed(now_s, order.request_id, order.attempt, code, message, died, retry_after_s))
 
     # ---- KV of earlier prompts
 

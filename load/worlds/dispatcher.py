@@ -8,7 +8,7 @@ from load.worlds.job_queue import QUEUED, RETRY_WAIT_S, Delivery, JobStream, Job
 from load.worlds.model import MODEL
 from load.worlds.plan import HOME
 from load.worlds.surroundings import Surroundings
-from prfaas.bus.errors import BusError
+from prfaas.bus.errors import BusError, BusTimeoutError
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.to_decode import PrefillFailed
 from prfaas.contracts.to_prefill import CancelPrefill, DispatcherHere
@@ -123,17 +123,20 @@ class Dispatcher(JobTaker):
             match instruction:
                 case Dispatch(job_id, worker):
                     self._leaving.add(job_id)
-                    self.spawn(self._dispatch(job_id, worker))
+                    self.spawn(self._dispatch(job_id, worker, self.core.incarnation(worker)))
                 case Refuse():
                     self._leaving.add(instruction.job_id)
                     self.spawn(self._refuse(instruction))
         self.core.validate()
 
-    async def _dispatch(self, job_id: str, worker: str) -> None:
+    async def _dispatch(self, job_id: str, worker: str, incarnation: str | None) -> None:
         taken = self.held[job_id]
         job = self._job(taken)
         try:
-            new = await self.jobs.dispatch(self, taken, worker)
+            new = await self.jobs.dispatch(self, taken, worker, incarnation)
+        except BusTimeoutError:
+            await self._fail(job_id, FailureCode.BROKER, "it is not known whether the job was dispatched", None)
+            result = DispatchResult.KNOWN
         except BusError:
             await self.sleep(RETRY_WAIT_S)
             result = DispatchResult.FAILED
@@ -146,17 +149,20 @@ class Dispatcher(JobTaker):
         self._handle(DispatchEnded(self.monotonic_s, job, worker, result))
 
     async def _refuse(self, refuse: Refuse) -> None:
-        taken = self.held.pop(refuse.job_id)
-        self._leaving.discard(refuse.job_id)
+        await self._fail(refuse.job_id, FailureCode.NOT_IN_TIME, refuse.message, refuse.retry_after_s)
+
+    async def _fail(self, job_id: str, code: FailureCode, message: str, retry_after_s: float | None) -> None:
+        taken = self.held.pop(job_id)
+        self._leaving.discard(job_id)
         transfer = taken.job.transfer
         failed = PrefillFailed(
             transfer_id=transfer.transfer_id,
             attempt=transfer.attempt,
             nuid=transfer.nuid,
             worker=self.name,
-            code=FailureCode.NOT_IN_TIME,
-            message=refuse.message,
-            retry_after_s=refuse.retry_after_s,
+            code=code,
+            message=message,
+            retry_after_s=retry_after_s,
         )
         self.world.network.tell(self, taken.job.reply_to, "hear_progress", self.site, failed)
         self.repeater.told(taken, failed)

@@ -119,8 +119,8 @@ class Faults:
         world = self._world
         world.network.server_down.add(site)
         self._later(for_s, world.network.server_down.discard, site)
-        world.jobs[site].queued.forget_pulls()
-        world.jobs[site].dispatched.forget_pulls()
+        world.jobs[site].queued.lose_memory()
+        world.jobs[site].dispatched.lose_memory()
         if site == HOME:
             world.store.lose_memory()
             world.lease_bucket.lose_memory()

@@ -22,7 +22,7 @@ from prfaas_gateway.decode_workers import DecodeWorker, DecodeWorkers
 from prfaas_gateway.home_placement import HomeLimits, HomePlacement
 from prfaas_gateway.scheduler_contact import SchedulerContact
 
-ANSWER_TIMEOUT_S = 1.0
+ANSWER_TIMEOUT_S = 0.75
 HOME_AFTER_S, HOME_TOKENS, HOME_REQUESTS = 0.5, 8, 2
 WORKER_GRACE_S = 5.0
 
@@ -141,7 +141,7 @@ class Gateway(Watcher):
         self._watching = False
 
     async def _look(self, worker: DecodeWorker, asked: dict[str, int]) -> None:
-        gone = False
+        gone, asked_at = False, self.monotonic_s
         try:
             question = AskRunning(gateway=self.name, gateway_incarnation=self.incarnation)
             running = await self.world.network.ask(self, worker.name, "running_asked", question, timeout_s=ANSWER_TIMEOUT_S)
@@ -149,7 +149,7 @@ class Gateway(Watcher):
             gone = self._probes.handle_absence(worker, self.monotonic_s)
         except BusTimeoutError:
             others = self.workers.has_other(worker.name, self.monotonic_s)
-            gone = self.connected and self._probes.handle_silence(worker, self.monotonic_s, others=others)
+            gone = self.connected and self._probes.handle_silence(worker, asked_at, self.monotonic_s, others=others)
         else:
             taken = self._running().get(worker, {})
             for request_id in self._probes.handle_answer(worker, running, asked, taken, self.monotonic_s):

@@ -11,17 +11,16 @@ from load.worlds.gateway import Gateway
 from load.worlds.prefill_worker import PrefillWorker
 from load.worlds.scheduler import Scheduler
 from load.worlds.surroundings import Surroundings
-from prfaas.bus.job_streams import ACK_WAIT_S
 from prfaas.contracts.codes import FailureCode
 from prfaas_decode_worker.prefill_deaths import MAX_DEATHS
-from prfaas_decode_worker.retries import MAX_BROKER_FAILURES, MAX_ENGINE_FAILURES, MAX_LOCAL_ATTEMPTS
+from prfaas_decode_worker.retries import MAX_ENGINE_FAILURES, MAX_LOCAL_ATTEMPTS, MAX_UNCOUNTED_FAILURES
 
 MOST_PREFILLS: Final = 1 + MAX_LOCAL_ATTEMPTS
 """Attempts of one placement: a remote one, and those at home."""
-MOST_ATTEMPTS: Final = MOST_PREFILLS + MAX_BROKER_FAILURES
-"""The same, with those that the site's server ended."""
-MOST_DELAY_S: Final = ACK_WAIT_S + 2.0
-"""Longest time to a first token beyond a single fault's own: a process is given up after ACK_WAIT_S."""
+MOST_ATTEMPTS: Final = MOST_PREFILLS + MAX_UNCOUNTED_FAILURES
+"""The same, with those that ended with the site's server or with their worker."""
+MOST_DELAY_S: Final = 7.0
+"""Longest time to a first token beyond a single fault's own."""
 GOOD: Final = ("stop", "length")
 NEVER: Final = frozenset(
     {
@@ -35,7 +34,7 @@ NEEDS: Final[dict[str, frozenset[str]]] = {
     FailureCode.ENGINE: frozenset({"broken", "bad_step"}),
     FailureCode.CORRUPT: frozenset({"flip_delivery", "flip_stored"}),
     FailureCode.BAD_JOB: frozenset({"forge"}),
-    FailureCode.PREFILL_CRASH: frozenset({"deadly", "kill", "stop", "unplug", "drop", "cut", "half_open", "server_restart"}),
+    FailureCode.PREFILL_CRASH: frozenset({"deadly", "kill", "unplug"}),
 }
 """Faults of which one must be there for a code."""
 HIDES_NEWS: Final = frozenset(

@@ -8,7 +8,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from math import inf
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
@@ -62,6 +62,13 @@ class StoredJob:
         self.ack_due: Timer | None = None
 
 
+class Stored(NamedTuple):
+    """A stream's answer to a job."""
+
+    sequence: int
+    was_there: bool
+
+
 class Delivery(NamedTuple):
     stream: "JobStream"
     stored: StoredJob
@@ -100,7 +107,7 @@ class TakenJob:
 
 
 class JobStream:
-    """One stream at a site's server. Its store is a file: it survives the server."""
+    """One stream at a site's server, in its memory: a restart loses it."""
 
     def __init__(
         self, clockwork: Clockwork, network: Network, site: str, *, ack_wait_s: float, max_deliveries: int, max_jobs: int
@@ -114,18 +121,17 @@ class JobStream:
         self._max_jobs = max_jobs
         self.forge: Callable[[PrefillJob], PrefillJob] | None = None
         """Change of the next job that is stored, by who controls the server."""
-        self._known: set[str] = set()
-        """Names of all jobs that were stored: the window of duplicates outlasts a world."""
+        self._known: dict[str, int] = {}
+        """Sequence numbers by name. Names of all jobs that were stored: the window of duplicates outlasts a world."""
         self._pulls: dict[str, deque[tuple[JobTaker, int]]] = {}
 
-    async def submit(self, source: Process, job: PrefillJob, *, timeout_s: float) -> None:
-        """Follows JobQueue.submit. Raises NoRespondersError, StreamError, BusTimeoutError."""
+    async def submit(self, source: Process, job: PrefillJob, *, timeout_s: float) -> int:
+        """Follows JobQueue.submit. Returns the job's sequence number. Raises NoRespondersError, StreamError, BusTimeoutError."""
         deadline_at = source.monotonic_s + timeout_s
         while True:
             left_s = deadline_at - source.monotonic_s
             try:
-                await self.store(source, job, QUEUED, job.timeout_s, max(0.0, min(TRY_S, left_s)))
-                return
+                return (await self.store(source, job, QUEUED, job.timeout_s, max(0.0, min(TRY_S, left_s)))).sequence
             except BusTimeoutError:
                 if deadline_at - source.monotonic_s <= 0:
                     raise
@@ -134,18 +140,35 @@ class JobStream:
                     raise
                 await source.sleep(RETRY_WAIT_S)
 
-    async def store(self, source: Process, job: PrefillJob, subject: str, useful_s: float, timeout_s: float) -> bool:
-        """Returns whether the stream had the job already. Raises NoRespondersError, StreamError, BusTimeoutError."""
+    async def store(self, source: Process, job: PrefillJob, subject: str, useful_s: float, timeout_s: float) -> "Stored":
+        """Raises NoRespondersError, StreamError, BusTimeoutError."""
         link = self._network.link_between(source.site, self.site)
         if source.connected and link is not None and link.cut and not link.silent:
             await source.sleep(NO_RESPONDERS_S)
             raise NoRespondersError(f"jobs of {self.site}")
-        answer: Future[bool] = Future()
+        answer: Future[Stored] = Future()
         channel = (source, self, "submit")
         self._network.carry(channel, source, source.site, self.site, self._stored, source, job, subject, useful_s, answer)
         if not await source.wait([answer], timeout_s):
             raise BusTimeoutError(f"jobs of {self.site}", timeout_s)
         return answer.result()
+
+    async def last_stored(self, source: Process, timeout_s: float) -> int:
+        """Follows JobQueue.last_stored. Raises NoRespondersError, BusTimeoutError."""
+        link = self._network.link_between(source.site, self.site)
+        if source.connected and link is not None and link.cut and not link.silent:
+            await source.sleep(NO_RESPONDERS_S)
+            raise NoRespondersError(f"jobs of {self.site}")
+        answer: Future[int] = Future()
+        channel = (source, self, "last stored")
+        self._network.carry(channel, source, source.site, self.site, self._asked, source, answer)
+        if not await source.wait([answer], timeout_s):
+            raise BusTimeoutError(f"jobs of {self.site}", timeout_s)
+        return answer.result()
+
+    def _asked(self, source: Process, answer: Future[int]) -> None:
+        last = len(self._known)
+        self._network.carry((self, source, "stored"), None, self.site, source.site, self._answer, source, answer, last)
 
     def pull(self, worker: JobTaker, subject: str) -> None:
         """Asks for the oldest job, or the next one. The worker asks again as long as it is idle."""
@@ -169,17 +192,23 @@ class JobStream:
             if stored.ack_due is not None:
                 stored.ack_due.cancelled = True
 
-    def forget_pulls(self) -> None:
-        """Restarts the server: who waits asks again."""
+    def lose_memory(self) -> None:
+        """Restarts the server: all jobs are lost, and who waits asks again."""
         self._pulls.clear()
+        for stored in list(self.jobs):
+            self.remove(stored)
+        self._known.clear()
 
-    def _stored(self, source: Process, job: PrefillJob, subject: str, useful_s: float, answer: Future[bool]) -> None:
-        error: BusError | None = None
-        was_there = job.transfer.object_name in self._known
-        if not was_there and len(self.jobs) >= self._max_jobs:
-            error = StreamError("maximum messages exceeded")
-        elif not was_there:
-            self._known.add(job.transfer.object_name)
+    def _stored(self, source: Process, job: PrefillJob, subject: str, useful_s: float, answer: Future[Stored]) -> None:
+        outcome: BusError | Stored
+        name = job.transfer.object_name
+        if name in self._known:
+            outcome = Stored(self._known[name], was_there=True)
+        elif len(self.jobs) >= self._max_jobs:
+            outcome = StreamError("maximum messages exceeded")
+        else:
+            self._known[name] = len(self._known) + 1
+            outcome = Stored(self._known[name], was_there=False)
             if self.forge is not None:
                 job, self.forge = self.forge(job), None
             stored = StoredJob(subject, job, self._clockwork.now_s)
@@ -188,9 +217,9 @@ class JobStream:
             self._clockwork.call_at(ends_at_s, None, self.remove, stored)
             self._offer(subject)
         channel = (self, source, "stored")
-        self._network.carry(channel, None, self.site, source.site, self._answer, source, answer, error or was_there)
+        self._network.carry(channel, None, self.site, source.site, self._answer, source, answer, outcome)
 
-    def _answer(self, source: Process, answer: Future[bool], outcome: BusError | bool) -> None:
+    def _answer(self, source: Process, answer: Future[Any], outcome: Any) -> None:
         if source.connected:
             source.call_now(answer.fail if isinstance(outcome, BusError) else answer.set, outcome)
 
@@ -272,15 +301,19 @@ class SiteJobs:
             clockwork, network, site, ack_wait_s=ACK_WAIT_S, max_deliveries=MAX_DELIVERIES, max_jobs=MAX_JOBS
         )
 
-    async def dispatch(self, by: JobTaker, taken: TakenJob, worker: str) -> bool:
+    async def dispatch(self, by: JobTaker, taken: TakenJob, worker: str, incarnation: str | None) -> bool:
         """Follows jobs.dispatch. Raises StreamError, BusTimeoutError."""
         waited_s = taken.age_s
         job = replace(taken.job, waited_s=waited_s)
-        was_there = await self.dispatched.store(by, job, worker, job.timeout_s - waited_s, TRY_S)
+        was_there = (await self.dispatched.store(by, job, worker, job.timeout_s - waited_s, TRY_S)).was_there
         if not was_there:
             transfer = job.transfer
             told = PrefillDispatched(
-                transfer_id=transfer.transfer_id, attempt=transfer.attempt, nuid=transfer.nuid, worker=worker
+                transfer_id=transfer.transfer_id,
+                attempt=transfer.attempt,
+                nuid=transfer.nuid,
+                worker=worker,
+                incarnation=incarnation,
             )
             self._network.tell(by, job.reply_to, "hear_progress", self.site, told)
         await taken.ack()

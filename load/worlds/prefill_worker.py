@@ -139,7 +139,7 @@ class PrefillWorker(JobTaker):
     async def _dispatch_to_itself(self) -> None:
         """Follows JobConsumer._dispatch_to_itself."""
         try:
-            new = await self.jobs.dispatch(self, self._queued[0], self.name)
+            new = await self.jobs.dispatch(self, self._queued[0], self.name, self.incarnation)
         except BusError:
             await self.sleep(RETRY_WAIT_S)
             return
@@ -166,7 +166,7 @@ class PrefillWorker(JobTaker):
         self._check_worth(taken, run)
         due_at = self.monotonic_s + run.timeout_s
         sender = self._open_sender(run)
-        self._tell(job, PrefillStarted, queue_s=taken.age_s)
+        self._tell(job, PrefillStarted, queue_s=taken.age_s, incarnation=self.incarnation)
         started_at = self.monotonic_s
         self.working = job.request_id
         try:

@@ -10,7 +10,6 @@ from typing import Any
 from opentelemetry.trace import Span, SpanKind
 from opentelemetry.trace.status import StatusCode
 
-from prfaas.bus.jobs import ABSENT_BEHIND_A_LINK_S, ABSENT_S
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import TransferReport
 from prfaas.contracts.to_decode import PrefillDispatched, PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
@@ -38,8 +37,12 @@ from prfaas_decode_worker.events import (
     PrefillTimed,
     Release,
     RequestBroken,
+    WorkerAnswered,
 )
+from prfaas_decode_worker.job_queues import JobQueues
 from prfaas_decode_worker.prefill_jobs import Prefill, PrefillJobs
+from prfaas_decode_worker.prefill_watch import Holding, Loss, PrefillWatch
+from prfaas_decode_worker.prefill_watch_core import Holder
 from prfaas_decode_worker.prefixes import KeptPrefixes
 from prfaas_decode_worker.spans import describe_transfer
 
@@ -59,19 +62,11 @@ class Attempt:
         self.prefill_failed: asyncio.Future[PrefillFailed] = asyncio.get_running_loop().create_future()
         self.prefill: Prefill | None = None
         """Order to a prefill worker; None until it was asked."""
-        self.holder: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        """The prefill worker that has its job."""
-        self.begun = False
-        """True once the holder has begun to compute it."""
+        self.holding = Holding(order.prefill_site)
         self.queue_s = 0.0
         self.settled = False
         """The core has been told how it ended, or does not want to know."""
         self.verified_ns = 0
-
-    def held_by(self, worker: str) -> None:
-        """Notes the worker that has the job; the first to be heard of is the only one."""
-        if not self.holder.done():
-            self.holder.set_result(worker)
 
     def may_report(self, prefill_site: str, nuid: str) -> bool:
         """Returns whether progress is from a worker that has the job: it is of the job's site, and knows the object's name."""
@@ -103,6 +98,8 @@ class Attempts:
         self._engine = kept.engine
         self._layout = kept.engine.describe().layout
         self._jobs = PrefillJobs(config, connections.bus, kept.engine.describe())
+        queues = JobQueues(self._jobs.queue, self._site, kept.engine.describe().model)
+        self._watch = PrefillWatch(connections.bus, queues, self._site)
         self._kept = kept
         self._tasks = context.tasks
         self._tracing = context.tracing
@@ -171,13 +168,13 @@ class Attempts:
             return
         attempt = found[0]
         match progress:
-            case PrefillDispatched(worker=worker):
-                attempt.held_by(worker)
-            case PrefillStarted(queue_s=queue_s, worker=worker):
-                attempt.queue_s, attempt.begun = queue_s, True
-                attempt.held_by(worker)
+            case PrefillDispatched(worker=worker, incarnation=incarnation):
+                attempt.holding.held_by(worker, incarnation)
+            case PrefillStarted(queue_s=queue_s, worker=worker, incarnation=incarnation):
+                attempt.queue_s, attempt.holding.computing = queue_s, True
+                attempt.holding.held_by(worker, incarnation)
             case PrefillDone(prefill_s=prefill_s, ended_unix_s=ended_unix_s):
-                order = attempt.order
+                order, attempt.holding.computing = attempt.order, False
                 now_s = time.monotonic()
                 self._tell(PrefillTimed(now_s, order.request_id, order.attempt, attempt.queue_s, prefill_s, ended_unix_s))
             case PrefillFailed():
@@ -229,16 +226,17 @@ class Attempts:
                 secret=prefill.secret,
             )
             await receiver.open()
-            await self._jobs.submit(prefill, worker=worker, admitted=order.admitted, parent=attempt.span)
+            sequence_number = await self._jobs.submit(prefill, worker=worker, admitted=order.admitted, parent=attempt.span)
             reach(FaultPoint.JOB_STORED, order.request_id, order.attempt)
-            report = await self._await_kv(attempt, receiver)
+            report = await self._await_kv(attempt, receiver, sequence_number)
             if report is not None:
                 self._verified(attempt, sequence)
         except Exception as error:  # an engine raises more than EngineError: torch's own, MemoryError; they end this attempt only
             self._failed(attempt, failure_code(error), fault_text(error))
         finally:
             if audited is not None and report is not None:
-                self._audits.begin(audited, attempt.holder.result() if attempt.holder.done() else "")
+                holder = attempt.holding.holder
+                self._audits.begin(audited, "" if holder is None else holder.name)
             elif audited is not None:
                 self._audits.drop(audited)
             if attempt.receiver is not None:
@@ -253,12 +251,13 @@ class Attempts:
         except Exception as error:
             log.error(failed, request_id=attempt.order.request_id, reason=fault_text(error), exc_info=error)
 
-    async def _await_kv(self, attempt: Attempt, receiver: KVReceiver) -> TransferReport | None:
+    async def _await_kv(self, attempt: Attempt, receiver: KVReceiver, sequence_number: int) -> TransferReport | None:
         """None when the prefill failed, which the core has been told. Raises TransferError, or what `install` raised."""
         order = attempt.order
         verified = asyncio.ensure_future(receiver.verified(order.timeout_s))
-        gone = asyncio.ensure_future(self._worker_gone(attempt))
-        waiting: list[asyncio.Future[Any]] = [verified, attempt.prefill_failed, gone]
+        watching = self._watch.until_lost(attempt.holding, sequence_number, lambda: receiver.report().frames)
+        lost = asyncio.ensure_future(watching)
+        waiting: list[asyncio.Future[Any]] = [verified, attempt.prefill_failed, lost]
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if verified.done() and not await self._is_explained(attempt, verified):
@@ -267,11 +266,11 @@ class Attempts:
                 failure = attempt.prefill_failed.result()
                 self._failed(attempt, failure.code, f"{failure.worker}: {failure.message}", failure.retry_after_s)
             else:
-                self._failed(attempt, FailureCode.WORKER_LOST, gone.result())
+                self._lost(attempt, lost.result())
             return None
         finally:
             verified.cancel()
-            gone.cancel()
+            lost.cancel()
 
     async def _is_explained(self, attempt: Attempt, verified: asyncio.Future[TransferReport]) -> bool:
         """Returns whether the prefill worker has said why it gave up. The end of its frames may overtake what it says."""
@@ -281,11 +280,15 @@ class Attempts:
             return attempt.prefill_failed.done()
         return False
 
-    async def _worker_gone(self, attempt: Attempt) -> str:
-        """Returns, with the reason, when the worker is gone that has the job: no other one gets it."""
-        site = attempt.order.prefill_site
-        absent_s = ABSENT_S if site == self._site else ABSENT_BEHIND_A_LINK_S
-        return await self._jobs.queue.until_gone(site, await attempt.holder, absent_s)
+    def _lost(self, attempt: Attempt, loss: Loss) -> None:
+        self._failed(attempt, loss.code, loss.reason, died=loss.died)
+        if loss.died is not None:
+            self._tasks.spawn(f"look back at {loss.died.name}", self._look_back(loss.died))
+
+    async def _look_back(self, holder: Holder) -> None:
+        """Takes the word back that a worker has died, if it answers later: its connection had been lost."""
+        if await self._watch.until_back(holder):
+            self._tell(WorkerAnswered(time.monotonic(), holder))
 
     def _verified(self, attempt: Attempt, sequence: Any) -> None:
         if attempt.settled:
@@ -296,7 +299,9 @@ class Attempts:
         self.sequences[order.request_id] = sequence
         self._tell(AttemptVerified(time.monotonic(), order.request_id, order.attempt, unix_s(), attempt.report))
 
-    def _failed(self, attempt: Attempt, code: str, message: str, retry_after_s: float | None = None) -> None:
+    def _failed(
+        self, attempt: Attempt, code: str, message: str, retry_after_s: float | None = None, died: Holder | None = None
+    ) -> None:
         if attempt.settled:
             return
         attempt.settled = True
@@ -310,8 +315,7 @@ class Attempts:
             reason=message,
         )
         self._count_failure(attempt, code)
-        begun, now_s = attempt.begun, time.monotonic()
-        self._tell(AttemptFailed(now_s, order.request_id, order.attempt, code, message, begun, retry_after_s))
+        self._tell(AttemptFailed(time.monotonic(), order.request_id, order.attempt, code, message, died, retry_after_s))
 
     def _count_failure(self, attempt: Attempt, code: str) -> None:
         attempt.span.set_attribute(names.ERROR_TYPE, code)

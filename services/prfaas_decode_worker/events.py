@@ -8,6 +8,7 @@ from prfaas.contracts.to_decode import Generate
 from prfaas.contracts.to_gateway import GenerateAccepted, GenerateEvent, GenerateRefused, PrefillTimes
 from prfaas.contracts.to_scheduler import AttemptNews
 from prfaas.engine.protocol import SampledToken
+from prfaas_decode_worker.prefill_watch_core import Holder
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +57,18 @@ class AttemptFailed:
     attempt: int
     code: str
     message: str
-    begun: bool = False
-    """True when a prefill worker had begun to compute it."""
+    died: Holder | None = None
+    """The prefill worker that died while it computed it; None when none did."""
     retry_after_s: float | None = None
     """Time after which the queue that refused it may have room; None where none did."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerAnswered:
+    """A prefill worker that was taken for dead is there."""
+
+    now_s: float
+    worker: Holder
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +117,7 @@ Event = (
     | CancelAsked
     | AttemptVerified
     | AttemptFailed
+    | WorkerAnswered
     | PrefillTimed
     | StepDone
     | StepFailed

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 import xxhash
 
 from prfaas.contracts.wire import pack_tokens
+from prfaas_decode_worker.prefill_watch_core import Holder
 
 MAX_DEATHS: Final = 2
 """Workers that may die of one prompt. The first may have died of anything; the second makes it the prompt."""
@@ -22,7 +23,7 @@ DEADLY: Final = (
 
 
 class _Deaths(NamedTuple):
-    deaths: int
+    workers: frozenset[Holder]
     last_at: float
 
 
@@ -33,13 +34,21 @@ class PrefillDeaths:
         self._deaths: OrderedDict[bytes, _Deaths] = OrderedDict()
         """Deaths by prompt, the latest last."""
 
-    def died(self, prompt: Sequence[int], now_s: float) -> None:
-        """Counts a worker that was lost while it computed the prompt."""
-        count = self.count(prompt, now_s) + 1
-        self._deaths[_identity(prompt)] = _Deaths(count, now_s)
+    def died(self, prompt: Sequence[int], worker: Holder, now_s: float) -> None:
+        """Counts a worker that died while it computed the prompt."""
+        workers = self._of(prompt, now_s) | {worker}
+        self._deaths[_identity(prompt)] = _Deaths(workers, now_s)
         self._deaths.move_to_end(_identity(prompt))
         while len(self._deaths) > MAX_PROMPTS:
             self._deaths.popitem(last=False)
+
+    def lives(self, worker: Holder) -> None:
+        """Takes back that a worker died."""
+        for prompt, deaths in list(self._deaths.items()):
+            if worker in deaths.workers and (left := deaths.workers - {worker}):
+                self._deaths[prompt] = deaths._replace(workers=left)
+            elif worker in deaths.workers:
+                del self._deaths[prompt]
 
     def survived(self, prompt: Sequence[int]) -> None:
         """Forgets the prompt's deaths: a worker has computed it."""
@@ -47,11 +56,8 @@ class PrefillDeaths:
             self._deaths.pop(_identity(prompt), None)
 
     def count(self, prompt: Sequence[int], now_s: float) -> int:
-        """Returns the deaths that are not too long ago."""
-        while self._deaths and now_s - next(iter(self._deaths.values())).last_at >= REMEMBERED_S:
-            self._deaths.popitem(last=False)
-        found = self._deaths.get(_identity(prompt)) if self._deaths else None
-        return 0 if found is None else found.deaths
+        """Counts the deaths that are not too long ago."""
+        return len(self._of(prompt, now_s))
 
     def deadly(self, prompt: Sequence[int], now_s: float) -> bool:
         return self.count(prompt, now_s) >= MAX_DEATHS
@@ -59,6 +65,13 @@ class PrefillDeaths:
     def validate(self) -> None:
         moments = [deaths.last_at for deaths in self._deaths.values()]
         assert len(moments) <= MAX_PROMPTS and moments == sorted(moments)
+        assert all(deaths.workers for deaths in self._deaths.values())
+
+    def _of(self, prompt: Sequence[int], now_s: float) -> frozenset[Holder]:
+        while self._deaths and now_s - next(iter(self._deaths.values())).last_at >= REMEMBERED_S:
+            self._deaths.popitem(last=False)
+        found = self._deaths.get(_identity(prompt)) if self._deaths else None
+        return frozenset() if found is None else found.workers
 
 
 def _identity(prompt: Sequence[int]) -> bytes:

@@ -85,8 +85,8 @@ class PrefillJobs:
         priority: int = 0,
         admitted: bool = False,
         parent: Span | Context | None = None,
-    ) -> None:
-        """Raises what JobQueue.submit raises."""
+    ) -> int:
+        """Returns and raises what JobQueue.submit does."""
         job = PrefillJob(
             request_id=prefill.request_id,
             model=self._description.model,
@@ -103,7 +103,7 @@ class PrefillJobs:
         if prefill.secret is not None:
             job = self._seals.seal(prefill.prefill_site, job, prefill.secret)
         remote = prefill.prefill_site != self._site
-        await self.queue.submit(
+        return await self.queue.submit(
             prefill.prefill_site,
             job,
             timeout_s=min(prefill.timeout_s, REMOTE_QUEUE_S) if remote else max(0.0, prefill.timeout_s - QUEUE_MARGIN_S),

@@ -79,8 +79,8 @@ class Request:
     attempts_at_site: int = 0
     engine_failures: int = 0
     """Attempts that ended in FailureCode.ENGINE."""
-    broker_failures: int = 0
-    """Attempts that ended in FailureCode.BROKER, up to as many as do not count."""
+    uncounted_failures: int = 0
+    """Attempts that ended in FailureCode.BROKER or WORKER_LOST, up to as many as do not count."""
     admitted: bool = False
     """An attempt was accepted into a queue, or an earlier decode worker has begun the answer: it is refused no more."""
     events_sent: int = 0

@@ -9,8 +9,10 @@ MAX_LOCAL_ATTEMPTS = 2
 """Attempts at the last site that is tried. After them the client hears of the failure."""
 MAX_ENGINE_FAILURES = 2
 """Attempts that may fail in an engine. A prompt that breaks two of them would break a third."""
-MAX_BROKER_FAILURES = 4
-"""Attempts that may fail with the site's server. Fewer count as none: it says nothing about site or prompt."""
+MAX_UNCOUNTED_FAILURES = 4
+"""Attempts that may fail with the site's server, or with a worker that is gone. Fewer count as none: they say nothing about
+site or prompt, and a worker that was only slow may have been taken for gone."""
+_UNCOUNTED = frozenset({FailureCode.BROKER, FailureCode.WORKER_LOST})
 MIN_ATTEMPT_S = 0.2
 """Least time until the deadline for another attempt to be begun."""
 
@@ -48,8 +50,8 @@ def give_up(request: Request, code: str, message: str, now_s: float) -> tuple[st
     site = request.prefill_site
     request.engine_failures += code == FailureCode.ENGINE
     request.admitted |= code != FailureCode.NOT_IN_TIME
-    if code == FailureCode.BROKER and request.broker_failures < MAX_BROKER_FAILURES:
-        request.broker_failures += 1
+    if code in _UNCOUNTED and request.uncounted_failures < MAX_UNCOUNTED_FAILURES:
+        request.uncounted_failures += 1
         request.attempts_at_site -= 1
     if request.engine_failures >= MAX_ENGINE_FAILURES:
         return code, f"prefill failed {request.engine_failures} times, the last time at site {site}: {message}"

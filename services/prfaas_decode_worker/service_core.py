@@ -37,6 +37,7 @@ from prfaas_decode_worker.events import (
     StepFailed,
     TellScheduler,
     Tick,
+    WorkerAnswered,
 )
 from prfaas_decode_worker.prefill_deaths import DEADLY, PrefillDeaths
 from prfaas_decode_worker.request import Phase, Request, Vocabulary
@@ -96,6 +97,9 @@ class DecodeCore:
                 return self._timed(event)
             case AttemptFailed():
                 return self._attempt_failed(event)
+            case WorkerAnswered(_, worker):
+                self.deaths.lives(worker)
+                return []
             case StepDone(now_s, tokens):
                 return [out for request_id, token in tokens for out in self._stepped(request_id, token, now_s)]
             case StepFailed(now_s, request_ids, message):
@@ -189,8 +193,8 @@ class DecodeCore:
         if request is None:
             return []
         site = request.prefill_site
-        if failed.begun and code == FailureCode.WORKER_LOST:
-            self.deaths.died(request.prompt, now_s)
+        if failed.died is not None:
+            self.deaths.died(request.prompt, failed.died, now_s)
             if self.deaths.deadly(request.prompt, now_s):
                 return self._fail(request, FailureCode.PREFILL_CRASH, DEADLY, None, now_s)
         if told := give_up(request, code, failed.message, now_s):

@@ -13,8 +13,10 @@ from prfaas_gateway.decode_workers import DecodeWorker
 
 ABSENT_S: Final = 1.5
 """Time without a subscriber under a worker's name after which it is gone. One that lost its connection dials every 0.2 s."""
-SILENT_S: Final = 3.0
+SILENT_S: Final = 2.5
 """Time after its last answer at which a worker that still subscribes is given up, if there is another one."""
+STOOD_STILL_S: Final = 2.0
+"""Time from a question to the end of its wait beyond which this process itself stood still, and could hear no answer."""
 
 LOST_AFTER_ANSWERS: Final = 3
 """Answers in a row by which an event was out, and none came."""
@@ -72,7 +74,9 @@ class DecodeProbes:
         """Takes that none listens under its name. Returns whether it is gone."""
         return now_s - self._absent_since.setdefault(worker, now_s) >= ABSENT_S
 
-    def handle_silence(self, worker: DecodeWorker, now_s: float, *, others: bool) -> bool:
+    def handle_silence(self, worker: DecodeWorker, asked_at: float, now_s: float, *, others: bool) -> bool:
         """Takes that no answer came. Returns whether it is given up. `others`: whether another worker of its model is there."""
         self._absent_since.pop(worker, None)
-        return others and now_s - self._heard_at.setdefault(worker, now_s) >= SILENT_S
+        if now_s - asked_at > STOOD_STILL_S:
+            self._heard_at[worker] = now_s
+        return others and now_s - self._heard_at.setdefault(worker, asked_at) >= SILENT_S

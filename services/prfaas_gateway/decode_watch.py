@@ -16,7 +16,7 @@ from prfaas_gateway.decode_workers import DecodeWorker
 from prfaas_gateway.in_flight import InFlight
 
 ASK_EVERY_S: Final = 0.5
-_ANSWER_TIMEOUT_S: Final = 1.0
+_ANSWER_TIMEOUT_S: Final = 0.75
 
 log = get_logger(__name__)
 
@@ -51,14 +51,15 @@ class DecodeWatch:
 
     async def _look(self, worker: DecodeWorker, asked: dict[str, int]) -> None:
         clock = asyncio.get_running_loop().time
-        gone = False
+        gone, asked_at = False, clock()
         try:
             subject = subjects.decode_alive(self._site, worker.name)
             running = await self._bus.request(subject, self._asking, Running, _ANSWER_TIMEOUT_S)
         except NoRespondersError:
             gone = self._probes.handle_absence(worker, clock())
         except BusTimeoutError:
-            gone = self._bus.connected and self._probes.handle_silence(worker, clock(), others=self._others(worker.name))
+            others = self._others(worker.name)
+            gone = self._bus.connected and self._probes.handle_silence(worker, asked_at, clock(), others=others)
         except (BusError, BadMessageError):
             return  # its handler failed, or this gateway's own connection is down: that says nothing about its requests
         else:

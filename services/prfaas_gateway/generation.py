@@ -263,6 +263,8 @@ class Generations:
             answer = await self._placing.try_once(job, root, MAX_PLACEMENTS, partial(self.in_flight.ask, job.request_id), avoid)
             if not isinstance(answer, Refused):
                 return answer
+            if answer.unheard:  # while none decides no place becomes free, however many there are
+                line.pace.begin(asyncio.get_running_loop().time())
             if last is None or job.left_s > 0:  # a try that the deadline cut short says less than the one before
                 last = answer
             backoff_s = min(MAX_BACKOFF_S, max(FIRST_BACKOFF_S, backoff_s * 1.6, last.not_before_s))

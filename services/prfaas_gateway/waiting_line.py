@@ -21,7 +21,8 @@ class Pace:
         self._first_token_s = RecentMean()
 
     def begin(self, now_s: float) -> None:
-        """Starts to count when the first request waits: an idle hour before says nothing about the pace."""
+        """Starts to count anew: an idle hour before the first request waits says nothing about the pace, nor does a time in which
+        no scheduler answers."""
         self._since_at = now_s
         self._freed_at.clear()
 

@@ -24,10 +24,11 @@ log = get_logger(__name__)
 
 
 class ProgressTeller:
-    def __init__(self, bus: ControlBus, site: str, worker: str) -> None:
+    def __init__(self, bus: ControlBus, site: str, worker: str, incarnation: str) -> None:
         self._bus = bus
         self._site = site
         self._worker = worker
+        self._incarnation = incarnation
         self._unheard = UnheardFailures()
 
     async def repeat(self) -> None:
@@ -51,6 +52,7 @@ class ProgressTeller:
             attempt=transfer.attempt,
             nuid=transfer.nuid,
             worker=self._worker,
+            incarnation=self._incarnation,
             queue_s=taken.age_s,
         )
         await self._tell(taken, started)

@@ -18,7 +18,7 @@ from prfaas.sealing.job_seal import JobSeals
 from prfaas.sealing.keys import read_hash_key
 from prfaas.telemetry.fault_points import FaultPoint, reach
 from prfaas.telemetry.logs import get_logger
-from prfaas.telemetry.metrics.prefill import watch_clock
+from prfaas.telemetry.metrics.clock import watch_clock
 from prfaas.worker.block_announcer import BlockAnnouncer
 from prfaas.worker.engine_thread import engine_thread
 from prfaas.worker.free_memory import free_bytes
@@ -70,7 +70,7 @@ class PrefillWorkerService:
         hash_key = read_hash_key(config.block_hash_key_file)
         prefix_cache = PrefixCache(description.chunk_tokens, config.prefix_cache_mib << 20, hash_key)
         prefiller = Prefiller(engine, self._thread, prefix_cache, blocks.changed)
-        self._shipments = Shipments(config, context, connections, prefiller, self._core)
+        self._shipments = Shipments(config, context, connections, prefiller, self._core, self._incarnation)
         self._shipments.links.open(config.serves)
         self._core.handle(PrefillEnded(*await prefiller.warm_up()))
         # Work comes in only now that it can be done.
@@ -78,7 +78,9 @@ class PrefillWorkerService:
             cancelled = partial(self._cancel, decode_site)
             await bus.subscribe(subjects.cancel_prefill(config.site, decode_site), CancelPrefill, cancelled)
         self._queue = SharedQueue(self._core.observed)
-        self._consumer = await JobConsumer.open(bus, config.site, description.model, config.name, serves=config.serves)
+        self._consumer = await JobConsumer.open(
+            bus, config.site, description.model, config.name, incarnation=self._incarnation, serves=config.serves
+        )
         self._readiness = Readiness(
             bus, config.identity, self._incarnation, description.model, self._consumer, self._core.observed
         )

@@ -36,6 +36,7 @@ class Shipments:
         connections: SiteConnections,
         prefiller: Prefiller,
         core: PrefillCore,
+        incarnation: str,
     ) -> None:
         self.links = Links(config.identity, connections.bus, context.tasks, config.link)
         self._config = config
@@ -44,7 +45,7 @@ class Shipments:
         self._prefiller = prefiller
         self._core = core
         self._records = JobRecords(config.identity, prefiller.description.model, context.tracing, context.registry)
-        self.progress = ProgressTeller(connections.bus, config.site, config.name)
+        self.progress = ProgressTeller(connections.bus, config.site, config.name, incarnation)
         self._room = asyncio.Semaphore(config.tails)
         self._tails: set[asyncio.Task[None]] = set()
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from nats.aio.msg import Msg
 
 from prfaas.bus.control import ControlBus
-from prfaas.bus.errors import BusError, MessageTooLargeError
+from prfaas.bus.errors import BusError, BusTimeoutError, MessageTooLargeError
 from prfaas.bus.job_streams import QUEUED_ACK_WAIT_S, queued_consumer
 from prfaas.bus.jobs import dispatch
 from prfaas.bus.server_clock import ServerClock
@@ -77,7 +77,8 @@ class Dispatcher:
         self._objectives = objectives
         self._options = options
         self._metrics = metrics
-        self._clock = ServerClock()
+        self.clock = ServerClock()
+        """Clock of the site's server, which stamps the jobs."""
         self._changed = asyncio.Event()
         self._core = DispatchCore(SiteQueue(self._options))
         self._sources: dict[tuple[str, str], JobSource] = {}
@@ -136,6 +137,7 @@ class Dispatcher:
             try:
                 await self._open_sources()
                 for source in list(self._sources.values()):
+                    await self.clock.keep(self._bus, source.stream)
                     while source.jobs:
                         self._hold(source.jobs.popleft())
                     if not source.pulling():
@@ -166,10 +168,9 @@ class Dispatcher:
                     queued_consumer(model),
                     subjects.jobs(self._site, home, model),
                     QUEUED_ACK_WAIT_S,
-                    self._clock,
+                    self.clock,
                     self._changed.set,
                 )
-                await self._clock.keep(self._bus, source.stream)
                 await source.open()
                 self._sources[home, model] = source
 
@@ -242,19 +243,24 @@ class Dispatcher:
             match instruction:
                 case Dispatch(job_id, worker):
                     self._leaving.add(job_id)
-                    self._spawn(self._dispatch(job_id, worker))
+                    self._spawn(self._dispatch(job_id, worker, self._core.incarnation(worker)))
                 case Refuse(job_id):
                     self._leaving.add(job_id)
                     self._spawn(self._refuse(instruction))
 
-    async def _dispatch(self, job_id: str, worker: str) -> None:
+    async def _dispatch(self, job_id: str, worker: str, incarnation: str | None) -> None:
         """Gives a held job to a worker, or gives it back to the queue."""
         taken = self._held[job_id]
         job, waited_s = self._job(taken), taken.age_s
         try:
-            new = await dispatch(self._bus, self._site, taken, worker, by=self._name)
+            new = await dispatch(self._bus, self._site, taken, worker, incarnation, by=self._name)
         except MessageTooLargeError as error:
             await self._fail(job_id, FailureCode.BAD_JOB, str(error), None)
+            result = DispatchResult.KNOWN
+        except BusTimeoutError as error:
+            # It may be with the worker, and a server that lost its memory would take it a second time, for another worker.
+            log.warning("job_perhaps_dispatched", job=job_id, worker=worker, reason=str(error))
+            await self._fail(job_id, FailureCode.BROKER, f"it is not known whether the job was dispatched: {error}", None)
             result = DispatchResult.KNOWN
         except BusError as error:
             log.warning("job_not_dispatched", job=job_id, worker=worker, reason=str(error))

@@ -100,6 +100,11 @@ class DispatchCore:
             ready=sum(len(queue.running.ready) for queue in queues),
         )
 
+    def incarnation(self, worker: str) -> str | None:
+        """Process of the worker's name that was heard of last; None for one that is silent."""
+        known = self._workers.get(worker)
+        return None if known is None else known.readiness.incarnation
+
     def outstanding(self, worker: str) -> int:
         """Jobs on their way to the worker."""
         known = self._workers.get(worker)

@@ -34,6 +34,7 @@ from prfaas.telemetry import names
 from prfaas.telemetry.fault_points import FaultPoint, reach
 from prfaas.telemetry.faults import FAULTS
 from prfaas.telemetry.logs import get_logger
+from prfaas.telemetry.metrics.clock import watch_clock
 from prfaas.telemetry.metrics.queue import QueueMetrics
 from prfaas.telemetry.metrics.scheduler import SchedulerMetrics
 from prfaas_scheduler.breaker import BreakerState
@@ -108,7 +109,10 @@ class SchedulerService:
         if config.serves:
             metrics = QueueMetrics(self._context.registry, lambda tokens: CLASS_NAMES[length_class(tokens)])
             options = config.queue_options
-            self._dispatcher = Dispatcher(bus, config.site, config.name, config.serves, config.objectives, options, metrics)
+            self._dispatcher = dispatcher = Dispatcher(
+                bus, config.site, config.name, config.serves, config.objectives, options, metrics
+            )
+            watch_clock(self._context.registry, lambda: dispatcher.clock.skew_s)
         if config.places:
             await self._hear_site(bus)
         await self._leadership.open(bus)

@@ -38,8 +38,8 @@ async def streams(sites: RunningSites) -> AsyncIterator[RunningSites]:
     home, far = [await ControlBus.connect(sites.endpoint(site, "ctl"), "test") for site in (HOME, FAR)]
     lane = await BulkLane.connect(sites.endpoint(HOME, "bulk"), name="test", timeout_s=DEADLINE_S)
     await ensure_bucket(home, subjects.workers_bucket(HOME), ttl_s=60.0)
-    await JobConsumer.open(home, HOME, "m", "p0", serves=[HOME])
-    await JobConsumer.open(far, FAR, "m", "p0", serves=[HOME, OTHER])
+    await JobConsumer.open(home, HOME, "m", "p0", incarnation="i0", serves=[HOME])
+    await JobConsumer.open(far, FAR, "m", "p0", incarnation="i0", serves=[HOME, OTHER])
     for bucket in (OWN_KV, FAR_KV):
         await ensure_kv_bucket(lane, bucket, max_bytes=KV_BYTES, ttl_s=60)
     await settled(sites, "ctl")
@@ -175,7 +175,7 @@ async def test_a_pd_site_that_floods_a_queue_of_jobs_fills_its_own(
 ) -> None:
     monkeypatch.setattr(job_streams, "MAX_JOBS", 8)
     far = await ControlBus.connect(streams.endpoint(FAR, "ctl"), "test2")
-    await JobConsumer.open(far, FAR, "m", "p1", serves=[HOME, OTHER])  # brings the streams to this bound
+    await JobConsumer.open(far, FAR, "m", "p1", incarnation="i0", serves=[HOME, OTHER])  # brings the streams to this bound
     attacker = await ControlBus.connect(streams.endpoint(OTHER, "ctl"), "attacker")
     with pytest.raises(StreamError, match="maximum messages"):
         for number in range(100):
@@ -191,7 +191,7 @@ async def test_a_pd_site_that_floods_a_queue_of_jobs_fills_its_own(
 async def test_no_worker_takes_what_is_dispatched_to_another(streams: RunningSites) -> None:
     """Neither from the other's consumer, nor by a consumer of its own, whatever that says of its filter."""
     home = await ControlBus.connect(streams.endpoint(HOME, "ctl"), "test3")
-    await JobConsumer.open(home, HOME, "m", "p1", serves=[HOME])
+    await JobConsumer.open(home, HOME, "m", "p1", incarnation="i0", serves=[HOME])
     (service,) = [each for each in streams.description.services if (each.site, each.name) == (HOME, "p0")]
     refusals: list[str] = []
     endpoint = streams.service_endpoint(service, "ctl")

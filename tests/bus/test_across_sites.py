@@ -46,7 +46,7 @@ async def submit(sites: TwoSites, transfer_id: str = "t1") -> None:
 
 
 async def test_a_job_goes_to_the_other_sites_queue_and_its_progress_comes_back(sites: TwoSites) -> None:
-    consumer = await JobConsumer.open(sites.remote, "remote", MODEL, "w", serves=SERVES)
+    consumer = await JobConsumer.open(sites.remote, "remote", MODEL, "w", incarnation="i0", serves=SERVES)
     heard: asyncio.Queue[PrefillDone] = asyncio.Queue()
     progress = subjects.progress_from(make_job().reply_to, "remote", "prefill-worker")
     await sites.local.subscribe(progress, PrefillDone, heard.put_nowait)
@@ -62,7 +62,7 @@ async def test_a_job_goes_to_the_other_sites_queue_and_its_progress_comes_back(s
 
 
 async def test_a_job_sent_into_a_stall_is_stored_once(sites: TwoSites) -> None:
-    await JobConsumer.open(sites.remote, "remote", MODEL, "w", serves=SERVES)
+    await JobConsumer.open(sites.remote, "remote", MODEL, "w", incarnation="i0", serves=SERVES)
     await submit(sites, "before")
     await sites.link.change(LinkChange(stall_s=3.0))  # longer than a try: the job is sent twice, and both arrive
     await submit(sites, "during")
@@ -70,7 +70,7 @@ async def test_a_job_sent_into_a_stall_is_stored_once(sites: TwoSites) -> None:
 
 
 async def test_a_cut_link_is_said_at_once_and_heals(sites: TwoSites) -> None:
-    await JobConsumer.open(sites.remote, "remote", MODEL, "w", serves=SERVES)
+    await JobConsumer.open(sites.remote, "remote", MODEL, "w", incarnation="i0", serves=SERVES)
     await submit(sites, "before")
     await sites.link.change(LinkChange(state=LinkState.CUT))
     await sites.running.servers["local"].wait_for_leafs(0)
@@ -83,7 +83,7 @@ async def test_a_cut_link_is_said_at_once_and_heals(sites: TwoSites) -> None:
 
 
 async def test_a_half_open_link_is_a_timeout(sites: TwoSites) -> None:
-    await JobConsumer.open(sites.remote, "remote", MODEL, "w", serves=SERVES)
+    await JobConsumer.open(sites.remote, "remote", MODEL, "w", incarnation="i0", serves=SERVES)
     await submit(sites)
     await sites.link.change(LinkChange(state=LinkState.HALF_OPEN))
     with pytest.raises(BusTimeoutError, match=r"the job queue of site remote got no answer within 0\.3 s"):

@@ -221,7 +221,7 @@ async def test_one_site_cannot_fill_a_watcher(connect: Connect, monkeypatch: pyt
 
 async def test_a_job_that_does_not_decode_leaves_the_queue_and_is_counted(connect: Connect) -> None:
     bus = await connect()
-    consumer = await JobConsumer.open(bus, SITE, MODEL, "w", serves=[SITE])
+    consumer = await JobConsumer.open(bus, SITE, MODEL, "w", incarnation="i0", serves=[SITE])
     undecodable = FAULTS.undecodable["job"]
     bad = (DEEP, tagged("PrefillJob"), b"", encode("PrefillJob"), msgspec.msgpack.encode({"type": "PrefillJob"}))
     for payload in bad:
@@ -241,7 +241,7 @@ async def test_a_job_that_does_not_decode_leaves_the_queue_and_is_counted(connec
 
 async def test_a_job_that_is_given_up_and_does_not_decode_is_removed(connect: Connect) -> None:
     bus = await connect()
-    consumer = await JobConsumer.open(bus, SITE, MODEL, "w", serves=[SITE])
+    consumer = await JobConsumer.open(bus, SITE, MODEL, "w", incarnation="i0", serves=[SITE])
     stored = await bus.jetstream().publish(subjects.jobs(SITE, SITE, "another"), DEEP)
     advisory = Msg(_client=bus.client, subject="advisory", data=b'{"stream_seq": %d}' % stored.seq)
     await consumer._give_up(subjects.jobs_stream(SITE, SITE), advisory)

@@ -4,6 +4,8 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from nats.aio.msg import Msg
@@ -11,7 +13,6 @@ from opentelemetry.trace import INVALID_SPAN
 from prometheus_client import CollectorRegistry
 
 from infra.nats_server import NatsServer
-from prfaas.bus import jobs
 from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
 from prfaas.bus.bulk.bucket import api, stream_name
 from prfaas.bus.control import ControlBus
@@ -22,7 +23,7 @@ from prfaas.bus.taken_jobs import TakenJob
 from prfaas.contracts import subjects
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import KVTransfer
-from prfaas.contracts.to_decode import PrefillDispatched, PrefillFailed
+from prfaas.contracts.to_decode import PrefillDispatched, PrefillDone, PrefillFailed, PrefillStarted
 from prfaas.contracts.wire import unpack_tokens
 from prfaas.engine.emulated import EmulatedConfig, EmulatedEngine
 from prfaas.engine.emulated_sequence import EmulatedSequence
@@ -36,7 +37,8 @@ from prfaas.transfer.sender import KVSender
 from prfaas.worker.site_connections import SiteConnections
 from prfaas_decode_worker.attempt import Attempts
 from prfaas_decode_worker.config import DecodeWorkerConfig
-from prfaas_decode_worker.events import AttemptFailed, AttemptVerified, BeginAttempt, EndAttempt, Event
+from prfaas_decode_worker.events import AttemptFailed, AttemptVerified, BeginAttempt, EndAttempt, Event, WorkerAnswered
+from prfaas_decode_worker.prefill_watch_core import Holder
 from prfaas_decode_worker.prefixes import KeptPrefixes
 from tests.bus.submitting import hold
 
@@ -52,7 +54,8 @@ def prompt(tokens: int, seed: int = 0) -> tuple[int, ...]:
 class Home:
     """A decode worker's attempts, and the prefill side as a script."""
 
-    def __init__(self, bus: ControlBus, lane: BulkLane, consumer: JobConsumer) -> None:
+    def __init__(self, server: NatsServer, bus: ControlBus, lane: BulkLane, consumer: JobConsumer) -> None:
+        self.server = server
         self.bus, self.lane, self.consumer = bus, lane, consumer
         emulated = EmulatedConfig(time_scale=1e6, byte_scale=6000.0, token_scale=32.0)
         self.engine = EmulatedEngine(MODEL, emulated, chunk_tokens=BLOCK_TOKENS)
@@ -139,7 +142,7 @@ async def home(tmp_path: Path) -> AsyncIterator[Home]:
         bus = await ControlBus.connect(endpoint, "test")
         lane = await BulkLane.connect(endpoint, name="test", timeout_s=60)
         await ensure_kv_bucket(lane, subjects.kv_bucket(SITE, SITE), max_bytes=1 << 28, ttl_s=60)
-        home = Home(bus, lane, await JobConsumer.open(bus, SITE, MODEL, WORKER, serves=[SITE]))
+        home = Home(server, bus, lane, await JobConsumer.open(bus, SITE, MODEL, WORKER, incarnation="i0", serves=[SITE]))
         yield home
         assert not home.tasks.failed.done()
         await home.tasks.cancel_all(DEADLINE_S)
@@ -228,32 +231,76 @@ async def test_a_job_named_for_a_worker_that_is_gone_is_anyones(home: Home) -> N
     assert isinstance(await home.hear(), AttemptVerified)
 
 
-async def test_a_worker_that_goes_with_the_job_in_its_queue_is_noticed(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "ACK_WAIT_S", 0.5)
-    monkeypatch.setattr(jobs, "_ALIVE_EVERY_S", 0.05)
-    asked = asyncio.Event()
+class Rival:
+    """Another prefill worker of the site, as far as it answers whether it is there."""
 
-    async def answer(question: Msg) -> None:
-        await home.bus.publish_raw(question.reply, b"")
-        asked.set()
+    def __init__(self, home: Home, bus: ControlBus) -> None:
+        self.home = home
+        self.bus = bus
+        self.asked = asyncio.Event()
 
-    alive = await home.bus.subscribe_raw(subjects.worker_alive(SITE, "p2"), answer)
+    @classmethod
+    async def open(cls, home: Home, server: NatsServer, incarnation: str) -> "Rival":
+        rival = cls(home, await ControlBus.connect(NatsEndpoint(url=server.client_url), incarnation))
+        for asked in (subjects.worker_alive(SITE, "p2"), subjects.prefill_alive(SITE, "p2", incarnation)):
+            await rival.bus.subscribe_raw(asked, rival.answer)
+        return rival
+
+    async def answer(self, question: Msg) -> None:
+        await self.bus.publish_raw(question.reply, b"")
+        self.asked.set()
+
+    async def until_asked(self) -> None:
+        self.asked.clear()
+        await asyncio.wait_for(self.asked.wait(), DEADLINE_S)
+
+
+@pytest.mark.parametrize("told", ["dispatched", "started", "done"])
+async def test_a_worker_that_goes_with_a_job_is_noticed_though_another_process_has_its_name(home: Home, told: str) -> None:
+    first = await Rival.open(home, home.server, "i1")
     home.begin("r1", prompt(100), worker="p2")
     held = await hold(home.bus, SITE, SITE, MODEL, DEADLINE_S)
-    assert held.job.worker == "p2" and await dispatch(home.bus, SITE, held, "p2", by="dispatcher")
-    transfer = held.job.transfer
-    told = PrefillDispatched(transfer_id="r1", attempt=1, nuid=transfer.nuid, worker="p2")
-    asked.clear()
-    home.attempts.hear(SITE, told)
-    await asyncio.wait_for(asked.wait(), DEADLINE_S)
-    await alive.drain()
+    assert held.job.worker == "p2" and await dispatch(home.bus, SITE, held, "p2", "i1", by="dispatcher")
+    names: dict[str, Any] = {"transfer_id": "r1", "attempt": 1, "nuid": held.job.transfer.nuid, "worker": "p2"}
+    home.attempts.hear(SITE, PrefillDispatched(**names, incarnation="i1"))
+    if told != "dispatched":
+        home.attempts.hear(SITE, PrefillStarted(**names, incarnation="i1", queue_s=0.0))
+    if told == "done":
+        home.attempts.hear(SITE, PrefillDone(**names, prefill_s=0.0, ended_unix_s=0.0))
+    await first.until_asked()
+    second = await Rival.open(home, home.server, "i2")
+    await first.bus.drain()
     event = await home.hear()
+    if told == "done":  # whose time it says
+        event = await home.hear()
     assert isinstance(event, AttemptFailed) and event.code == "worker_lost"
-    assert "prefill worker 'p2' of site home has not answered for" in event.message
+    assert event.died == (Holder(SITE, "p2", "i1") if told == "started" else None)
+    assert "prefill worker 'p2' of site home has no connection any more" in event.message
     home.attempts.end(EndAttempt("r1", 1, SITE))
     await home.serve("r1", prompt(100), attempt=2)
     home.attempts.end(EndAttempt("r1", 2, SITE))
+    await second.bus.drain()
     await home.until_no_object_is_left()
+
+
+async def test_another_process_of_the_name_may_take_the_job_and_is_watched_then(home: Home) -> None:
+    first, second = [await Rival.open(home, home.server, incarnation) for incarnation in ("i1", "i2")]
+    home.begin("r1", prompt(100))
+    held = await hold(home.bus, SITE, SITE, MODEL, DEADLINE_S)
+    names: dict[str, Any] = {"transfer_id": "r1", "attempt": 1, "nuid": held.job.transfer.nuid, "worker": "p2"}
+    home.attempts.hear(SITE, PrefillDispatched(**names, incarnation="i1"))
+    await first.until_asked()
+    home.attempts.hear(SITE, PrefillStarted(**names, incarnation="i2", queue_s=0.0))
+    await first.bus.drain()
+    await second.until_asked()
+    await second.until_asked()
+    assert home.told.empty()
+    await second.bus.drain()
+    event = await home.hear()
+    assert isinstance(event, AttemptFailed) and event.died == Holder(SITE, "p2", "i2")
+    third = await Rival.open(home, home.server, "i2")  # its connection was lost, not its life
+    assert await home.hear() == WorkerAnswered(ANY, Holder(SITE, "p2", "i2"))
+    await third.bus.drain()
 
 
 @pytest.mark.parametrize("breaks", ["reserve", "install", "read"])

@@ -90,7 +90,7 @@ async def parts(tmp_path: Path) -> AsyncIterator[tuple[ControlBus, BulkLane, Job
         bus = await ControlBus.connect(endpoint, "test")
         lane = await BulkLane.connect(endpoint, name="test", timeout_s=DEADLINE_S)
         await ensure_kv_bucket(lane, subjects.kv_bucket(HOME, HOME), max_bytes=1 << 28, ttl_s=60)
-        yield bus, lane, await JobConsumer.open(bus, HOME, MODEL, "p0", serves=[HOME])
+        yield bus, lane, await JobConsumer.open(bus, HOME, MODEL, "p0", incarnation="i0", serves=[HOME])
         await lane.close()
         await bus.drain()
 

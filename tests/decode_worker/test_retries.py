@@ -12,7 +12,7 @@ from prfaas_decode_worker.events import (
     Instruction,
     TellScheduler,
 )
-from prfaas_decode_worker.retries import MAX_BROKER_FAILURES
+from prfaas_decode_worker.retries import MAX_UNCOUNTED_FAILURES
 from prfaas_decode_worker.service_core import DecodeCore
 from tests.decode_worker.test_service_core import ask, make_core
 
@@ -99,12 +99,13 @@ def test_a_queue_that_stores_nothing_until_the_deadline_is_named() -> None:
     assert isinstance(event, Failed) and event.code == "job_not_queued" and "no first token within" in event.message
 
 
-def test_attempts_that_fail_with_the_sites_server_do_not_count_until_there_are_many() -> None:
+@pytest.mark.parametrize("code", ["broker", "worker_lost"])
+def test_attempts_that_fail_with_the_sites_server_or_a_lost_worker_do_not_count_until_there_are_many(code: str) -> None:
     core = make_core()
     core.handle(GenerateAsked(0.0, ask(remote=False)))
-    for attempt in range(1, 1 + MAX_BROKER_FAILURES):
-        begun(failed(core, attempt, "broker", 0.1))
-    begun(failed(core, 1 + MAX_BROKER_FAILURES, "broker", 0.1))
-    (event,) = (each.event for each in failed(core, 2 + MAX_BROKER_FAILURES, "broker", 0.1) if isinstance(each, Emit))
-    assert isinstance(event, Failed) and event.code == "broker"
+    for attempt in range(1, 1 + MAX_UNCOUNTED_FAILURES):
+        begun(failed(core, attempt, code, 0.1))
+    begun(failed(core, 1 + MAX_UNCOUNTED_FAILURES, code, 0.1))
+    (event,) = (each.event for each in failed(core, 2 + MAX_UNCOUNTED_FAILURES, code, 0.1) if isinstance(each, Emit))
+    assert isinstance(event, Failed) and event.code == code
     core.validate()

@@ -22,10 +22,17 @@ def test_a_worker_without_a_subscription_is_gone_after_a_while_and_not_when_it_d
 
 def test_a_silent_worker_is_left_only_for_another_one() -> None:
     probes = DecodeProbes()
-    assert not probes.handle_silence(WORKER, 0.0, others=True)
-    assert not probes.handle_silence(WORKER, SILENT_S - 0.1, others=True)
-    assert not probes.handle_silence(WORKER, SILENT_S, others=False)
-    assert probes.handle_silence(WORKER, SILENT_S, others=True)
+    assert not probes.handle_silence(WORKER, 0.0, 0.5, others=True)
+    assert not probes.handle_silence(WORKER, SILENT_S - 0.6, SILENT_S - 0.1, others=True)
+    assert not probes.handle_silence(WORKER, SILENT_S - 0.5, SILENT_S, others=False)
+    assert probes.handle_silence(WORKER, SILENT_S - 0.5, SILENT_S, others=True)
+
+
+def test_a_gateway_that_stood_still_does_not_hold_it_against_the_worker() -> None:
+    probes = DecodeProbes()
+    assert not probes.handle_silence(WORKER, 0.0, 30.0, others=True)
+    assert not probes.handle_silence(WORKER, 30.5, 30.0 + SILENT_S - 0.1, others=True)
+    assert probes.handle_silence(WORKER, 30.0 + SILENT_S - 0.5, 30.0 + SILENT_S, others=True)
 
 
 def test_events_on_their_way_are_waited_for() -> None:

@@ -101,7 +101,7 @@ class Site:
         self.told: asyncio.Queue[PrefillProgress] = asyncio.Queue()
 
     async def worker(self, name: str = "p1") -> Worker:
-        return Worker(self.bus, name, await JobConsumer.open(self.bus, SITE, MODEL, name, serves=[HOME]))
+        return Worker(self.bus, name, await JobConsumer.open(self.bus, SITE, MODEL, name, incarnation="i0", serves=[HOME]))
 
     async def submit(self, *jobs: PrefillJob) -> None:
         for job in jobs:

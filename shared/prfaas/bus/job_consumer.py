@@ -51,6 +51,7 @@ class JobConsumer:
         site: str,
         model: str,
         worker: str,
+        incarnation: str,
         serves: Sequence[str],
         ack_wait_s: float,
         queued_ack_wait_s: float,
@@ -64,6 +65,7 @@ class JobConsumer:
         self._bus = bus
         self._site = site
         self._worker = worker
+        self._incarnation = incarnation
         self._serves = tuple(serves)
         self._changed = asyncio.Event()
         self._ack_wait_s, self._queued_ack_wait_s = ack_wait_s, queued_ack_wait_s
@@ -104,6 +106,7 @@ class JobConsumer:
         model: str,
         worker: str,
         *,
+        incarnation: str,
         serves: Sequence[str],
         ack_wait_s: float = ACK_WAIT_S,
         queued_ack_wait_s: float = QUEUED_ACK_WAIT_S,
@@ -111,14 +114,15 @@ class JobConsumer:
         """Makes the streams and the consumers where they are missing. `serves`: pd sites whose jobs are taken.
 
         Raises StreamError, BusTimeoutError, NotConnectedError."""
-        consumer = cls(bus, site, model, worker, serves, ack_wait_s, queued_ack_wait_s)
+        consumer = cls(bus, site, model, worker, incarnation, serves, ack_wait_s, queued_ack_wait_s)
         await consumer._ensure()
         await consumer.clock.keep(bus, consumer._own.stream)
         for source in (consumer._own, *consumer._queued):
             await source.open()
             advisory = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{source.stream}.{source.consumer}"
             await bus.subscribe_raw(advisory, partial(consumer._give_up, source.stream), queue="jobs")
-        await bus.subscribe_raw(subjects.worker_alive(site, worker), consumer._say_alive)
+        for asked in (subjects.worker_alive(site, worker), subjects.prefill_alive(site, worker, incarnation)):
+            await bus.subscribe_raw(asked, consumer._say_alive)
         return consumer
 
     async def take(self, timeout_s: float) -> TakenJob | None:
@@ -189,7 +193,8 @@ class JobConsumer:
         Raises BusError; the job is still here then."""
         for source in self._in_turn(queued=True):
             if source.jobs:
-                new = await dispatch(self._bus, self._site, source.jobs[0], self._worker, by=self._worker)
+                taken = source.jobs[0]
+                new = await dispatch(self._bus, self._site, taken, self._worker, self._incarnation, by=self._worker)
                 source.jobs.popleft()
                 self._turn += 1
                 if new:  # it comes at once, and nothing else is asked for until it is here

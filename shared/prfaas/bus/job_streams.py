@@ -1,4 +1,8 @@
-"""Streams and consumers of the prefill jobs of a site, and the bounds of both."""
+"""Streams and consumers of the prefill jobs of a site, and the bounds of both.
+
+The streams lie in the server's memory. A job is of no use once the server of its KV has lost what was sent, and nats-server takes
+nothing into a stream on a disk that was full once, until it is started again. Decode workers notice a job that is lost.
+"""
 
 from collections.abc import Iterable
 from typing import Final
@@ -54,7 +58,7 @@ def _work_queue(name: str, subjects_of_it: list[str], max_bytes: int, duplicate_
         name=name,
         subjects=subjects_of_it,
         retention=RetentionPolicy.WORK_QUEUE,
-        storage=StorageType.FILE,
+        storage=StorageType.MEMORY,
         max_msgs=MAX_JOBS,
         max_bytes=max_bytes,
         max_age=MAX_JOB_AGE_S,

@@ -15,6 +15,7 @@ with code `max_deliveries`. A job that no worker takes expires with its own time
 
 import asyncio
 import math
+import re
 import time
 
 from msgspec.structs import replace
@@ -22,9 +23,8 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
 from prfaas.bus.control import ControlBus
-from prfaas.bus.errors import BusError, BusTimeoutError, NoRespondersError
-from prfaas.bus.jetstream import publish_acknowledged
-from prfaas.bus.job_streams import ACK_WAIT_S
+from prfaas.bus.errors import BusError, BusTimeoutError, NoRespondersError, StreamError
+from prfaas.bus.jetstream import publish_acknowledged, store
 from prfaas.bus.taken_jobs import TakenJob
 from prfaas.bus.trace_context import Headers, trace_headers
 from prfaas.contracts import subjects
@@ -34,12 +34,9 @@ from prfaas.contracts.wire import encode
 
 _TRY_S = 2.0
 _RETRY_WAIT_S = 0.2
-_ALIVE_EVERY_S = 0.5
-_ALIVE_TIMEOUT_S = 2.0
-ABSENT_S = 1.5
-"""Time without a subscriber under a worker's name after which it is gone. One that lost its connection dials every 0.2 s."""
-ABSENT_BEHIND_A_LINK_S = 2.5
-"""The same for a worker of another site: while the link between is down it seems as absent, and the link may be back at once."""
+_ALIVE_TIMEOUT_S = 1.0
+_NEVER_STORED = 1 << 53
+_LAST_SEQUENCE = re.compile(r"wrong last sequence: (\d+)")
 
 
 class JobQueue:
@@ -48,8 +45,9 @@ class JobQueue:
     def __init__(self, bus: ControlBus) -> None:
         self._bus = bus
 
-    async def submit(self, site: str, job: PrefillJob, *, timeout_s: float, parent: Span | Context | None = None) -> None:
-        """Returns when the site's stream has stored the job. Tries again until `timeout_s` is over, and stores the job once.
+    async def submit(self, site: str, job: PrefillJob, *, timeout_s: float, parent: Span | Context | None = None) -> int:
+        """Returns the job's sequence number when the site's stream has stored it. Tries again until `timeout_s` is over, and
+        stores the job once.
 
         Raises NoRespondersError (no prefill worker was ever there, or the site is not joined), StreamError (the queue is full),
         BusTimeoutError (it may still be stored), NotConnectedError, MessageTooLargeError."""
@@ -60,8 +58,7 @@ class JobQueue:
         while True:
             left_s = deadline_at - time.monotonic()
             try:
-                await publish_acknowledged(self._bus, subject, payload, max(0.0, min(_TRY_S, left_s)), headers)
-                return
+                return await store(self._bus, subject, payload, max(0.0, min(_TRY_S, left_s)), headers)
             except BusTimeoutError:
                 if deadline_at - time.monotonic() <= 0:
                     raise BusTimeoutError(f"the job queue of site {site}", timeout_s) from None
@@ -79,30 +76,25 @@ class JobQueue:
             return False
         return True
 
-    async def until_gone(self, site: str, worker: str, absent_s: float = ABSENT_S) -> str:
-        """Returns the reason when the worker is gone: none has listened under its name for `absent_s`.
+    async def last_stored(self, site: str, decode_site: str, model: str, timeout_s: float) -> int:
+        """Returns the sequence number of the last job that the queue has stored: one less than some job's when it has lost that.
 
-        One that listens and does not answer may be busy, or stopped for a while: it is given up after ACK_WAIT_S."""
-        heard_at = time.monotonic()
-        absent_since: float | None = None
-        while True:
-            await asyncio.sleep(_ALIVE_EVERY_S)
-            asked_at = time.monotonic()
-            try:
-                await self._bus.request_raw(subjects.worker_alive(site, worker), b"", _ALIVE_TIMEOUT_S)
-                heard_at, absent_since = time.monotonic(), None
-            except NoRespondersError:
-                absent_since = asked_at if absent_since is None else absent_since
-                if time.monotonic() - absent_since >= absent_s:
-                    return f"prefill worker {worker!r} of site {site} has no connection any more"
-            except BusError:
-                absent_since = None
-            if (silent_s := time.monotonic() - heard_at) >= ACK_WAIT_S:
-                return f"prefill worker {worker!r} of site {site} has not answered for {silent_s:.1f} s"
+        Asks with a job that may follow on one that was never stored, and is refused. Raises StreamError, BusTimeoutError,
+        NoRespondersError, NotConnectedError."""
+        subject = subjects.jobs(site, decode_site, model)
+        try:
+            await store(self._bus, subject, b"", timeout_s, {"Nats-Expected-Last-Sequence": str(_NEVER_STORED)})
+        except StreamError as refused:
+            if found := _LAST_SEQUENCE.search(str(refused)):
+                return int(found.group(1))
+            raise
+        raise StreamError(f"{subject} stored a question")
 
 
-async def dispatch(bus: ControlBus, site: str, taken: TakenJob, worker: str, by: str) -> bool:
+async def dispatch(bus: ControlBus, site: str, taken: TakenJob, worker: str, incarnation: str | None, by: str) -> bool:
     """Puts a queued job into a worker's own queue, then removes it from the site's and tells its decode worker, as process `by`.
+
+    `incarnation`: process that is to take it, by what is known; None: not known.
 
     Returns False when it had been dispatched before, to this worker or another one: then only its removal is made good.
 
@@ -115,7 +107,13 @@ async def dispatch(bus: ControlBus, site: str, taken: TakenJob, worker: str, by:
     was_there = await publish_acknowledged(bus, subjects.dispatched_jobs(site, worker), encode(job), _TRY_S, headers)
     if not was_there:
         transfer = job.transfer
-        told = PrefillDispatched(transfer_id=transfer.transfer_id, attempt=transfer.attempt, nuid=transfer.nuid, worker=worker)
+        told = PrefillDispatched(
+            transfer_id=transfer.transfer_id,
+            attempt=transfer.attempt,
+            nuid=transfer.nuid,
+            worker=worker,
+            incarnation=incarnation,
+        )
         await bus.publish(subjects.progress_from(job.reply_to, site, by), told, parent=taken.context)
     await taken.ack()
     return not was_there

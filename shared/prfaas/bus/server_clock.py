@@ -10,7 +10,7 @@ from prfaas.bus.errors import BusError, StreamError
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.wall_clock import unix_s
 
-MEASURED_FOR_S: Final = 30.0
+MEASURED_FOR_S: Final = 5.0
 """Time after which the clock is asked for again: a server may be another one by then, or its clock set."""
 WARN_SKEW_S: Final = 1.0
 _TIMEOUT_S: Final = 2.0
@@ -38,6 +38,11 @@ class ServerClock:
     @property
     def outdated(self) -> bool:
         return self._asked_at is None or time.monotonic() - self._asked_at > MEASURED_FOR_S
+
+    def handle_stamp(self, stamp_unix_s: float) -> None:
+        """Takes a stamp that the server has just made or made before. One from its future shows that its clock was set."""
+        if stamp_unix_s > self.unix_s + WARN_SKEW_S:
+            self._asked_at = None
 
     async def measure(self, bus: ControlBus, stream: str) -> None:
         """Asks the server for a stream, an answer that bears the time. It is as exact as half a round trip.

@@ -37,6 +37,7 @@ class TakenJob:
         self.deliveries = metadata.num_delivered
         """Number of this delivery: 1 for the first, more when a worker before lost the job or gave it back."""
         self._stored_unix_s = metadata.timestamp.timestamp()
+        clock.handle_stamp(self._stored_unix_s)
         self._clock = clock
         self.context = extract(message.headers)
         """The submitter's trace context."""

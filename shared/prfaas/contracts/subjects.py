@@ -133,8 +133,14 @@ def readiness(site: str, worker: str) -> str:
 
 
 def worker_alive(site: str, worker: str) -> str:
-    """Request/reply: decode worker -> the prefill worker that has its job, empty -> empty. No answer once it is gone."""
+    """Request/reply: decode worker -> whatever process is the named prefill worker now, empty -> empty."""
     return f"prfaas.{site}.prefill.{worker}.alive"
+
+
+def prefill_alive(site: str, worker: str, incarnation: str) -> str:
+    """Request/reply: decode worker -> the process that has its job, empty -> empty. No responder once that process has no
+    connection, also when another one has its name."""
+    return f"{worker_alive(site, worker)}.{incarnation}"
 
 
 def workers_bucket(site: str) -> str:

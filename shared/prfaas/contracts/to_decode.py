@@ -59,7 +59,9 @@ class PrefillDispatched(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     attempt: int
     nuid: str
     """Name of the attempt's object, which only processes that were given the job know."""
-    worker: str
+    worker: SubjectToken
+    incarnation: SubjectToken | None = None
+    """Process of that name which was ready for the job; None: not known. Another one of the name may take it instead."""
 
 
 class PrefillStarted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -67,7 +69,9 @@ class PrefillStarted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     attempt: int
     nuid: str
     """Name of the attempt's object, which only processes that were given the job know."""
-    worker: str
+    worker: SubjectToken
+    incarnation: SubjectToken | None = None
+    """Process of that name which computes the job; None: it does not say."""
     queue_s: float
 
 

@@ -73,7 +73,8 @@ def crossing(description: Description, sender: Site, receiver: Site) -> dict[str
         bulk.append(subjects.probe_train(receiver.name, sender.name))
     if sender.kind is SiteKind.PD:
         requests.append(subjects.jobs(receiver.name, sender.name, "*"))
-        messages += [subjects.worker_alive(receiver.name, "*"), subjects.held_blocks(receiver.name, PREFILL, "*")]
+        messages += [subjects.worker_alive(receiver.name, "*"), subjects.prefill_alive(receiver.name, "*", "*")]
+        messages.append(subjects.held_blocks(receiver.name, PREFILL, "*"))
         messages.append(subjects.cancel_prefill(receiver.name, sender.name))
     return {CONTROL: Crossing(tuple(requests), tuple(messages)), BULK: Crossing(messages=tuple(bulk))}
 
@@ -145,6 +146,7 @@ def _decode_worker(description: Description, site: str, name: str) -> dict[str, 
             _heartbeat(site, site, DECODE, name),
             *(subjects.jobs(at, site, "*") for at in prefill_sites),
             *(subjects.worker_alive(at, "*") for at in prefill_sites),
+            *(subjects.prefill_alive(at, "*", "*") for at in prefill_sites),
             *(subjects.cancel_prefill(at, site) for at in prefill_sites),
             _replies(site, site),
         ),
@@ -189,6 +191,7 @@ def _prefill_worker(description: Description, site: str, name: str) -> dict[str,
             f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{own}.{worker_consumer(name)}",
             *(subjects.cancel_prefill(site, at) for at in served),
             subjects.worker_alive(site, name),
+            subjects.prefill_alive(site, name, "*"),
             *_asked_of_workers(site, PREFILL, name),
         ),
     )

@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from prfaas.bus.job_streams import MAX_JOBS_BYTES
 from prfaas.site.permissions import Permissions, crossing, service_permissions
 from prfaas.site.server_ports import ServerPorts
 from prfaas.site.site_keys import Key, SiteKeys, valid_keys
@@ -23,8 +24,8 @@ _WRITE_DEADLINE = "10s"
 _RECONNECT = "500ms"
 _PING_INTERVAL, _PING_MAX = "5s", 2
 """A half-open link is noticed within 15 s, instead of the default's 6 minutes."""
-_CONTROL_MEMORY_BYTES = 64 << 20
-"""JetStream in memory of the control account."""
+_CONTROL_MEMORY_BYTES = (64 << 20) + 2 * MAX_JOBS_BYTES
+"""JetStream in memory of the control account: presence, and the site's jobs, queued ones and dispatched ones."""
 _SECURE_TLS = 'min_version: "1.3", handshake_first: true'
 
 
@@ -73,7 +74,7 @@ def render_site(
 def _account(description: Description, site: Site, account: str, keys: Mapping[str, SiteKeys]) -> str:
     """Renders CTL, BULK or SYS: its users, and the subjects that pass between it and the link accounts."""
     jetstream = ""
-    if account == "ctl":  # jobs must outlive a restart; who leads and who is there must not need a disk
+    if account == "ctl":  # jobs, who leads and who is there must not need a disk
         jetstream = f"    jetstream: {{ max_memory: {_CONTROL_MEMORY_BYTES}, max_file: {site.max_file_bytes // 4} }}\n"
     elif account == "bulk":
         jetstream = f"    jetstream: {{ max_memory: {site.max_memory_bytes}, max_file: {site.max_file_bytes // 4 * 3} }}\n"

@@ -1,0 +1,162 @@
+"""Questions to the queues and the workers that have jobs of this decode worker, so that a lost job costs seconds."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from prfaas.bus.control import ControlBus
+from prfaas.bus.errors import BusError, BusTimeoutError, NoRespondersError, StreamError
+from prfaas.contracts import subjects
+from prfaas.contracts.codes import FailureCode
+from prfaas_decode_worker.job_queues import JobQueues
+from prfaas_decode_worker.prefill_watch_core import SILENT_S, Gone, Holder, PrefillWatchCore
+
+ASK_EVERY_S: Final = 0.5
+ASK_ABSENT_EVERY_S: Final = 0.25
+"""Interval while no process subscribes for the worker."""
+ANSWER_WAIT_S: Final = 0.75
+"""Time after a question at which the next one is asked. The answer counts whenever it comes: a slow link is no dead worker."""
+LOOK_BACK_S: Final = 60.0
+"""Time in which a worker that is taken for dead may answer again, and has not died then."""
+
+
+class Holding:
+    """Who has one job: the queue at first, then a worker."""
+
+    def __init__(self, site: str) -> None:
+        self.site = site
+        self.holder: Holder | None = None
+        self.held = asyncio.Event()
+        """Set once there is a holder."""
+        self.computing = False
+        """True while the holder computes it."""
+
+    def held_by(self, worker: str, incarnation: str | None) -> None:
+        """Notes the worker that has the job. No other name gets it; of one name another process may have taken it than the one
+        that it was meant for."""
+        if self.holder is None or (self.holder.name == worker and incarnation is not None):
+            self.holder = Holder(self.site, worker, incarnation)
+            self.held.set()
+
+
+class Loss(NamedTuple):
+    """End of a job that no worker will finish."""
+
+    code: FailureCode
+    reason: str
+    died: Holder | None = None
+    """Worker that died while it computed the job."""
+
+
+class PrefillWatch:
+    def __init__(self, bus: ControlBus, queues: JobQueues, site: str) -> None:
+        """`site` of the decode worker."""
+        self._bus = bus
+        self._queues = queues
+        self._site = site
+
+    async def until_lost(self, holding: Holding, sequence: int, frames: Callable[[], int]) -> Loss:
+        """Asks until the job is lost. `sequence`: its number in the queue; `frames` returns how many have come for it."""
+        loss = await self._until_held(holding, sequence)
+        return loss or await self._until_gone(holding, frames)
+
+    async def until_back(self, holder: Holder) -> bool:
+        """Asks whether a worker that was taken for dead is there all the same. Returns whether it answered."""
+        until_at = time.monotonic() + LOOK_BACK_S
+        while time.monotonic() < until_at:
+            await asyncio.sleep(ASK_EVERY_S)
+            try:
+                await self._ask(holder, ANSWER_WAIT_S)
+            except BusError:
+                continue
+            return True
+        return False
+
+    async def _until_held(self, holding: Holding, sequence: int) -> Loss | None:
+        """Returns None as soon as a worker has the job."""
+        own_site, stored_at = holding.site == self._site, time.monotonic()
+        core = PrefillWatchCore(f"the job queue of site {holding.site}", stored_at, own_site=own_site)
+        while not holding.held.is_set():
+            gone: Gone | None = None
+            try:
+                last = await self._queues.last_stored(holding.site, stored_at, ANSWER_WAIT_S)
+            except (NoRespondersError, StreamError):
+                gone = core.handle_absence(time.monotonic(), site_answers=False)
+            except BusTimeoutError:
+                gone = core.handle_silence(time.monotonic(), server_answers=not own_site)
+            except BusError:  # this worker's own connection is down: that says nothing about the queue
+                core.handle_sign(time.monotonic())
+            else:
+                core.handle_sign(time.monotonic())
+                if last < sequence and not holding.held.is_set():
+                    return Loss(FailureCode.BROKER, f"the job queue of site {holding.site} was lost, and the job with it")
+            if gone is not None and not holding.held.is_set():
+                return Loss(FailureCode.TIMEOUT, gone.reason)
+            try:
+                async with asyncio.timeout(ASK_EVERY_S):
+                    await holding.held.wait()
+            except TimeoutError:
+                continue
+        return None
+
+    async def _until_gone(self, holding: Holding, frames: Callable[[], int]) -> Loss:
+        assert holding.holder is not None
+        holder, core = holding.holder, self._core(holding.holder)
+        questions: set[asyncio.Task[None]] = set()
+        came = frames()
+        try:
+            while True:
+                if holder != holding.holder:
+                    holder, core = holding.holder, self._core(holding.holder)
+                    _cancel(questions)
+                gone = await self._look(holder, core, questions)
+                if frames() > came:
+                    core.handle_sign(time.monotonic())
+                elif gone is not None and holder == holding.holder:
+                    return Loss(FailureCode.WORKER_LOST, gone.reason, holder if gone.died and holding.computing else None)
+                came = frames()
+                if not core.missing or core.absent:
+                    await asyncio.sleep(ASK_ABSENT_EVERY_S if core.absent else ASK_EVERY_S)
+        finally:
+            _cancel(questions)
+
+    async def _look(self, holder: Holder, core: PrefillWatchCore, questions: set[asyncio.Task[None]]) -> Gone | None:
+        """Asks once more. `questions`: those that have no answer yet."""
+        questions.add(asyncio.create_task(self._ask(holder, SILENT_S)))
+        ended, _ = await asyncio.wait(questions, timeout=ANSWER_WAIT_S, return_when=asyncio.FIRST_COMPLETED)
+        questions -= ended
+        errors = [question.exception() for question in ended]
+        absent = any(isinstance(error, NoRespondersError) for error in errors)
+        # Another error than these is of this worker's own connection, and says nothing about the other.
+        if ended and not absent and not all(isinstance(error, BusTimeoutError) for error in errors):
+            core.handle_sign(time.monotonic())
+            return None
+        if absent:
+            return core.handle_absence(time.monotonic(), site_answers=await self._answers(holder.site))
+        answers = holder.site != self._site or await self._answers(self._site)
+        return core.handle_silence(time.monotonic(), server_answers=answers)
+
+    def _core(self, holder: Holder) -> PrefillWatchCore:
+        whom = f"prefill worker {holder.name!r} of site {holder.site}"
+        return PrefillWatchCore(whom, time.monotonic(), own_site=holder.site == self._site)
+
+    async def _ask(self, holder: Holder, timeout_s: float) -> None:
+        if holder.incarnation is None:
+            subject = subjects.worker_alive(holder.site, holder.name)
+        else:
+            subject = subjects.prefill_alive(holder.site, holder.name, holder.incarnation)
+        await self._bus.request_raw(subject, b"", timeout_s)
+
+    async def _answers(self, site: str) -> bool:
+        """Asks a site's server about its queue. Returns whether it answers."""
+        try:
+            await self._queues.last_stored(site, time.monotonic(), ANSWER_WAIT_S)
+        except BusError:
+            return False
+        return True
+
+
+def _cancel(questions: set[asyncio.Task[None]]) -> None:
+    while questions:
+        questions.pop().cancel()
