@@ -6,13 +6,14 @@ from typing import Any, TypeVar
 
 from load.worlds.clockwork import Future
 from load.worlds.failure_repeater import FailureRepeater
-from load.worlds.job_queue import QUEUED, RETRY_WAIT_S, Delivery, JobStream, JobTaker, StoredJob, TakenJob
+from load.worlds.job_queue import QUEUED, RETRY_WAIT_S, JobStream
 from load.worlds.model import CHUNK_TOKENS, FINGERPRINT, MODEL, pieces
 from load.worlds.plan import HOME
 from load.worlds.readiness import Readiness
 from load.worlds.seals import prefill_seals
 from load.worlds.sending import QUERY_TIMEOUT_S, Sender, SenderLink, failure_of
 from load.worlds.surroundings import Surroundings
+from load.worlds.taken_job import Delivery, JobTaker, StoredJob, TakenJob
 from prfaas.bus.errors import BusError
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.terms import Role

@@ -70,9 +70,7 @@ class Dispatcher:
         metrics: QueueMetrics,
     ) -> None:
         """`name`: of this process; `serves`: pd sites whose jobs are dispatched."""
-        self._bus = bus
-        self._site = site
-        self._name = name
+        self._bus, self._site, self._name = bus, site, name
         self._serves = tuple(serves)
         self._objectives = objectives
         self._options = options
@@ -246,7 +244,7 @@ class Dispatcher:
                     self._spawn(self._dispatch(job_id, worker, self._core.incarnation(worker)))
                 case Refuse(job_id):
                     self._leaving.add(job_id)
-                    self._spawn(self._refuse(instruction))
+                    self._spawn(self._fail(job_id, FailureCode.NOT_IN_TIME, instruction.message, instruction.retry_after_s))
 
     async def _dispatch(self, job_id: str, worker: str, incarnation: str | None) -> None:
         """Gives a held job to a worker, or gives it back to the queue."""
@@ -275,14 +273,11 @@ class Dispatcher:
             self._leaving.discard(job_id)
         self._handle(DispatchEnded(time.monotonic(), job, worker, result))
 
-    async def _refuse(self, refuse: Refuse) -> None:
-        log.info("job_refused", job=refuse.job_id, reason=refuse.message)
-        await self._fail(refuse.job_id, FailureCode.NOT_IN_TIME, refuse.message, refuse.retry_after_s)
-
     async def _fail(self, job_id: str, code: FailureCode, message: str, retry_after_s: float | None) -> None:
         """Removes a held job from the queue for good, and tells its decode worker why."""
         taken = self._held.pop(job_id)
         self._leaving.discard(job_id)
+        log.info("job_refused", job=job_id, code=code, reason=message)
         self._metrics.left("refused")
         await self._refusals.end(taken, code, message, retry_after_s)
 
