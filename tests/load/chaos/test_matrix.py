@@ -1,7 +1,10 @@
 from itertools import product
 
+import msgspec
 import pytest
 
+from load.chaos.__main__ import Matrix
+from load.chaos.cell import CellResult
 from load.chaos.faults import INJECTIONS, Fault
 from load.chaos.matrix import Cell, all_cells, allowed_in, markdown_table
 from load.chaos.steps import RECEIVERS, Step, is_step, of_request
@@ -56,3 +59,45 @@ def test_a_request_that_was_placed_again_is_the_same_one() -> None:
 
 def test_the_page_has_the_table_of_allowed_errors() -> None:
     assert markdown_table() in (ROOT / "docs/when-things-fail.md").read_text()
+
+
+def test_parts_of_a_matrix_make_one_and_a_cell_is_run_once() -> None:
+    kill, stop, cut = [Cell(fault, Step.PLACED) for fault in (Fault.KILL, Fault.STOP, Fault.CUT)]
+    first = part(kill, leaked_bytes=5, leaked={"nuid": kill.name})
+    second = part(stop, not_run={cut.name: "no right"}, left={"jobs": 1})
+    whole = first.joined(second)
+    assert all(map(whole.has, (kill, stop, cut))) and not first.has(stop)
+    assert (whole.summary()["cells"], whole.summary()["leaked_bytes"], whole.summary()["left"]) == (2, 5, 1)
+    assert msgspec.json.decode(msgspec.json.encode(whole), type=Matrix) == whole
+
+
+def part(
+    cell: Cell,
+    leaked_bytes: int = 0,
+    leaked: dict[str, str] | None = None,
+    not_run: dict[str, str] | None = None,
+    left: dict[str, int] | None = None,
+) -> Matrix:
+    result = CellResult(
+        fault=cell.fault.value,
+        step=cell.step.value,
+        green=True,
+        why_red=[],
+        injected=True,
+        outcomes=["offloaded"] * 3,
+        errors=[],
+        allowed_errors=0,
+        wrong_tokens=0,
+        hangs=0,
+        worst_s=1.0,
+        healthy_after_s=0.5,
+        duration_s=3.0,
+    )
+    return Matrix(
+        results=[result],
+        not_run=not_run or {},
+        leaked_bytes=leaked_bytes,
+        leaked=leaked or {},
+        left=left or {},
+        duration_s=3.0,
+    )
