@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 
+from load.worlds.auditing import Audited, Audits
 from load.worlds.clockwork import Future, Process, Task
 from load.worlds.model import CHUNK_TOKENS, FINGERPRINT, LAYOUT, MODEL, KVSequence
 from load.worlds.plan import HOME, dispatcher_of
 from load.worlds.prefill_watching import Holding, PrefillWatching
-from load.worlds.receiving import Receiver
+from load.worlds.receiving import Receiver, settled
 from load.worlds.seals import home_seals
 from load.worlds.surroundings import Surroundings
 from prfaas.contracts.codes import FailureCode
@@ -15,9 +16,9 @@ from prfaas.contracts.to_decode import PrefillDispatched, PrefillDone, PrefillFa
 from prfaas.contracts.to_prefill import CancelPrefill, PrefillJob
 from prfaas.contracts.wire import pack_tokens
 from prfaas.kvcache.layout import KVPiece, LayerKind, LayerRange
-from prfaas.transfer.errors import TransferError
 from prfaas.worker.faults import failure_code, fault_text
 from prfaas_decode_worker.attempt import ABORT_REASON_S
+from prfaas_decode_worker.audits import teeing
 from prfaas_decode_worker.events import (
     AttemptFailed,
     AttemptVerified,
@@ -62,14 +63,15 @@ class Attempts:
         self._world = world
         self._tell = tell
         self._watch = PrefillWatching(worker, world)
+        self.audits = Audits(worker, world)
         self._seals = home_seals(world.plan.sealed)
         self.running: dict[str, tuple[Attempt, Task]] = {}
         """Current attempt and its task, by request."""
         self.sequences: dict[str, KVSequence] = {}
         self.receivers: dict[str, Receiver] = {}
         """Open receivers by the name of their object."""
-        self._kept: dict[tuple[int, ...], KVPiece] = {}
-        """Full layers' KV of verified prompts, by the prompt up to each block's end."""
+        self._kept: dict[tuple[int, ...], tuple[KVPiece, str]] = {}
+        """Full layers' KV of verified prompts and the site that made it, by the prompt up to each block's end."""
 
     def begin(self, order: BeginAttempt) -> None:
         attempt = Attempt(order, f"{self._worker.name}x{self._incarnation}x{self._world.next_number()}")
@@ -92,6 +94,8 @@ class Attempts:
         self.running.pop(request_id, None)
 
     def hear(self, prefill_site: str, progress: PrefillProgress) -> None:
+        if prefill_site == HOME and self.audits.hear(progress):
+            return
         found = self.running.get(progress.transfer_id)
         if found is None or found[0].order.attempt != progress.attempt:
             return
@@ -123,11 +127,12 @@ class Attempts:
         order, worker = attempt.order, self._worker
         report: TransferReport | None = None
         sequence = KVSequence(len(order.token_ids))
+        audited: Audited | None = None
         try:
             if not order.token_ids:
                 self._verified(attempt, sequence)
                 return
-            from_token = self._install_kept(sequence, order.token_ids)
+            from_token = self._install_kept(sequence, order)
             named = order.prefill_worker
             if named is not None and not await self._watch.is_there(named):
                 named = None
@@ -142,8 +147,10 @@ class Attempts:
                 fingerprint=FINGERPRINT,
             )
             secret = self._seals.new_secret(order.prefill_site)
+            audited = self.audits.draw_for(order.prefill_site, order.request_id, transfer, order.token_ids)
+            install = teeing(sequence.install, audited)  # type: ignore[arg-type]
             attempt.receiver = receiver = Receiver(
-                worker, self._world.store, transfer, sequence.install, timeout_s=order.timeout_s, idle_timeout_s=IDLE_TIMEOUT_S,
+                worker, self._world.store, transfer, install, timeout_s=order.timeout_s, idle_timeout_s=IDLE_TIMEOUT_S,
                 secret=secret,
             )  # fmt: skip
             self.receivers[attempt.nuid] = receiver
@@ -155,11 +162,15 @@ class Attempts:
         except Exception as error:
             self._failed(attempt, failure_code(error), fault_text(error))
         finally:
+            if audited is not None and report is not None:
+                self.audits.begin(audited, "" if attempt.holding.holder is None else attempt.holding.holder.name)
+            elif audited is not None:
+                self.audits.drop(audited)
             if attempt.receiver is not None and worker.alive:
                 await attempt.receiver.close()
                 self.receivers.pop(attempt.nuid, None)
         if report is not None:
-            self._keep(sequence, order.token_ids)
+            self._keep(sequence, order)
 
     async def _submit(self, order: BeginAttempt, transfer: KVTransfer, named: str | None, secret: bytes | None) -> int:
         job = PrefillJob(
@@ -182,7 +193,7 @@ class Attempts:
 
     async def _await_kv(self, attempt: Attempt, receiver: Receiver, sequence_number: int) -> TransferReport | None:
         """Returns None when the prefill failed, which the core has been told. Raises TransferError."""
-        verified = self._worker.spawn(_settled(receiver, attempt.order.timeout_s))
+        verified = self._worker.spawn(settled(receiver, attempt.order.timeout_s))
         lost = self._worker.spawn(self._watch.until_lost(attempt.holding, receiver, sequence_number))
         try:
             await self._worker.wait([verified, attempt.prefill_failed, lost])
@@ -236,27 +247,22 @@ class Attempts:
 
     # ---- KV of earlier prompts
 
-    def _install_kept(self, sequence: KVSequence, token_ids: tuple[int, ...]) -> int:
-        from_token = 0
+    def _install_kept(self, sequence: KVSequence, order: BeginAttempt) -> int:
+        """Installs what this site or the one that is asked has made: another one's KV harms only what that one is given."""
+        from_token, token_ids = 0, order.token_ids
         while from_token + CHUNK_TOKENS < len(token_ids):
-            part = self._kept.get(token_ids[: from_token + CHUNK_TOKENS])
-            if part is None:
+            part, maker = self._kept.get(token_ids[: from_token + CHUNK_TOKENS], (None, ""))
+            if part is None or maker not in (HOME, order.prefill_site):
                 break
             sequence.install(part)
             from_token += CHUNK_TOKENS
         return from_token
 
-    def _keep(self, sequence: KVSequence, token_ids: tuple[int, ...]) -> None:
+    def _keep(self, sequence: KVSequence, order: BeginAttempt) -> None:
         full = next(layer for layer, spec in enumerate(LAYOUT.layers) if spec.kind is LayerKind.FULL)
-        for end in range(CHUNK_TOKENS, len(token_ids) + 1, CHUNK_TOKENS):
-            self._kept.setdefault(token_ids[:end], sequence.read(LayerRange(full, end - CHUNK_TOKENS, end)))
+        for end in range(CHUNK_TOKENS, len(order.token_ids) + 1, CHUNK_TOKENS):
+            prefix = order.token_ids[:end]
+            if prefix not in self._kept or order.prefill_site == HOME:
+                self._kept[prefix] = sequence.read(LayerRange(full, end - CHUNK_TOKENS, end)), order.prefill_site
         while len(self._kept) > KEPT_PROMPTS:
             del self._kept[next(iter(self._kept))]
-
-
-async def _settled(receiver: Receiver, timeout_s: float) -> tuple[TransferReport | None, TransferError | None]:
-    """Turns an error into a result: a task whose error is not looked at would pass for a fault."""
-    try:
-        return await receiver.verified(timeout_s), None
-    except TransferError as error:
-        return None, error

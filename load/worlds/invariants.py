@@ -48,7 +48,7 @@ COSTLY: Final = frozenset({"server_restart", "bucket_full", "drop"})
 def judged(world: Surroundings, client: Client) -> list[str]:
     """Returns what is wrong with one client's answer."""
     name = client.plan.name
-    wrong = client.wrong()
+    wrong = client.wrong(world.plan.liar.partition("-")[0])
     if wrong is not None:
         return [f"{name}: {wrong}"]
     if not client.ends:
@@ -150,6 +150,7 @@ def _kept_by_decode_worker(process: DecodeWorker) -> list[str]:
         "sequence": process.attempts.sequences,
         "sampler": process.samplers,
         "receiver": process.attempts.receivers,
+        "audit": process.attempts.audits.held,
     }
     return [f"{what} {each} at {process.name}" for what, kept in parts.items() for each in kept]
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 import xxhash
 from msgspec.structs import replace as replaced
 
+from load.worlds.audit_mutations import AUDIT_MUTATIONS
 from load.worlds.leadership_mutations import LEADERSHIP_MUTATIONS
 from load.worlds.mutation import Change, Mutation
 from load.worlds.plan import LINK_FAULTS
@@ -234,4 +235,5 @@ MUTATIONS: Final = (
     Mutation("a request is placed twice", Fleet, "remove_placement", _counts_twice),
     *LEADERSHIP_MUTATIONS,
     *SEALING_MUTATIONS,
+    *AUDIT_MUTATIONS,
 )

@@ -76,6 +76,10 @@ class Plan:
     schedulers: tuple[str, ...]
     sealed: tuple[str, ...]
     """Prefill sites whose jobs and KV are sealed."""
+    audited: bool
+    """True where every prefill of another site has a second opinion."""
+    liar: str
+    """Prefill worker that makes wrong KV; empty: all are honest."""
     dispatchers: tuple[str, ...]
     """Sites with a dispatcher; workers of the others take jobs first come, first served."""
     objective_s: float
@@ -87,7 +91,9 @@ class Plan:
 
     @property
     def fault_kinds(self) -> set[str]:
-        return {fault.kind for fault in self.faults} | {request.poison for request in self.requests if request.poison}
+        """Kinds of faults and poisons, `lie` where a worker lies, `audit` where prefills are audited."""
+        kinds = {fault.kind for fault in self.faults} | {request.poison for request in self.requests if request.poison}
+        return kinds | ({"lie"} if self.liar else set()) | ({"audit"} if self.audited else set())
 
 
 PROCESS_FAULTS: Final = ("kill", "stop", "unplug", "drop")
@@ -102,6 +108,7 @@ def make_plan(seed: int) -> Plan:
     prefill = [WorkerPlan(name=f"{site}-p{n}", site=site) for site in (HOME, *remotes) for n in range(chance.choice((1, 1, 2)))]
     decode = [WorkerPlan(name=f"{HOME}-d{n}", site=HOME) for n in range(1 if profile == "storm" and chance.random() < 0.3 else 2)]
     crowded = profile == "storm" and chance.random() < 0.3
+    audited, lies = chance.random() < 0.15, chance.random() < 0.5
     plan = Plan(
         seed=seed,
         profile=profile,
@@ -116,6 +123,8 @@ def make_plan(seed: int) -> Plan:
         step_s=chance.choice((0.005, 0.02, 0.1)),
         schedulers=(SCHEDULER, STANDBY) if profile != "calm" and chance.random() < 0.3 else (SCHEDULER,),
         sealed=remotes if chance.random() < 0.25 else (),
+        audited=audited,
+        liar=chance.choice([worker.name for worker in prefill if worker.site != HOME]) if audited and lies else "",
         dispatchers=tuple(site for site in (HOME, *remotes) if chance.random() < 0.7),
         objective_s=chance.choice((0.5, 2.0)) if profile == "storm" else 10.0,
         queue_jobs=chance.choice((1, 2)) if crowded and chance.random() < 0.5 else 1024,

@@ -4,6 +4,7 @@ from collections import deque
 from math import inf
 from typing import Any, TypeVar
 
+from load.worlds.auditing import lie
 from load.worlds.clockwork import Future
 from load.worlds.failure_repeater import FailureRepeater
 from load.worlds.job_queue import QUEUED, RETRY_WAIT_S, JobStream
@@ -205,6 +206,9 @@ class PrefillWorker(JobTaker):
     async def _prefill(self, run: Run, sender: Sender, due_at: float) -> None:
         prompt = tuple(run.token_ids)
         poison = self.world.poison_of(run.job.request_id)
+        lies = self.name == self.world.plan.liar
+        if lies:
+            self.world.lies.add(run.job.transfer.nuid)
         for number, (tokens, chunk) in enumerate(pieces(prompt, run.job.transfer.from_token)):
             if self.core.cancelled(run.job) or self.monotonic_s >= due_at:
                 raise PrefillCancelled
@@ -216,7 +220,7 @@ class PrefillWorker(JobTaker):
                 self.world.broken.append(run.job.request_id)
                 raise EngineError("the engine cannot compute this prompt")
             for part in chunk:
-                sender.put(part)
+                sender.put(lie(part) if lies else part)
 
     def _open_sender(self, run: Run) -> Sender:
         transfer = run.job.transfer

@@ -10,9 +10,10 @@ from load.worlds.presence import Watch, Watcher
 from load.worlds.surroundings import Surroundings
 from prfaas.bus.errors import RemoteError
 from prfaas.contracts.codes import FailureCode
+from prfaas.contracts.terms import Role
 from prfaas.contracts.to_gateway import Placement, Refusal
-from prfaas.contracts.to_scheduler import AttemptEnded, Heartbeat, LinkEstimate, PlaceRequest
-from prfaas_scheduler.events import AttemptOver, HeartbeatReceived, LinkMeasured, PlacementRequested, WorkerGone
+from prfaas.contracts.to_scheduler import AttemptEnded, Heartbeat, KVDisagreed, LinkEstimate, PlaceRequest
+from prfaas_scheduler.events import AttemptOver, HeartbeatReceived, LinkMeasured, PlacementRequested, SiteDistrusted, WorkerGone
 from prfaas_scheduler.leadership.leadership import LOOK_EVERY_S, Leadership
 from prfaas_scheduler.leadership.leadership_core import RENEW_EVERY_S
 from prfaas_scheduler.policies.registry import POLICIES, PolicyOptions
@@ -32,6 +33,8 @@ class Scheduler(Watcher):
         self.leadership = Leadership(self.site, self.name, incarnation, lambda: self.monotonic_s)
         self._bus = cast(Any, ControlBusModel(self, world.network, world.lease_bucket))
         self._acting = False
+        self._distrusted: set[str] = set()
+        """Sites that were found lying, kept beside the core to judge it by."""
 
     def start(self) -> None:
         for beat in self.world.presence.read_all(self):
@@ -46,11 +49,25 @@ class Scheduler(Watcher):
         (answered,) = self.core.handle(PlacementRequested(self.monotonic_s, request))
         self.core.validate()
         answer = answered.answer
-        return replace(answer, term=self.leadership.term) if isinstance(answer, Placement) else answer
+        if not isinstance(answer, Placement):
+            return answer
+        self._check_trust(answer)
+        return replace(answer, term=self.leadership.term)
 
     def hear_attempt_ended(self, ended: AttemptEnded) -> None:
         self.core.handle(AttemptOver(self.monotonic_s, ended))
         self.core.validate()
+
+    def hear_disagreement(self, told: KVDisagreed) -> None:
+        if told.site != self.world.plan.liar.partition("-")[0]:
+            self.world.violations.append(f"{told.site} is honest, and is distrusted")
+        self._distrusted.add(told.site)
+        self.core.handle(SiteDistrusted(self.monotonic_s, told.site))
+
+    def _check_trust(self, answer: Placement) -> None:
+        """Notes a prompt for a site that was found lying, where the own site could have had it. Distrust outlasts a world."""
+        if answer.prefill_site in self._distrusted and self.core.fleet.alive[self.site, Role.PREFILL]:
+            self.world.violations.append(f"{answer.transfer_id} goes to {answer.prefill_site}, which has lied")
 
     def hear_link(self, estimate: LinkEstimate) -> None:
         self.core.handle(LinkMeasured(self.monotonic_s, estimate))

@@ -33,6 +33,8 @@ class Surroundings:
         self.kv_points = LAYOUT.size_points(64)
         self.forged: set[str] = set()
         """Names of objects whose job was changed on its way."""
+        self.lies: set[str] = set()
+        """Names of objects whose KV is wrong."""
         self.clients: list[Client] = []
         self.deaths: dict[str, list[str]] = {}
         """Prefill workers that died of each leg of a poisonous request."""

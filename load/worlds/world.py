@@ -120,7 +120,7 @@ class World(Surroundings):
         self._judge([probe])
         if probe.ends and probe.ends[0] not in GOOD:
             return f"a request ended as {probe.ends[0]}"
-        if self.plan.policy == "remote_all" and probe.prefill_site == HOME:
+        if self.plan.policy == "remote_all" and not self.plan.liar and probe.prefill_site == HOME:
             return "nothing is offloaded any more"
         return ""
 
