@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 OUT ?=
 OTEL ?=
 MODEL ?= gemma-3-270m
+PORT ?= 8000
+EMULATED ?=
 ROUNDS ?= 10
 MINUTES ?= 20
 SEED ?= 1
@@ -22,8 +24,8 @@ help: ## this list
 demo: $(VENV)/installed ## two sites on this machine, a short and a long prompt, proof that the answer is the same
 	$(BIN)/python -m infra.demo --model $(MODEL)
 
-up: $(VENV)/installed $(if $(OTEL),.venv-$(OTEL)/installed) ## the same two sites in the foreground, until Ctrl-C; OTEL=phoenix shows traces
-	$(BIN)/python -m infra.up --model $(MODEL) $(if $(OTEL),--traces $(OTEL))
+up: $(VENV)/installed $(if $(OTEL),.venv-$(OTEL)/installed) ## the same two sites in the foreground, until Ctrl-C (PORT=N, EMULATED=1); OTEL=phoenix shows traces
+	$(if $(OTEL),$(BIN)/python -m infra.observability.$(OTEL)) $(BIN)/prfaas up --port $(PORT) $(if $(EMULATED),--emulated,--model $(MODEL))
 
 replay: $(VENV)/installed ## the Mooncake trace against a stack at the paper's scale, emulated; prints a report's path
 	$(BIN)/python -m load.paper.replay

@@ -1,1 +1,1 @@
-"""Surroundings of the services: NATS servers and their configuration, WAN emulation, the local stack. Run from a checkout."""
+"""Surroundings of the services that only a checkout has: the demo, observability, network paths made by the kernel."""

@@ -16,13 +16,13 @@ from rich.table import Table
 
 from infra.demo_report import write_demo_report
 from infra.otlp_sink import OtlpSink, SpanTree
-from infra.stack import Stack
-from infra.up import DEMO, START_ERRORS, describe, fresh_directory
 from infra.waterfall import waterfall
 from prfaas.engine.weights import prepare
 from prfaas.replay.results import ResultError
 from prfaas.replay.rows import RequestRow
 from prfaas.site.sites import Description, Role
+from prfaas.stack.launch import DEMO, START_ERRORS, describe, fresh_directory
+from prfaas.stack.stack import Stack
 
 LONG_PROMPT_CHARACTERS = 18_000
 """About 4,000 tokens of Python source, which both models continue sensibly."""

@@ -1,6 +1,6 @@
 """Two sites with emulated engines and an emulated link, small enough for a test: for what is about links, not about models."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -13,6 +13,7 @@ from prfaas.site.sites import Description, Link, Role, Service, Site, SiteKind
 
 MODEL = "emulated-1t"
 HOME, FAR = "local", "remote"
+NEAR_PROFILE, FAR_PROFILE = "paper-1t-h20", "paper-1t-h200-anchored"
 
 
 def two_sites(
@@ -29,12 +30,8 @@ def two_sites(
     """The pd site has one worker of each role; `egress_mbit` is the budget of the way from the prefill-only site to it. `seals`:
     prefill sites whose jobs and KV are sealed."""
 
-    def engine(profile: str) -> dict[str, Any]:
-        scales = {"time-scale": time_scale, "byte-scale": byte_scale, "token-scale": 32.0, "profile": profile}
-        return {"engine": "emulated", "model": MODEL, "chunk-tokens": 256, "emulated": scales}
-
-    far = {"engine": engine("paper-1t-h200-anchored")}
-    near = {"engine": engine("paper-1t-h20")}
+    far = {"engine": engine_keys(FAR_PROFILE, byte_scale, time_scale)}
+    near = {"engine": engine_keys(NEAR_PROFILE, byte_scale, time_scale)}
     services = [
         Service(site=HOME, role=Role.GATEWAY, name="gateway"),
         Service(site=HOME, role=Role.SCHEDULER, name="scheduler", config=scheduler or {"policy": "remote_all"}),
@@ -58,6 +55,44 @@ def two_sites(
     return found
 
 
+def engine_keys(profile: str, byte_scale: float, time_scale: float) -> dict[str, Any]:
+    """Returns `[engine]` of a worker's configuration."""
+    scales = {"time-scale": time_scale, "byte-scale": byte_scale, "token-scale": 32.0, "profile": profile}
+    return {"engine": "emulated", "model": MODEL, "chunk-tokens": 256, "emulated": scales}
+
+
+def many_sites(
+    pd_sites: Sequence[str],
+    prefill_sites: Mapping[str, tuple[str, ...]],
+    *,
+    policy: str,
+    byte_scale: float = 2000.0,
+    time_scale: float = 8.0,
+) -> Description:
+    """Sites with one worker of each role. `prefill_sites` says which pd sites each of them dials, without an emulated link."""
+    near = {"engine": engine_keys(NEAR_PROFILE, byte_scale, time_scale)}
+    far = {"engine": engine_keys(FAR_PROFILE, byte_scale, time_scale)}
+    services: list[Service] = []
+    for site in pd_sites:
+        services += [
+            Service(site=site, role=Role.GATEWAY, name="gateway"),
+            Service(site=site, role=Role.SCHEDULER, name="scheduler", config={"policy": policy}),
+            Service(site=site, role=Role.DECODE_WORKER, name="d0", config=near | {"slots": 64, "waiting": 64}),
+            Service(site=site, role=Role.PREFILL_WORKER, name="p0", config=near),
+        ]
+    for site in prefill_sites:
+        services += [
+            Service(site=site, role=Role.SCHEDULER, name="scheduler"),
+            Service(site=site, role=Role.PREFILL_WORKER, name="p0", config=far),
+        ]
+    services += [Service(site=site, role=Role.BANDWIDTH_PROBE, name="probe") for site in (*pd_sites, *prefill_sites)]
+    sites = [Site(name=site, kind=SiteKind.PD) for site in pd_sites]
+    sites += [Site(name=site, kind=SiteKind.PRFAAS, dials=dials) for site, dials in prefill_sites.items()]
+    found = Description(model=MODEL, sites=tuple(sites), services=tuple(services))
+    found.validate()
+    return found
+
+
 def every_service_twice(description: Description, shared_port: int) -> Description:
     """Returns the sites with a second one of each service that requests pass at home; the gateways share a port."""
     services = []
@@ -74,7 +109,7 @@ def every_service_twice(description: Description, shared_port: int) -> Descripti
 
 def right_answer(description: Description, prompt: Sequence[int], output_tokens: int) -> str:
     """The answer that every worker of this stack must give greedily, computed here by an engine that takes no time."""
-    (config,) = [service.config for service in description.services if service.name == "d0"]
+    config = next(service.config for service in description.services if service.name == "d0")
     keys = msgspec.convert(config["engine"], EngineConfig)
     engine = EmulatedEngine(MODEL, msgspec.structs.replace(keys.emulated, time_scale=1e9), chunk_tokens=keys.chunk_tokens)
     *before, token_id = prompt

@@ -18,9 +18,10 @@ from typing import Any
 
 import httpx
 
-from infra.free_port import free_port
 from infra.observability import dashboard, expressions
 from infra.observability.binaries import NoPrometheusError, find
+from prfaas.process.child import end_with_parent
+from prfaas.stack.free_port import free_port
 
 HERE = Path(__file__).parent
 _SCRAPED_WITHIN_S = 60.0
@@ -58,7 +59,7 @@ async def prometheus(targets: Path) -> AsyncIterator[httpx.AsyncClient]:
         config.write_text(text.replace("_interval: 5s", "_interval: 1s"))
         process = await asyncio.create_subprocess_exec(
             find("prometheus"), f"--config.file={config}", f"--storage.tsdb.path={directory}/data",
-            f"--web.listen-address={address}", "--log.level=warn",
+            f"--web.listen-address={address}", "--log.level=warn", preexec_fn=end_with_parent(),
         )  # fmt: skip
         try:
             async with httpx.AsyncClient(base_url=f"http://{address}/api/v1", timeout=10.0) as client:

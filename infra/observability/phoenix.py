@@ -1,7 +1,12 @@
-"""arize-phoenix beside a stack: a web page with each request's trace as one tree. It has a virtual environment of its own."""
+"""arize-phoenix beside a stack: a web page with each request's trace as one tree. It has a virtual environment of its own.
+
+`python -m infra.observability.phoenix prfaas up` runs a command, such as this stack, that sends its traces there.
+"""
 
 import asyncio
 import os
+import signal
+import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -9,7 +14,8 @@ from typing import Self
 
 import httpx
 
-from infra.free_port import free_port
+from prfaas.process.child import end_with_parent
+from prfaas.stack.free_port import free_port
 
 PROGRAM = Path(__file__).parents[2] / ".venv-phoenix" / "bin" / "phoenix"
 _UP_WITHIN_S = 120.0
@@ -48,7 +54,13 @@ class Phoenix:
         }
         with (self._directory / "phoenix.log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                str(PROGRAM), "serve", stdout=log, stderr=log, env=os.environ | settings, start_new_session=True
+                str(PROGRAM),
+                "serve",
+                stdout=log,
+                stderr=log,
+                env=os.environ | settings,
+                start_new_session=True,
+                preexec_fn=end_with_parent(),
             )
         try:
             await self._until_up(self._process)
@@ -86,3 +98,27 @@ class Phoenix:
         except TimeoutError:
             process.kill()
             await process.wait()
+
+
+async def _run(command: list[str], directory: Path) -> int:
+    """Returns the command's exit status. Raises PhoenixError."""
+    print("starting arize-phoenix", flush=True)
+    async with Phoenix(directory) as phoenix:
+        print(f"Traces: {phoenix.url}", flush=True)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            # They reach the command too, which ends first.
+            asyncio.get_running_loop().add_signal_handler(number, lambda: None)
+        child = await asyncio.create_subprocess_exec(*command, env=os.environ | phoenix.environ, preexec_fn=end_with_parent())
+        return await child.wait()
+
+
+def main() -> int:
+    try:
+        return asyncio.run(_run(sys.argv[1:], Path(".run/phoenix").absolute()))
+    except PhoenixError as error:
+        print(f"phoenix: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

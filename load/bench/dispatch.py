@@ -20,7 +20,6 @@ from pathlib import Path
 import msgspec
 from prometheus_client import CollectorRegistry
 
-from infra.nats_server import NatsServer
 from load.json_option import add_json_option, write_json
 from load.machine import Conditions, conditions
 from load.report import percentile
@@ -38,6 +37,7 @@ from prfaas.contracts.terms import Role
 from prfaas.contracts.to_prefill import PrefillJob
 from prfaas.contracts.to_scheduler import PrefillReadiness
 from prfaas.contracts.wire import pack_tokens
+from prfaas.stack.nats_server import NatsServer
 from prfaas.telemetry.metrics.queue import QueueMetrics
 from prfaas.worker.identity import Identity
 from prfaas_prefill_worker.readiness import Readiness

@@ -3,9 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
 
-from infra.service_process import ServiceProcess
-from infra.wan.control import LinkChange
-from infra.wan.proxy import LinkState
 from load.chaos.faults import CLOCK_SHIFT_S
 from load.chaos.harness import GO_ON, go_on
 from load.chaos.random_faults import FRAMES
@@ -14,7 +11,10 @@ from load.chaos.world import World, resume_process, stop_process
 from load.emulated_stack import FAR, HOME
 from prfaas.contracts.codes import FailureCode
 from prfaas.site.sites import Role
+from prfaas.stack.service_process import ServiceProcess
 from prfaas.telemetry.fault_points import Announcement, FaultPoint, Order
+from prfaas.wan.control import LinkChange
+from prfaas.wan.proxy import LinkState
 
 RESPAWN_S = 2.0
 """Time after which a supervisor starts again what has ended."""

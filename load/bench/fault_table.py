@@ -16,9 +16,6 @@ from typing import Any
 
 import msgspec
 
-from infra.free_port import free_port
-from infra.service_process import ServiceProcessError
-from infra.up import START_ERRORS, fresh_directory, say
 from load.bench.fault_rows import ALLOWED, FULL_DISK, RESPAWN_S, ROWS, Do
 from load.chaos.world import NotHealthyError, World, open_world
 from load.emulated_stack import HOME, MODEL, every_service_twice, right_answer, two_sites
@@ -29,6 +26,9 @@ from prfaas.replay.client import Target
 from prfaas.replay.record import Record
 from prfaas.replay.send import replay
 from prfaas.site.sites import Description
+from prfaas.stack.free_port import free_port
+from prfaas.stack.launch import START_ERRORS, fresh_directory, say
+from prfaas.stack.service_process import ServiceProcessError
 
 RATE_REQ_S = 3.0
 SHORT_TOKENS, LONG_TOKENS = 150, 600

@@ -14,10 +14,6 @@ from collections.abc import Iterator
 
 import msgspec
 
-from infra.stack import Stack
-from infra.up import START_ERRORS, fresh_directory, say
-from infra.wan.control import LinkChange
-from infra.wan.proxy import LinkState
 from load.emulated_stack import HOME, MODEL, right_answer, two_sites
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
@@ -27,6 +23,10 @@ from prfaas.replay.client import Target
 from prfaas.replay.prompts import TokenPrompts
 from prfaas.replay.record import Record
 from prfaas.replay.send import replay
+from prfaas.stack.launch import START_ERRORS, fresh_directory, say
+from prfaas.stack.stack import Stack
+from prfaas.wan.control import LinkChange
+from prfaas.wan.proxy import LinkState
 
 PROMPT_TOKENS, OUTPUT_TOKENS = 700, 4
 EVERY_S = 0.5

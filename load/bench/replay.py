@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 import psutil
 
-from infra.up import say
 from load.bench.replay_stub import FIRST_LINE, StubRow
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
 from prfaas.replay.results import Run, load_run
+from prfaas.stack.launch import say
 
 ON_TIME_S = 0.01
 FAST_REQ_S, LONG_REQ_S = 200.0, 50.0

@@ -19,9 +19,6 @@ from typing import Any
 
 import msgspec
 
-from infra.service_process import ServiceProcess
-from infra.stack import Stack
-from infra.up import START_ERRORS, fresh_directory, say
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
 from prfaas.bus.control import ControlBus
@@ -37,6 +34,9 @@ from prfaas.replay.record import Record
 from prfaas.replay.send import replay
 from prfaas.site.sites import Description, Service, Site, SiteKind
 from prfaas.site.sites import Role as Program
+from prfaas.stack.launch import START_ERRORS, fresh_directory, say
+from prfaas.stack.service_process import ServiceProcess
+from prfaas.stack.stack import Stack
 
 SITE = "local"
 DEADLINE_S = 180.0

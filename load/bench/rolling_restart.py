@@ -15,10 +15,6 @@ from typing import Any
 
 import msgspec
 
-from infra.free_port import free_port
-from infra.service_process import ServiceProcess
-from infra.stack import Stack
-from infra.up import START_ERRORS, fresh_directory, say
 from load.emulated_stack import FAR, HOME, MODEL, every_service_twice, right_answer, two_sites
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
@@ -28,6 +24,10 @@ from prfaas.replay.prompts import TokenPrompts
 from prfaas.replay.record import Record
 from prfaas.replay.send import replay
 from prfaas.site.sites import Description
+from prfaas.stack.free_port import free_port
+from prfaas.stack.launch import START_ERRORS, fresh_directory, say
+from prfaas.stack.service_process import ServiceProcess
+from prfaas.stack.stack import Stack
 
 SHORT_TOKENS, LONG_TOKENS, OUTPUT_TOKENS = 200, 900, 40
 """Two of five prompts are long, and prefilled remotely."""

@@ -78,7 +78,7 @@ def _describe(times_ms: list[float]) -> str:
 
 
 def _measure(target_port: int, rate_mbit: float | None, rtt_ms: float) -> None:
-    command = [sys.executable, "-m", "infra.wan", "--connect", f"127.0.0.1:{target_port}", "--rtt-ms", str(rtt_ms)]
+    command = [sys.executable, "-m", "prfaas.wan", "--connect", f"127.0.0.1:{target_port}", "--rtt-ms", str(rtt_ms)]
     command += [] if rate_mbit is None else ["--rate-mbit", str(rate_mbit)]
     link = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:

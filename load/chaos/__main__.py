@@ -19,8 +19,6 @@ from typing import Any
 
 import msgspec
 
-from infra.free_port import free_port
-from infra.up import START_ERRORS, fresh_directory, say
 from load.chaos.asking import Asking
 from load.chaos.cell import CellResult, CellRunner
 from load.chaos.faults import Fault
@@ -32,6 +30,8 @@ from load.emulated_stack import HOME, every_service_twice, two_sites
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
 from prfaas.site.sites import Description, Role
+from prfaas.stack.free_port import free_port
+from prfaas.stack.launch import START_ERRORS, fresh_directory, say
 
 SLACK_DESCRIPTORS = 8
 _LOOK_EVERY_S = 1.0

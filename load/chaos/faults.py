@@ -6,16 +6,16 @@ from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import NamedTuple
 
-from infra.nats_server import NatsServer
-from infra.service_process import ServiceProcess
-from infra.wan.control import LinkChange
-from infra.wan.proxy import LinkState
 from load.chaos.harness import GO_ON
 from load.chaos.messages import damaged
 from load.chaos.steps import RECEIVERS, Step
 from load.chaos.world import START_S, World, resume_process, stop_process
 from load.emulated_stack import HOME
+from prfaas.stack.nats_server import NatsServer
+from prfaas.stack.service_process import ServiceProcess
 from prfaas.telemetry.fault_points import Order
+from prfaas.wan.control import LinkChange
+from prfaas.wan.proxy import LinkState
 
 STOP_S = 6.0
 """Longer than a scheduler's patience with a silent worker, and than a queue's with a job."""

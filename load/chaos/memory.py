@@ -8,8 +8,8 @@ import msgspec
 import psutil
 from scipy import stats
 
-from infra.stack import Stack
 from load.chaos.residue import pids_of
+from prfaas.stack.stack import Stack
 
 EVERY_S = 2.0
 MIN_SAMPLES = 60

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import msgspec
 import psutil
 
-from infra.stack import Stack
 from load.chaos.world import World
 from load.emulated_stack import HOME
 from prfaas.bus.bulk.bucket import api, stream_name
 from prfaas.bus.bulk.wire import LaneError
 from prfaas.contracts import subjects
+from prfaas.stack.stack import Stack
 from prfaas.transfer.object_consumer import INACTIVE_S
 
 KV_BOUND_S = INACTIVE_S + 15.0 + 5.0

@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 
-from infra.up import START_ERRORS, fresh_directory, say
 from load.chaos.memory import Growth, Watch
 from load.chaos.random_faults import Injection, RandomFaults
 from load.chaos.residue import KV_BOUND_S, KVLeaks, more_than, take_inventory
@@ -27,6 +26,7 @@ from load.emulated_stack import HOME
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
 from prfaas.engine.weights import prepare
+from prfaas.stack.launch import START_ERRORS, fresh_directory, say
 
 WELL_S = 60.0
 SLACK_DESCRIPTORS = 12

@@ -7,11 +7,11 @@ from typing import Any
 import httpx
 import msgspec
 
-from infra.free_port import free_port
-from infra.up import DEMO, describe
 from load.chaos.traffic import TTFT_DEADLINE_S, Ask, Prompt, kinds_of, outcome, wrong_ask
 from load.emulated_stack import MODEL, every_service_twice, right_answer, two_sites
 from prfaas.site.sites import Description, Role
+from prfaas.stack.free_port import free_port
+from prfaas.stack.launch import DEMO, describe
 
 REAL_MODEL = "smollm2-135m"
 WRONG_SHARE = 0.05

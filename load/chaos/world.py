@@ -10,14 +10,14 @@ from pathlib import Path
 
 import httpx
 
-from infra.service_process import ServiceProcess, ServiceProcessError
-from infra.stack import Stack
 from load.chaos.disk import SmallDisk
 from load.chaos.harness import FaultHarness
 from load.chaos.messages import Messages
 from load.emulated_stack import HOME
 from prfaas.bus.bulk.lane import BulkLane
 from prfaas.site.sites import Description, Role
+from prfaas.stack.service_process import ServiceProcess, ServiceProcessError
+from prfaas.stack.stack import Stack
 
 RESPAWN_S = 1.0
 """Time after which a process that has ended is started again."""

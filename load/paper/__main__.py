@@ -16,9 +16,6 @@ import msgspec
 import uvloop
 from rich.console import Console
 
-from infra.nats_server import NatsServerError
-from infra.service_process import ServiceProcessError
-from infra.wan.process import WanProcessError
 from load.arrivals import poisson
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
@@ -58,6 +55,9 @@ from load.simulate.paper import (
 from load.simulate.policies import scheduler_keys
 from load.simulate.world import simulate
 from prfaas.replay.arrival import Arrival
+from prfaas.stack.nats_server import NatsServerError
+from prfaas.stack.service_process import ServiceProcessError
+from prfaas.wan.process import WanProcessError
 
 REUSE = "reuse"
 REUSE_CHUNK_TOKENS = 64

@@ -13,8 +13,6 @@ from typing import Any
 
 import msgspec
 
-from infra.stack import Stack
-from infra.up import START_ERRORS, fresh_directory, say
 from load.paper.__main__ import REUSE_CHUNK_TOKENS
 from load.paper.results import CASE_SLO, TPOT_S
 from load.paper.stack import Scales, description
@@ -23,6 +21,8 @@ from load.simulate.paper import DEPLOYMENTS, HOME, THRESHOLD_TOKENS
 from load.simulate.policies import POLICIES, scheduler_keys
 from load.traces import MOONCAKE_BUCKET_S, MOONCAKE_CONVERSATION
 from prfaas.site.sites import Description, Role
+from prfaas.stack.launch import START_ERRORS, fresh_directory, say
+from prfaas.stack.stack import Stack
 
 SCALES = Scales(chunk_tokens=REUSE_CHUNK_TOKENS)
 REPORT_FOLDER = "report"

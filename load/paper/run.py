@@ -11,8 +11,6 @@ import httpx
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
-from infra.stack import READY_DEADLINE_S, STOP_DEADLINE_S, Stack
-from infra.wan.control import LinkChange
 from load.machine import CpuMeter, CpuUse
 from load.paper.stack import MODEL, Scales, description
 from load.report import Report, Slo, summarize
@@ -25,6 +23,8 @@ from prfaas.replay.prompts import TokenPrompts
 from prfaas.replay.record import Record
 from prfaas.replay.send import replay
 from prfaas.site.sites import Role
+from prfaas.stack.stack import READY_DEADLINE_S, STOP_DEADLINE_S, Stack
+from prfaas.wan.control import LinkChange
 
 WARM_UP = 0.2
 """Share of a run that is not looked at: batches fill up."""

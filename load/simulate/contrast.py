@@ -16,7 +16,6 @@ import numpy as np
 from rich.console import Console
 from scipy.stats import t as student
 
-from infra.up import RUN_DIRECTORY
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
 from load.simulate.cases import MACHINES, Case, carried_req_s, cases, two_sites
@@ -27,6 +26,7 @@ from prfaas.replay.charts import Chart, cdf_chart
 from prfaas.replay.figures import rate, seconds, share
 from prfaas.replay.page_parts import Page, Table, row, write_page
 from prfaas.replay.record import Record
+from prfaas.stack.launch import RUN_DIRECTORY
 from prfaas.traces import TraceRequest
 
 TRACES = {"reuse": "Mooncake", "azure": "Azure", "agentic": "Agents"}

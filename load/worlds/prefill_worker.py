@@ -221,6 +221,7 @@ class PrefillWorker(JobTaker):
                 raise EngineError("the engine cannot compute this prompt")
             for part in chunk:
                 sender.put(lie(part) if lies else part)
+        sender.finish(cached_tokens=0)
 
     def _open_sender(self, run: Run) -> Sender:
         transfer = run.job.transfer
@@ -240,7 +241,7 @@ class PrefillWorker(JobTaker):
 
     async def _finish(self, taken: TakenJob, sender: Sender) -> None:
         try:
-            await sender.close(cached_tokens=0)
+            await sender.close()
         except Exception as error:
             if not self.core.cancelled(taken.job):
                 self._fail_progress(taken, failure_of(error), fault_text(error))

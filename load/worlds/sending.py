@@ -133,20 +133,23 @@ class Sender:
         for part in kv.cut_piece(LAYOUT, piece, MAX_PAYLOAD_BYTES):
             self._append(kv.FrameKind.DATA, part)
 
-    async def close(self, *, cached_tokens: int) -> None:
-        """Sends the manifest, and returns when everything is stored. Raises TransferError."""
+    def finish(self, *, cached_tokens: int) -> None:
+        """Queues the manifest behind the last piece. Raises TransferError when the attempt is dead."""
+        if self._failure is not None:
+            raise self._failure
         self._closing = True
+        manifest = kv.Manifest(
+            frames=len(self._digests),
+            raw_bytes=self._raw_bytes,
+            cached_tokens=cached_tokens,
+            fingerprint=FINGERPRINT,
+            digest=kv.manifest_digest(self._digests),
+        )
+        self._append(kv.FrameKind.MANIFEST, kv.message_slice(msgspec.msgpack.encode(manifest)))
+
+    async def close(self) -> None:
+        """Returns when everything is stored. Raises TransferError."""
         try:
-            if self._failure is not None:
-                raise self._failure
-            manifest = kv.Manifest(
-                frames=len(self._digests),
-                raw_bytes=self._raw_bytes,
-                cached_tokens=cached_tokens,
-                fingerprint=FINGERPRINT,
-                digest=kv.manifest_digest(self._digests),
-            )
-            self._append(kv.FrameKind.MANIFEST, kv.message_slice(msgspec.msgpack.encode(manifest)))
             await self.committed
         finally:
             self._end()

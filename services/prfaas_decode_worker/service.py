@@ -17,7 +17,6 @@ from prfaas.contracts.to_decode import AskRunning, CancelGenerate, Generate, Pre
 from prfaas.contracts.to_gateway import GenerateAccepted, GenerateRefused, Running, Started
 from prfaas.contracts.to_scheduler import Heartbeat, KVDisagreed
 from prfaas.contracts.wire import decode
-from prfaas.engine.factory import build_engine
 from prfaas.engine.weights import prepare
 from prfaas.process.incarnation import new_incarnation
 from prfaas.process.runner import ServiceContext
@@ -28,6 +27,7 @@ from prfaas.telemetry.metrics.decode import DecodeMetrics
 from prfaas.telemetry.metrics.transfer import watch_bucket
 from prfaas.transfer.bucket_keeper import KVBucketKeeper
 from prfaas.worker.block_announcer import BlockAnnouncer
+from prfaas.worker.engine_loading import load_engine
 from prfaas.worker.faults import fault_text
 from prfaas.worker.lifecycle import WorkerLifecycle
 from prfaas_decode_worker.admission import Limits
@@ -83,7 +83,7 @@ class DecodeWorkerService:
         config, context = self._config, self._context
         # The engine: weights take longest, and nothing works without it.
         files = await asyncio.to_thread(prepare, config.engine.model)
-        self._engine = await asyncio.to_thread(build_engine, config.engine)
+        self._engine = await load_engine(config.engine)
         # Before anything is connected: a large vocabulary takes seconds, in which no connection could be kept alive.
         vocabulary = await asyncio.to_thread(load_vocabulary, files.tokenizer)
         self._description = self._engine.describe()

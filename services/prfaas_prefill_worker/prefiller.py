@@ -4,11 +4,27 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
+from typing import NamedTuple, Protocol
 
 from prfaas.engine.protocol import Engine
 from prfaas.kvcache.layout import KVPiece
 from prfaas.kvcache.prefix_cache import Changes, PrefixCache
+from prfaas.telemetry.wall_clock import unix_s
 from prfaas_prefill_worker.events import Run
+
+
+class KVSink(Protocol):
+    """Where the pieces of one prefill go."""
+
+    def put(self, piece: KVPiece) -> None: ...
+
+    def finish(self, *, cached_tokens: int) -> None: ...
+
+
+class Prefilled(NamedTuple):
+    cached_tokens: int
+    ended_unix_s: float
+    """Moment at which the last layer was computed."""
 
 
 class Prefiller:
@@ -34,19 +50,19 @@ class Prefiller:
             )
         return tokens, time.monotonic() - started_at
 
-    async def prefill(self, run: Run, on_piece: Callable[[KVPiece], None], cancelled: Callable[[], bool]) -> int:
-        """Returns how many tokens were cached. `on_piece` and `cancelled` are called on the engine's thread. Raises
-        PrefillCancelled, EngineError, or what `on_piece` raised."""
+    async def prefill(self, run: Run, sink: KVSink, cancelled: Callable[[], bool]) -> Prefilled:
+        """`sink` and `cancelled` are called on the engine's thread. Raises PrefillCancelled, EngineError, what `sink` raised."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._prefill, loop, run, on_piece, cancelled)
+        return await loop.run_in_executor(self._thread, self._prefill, loop, run, sink, cancelled)
 
-    def _prefill(
-        self, loop: asyncio.AbstractEventLoop, run: Run, on_piece: Callable[[KVPiece], None], cancelled: Callable[[], bool]
-    ) -> int:
+    def _prefill(self, loop: asyncio.AbstractEventLoop, run: Run, sink: KVSink, cancelled: Callable[[], bool]) -> Prefilled:
         try:
             with self._prefix_cache.pin(run.token_ids) as prefix:
                 from_token = run.job.transfer.from_token
-                self._engine.prefill(run.token_ids, on_piece, cancelled, prefix=prefix, from_token=from_token)
-                return prefix.cached_tokens
+                self._engine.prefill(run.token_ids, sink.put, cancelled, prefix=prefix, from_token=from_token)
+                ended_unix_s = unix_s()
+                # Here and not on the loop: the manifest leaves in one write with the last frames.
+                sink.finish(cached_tokens=prefix.cached_tokens)
+                return Prefilled(prefix.cached_tokens, ended_unix_s)
         finally:
             loop.call_soon_threadsafe(self._cache_changed, self._prefix_cache.take_changes())

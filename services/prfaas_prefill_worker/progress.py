@@ -14,7 +14,6 @@ from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
 from prfaas.contracts.to_prefill import CancelPrefill
 from prfaas.telemetry.logs import get_logger
-from prfaas.telemetry.wall_clock import unix_s
 from prfaas.worker.faults import fault_text
 
 LOOK_EVERY_S: Final = 0.5
@@ -57,7 +56,7 @@ class ProgressTeller:
         )
         await self._tell(taken, started)
 
-    async def done(self, taken: TakenJob, prefill_s: float) -> None:
+    async def done(self, taken: TakenJob, prefill_s: float, ended_unix_s: float) -> None:
         transfer = taken.job.transfer
         done = PrefillDone(
             transfer_id=transfer.transfer_id,
@@ -65,7 +64,7 @@ class ProgressTeller:
             nuid=transfer.nuid,
             worker=self._worker,
             prefill_s=prefill_s,
-            ended_unix_s=unix_s(),
+            ended_unix_s=ended_unix_s,
         )
         await self._tell(taken, done)
 

@@ -10,7 +10,6 @@ from prfaas.contracts import subjects
 from prfaas.contracts.terms import Role
 from prfaas.contracts.to_prefill import CancelPrefill
 from prfaas.contracts.to_scheduler import Heartbeat
-from prfaas.engine.factory import build_engine
 from prfaas.kvcache.prefix_cache import PrefixCache
 from prfaas.process.incarnation import new_incarnation
 from prfaas.process.runner import ServiceContext
@@ -20,6 +19,7 @@ from prfaas.telemetry.fault_points import FaultPoint, reach
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics.clock import watch_clock
 from prfaas.worker.block_announcer import BlockAnnouncer
+from prfaas.worker.engine_loading import load_engine
 from prfaas.worker.engine_thread import engine_thread
 from prfaas.worker.free_memory import free_bytes
 from prfaas.worker.lifecycle import WorkerLifecycle
@@ -49,7 +49,7 @@ class PrefillWorkerService:
     async def start(self) -> None:
         config, context = self._config, self._context
         # The engine: weights take longest, and nothing works without it.
-        engine = await asyncio.get_running_loop().run_in_executor(self._thread, build_engine, config.engine)
+        engine = await load_engine(config.engine, self._thread)
         self._description = description = engine.describe()
         self._kv_points = description.layout.size_points(description.max_context_tokens)
         seals = JobSeals(config.sealing)

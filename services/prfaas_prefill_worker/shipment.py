@@ -71,16 +71,16 @@ class Shipments:
             await self.progress.started(taken)
             started_at = time.monotonic()
             try:
-                cached_tokens = await self._prefiller.prefill(
-                    run, sender.put, lambda: self._core.cancelled(run.job) or time.monotonic() >= due_at
+                cached_tokens, ended_unix_s = await self._prefiller.prefill(
+                    run, sender, lambda: self._core.cancelled(run.job) or time.monotonic() >= due_at
                 )
                 prefill_s = time.monotonic() - started_at
                 record.prefilled(prefill_s, cached_tokens)
                 # What the link made it wait for is no part of T_prefill: a policy would take a slow link for a slow machine.
                 self._core.handle(PrefillEnded(len(run.token_ids) - cached_tokens, prefill_s - sender.blocked_s))
-                await self.progress.done(taken, prefill_s)
+                await self.progress.done(taken, prefill_s, ended_unix_s)
                 await self._room.acquire()
-                self._spawn_tail(taken, sender, cached_tokens, record)
+                self._spawn_tail(taken, sender, record)
             except PrefillCancelled:
                 code = FailureCode.EXPIRED if time.monotonic() >= due_at else FailureCode.CANCELLED
                 record.given_up(code, "the decode worker stopped waiting")
@@ -109,8 +109,8 @@ class Shipments:
         link = self.links.to(run.job.decode_site)
         return KVSender(self._lane, run.job.transfer, self._prefiller.description.layout, link, options).open()
 
-    def _spawn_tail(self, taken: TakenJob, sender: KVSender, cached_tokens: int, record: JobRecord) -> None:
-        finish = self._guarded(taken, self._finish(taken, sender, cached_tokens, record))
+    def _spawn_tail(self, taken: TakenJob, sender: KVSender, record: JobRecord) -> None:
+        finish = self._guarded(taken, self._finish(taken, sender, record))
         tail = self._tasks.spawn(f"tail {taken.job.transfer.object_name}", finish)
         self._tails.add(tail)
         tail.add_done_callback(self._tails.discard)
@@ -122,10 +122,10 @@ class Shipments:
         except Exception as error:
             log.error("tail_broke", request_id=taken.job.request_id, exc_info=error)
 
-    async def _finish(self, taken: TakenJob, sender: KVSender, cached_tokens: int, record: JobRecord) -> None:
+    async def _finish(self, taken: TakenJob, sender: KVSender, record: JobRecord) -> None:
         try:
             record.sending()
-            record.sent(await sender.close(cached_tokens=cached_tokens))
+            record.sent(await sender.close())
             await self.links.report(taken.job.decode_site)
         except Exception as error:
             code = error.code if isinstance(error, TransferError) else FailureCode.INTERNAL

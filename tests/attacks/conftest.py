@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from infra.running_sites import RunningSites
+from prfaas.stack.running_sites import RunningSites
 from tests.attacks.who_can import running
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from infra.stack import Stack
 from load.emulated_stack import FAR, HOME, MODEL, right_answer, two_sites
 from prfaas.replay.arrival import Arrival
 from prfaas.replay.client import Target
@@ -19,6 +18,7 @@ from prfaas.replay.prompts import TokenPrompts
 from prfaas.replay.record import Record
 from prfaas.replay.send import replay
 from prfaas.site.sites import Description
+from prfaas.stack.stack import Stack
 from tests.attacks.lying_worker import LIES
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.e2e]

@@ -13,7 +13,6 @@ import pytest_asyncio
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from infra.stack import Stack
 from load.emulated_stack import FAR, HOME, MODEL, right_answer, two_sites
 from prfaas.contracts import subjects
 from prfaas.contracts.kv import TransferReport
@@ -29,6 +28,7 @@ from prfaas.replay.prompts import TokenPrompts
 from prfaas.replay.record import Record
 from prfaas.replay.send import replay
 from prfaas.secrets.secret_files import readable_by_others
+from prfaas.stack.stack import Stack
 from tests.attacks.three_sites import connect
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300), pytest.mark.e2e]

@@ -9,11 +9,11 @@ import msgspec
 import psutil
 import pytest
 
-from infra.stack import Stack
 from load.emulated_stack import HOME, MODEL, two_sites
 from prfaas.secrets.secret_files import readable_by_others
 from prfaas.secrets.tenants_file import Limits
 from prfaas.site.sites import Description, Role
+from prfaas.stack.stack import Stack
 from tests.gateway.conftest import make_tenants
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.e2e]

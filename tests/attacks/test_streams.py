@@ -11,7 +11,6 @@ import pytest_asyncio
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from infra.running_sites import RunningSites
 from prfaas.bus import job_streams
 from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
 from prfaas.bus.bulk.bucket import stream_name
@@ -21,6 +20,7 @@ from prfaas.bus.jetstream import publish_acknowledged
 from prfaas.bus.job_consumer import JobConsumer
 from prfaas.bus.presence import ensure_bucket
 from prfaas.contracts import subjects
+from prfaas.stack.running_sites import RunningSites
 from tests.attacks.three_sites import FAR, HOME, OTHER, connect
 from tests.attacks.who_can import settled
 

@@ -6,8 +6,8 @@ import nats
 import pytest
 import pytest_asyncio
 
-from infra.running_sites import RunningSites
 from prfaas.bus.endpoint import NatsEndpoint
+from prfaas.stack.running_sites import RunningSites
 from tests.attacks.three_sites import ACTORS, FAR, HOME, OTHER, connect
 from tests.attacks.who_can import HEARD, SAID, Can, everything, markdown
 

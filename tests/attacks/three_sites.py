@@ -7,9 +7,9 @@ from typing import NamedTuple
 import nats
 from nats.aio.client import Client
 
-from infra.running_sites import RunningSites
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.site.sites import Description, Role, Service, Site, SiteKind
+from prfaas.stack.running_sites import RunningSites
 
 HOME, OTHER, FAR = "local", "east", "remote"
 """The pd site that is attacked, a second pd site, and the prefill site that both use."""

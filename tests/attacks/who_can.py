@@ -13,8 +13,8 @@ from typing import NamedTuple
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from infra.running_sites import RunningSites
 from prfaas.contracts import subjects
+from prfaas.stack.running_sites import RunningSites
 from tests.attacks.three_sites import ACTORS, FAR, HOME, OTHER, Actor, connect, description
 
 DEADLINE_S = 60.0

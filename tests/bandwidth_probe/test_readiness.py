@@ -4,10 +4,10 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from infra.nats_server import NatsServer
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.process.runner import ServiceContext
 from prfaas.process.tasks import Tasks
+from prfaas.stack.nats_server import NatsServer
 from prfaas.telemetry.tracing import Tracing
 from prfaas_bandwidth_probe.config import BandwidthProbeConfig
 from prfaas_bandwidth_probe.service import BandwidthProbeService

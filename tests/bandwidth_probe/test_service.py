@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from infra.running_sites import RunningSites
-from infra.service_process import ServiceProcess
-from infra.up import DEMO
-from infra.wan import LinkChange, LinkState
 from prfaas.bus.control import ControlBus
 from prfaas.bus.presence import watch
 from prfaas.contracts import subjects
 from prfaas.contracts.to_probe import TransferMeasured
 from prfaas.contracts.to_scheduler import LinkEstimate
 from prfaas.site.sites import Role, load_description
+from prfaas.stack.launch import DEMO
+from prfaas.stack.running_sites import RunningSites
+from prfaas.stack.service_process import ServiceProcess
+from prfaas.wan import LinkChange, LinkState
 
 DEADLINE_S = 60.0
 

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.nats_server import NatsServer
 from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
+from prfaas.stack.nats_server import NatsServer
 
 Connect = Callable[..., Awaitable[ControlBus]]
 

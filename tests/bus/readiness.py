@@ -7,13 +7,13 @@ from contextlib import asynccontextmanager, suppress
 import nats
 from nats.js.errors import APIError, NotFoundError
 
-from infra.nats_server import NatsServer
 from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.bus.presence import ensure_bucket
 from prfaas.contracts import subjects
 from prfaas.process.runner import Service
 from prfaas.process.tasks import Tasks
+from prfaas.stack.nats_server import NatsServer
 
 DEADLINE_S = 60.0
 

@@ -7,10 +7,6 @@ from typing import NamedTuple
 
 import pytest
 
-from infra.running_sites import RunningSites
-from infra.up import DEMO
-from infra.wan import LinkChange, LinkState
-from infra.wan.process import WanProcess
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusTimeoutError, NoRespondersError
 from prfaas.bus.job_consumer import JobConsumer
@@ -19,6 +15,10 @@ from prfaas.contracts import subjects
 from prfaas.contracts.to_decode import PrefillDone
 from prfaas.contracts.to_probe import Ping, Pong
 from prfaas.site.sites import load_description
+from prfaas.stack.launch import DEMO
+from prfaas.stack.running_sites import RunningSites
+from prfaas.wan import LinkChange, LinkState
+from prfaas.wan.process import WanProcess
 from tests.bus.submitting import submit_once_joined
 from tests.bus.test_jobs import MODEL, SERVES, make_job, stored, take
 

@@ -8,7 +8,6 @@ import uvloop
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
-from infra.nats_server import NatsServer
 from prfaas.bus.connection import in_own_task
 from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
@@ -25,6 +24,7 @@ from prfaas.contracts.to_gateway import Placement, Refusal
 from prfaas.contracts.to_scheduler import PlaceRequest
 from prfaas.contracts.wire import BadMessageError
 from prfaas.site.server_ports import ServerPorts
+from prfaas.stack.nats_server import NatsServer
 from tests.bus.conftest import Connect
 
 DEADLINE_S = 60.0

@@ -8,7 +8,6 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
-from infra.nats_server import NatsServer, plain_config
 from load.chaos.disk import SmallDisk
 from prfaas.bus import job_streams
 from prfaas.bus.control import ControlBus
@@ -23,6 +22,7 @@ from prfaas.contracts.to_decode import PrefillDispatched, PrefillFailed
 from prfaas.contracts.to_prefill import PrefillJob
 from prfaas.contracts.wire import encode, pack_tokens
 from prfaas.site.server_ports import ServerPorts
+from prfaas.stack.nats_server import NatsServer, plain_config
 from tests.bus.conftest import Connect
 from tests.bus.submitting import dispatch_to, hold
 

@@ -11,7 +11,6 @@ from hypothesis import given
 from nats.aio.msg import Msg
 from prometheus_client import CollectorRegistry, generate_latest
 
-from infra.nats_server import NatsServer
 from prfaas.bus.bulk import BulkLane, Message
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.bus.errors import RemoteError
@@ -26,6 +25,7 @@ from prfaas.contracts.to_prefill import PrefillJob
 from prfaas.contracts.to_probe import EgressAsked, TrainReport, TransferMeasured
 from prfaas.contracts.to_scheduler import BlocksChanged, Heartbeat, LinkEstimate, PlaceRequest
 from prfaas.contracts.wire import BadMessageError, decode, decode_json, encode
+from prfaas.stack.nats_server import NatsServer
 from prfaas.telemetry.faults import FAULTS
 from tests.bus.conftest import Connect
 

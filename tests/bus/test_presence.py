@@ -7,10 +7,6 @@ from typing import NamedTuple
 
 import pytest
 
-from infra.nats_server import NatsServer, plain_config
-from infra.running_sites import RunningSites
-from infra.up import DEMO
-from infra.wan import LinkChange, LinkState
 from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.bus.presence import Announcer, ensure_bucket, put_entry, watch
@@ -19,6 +15,10 @@ from prfaas.contracts.terms import Role
 from prfaas.contracts.to_scheduler import Heartbeat, LinkEstimate
 from prfaas.contracts.wire import encode
 from prfaas.site.sites import load_description
+from prfaas.stack.launch import DEMO
+from prfaas.stack.nats_server import NatsServer, plain_config
+from prfaas.stack.running_sites import RunningSites
+from prfaas.wan import LinkChange, LinkState
 
 DEADLINE_S = 60.0
 BUCKET = subjects.workers_bucket("local")

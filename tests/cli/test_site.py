@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.nats_server import server_binary
 from prfaas.cli.__main__ import main
 from prfaas.secrets.secret_files import readable_by_others
+from prfaas.stack.nats_server import server_binary
 
 SITES = """
 model = "m"
@@ -147,3 +147,42 @@ def test_without_tls_there_is_no_authority(told: Told) -> None:
     told.sites.write_text(SITES.replace("pd.example.org", "127.0.0.1").replace("10.1.2.3", "127.0.0.1"))
     assert "authority" not in told.run("init")
     assert not (told.directory / "authority").exists()
+
+
+def test_a_site_is_added_with_the_services_of_its_kind(told: Told) -> None:
+    told.run("init")
+    before = told.secrets()
+    said = told.run("add", "third", "--kind", "prfaas", "--host", "third.example.org", "--dials", "local")
+    assert f"Site third is in {told.sites}." in said and "Copy" in said
+    assert told.secrets().items() >= before.items()
+    config = told.directory / "third/server.conf"
+    checked = subprocess.run([server_binary(), "-t", "-c", config], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+    assert {path.stem for path in (told.directory / "third").glob("*.toml")} == {"scheduler", "bandwidth-probe", "prefill-worker"}
+    assert '"CTL_third"' in (told.directory / "local/server.conf").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("third", "--kind", "prfaas", "--host", "h"), "give --dials"),
+        (("third", "--kind", "prfaas", "--host", "h", "--dials", "nowhere"), "no site is called 'nowhere'"),
+        (("remote", "--kind", "prfaas", "--host", "h", "--dials", "local"), "has a site remote already"),
+        (("a b", "--kind", "pd", "--host", "h", "--dials", "local"), "site a b: "),
+    ],
+)
+def test_a_site_that_does_not_fit_leaves_the_description_as_it_was(told: Told, words: tuple[str, ...], why: str) -> None:
+    assert why in told.run("add", *words, status=2)
+    assert told.sites.read_text() == SITES
+
+
+def test_configurations_are_written_again_for_the_sites_named(told: Told) -> None:
+    told.run("init")
+    config = told.directory / "local/server.conf"
+    config.unlink()
+    assert "of site remote" in told.run("render", "remote")
+    assert not config.exists()
+    told.run("render", "--at", "/srv/prfaas", "--programs", "/opt/bin")
+    assert "/srv/prfaas/local/store" in config.read_text()
+    assert "/opt/bin/nats-server" in (told.directory / "local/systemd/prfaas-nats-local.service").read_text()
+    assert "no site is called 'nowhere'" in told.run("render", "nowhere", status=2)

@@ -12,7 +12,6 @@ from nats.aio.msg import Msg
 from opentelemetry.trace import INVALID_SPAN
 from prometheus_client import CollectorRegistry
 
-from infra.nats_server import NatsServer
 from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
 from prfaas.bus.bulk.bucket import api, stream_name
 from prfaas.bus.control import ControlBus
@@ -31,6 +30,7 @@ from prfaas.kvcache.layout import KVPiece
 from prfaas.link.link import Link
 from prfaas.process.runner import ServiceContext
 from prfaas.process.tasks import Tasks
+from prfaas.stack.nats_server import NatsServer
 from prfaas.telemetry.tracing import Tracing
 from prfaas.transfer.send_options import SendOptions
 from prfaas.transfer.sender import KVSender
@@ -103,7 +103,8 @@ class Home:
 
         await asyncio.to_thread(self.engine.prefill, token_ids, put, lambda: False, from_token=from_token)
         if finish:
-            await sender.close(cached_tokens=from_token)
+            sender.finish(cached_tokens=from_token)
+            await sender.close()
         else:
             async with asyncio.timeout(DEADLINE_S):
                 while sender.stored_frames < 1 + len(pieces):  # each is small enough for one

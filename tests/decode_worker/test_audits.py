@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from infra.nats_server import NatsServer
 from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
 from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
@@ -20,6 +19,7 @@ from prfaas.contracts.wire import unpack_tokens
 from prfaas.engine.emulated import EmulatedConfig, EmulatedEngine
 from prfaas.link.link import Link
 from prfaas.process.tasks import Tasks
+from prfaas.stack.nats_server import NatsServer
 from prfaas.telemetry.metrics.audit import AuditMetrics
 from prfaas.transfer.send_options import SendOptions
 from prfaas.transfer.sender import KVSender
@@ -70,6 +70,7 @@ class Site:
         sender = KVSender(self.lane, taken.job.transfer, self.engine.layout, Link(), SendOptions(timeout_s=DEADLINE_S)).open()
         token_ids = unpack_tokens(taken.job.token_ids)
         await asyncio.to_thread(self.engine.prefill, token_ids, sender.put, lambda: False)
+        sender.finish()
         await sender.close()
         await taken.ack()
 

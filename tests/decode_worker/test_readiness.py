@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from infra.nats_server import NatsServer, plain_config
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.engine.emulated import EmulatedConfig
 from prfaas.engine.factory import EngineConfig
 from prfaas.process.runner import ServiceContext
 from prfaas.process.tasks import Tasks
+from prfaas.stack.nats_server import NatsServer, plain_config
 from prfaas.telemetry.tracing import Tracing
 from prfaas.transfer.bucket_keeper import KVBucketKeeper
 from prfaas_decode_worker.config import DecodeWorkerConfig

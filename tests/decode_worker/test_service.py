@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from infra.nats_server import NatsServer
 from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.bus.errors import RemoteError
@@ -21,6 +20,7 @@ from prfaas.engine.emulated import EmulatedConfig
 from prfaas.engine.factory import EngineConfig
 from prfaas.process.runner import ServiceContext
 from prfaas.process.tasks import Tasks
+from prfaas.stack.nats_server import NatsServer
 from prfaas.telemetry.tracing import Tracing
 from prfaas_decode_worker.config import DecodeWorkerConfig
 from prfaas_decode_worker.service import DecodeWorkerService

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from openai import AsyncOpenAI
 
-from infra.stack import Stack
 from prfaas.site.sites import Role
+from prfaas.stack.stack import Stack
 
 
 class Told(NamedTuple):

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from infra.stack import Stack
+from prfaas.stack.stack import Stack
 from tests.e2e.asking import Told, complete, tokens_of, use_policy
 
 LENGTHS = (1, 2, 511, 512, 513, 3000, 8000)

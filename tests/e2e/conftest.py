@@ -9,9 +9,9 @@ import pytest
 import pytest_asyncio
 
 from infra.otlp_sink import OtlpSink
-from infra.stack import Stack
-from infra.up import DEMO
 from prfaas.site.sites import Description, Role, load_description
+from prfaas.stack.launch import DEMO
+from prfaas.stack.stack import Stack
 
 
 def describe(

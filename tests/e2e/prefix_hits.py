@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Callable
 
-from infra.stack import Stack
 from prfaas.site.sites import Role
+from prfaas.stack.stack import Stack
 from tests.e2e.asking import Told, complete, tokens_of
 
 PROMPT = tokens_of(1200)

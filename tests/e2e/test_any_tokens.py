@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
-from infra.stack import Stack
 from prfaas.engine.weights import prepare
+from prfaas.stack.stack import Stack
 from tests.e2e.asking import client_of
 from tests.e2e.conftest import describe
 

@@ -9,8 +9,8 @@ import httpx
 import openai
 import pytest
 
-from infra.stack import Stack
 from prfaas.site.sites import Role
+from prfaas.stack.stack import Stack
 from tests.e2e.asking import client_of, complete, tokens_of
 from tests.e2e.conftest import describe
 

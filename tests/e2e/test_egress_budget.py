@@ -12,7 +12,6 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from infra.stack import Stack
 from load.emulated_stack import FAR, HOME, MODEL, two_sites
 from prfaas.contracts.to_prefill import ALONE_AFTER_S
 from prfaas.contracts.to_probe import EGRESS_HEADROOM
@@ -22,6 +21,7 @@ from prfaas.replay.prompts import TokenPrompts
 from prfaas.replay.record import Record
 from prfaas.replay.send import replay
 from prfaas.site.sites import Role
+from prfaas.stack.stack import Stack
 
 BUDGET_MBIT = 32.0
 BUDGET = BUDGET_MBIT * 1e6 / 8

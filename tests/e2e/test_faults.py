@@ -8,11 +8,11 @@ import openai
 import pytest
 import pytest_asyncio
 
-from infra.service_process import ServiceProcess
-from infra.stack import Stack
-from infra.wan.control import LinkChange
-from infra.wan.proxy import LinkState
 from prfaas.site.sites import Role
+from prfaas.stack.service_process import ServiceProcess
+from prfaas.stack.stack import Stack
+from prfaas.wan.control import LinkChange
+from prfaas.wan.proxy import LinkState
 from tests.e2e.asking import Told, complete, tokens_of, use_policy
 from tests.e2e.conftest import describe
 

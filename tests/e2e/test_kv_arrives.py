@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from infra.running_sites import RunningSites
-from infra.up import DEMO
 from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
 from prfaas.contracts import subjects
 from prfaas.contracts.kv import KVTransfer
@@ -18,6 +16,8 @@ from prfaas.engine.protocol import Engine
 from prfaas.kvcache.layout import KVPiece
 from prfaas.link.link import Link
 from prfaas.site.sites import load_description
+from prfaas.stack.launch import DEMO
+from prfaas.stack.running_sites import RunningSites
 from prfaas.transfer.receiver import KVReceiver
 from prfaas.transfer.send_options import SendOptions
 from prfaas.transfer.sender import KVSender
@@ -71,6 +71,7 @@ async def test_kv_over_the_link_is_local_kv(model: str, lengths: tuple[int, ...]
             receiver = await KVReceiver(near, transfer, description.layout, partial(keep, arrived), timeout_s=DEADLINE_S).open()
             sender = KVSender(far, transfer, description.layout, link, SendOptions(timeout_s=DEADLINE_S)).open()
             await asyncio.to_thread(prefill, engine, tokens, sender.put)
+            sender.finish()
             closing = asyncio.create_task(sender.close())
             report = await receiver.verified(DEADLINE_S)
             await closing

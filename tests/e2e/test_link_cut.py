@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from infra.stack import Stack
-from infra.wan.proxy import LinkState
 from load.bench.link_cut import outage
 from load.emulated_stack import two_sites
+from prfaas.stack.stack import Stack
+from prfaas.wan.proxy import LinkState
 
 
 @pytest.mark.timeout(900)

@@ -7,9 +7,9 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from infra.stack import Stack
 from load.emulated_stack import HOME, right_answer, two_sites
 from prfaas.site.sites import Description, Role
+from prfaas.stack.stack import Stack
 from tests.e2e.asking import complete
 
 PROMPT = [byte % 256 for byte in range(3, 6003, 2)]

@@ -6,9 +6,9 @@ import httpx
 import openai
 import pytest
 
-from infra.stack import Stack
 from load.emulated_stack import HOME, MODEL, right_answer, two_sites
 from prfaas.site.sites import Role
+from prfaas.stack.stack import Stack
 from tests.e2e.asking import client_of
 
 DESCRIPTION = two_sites(remote_workers=1, rate_mbit=200.0, scheduler={"policy": "local_only"})

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from infra.stack import Stack
 from prfaas.site.sites import Description, Role, Service, Site, SiteKind
+from prfaas.stack.stack import Stack
 from tests.e2e.asking import Told, complete, tokens_of
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]

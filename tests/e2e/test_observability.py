@@ -9,9 +9,9 @@ import pytest_asyncio
 
 from infra.observability import check, dashboard, expressions
 from infra.observability.binaries import on_machine
-from infra.observability.targets import targets, write_targets
-from infra.stack import Stack
 from load.emulated_stack import two_sites
+from prfaas.stack.stack import Stack
+from prfaas.stack.targets import targets, write_targets
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from infra.stack import Stack
+from prfaas.stack.stack import Stack
 from tests.e2e.conftest import describe
 from tests.e2e.prefix_hits import assert_same_answers_whatever_is_cached
 

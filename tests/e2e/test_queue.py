@@ -6,9 +6,9 @@ from typing import Any
 import openai
 import pytest
 
-from infra.stack import Stack
 from load.emulated_stack import FAR, HOME, MODEL, right_answer, two_sites
 from prfaas.site.sites import Role
+from prfaas.stack.stack import Stack
 from tests.e2e.asking import client_of
 
 DESCRIPTION = two_sites(remote_workers=2, rate_mbit=1000.0, time_scale=2.0, byte_scale=2000.0)

@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from infra.service_process import ServiceProcess
-from infra.stack import Stack
 from load.bench.roles import asking, change_role, description_of, live_workers, until_workers
 from prfaas.contracts.terms import Role
 from prfaas.contracts.to_scheduler import RoleChanging, RoleKept
@@ -18,6 +16,8 @@ from prfaas.replay.client import Target
 from prfaas.replay.record import Record
 from prfaas.replay.send import replay
 from prfaas.site.sites import Description
+from prfaas.stack.service_process import ServiceProcess
+from prfaas.stack.stack import Stack
 from tests.e2e.asking import tokens_of
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]

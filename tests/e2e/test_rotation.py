@@ -6,8 +6,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from infra.rotation import Rotation
-from infra.stack import Stack
 from load.emulated_stack import FAR, HOME, MODEL, right_answer, two_sites
 from prfaas.replay.arrival import Arrival
 from prfaas.replay.client import Target
@@ -15,6 +13,8 @@ from prfaas.replay.prompts import TokenPrompts
 from prfaas.replay.record import Record
 from prfaas.replay.send import replay
 from prfaas.site.site_keys import ensure_key
+from prfaas.stack.rotation import Rotation
+from prfaas.stack.stack import Stack
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.e2e]
 OUTPUT_TOKENS = 8

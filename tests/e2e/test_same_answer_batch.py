@@ -2,7 +2,7 @@
 
 import pytest
 
-from infra.stack import Stack
+from prfaas.stack.stack import Stack
 from tests.e2e.asking_same import together
 from tests.e2e.conftest import describe
 

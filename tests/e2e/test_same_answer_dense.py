@@ -2,7 +2,7 @@
 
 import pytest
 
-from infra.stack import Stack
+from prfaas.stack.stack import Stack
 from tests.e2e.asking_same import assert_same_answers_in_both_sites
 from tests.e2e.conftest import describe
 

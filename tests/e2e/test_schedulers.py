@@ -7,10 +7,10 @@ import signal
 import msgspec
 import pytest
 
-from infra.service_process import ServiceProcess
-from infra.stack import Stack
 from load.emulated_stack import HOME, MODEL, right_answer, two_sites
 from prfaas.site.sites import Description, Role
+from prfaas.stack.service_process import ServiceProcess
+from prfaas.stack.stack import Stack
 from tests.e2e.asking import client_of
 
 OUTPUT_TOKENS = 8

@@ -5,12 +5,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from infra.stack import Stack
 from load.emulated_stack import FAR, HOME, MODEL, right_answer, two_sites
 from prfaas.replay.arrival import Arrival
 from prfaas.replay.client import Target
 from prfaas.replay.prompts import TokenPrompts
 from prfaas.replay.send import replay
+from prfaas.stack.stack import Stack
 
 OUTPUT_TOKENS = 8
 

@@ -3,7 +3,7 @@
 import pytest
 
 from infra.otlp_sink import OtlpSink, SpanTree
-from infra.stack import Stack
+from prfaas.stack.stack import Stack
 from tests.e2e.asking import complete, tokens_of
 from tests.e2e.conftest import describe
 

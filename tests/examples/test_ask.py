@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.stack import Stack
 from load.emulated_stack import HOME, MODEL, right_answer, two_sites
+from prfaas.stack.stack import Stack
 
 pytestmark = pytest.mark.e2e
 

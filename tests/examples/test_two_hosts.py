@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.nats_server import server_binary
 from prfaas.cli.__main__ import main
+from prfaas.stack.nats_server import server_binary
 
 EXAMPLE = Path(__file__).parents[2] / "examples/two_hosts.toml"
 
@@ -16,4 +16,4 @@ def test_both_servers_take_what_is_made_from_the_example(tmp_path: Path, capsys:
         assert f"to {site}.example.org, to the same path" in said
         config = tmp_path / "made" / site / "server.conf"
         subprocess.run([server_binary(), "-t", "-c", config], capture_output=True, check=True)
-        assert len(list((tmp_path / "made" / site / "keys").glob("*.ctl.nk"))) == {"home": 5, "far": 2}[site]
+        assert len(list((tmp_path / "made" / site / "keys").glob("*.ctl.nk"))) == {"home": 5, "far": 3}[site]

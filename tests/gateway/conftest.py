@@ -11,7 +11,6 @@ import openai
 import pytest
 from prometheus_client import CollectorRegistry
 
-from infra.nats_server import NatsServer
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.engine.weights import ModelFiles
 from prfaas.process.http import HttpServer, service_routes
@@ -19,6 +18,7 @@ from prfaas.process.runner import ServiceContext
 from prfaas.process.tasks import Tasks
 from prfaas.secrets.api_keys import make_key
 from prfaas.secrets.tenants_file import Limits, add_key
+from prfaas.stack.nats_server import NatsServer
 from prfaas.telemetry.tracing import Tracing
 from prfaas_gateway.config import GatewayConfig
 from prfaas_gateway.service import GatewayService

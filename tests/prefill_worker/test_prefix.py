@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from infra.nats_server import NatsServer
 from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
 from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
@@ -25,6 +24,7 @@ from prfaas.engine.factory import EngineConfig
 from prfaas.kvcache.blocks import block_hashes, unpack_hashes
 from prfaas.process.runner import ServiceContext
 from prfaas.process.tasks import Tasks
+from prfaas.stack.nats_server import NatsServer
 from prfaas.telemetry.tracing import Tracing
 from prfaas.transfer.receiver import KVReceiver
 from prfaas_prefill_worker.config import PrefillWorkerConfig

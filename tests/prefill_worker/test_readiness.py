@@ -5,13 +5,13 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from infra.nats_server import NatsServer, plain_config
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.contracts import subjects
 from prfaas.engine.emulated import EmulatedConfig
 from prfaas.engine.factory import EngineConfig
 from prfaas.process.runner import ServiceContext
 from prfaas.process.tasks import Tasks
+from prfaas.stack.nats_server import NatsServer, plain_config
 from prfaas.telemetry.tracing import Tracing
 from prfaas_prefill_worker.config import PrefillWorkerConfig
 from prfaas_prefill_worker.service import PrefillWorkerService

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import pytest
 from prometheus_client import CollectorRegistry
 
-from infra.running_sites import RunningSites
 from prfaas.bus.bulk import ensure_kv_bucket
 from prfaas.contracts import subjects
 from prfaas.contracts.kv import KVTransfer
@@ -21,6 +20,7 @@ from prfaas.kvcache.layout import KVPiece
 from prfaas.process.runner import ServiceContext
 from prfaas.process.tasks import Tasks
 from prfaas.site.sites import Description, Link, Site, SiteKind
+from prfaas.stack.running_sites import RunningSites
 from prfaas.telemetry.tracing import Tracing
 from prfaas.transfer.receiver import KVReceiver
 from prfaas.worker.site_connections import SiteConnections

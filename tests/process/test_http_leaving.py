@@ -8,8 +8,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from infra.free_port import free_port
 from prfaas.process.http import HttpServer
+from prfaas.stack.free_port import free_port
 
 DEADLINE_S = 60.0
 

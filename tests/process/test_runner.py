@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from infra.otlp_sink import OtlpSink
+from prfaas.process.child import end_with_parent
 
 pytestmark = pytest.mark.slow  # each starts a process of its own
 TOY = Path(__file__).with_name("toy_service.py")
@@ -77,7 +78,7 @@ def start(*flags: str, limits: str = ":") -> Any:
     """Starts a toy service under a shell's limits, such as `ulimit -n 160`."""
     service = [sys.executable, str(TOY), "--site", "east", "--control.url", "nats://127.0.0.1:1", *flags]
     arguments = ["sh", "-c", f'{limits} && exec "$0" "$@"', *service]
-    return asyncio.create_subprocess_exec(*arguments, stderr=asyncio.subprocess.PIPE)
+    return asyncio.create_subprocess_exec(*arguments, stderr=asyncio.subprocess.PIPE, preexec_fn=end_with_parent())
 
 
 @asynccontextmanager

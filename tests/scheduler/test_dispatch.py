@@ -9,7 +9,6 @@ import pytest
 from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
-from infra.nats_server import NatsServer
 from prfaas.bus import taken_jobs
 from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
@@ -23,6 +22,7 @@ from prfaas.contracts.to_decode import PrefillDispatched, PrefillFailed, Prefill
 from prfaas.contracts.to_prefill import CancelPrefill, DispatcherHere, PrefillJob
 from prfaas.contracts.to_scheduler import PrefillReadiness, QueueAnnounced
 from prfaas.contracts.wire import pack_tokens
+from prfaas.stack.nats_server import NatsServer
 from prfaas.telemetry.metrics.queue import QueueMetrics
 from prfaas_scheduler.dispatch import Dispatcher
 from prfaas_scheduler.queue.objectives import Objectives

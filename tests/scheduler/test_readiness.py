@@ -7,10 +7,10 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
-from infra.nats_server import NatsServer, plain_config
 from prfaas.contracts import subjects
 from prfaas.process.runner import ServiceContext
 from prfaas.process.tasks import Tasks
+from prfaas.stack.nats_server import NatsServer, plain_config
 from prfaas.telemetry.tracing import Tracing
 from prfaas_scheduler.config import SchedulerConfig
 from prfaas_scheduler.service import SchedulerService

@@ -10,7 +10,6 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
-from infra.nats_server import NatsServer, plain_config
 from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.bus.presence import put_entry
@@ -20,6 +19,7 @@ from prfaas.contracts.to_gateway import Placement, Refusal
 from prfaas.contracts.to_scheduler import BlocksChanged, BlocksHeld, Heartbeat, PlaceRequest
 from prfaas.process.runner import ServiceContext
 from prfaas.process.tasks import Tasks
+from prfaas.stack.nats_server import NatsServer, plain_config
 from prfaas.telemetry.tracing import Tracing
 from prfaas_scheduler.config import SchedulerConfig
 from prfaas_scheduler.service import SchedulerService

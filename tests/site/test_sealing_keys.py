@@ -8,6 +8,7 @@ from prfaas.process.config import load_config
 from prfaas.sealing.keys import PrivateKey, PublicKey, read_keys
 from prfaas.secrets.secret_files import readable_by_others
 from prfaas.site.deployment_files import make_all_keys
+from prfaas.site.file_places import FilePlaces
 from prfaas.site.sealing_keys import SealingKeys, sealing_settings
 from prfaas.site.sites import Description, DescriptionError, Role, Service, Site, SiteKind
 from prfaas_gateway.config import GatewayConfig
@@ -46,11 +47,15 @@ def test_what_is_made_fits_together_and_is_kept(tmp_path: Path) -> None:
 
 
 def test_services_are_told_what_their_role_needs(tmp_path: Path) -> None:
-    assert sealing_settings(SEALED, tmp_path, service(Role.SCHEDULER, NEAR)) == {}
-    gateway = sealing_settings(SEALED, tmp_path, service(Role.GATEWAY, NEAR))
-    assert set(gateway) == {"block-hash-key-file"} == set(sealing_settings(SEALED, tmp_path, service(Role.DECODE_WORKER, OTHER)))
+    assert sealing_settings(SEALED, FilePlaces.here(tmp_path), service(Role.SCHEDULER, NEAR)) == {}
+    gateway = sealing_settings(SEALED, FilePlaces.here(tmp_path), service(Role.GATEWAY, NEAR))
+    assert (
+        set(gateway)
+        == {"block-hash-key-file"}
+        == set(sealing_settings(SEALED, FilePlaces.here(tmp_path), service(Role.DECODE_WORKER, OTHER)))
+    )
     for role, site, peer in ((Role.DECODE_WORKER, NEAR, FAR), (Role.PREFILL_WORKER, FAR, NEAR)):
-        assert set(sealing_settings(SEALED, tmp_path, service(role, site))["sealing"]["peers"]) == {peer}
+        assert set(sealing_settings(SEALED, FilePlaces.here(tmp_path), service(role, site))["sealing"]["peers"]) == {peer}
     flags = [
         "--site",
         NEAR,
@@ -67,7 +72,7 @@ def test_services_are_told_what_their_role_needs(tmp_path: Path) -> None:
 def test_a_deployment_that_does_not_seal_has_none_of_it(tmp_path: Path) -> None:
     plain = Description(model="m", sites=(Site(name=NEAR, kind=SiteKind.PD, client_port=4222),))
     make_all_keys(plain, tmp_path)
-    assert sealing_settings(plain, tmp_path, service(Role.DECODE_WORKER, NEAR)) == {}
+    assert sealing_settings(plain, FilePlaces.here(tmp_path), service(Role.DECODE_WORKER, NEAR)) == {}
     assert not list(tmp_path.rglob("*.key"))
 
 

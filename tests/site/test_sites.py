@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.stack import Stack
-from infra.up import DEMO
+from prfaas.site.service_settings import unleased_bytes_per_s
 from prfaas.site.sites import DescriptionError, Role, SiteKind, load_description
+from prfaas.stack.launch import DEMO
 
 TWO_SITES = """
 model = "m"
@@ -71,8 +71,8 @@ def test_a_budget_is_stated_once_and_reaches_the_probe_and_the_workers(tmp_path:
     )
     description = load_description(path)
     assert description.site("remote").egress_mbit == {"local": 400}
-    assert Stack(description, tmp_path).unleased_bytes_per_s("remote") == pytest.approx(0.96 * 50e6 / 2)
-    assert Stack(description, tmp_path).unleased_bytes_per_s("local") is None
+    assert unleased_bytes_per_s(description, "remote") == pytest.approx(0.96 * 50e6 / 2)
+    assert unleased_bytes_per_s(description, "local") is None
 
 
 def test_several_services_of_one_role_get_numbers(tmp_path: Path) -> None:

@@ -4,13 +4,13 @@ from typing import NamedTuple
 
 import pytest
 
-from infra.nats_server import NatsServer
-from infra.running_sites import RunningSites
-from infra.wan.process import WanProcess
 from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.contracts import subjects
 from prfaas.site.sites import Description, Link, Site, SiteKind
+from prfaas.stack.nats_server import NatsServer
+from prfaas.stack.running_sites import RunningSites
+from prfaas.wan.process import WanProcess
 
 SITE = "test"
 

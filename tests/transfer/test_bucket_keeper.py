@@ -1,11 +1,11 @@
 import asyncio
 from collections.abc import Callable
 
-from infra.nats_server import NatsServer
 from prfaas.bus.bulk import BulkLane
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.kvcache.layout import KVPiece
 from prfaas.link.link import Link
+from prfaas.stack.nats_server import NatsServer
 from prfaas.transfer.bucket_keeper import KVBucketKeeper
 from prfaas.transfer.receiver import KVReceiver
 from prfaas.transfer.send_options import SendOptions
@@ -28,6 +28,7 @@ def putter(sender: KVSender, pieces: list[KVPiece]) -> Callable[[], None]:
 async def write(lane: BulkLane, tokens: int = 600) -> None:
     sender = KVSender(lane, make_transfer(tokens), LAYOUT, Link(), SendOptions(timeout_s=60)).open()
     await asyncio.to_thread(putter(sender, make_pieces(LAYOUT, tokens)))
+    sender.finish()
     await sender.close()
 
 
@@ -48,6 +49,7 @@ async def test_what_is_being_read_stays(lane: BulkLane) -> None:
     await asyncio.to_thread(putter(sender, pieces[:2]))
     assert await keeper.sweep() == 0
     await asyncio.to_thread(putter(sender, pieces[2:]))
+    sender.finish()
     await sender.close()
     await receiver.verified(60)
     assert await keeper.sweep() == 0
@@ -64,6 +66,7 @@ async def test_frames_that_come_after_the_reader_has_gone_are_purged(lane: BulkL
     sender = KVSender(lane, transfer, LAYOUT, Link(), SendOptions(timeout_s=60)).open()
     await receiver.close()
     await asyncio.to_thread(putter(sender, make_pieces(LAYOUT, 600)))
+    sender.finish()
     await sender.close()
     assert await keeper.sweep() > 0
     assert keeper.stored_bytes == 0

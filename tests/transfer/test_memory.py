@@ -8,12 +8,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra.nats_server import NatsServer
 from prfaas.bus.bulk import BulkLane
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.contracts.kv import KVTransfer
 from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange, LayerSpec
 from prfaas.link.link import Link
+from prfaas.stack.nats_server import NatsServer
 from prfaas.transfer.receiver import KVReceiver
 from prfaas.transfer.send_options import SendOptions
 from prfaas.transfer.sender import KVSender
@@ -66,6 +66,7 @@ def send(url: str, transfer: KVTransfer, pipe: Connection) -> None:
                 sender.put(KVPiece(LayerRange(0, start, start + CHUNK_TOKENS), keys, values))
 
         await asyncio.to_thread(put)
+        sender.finish()
         await sender.close()
         await lane.close()
         return growth_mib(before)

@@ -5,13 +5,13 @@ import asyncio
 import nats
 import pytest
 
-from infra.nats_server import NatsServer
 from prfaas.bus.bulk import BulkLane
 from prfaas.bus.bulk.bucket import api
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import KVTransfer
 from prfaas.kvcache.layout import KVPiece
 from prfaas.link.link import Link
+from prfaas.stack.nats_server import NatsServer
 from prfaas.transfer.errors import TransferError
 from prfaas.transfer.receiver import KVReceiver
 from prfaas.transfer.send_options import SendOptions
@@ -27,6 +27,7 @@ def put_all(sender: KVSender, pieces: list[KVPiece]) -> None:
 async def send(lane: BulkLane, transfer: KVTransfer, pieces: list[KVPiece], link: Link | None = None) -> None:
     sender = KVSender(lane, transfer, LAYOUT, link or Link(), SendOptions(timeout_s=60)).open()
     await asyncio.to_thread(put_all, sender, pieces)
+    sender.finish()
     await sender.close()
 
 

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import pytest
 
-from infra.wan import LinkChange, LinkState
 from prfaas.bus.bulk.bucket import api, stream_name
 from prfaas.contracts import subjects
 from prfaas.contracts.codes import FailureCode
@@ -17,6 +16,7 @@ from prfaas.transfer.errors import TransferError
 from prfaas.transfer.receiver import KVReceiver
 from prfaas.transfer.send_options import SendOptions
 from prfaas.transfer.sender import KVSender
+from prfaas.wan import LinkChange, LinkState
 from tests.kvcache.kv import LAYOUT, Cache, gaussian_piece, make_pieces, make_transfer
 from tests.transfer.conftest import SITE, TwoSites
 
@@ -46,6 +46,7 @@ async def ship_with_fault(sites: TwoSites, fault: Callable[[], Awaitable[None]] 
         await wait_stored(sites, sender)
         await fault()
     await putting
+    sender.finish()
     sent = await sender.close()
     await receiver.verified(60)
     await receiver.close()
@@ -100,6 +101,7 @@ async def test_memory_storage_dies_with_its_server_and_a_new_attempt_works(two_s
     assert read.value.code is FailureCode.BROKER
     with pytest.raises(TransferError) as written:
         await putting
+        sender.finish()
         await sender.close()
     assert written.value.code is FailureCode.BROKER
     await sender.abort("its attempt is dead")
@@ -116,6 +118,7 @@ async def test_a_slow_link_carries_compressed_frames_and_the_same_cache(two_site
     receiver = await KVReceiver(two_sites.near_lane, transfer, LAYOUT, cache.install, timeout_s=60).open()
     sender = KVSender(two_sites.far_lane, transfer, LAYOUT, Link(), SendOptions(timeout_s=60)).open()
     await asyncio.to_thread(put_all, sender, pieces)
+    sender.finish()
     sent = await sender.close()
     got = await receiver.verified(60)
     await receiver.close()
@@ -134,6 +137,7 @@ async def test_a_slow_link_carries_8_bits_only_where_both_ends_allow_it(
     receiver = await KVReceiver(two_sites.near_lane, transfer, LAYOUT, cache.install, timeout_s=60).open()
     sender = KVSender(two_sites.far_lane, transfer, LAYOUT, Link(), SendOptions(timeout_s=60, lossy=sender_may)).open()
     await asyncio.to_thread(put_all, sender, pieces)
+    sender.finish()
     sent = await sender.close()
     got = await receiver.verified(60)
     await receiver.close()

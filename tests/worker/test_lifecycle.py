@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from infra.nats_server import NatsServer, plain_config
 from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.bus.presence import watch
@@ -18,6 +17,7 @@ from prfaas.contracts.terms import Role
 from prfaas.contracts.to_scheduler import Heartbeat
 from prfaas.process.runner import ServiceContext
 from prfaas.process.tasks import Tasks
+from prfaas.stack.nats_server import NatsServer, plain_config
 from prfaas.telemetry.tracing import Tracing
 from prfaas.worker.identity import Identity
 from prfaas.worker.lifecycle import WorkerLifecycle

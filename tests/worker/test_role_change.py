@@ -8,7 +8,6 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from infra.nats_server import NatsServer
 from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.contracts import subjects
@@ -17,6 +16,7 @@ from prfaas.contracts.to_scheduler import ChangeRoleReply, RoleChanging, RoleKep
 from prfaas.contracts.to_worker import ChangeRole
 from prfaas.process.runner import Program, ServiceContext
 from prfaas.process.tasks import Tasks
+from prfaas.stack.nats_server import NatsServer
 from prfaas.telemetry.tracing import Tracing
 from prfaas.worker.identity import Identity
 from prfaas.worker.role_change import RoleChange, RoleConfigError

@@ -19,17 +19,18 @@ from typing import Any, Final
 
 import msgspec
 
-from infra.service_process import ServiceProcess
-from infra.stack import READY_DEADLINE_S, STOP_DEADLINE_S, Stack
-from infra.up import START_ERRORS, fresh_directory, say
 from load.bench.hostile.attacks import KINDS
 from load.bench.hostile.good_clients import Felt, Peaks, ask_for, watch
 from load.emulated_stack import HOME, MODEL, two_sites
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
+from prfaas.process.child import end_with_parent
 from prfaas.secrets.api_keys import make_key
 from prfaas.secrets.tenants_file import Limits, add_key
 from prfaas.site.sites import Description, Role, Service
+from prfaas.stack.launch import START_ERRORS, fresh_directory, say
+from prfaas.stack.service_process import ServiceProcess
+from prfaas.stack.stack import READY_DEADLINE_S, STOP_DEADLINE_S, Stack
 
 FEW_FILES: Final = 1024
 DESCRIPTORS: Final = "descriptors"
@@ -104,7 +105,9 @@ async def _start_attack(attack: str, port: int, keys: dict[str, str]) -> asyncio
     kind = "idle_sockets" if attack == DESCRIPTORS else attack
     words = [kind, "--port", str(port), "--model", MODEL, "--key", keys[KEY_OF.get(attack, "stranger")]]
     attacker = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "load.bench.hostile.attacks", *words, stdout=asyncio.subprocess.PIPE
+        *(sys.executable, "-m", "load.bench.hostile.attacks", *words),
+        stdout=asyncio.subprocess.PIPE,
+        preexec_fn=end_with_parent(),
     )
     assert attacker.stdout is not None
     async with asyncio.timeout(READY_DEADLINE_S):

@@ -18,9 +18,6 @@ import msgspec
 import xxhash
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from infra.free_port import free_port
-from infra.wan import LinkShape
-from infra.wan.process import WanProcess
 from load.bench.kv.control import ControlPings
 from load.bench.kv.encrypted import BOTH, SEALED, TLS, WITHOUT, encrypted
 from load.bench.kv.methods import LAYERS, SITE, Job
@@ -29,6 +26,9 @@ from load.bench.kv.run import Measured, measure
 from load.bench.kv.sites import MIB, prepare, two_sites
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
+from prfaas.stack.free_port import free_port
+from prfaas.wan import LinkShape
+from prfaas.wan.process import WanProcess
 
 LOOPBACK_BYTES = 128 * MIB
 PACED_BYTES = 8 * MIB

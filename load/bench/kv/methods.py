@@ -140,6 +140,7 @@ async def _lane_send_one(job: Job, lane: BulkLane, link: Link, pieces: list[KVPi
         return at
 
     last_at = await asyncio.to_thread(put)
+    sender.finish()
     await sender.close()
     return last_at
 

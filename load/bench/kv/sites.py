@@ -3,11 +3,11 @@
 import contextlib
 from pathlib import Path
 
-from infra.running_sites import RunningSites
 from load.bench.kv.methods import BUCKET, FAR, SITE
 from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
 from prfaas.bus.bulk.bucket import api, stream_name
 from prfaas.site.sites import Description, Link, Site, SiteKind
+from prfaas.stack.running_sites import RunningSites
 
 MIB = 1 << 20
 

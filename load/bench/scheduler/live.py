@@ -15,8 +15,6 @@ import msgspec
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from infra.nats_server import NatsServer, plain_config
-from infra.service_process import ServiceProcess
 from load.bench.scheduler.caches import BLOCK_TOKENS, Caches
 from load.bench.scheduler.fleet import HOME, LENGTHS, MODEL, THRESHOLD_TOKENS, make_fleet
 from load.machine import CpuMeter
@@ -28,6 +26,8 @@ from prfaas.contracts import subjects
 from prfaas.contracts.terms import Role
 from prfaas.contracts.to_gateway import Placement, Refusal
 from prfaas.contracts.to_scheduler import AttemptEnded, PlaceRequest
+from prfaas.stack.nats_server import NatsServer, plain_config
+from prfaas.stack.service_process import ServiceProcess
 
 OPEN_LOOP_REQ_S = 200.0
 OPEN_LOOP_S = 10.0

@@ -63,7 +63,7 @@ class Connection:
         url, site = self.endpoint.url, self.endpoint.site
         connecting = asyncio.create_task(
             self.client.connect(
-                url,
+                self.endpoint.urls,
                 name=self._name,
                 inbox_prefix=subjects.replies(site, site, subject_token(self._name)),  # for what nats-py asks of JetStream
                 nkeys_seed_str=self._take_seed(),

@@ -55,6 +55,8 @@ class ControlBus:
         self._handlers: set[asyncio.Task[None]] = set()
         self._waiting: dict[str, set[asyncio.Future[BusError]]] = {}
         self._replies = ReplyInbox(endpoint.site, name)
+        self.replicas = endpoint.replicas
+        """Servers of the site's cluster that keep each stream."""
 
     @classmethod
     async def connect(cls, endpoint: NatsEndpoint, name: str, timeout_s: float = 10.0) -> Self:

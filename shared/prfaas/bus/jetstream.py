@@ -44,9 +44,10 @@ async def call(bus: ControlBus, what: str, use: Callable[[JetStreamContext], Cor
 
 async def ensure_stream(bus: ControlBus, config: StreamConfig) -> None:
     """Creates the stream in the own site, or brings it to this configuration. One that is there keeps its storage, which no
-    server changes.
+    server changes. As many servers keep it as the endpoint says.
 
     Raises the errors of `call`."""
+    config = config.evolve(num_replicas=bus.replicas)
 
     async def create(jetstream: JetStreamContext) -> None:
         try:

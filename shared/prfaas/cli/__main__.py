@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from prfaas import __version__
 from prfaas.cli import UsageError
 
-COMMANDS = ("keys", "plan", "profile", "replay", "report", "site", "sweep")
+EXTRAS = {"scipy": "plan", "torch": "torch", "transformers": "torch"}
+"""Extra of the distribution by the library that it brings; all others are those of `replay`."""
+COMMANDS = ("keys", "plan", "profile", "replay", "report", "site", "sweep", "up")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,8 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             name, help=summary, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         module.add_arguments(command)
-        command.set_defaults(run=module.run)
-    arguments = parser.parse_args(argv)
+        command.set_defaults(run=module.run, absent=False)
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and not arguments.absent:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name in a file may have letters that the terminal has not
@@ -56,14 +60,14 @@ def _add_absent(commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
     """Adds a command whose libraries are not installed: it says which, whatever it is asked."""
     if (error.name or "").partition(".")[0] == "prfaas":
         raise error
-    needs = f"needs {error.name}: pip install 'prfaas[replay]'"
+    extra = EXTRAS.get((error.name or "").partition(".")[0], "replay")
+    needs = f"needs {error.name}: pip install 'prfaas[{extra}]'"
 
     def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{needs}.")
 
     command = commands.add_parser(name, help=needs, add_help=False)
-    command.add_argument("rest", nargs=argparse.REMAINDER)
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, absent=True)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import msgspec
 
 from prfaas.engine.emulated import EmulatedConfig, EmulatedEngine
 from prfaas.engine.protocol import Engine, EngineError
+from prfaas.engine.weights import INSTALL_TORCH, prepare
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
@@ -34,11 +35,13 @@ def build_engine(config: EngineConfig) -> Engine:
     """Prepares the weights if need be, and loads them. Raises WeightsError, EngineError."""
     if config.engine == "emulated":
         return EmulatedEngine(config.model, config.emulated, chunk_tokens=config.chunk_tokens)
-    # Here and not above: whoever only reads the configuration need not load torch.
-    import torch
+    # Here and not above: a process that only reads the configuration need not load torch, nor have it.
+    try:
+        import torch
 
-    from prfaas.engine.torch_engine import TorchEngine
-    from prfaas.engine.weights import prepare
+        from prfaas.engine.torch_engine import TorchEngine
+    except ModuleNotFoundError as error:
+        raise EngineError(f"the engine `torch` needs {error.name}: {INSTALL_TORCH}") from error
 
     torch.set_num_threads(config.threads)
     name = config.device

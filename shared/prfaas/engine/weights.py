@@ -4,6 +4,7 @@ Importing this module and calling `prepare` pull in neither torch nor transforme
 """
 
 import argparse
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -23,6 +24,8 @@ CONVERSION_TIMEOUT_S = 900.0
 MANIFEST = "prfaas.json"
 WEIGHTS = "model.safetensors"
 TOKENIZER = "tokenizer.json"
+INSTALL_TORCH = "pip install 'prfaas[torch]'"
+_CONVERTING = ("torch", "transformers", "accelerate", "gguf", "safetensors")
 
 # Gemma 3 270M is a base model: it never saw turn markers, but continues questions and answers well. A reply ends where the
 # model begins the next question by itself, hence `chat_stop`.
@@ -208,6 +211,8 @@ def _convert(model: str, directory: Path) -> Manifest:
     """Converts in a child process, so that transformers' memory and settings stay out of the caller, who holds the lock."""
     if manifest := _complete_manifest(directory):
         return manifest
+    if absent := [name for name in _CONVERTING if importlib.util.find_spec(name) is None]:
+        raise WeightsError(f"converting {model} needs {', '.join(absent)}: {INSTALL_TORCH}")
     prefix = f".{directory.name}."
     for left_over in directory.parent.glob(f"{prefix}*"):  # of a conversion that was killed; the lock says that none runs
         shutil.rmtree(left_over, ignore_errors=True)

@@ -159,9 +159,12 @@ def _decode_worker(description: Description, site: str, name: str) -> dict[str, 
         ),
     )
     buckets = [subjects.kv_bucket(site, at) for at in prefill_sites]
+    # Only in a cluster can another server take a bucket's place.
+    moved = buckets if len(description.site(site).server_names) > 1 else []
     bulk = Permissions(
         publish=(
             *(subject for bucket in buckets for subject in _kept_bucket(bucket)),
+            *(f"$JS.API.STREAM.DELETE.{stream_name(bucket)}" for bucket in moved),
             *(_replies(at, site) for at in prefill_sites),
         ),
         subscribe=tuple(subjects.kv_stored(bucket, "*") for bucket in buckets),

@@ -12,6 +12,7 @@ from typing import Any
 
 from prfaas.sealing.keys import KEY_BYTES, PrivateKey, read_keys
 from prfaas.secrets.secret_files import make_private_directory, replace_secret
+from prfaas.site.file_places import FilePlaces
 from prfaas.site.sites import AUTHORITY_FOLDER, Description, Role, Service
 
 
@@ -62,18 +63,18 @@ def make_sealing_files(description: Description, directory: Path) -> None:
             own.write_peer(peer, keys[peer].ensure())
 
 
-def sealing_settings(description: Description, directory: Path, service: Service) -> dict[str, Any]:
+def sealing_settings(description: Description, places: FilePlaces, service: Service) -> dict[str, Any]:
     """Returns the keys of a service's configuration that sealing needs, and makes the files that they name."""
     if not any(site.seals for site in description.sites) or service.role in (Role.SCHEDULER, Role.BANDWIDTH_PROBE):
         return {}
-    make_sealing_files(description, directory)
-    own = SealingKeys(directory / service.site)
-    keyed = {"block-hash-key-file": str(own.hash_key_file)}
+    make_sealing_files(description, places.made_in)
+    own = SealingKeys(places.made_in / service.site)
+    keyed = {"block-hash-key-file": str(places.final(own.hash_key_file))}
     peers = description.sealing_peers(service.site)
     if not peers or service.role is Role.GATEWAY:
         return keyed
-    files = {peer: str(own.peer_file(peer)) for peer in peers}
-    return keyed | {"sealing": {"private-key-file": str(own.private_file), "peers": files}}
+    files = {peer: str(places.final(own.peer_file(peer))) for peer in peers}
+    return keyed | {"sealing": {"private-key-file": str(places.final(own.private_file)), "peers": files}}
 
 
 def _ensure_hash_key(path: Path) -> bytes:

@@ -4,8 +4,10 @@ from typing import NamedTuple
 
 
 class ServerPorts(NamedTuple):
-    """TCP ports on 127.0.0.1. Before the first start 0 means "pick a free one"; afterwards it means "this server has none"."""
+    """TCP ports. Before the first start 0 means "pick a free one"; afterwards it means "this server has none"."""
 
     client: int = 0
     leaf: int = 0
     monitor: int = 0
+    cluster: int = 0
+    """Never picked: the other servers of the cluster are told it before this one starts."""

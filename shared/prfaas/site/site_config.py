@@ -1,4 +1,4 @@
-"""The nats-server configuration of one site, from the description.
+"""The nats-server configurations of one site, from the description. No other module writes one for a site.
 
 Accounts: CTL for control messages, jobs and heartbeats; BULK for KV; SYS for monitoring. CTL and BULK have leaf connections of
 their own, so that a full window of KV is never in front of a control message.
@@ -9,14 +9,15 @@ side can reach, no matter which side dialled.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from prfaas.bus.job_streams import MAX_JOBS_BYTES
 from prfaas.site.permissions import Permissions, crossing, service_permissions
 from prfaas.site.server_ports import ServerPorts
 from prfaas.site.site_keys import Key, SiteKeys, valid_keys
-from prfaas.site.sites import Description, Site
+from prfaas.site.sites import Description, Server, Site, is_loopback
 
 LEAF_ACCOUNTS = ("ctl", "bulk")
 ACCOUNTS = (*LEAF_ACCOUNTS, "sys")
@@ -26,7 +27,9 @@ _PING_INTERVAL, _PING_MAX = "5s", 2
 """A half-open link is noticed within 15 s, instead of the default's 6 minutes."""
 _CONTROL_MEMORY_BYTES = (64 << 20) + 2 * MAX_JOBS_BYTES
 """JetStream in memory of the control account: presence, and the site's jobs, queued ones and dispatched ones."""
-_SECURE_TLS = 'min_version: "1.3", handshake_first: true'
+_ROUTE_TLS = 'min_version: "1.3"'
+_SECURE_TLS = f"{_ROUTE_TLS}, handshake_first: true"
+_ROUTE_USER = "route"
 
 
 def link_account(account: str, neighbour: str) -> str:
@@ -34,50 +37,67 @@ def link_account(account: str, neighbour: str) -> str:
     return f"{account.upper()}_{neighbour}"
 
 
-def render_site(
-    description: Description,
-    site: Site,
-    ports: ServerPorts,
-    store: Path,
-    keys: Mapping[str, SiteKeys],
-    leaf_addresses: Mapping[str, tuple[str, int]],
-) -> str:
-    """Returns the text of the file. `leaf_addresses`: host and port on which this site reaches each site that it dials."""
-    accounts = [_account(description, site, account, keys) for account in ACCOUNTS]
+class Wiring(NamedTuple):
+    """Parts of one server's configuration that are not in the description."""
+
+    ports: ServerPorts
+    store: Path
+    keys: Mapping[str, SiteKeys]
+    """Keys by site."""
+    leaf_addresses: Mapping[str, Sequence[tuple[str, int]]]
+    """Hosts and ports on which this site reaches the servers of each site that it dials."""
+    routes: Sequence[tuple[str, int]] = ()
+    """Hosts and ports on which the other servers of the cluster are reached."""
+    final: Callable[[Path], Path] = lambda path: path
+    """Place at which the server will find a file."""
+
+
+def render_server(description: Description, site: Site, name: str, wiring: Wiring) -> str:
+    """Returns the configuration of the site's server of this name."""
+    accounts = [_account(description, site, account, wiring.keys) for account in ACCOUNTS]
     accounts += [
-        _link_account(description, site, neighbour, account, keys)
+        _link_account(description, site, neighbour, account, wiring.keys)
         for neighbour in description.neighbours(site.name)
         for account in LEAF_ACCOUNTS
     ]
+    server = site.named_servers()[name]
     return (
-        f"server_name: {site.name}\n"
-        f'host: "{site.listen_host}"\n'
-        f"port: {ports.client or -1}\n"
-        f'http: "127.0.0.1:{ports.monitor or -1}"\n'
+        f"server_name: {name}\n"
+        f'host: "{server.listen_host}"\n'
+        f"port: {wiring.ports.client or -1}\n"
+        f'http: "{site.monitor_host}:{wiring.ports.monitor or -1}"\n'
         f"max_payload: {site.max_payload_bytes}\n"
         f'write_deadline: "{_WRITE_DEADLINE}"\n'
         f'ping_interval: "{_PING_INTERVAL}"\n'
         f"ping_max: {_PING_MAX}\n"
-        f"{_client_tls(site, keys[site.name])}"
+        f"{_client_tls(site, wiring)}"
         f"jetstream {{\n"
-        f'  store_dir: "{store}"\n'
+        f'  store_dir: "{wiring.store}"\n'
         f"  domain: {site.name}\n"
         f"  max_memory_store: {site.max_memory_bytes + _CONTROL_MEMORY_BYTES}\n"
         f"  max_file_store: {site.max_file_bytes}\n"
         f"}}\n"
         f"accounts {{\n{''.join(accounts)}}}\n"
         f"system_account: SYS\n"
-        f"{_leafnodes(description, site, ports, keys, leaf_addresses)}"
+        f"{_cluster(site, server, wiring)}"
+        f"{_leafnodes(description, site, server, wiring)}"
     )
+
+
+def encrypts_routes(site: Site) -> bool:
+    """Tells whether the servers of the site's cluster speak TLS with one another."""
+    return len(site.servers) > 1 and not all(is_loopback(server.client_host) for server in site.named_servers().values())
 
 
 def _account(description: Description, site: Site, account: str, keys: Mapping[str, SiteKeys]) -> str:
     """Renders CTL, BULK or SYS: its users, and the subjects that pass between it and the link accounts."""
     jetstream = ""
+    # In a cluster an account's limits count each replica, and hold for all servers together.
+    servers = len(site.server_names)
     if account == "ctl":  # jobs, who leads and who is there must not need a disk
-        jetstream = f"    jetstream: {{ max_memory: {_CONTROL_MEMORY_BYTES}, max_file: {site.max_file_bytes // 4} }}\n"
+        jetstream = _limits(_CONTROL_MEMORY_BYTES * servers, site.max_file_bytes // 4 * servers)
     elif account == "bulk":
-        jetstream = f"    jetstream: {{ max_memory: {site.max_memory_bytes}, max_file: {site.max_file_bytes // 4 * 3} }}\n"
+        jetstream = _limits(site.max_memory_bytes * servers, site.max_file_bytes // 4 * 3 * servers)
     users = _users(keys[site.name].operator(account), "STANDARD")
     for service in [each for each in description.services if each.site == site.name]:
         permissions = service_permissions(description, service).get(account)
@@ -94,6 +114,10 @@ def _account(description: Description, site: Site, account: str, keys: Mapping[s
         imports += [_import("stream", subject, leaf) for subject in into.messages]
         imports += [_import("service", subject, leaf) for subject in out.requests]
     return _account_block(account.upper(), jetstream, users, exports, imports)
+
+
+def _limits(max_memory_bytes: int, max_file_bytes: int) -> str:
+    return f"    jetstream: {{ max_memory: {max_memory_bytes}, max_file: {max_file_bytes} }}\n"
 
 
 def _link_account(description: Description, site: Site, neighbour: Site, account: str, keys: Mapping[str, SiteKeys]) -> str:
@@ -133,29 +157,38 @@ def _import(kind: str, subject: str, account: str) -> str:
     return f'{{ {kind}: {{ account: "{account}", subject: "{subject}" }} }}'
 
 
-def _leafnodes(
-    description: Description,
-    site: Site,
-    ports: ServerPorts,
-    keys: Mapping[str, SiteKeys],
-    leaf_addresses: Mapping[str, tuple[str, int]],
-) -> str:
+def _cluster(site: Site, server: Server, wiring: Wiring) -> str:
+    if len(site.servers) < 2:
+        return ""
+    # The certificates of all sites have one authority: the secret is what keeps another site's server out of the cluster.
+    secret = wiring.keys[site.name].cluster_secret()
+    routes = "".join(f'    "nats-route://{_ROUTE_USER}:{secret}@{host}:{port}"\n' for host, port in wiring.routes)
+    tls = f"  tls {{ {_files(site, wiring)}, verify: true, timeout: 5, {_ROUTE_TLS} }}\n" if encrypts_routes(site) else ""
+    return (
+        f'cluster {{\n  name: {site.name}\n  host: "{server.listen_host}"\n  port: {wiring.ports.cluster}\n'
+        f'  authorization {{ user: {_ROUTE_USER}, password: "{secret}", timeout: 5 }}\n{tls}'
+        f"  no_advertise: true\n  compression: off\n  routes: [\n{routes}  ]\n}}\n"
+    )
+
+
+def _leafnodes(description: Description, site: Site, server: Server, wiring: Wiring) -> str:
     # A site that nobody dials has no leaf port at all. Advertised, a leaf connection that breaks would come back directly, past
     # the address that the description has for it.
     listen = ""
     if any(site.name in other.dials for other in description.sites):
-        listen = f'  host: "{site.listen_host}"\n  port: {ports.leaf or -1}\n  no_advertise: true\n'
+        listen = f'  host: "{server.listen_host}"\n  port: {wiring.ports.leaf or -1}\n  no_advertise: true\n'
         if description.tls(site.name):
-            listen += f"  tls {{ {_files(keys[site.name])}, verify: true, timeout: 5, {_SECURE_TLS} }}\n"
+            listen += f"  tls {{ {_files(site, wiring)}, verify: true, timeout: 5, {_SECURE_TLS} }}\n"
 
     def remote(dialled: str, account: str) -> str:
-        host, port = leaf_addresses[dialled]
         tls = ""
         if description.tls(dialled):
-            tls = f", tls {{ {_files(keys[site.name])}, timeout: 5, {_SECURE_TLS} }}"
+            tls = f", tls {{ {_files(site, wiring)}, timeout: 5, {_SECURE_TLS} }}"
+        scheme = "tls" if tls else "nats"
+        urls = ", ".join(f'"{scheme}://{host}:{port}"' for host, port in wiring.leaf_addresses[dialled])
         return (
-            f'    {{ url: "{"tls" if tls else "nats"}://{host}:{port}", account: "{link_account(account, dialled)}",'
-            f" compression: off, nkey: {keys[site.name].leaf(account, dialled).seed}{tls} }}\n"
+            f'    {{ urls: [{urls}], account: "{link_account(account, dialled)}",'
+            f" compression: off, nkey: {wiring.keys[site.name].leaf(account, dialled).seed}{tls} }}\n"
         )
 
     dials = "".join(remote(dialled, account) for dialled in site.dials for account in LEAF_ACCOUNTS)
@@ -163,10 +196,10 @@ def _leafnodes(
     return f'leafnodes {{\n{listen}  compression: off\n  reconnect: "{_RECONNECT}"\n{remotes}}}\n'
 
 
-def _client_tls(site: Site, keys: SiteKeys) -> str:
-    return f"tls {{ {_files(keys)}, timeout: 5, {_SECURE_TLS} }}\n" if site.client_tls else ""
+def _client_tls(site: Site, wiring: Wiring) -> str:
+    return f"tls {{ {_files(site, wiring)}, timeout: 5, {_SECURE_TLS} }}\n" if site.client_tls else ""
 
 
-def _files(keys: SiteKeys) -> str:
-    certificate = keys.certificate()
-    return f'cert_file: "{certificate.certificate_file}", key_file: "{certificate.key_file}", ca_file: "{certificate.ca_file}"'
+def _files(site: Site, wiring: Wiring) -> str:
+    files = [wiring.final(file) for file in wiring.keys[site.name].certificate()]
+    return ", ".join(f'{key}: "{file}"' for key, file in zip(("cert_file", "key_file", "ca_file"), files, strict=True))

@@ -5,6 +5,7 @@ mode 0600 too.
 """
 
 import os
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -46,6 +47,14 @@ class SiteKeys:
     def leaf(self, account: str, dialled: str) -> Key:
         """Key with which the site's server dials another site."""
         return ensure_key(self._directory / f"leaf-{account}-{dialled}.nk")
+
+    def cluster_secret(self) -> str:
+        """Returns the password by which the servers of the site's cluster know one another; makes one when there is none."""
+        file = self._directory / "cluster.secret"
+        if not file.exists():
+            make_private_directory(file.parent)
+            write_secret(file, secrets.token_hex(32).encode())
+        return file.read_text()
 
     def seed_files(self) -> list[Path]:
         """Returns the files of the site's users that are in use."""

@@ -13,8 +13,13 @@ from prfaas.site.link_shape import LinkShape
 
 AUTHORITY_FOLDER = "authority"
 """Folder beside those of the sites."""
-Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+LAST_PORT = 65535
+Port = Annotated[int, msgspec.Meta(ge=0, le=LAST_PORT)]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)]
+
+
+MAX_SERVERS = 5
+"""Most servers of a cluster; JetStream has no more replicas of a stream."""
 
 
 class DescriptionError(ValueError):
@@ -28,8 +33,23 @@ class SiteKind(StrEnum):
     """Prefill only."""
 
 
+class Server(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """One nats-server of a site that has several. An unset key is the site's."""
+
+    host: str = ""
+    """Name or address under which the other sites' servers reach this one."""
+    client_host: str = ""
+    """Name or address under which the site's services, and the other servers of its cluster, reach this one."""
+    listen_host: str = ""
+    client_port: Port | None = None
+    leaf_port: Port | None = None
+    monitor_port: Port | None = None
+    cluster_port: Port = 0
+    """Port on which the other servers of the cluster reach this one."""
+
+
 class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    """One datacenter: one NATS server with a JetStream domain of the site's name."""
+    """One datacenter: a NATS server, or a cluster of them, with a JetStream domain of the site's name."""
 
     name: Name
     kind: SiteKind
@@ -37,8 +57,18 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Sites whose leaf port this one's server dials."""
     host: str = "127.0.0.1"
     """Name or address under which the other sites' servers reach this one's."""
+    client_host: str = "127.0.0.1"
+    """Name or address under which the site's own services reach its server."""
     listen_host: str = "127.0.0.1"
-    """Address on which the server listens for clients and leaf connections."""
+    """Address on which the server listens for clients, leaf connections and the other servers of its cluster."""
+    monitor_host: str = "127.0.0.1"
+    """Address on which the server's monitoring port listens."""
+    http_host: str = "127.0.0.1"
+    """Address on which the site's services listen for HTTP."""
+    store_directory: str = ""
+    """Folder of JetStream's files. Empty: `store` in the site's own folder."""
+    servers: tuple[Server, ...] = ()
+    """Servers of a cluster, an odd number of them. Empty: one server, with the keys of the site itself."""
     link_tls: bool | None = None
     """TLS 1.3 on the leaf connections that come in here, with certificates on both ends. Unset: unless `host` is loopback."""
     seals: tuple[Name, ...] = ()
@@ -56,6 +86,36 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """JetStream in memory: KV on its way to decode workers."""
     max_file_bytes: Annotated[int, msgspec.Meta(ge=1 << 20)] = 4 << 30
     """JetStream on disk: jobs, heartbeats, and KV where a bucket asks for it."""
+
+    @property
+    def server_names(self) -> list[str]:
+        """Names of the site's servers: its own name, or numbered ones in a cluster."""
+        return [f"{self.name}-{number + 1}" for number in range(len(self.servers))] or [self.name]
+
+    def named_servers(self) -> dict[str, Server]:
+        """Returns the site's servers by name, with all keys set."""
+        own = Server(
+            host=self.host,
+            client_host=self.client_host,
+            listen_host=self.listen_host,
+            client_port=self.client_port,
+            leaf_port=self.leaf_port,
+            monitor_port=self.monitor_port,
+        )
+        whole = [_filled(server, own) for server in self.servers or (own,)]
+        return dict(zip(self.server_names, whole, strict=True))
+
+    def certificate_hosts(self) -> tuple[str, ...]:
+        """Returns the names and addresses under which the site's servers are reached, the site's own first."""
+        found = [self.host, self.client_host]
+        found += [host for server in self.named_servers().values() for host in (server.host, server.client_host)]
+        return tuple(dict.fromkeys((*found, "localhost", "127.0.0.1")))
+
+
+def _filled(server: Server, own: Server) -> Server:
+    keys = ("host", "client_host", "listen_host", "client_port", "leaf_port", "monitor_port")
+    unset = {key: getattr(own, key) for key in keys if getattr(server, key) in ("", None)}
+    return msgspec.structs.replace(server, **unset)
 
 
 class Link(LinkShape, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
@@ -81,6 +141,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     name: str = ""
     """Name, unique in its site. Empty: the role, and a number when there are several."""
     http_port: Port = 0
+    """Port for the service's API, metrics and readiness. 0: picked when it starts. Of `replicas` each has the next one."""
     model: str = ""
     """Name of the model; empty: the description's."""
     replicas: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
@@ -151,6 +212,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 if self.site(dialled).name == site.name:
                     raise DescriptionError(f"site {site.name} dials itself")
             self._validate_seals(site)
+            self._validate_servers(site)
             for destination in site.egress_mbit:
                 if destination not in self.served_sites(site.name) or destination == site.name:
                     raise DescriptionError(f"site {site.name} has a budget for {destination}, which is no pd site beside it")
@@ -172,6 +234,20 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             if (service.site, service.name) in taken:
                 raise DescriptionError(f"two services of site {service.site} have the same name: {service.name}")
             taken.add((service.site, service.name))
+
+    def _validate_servers(self, site: Site) -> None:
+        if len(site.servers) % 2 == 0 and site.servers:
+            raise DescriptionError(f"site {site.name} has {len(site.servers)} servers: an odd number can agree on who leads")
+        if len(site.servers) > MAX_SERVERS:
+            raise DescriptionError(
+                f"site {site.name} has {len(site.servers)} servers, JetStream replicates to {MAX_SERVERS} at most"
+            )
+        if len(site.servers) > 1 and (link := next((link for link in self.links if link.between[1] == site.name), None)):
+            raise DescriptionError(f"an emulated link leads {link.between[0]} to one server, and site {site.name} has several")
+        taken = [name for other in self.sites if other is not site for name in other.server_names]
+        for name in site.server_names:
+            if name in taken:
+                raise DescriptionError(f"a server of site {site.name} would be called {name}, as another site's is")
 
     def _validate_seals(self, site: Site) -> None:
         if site.seals and site.kind is not SiteKind.PD:
@@ -205,9 +281,14 @@ def _named(described: tuple[Service, ...]) -> list[Service]:
     """Returns one service per process. Raises ValueError for replicas that could not differ."""
     services: list[Service] = []
     for service in described:
-        if service.replicas > 1 and (service.name or service.http_port):
-            raise ValueError(f"a {service.role} with `replicas` has a `name` or `http-port`, which only one process can have")
-        services += [msgspec.structs.replace(service, replicas=1)] * service.replicas
+        if service.replicas > 1 and service.name:
+            raise ValueError(f"a {service.role} with `replicas` has a `name`, which only one process can have")
+        ports = range(service.http_port, service.http_port + service.replicas) if service.http_port else [0] * service.replicas
+        if ports[-1] > LAST_PORT:
+            raise ValueError(
+                f"a {service.role} with {service.replicas} `replicas` from `http-port` {ports[0]} on has no ports left"
+            )
+        services += [msgspec.structs.replace(service, replicas=1, http_port=port) for port in ports]
     named: list[Service] = []
     for service in services:
         same = [other for other in services if (other.site, other.role) == (service.site, service.role)]

@@ -11,7 +11,15 @@ from typing import Any
 
 import msgspec
 
-from prfaas.bus.bulk.bucket import STREAM_NOT_FOUND, JetStreamError, api, chunk_subject, ensure_kv_bucket, stream_name
+from prfaas.bus.bulk.bucket import (
+    API_TIMEOUT_S,
+    STREAM_NOT_FOUND,
+    JetStreamError,
+    api,
+    chunk_subject,
+    ensure_kv_bucket,
+    stream_name,
+)
 from prfaas.bus.bulk.lane import BulkLane
 from prfaas.bus.bulk.wire import LaneError
 from prfaas.contracts.fields import SubjectToken
@@ -21,6 +29,10 @@ from prfaas.telemetry.logs import get_logger
 from prfaas.transfer.bucket_keeper_core import BucketKeeperCore, BucketState, Looked, Purged
 
 _log = get_logger(__name__)
+_CLUSTER_INTERVAL_S = 1.0
+_CLUSTER_LOOK_S = 2.0
+"""Silence after which a bucket's server counts as dead, twice in a row. Requests of the site wait meanwhile."""
+_UNCONFIRMED_S = 0.5
 
 
 class _Meta(msgspec.Struct):
@@ -30,7 +42,8 @@ class _Meta(msgspec.Struct):
 
 
 class KVBucketKeeper:
-    """Runs in every decode worker, once per bucket. A memory store dies with its server: then the bucket is created again."""
+    """Runs in every decode worker, once per bucket. A memory store dies with its server: then the bucket is created again. In a
+    cluster that is done on another server while the dead one is still away."""
 
     def __init__(
         self,
@@ -46,7 +59,9 @@ class KVBucketKeeper:
         self._lane = lane
         self._bucket = bucket
         self._limits: dict[str, Any] = {"max_bytes": max_bytes, "ttl_s": ttl_s, "storage": storage}
-        self._interval_s = interval_s
+        self._clustered = lane.endpoint.replicas > 1
+        self._interval_s = min(interval_s, _CLUSTER_INTERVAL_S) if self._clustered else interval_s
+        self._look_timeout_s = _CLUSTER_LOOK_S if self._clustered else API_TIMEOUT_S
         self._core = BucketKeeperCore(grace_s)
         self._meta_chunks: dict[str, str] = {}
         self._wake = asyncio.Event()
@@ -91,6 +106,11 @@ class KVBucketKeeper:
                 raise
             await self.start()
             return 0
+        except TimeoutError:
+            if not self._clustered:
+                raise
+            await self._move()
+            return 0
         before = self._core.reclaimed_messages
         for order in orders:
             answer = await api(self._lane, f"STREAM.PURGE.{stream_name(self._bucket)}", {"filter": order.subject})
@@ -104,7 +124,7 @@ class KVBucketKeeper:
     async def look(self) -> BucketState:
         """Returns what is stored, and who reads it. Raises LaneError, TimeoutError."""
         stream = stream_name(self._bucket)
-        info = await api(self._lane, f"STREAM.INFO.{stream}", {"subjects_filter": ">"})
+        info = await api(self._lane, f"STREAM.INFO.{stream}", {"subjects_filter": ">"}, timeout_s=self._look_timeout_s)
         counts: dict[str, int] = info["state"].get("subjects") or {}
         prefix = f"$O.{self._bucket}.M."
         frames = {subject: count for subject, count in counts.items() if not subject.startswith(prefix)}
@@ -112,6 +132,21 @@ class KVBucketKeeper:
         self._meta_chunks = metas
         state = info["state"]
         return BucketState(frames, metas, await self._receivers(stream), state["messages"], state["bytes"])
+
+    async def _move(self) -> None:
+        """Makes the bucket on another server of the cluster. No server answers for one whose own is dead.
+
+        Raises LaneError, TimeoutError."""
+        stream = stream_name(self._bucket)
+        try:
+            await api(self._lane, f"STREAM.INFO.{stream}", timeout_s=self._look_timeout_s)
+            return  # it was slow, or another decode worker has moved it meanwhile
+        except TimeoutError:
+            pass
+        with contextlib.suppress(TimeoutError):  # the dead server cannot confirm it, the others have taken note
+            await api(self._lane, f"STREAM.DELETE.{stream}", timeout_s=_UNCONFIRMED_S)
+        await self.start()
+        _log.warning("bucket_moved", bucket=self._bucket, reason="its server does not answer")
 
     async def _chunks_of(self, meta: str) -> str:
         """Chunk subject that an object's meta message points to; empty when the message has gone."""

@@ -5,7 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import msgspec
 
@@ -53,6 +53,7 @@ class Framer:
         self._chooser = CodecChooser(codecs) if codecs else None
         self._thread = ThreadPoolExecutor(1, "kv framer") if codecs else None
         """Frames beside the engine, one window ahead of the link and no more: so the codec follows the link."""
+        self._manifest: Future[None] | None = None
         self._abort: kv.OutgoingFrame | None = None
         self._digests: list[bytes] = []
         self.raw_bytes = 0
@@ -109,12 +110,18 @@ class Framer:
         )
         self._append_message(kv.FrameKind.OPEN, msgspec.msgpack.encode(opening))
 
-    async def put_manifest(self, cached_tokens: int) -> None:
-        """Appends the last frame; to be called after the last piece. Raises TransferError."""
+    def put_manifest(self, cached_tokens: int) -> None:
+        """Appends the last frame; to be called after the last piece, without waiting. Raises TransferError."""
+        self._raise_failure()
         if self._thread is None:
             self._append_manifest(cached_tokens)
         else:
-            await self._loop.run_in_executor(self._thread, self._append_manifest, cached_tokens)
+            self._manifest = self._thread.submit(self._append_manifest, cached_tokens)
+
+    async def settled(self) -> None:
+        """Returns when everything that was put is framed. Raises the TransferError that kept it from being so."""
+        if self._manifest is not None:
+            await asyncio.wrap_future(self._manifest)
 
     def abort_frame(self, reason: str) -> kv.OutgoingFrame:
         """Frame that ends the object early, always the same one."""
@@ -195,7 +202,7 @@ class Framer:
         return codec, part._replace(parts=(memoryview(encoded),))
 
     def _append_manifest(self, cached_tokens: int) -> None:
-        self._raise_failure()
+        self._raise_failure()  # a piece before it may have failed on the framer's thread
         manifest = kv.Manifest(
             frames=self.frames,
             raw_bytes=self.raw_bytes,

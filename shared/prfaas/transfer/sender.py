@@ -33,7 +33,7 @@ _QUERY_TIMEOUT_S = 2.0
 
 
 class KVSender:
-    """`put` belongs to the engine's thread, everything else to the event loop's."""
+    """`put` belongs to the engine's thread, `finish` to any, everything else to the event loop's."""
 
     def __init__(self, lane: BulkLane, transfer: KVTransfer, layout: KVLayout, link: Link, options: SendOptions) -> None:
         now_s = time.monotonic()
@@ -56,11 +56,12 @@ class KVSender:
         )
         self._queue = FrameQueue(self._framer, hashing=options.object_digest)
         self._object_digest = ObjectDigest(self._queue.on_hashed) if options.object_digest else None
+        self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         self._subject = chunk_subject(transfer.bucket, transfer.nuid)
         self._inbox = lane.open_inbox(self._on_reply, subjects.kv_bucket_site(transfer.bucket), self._on_reply_failed)
         self._replies = BatchReplies(self._inbox)
-        self._committed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._committed: asyncio.Future[int] = self._loop.create_future()
         self._closing = False
         self._first_sent_at: float | None = None
         self._key = 0
@@ -84,13 +85,16 @@ class KVSender:
         assert threading.get_ident() != self._loop_thread, "put() blocks: not on the loop's thread"
         self._framer.put(piece)
 
-    async def close(self, *, cached_tokens: int = 0) -> SendReport:
-        """Sends the manifest, which tells how many tokens the prefill took from its cache, and returns when everything is
-        stored. Raises TransferError."""
+    def finish(self, *, cached_tokens: int = 0) -> None:
+        """Queues the manifest behind the last piece, from any thread and without waiting: it tells how many tokens the prefill
+        took from its cache. Raises TransferError when the attempt is dead."""
+        self._framer.put_manifest(cached_tokens)
+        self._loop.call_soon_threadsafe(self._hurry)
+
+    async def close(self) -> SendReport:
+        """Returns when everything is stored, the manifest of `finish` included. Raises TransferError."""
         try:
-            # The decode waits for what is left: from here on this transfer is urgent.
-            self._closing = True
-            await self._framer.put_manifest(cached_tokens)
+            await self._framer.settled()
             last_sequence = await asyncio.shield(self._committed)
             committed_at = time.monotonic()
             # What remains costs no bandwidth: the link is for the others.
@@ -172,6 +176,12 @@ class KVSender:
             for frame in frames:
                 self._object_digest.update(frame)
 
+    def _hurry(self) -> None:
+        """Makes this transfer urgent: all of it is computed, and the decode waits for what is left."""
+        self._closing = True
+        self._offer()
+        self._link.pump()
+
     def _on_reply(self, message: Message) -> None:
         event = self._replies.event(message, time.monotonic())
         if event is not None:
@@ -239,7 +249,7 @@ class KVSender:
         except LaneError as error:
             # Not at once: the core is in the middle of an event.
             refused = events.Refused(self._core.batch, 0, str(error), time.monotonic())
-            asyncio.get_running_loop().call_soon(self._handle, refused)
+            self._loop.call_soon(self._handle, refused)
 
     def _fail(self, error: TransferError) -> None:
         self._framer.fail(error)

@@ -11,12 +11,12 @@ from pathlib import Path
 import nkeys
 import pytest
 
-from infra.nats_server import NatsServer, plain_config
 from prfaas.bus.bulk import BulkLane, DisconnectedError, LaneError, Message
 from prfaas.bus.bulk import lane as lane_module
 from prfaas.bus.bulk.wire import header_block
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.site.server_ports import ServerPorts
+from prfaas.stack.nats_server import NatsServer, plain_config
 
 DEADLINE_S = 60.0
 

@@ -15,13 +15,13 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
-from infra.nats_server import NatsServer
 from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.bus.errors import NotConnectedError
 from prfaas.contracts.to_decode import Generate
 from prfaas.kvcache.blocks import block_hashes, unpack_hashes
 from prfaas.process.config import ConfigError, load_config
+from prfaas.stack.nats_server import NatsServer
 from prfaas.telemetry import names
 from prfaas.telemetry.tracing import Tracing
 from prfaas_gateway.config import GatewayConfig

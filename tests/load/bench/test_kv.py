@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from infra.nats_server import NatsServer
 from load.bench.kv.methods import BUCKET, METHODS, Job
 from load.bench.kv.report import Summary
 from load.bench.kv.run import measure
 from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
 from prfaas.bus.bulk.bucket import api, stream_name
 from prfaas.bus.endpoint import NatsEndpoint
+from prfaas.stack.nats_server import NatsServer
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from infra.stack import Stack
 from load.paper.stack import MODEL, Scales, description
 from load.simulate.paper import DEPLOYMENTS, FAR, H20_NAME, HOME, THRESHOLD_TOKENS
 from prfaas.contracts.to_decode import Sampling
@@ -16,6 +15,7 @@ from prfaas.replay.arrival import Arrival
 from prfaas.replay.client import Target
 from prfaas.replay.prompts import TokenPrompts
 from prfaas.replay.send import replay
+from prfaas.stack.stack import Stack
 
 pytestmark = pytest.mark.e2e
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.nats_server import NatsServer, plain_config
 from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
+from prfaas.stack.nats_server import NatsServer, plain_config
 from prfaas_scheduler.leadership.leadership import Leadership
 
 DEADLINE_S = 60.0

@@ -13,7 +13,7 @@ from prfaas.contracts.wire import BadMessageError, decode_json
 _NANOSECONDS = 1_000_000_000
 _STREAM_EXISTS = 10058
 STREAM_NOT_FOUND = 10059
-_API_TIMEOUT_S = 5.0
+API_TIMEOUT_S = 5.0
 
 
 class JetStreamError(LaneError):
@@ -37,7 +37,7 @@ def meta_subject(bucket: str, object_name: str) -> str:
 
 
 async def api(
-    lane: BulkLane, verb: str, body: dict[str, Any] | None = None, *, timeout_s: float = _API_TIMEOUT_S
+    lane: BulkLane, verb: str, body: dict[str, Any] | None = None, *, timeout_s: float = API_TIMEOUT_S
 ) -> dict[str, Any]:
     """Calls `$JS.API.<verb>` at the site's own server. Raises JetStreamError, DisconnectedError, TimeoutError."""
     message = await lane.request(f"$JS.API.{verb}", json.dumps(body).encode() if body else b"", timeout_s=timeout_s)

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import itertools
+import random
 import secrets
 import ssl
 import time
@@ -49,9 +51,11 @@ class BulkLane:
     def __init__(self, endpoint: NatsEndpoint, *, name: str) -> None:
         self.endpoint = endpoint
         self._name = name
-        self._address = urlsplit(endpoint.url)
-        if self._address.scheme not in ("nats", "tls") or not self._address.hostname:
-            raise LaneError(f"{endpoint.url!r} is no address of a NATS server: expected nats://host:port or tls://host:port")
+        if problem := endpoint.problem():
+            raise LaneError(f"{endpoint.url!r} {problem}: expected nats://host:port or tls://host:port")
+        addresses = list(map(urlsplit, endpoint.urls))
+        # Clients spread over a cluster; the next server is tried when one does not answer.
+        self._addresses = itertools.cycle(random.sample(addresses, len(addresses)))
         self.pool = BufferPool()
         self._seed = SeedFile(endpoint.nkey_seed_file)
         self.info: dict[str, Any] = {}
@@ -239,11 +243,11 @@ class BulkLane:
 
     async def _dial(self) -> LaneConnection:
         loop = asyncio.get_running_loop()
-        context = None
-        if self._address.scheme == "tls":
+        address, context = next(self._addresses), None
+        if address.scheme == "tls":
             # TLS before the first byte: a server that says INFO in clear text could talk us down to plain text.
             context = ssl.create_default_context(cafile=self.endpoint.tls_ca_file)
-        host, port = self._address.hostname or "", self._address.port or 4222
+        host, port = address.hostname or "", address.port or 4222
         async with asyncio.timeout(_CONNECT_TIMEOUT_S):
             _, wire = await loop.create_connection(lambda: LaneConnection(self), host, port, ssl=context)
             try:

@@ -1,0 +1,26 @@
+"""Child processes that end with the process that started them, however that one ends.
+
+The kernel sends SIGKILL to a child whose parent is gone (PR_SET_PDEATHSIG). A killed parent, as when a test run is interrupted,
+has no chance to do it. The parent is the thread that starts the child, which must be one that lives as long as the process.
+"""
+
+import ctypes
+import os
+import signal
+from collections.abc import Callable
+
+_PR_SET_PDEATHSIG = 1
+# Looked up here: between fork and exec a child must not load libraries.
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def end_with_parent() -> Callable[[], None]:
+    """Returns a `preexec_fn` for `subprocess` and asyncio's child processes."""
+    parent = os.getpid()
+
+    def prepare() -> None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before the line above
+            os._exit(1)
+
+    return prepare

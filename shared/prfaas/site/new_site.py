@@ -1,0 +1,55 @@
+"""One more site in a description: its own table, and the services that a site of its kind needs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import tomli_w
+
+from prfaas.site.sites import Description, DescriptionError, Role, SiteKind, load_description
+
+CLIENT_PORT, MONITOR_PORT = 4222, 8222
+"""Ports that nats-server's users know; a site on a host of its own has them to itself."""
+GATEWAY_PORT, FIRST_HTTP_PORT = 8000, 8101
+_SERVICES = {
+    SiteKind.PD: (Role.SCHEDULER, Role.BANDWIDTH_PROBE, Role.PREFILL_WORKER, Role.DECODE_WORKER, Role.GATEWAY),
+    SiteKind.PRFAAS: (Role.SCHEDULER, Role.BANDWIDTH_PROBE, Role.PREFILL_WORKER),
+}
+
+
+def add_site(path: Path, name: str, kind: SiteKind, host: str, dials: list[str]) -> None:
+    """Appends the site to the description in `path`, which stays as it is otherwise.
+
+    Raises DescriptionError, and changes nothing, when the whole would not fit together."""
+    description = load_description(path)
+    if any(site.name == name for site in description.sites):
+        raise DescriptionError(f"{path} has a site {name} already")
+    if not dials:
+        raise DescriptionError(f"site {name} needs a site to dial: give --dials")
+    site = {
+        "name": name,
+        "kind": str(kind),
+        "host": host,
+        "dials": dials,
+        "client-port": CLIENT_PORT,
+        "monitor-port": MONITOR_PORT,
+    }
+    services = [_service(name, role, FIRST_HTTP_PORT + number) for number, role in enumerate(_SERVICES[kind])]
+    _check(description, site, services)
+    tables: list[tuple[str, Mapping[str, Any]]] = [("sites", site), *(("services", service) for service in services)]
+    with path.open("a") as file:
+        file.writelines(f"\n[[{kind}]]\n{tomli_w.dumps(table)}" for kind, table in tables)
+
+
+def _service(site: str, role: Role, port: int) -> dict[str, str | int]:
+    return {"site": site, "role": str(role), "http-port": GATEWAY_PORT if role is Role.GATEWAY else port}
+
+
+def _check(description: Description, site: dict[str, object], services: list[dict[str, str | int]]) -> None:
+    try:
+        parts = msgspec.convert({"model": description.model, "sites": [site], "services": services}, Description)
+    except msgspec.ValidationError as error:
+        raise DescriptionError(f"site {site['name']}: {error}") from error
+    whole = msgspec.structs.replace(description, sites=(*description.sites, *parts.sites), services=description.services)
+    whole.validate()
