@@ -4,11 +4,11 @@ from typing import Any
 
 from load.worlds.clockwork import Timer
 from load.worlds.failure_repeater import FailureRepeater
-from load.worlds.job_queue import QUEUED, RETRY_WAIT_S, JobStream
+from load.worlds.job_queue import QUEUED, RETRY_WAIT_S
 from load.worlds.model import MODEL
 from load.worlds.plan import HOME
 from load.worlds.surroundings import Surroundings
-from load.worlds.taken_job import Delivery, JobTaker, StoredJob, TakenJob
+from load.worlds.taken_job import Delivery, JobTaker, StoredJob, Stream, TakenJob
 from prfaas.bus.errors import BusError, BusTimeoutError
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.to_decode import PrefillFailed
@@ -87,7 +87,7 @@ class Dispatcher(JobTaker):
         self._pull()
         self._tick_soon()
 
-    def job_given_up(self, stream: JobStream, stored: StoredJob) -> None:
+    def job_given_up(self, stream: Stream, stored: StoredJob) -> None:
         """Is told of none: prefill workers are."""
 
     def connection_restored(self) -> None:

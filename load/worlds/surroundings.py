@@ -23,7 +23,7 @@ class Surroundings:
         self.violations: list[str] = []
         self.clockwork = Clockwork(self._failed)
         self.network = Network(self.clockwork, self.chance)
-        self.store = ObjectStore(self.clockwork, self.network, self.chance)
+        self.store = ObjectStore(self.clockwork, self.network, self.chance, self.violations)
         self.presence = Presence(self.clockwork, self.network, (*plan.schedulers, GATEWAY))
         self.lease_bucket = LeaseBucket()
         self.reigns = Reigns(plan, self.clockwork, self.lease_bucket, self.violations)

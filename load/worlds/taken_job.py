@@ -1,13 +1,24 @@
 """Processes that pull jobs, and the jobs that they have."""
 
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 from load.worlds.clockwork import Process, Timer
 from prfaas.contracts.to_prefill import PrefillJob
 
-if TYPE_CHECKING:
-    from load.worlds.job_queue import JobStream
+
+class Stream(Protocol):
+    """What a process does with the stream of a job that it has."""
+
+    ack_wait_s: float
+
+    def say_in_progress(self, worker: "JobTaker", stored: "StoredJob") -> None: ...
+
+    async def acknowledge(self, worker: Process, stored: "StoredJob") -> None: ...
+
+    def remove(self, stored: "StoredJob") -> None: ...
+
+    def pull(self, worker: "JobTaker", subject: str) -> None: ...
 
 
 class JobTaker(Process):
@@ -25,7 +36,7 @@ class JobTaker(Process):
         """Takes a job that a pull has brought."""
         raise NotImplementedError
 
-    def job_given_up(self, stream: "JobStream", stored: "StoredJob") -> None:
+    def job_given_up(self, stream: Stream, stored: "StoredJob") -> None:
         """Takes that the stream will not deliver a job again."""
         raise NotImplementedError
 
@@ -45,7 +56,7 @@ class StoredJob:
 
 
 class Delivery(NamedTuple):
-    stream: "JobStream"
+    stream: Stream
     stored: StoredJob
     deliveries: int
 

@@ -1,5 +1,6 @@
 """Worlds that once went wrong, made by hand: no change of how plans are drawn makes other worlds of them."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,8 @@ from load.worlds.plan import HOME, SCHEDULER, Fault, Plan, RequestPlan, WorkerPl
 from load.worlds.world import World
 from prfaas.bus.unheard_failures import UnheardFailures
 from prfaas.contracts.to_decode import Sampling
+from prfaas.transfer.sender_core import SenderCore
+from prfaas.transfer.sender_events import SendFrame
 
 FAR = "far1"
 PLAN = Plan(
@@ -91,3 +94,32 @@ def test_an_engine_that_fails_does_so_twice_even_where_the_end_of_the_frames_ove
     world = World(replace(PLAN, seed=seed, profile="storm", requests=requests)).run()
     assert world.violations == []
     assert {code for _, code in world.failed_attempts} == {"engine"}
+
+
+def job_stored_twice(seed: int) -> World:
+    """The far server is started again after it has stored a job, and before that is heard. Its memory of the job goes with it."""
+    plan = replace(
+        PLAN,
+        seed=seed,
+        prefill_workers=[*PLAN.prefill_workers, WorkerPlan(name="far1-p1", site=FAR)],
+        link_delay_s=0.05,
+        token_s=0.03,
+        requests=[request("r0", 1.0, 14)],
+        faults=[Fault("server_restart", FAR, 1.085, 0.9)],
+    )
+    return World(plan).run()
+
+
+def test_a_job_that_is_stored_twice_has_one_author_all_the_same() -> None:
+    worlds = [job_stored_twice(seed) for seed in range(12)]
+    assert [world.violations for world in worlds] == [[]] * len(worlds)
+    assert any(len(authors) == 2 for world in worlds for authors in world.authors.values()), "none is computed twice"
+
+
+def test_senders_that_claimed_no_object_would_mix_their_frames() -> None:
+    def unclaimed(send: Callable[[SenderCore, float], list[SendFrame]]) -> Callable[[SenderCore, float], list[SendFrame]]:
+        return lambda core, now_s: [order._replace(expected_last_sequence=None) for order in send(core, now_s)]
+
+    with mutated(Mutation("claims nothing", SenderCore, "_send", unclaimed)):
+        found = [violation for seed in range(12) for violation in job_stored_twice(seed).violations]
+    assert any("has frames of" in violation for violation in found)
