@@ -15,7 +15,7 @@ WORLDS ?= 5000
 MUTATION_WORLDS ?= 2000
 JOBS ?= 2
 
-.PHONY: help demo up test test-fast fuzz lint bench bench-engine bench-hostile bench-kv bench-audit bench-codec bench-probe bench-prefix bench-scheduler bench-dispatch bench-paper bench-policies bench-link-cut bench-rolling-restart bench-roles bench-poison bench-replay contrast replay chaos soak worlds clean
+.PHONY: help demo up test test-fast test-ecosystem fuzz lint bench bench-engine bench-hostile bench-kv bench-audit bench-codec bench-probe bench-prefix bench-scheduler bench-dispatch bench-paper bench-policies bench-link-cut bench-rolling-restart bench-roles bench-poison bench-replay contrast replay screenshots chaos soak worlds clean
 
 ##@ See it work
 help: ## this list
@@ -37,7 +37,12 @@ test-fast: $(VENV)/installed ## tests without real models and whole stacks
 test: $(VENV)/installed lint ## ruff, strict mypy and the whole test suite
 	$(BIN)/python -m prfaas.engine.weights gemma-3-270m smollm2-135m
 	-$(BIN)/python -m infra.observability.binaries
+	-$(BIN)/python -m infra.chromium
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+
+test-ecosystem: $(VENV)/installed .venv-ecosystem-aiperf/installed .venv-ecosystem-guidellm/installed ## AIPerf and GuideLLM replay Mooncake against our gateway
+	$(BIN)/python -m prfaas.engine.weights smollm2-135m
+	timeout 240 $(BIN)/python -m pytest -q tests/load/ecosystem
 
 fuzz: $(VENV)/installed ## the property tests with new examples, ROUNDS times, until one fails
 	for round in $$(seq $(ROUNDS)); do \
@@ -113,6 +118,9 @@ worlds: $(VENV)/installed ## WORLDS simulated worlds of the real cores under see
 contrast: $(VENV)/installed ## three traces under three policies, simulated at the paper's scale: one report
 	$(BIN)/python -m load.simulate.contrast $(if $(OUT),--json $(OUT))
 
+screenshots: $(VENV)/installed ## the console, prfaas top and a report, of a stack that this starts, into docs/screenshots
+	$(BIN)/python -m load.screenshots
+
 ##@ Tidy up
 clean: ## remove the venv and run directories; the model cache stays
 	rm -rf $(VENV) .run
@@ -123,6 +131,19 @@ clean: ## remove the venv and run directories; the model cache stays
 	@echo "Installing arize-phoenix into .venv-phoenix: about 0.9 GB, a minute or two."
 	$(PYTHON) -m venv .venv-phoenix
 	@.venv-phoenix/bin/pip install -q arize-phoenix==20.26.0
+	@touch $@
+
+.venv-ecosystem-aiperf/installed: load/ecosystem/constraints-aiperf.txt # its libraries want other versions than ours
+	@echo "Installing AIPerf into .venv-ecosystem-aiperf: about 1.2 GB, a minute or two."
+	$(PYTHON) -m venv .venv-ecosystem-aiperf
+	@.venv-ecosystem-aiperf/bin/pip install -q -c $< aiperf
+	@touch $@
+
+.venv-ecosystem-guidellm/installed: load/ecosystem/constraints-guidellm.txt # and so do its
+	@echo "Installing GuideLLM into .venv-ecosystem-guidellm: about 1.5 GB, two minutes."
+	$(PYTHON) -m venv .venv-ecosystem-guidellm
+	@.venv-ecosystem-guidellm/bin/pip install -q -c $< torch
+	@.venv-ecosystem-guidellm/bin/pip install -q -c $< guidellm
 	@touch $@
 
 $(VENV)/installed: pyproject.toml constraints.txt

@@ -24,14 +24,15 @@ def two_sites(
     egress_mbit: float | None = None,
     byte_scale: float = 200.0,
     time_scale: float = 8.0,
+    token_scale: float = 32.0,
     scheduler: dict[str, Any] | None = None,
     seals: tuple[str, ...] = (),
 ) -> Description:
     """The pd site has one worker of each role; `egress_mbit` is the budget of the way from the prefill-only site to it. `seals`:
     prefill sites whose jobs and KV are sealed."""
 
-    far = {"engine": engine_keys(FAR_PROFILE, byte_scale, time_scale)}
-    near = {"engine": engine_keys(NEAR_PROFILE, byte_scale, time_scale)}
+    far = {"engine": engine_keys(FAR_PROFILE, byte_scale, time_scale, token_scale)}
+    near = {"engine": engine_keys(NEAR_PROFILE, byte_scale, time_scale, token_scale)}
     services = [
         Service(site=HOME, role=Role.GATEWAY, name="gateway"),
         Service(site=HOME, role=Role.SCHEDULER, name="scheduler", config=scheduler or {"policy": "remote_all"}),
@@ -55,9 +56,9 @@ def two_sites(
     return found
 
 
-def engine_keys(profile: str, byte_scale: float, time_scale: float) -> dict[str, Any]:
+def engine_keys(profile: str, byte_scale: float, time_scale: float, token_scale: float = 32.0) -> dict[str, Any]:
     """Returns `[engine]` of a worker's configuration."""
-    scales = {"time-scale": time_scale, "byte-scale": byte_scale, "token-scale": 32.0, "profile": profile}
+    scales = {"time-scale": time_scale, "byte-scale": byte_scale, "token-scale": token_scale, "profile": profile}
     return {"engine": "emulated", "model": MODEL, "chunk-tokens": 256, "emulated": scales}
 
 

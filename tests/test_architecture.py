@@ -13,7 +13,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("prfaas.contracts",),
     ("prfaas.kvcache", "prfaas.capacity", "prfaas.traces"),
     ("prfaas.telemetry", "prfaas.secrets"),
-    ("prfaas.engine", "prfaas.link", "prfaas.planner", "prfaas.replay", "prfaas.sealing"),
+    ("prfaas.console", "prfaas.engine", "prfaas.link", "prfaas.planner", "prfaas.replay", "prfaas.sealing"),
     ("prfaas.bus",),
     ("prfaas.transfer", "prfaas.process"),
     ("prfaas.worker", "prfaas.site"),
@@ -25,7 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("load", "load.traces"),
     ("load.simulate", "load.worlds"),
     ("load.chaos",),
-    ("load.bench", "load.paper"),
+    ("load.bench", "load.ecosystem", "load.paper", "load.screenshots"),
 )
 """Rooms from the ground up. A room may import rooms of lower floors only, none of its own floor. docs/structure.md draws them."""
 ROOMS = {room: number for number, floor in enumerate(FLOORS) for room in floor}

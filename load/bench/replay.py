@@ -51,8 +51,9 @@ def stub_process(log: Path) -> Iterator[str]:
 class Memory:
     """Resident memory of the client's processes while they run, sampled each second."""
 
-    def __init__(self) -> None:
-        self.samples: list[tuple[float, int]] = []
+    def __init__(self, samples: list[tuple[float, int]] | None = None) -> None:
+        self.samples = samples or []
+        """(moment of time.time(), bytes)"""
 
     async def sample(self, pid: int) -> None:
         client = psutil.Process(pid)
@@ -61,8 +62,11 @@ class Memory:
                 processes = [client, *client.children(recursive=True)]
                 rss_bytes = sum(process.memory_info().rss for process in processes)
                 if rss_bytes:  # a process that has just ended has none
-                    self.samples.append((time.monotonic(), rss_bytes))
+                    self.samples.append((time.time(), rss_bytes))
             await asyncio.sleep(SAMPLE_S)
+
+    def between(self, start_at: float, end_at: float) -> "Memory":
+        return Memory([sample for sample in self.samples if start_at <= sample[0] < end_at])
 
     @property
     def peak_bytes(self) -> int:
@@ -75,6 +79,15 @@ class Memory:
         third = max(1, len(values) // 3)
         middle, last = values[third : 2 * third] or values, values[2 * third : 3 * third] or values
         return float(np.mean(last) / np.mean(middle) - 1)
+
+    @property
+    def slope_bytes_per_s(self) -> float:
+        """Slope of the straight line through the last two thirds."""
+        settled = self.samples[len(self.samples) // 3 :]
+        if len(settled) < 2:
+            return 0.0
+        moments, values = np.array(settled).T
+        return float(np.polyfit(moments - moments[0], values, 1)[0])
 
 
 async def replayed(rate_req_s: float, seconds: float, directory: Path) -> tuple[Run, list[StubRow], Memory]:
@@ -129,42 +142,67 @@ def started_at(run: Run) -> float:
     return datetime.datetime.fromisoformat(run.setup.started_at).timestamp()
 
 
-async def measure(seconds: float, long_seconds: float) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="prfaas-bench-replay-") as directory:
-        (Path(directory) / "fast").mkdir()
-        fast, seen, _ = await replayed(FAST_REQ_S, seconds, Path(directory) / "fast")
-        shares = on_time(fast, seen)
-        say(
-            f"{FAST_REQ_S:g}/s: {shares['left']:.2%} left within {ON_TIME_S * 1e3:g} ms of their time, "
-            f"{shares['at_stub']:.2%} were read by the stub by then; errors {fast.summary.errors}"
-        )
-        (Path(directory) / "long").mkdir()
-        long, seen, memory = await replayed(LONG_REQ_S, long_seconds, Path(directory) / "long")
-        errors = percentile_errors(long, seen)
-    worst = max(errors.values(), key=abs)
-    say(f"{LONG_REQ_S:g}/s for {long_seconds:g} s: worst percentile off by {worst:+.2%}, errors {long.summary.errors}")
+async def measure_fast(seconds: float, directory: Path) -> dict[str, Any]:
+    """The share that leaves on time."""
+    run, seen, _ = await replayed(FAST_REQ_S, seconds, directory)
+    shares = on_time(run, seen)
     say(
-        f"client {long.client.cpu_cores:.3f} cores; memory {memory.peak_bytes / 2**20:.0f} MiB, "
-        f"{memory.growth:+.1%} from the middle third to the last"
+        f"{FAST_REQ_S:g}/s: {shares['left']:.2%} left within {ON_TIME_S * 1e3:g} ms of their time, "
+        f"{shares['at_stub']:.2%} were read by the stub by then; errors {run.summary.errors}"
+    )
+    return {
+        "summary": {"on_time_share": shares["left"]},
+        "on_time": shares,
+        "fast": {"requests": len(run.requests), "errors": run.summary.errors},
+    }
+
+
+async def measure_long(seconds: float, directory: Path) -> dict[str, Any]:
+    """The report's percentiles, and what the client takes."""
+    run, seen, memory = await replayed(LONG_REQ_S, seconds, directory)
+    errors = percentile_errors(run, seen)
+    worst = max(errors.values(), key=abs)
+    start_at = started_at(run)
+    sending = memory.between(start_at, start_at + run.end_s)
+    slope_mib_per_h = sending.slope_bytes_per_s * 3600 / 2**20
+    say(f"{LONG_REQ_S:g}/s for {seconds:g} s: worst percentile off by {worst:+.2%}, errors {run.summary.errors}")
+    say(
+        f"client {run.client.cpu_cores:.3f} cores; memory while it sends at most {sending.peak_bytes / 2**20:.0f} MiB, "
+        f"{sending.growth:+.2%} from the middle third to the last, {slope_mib_per_h:+.1f} MiB an hour; "
+        f"{memory.peak_bytes / 2**20:.0f} MiB while it writes the report"
     )
     return {
         "summary": {
-            "on_time_share": shares["left"],
             "percentile_error": abs(worst),
-            "client_core_share": long.client.cpu_cores,
-            "memory_growth": memory.growth,
+            "client_core_share": run.client.cpu_cores,
+            "memory_growth": sending.growth,
+            "memory_slope_mib_per_h": slope_mib_per_h,
+            "memory_sending_mib": sending.peak_bytes / 2**20,
+            "memory_report_mib": memory.peak_bytes / 2**20,
         },
-        "on_time": shares,
         "percentile_errors": errors,
-        "requests": {"fast": len(fast.requests), "long": len(long.requests)},
-        "errors": {"fast": fast.summary.errors, "long": long.summary.errors},
+        "long": {"seconds": seconds, "requests": len(run.requests), "errors": run.summary.errors},
     }
+
+
+async def measure(seconds: float, long_seconds: float) -> dict[str, Any]:
+    found: dict[str, Any] = {"summary": {}}
+    for length_s, part in ((seconds, measure_fast), (long_seconds, measure_long)):
+        if length_s:
+            with tempfile.TemporaryDirectory(prefix="prfaas-bench-replay-") as directory:
+                of_part = await part(length_s, Path(directory))
+            found |= of_part | {"summary": found["summary"] | of_part["summary"]}
+    return found
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m load.bench.replay", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=20.0, help="of the run at 200 requests/s; default: %(default)g")
-    parser.add_argument("--long-seconds", type=float, default=180.0, help="of the run at 50 requests/s; default: %(default)g")
+    parser.add_argument(
+        "--seconds", type=float, default=20.0, help="of the run at 200 requests/s, 0 for none; default: %(default)g"
+    )
+    parser.add_argument(
+        "--long-seconds", type=float, default=180.0, help="of the run at 50 requests/s, 0 for none; default: %(default)g"
+    )
     add_json_option(parser)
     arguments = parser.parse_args()
     at = conditions("aiohttp", "uvloop", "prfaas")

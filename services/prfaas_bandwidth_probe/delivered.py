@@ -3,7 +3,11 @@
 A worker sees only its part of a link that others use too. The link carries the sum at least.
 """
 
+from math import inf
+
 STRETCH_S = 1.0
+SILENT_S = 3 * STRETCH_S
+"""Age from which a stretch says nothing of the present."""
 
 
 class DeliveredTogether:
@@ -12,6 +16,12 @@ class DeliveredTogether:
         """Moment and count of each worker's last word."""
         self._since_s = 0.0
         self._bytes = 0.0
+        self._latest_at = -inf
+        self._latest_bytes_per_s = 0.0
+
+    def latest_bytes_per_s(self, now_s: float) -> float:
+        """Returns the rate of the latest stretch; 0 where it is long ago: workers that send something tell of it."""
+        return self._latest_bytes_per_s if now_s - self._latest_at <= SILENT_S else 0.0
 
     def tell(self, worker: str, delivered_bytes: int, now_s: float) -> float | None:
         """Takes a worker's count since it began. Returns bytes/s at the end of each stretch of about a second, else None."""
@@ -29,4 +39,5 @@ class DeliveredTogether:
             return None
         rate = self._bytes / (now_s - self._since_s)
         self._since_s, self._bytes = now_s, 0.0
+        self._latest_at, self._latest_bytes_per_s = now_s, rate
         return rate

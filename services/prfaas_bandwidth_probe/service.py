@@ -137,6 +137,7 @@ class MeasuredLink:
         self._allocator = EgressAllocator(budget_bytes_per_s, time.monotonic())
         self._leaf = config.leafs.get(destination)
         self._delivered = DeliveredTogether()
+        self._budget_bytes_per_s = budget_bytes_per_s
         self._retransmits = RetransmitShare()
         self._announced = True
         """True when the last announcement arrived: failures in a row are logged once."""
@@ -239,7 +240,12 @@ class MeasuredLink:
     async def _announce(self, estimate: LinkEstimate) -> None:
         if self._leaf is not None:
             await self._observe_leaf(self._leaf)
-        estimate = replace(estimate, retransmit_share=self._retransmits.share)
+        estimate = replace(
+            estimate,
+            retransmit_share=self._retransmits.share,
+            budget_bytes_per_s=self._budget_bytes_per_s,
+            sent_bytes_per_s=self._delivered.latest_bytes_per_s(time.monotonic()),
+        )
         self._metrics.estimated(estimate)
         try:
             await put_entry(self._control, subjects.links_bucket(self._destination), estimate, self._timeout_s)

@@ -173,10 +173,10 @@ class Attempts:
             case PrefillStarted(queue_s=queue_s, worker=worker, incarnation=incarnation):
                 attempt.queue_s, attempt.holding.computing = queue_s, True
                 attempt.holding.held_by(worker, incarnation)
-            case PrefillDone(prefill_s=prefill_s, ended_unix_s=ended_unix_s):
+            case PrefillDone(prefill_s=prefill_s, ended_unix_s=ended_unix_s, chunks=chunks):
                 order, attempt.holding.computing = attempt.order, False
-                now_s = time.monotonic()
-                self._tell(PrefillTimed(now_s, order.request_id, order.attempt, attempt.queue_s, prefill_s, ended_unix_s))
+                now_s, queue_s = time.monotonic(), attempt.queue_s
+                self._tell(PrefillTimed(now_s, order.request_id, order.attempt, queue_s, prefill_s, ended_unix_s, chunks))
             case PrefillFailed():
                 if not attempt.prefill_failed.done():
                     attempt.prefill_failed.set_result(progress)

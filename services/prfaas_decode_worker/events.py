@@ -48,6 +48,8 @@ class PrefillTimed:
     queue_s: float
     prefill_s: float
     ended_unix_s: float
+    chunks: tuple[tuple[float, float], ...] = ()
+    """(seconds since the prefill's start, prompt tokens computed by then)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ LOOK_BACK_S: Final = 60.0
 
 
 class Holding:
-    """Who has one job: the queue at first, then a worker."""
+    """Holder of one job: the queue at first, then a worker."""
 
     def __init__(self, site: str) -> None:
         self.site = site

@@ -318,6 +318,7 @@ class DecodeWorkerService:
             waiting_limit=admission.limits.coming + admission.limits.waiting,
             step_points=self._batch.observed.points(),
             output_tokens=self._output_tokens.value,
+            cache_usage=round(min(1.0, admission.cache_bytes / admission.limits.cache_bytes), 2),
             movable=self.lifecycle.movable,
             draining=self.lifecycle.leaving,
         )

@@ -184,7 +184,7 @@ class DecodeCore:
         request = self.requests.get(event.request_id)
         if request is not None and request.attempt == event.attempt:
             request.prefill_ended_unix_s = event.ended_unix_s
-            request.times = replace(request.times, queue_s=event.queue_s, prefill_s=event.prefill_s)
+            request.times = replace(request.times, queue_s=event.queue_s, prefill_s=event.prefill_s, chunks=event.chunks)
         return []
 
     def _attempt_failed(self, failed: AttemptFailed) -> list[Instruction]:

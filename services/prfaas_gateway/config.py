@@ -27,6 +27,12 @@ class GatewayConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_fie
     """Names of tenants in metrics; otherwise only sums over all tenants."""
     cors_origins: tuple[str, ...] = ()
     """Origins of web pages that may call the API from a browser, such as `https://chat.example.org`; `*`: all. Empty: none."""
+    console: bool = True
+    """A page at `/console` that shows the running system, behind an API key where those are set; false: no such path."""
+    console_tenants: tuple[str, ...] = ()
+    """Tenants whose keys show the requests of all in the console. A key of any other shows the fleet and its own requests."""
+    console_viewers: Annotated[int, Meta(ge=1, le=1024)] = 16
+    """Most viewers of the console at once, of whom one client is at most half."""
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 4 * 2**20
     """A larger request is refused with 413."""
     max_bodies_mib: Annotated[int, Meta(ge=1)] = 128

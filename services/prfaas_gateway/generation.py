@@ -13,7 +13,7 @@ from opentelemetry.trace import Span
 
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.terms import Detour
-from prfaas.contracts.to_gateway import Failed, Finished, Started, Tokens
+from prfaas.contracts.to_gateway import Failed, Finished, Placement, Started, Tokens
 from prfaas.telemetry.logs import get_logger
 from prfaas_gateway.decode_workers import DecodeWorker
 from prfaas_gateway.in_flight import EventOverflowError, EventQueue, EventsLostError, InFlight, WorkerLostError
@@ -79,6 +79,11 @@ class Generation:
     def over(self) -> bool:
         """True when no event will follow."""
         return self._leg.over
+
+    @property
+    def placement(self) -> Placement:
+        """The placement that a decode worker has accepted, the latest one."""
+        return self._leg.accepted.placement
 
     async def __aenter__(self) -> Self:
         await self._begin(self._job)

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prfaas.telemetry.metrics.buckets import TTFT_BUCKETS
 from prfaas.telemetry.metrics.gateway import GatewayMetrics
 from prfaas.telemetry.tracing import Tracing
+from prfaas_gateway.console.recent_requests import RecentRequests
 
 
 class EdgeMetrics:
@@ -50,8 +51,9 @@ class EdgeMetrics:
 
 @dataclass(frozen=True, kw_only=True)
 class Observers:
-    """Metrics and tracing of one gateway."""
+    """Metrics, tracing and the console's records of one gateway."""
 
     shared: GatewayMetrics
     edge: EdgeMetrics
     tracing: Tracing
+    requests: RecentRequests

@@ -14,6 +14,9 @@ from prfaas.telemetry import names
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics.gateway import ModelRequests
 from prfaas.telemetry.tracing import AttributeValue, trace_id
+from prfaas.telemetry.wall_clock import unix_s
+from prfaas_gateway.console.seen_request import SeenRequest
+from prfaas_gateway.generation import Generation
 from prfaas_gateway.observers import Observers
 from prfaas_gateway.openai.types import ChatRequest, GenerationRequest
 
@@ -41,13 +44,17 @@ class RequestRecord:
         self._first_token_ns = 0
         self._said: dict[str, Any] = {}
         self._root: Span | None = None
+        self._tenant_label = ""
+        self._seen: SeenRequest | None = None
+        """The console's record; None until the request is known to be well-formed: others never push out a tenant's."""
         observers.shared.open_requests.inc()
 
     def identified(self, client_request_id: str) -> None:
         self._said["client_request_id"] = client_request_id
 
-    def of_tenant(self, name: str) -> None:
+    def of_tenant(self, name: str, label: str) -> None:
         """Adds the tenant's name to the log line; an empty one says that there are no tenants."""
+        self._tenant_label = label
         if name:
             self._said["tenant"] = name
 
@@ -73,12 +80,23 @@ class RequestRecord:
         if self._root.get_span_context().is_valid:
             self._said["trace_id"] = trace_id(self._root)
         self._series = self._observers.shared.model(request.model)
+        self._seen = SeenRequest(
+            request_id=ids[names.REQUEST_ID],
+            client_request_id=ids.get(CLIENT_REQUEST_ID, ""),
+            tenant=self._tenant_label,
+            model=request.model,
+            arrived_at=self._arrived_s,
+            arrived_unix_s=self._arrived_ns / 1e9,
+            trace_id=trace_id(self._root) if self._observers.tracing.enabled else "",
+        )
+        self._observers.requests.began(self._seen)
         return self._root
 
     def tokenized(self, prompt_tokens: int, sampling: Sampling, start_ns: int) -> None:
         assert self._root is not None
-        assert self._series is not None
+        assert self._series is not None and self._seen is not None
         end_ns = time.time_ns()
+        self._seen.prompt_tokens, self._seen.tokenized_at = prompt_tokens, time.monotonic()
         self._observers.edge.tokenize_s.observe((end_ns - start_ns) / 1e9)
         self._observers.tracing.record(names.TOKENIZE, parent=self._root, start_ns=start_ns, end_ns=end_ns)
         self._series.prompt_tokens.inc(prompt_tokens)
@@ -95,10 +113,17 @@ class RequestRecord:
             attributes[names.REQUEST_STOP_SEQUENCES] = sampling.stop
         self._root.set_attributes(attributes)
 
+    def placed(self, generation: Generation) -> None:
+        """Takes that a decode worker has accepted the request."""
+        assert self._seen is not None
+        placement = generation.placement
+        self._seen.placed(placement.prefill_site, placement.reason, placement.decode_worker, time.monotonic())
+
     def heard(self, event: GenerateEvent) -> None:
-        assert self._root is not None
+        assert self._root is not None and self._seen is not None
         match event:
             case Started():
+                self._seen.started(event, time.monotonic())
                 self._observers.shared.outcome(self._model_name, event.outcome, event.prefill_site)
                 self._said |= {"outcome": event.outcome.value, "prefill_site": event.prefill_site}
                 self._root.set_attribute(names.PREFILL_SITE, event.prefill_site)
@@ -109,6 +134,7 @@ class RequestRecord:
             case Tokens():
                 self._tokens(len(event.token_ids))
             case Finished():
+                self._seen.finished(event)
                 self._observers.shared.success.labels(self._model_name, event.finish_reason).inc()
                 self._said |= {"completion_tokens": event.completion_tokens, "finish_reason": event.finish_reason}
                 self._root.set_attribute(names.RESPONSE_FINISH_REASONS, [event.finish_reason])
@@ -116,14 +142,17 @@ class RequestRecord:
 
     def _tokens(self, count: int) -> None:
         assert self._root is not None
-        assert self._series is not None
+        assert self._series is not None and self._seen is not None
         now_s = time.monotonic()
+        self._seen.completion_tokens += count
         if self._last_token_s is None:
             self._first_token_ns = time.time_ns()
             ttft_s = now_s - self._arrived_s
             self._series.time_to_first_token.observe(ttft_s)
             self._said["ttft_s"] = round(ttft_s, 6)
             self._root.set_attribute(names.RESPONSE_TIME_TO_FIRST_CHUNK, ttft_s)
+            self._seen.first_token_at = now_s
+            self._observers.requests.first_token(self._seen, unix_s())
         elif count:
             self._series.inter_token.observe((now_s - self._last_token_s) / count)
         self._series.generation_tokens.inc(count)
@@ -131,6 +160,8 @@ class RequestRecord:
 
     def detoured(self, moves: int, detours: Mapping[str, int]) -> None:
         """Takes the times of each detour of a request whose answer had begun."""
+        assert self._seen is not None
+        self._seen.moves = moves
         if moves:
             self._said["moves"] = moves
         if detours:
@@ -148,8 +179,10 @@ class RequestRecord:
         log.info("request", endpoint=self._endpoint, status=status, duration_s=round(duration_s, 6), **said)
         if error_code is not None:
             observers.shared.failures.labels(error_code).inc()
-        if self._root is None or self._series is None:
+        if self._root is None or self._series is None or self._seen is None:
             return
+        self._seen.ended_at, self._seen.status, self._seen.error = time.monotonic(), status, error_code or ""
+        observers.requests.ended(self._seen, unix_s())
         if self._last_token_s is not None:
             observers.tracing.record(names.STREAM, parent=self._root, start_ns=self._first_token_ns, end_ns=time.time_ns())
         if error_code is None:

@@ -15,6 +15,7 @@ from prfaas.bus.errors import BusError, NotConnectedError
 from prfaas.bus.presence import watch
 from prfaas.contracts import subjects
 from prfaas.contracts.codes import FailureCode
+from prfaas.contracts.scheduler_state import SchedulerState
 from prfaas.contracts.to_decode import AskRunning
 from prfaas.contracts.to_scheduler import Heartbeat
 from prfaas.engine.weights import ModelFiles, prepare
@@ -26,6 +27,9 @@ from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics.gateway import GatewayMetrics
 from prfaas_gateway.admission import Admission
 from prfaas_gateway.config import GatewayConfig
+from prfaas_gateway.console.console import Console
+from prfaas_gateway.console.console_core import ConsoleCore
+from prfaas_gateway.console.recent_requests import KEPT
 from prfaas_gateway.decode_watch import DecodeWatch
 from prfaas_gateway.decode_workers import DecodeWorker, DecodeWorkers
 from prfaas_gateway.generation import Generations
@@ -48,6 +52,7 @@ from prfaas_gateway.turns import Turns
 CHECK_INTERVAL_S = 2.0
 RETRY_INTERVAL_S = 0.2
 STOP_DEADLINE_S = 3.0
+SCHEDULER_STATE_TIMEOUT_S = 1.0
 
 log = get_logger(__name__)
 
@@ -58,8 +63,15 @@ class GatewayService:
         self._load_files = load_files
         self._context = context
         self._incarnation = new_incarnation()
+        self._console_core = ConsoleCore(
+            config.site, config.name, config.models, keys=config.tenants_file is not None, kept=KEPT if config.console else 0
+        )
+        self._console: Console | None = None
         self._observers = Observers(
-            shared=GatewayMetrics(context.registry), edge=EdgeMetrics(context.registry), tracing=context.tracing
+            shared=GatewayMetrics(context.registry),
+            edge=EdgeMetrics(context.registry),
+            tracing=context.tracing,
+            requests=self._console_core.requests,
         )
         self._admission = Admission(config.max_requests)
         self._tokenizing = ThreadPoolExecutor(config.tokenizer_threads, thread_name_prefix="tokenize")
@@ -91,6 +103,9 @@ class GatewayService:
         await bus.subscribe_raw(
             subjects.gateway_alive(config.site, config.name, self._incarnation), partial(self._say_alive, bus)
         )
+        if config.console:
+            ask = partial(self._ask_scheduler_state, bus)
+            self._console = Console(self._console_core, ask, context.tasks, config.console_viewers)
         self._gateway = Gateway(
             config=config,
             models={model.name: model for model in models},
@@ -110,7 +125,7 @@ class GatewayService:
 
     def app(self, routes: Sequence[Route]) -> ASGIApp:
         assert self._gateway is not None
-        return make_app(self._gateway, routes)
+        return make_app(self._gateway, routes, self._console)
 
     def ready(self) -> str | None:
         """The gateway needs the bus, a scheduler that answers, and for each model a decode worker that takes requests."""
@@ -130,6 +145,8 @@ class GatewayService:
     async def drain(self, timeout_s: float) -> None:
         # Clients first: no request is refused that comes on a connection which is open.
         await asyncio.sleep(self._config.drain_notice_s)
+        if self._console is not None:
+            self._console.close()
         if self._context.leave_clients is not None:
             await self._context.leave_clients()
         await self._admission.drain()
@@ -191,6 +208,11 @@ class GatewayService:
         if not in_flight.hear(worker, message.data):
             self._observers.edge.stray_events.inc()
 
+    async def _ask_scheduler_state(self, bus: ControlBus) -> SchedulerState:
+        """Raises BusError, BadMessageError."""
+        subject = subjects.scheduler_state(self._config.site)
+        return await bus.request(subject, None, SchedulerState, SCHEDULER_STATE_TIMEOUT_S)
+
     async def _say_alive(self, bus: ControlBus, asked: Msg) -> None:
         await bus.publish_raw(asked.reply, b"")
 
@@ -198,6 +220,8 @@ class GatewayService:
         now_s = asyncio.get_running_loop().time()
         self._home.handle_beat(key, beat, now_s)
         self._decode_workers.handle_beat(key, beat, now_s)
+        if self._console is not None:
+            self._console_core.handle_beat(key, beat)
         self._lose_silent(in_flight)
 
     def _accepted(self, in_flight: InFlight, worker: DecodeWorker) -> None:

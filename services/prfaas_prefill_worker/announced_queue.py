@@ -13,6 +13,8 @@ class SharedQueue:
         self.waiting = 0
         """Jobs in the site's queue that no worker has taken."""
         self._observed = observed
+        self.running = 0
+        """Jobs in hand, 0 or 1."""
         self._mean_s = 0.0
         self._ends_at = 0.0
 
@@ -21,10 +23,12 @@ class SharedQueue:
         work_s = interpolated(self._observed.points(), tokens) or 0.0
         self._mean_s += (work_s - self._mean_s) * (NEWEST if self._mean_s else 1.0)
         self._ends_at = now_s + work_s
+        self.running = 1
 
     def idle(self) -> None:
         """Notes that the worker has asked for a job and got none."""
         self._ends_at = 0.0
+        self.running = 0
 
     def busy_s(self, now_s: float) -> float:
         """Rest of the job in hand; 0 when it takes longer than predicted."""

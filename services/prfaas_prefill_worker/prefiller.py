@@ -10,11 +10,12 @@ from prfaas.engine.protocol import Engine
 from prfaas.kvcache.layout import KVPiece
 from prfaas.kvcache.prefix_cache import Changes, PrefixCache
 from prfaas.telemetry.wall_clock import unix_s
+from prfaas_prefill_worker.chunk_marks import ChunkMarks
 from prfaas_prefill_worker.events import Run
 
 
 class KVSink(Protocol):
-    """Where the pieces of one prefill go."""
+    """Receiver of one prefill's pieces."""
 
     def put(self, piece: KVPiece) -> None: ...
 
@@ -25,6 +26,8 @@ class Prefilled(NamedTuple):
     cached_tokens: int
     ended_unix_s: float
     """Moment at which the last layer was computed."""
+    chunks: tuple[tuple[float, float], ...] = ()
+    """(seconds since the prefill's start, prompt tokens computed by then)."""
 
 
 class Prefiller:
@@ -56,13 +59,19 @@ class Prefiller:
         return await loop.run_in_executor(self._thread, self._prefill, loop, run, sink, cancelled)
 
     def _prefill(self, loop: asyncio.AbstractEventLoop, run: Run, sink: KVSink, cancelled: Callable[[], bool]) -> Prefilled:
+        chunks = ChunkMarks(time.monotonic())
+
+        def put(piece: KVPiece) -> None:
+            chunks.piece(piece.range.end, time.monotonic())
+            sink.put(piece)
+
         try:
             with self._prefix_cache.pin(run.token_ids) as prefix:
                 from_token = run.job.transfer.from_token
-                self._engine.prefill(run.token_ids, sink.put, cancelled, prefix=prefix, from_token=from_token)
+                self._engine.prefill(run.token_ids, put, cancelled, prefix=prefix, from_token=from_token)
                 ended_unix_s = unix_s()
                 # Here and not on the loop: the manifest leaves in one write with the last frames.
                 sink.finish(cached_tokens=prefix.cached_tokens)
-                return Prefilled(prefix.cached_tokens, ended_unix_s)
+                return Prefilled(prefix.cached_tokens, ended_unix_s, chunks.marks())
         finally:
             loop.call_soon_threadsafe(self._cache_changed, self._prefix_cache.take_changes())

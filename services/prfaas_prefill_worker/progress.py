@@ -15,6 +15,7 @@ from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgre
 from prfaas.contracts.to_prefill import CancelPrefill
 from prfaas.telemetry.logs import get_logger
 from prfaas.worker.faults import fault_text
+from prfaas_prefill_worker.prefiller import Prefilled
 
 LOOK_EVERY_S: Final = 0.5
 """Interval of looks for failures that are to be told again."""
@@ -56,7 +57,7 @@ class ProgressTeller:
         )
         await self._tell(taken, started)
 
-    async def done(self, taken: TakenJob, prefill_s: float, ended_unix_s: float) -> None:
+    async def done(self, taken: TakenJob, prefilled: Prefilled, prefill_s: float) -> None:
         transfer = taken.job.transfer
         done = PrefillDone(
             transfer_id=transfer.transfer_id,
@@ -64,7 +65,8 @@ class ProgressTeller:
             nuid=transfer.nuid,
             worker=self._worker,
             prefill_s=prefill_s,
-            ended_unix_s=ended_unix_s,
+            ended_unix_s=prefilled.ended_unix_s,
+            chunks=prefilled.chunks,
         )
         await self._tell(taken, done)
 

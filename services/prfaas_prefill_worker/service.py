@@ -68,8 +68,8 @@ class PrefillWorkerService:
         bus = connections.bus
         blocks = BlockAnnouncer(bus, config.identity, incarnation=self._incarnation, sites=config.serves)
         hash_key = read_hash_key(config.block_hash_key_file)
-        prefix_cache = PrefixCache(description.chunk_tokens, config.prefix_cache_mib << 20, hash_key)
-        prefiller = Prefiller(engine, self._thread, prefix_cache, blocks.changed)
+        self._prefix_cache = PrefixCache(description.chunk_tokens, config.prefix_cache_mib << 20, hash_key)
+        prefiller = Prefiller(engine, self._thread, self._prefix_cache, blocks.changed)
         self._shipments = Shipments(config, context, connections, prefiller, self._core, self._incarnation)
         self._shipments.links.open(config.serves)
         self._core.handle(PrefillEnded(*await prefiller.warm_up()))
@@ -88,7 +88,7 @@ class PrefillWorkerService:
         await self._readiness.tell()  # whether a dispatcher answers is known before the first job is asked for
         self._working = context.tasks.spawn("work", self._work())
         context.tasks.spawn("tell readiness", self._readiness.run())
-        context.tasks.spawn("tell failures again", self._shipments.progress.repeat())
+        context.tasks.spawn("tell failures again", self._shipments.repeat_failures())
         await blocks.start()
         context.tasks.spawn("announce blocks", blocks.run())
         if self._shared:
@@ -163,6 +163,11 @@ class PrefillWorkerService:
         on_device = self._engine.free_bytes()
         return free_bytes() if on_device is None else on_device
 
+    def _cache_usage(self) -> float | None:
+        """Returns the taken share of the prefix cache, in hundredths: a heartbeat that says nothing new is quickly read."""
+        cache = self._prefix_cache
+        return round(cache.size_bytes / cache.capacity_bytes, 2) if cache.capacity_bytes else None
+
     @property
     def _shared(self) -> bool:
         """Tells whether several schedulers place prompts here; a sole one knows better than its workers."""
@@ -175,7 +180,7 @@ class PrefillWorkerService:
 
     def _cancel(self, decode_site: str, cancel: CancelPrefill) -> None:
         self._core.handle(CancelHeard(decode_site, cancel))
-        self._shipments.progress.cancelled(decode_site, cancel)
+        self._shipments.cancelled(decode_site, cancel)
 
     def _heartbeat(self) -> Heartbeat:
         return Heartbeat(
@@ -189,6 +194,8 @@ class PrefillWorkerService:
             queued_s=self._queue.queued_s if self._shared else 0.0,
             busy_s=self._queue.busy_s(time.monotonic()) if self._shared else 0.0,
             prefill_points=self._core.observed.points(),
+            running=self._queue.running,
+            cache_usage=self._cache_usage(),
             kv_points=self._kv_points,
             movable=self.lifecycle.movable,
             draining=self.lifecycle.leaving,

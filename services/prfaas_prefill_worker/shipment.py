@@ -7,6 +7,7 @@ from typing import Any
 
 from prfaas.bus.taken_jobs import TakenJob
 from prfaas.contracts.codes import FailureCode
+from prfaas.contracts.to_prefill import CancelPrefill
 from prfaas.engine.protocol import PrefillCancelled
 from prfaas.process.runner import ServiceContext
 from prfaas.telemetry.logs import get_logger
@@ -45,14 +46,14 @@ class Shipments:
         self._prefiller = prefiller
         self._core = core
         self._records = JobRecords(config.identity, prefiller.description.model, context.tracing, context.registry)
-        self.progress = ProgressTeller(connections.bus, config.site, config.name, incarnation)
+        self._progress = ProgressTeller(connections.bus, config.site, config.name, incarnation)
         self._room = asyncio.Semaphore(config.tails)
         self._tails: set[asyncio.Task[None]] = set()
 
     async def refuse(self, taken: TakenJob, refuse: Refuse) -> None:
         self._records.refused(refuse)
         if not refuse.silent:
-            await self.progress.failed(taken, refuse.code, refuse.message)
+            await self._progress.failed(taken, refuse.code, refuse.message)
         await taken.ack()
 
     async def fail(self, taken: TakenJob, error: Exception) -> None:
@@ -60,7 +61,7 @@ class Shipments:
         try:
             self._records.broke(taken, error)
         finally:  # the decode worker hears of it and the queue is rid of it, whatever becomes of the figures
-            await self.progress.failed(taken, FailureCode.INTERNAL, fault_text(error))
+            await self._progress.failed(taken, FailureCode.INTERNAL, fault_text(error))
             await taken.ack()
 
     async def run(self, taken: TakenJob, run: Run) -> None:
@@ -68,17 +69,17 @@ class Shipments:
         with JobRecord(self._records, taken, len(run.token_ids)) as record:
             due_at = time.monotonic() + run.timeout_s
             sender = self._open_sender(run)
-            await self.progress.started(taken)
+            await self._progress.started(taken)
             started_at = time.monotonic()
             try:
-                cached_tokens, ended_unix_s = await self._prefiller.prefill(
+                prefilled = await self._prefiller.prefill(
                     run, sender, lambda: self._core.cancelled(run.job) or time.monotonic() >= due_at
                 )
                 prefill_s = time.monotonic() - started_at
-                record.prefilled(prefill_s, cached_tokens)
+                record.prefilled(prefill_s, prefilled.cached_tokens)
                 # What the link made it wait for is no part of T_prefill: a policy would take a slow link for a slow machine.
-                self._core.handle(PrefillEnded(len(run.token_ids) - cached_tokens, prefill_s - sender.blocked_s))
-                await self.progress.done(taken, prefill_s, ended_unix_s)
+                self._core.handle(PrefillEnded(len(run.token_ids) - prefilled.cached_tokens, prefill_s - sender.blocked_s))
+                await self._progress.done(taken, prefilled, prefill_s)
                 await self._room.acquire()
                 self._spawn_tail(taken, sender, record)
             except PrefillCancelled:
@@ -89,6 +90,14 @@ class Shipments:
                 code = failure_code(error)
                 await self._give_up(taken, sender, code, fault_text(error))
                 record.given_up(code, fault_text(error))
+
+    async def repeat_failures(self) -> None:
+        """Tells failures again that may not have been heard, until it is cancelled."""
+        await self._progress.repeat()
+
+    def cancelled(self, decode_site: str, cancel: CancelPrefill) -> None:
+        """Takes that a decode worker has done with an attempt."""
+        self._progress.cancelled(decode_site, cancel)
 
     async def settled(self) -> None:
         """Returns when no transfer is under way any more."""
@@ -130,7 +139,7 @@ class Shipments:
         except Exception as error:
             code = error.code if isinstance(error, TransferError) else FailureCode.INTERNAL
             if not self._core.cancelled(taken.job):
-                await self.progress.failed(taken, code, fault_text(error))
+                await self._progress.failed(taken, code, fault_text(error))
             record.not_sent(code, fault_text(error))
         finally:
             self._room.release()
@@ -140,5 +149,5 @@ class Shipments:
     async def _give_up(self, taken: TakenJob, sender: KVSender, code: FailureCode, message: str) -> None:
         await sender.abort(message)
         if code is not FailureCode.CANCELLED:
-            await self.progress.failed(taken, code, message)
+            await self._progress.failed(taken, code, message)
         await taken.ack()

@@ -16,6 +16,7 @@ from prfaas.bus.presence import BucketStatus, watch
 from prfaas.bus.subscription import Subscription
 from prfaas.contracts import subjects
 from prfaas.contracts.codes import FailureCode
+from prfaas.contracts.scheduler_state import SchedulerState
 from prfaas.contracts.to_gateway import Placement, Refusal
 from prfaas.contracts.to_scheduler import (
     AttemptNews,
@@ -60,6 +61,7 @@ from prfaas_scheduler.queue.objectives import CLASS_NAMES, length_class
 from prfaas_scheduler.roles.events import RequestSeen
 from prfaas_scheduler.roles.moves import RoleMoves
 from prfaas_scheduler.service_core import SchedulerCore
+from prfaas_scheduler.told_state import told_state
 
 CONNECT_TIMEOUT_S = 10.0
 CACHE_LIST_TIMEOUT_S = 2.0
@@ -94,6 +96,8 @@ class SchedulerService:
         self._dispatcher: Dispatcher | None = None
         self._placing: Subscription | None = None
         """Set while requests are taken."""
+        self._telling: Subscription | None = None
+        """Likewise, for gateways that show the site's state."""
         self._workers_bucket = BucketStatus(subjects.workers_bucket(config.site))
         self._links_bucket = BucketStatus(subjects.links_bucket(config.site))
         self._holding: asyncio.Task[None] | None = None
@@ -180,13 +184,15 @@ class SchedulerService:
         if self._config.places:
             self._roles = self._config.make_roles(self._core.fleet)
             self._placing = await bus.serve(subjects.place(self._config.site), PlaceRequest, self._place)
+            self._telling = await bus.serve(subjects.scheduler_state(self._config.site), None, self._tell_state)
 
     async def _cease(self) -> None:
         if self._dispatcher is not None:
             await self._dispatcher.stop()
-        placing, self._placing = self._placing, None
-        if placing is not None:
-            await placing.drain()
+        serving, self._placing, self._telling = (self._placing, self._telling), None, None
+        for subscription in serving:
+            if subscription is not None:
+                await subscription.drain()
 
     def _on_heartbeat(self, key: str, beat: Heartbeat | None) -> None:
         now_s = time.monotonic()
@@ -278,6 +284,9 @@ class SchedulerService:
             await asyncio.sleep(ROLES_TICK_S)
             if self._roles is not None and self._leadership.leads:
                 await moves.move_due(self._roles)
+
+    async def _tell_state(self, _asked: None) -> SchedulerState:
+        return told_state(self._config, self._core, self._leadership.term, time.monotonic())
 
     async def _place(self, request: PlaceRequest) -> Placement | Refusal:
         """Raises RemoteError where another scheduler may lead by now."""

@@ -35,6 +35,7 @@ class Act(NamedTuple):
 
 SAID = (
     Act("ask for a placement", "ctl", subjects.place(HOME)),
+    Act("ask the scheduler for its state", "ctl", subjects.scheduler_state(HOME)),
     Act("take the lead of local's schedulers", "ctl", subjects.stored_entry(subjects.leader_bucket(HOME), "scheduler")),
     Act("hand a request to decode worker d0", "ctl", subjects.generate(HOME, "d0")),
     Act("cancel a request of d0", "ctl", subjects.cancel_generate(HOME, "d0")),

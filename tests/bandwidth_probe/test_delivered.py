@@ -26,3 +26,13 @@ def test_a_worker_that_begins_again_or_was_silent_adds_nothing_that_it_sent_befo
     assert together.tell("a", (1 << 40) + 1000, 0.5) is None
     assert together.tell("a", 500, 1.0) == pytest.approx(1000.0), "another process of the same name"
     assert together.tell("a", 1 << 40, 9.0) is None
+
+
+def test_the_latest_rate_counts_for_some_seconds_only() -> None:
+    together = DeliveredTogether()
+    assert together.latest_bytes_per_s(0.0) == 0.0, "nothing was said yet"
+    together.tell("a", 0, 0.0)
+    together.tell("a", 1000, 0.5)
+    together.tell("a", 2000, 1.0)
+    assert together.latest_bytes_per_s(1.5) == pytest.approx(2000.0)
+    assert together.latest_bytes_per_s(9.0) == 0.0

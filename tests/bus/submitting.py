@@ -18,7 +18,8 @@ async def submit_once_joined(bus: ControlBus, site: str, job: PrefillJob, *, tim
     async with asyncio.timeout(timeout_s):
         while True:
             try:
-                return await JobQueue(bus).submit(site, job, timeout_s=timeout_s)
+                await JobQueue(bus).submit(site, job, timeout_s=timeout_s)
+                return
             except NoRespondersError:
                 await asyncio.sleep(0.02)
 

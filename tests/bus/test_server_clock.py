@@ -46,14 +46,19 @@ async def test_a_clock_that_is_set_while_the_process_runs_changes_no_age(connect
     await taken.ack()
 
 
+def _outdated(clock: ServerClock) -> bool:
+    """Reads the property anew: mypy takes it for a value that no call changes."""
+    return clock.outdated
+
+
 async def test_a_server_whose_clock_was_set_is_asked_again_at_once(connect: Connect) -> None:
     bus, clock = await connect(), ServerClock()
     await JobConsumer.open(bus, SITE, MODEL, "one", incarnation="i0", serves=SERVES)
     await clock.keep(bus, f"JOBS_{SITE}--{HOME}")
-    assert not clock.outdated and MEASURED_FOR_S > 0
+    assert not _outdated(clock) and MEASURED_FOR_S > 0
     clock.handle_stamp(clock.unix_s)
-    assert not clock.outdated
+    assert not _outdated(clock)
     clock.handle_stamp(clock.unix_s + 20.0)
-    assert clock.outdated
+    assert _outdated(clock)
     await clock.keep(bus, f"JOBS_{SITE}--{HOME}")
-    assert not clock.outdated
+    assert not _outdated(clock)

@@ -122,8 +122,8 @@ def test_bad_rows_are_skipped_up_to_a_number(stub: Stub, tmp_path: Path, capsys:
     lines[2], lines[4] = '{"timestamp": 40}', "nonsense"
     path.write_text("\n".join(lines))
     options = ("replay", path, "--target", stub.url, "--out", tmp_path / "out")
-    assert run(*options, "--skip-bad", 1) == 2
-    assert "line 3" in capsys.readouterr().err
+    assert run(*options) == 2 and "line 3" in capsys.readouterr().err
+    assert run(*options, "--skip-bad", 1) == 2 and "line 5" in capsys.readouterr().err
     assert run(*options, "--skip-bad", 2) == 0
     found = load_run(tmp_path / "out" / "report.json")
     assert len(found.requests) == 4 and any("lines 3, 5" in note for note in found.setup.notes)

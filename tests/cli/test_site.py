@@ -186,3 +186,21 @@ def test_configurations_are_written_again_for_the_sites_named(told: Told) -> Non
     assert "/srv/prfaas/local/store" in config.read_text()
     assert "/opt/bin/nats-server" in (told.directory / "local/systemd/prfaas-nats-local.service").read_text()
     assert "no site is called 'nowhere'" in told.run("render", "nowhere", status=2)
+
+
+def test_keys_are_rotated_in_three_steps_and_in_no_other_order(told: Told) -> None:
+    told.run("init")
+    config = told.directory / "local/server.conf"
+
+    def users() -> int:
+        return config.read_text().count("nkey: ")
+
+    once = users()
+    assert "the next step of the rotation is `add`, not `use`" in told.run("rotate", "use", status=2)
+    assert "`prfaas site rotate use`" in told.run("rotate", "add")
+    assert users() == 2 * once
+    before = told.secrets()["local/keys/gateway.ctl.nk"]
+    told.run("rotate", "use")
+    assert told.secrets()["local/keys/gateway.ctl.nk"] != before and users() == 2 * once
+    assert "the rotation is over" in told.run("rotate", "drop")
+    assert users() == once and before not in told.secrets().values()

@@ -167,7 +167,7 @@ def test_what_cannot_be_started_is_one_sentence(wheel: Path, tmp_path: Path) -> 
             f"prfaas up: the port {port}, which gateway of local wants, is taken"
         )
     assert told("--model", "nonsense") == (
-        "prfaas up: the model 'nonsense' is unknown; known are emulated-1t, emulated-dense, gemma-3-270m, smollm2-135m.\n"
+        "prfaas up: the model 'nonsense' is unknown; known are emulated-1t, emulated-dense, gemma-3-270m, smollm2-135m\n"
     )
     assert "pip install 'prfaas[torch]'" in told("--model", "gemma-3-270m")
     assert "No such file" in told("--sites", "nowhere.toml")

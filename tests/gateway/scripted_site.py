@@ -13,6 +13,7 @@ from nats.aio.subscription import Subscription
 from prfaas.bus.control import ERROR_CODE
 from prfaas.contracts import subjects
 from prfaas.contracts.kv import TransferReport
+from prfaas.contracts.scheduler_state import SchedulerState
 from prfaas.contracts.terms import Outcome, Role
 from prfaas.contracts.to_decode import CancelGenerate, Generate
 from prfaas.contracts.to_gateway import (
@@ -104,6 +105,10 @@ class ScriptedSite:
     answers_generate: bool = True
     announces_home: bool = False
     """True when a prefill worker and the decode worker beat."""
+    state: SchedulerState | None = None
+    """Answer to who asks for the scheduler's state; None: there is none."""
+    state_asked: int = 0
+    """Times that somebody asked for it."""
     placed: list[PlaceRequest] = field(default_factory=list)
     generated: list[Generate] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -118,6 +123,7 @@ class ScriptedSite:
     async def connect(cls, url: str) -> "ScriptedSite":
         site = cls(await nats.connect(url))
         await site.client.subscribe(subjects.place(SITE), cb=site._place)
+        await site.client.subscribe(subjects.scheduler_state(SITE), cb=site._tell_state)
         await site.client.subscribe(subjects.generate(SITE, WORKER), cb=site._generate)
         await site.client.subscribe(subjects.cancel_generate(SITE, WORKER), cb=site._cancel)
         site.alive = await site.client.subscribe(subjects.decode_alive(SITE, WORKER), cb=site._say_running)
@@ -196,6 +202,11 @@ class ScriptedSite:
         if self.answers_place:
             answer = self.placement_again if request.refused_by else self.placement
             await self.client.publish(message.reply, encode(FULL if self.full else answer))
+
+    async def _tell_state(self, message: Msg) -> None:
+        self.state_asked += 1
+        if self.state is not None:
+            await self.client.publish(message.reply, encode(self.state))
 
     async def _generate(self, message: Msg) -> None:
         generate = decode(message.data, Generate)

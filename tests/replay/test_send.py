@@ -14,9 +14,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from prfaas.replay import client as client_module
+from prfaas.replay import stream as stream_module
 from prfaas.replay.arrival import Arrival
 from prfaas.replay.client import Target
 from prfaas.replay.prompts import TokenPrompts
+from prfaas.replay.record import Record
 from prfaas.replay.send import replay
 
 Handler = Callable[[dict[str, object]], Awaitable[Response]]
@@ -169,3 +172,56 @@ def test_prompts_differ_and_repeat() -> None:
     arrival = Arrival(0.0, 50, 1)
     one, other = TokenPrompts(1), TokenPrompts(2)
     assert one(0, arrival) == one(0, arrival) != one(1, arrival) != other(1, arrival)
+
+
+def spoken(*events: str, status: int = 200) -> Handler:
+    async def handler(body: dict[str, object]) -> Response:
+        async def sent() -> AsyncIterator[bytes]:
+            for event in events:
+                yield event.encode()
+
+        return StreamingResponse(sent(), status_code=status, media_type="text/event-stream")
+
+    return handler
+
+
+async def asked(handler: Handler) -> Record:
+    async with served(handler) as target:
+        (record,) = await replay(target, [Arrival(0.0, 5, 3)], TokenPrompts(1))
+    return record
+
+
+@pytest.mark.parametrize(
+    ("usage", "counted"),
+    [
+        ("{}", (3, 0, 0)),
+        ('{"completion_tokens":null,"prompt_tokens":null}', (3, 0, 0)),
+        ('{"completion_tokens":9,"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":4}}', (9, 5, 4)),
+        ('{"completion_tokens":9,"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":400}}', (9, 5, 5)),
+    ],
+)
+async def test_what_a_server_does_not_count_is_not_zero(usage: str, counted: tuple[int, int, int]) -> None:
+    usage_event = f'data: {{"choices":[],"usage":{usage}}}\n\n'
+    record = await asked(spoken(*[f"data: {TEXT}\n\n"] * 3, f"data: {END}\n\n", usage_event, "data: [DONE]\n\n"))
+    assert (record.error, record.tokens, record.prompt_tokens, record.cached_tokens) == ("", *counted)
+
+
+@pytest.mark.parametrize(
+    ("handler", "error", "says"),
+    [
+        (spoken('{"choices":[{"text":"x","finish_reason":"stop"}]}'), "protocol", "no stream of events: {"),
+        (spoken("data: {}\n\n", ": nothing\n\n"), "cut_off", "without a finish reason"),
+        (spoken('data: {"choices":[],"usage":{"completion_tokens":-1}}\n\n'), "protocol", ">= 0"),
+        (spoken("data: ", *["x" * 1000] * 9), "protocol", "more than"),
+        (spoken("x" * 5000, status=500), "http_500", "xxx"),
+        (spoken('{"error":{"code":"\\u001b[31m[/red]", "message":"a\\nb"}}', status=500), " [31m[/red]", "a b"),
+        (spoken('{"error":{"code":"' + "c" * 900 + '"}}', status=500), "c" * 61 + "...", ""),
+    ],
+)
+async def test_what_is_no_answer_is_said_in_bounds(
+    handler: Handler, error: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_module, "MAX_EVENT_BYTES", 4000)
+    monkeypatch.setattr(client_module, "MAX_ERROR_BYTES", 4000)
+    record = await asked(handler)
+    assert record.error == error and says in record.message and len(record.message) <= 500 and record.message.isprintable()

@@ -77,6 +77,18 @@ def test_a_shared_prefix_is_one_block() -> None:
     assert {(row.input_tokens, row.block_ids, row.block_tokens) for row in made.requests()} == {(110, (0,), 100)}
 
 
+def test_more_requests_than_anyone_sends_are_refused_before_they_are_made() -> None:
+    made = Synthetic(lengths="fixed:tokens=9", output_tokens=1, rate_req_s=1e9, duration_s=1e6)
+    with pytest.raises(ShapeError, match="are more than 10,000,000"):
+        next(made.requests())
+
+
+@pytest.mark.parametrize("cv", [0.0, 1e-300, 1e-9])
+def test_hardly_any_variation_is_a_clock(cv: float) -> None:
+    made = Synthetic(lengths="fixed:tokens=9", output_tokens=1, rate_req_s=2.0, duration_s=2.0, arrivals_cv=cv)
+    assert [row.arrival_s for row in made.requests()] == [0.5, 1.0, 1.5]
+
+
 @pytest.mark.parametrize(
     ("spec", "says"),
     [

@@ -7,10 +7,11 @@ import hypothesis.strategies as st
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from prfaas.replay import bootstrap
 from prfaas.replay.bootstrap import FIGURES, Ratio, figures_of_run
+from prfaas.replay.charts import MAX_BINS, bin_edges
 from prfaas.replay.compare import comparison_page, difference_table
 from prfaas.replay.page_parts import render
 from prfaas.replay.report_html import run_page
@@ -182,3 +183,18 @@ def test_what_the_traffic_brings_to_both_runs_is_not_taken_for_chance() -> None:
     tight, loose = ratios(base, other)[place], ratios(made_run(rows), made_run(faster))[place]
     assert tight is not None and loose is not None
     assert (tight.low, tight.high) == pytest.approx((0.9, 0.9)) and loose.low < 0.89 < 0.91 < loose.high
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1e9), st.floats(0, 1e9), st.integers(0, 1 << 53)), max_size=12),
+    st.sampled_from([0.0, 5e-324, 1e-9, 0.3, 90.0, 1e7, 1e15]),
+)
+@settings(max_examples=30)
+def test_a_page_is_made_of_any_run(requests: list[tuple[float, float, int]], end_s: float) -> None:
+    rows = [row(place, due_s, ttft_s, tokens=tokens) for place, (due_s, ttft_s, tokens) in enumerate(requests)]
+    run = made_run(rows, end_s=end_s)
+    assert len(bin_edges(run)) <= MAX_BINS + 2
+    page = run_page(run)
+    both = comparison_page([run, made_run(rows[:3], end_s=max(end_s, 1.0))])
+    for chart in (*page.charts, *both.charts):
+        msgspec.json.encode(chart.traces)

@@ -2,6 +2,7 @@
 
 import configparser
 import re
+import shutil
 import stat
 import subprocess
 import tomllib
@@ -133,6 +134,16 @@ def test_each_process_has_a_unit_that_starts_it_with_its_file(tmp_path: Path) ->
             assert (Path(program).name == "nats-server") == config.endswith(".conf")
             started.add(Path(config))
         assert started == configs
+
+
+@pytest.mark.parametrize("folder", ["plain", "a folder, 100%"])
+def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path, folder: str) -> None:
+    if (program := shutil.which("systemd-analyze")) is None:
+        pytest.skip("systemd-analyze is not there: it comes with systemd")
+    (tmp_path / folder).mkdir()
+    units = [path for path in rendered(tmp_path / folder)["home"] if path.parent.name == UNITS_FOLDER]
+    said = subprocess.run([program, "verify", "--man=no", *units], capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stderr) == (0, "")
 
 
 def test_a_cluster_has_a_configuration_for_each_server_and_clients_know_all(tmp_path: Path) -> None:

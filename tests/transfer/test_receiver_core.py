@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import KVTransfer, TransferReport
@@ -48,8 +49,11 @@ def failure(out: list[ReceiverInstruction]) -> Failed:
 def test_the_whole_is_verified() -> None:
     transfer = make_transfer(TOKENS)
     messages = attempt(transfer)
+    last = run(transfer, messages)[-1]
+    assert isinstance(last, Verified)
+    assert last.report.arrival[-1][1] == LAYOUT.total_bytes(TOKENS)
     report = TransferReport(bytes=LAYOUT.total_bytes(TOKENS), frames=len(messages), attempts=1)
-    assert run(transfer, messages)[-1] == Verified(report)
+    assert replace(last.report, arrival=()) == report
 
 
 def test_what_had_come_of_a_transfer_that_fails_is_reported() -> None:
@@ -64,7 +68,9 @@ def test_what_had_come_of_a_transfer_that_fails_is_reported() -> None:
         came += len(frame.payload) if frame.head.kind is kv.FrameKind.DATA else 0
     forged = rewrite(messages[4], range=LayerRange(99, 0, 1))
     assert isinstance(core.handle(FrameArrived(kv.decode_frame(memoryview(forged)), 5, 9.0))[-1], Failed)
-    assert core.report() == TransferReport(bytes=came, frames=4, attempts=1, duration_s=3.0)
+    assert [after_s for after_s, _ in core.report().arrival] == [0.0, 1.0, 2.0, 3.0]
+    assert core.report().arrival[-1][1] == came
+    assert replace(core.report(), arrival=()) == TransferReport(bytes=came, frames=4, attempts=1, duration_s=3.0)
     assert came > 0
 
 

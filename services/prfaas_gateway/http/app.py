@@ -13,12 +13,15 @@ from starlette.types import ASGIApp
 
 from prfaas.contracts.codes import FailureCode
 from prfaas.telemetry.logs import get_logger
+from prfaas_gateway.console.console import Console
+from prfaas_gateway.console.http import Door, console_routes
 from prfaas_gateway.http.endpoint import Endpoint, Gateway
 from prfaas_gateway.models import ServedModel
 from prfaas_gateway.openai.errors import ApiError, internal
 from prfaas_gateway.openai.shapes import ChatShape, CompletionShape
 from prfaas_gateway.openai.types import Model, ModelList
 from prfaas_gateway.tenants.access import RATE_LIMIT_HEADERS
+from prfaas_gateway.tenants.directory import Caller
 
 log = get_logger(__name__)
 
@@ -30,7 +33,7 @@ RESPONSE_HEADERS = (
 """Headers that a page of another origin may read."""
 
 
-def make_app(gateway: Gateway, service_routes: Sequence[Route]) -> ASGIApp:
+def make_app(gateway: Gateway, service_routes: Sequence[Route], console: Console | None = None) -> ASGIApp:
     async def models(request: Request) -> Response:
         gateway.caller(request.scope)
         return _json(ModelList(data=[_model(model) for model in gateway.models.values()]))
@@ -47,6 +50,7 @@ def make_app(gateway: Gateway, service_routes: Sequence[Route]) -> ASGIApp:
             Route("/v1/completions", completions, methods=["POST"]),
             Route("/v1/models", models),
             Route("/v1/models/{name:path}", one_model),
+            *_console_routes(gateway, console),
             *service_routes,
         ],
         exception_handlers={ApiError: _api_error, HTTPException: _http_error, Exception: _crash},
@@ -61,6 +65,20 @@ def make_app(gateway: Gateway, service_routes: Sequence[Route]) -> ASGIApp:
         allow_headers=["*"],
         expose_headers=RESPONSE_HEADERS,
     )
+
+
+def _console_routes(gateway: Gateway, console: Console | None) -> list[Route]:
+    if console is None:
+        return []
+    config, directory = gateway.config, gateway.access.directory
+    seeing_all = frozenset(config.console_tenants)
+    door = Door(
+        caller=gateway.caller,
+        may_see_all=lambda caller: not caller.tenant.name or caller.tenant.name in seeing_all,
+        still_known=lambda authorization: isinstance(directory.find(authorization), Caller),
+        write_timeout_s=config.write_deadline_s,
+    )
+    return console_routes(console, door)
 
 
 def _model(model: ServedModel) -> Model:

@@ -38,7 +38,6 @@ from prfaas_gateway.tenants.directory import Caller
 
 OPENAI_COMPLETION_TOKENS = 16
 """OpenAI's default `max_tokens` of a plain completion."""
-
 CLIENT_IDS = {"x-correlation-id": "prfaas.client_correlation_id", "x-session-affinity": "prfaas.client_session"}
 """Headers that load clients send, and the attributes of the root span that keep them."""
 
@@ -93,7 +92,7 @@ class Endpoint:
                 record.identified(client_id)
                 check_request_id(headers)
                 caller = gateway.caller(scope)
-                record.of_tenant(caller.tenant.name)
+                record.of_tenant(caller.tenant.name, caller.tenant.label)
                 gateway.admission.check()
                 client = caller.tenant.name or _address(scope)
                 with (
@@ -199,6 +198,7 @@ class Exchange:
             system_fingerprint=model.fingerprint,
             shape=self._shape,
         )
+        self._record.placed(generation)
         progress = Progress(prompt_tokens=len(job.token_ids), detours=job.detours)
         try:
             if request.stream:

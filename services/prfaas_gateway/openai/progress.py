@@ -74,7 +74,9 @@ class Progress:
 
     def _report(self, started: Started, finished: Finished) -> TransferUsage:
         figures: dict[str, int | float] = msgspec.structs.asdict(finished.transfer) | msgspec.structs.asdict(finished.prefill)
-        del figures["cached_tokens"]  # usage.prompt_tokens_details has it
+        # usage.prompt_tokens_details has the cached tokens; courses are for pictures.
+        for name in ("cached_tokens", "arrival", "chunks"):
+            del figures[name]
         return TransferUsage(
             outcome=started.outcome,
             prefill_site=started.prefill_site,

@@ -12,14 +12,22 @@ import sys
 from collections.abc import Sequence
 
 from prfaas import __version__
-from prfaas.cli import UsageError
+from prfaas.cli import INTERRUPTED, UsageError
 
 EXTRAS = {"scipy": "plan", "torch": "torch", "transformers": "torch"}
 """Extra of the distribution by the library that it brings; all others are those of `replay`."""
-COMMANDS = ("keys", "plan", "profile", "replay", "report", "site", "sweep", "up")
+COMMANDS = ("keys", "plan", "profile", "replay", "report", "site", "sweep", "top", "up")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    try:
+        return _main(argv)
+    except KeyboardInterrupt:
+        print("prfaas: interrupted.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _main(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog="prfaas", description="Prefill-as-a-Service: plan deployments, replay traffic against them, and keep keys."
     )
@@ -45,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # a name in a file may have letters that the terminal has not
     try:
         status = int(arguments.run(arguments))
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it is None where the shell closed it
+            sys.stdout.flush()
         return status
     except UsageError as error:
         print(f"prfaas {arguments.command}: {error}", file=sys.stderr)

@@ -6,20 +6,19 @@ the sending and writes the report of what was measured. docs/replay.md describes
 
 import argparse
 import asyncio
+import contextlib
 import datetime
 from pathlib import Path
 
-from rich.console import Console
-
-from prfaas.cli import UsageError
+from prfaas.cli import INTERRUPTED, UsageError
 from prfaas.cli.replay_options import add_target_options, add_workload_options, make_plan, number
 from prfaas.replay.report_html import write_report
 from prfaas.replay.results import ResultError, Run, save_run
 from prfaas.replay.run import ROWS_FILE, run_plan
 from prfaas.replay.senders import SenderError
+from prfaas.replay.terminal import Terminal
 from prfaas.replay.text_summary import summary_table
 
-INTERRUPTED = 130
 RESULT_FILE, REPORT_FILE = "report.json", "report.html"
 
 
@@ -32,26 +31,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    console = Console(soft_wrap=True)
+    console = Terminal()
     directory = arguments.out or Path(f"replay-{datetime.datetime.now():%Y%m%d-%H%M%S}")
     try:
         result = asyncio.run(_run(arguments, make_directory(directory), console))
     except (SenderError, ResultError) as error:
-        raise UsageError(str(error)) from error
+        raise UsageError(f"{error}{_kept(directory / ROWS_FILE)}") from error
     console.print(summary_table({result.setup.title: result}))
     for note in result.setup.notes:
-        console.print(f"[yellow]{note}[/yellow]", highlight=False)
-    console.print(f"report: {directory / REPORT_FILE}\nresult: {directory / RESULT_FILE}", highlight=False)
+        console.print(note, style="yellow")
+    console.print(f"report: {directory / REPORT_FILE}\nresult: {directory / RESULT_FILE}")
     return _status(result, require_slo=arguments.require_slo, console=console)
 
 
-async def _run(arguments: argparse.Namespace, directory: Path, console: Console) -> Run:
+async def _run(arguments: argparse.Namespace, directory: Path, console: Terminal) -> Run:
     plan = await make_plan(arguments, arguments.rate)
     survey = plan.survey
     console.print(
         f"{plan.title}: {survey.requests:,} requests, {survey.input_tokens:,} input and {survey.output_tokens:,} output tokens "
         f"in {survey.span_s:.0f} s, to {plan.target.model} at {plan.target.url}. {plan.prompts.checked}",
-        highlight=False,
     )
     result = await run_plan(plan, directory, console)
     save_result(result, directory)
@@ -73,10 +71,22 @@ def make_directory(directory: Path) -> Path:
     return directory
 
 
-def _status(result: Run, *, require_slo: bool, console: Console) -> int:
+def _kept(rows: Path) -> str:
+    """Returns where the requests of a run without a result lie."""
+    with contextlib.suppress(OSError):
+        if rows.stat().st_size:
+            return f" The requests that ended are in {rows}."
+    return ""
+
+
+def _status(result: Run, *, require_slo: bool, console: Terminal) -> int:
     if result.interrupted:
         return INTERRUPTED
     summary = result.summary
+    if not summary.request_count:
+        window = f"between the warm-up of {result.setup.warm_up_s:g} s and the end at {result.end_s:.3g} s"
+        console.print(f"no request was due {window}: there are no figures", style="red")
+        return 1
     if summary.error_request_count == summary.request_count:
         console.print("no request was answered", style="red")
         return 1

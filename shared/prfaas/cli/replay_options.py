@@ -1,10 +1,11 @@
 """Options that `prfaas replay` and `prfaas sweep` share, and the plan that they make."""
 
 import argparse
+import math
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from prfaas.cli import UsageError
@@ -12,12 +13,13 @@ from prfaas.replay.client import Target
 from prfaas.replay.rows import Slo
 from prfaas.replay.run import Plan
 from prfaas.replay.shaping import Shape, ShapeError
-from prfaas.replay.synthetic import POISSON_CV, Synthetic
+from prfaas.replay.synthetic import MAX_CV, POISSON_CV, Synthetic
 from prfaas.replay.target_check import PROMPT_KINDS, TargetError, check_target
-from prfaas.replay.workload import Workload, at_rate, surveyed
+from prfaas.replay.workload import Survey, Workload, at_rate, surveyed
 from prfaas.traces import FORMATS, TraceError
 
 WARM_UP_SHARE, MAX_WARM_UP_S = 0.1, 60.0
+MAX_LISTED_LINES = 20
 
 
 def add_workload_options(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +34,7 @@ def add_workload_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--shared-prefix", type=whole(0), default=0, metavar="TOKENS", help="synthetic: shared by all prompts")
     group.add_argument(
         "--arrivals-cv",
-        type=number(0.0),
+        type=number(0.0, MAX_CV),
         default=POISSON_CV,
         metavar="CV",
         help="synthetic: Gamma arrivals; 1 (default) is Poisson",
@@ -72,7 +74,9 @@ def add_target_options(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--slo-ttft", type=number(0.0), metavar="S")
     run.add_argument("--slo-tpot", type=number(0.0), metavar="S", help="per token after the first")
     run.add_argument("--slo-e2e", type=number(0.0), metavar="S")
-    run.add_argument("--slo-share", type=number(0.0), default=0.9, metavar="SHARE", help="of the requests; default: %(default)g")
+    run.add_argument(
+        "--slo-share", type=number(0.0, 1.0), default=0.9, metavar="SHARE", help="of the requests; default: %(default)g"
+    )
     run.add_argument("--note", action="append", default=[], metavar="TEXT", help="for the report; may be given several times")
     run.add_argument("--title", default="", help="of the report; default: the workload's name")
 
@@ -81,11 +85,11 @@ async def make_plan(arguments: argparse.Namespace, rate_req_s: float | None) -> 
     """Reads the workload once and asks the server what it takes. Raises UsageError."""
     try:
         workload = _workload(arguments, rate_req_s)
-        workload, survey = surveyed(workload, skip_bad=arguments.skip_bad)
+        workload, survey = surveyed(workload)
         if workload.synthetic is None and rate_req_s is not None:
             workload, survey = surveyed(at_rate(workload, rate_req_s))
         target = Target(
-            url=arguments.target,
+            url=server_url(arguments.target),
             model=arguments.model,
             timeout_s=arguments.timeout,
             ttft_deadline_s=arguments.ttft_deadline,
@@ -110,8 +114,8 @@ async def make_plan(arguments: argparse.Namespace, rate_req_s: float | None) -> 
         warm_up_s=warm_up_s,
         clients=arguments.clients,
         metrics_urls=arguments.metrics,
-        command=_command(),
-        notes=arguments.note + _notes(workload, survey.longest_tokens, checked.max_model_tokens),
+        command=command_line(sys.argv, arguments.api_key),
+        notes=arguments.note + _notes(survey, checked.max_model_tokens),
     )
 
 
@@ -134,7 +138,7 @@ def _workload(arguments: argparse.Namespace, rate_req_s: float | None) -> Worklo
         if arguments.speed is not None and rate_req_s is not None:
             raise UsageError("--speed and --rate exclude each other.")
         path, format = str(arguments.trace), arguments.format or ""
-        return Workload(path=path, format=format, shape=shape, users=users, fixed_schedule=fixed)
+        return Workload(path=path, format=format, skip_bad=arguments.skip_bad, shape=shape, users=users, fixed_schedule=fixed)
     if rate_req_s is None or arguments.duration is None:
         raise UsageError("--synthetic needs --rate and --duration.")
     synthetic = Synthetic(
@@ -153,23 +157,23 @@ def _name(workload: Workload) -> str:
     return workload.synthetic.lengths if workload.synthetic is not None else Path(workload.path).name
 
 
-def _command() -> str:
-    """Returns the command line without the key that it may hold."""
-    words = list(sys.argv)
-    words[0] = Path(words[0]).name
-    for place, word in enumerate(words):
-        if word == "--api-key" and place + 1 < len(words):
-            words[place + 1] = "..."
-        elif word.startswith("--api-key="):
-            words[place] = "--api-key=..."
-    return shlex.join(words)
+def server_url(text: str) -> str:
+    """Returns the URL without the `/v1` that OpenAI's clients want at its end."""
+    return text.rstrip("/").removesuffix("/v1").rstrip("/")
 
 
-def _notes(workload: Workload, longest_tokens: int, max_model_tokens: int | None) -> list[str]:
+def command_line(argv: Sequence[str], api_key: str) -> str:
+    """Returns the command without the key, however it was given: a report is made to be shown."""
+    words = [Path(argv[0]).name, *argv[1:]]
+    return shlex.join(word.replace(api_key, "...") if api_key else word for word in words)
+
+
+def _notes(survey: Survey, max_model_tokens: int | None) -> list[str]:
     found = []
-    if workload.skip_lines:
-        lines = ", ".join(map(str, sorted(workload.skip_lines)))
-        found.append(f"{len(workload.skip_lines)} rows of the trace could not be read and were left out: lines {lines}.")
+    if lines := sorted(survey.left_out_lines):
+        named = ", ".join(map(str, lines[:MAX_LISTED_LINES])) + (" and others" if len(lines) > MAX_LISTED_LINES else "")
+        found.append(f"{len(lines)} rows of the trace could not be read and were left out: lines {named}.")
+    longest_tokens = survey.longest_tokens
     if max_model_tokens is not None and longest_tokens > max_model_tokens:
         found.append(
             f"The longest request has {longest_tokens:,} tokens and the model takes {max_model_tokens:,}: what is longer will be "
@@ -191,14 +195,15 @@ def whole(least: int) -> Callable[[str], int]:
     return parse
 
 
-def number(least: float) -> Callable[[str], float]:
+def number(least: float, most: float = math.inf) -> Callable[[str], float]:
     def parse(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
-            value = float("nan")
-        if not least <= value < float("inf"):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least {least:g}")
+            value = math.nan
+        if not least <= value <= most or math.isinf(value):
+            at_most = "" if math.isinf(most) else f" and at most {most:g}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least {least:g}{at_most}")
         return value
 
     return parse

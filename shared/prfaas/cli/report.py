@@ -6,12 +6,11 @@ Ratios are to the first result and come with bootstrap intervals; what differs i
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
 from prfaas.cli import UsageError
 from prfaas.replay.compare import run_names
 from prfaas.replay.report_html import write_report
 from prfaas.replay.results import ResultError, load_run
+from prfaas.replay.terminal import Terminal
 from prfaas.replay.text_summary import summary_table
 
 
@@ -21,12 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    console = Console(soft_wrap=True)
+    console = Terminal()
     try:
         runs = [load_run(path) for path in arguments.results]
         write_report(runs, arguments.out)
     except ResultError as error:
         raise UsageError(str(error)) from error
     console.print(summary_table(dict(zip(run_names(runs), runs, strict=True))))
-    console.print(f"report: {arguments.out}", highlight=False)
+    console.print(f"report: {arguments.out}")
     return 0

@@ -9,6 +9,7 @@
 import argparse
 import shlex
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 from prfaas.cli import UsageError
@@ -60,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
             case "init":
                 _init(load_description(arguments.sites), directory, arguments)
             case "render":
-                _render(load_description(arguments.sites), directory, arguments)
+                _render(load_description(arguments.sites), arguments.sites_named, directory, arguments)
             case "add":
                 add_site(arguments.sites, arguments.name, SiteKind(arguments.kind), arguments.host, arguments.dials)
                 print(f"Site {arguments.name} is in {arguments.sites}.")
@@ -90,9 +91,8 @@ def _init(description: Description, directory: Path, arguments: argparse.Namespa
         print(f"\nKeep {authority} to yourself, best on none of the hosts: its key signs certificates. No process needs it.")
 
 
-def _render(description: Description, directory: Path, arguments: argparse.Namespace) -> None:
-    named = [description.site(name) for name in arguments.sites_named] or description.sites
-    for site in named:
+def _render(description: Description, names: Sequence[str], directory: Path, arguments: argparse.Namespace) -> None:
+    for site in [description.site(name) for name in names] or description.sites:
         written = render_site_files(description, site, directory, lies_at=arguments.at, programs=arguments.programs)
         print(f"Wrote {len(written)} files of site {site.name} into {directory / site.name}.")
 
@@ -100,7 +100,7 @@ def _render(description: Description, directory: Path, arguments: argparse.Names
 def _rotate(description: Description, step: RotationStep, directory: Path, arguments: argparse.Namespace) -> None:
     keys = keys_of_sites(description, directory)
     take_step(step, [file for site in keys.values() for file in site.seed_files()])
-    _render(description, directory, arguments)
+    _render(description, [], directory, arguments)
     print(f"Copy the folders of all sites to their hosts and send each nats-server SIGHUP. {_AFTER[step]}")
 
 

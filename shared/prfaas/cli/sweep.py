@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
-from rich.console import Console
 
-from prfaas.cli import UsageError
-from prfaas.cli.replay import INTERRUPTED, REPORT_FILE, make_directory
+from prfaas.cli import INTERRUPTED, UsageError
+from prfaas.cli.replay import REPORT_FILE, make_directory
 from prfaas.cli.replay_options import add_target_options, add_workload_options, make_plan, number
 from prfaas.replay.results import ResultError, Run, save_run, write_bytes
 from prfaas.replay.run import ROWS_FILE, run_plan
 from prfaas.replay.senders import SenderError
 from prfaas.replay.sweep import Sweep, SweepPoint, broke, point_of, rising, sweep_of
 from prfaas.replay.sweep_html import write_sweep
+from prfaas.replay.terminal import Terminal
 from prfaas.replay.text_summary import summary_table
 
 SWEEP_FILE = "sweep.json"
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("give either --rates or --from.")
     if arguments.first is not None and arguments.all_rates:
         raise UsageError("--all-rates needs --rates: without a list the sweep ends where the SLO breaks.")
-    console = Console(soft_wrap=True)
+    console = Terminal()
     directory = make_directory(arguments.out or Path(f"sweep-{datetime.datetime.now():%Y%m%d-%H%M%S}"))
     try:
         sweep, runs = asyncio.run(_sweep(arguments, directory, console))
@@ -52,12 +52,12 @@ def run(arguments: argparse.Namespace) -> int:
     except (SenderError, ResultError) as error:
         raise UsageError(str(error)) from error
     if sweep.sustained_req_s is not None:
-        console.print(f"the SLO holds up to {sweep.sustained_req_s:.3g} requests/s", highlight=False)
-    console.print(f"report: {directory / REPORT_FILE}", highlight=False)
+        console.print(f"the SLO holds up to {sweep.sustained_req_s:.3g} requests/s")
+    console.print(f"report: {directory / REPORT_FILE}")
     return INTERRUPTED if runs[-1].interrupted else 0
 
 
-async def _sweep(arguments: argparse.Namespace, directory: Path, console: Console) -> tuple[Sweep, list[Run]]:
+async def _sweep(arguments: argparse.Namespace, directory: Path, console: Terminal) -> tuple[Sweep, list[Run]]:
     rates: Sequence[float] = arguments.rates or rising(arguments.first, arguments.factor)
     runs: list[Run] = []
     points: list[SweepPoint] = []
@@ -65,9 +65,9 @@ async def _sweep(arguments: argparse.Namespace, directory: Path, console: Consol
     for rate_req_s in rates:
         plan = await make_plan(arguments, rate_req_s)
         title = plan.title
-        console.print(f"{title}: {rate_req_s:.3g} requests/s for {plan.survey.span_s:.0f} s", highlight=False)
+        console.print(f"{title}: {rate_req_s:.3g} requests/s for {plan.survey.span_s:.0f} s")
         result = await run_plan(plan, directory, console)
-        name = f"rate-{rate_req_s:.4g}.json"
+        name = f"rate-{len(runs) + 1}-{rate_req_s:.4g}.json"
         save_run(result, directory / name)
         (directory / ROWS_FILE).unlink(missing_ok=True)
         runs.append(result)

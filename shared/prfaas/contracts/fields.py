@@ -25,6 +25,8 @@ Seconds = Annotated[float, Meta(ge=0, le=1e9)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Points = Annotated[tuple[tuple[Annotated[float, Meta(gt=0, le=1e12)], Size], ...], Meta(max_length=256)]
 """Observed (size, value) pairs; `check_rising` tells whether their sizes rise."""
+Marks = Annotated[tuple[tuple[Seconds, Size], ...], Meta(max_length=64)]
+"""Course of a count: (seconds since a beginning, count by then) pairs, thinned out to what a picture shows."""
 
 
 def check_rising(name: str, points: Points) -> None:

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from prfaas.contracts.fields import Bucket, Count, Id, Label, SubjectToken
+from prfaas.contracts.fields import Bucket, Count, Id, Label, Marks, SubjectToken
 
 
 class KVTransfer(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,3 +56,5 @@ class TransferReport(msgspec.Struct, frozen=True, kw_only=True):
     """Attempts of the request up to this one."""
     duration_s: float = 0.0
     """First frame to the last accepted one."""
+    arrival: Marks = ()
+    """(seconds since the first frame, KV bytes come by then)."""

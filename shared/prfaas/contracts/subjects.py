@@ -26,6 +26,11 @@ def place(site: str) -> str:
     return f"prfaas.{site}.scheduler.place"
 
 
+def scheduler_state(site: str) -> str:
+    """Request/reply: gateway that somebody watches -> leading scheduler, empty -> SchedulerState."""
+    return f"prfaas.{site}.scheduler.state"
+
+
 def scheduler_alive(site: str, incarnation: str) -> str:
     """Request/reply among the schedulers of a site, empty -> empty. No responder once that process has no connection."""
     return f"prfaas.{site}.scheduler.alive.{incarnation}"

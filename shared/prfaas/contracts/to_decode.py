@@ -2,7 +2,7 @@
 
 import msgspec
 
-from prfaas.contracts.fields import Seconds, SubjectToken
+from prfaas.contracts.fields import Marks, Seconds, SubjectToken
 from prfaas.contracts.to_gateway import Placement
 
 
@@ -84,6 +84,8 @@ class PrefillDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     prefill_s: float
     ended_unix_s: float
     """Moment at which the last layer was computed, by the prefill site's clock."""
+    chunks: Marks = ()
+    """(seconds since the prefill's start, prompt tokens computed by then)."""
 
 
 class PrefillFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -5,7 +5,7 @@ Events of one request are numbered from 0 without gaps: a lost one is an error, 
 
 import msgspec
 
-from prfaas.contracts.fields import Count
+from prfaas.contracts.fields import Count, Marks
 from prfaas.contracts.kv import TransferReport
 from prfaas.contracts.terms import Outcome
 
@@ -113,6 +113,8 @@ class PrefillTimes(msgspec.Struct, frozen=True, kw_only=True):
     """Time between the end of prefill and the whole verified. As exact as the two sites' clocks agree."""
     prefill_s: float = 0.0
     queue_s: float = 0.0
+    chunks: Marks = ()
+    """(seconds since the prefill's start, prompt tokens computed by then)."""
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -71,7 +71,7 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     kv_points: Points = ()
     """Prefill: (tokens, KV bytes) of the model in rising order; read by capacity.observed.interpolated."""
     running: Count = 0
-    """Decode: requests in the batch."""
+    """Decode: requests in the batch. Prefill: jobs that it computes, 0 or 1."""
     slots: Count = 0
     """Decode: how many requests may hold one at once."""
     waiting: Count = 0
@@ -82,6 +82,8 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Decode: observed (requests in the batch, seconds of a step) in rising order."""
     output_tokens: Size = 0.0
     """Decode: mean length of the last answers; 0 while there is none."""
+    cache_usage: Share | None = None
+    """Share of the memory for KV that is taken: decode: by requests; prefill: by cached prefixes. None: it does not say."""
     movable: bool = False
     """True if it becomes a worker of the other role when told to."""
     draining: bool = False
@@ -167,6 +169,10 @@ class LinkEstimate(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Age of the last measurement of goodput."""
     retransmit_share: Share | None = None
     """Share of retransmitted segments on the site's leaf connections to the destination lately; None: not measured."""
+    budget_bytes_per_s: Size | None = None
+    """The link's egress budget; None: it has none."""
+    sent_bytes_per_s: Size | None = None
+    """Rate at which KV crossed it in the last seconds, by the workers' own counts; None: it is not said."""
 
     @property
     def key(self) -> str:

@@ -1,5 +1,6 @@
 """Charts of one or several runs, as Plotly takes them: plain dictionaries, drawn by the report's page."""
 
+import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -82,7 +83,7 @@ def _cdf(values: Sequence[float], name: str, color: str) -> Trace:
         "x": _short(xs),
         "y": _short(ys),
         "line": {"color": color, "width": 2, "shape": "hv" if few else "linear"},
-        "hovertemplate": "%{y:.1%} within %{x:.4g} s<extra>" + _plain(name) + "</extra>",
+        "hovertemplate": "%{y:.1%} within %{x:.4g} s<extra>" + plain(name) + "</extra>",
     }
 
 
@@ -142,7 +143,7 @@ def site_chart(run: Run) -> Chart | None:
             {
                 "type": "bar", "name": site, "x": _short(centers), "y": counts.tolist(), "width": _short(np.diff(edges)),
                 "marker": {"color": color_of(index)},
-                "hovertemplate": "%{y} requests around %{x:,.0f} tokens<extra>" + _plain(site) + "</extra>",
+                "hovertemplate": "%{y} requests around %{x:,.0f} tokens<extra>" + plain(site) + "</extra>",
             }
         )  # fmt: skip
     layout = {
@@ -165,7 +166,7 @@ def outcome_chart(run: Run) -> Chart | None:
             {
                 "type": "bar", "name": outcome, "x": _short(_centers(edges)), "y": counts.tolist(),
                 # Other colours than the sites have: an outcome is not a place.
-                "marker": {"color": color_of(index + 2)}, "hovertemplate": "%{y}<extra>" + _plain(outcome) + "</extra>",
+                "marker": {"color": color_of(index + 2)}, "hovertemplate": "%{y}<extra>" + plain(outcome) + "</extra>",
             }
         )  # fmt: skip
     layout = _over_time(run, f"requests in {edges[1] - edges[0]:g} s") | {"barmode": "stack", "bargap": 0.05}
@@ -212,8 +213,10 @@ def comparison_charts(runs: Sequence[Run], names: Sequence[str]) -> list[Chart]:
 
 def bin_edges(run: Run) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Edges of at most MAX_BINS equal pieces of the run."""
-    width_s = next((width for width in _BIN_WIDTHS_S if run.end_s / width <= MAX_BINS), _BIN_WIDTHS_S[-1])
-    return np.arange(0.0, run.end_s + width_s, width_s)
+    end_s = max(run.end_s, _BIN_WIDTHS_S[0])
+    width_s = next((width for width in _BIN_WIDTHS_S if end_s / width <= MAX_BINS), end_s / MAX_BINS)
+    bins = math.ceil(end_s / width_s)
+    return np.linspace(0.0, bins * width_s, bins + 1)
 
 
 def _by_place(
@@ -232,7 +235,7 @@ def _by_place(
                 "x": _short([x(row) for row in own]), "y": _short([y(row) for row in own]),
                 "customdata": [row.index for row in own],
                 "marker": {"color": color_of(index), "size": 5, "opacity": 0.6},
-                "hovertemplate": "request %{customdata}<br>" + hover + "<extra>" + _plain(site) + "</extra>",
+                "hovertemplate": "request %{customdata}<br>" + hover + "<extra>" + plain(site) + "</extra>",
             }
         )  # fmt: skip
     return traces
@@ -261,7 +264,7 @@ def _line(name: str, edges: Any, values: Sequence[float | None], color: str, das
     return {
         "type": "scatter", "mode": "lines", "name": name, "x": _short(_centers(edges)), "y": _short(values),
         "line": {"color": color, "width": 2, "dash": dash},
-        "hovertemplate": "%{y:.4g}<extra>" + _plain(name) + "</extra>",
+        "hovertemplate": "%{y:.4g}<extra>" + plain(name) + "</extra>",
     }  # fmt: skip
 
 
@@ -290,6 +293,6 @@ def _short(values: Iterable[float | None]) -> list[float | None]:
     return [None if value is None else float(f"{float(value):.5g}") for value in values]
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """Plotly reads a few HTML tags in its texts."""
     return name.replace("<", "‹").replace(">", "›").replace("%{", "% {")

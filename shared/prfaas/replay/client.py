@@ -11,7 +11,7 @@ import msgspec
 
 from prfaas.replay.prompts import Prompt
 from prfaas.replay.record import Record
-from prfaas.replay.stream import Answer, AnswerError, error_of
+from prfaas.replay.stream import MAX_MESSAGE_CHARACTERS, Answer, AnswerError, error_of, printable
 
 KEEP_ALIVE_S = 2.0
 """Idle time after which a connection is not used again; below the 5 s after which uvicorn and Node close theirs."""
@@ -19,6 +19,9 @@ CONNECT_S = 30.0
 READ_BYTES = 1 << 20
 _LARGE_BODY_BYTES = 1 << 19
 """Size from which a body is written in pieces, so that other requests get their turn."""
+MAX_ERROR_BYTES = 1 << 16
+"""Bytes of an error's body that are read; the connection of a longer one is closed."""
+MAX_HEADER_CHARACTERS = 128
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,15 +67,10 @@ class Client:
                 await self._exchange(record, self.body(record, prompt))
         except TimeoutError:
             record.error, record.message = "timeout", f"not over after {self._target.timeout_s:g} s"
-        except (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError) as error:
-            # Before the answer's head it is the connection that failed, after it the answer.
-            record.error, record.message = ("cut_off" if record.status else "connection"), str(error)
-        except (aiohttp.ClientConnectionError, OSError) as error:
-            record.error, record.message = "connection", str(error)
-        except (aiohttp.ClientError, msgspec.DecodeError, UnicodeDecodeError) as error:
-            record.error, record.message = "protocol", str(error)
         except AnswerError as error:
             record.error, record.message = error.code, str(error)
+        except (aiohttp.ClientError, OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            record.error, record.message = _class_of(error, record), printable(str(error), MAX_MESSAGE_CHARACTERS)
 
     def body(self, record: Record, prompt: Prompt) -> bytes:
         fields: dict[str, Any] = {"model": self._target.model}
@@ -107,11 +105,11 @@ class Client:
         record.sent_s = self.now_s()
         async with self._http.post(self._url, data=data, headers=self._headers(record)) as response:
             record.status = response.status
-            record.outcome = response.headers.get("x-prfaas-outcome", "")
-            record.prefill_site = response.headers.get("x-prfaas-prefill-site", "")
-            record.trace_id = response.headers.get("x-prfaas-trace-id", "")
+            record.outcome = _header(response, "x-prfaas-outcome")
+            record.prefill_site = _header(response, "x-prfaas-prefill-site")
+            record.trace_id = _header(response, "x-prfaas-trace-id")
             if response.status != 200:
-                raise error_of(response.status, await response.read())
+                raise error_of(response.status, await _error_body(response))
             answer = Answer(record)
             async for data in response.content.iter_any():
                 answer.receive(data, self.now_s())
@@ -119,3 +117,23 @@ class Client:
 
     def now_s(self) -> float:
         return time.monotonic() - self._start_s
+
+
+def _class_of(error: Exception, record: Record) -> str:
+    if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError):
+        # Before the answer's head it is the connection that failed, after it the answer.
+        return "cut_off" if record.status else "connection"
+    return "connection" if isinstance(error, aiohttp.ClientConnectionError | OSError) else "protocol"
+
+
+def _header(response: aiohttp.ClientResponse, name: str) -> str:
+    return printable(response.headers.get(name, ""), MAX_HEADER_CHARACTERS)
+
+
+async def _error_body(response: aiohttp.ClientResponse) -> bytes:
+    found = b""
+    while len(found) < MAX_ERROR_BYTES and (data := await response.content.readany()):
+        found += data
+    if len(found) >= MAX_ERROR_BYTES:
+        response.close()
+    return found

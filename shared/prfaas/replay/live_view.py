@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from prfaas.replay.progress import LAG_S, Figures
 
@@ -22,7 +23,7 @@ def live_view(console: Console) -> Iterator[tuple[Draw, float]]:
     if not console.is_terminal:
 
         def line(figures: Figures, links: dict[str, float]) -> None:
-            console.print(as_line(figures, links), soft_wrap=True, highlight=False)
+            console.print(as_line(figures, links))
 
         yield line, LINE_EVERY_S
         return
@@ -43,7 +44,7 @@ def as_table(figures: Figures, links: dict[str, float]) -> Table:
     table.add_column(style="dim")
     table.add_column()
     for name, value in described(figures, links).items():
-        table.add_row(name, f"[red]{value}[/red]" if name == "errors" and figures.errors else value)
+        table.add_row(name, Text(value, style="red" if name == "errors" and figures.errors else ""))
     return table
 
 

@@ -3,6 +3,7 @@
 Times are seconds after the run's start, where a name does not say otherwise; rates are per second.
 """
 
+import contextlib
 from pathlib import Path
 
 import msgspec
@@ -90,6 +91,8 @@ def write_bytes(path: Path, content: bytes) -> None:
         part.write_bytes(content)
         part.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
         raise ResultError(f"{path} cannot be written: {error.strerror}.") from error
 
 

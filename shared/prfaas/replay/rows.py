@@ -83,7 +83,7 @@ def row_of(record: Record) -> RequestRow:
         request_id=record.request_id,
         status=record.status,
         error=record.error,
-        message=record.message[:500],
+        message=record.message,
     )
 
 

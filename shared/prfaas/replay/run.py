@@ -10,7 +10,7 @@ import random
 import resource
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from prfaas.replay.client import Target
 from prfaas.replay.live_view import Draw, live_view
 from prfaas.replay.progress import LAG_S, LiveFigures
 from prfaas.replay.results import ClientCost, ResultError, Run, Setup
-from prfaas.replay.rows import Slo, rows_of_lines
+from prfaas.replay.rows import RequestRow, Slo, rows_of_lines
 from prfaas.replay.sender_process import Progress, Task
 from prfaas.replay.senders import Senders
 from prfaas.replay.server_metrics import ServerMetrics
@@ -32,6 +32,8 @@ from prfaas.replay.workload import Survey, Workload
 
 ROWS_FILE = "requests.jsonl"
 """Rows as they come: what was measured is kept even if this process is killed."""
+MIN_WINDOW_S = 1.0
+"""Shortest window between the first request and the last of which rates are reckoned."""
 _PACKAGES = ("prfaas", "aiohttp", "uvloop", "numpy")
 
 
@@ -62,7 +64,7 @@ async def run_plan(plan: Plan, directory: Path, console: Console) -> Run:
 
     with rows_path.open("rb") as lines:
         rows = rows_of_lines(lines)
-    end_s = _end_s(plan, [row.due_s for row in rows], sent.interrupted_s)
+    end_s = sent.interrupted_s if sent.interrupted_s is not None else end_of(plan.workload, plan.warm_up_s, rows)
     summary = summarize(rows, plan.slo, plan.warm_up_s, end_s)
     cpu_s = sum(figures.cpu_s.values()) + time.process_time() - own_cpu_s
     own_rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -177,15 +179,18 @@ def _tasks(plan: Plan) -> list[Task]:
     ]
 
 
-def _end_s(plan: Plan, due_s: list[float], interrupted_s: float | None) -> float:
-    if interrupted_s is not None:
-        return interrupted_s
-    if plan.workload.synthetic is not None:
-        return plan.workload.synthetic.duration_s
-    if plan.workload.shape.duration_s is not None:
-        return plan.workload.shape.duration_s
+def end_of(workload: Workload, warm_up_s: float, rows: Sequence[RequestRow]) -> float:
+    """Returns the end of the window of a run that was not interrupted."""
+    if workload.synthetic is not None:
+        return workload.synthetic.duration_s
+    if workload.shape.duration_s is not None:
+        return workload.shape.duration_s
+    last_due_s = max((row.due_s for row in rows), default=0.0)
+    if last_due_s - warm_up_s < MIN_WINDOW_S:
+        # A burst has no rate of its own: it takes as long as its answers.
+        last_due_s = max([last_due_s, *(row.last_s for row in rows if row.last_s is not None)])
     # The last request is part of the window.
-    return math.nextafter(max(due_s, default=0.0), math.inf)
+    return math.nextafter(last_due_s, math.inf)
 
 
 def _notes(metrics: ServerMetrics, lag_p99_s: float) -> list[str]:
@@ -200,12 +205,12 @@ def _notes(metrics: ServerMetrics, lag_p99_s: float) -> list[str]:
 
 @contextlib.contextmanager
 def _rows_file(path: Path) -> Iterator[Callable[[bytes], object]]:
+    """Yields a function that appends a line. Raises ResultError for what the disk refuses, also on closing."""
     try:
-        file = path.open("wb")
+        with path.open("wb") as file:
+            yield file.write
     except OSError as error:
         raise ResultError(f"{path} cannot be written: {error.strerror}.") from error
-    with file:
-        yield file.write
 
 
 @contextlib.contextmanager
@@ -226,12 +231,15 @@ def _interrupts(stop: Callable[..., Awaitable[None]], console: Console) -> Itera
         stops.add(task)
         task.add_done_callback(stops.discard)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    signals = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup asks not to hear of it
+        signals.append(signal.SIGHUP)
+    for number in signals:
         loop.add_signal_handler(number, on_signal)
     try:
         yield moments
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in signals:
             loop.remove_signal_handler(number)
 
 

@@ -180,8 +180,9 @@ async def _main() -> None:
 
 
 def main() -> int:
-    # Ctrl-C is for the process that gives the orders.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Signals to the whole group are for the process that gives the orders: without its input this one ends.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     # A client that waits for a processor measures that: where it may, it goes before the services under test.
     with contextlib.suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)

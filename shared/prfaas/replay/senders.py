@@ -54,6 +54,9 @@ class Senders:
         except TimeoutError:
             await self._kill()
             raise SenderError(f"the client processes were not ready within {READY_S:g} s.") from None
+        except OSError as error:
+            await self._kill()
+            raise SenderError(f"a client process cannot be started: {error.strerror or error}.") from error
         except BaseException:
             await self._kill()
             raise

@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 from prfaas.replay import server_metrics as names
-from prfaas.replay.charts import MUTED_COLOR, Chart, Trace, color_of
+from prfaas.replay.charts import MUTED_COLOR, Chart, Trace, color_of, plain
 from prfaas.replay.results import Run, Series
 
 MBIT = 8 / 1e6
@@ -84,7 +84,7 @@ def _link(series: Series) -> str:
 def _line(name: str, at_s: Sequence[float], values: Sequence[float], color: str, dash: str = "solid") -> Trace:
     return {
         "type": "scatter", "mode": "lines", "name": name, "x": list(at_s), "y": [float(f"{value:.5g}") for value in values],
-        "line": {"color": color, "width": 2, "dash": dash}, "hovertemplate": "%{y:.4g}<extra>" + name + "</extra>",
+        "line": {"color": color, "width": 2, "dash": dash}, "hovertemplate": "%{y:.4g}<extra>" + plain(name) + "</extra>",
     }  # fmt: skip
 
 

@@ -1,9 +1,15 @@
 """The answer of an OpenAI-compatible server as server-sent events: pure, bytes and moments come in."""
 
+from typing import Annotated
+
 import msgspec
 
 from prfaas.replay.record import Record
 
+MAX_EVENT_BYTES = 16 << 20
+"""Longest event that is read; a token with its log-probabilities is some kilobytes."""
+MAX_CODE_CHARACTERS = 64
+MAX_MESSAGE_CHARACTERS = 500
 _EVENT_END = b"\n\n"
 
 
@@ -31,13 +37,16 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
+_Tokens = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+
+
 class _PromptDetails(msgspec.Struct):
-    cached_tokens: int | None = None
+    cached_tokens: _Tokens | None = None
 
 
 class _Usage(msgspec.Struct):
-    completion_tokens: int = 0
-    prompt_tokens: int = 0
+    completion_tokens: _Tokens | None = None
+    prompt_tokens: _Tokens | None = None
     prompt_tokens_details: _PromptDetails | None = None
 
 
@@ -61,33 +70,38 @@ class Answer:
     def __init__(self, record: Record) -> None:
         self._record = record
         self._pending = b""
+        self._events = 0
         self._finished = False
         self._pieces: list[str] = []
 
     def receive(self, data: bytes, now_s: float) -> None:
-        """Raises AnswerError for the server's error, msgspec.DecodeError for what is no JSON."""
+        """Raises AnswerError for the server's error and an endless event, msgspec.DecodeError for what is no JSON."""
         self._pending += data
         if b"\r" in self._pending:
             self._pending = self._pending.replace(b"\r\n", b"\n")
         *whole, self._pending = self._pending.split(_EVENT_END)
         for event in whole:
             self._event(event, now_s)
+        if len(self._pending) > MAX_EVENT_BYTES:
+            raise AnswerError("protocol", f"an event of the stream has more than {MAX_EVENT_BYTES >> 20} MiB")
 
     def end(self) -> None:
         """Says that no more comes. Raises AnswerError when the answer is not complete."""
         self._record.text = "".join(self._pieces)
+        if not self._events:
+            raise AnswerError("protocol", f"the answer is no stream of events: {printable(_text_of(self._pending[:200]), 200)}")
         if not self._finished:
             raise AnswerError("cut_off", "the stream ended without a finish reason")
 
     def _event(self, event: bytes, now_s: float) -> None:
         for line in event.split(b"\n"):
             if line.startswith(b"data:"):
+                self._events += 1
                 payload = line[5:].strip()
                 if payload != b"[DONE]":
                     self._chunk(_chunks.decode(payload), now_s)
 
     def _chunk(self, chunk: _Chunk, now_s: float) -> None:
-        record = self._record
         if chunk.error is not None:
             raise _error(chunk.error, "stream_error")
         for choice in chunk.choices:
@@ -95,10 +109,17 @@ class Answer:
                 self._text(text, now_s)
             self._finished = self._finished or choice.finish_reason is not None
         if chunk.usage is not None:
-            record.tokens = chunk.usage.completion_tokens
-            record.prompt_tokens = chunk.usage.prompt_tokens
-            details = chunk.usage.prompt_tokens_details
-            record.cached_tokens = (details.cached_tokens or 0) if details else 0
+            self._usage(chunk.usage)
+
+    def _usage(self, usage: _Usage) -> None:
+        record = self._record
+        # A server that leaves a count out is not believed to have counted none.
+        if usage.completion_tokens is not None:
+            record.tokens = usage.completion_tokens
+        if usage.prompt_tokens is not None:
+            record.prompt_tokens = usage.prompt_tokens
+        details = usage.prompt_tokens_details
+        record.cached_tokens = min((details.cached_tokens or 0) if details else 0, record.prompt_tokens)
 
     def _text(self, text: str, now_s: float) -> None:
         record = self._record
@@ -118,10 +139,22 @@ def error_of(status: int, body: bytes) -> AnswerError:
         error = _chunks.decode(body).error
     except (msgspec.DecodeError, UnicodeDecodeError):
         error = None
-    return _error(error or _Error(message=body[:200].decode("utf-8", "replace")), f"http_{status}")
+    return _error(error or _Error(message=_text_of(body[:200])), f"http_{status}")
+
+
+def printable(text: str, most: int) -> str:
+    """Returns a server's text as it may stand in a terminal and a table: on one line, without control characters, and short."""
+    if not text.isprintable():
+        text = "".join(each if each.isprintable() else " " for each in text)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _error(error: _Error | str, default: str) -> AnswerError:
     if isinstance(error, str):
-        return AnswerError(default, error)
-    return AnswerError(str(error.code or default), error.message)
+        return AnswerError(default, printable(error, MAX_MESSAGE_CHARACTERS))
+    code = printable(str(error.code or default), MAX_CODE_CHARACTERS)
+    return AnswerError(code, printable(error.message, MAX_MESSAGE_CHARACTERS))
+
+
+def _text_of(content: bytes) -> str:
+    return content.decode("utf-8", "replace")

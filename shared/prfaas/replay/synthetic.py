@@ -13,6 +13,10 @@ from prfaas.traces import TraceRequest
 LOW_TOKENS, HIGH_TOKENS = 2, 131_072
 _KEYS = {"lognormal": ("median", "sigma", "low", "high"), "fixed": ("tokens",)}
 POISSON_CV = 1.0
+MIN_CV, MAX_CV = 1e-3, 100.0
+"""Smallest that differs from a clock, and the largest: services' clients have up to 10."""
+MAX_REQUESTS = 10_000_000
+"""Most that are made: a run of more would be read for an hour before its first request."""
 
 
 class Synthetic(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +34,9 @@ class Synthetic(msgspec.Struct, frozen=True, kw_only=True):
     def requests(self) -> Iterator[TraceRequest]:
         """Yields the same requests each time. Raises ShapeError for lengths that are not understood."""
         draw = _drawer(self.lengths)
+        expected = self.rate_req_s * self.duration_s
+        if expected > MAX_REQUESTS:
+            raise ShapeError(f"{self.rate_req_s:g} requests a second for {self.duration_s:g} s are more than {MAX_REQUESTS:,}.")
         gaps, sizes = random.Random(f"arrivals {self.seed}"), random.Random(f"lengths {self.seed}")
         shared = self.shared_prefix_tokens
         blocks = (0,) if shared else ()
@@ -40,7 +47,7 @@ class Synthetic(msgspec.Struct, frozen=True, kw_only=True):
 
     def _gap_s(self, source: random.Random) -> float:
         mean_s, cv = 1 / self.rate_req_s, self.arrivals_cv
-        return source.gammavariate(1 / cv**2, mean_s * cv**2) if cv else mean_s
+        return source.gammavariate(1 / cv**2, mean_s * cv**2) if cv >= MIN_CV else mean_s
 
 
 def _drawer(spec: str) -> Callable[[random.Random], int]:

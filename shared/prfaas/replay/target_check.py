@@ -71,6 +71,8 @@ async def check_target(target: Target, kind: str, tokenizer: Path | None, *, has
 
 
 async def _model(target: Target) -> _Model:
+    if "@" in target.url:
+        raise TargetError("the target's URL holds a password, which would stand in the report: give a key with --api-key.")
     headers = {"authorization": f"Bearer {target.api_key}"} if target.api_key else {}
     url = target.url.rstrip("/") + "/v1/models"
     try:

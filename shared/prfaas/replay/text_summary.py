@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from prfaas.replay.results import Run
 from prfaas.replay.summary import Distribution
@@ -23,7 +23,7 @@ def summary_table(runs: Mapping[str, Run]) -> Table:
     for column in COLUMNS:
         table.add_column(column if column == "mean" else column.upper(), justify="right")
     for name, run in runs.items():
-        table.add_row(f"[bold]{escape(name)}[/bold]", *_rates(run))
+        table.add_row(Text(name, style="bold"), *map(Text, _rates(run)))
         for label, field in LATENCIES.items():
             found: Distribution | None = getattr(run.summary, field)
             cells = ["-"] * len(COLUMNS) if found is None else [f"{getattr(found, column):.4g}" for column in COLUMNS]

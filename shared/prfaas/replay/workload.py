@@ -8,15 +8,15 @@ import msgspec
 from prfaas.replay.arrival import Arrival, arrivals_of
 from prfaas.replay.shaping import Shape, ShapeError, shaped
 from prfaas.replay.synthetic import Synthetic
-from prfaas.traces import FORMATS, TraceError, TraceRequest, read_trace, recognise_format
+from prfaas.traces import FORMATS, BadRows, TraceRequest, read_trace, recognise_format
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     path: str = ""
     """Trace file; empty for synthetic traffic."""
     format: str = ""
-    skip_lines: tuple[int, ...] = ()
-    """Lines of the file that cannot be read and are left out."""
+    skip_bad: int = 0
+    """Rows of the file that may be left out because they cannot be read."""
     synthetic: Synthetic | None = None
     shape: Shape = Shape()
     users: int = 0
@@ -28,11 +28,12 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def one_clock(self) -> bool:
         return self.synthetic is not None or FORMATS[self.format].one_clock
 
-    def arrivals(self) -> Iterator[Arrival]:
+    def arrivals(self, bad: BadRows | None = None) -> Iterator[Arrival]:
         """Yields the requests in order of arrival; sessions without a common clock come one after the other.
 
-        Raises TraceError, ShapeError, also while it yields."""
-        requests = read_trace(Path(self.path), self.format, self.skip_lines) if self.synthetic is None else self._made()
+        `bad` gets what is left out. Raises TraceError, ShapeError, also while it yields."""
+        bad = bad or BadRows(self.skip_bad)
+        requests = read_trace(Path(self.path), self.format, bad) if self.synthetic is None else self._made()
         shape = self.shape
         if self.users:
             # A run by users ends by the clock of the run, whatever the stamps say.
@@ -57,27 +58,23 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
     """Longest prompt with its answer."""
     texts: int
     """Requests whose prompt the trace has as text."""
+    left_out_lines: tuple[int, ...] = ()
+    """Lines of the file that cannot be read and are left out."""
 
 
-def surveyed(workload: Workload, *, skip_bad: int = 0) -> tuple[Workload, Survey]:
+def surveyed(workload: Workload) -> tuple[Workload, Survey]:
     """Reads the whole workload once, so that a damaged row is met before anything is sent.
 
-    Returns the workload with its format and with the lines to skip, at most `skip_bad` of them. Raises TraceError, ShapeError."""
+    Returns the workload with its format. Raises TraceError, ShapeError."""
     if workload.synthetic is None and not workload.format:
-        workload = msgspec.structs.replace(workload, format=recognise_format(Path(workload.path)))
-    while True:
-        try:
-            found = _survey(workload)
-        except TraceError as error:
-            if error.line is None or error.line in workload.skip_lines or len(workload.skip_lines) >= skip_bad:
-                raise
-            workload = msgspec.structs.replace(workload, skip_lines=(*workload.skip_lines, error.line))
-            continue
-        if not found.requests:
-            raise ShapeError("nothing is left to send: the workload has no request in this shape.")
-        if not workload.one_clock and not workload.users:
-            raise ShapeError("the sessions of this trace have no common clock: say with --sessions how many run at a time.")
-        return workload, found
+        format = recognise_format(Path(workload.path), 1 + workload.skip_bad)
+        workload = msgspec.structs.replace(workload, format=format)
+    found = _survey(workload)
+    if not found.requests:
+        raise ShapeError("nothing is left to send: the workload has no request in this shape.")
+    if not workload.one_clock and not workload.users:
+        raise ShapeError("the sessions of this trace have no common clock: say with --sessions how many run at a time.")
+    return workload, found
 
 
 def at_rate(workload: Workload, rate_req_s: float) -> Workload:
@@ -96,7 +93,8 @@ def _survey(workload: Workload) -> Survey:
     requests = input_tokens = output_tokens = longest_tokens = texts = 0
     span_s = 0.0
     sessions: set[str] = set()
-    for arrival in workload.arrivals():
+    bad = BadRows(workload.skip_bad)
+    for arrival in workload.arrivals(bad):
         requests += 1
         input_tokens += arrival.prompt_tokens
         output_tokens += arrival.output_tokens
@@ -113,4 +111,5 @@ def _survey(workload: Workload) -> Survey:
         output_tokens=output_tokens,
         longest_tokens=longest_tokens,
         texts=texts,
+        left_out_lines=tuple(bad.lines),
     )

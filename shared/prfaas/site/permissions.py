@@ -85,6 +85,7 @@ def crossing(description: Description, sender: Site, receiver: Site) -> dict[str
 def _gateway(_description: Description, site: str, name: str) -> dict[str, Permissions]:
     publish = (
         subjects.place(site),
+        subjects.scheduler_state(site),
         subjects.generate(site, "*"),
         subjects.cancel_generate(site, "*"),
         subjects.decode_alive(site, "*"),
@@ -131,7 +132,8 @@ def _placing(description: Description, site: str) -> Permissions:
         _replies(site, site),
     )
     entries = (subjects.entry(bucket, ">") for bucket in buckets)
-    heard = (subjects.place(site), subjects.attempts(site), subjects.all_blocks(site), subjects.queue_state(site, "*"))
+    asked = (subjects.place(site), subjects.scheduler_state(site))
+    heard = (*asked, subjects.attempts(site), subjects.all_blocks(site), subjects.queue_state(site, "*"))
     return Permissions(publish, (*heard, *entries))
 
 

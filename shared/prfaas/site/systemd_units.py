@@ -37,10 +37,10 @@ def server_unit(site: Site, server: str, config: Path, store: Path, programs: Pa
         site,
         f"nats-server {server} of prfaas site {site.name}",
         # The store may be missing, and its parent is read-only to the server itself.
-        f"ExecStartPre=+/usr/bin/install -d -o {USER} -g {USER} -m 0700 {store}\n"
-        f"ExecStart={programs / 'nats-server'} -c {config}\n"
+        f"ExecStartPre=+/usr/bin/install -d -o {USER} -g {USER} -m 0700 {_word(store)}\n"
+        f"ExecStart={_word(programs / 'nats-server')} -c {_word(config)}\n"
         "ExecReload=/bin/kill -HUP $MAINPID\n"
-        f"{environment}ReadWritePaths=-{store}\n",
+        f"{environment}ReadWritePaths={_word(f'-{store}')}\n",
     )
 
 
@@ -49,9 +49,15 @@ def service_unit(site: Site, service: Service, config: Path, programs: Path) -> 
     return _unit(
         site,
         f"{service.role} {service.name} of prfaas site {site.name}",
-        f"ExecStart={programs / f'prfaas-{service.role}'} --config {config}\n"
+        f"ExecStart={_word(programs / f'prfaas-{service.role}')} --config {_word(config)}\n"
         f"CacheDirectory=prfaas\nEnvironment=PRFAAS_CACHE_DIR=%C/prfaas\n",
     )
+
+
+def _word(text: Path | str) -> str:
+    """Returns one word as systemd reads it, whatever letters it has."""
+    escaped = str(text).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{escaped}"' if " " in escaped else escaped
 
 
 def _unit(site: Site, description: str, start: str) -> str:

@@ -2,6 +2,7 @@
 
 from prfaas.traces.agentx import read_agentx
 from prfaas.traces.azure import read_azure
+from prfaas.traces.bad_rows import BadRows
 from prfaas.traces.bailian import read_bailian
 from prfaas.traces.burstgpt import read_burstgpt
 from prfaas.traces.errors import TraceError
@@ -12,6 +13,7 @@ from prfaas.traces.request import TraceRequest, scaled, sped_up, spread_arrivals
 
 __all__ = [
     "FORMATS",
+    "BadRows",
     "TraceError",
     "TraceFormat",
     "TraceRequest",

@@ -6,10 +6,12 @@ its parent's blocks.
 """
 
 from array import array
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from prfaas.traces.bad_rows import BadRows
+from prfaas.traces.errors import TraceError
 from prfaas.traces.request import TraceRequest
 from prfaas.traces.rows import MAX_TOKENS, Row, json_rows
 
@@ -25,17 +27,28 @@ def recognise_agentx(first_line: str) -> bool:
     return first_line.lstrip().startswith("{") and '"block_size"' in first_line and '"requests"' in first_line
 
 
-def read_agentx(path: Path, skip: Collection[int] = ()) -> Iterator[TraceRequest]:
+def read_agentx(path: Path, bad: BadRows | None = None) -> Iterator[TraceRequest]:
     """Yields requests session by session, those of a session and its sub-agents in order of time. Raises TraceError."""
-    for row in json_rows(path, skip):
-        if row.line > _MAX_LINES:
-            raise row.error("id", f"is beyond the {_MAX_LINES} sessions that are read")
-        session = row.value("id", "a name")
-        if not isinstance(session, str):
-            raise row.error("id", "is not text; expected a name")
-        block_tokens = row.whole("block_size", 1, MAX_TOKENS)
-        requests = list(_Session(row, block_tokens).read(row.items("requests"), "requests", session, 0.0, 0))
-        yield from sorted(requests, key=lambda request: request.arrival_s)
+    bad = bad or BadRows()
+    for row in json_rows(path, bad):
+        try:
+            requests = _requests(row)
+        except TraceError as error:
+            bad.leave_out(error)
+            continue
+        yield from requests
+
+
+def _requests(row: Row) -> list[TraceRequest]:
+    """Returns one session, which is one line. Raises TraceError."""
+    if row.line > _MAX_LINES:
+        raise row.error("id", f"is beyond the {_MAX_LINES} sessions that are read")
+    session = row.value("id", "a name")
+    if not isinstance(session, str):
+        raise row.error("id", "is not text; expected a name")
+    block_tokens = row.whole("block_size", 1, MAX_TOKENS)
+    requests = _Session(row, block_tokens).read(row.items("requests"), "requests", session, 0.0, 0)
+    return sorted(requests, key=lambda request: request.arrival_s)
 
 
 class _Session:

@@ -3,13 +3,14 @@
 Stamps have seven fractional digits (2023), six and an offset, or none at all (2024). Nothing is known of shared prefixes.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from prfaas.traces.bad_rows import BadRows
 from prfaas.traces.errors import shown
 from prfaas.traces.request import TraceRequest
-from prfaas.traces.rows import MAX_SECONDS, Row, csv_rows, in_order
+from prfaas.traces.rows import Row, csv_rows, in_order
 
 COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -20,19 +21,16 @@ def recognise_azure(first_line: str) -> bool:
     return all(column in first_line for column in COLUMNS)
 
 
-def read_azure(path: Path, skip: Collection[int] = ()) -> Iterator[TraceRequest]:
-    """Yields requests in order of arrival; the first arrives at 0. Raises TraceError."""
-    first_us: float | None = None
-    for stamp_us, row in in_order(((_stamp_us(row), row) for row in csv_rows(path, COLUMNS, skip)), "TIMESTAMP"):
-        first_us = stamp_us if first_us is None else first_us
-        arrival_s = (stamp_us - first_us) / 1e6
-        if arrival_s > MAX_SECONDS:
-            raise row.error("TIMESTAMP", f"is {arrival_s:g} s after the first; expected a time within {MAX_SECONDS:g} s of it")
-        yield TraceRequest(
-            arrival_s=arrival_s,
-            input_tokens=row.tokens("ContextTokens", least=1),
-            output_tokens=row.tokens("GeneratedTokens"),
-        )
+def read_azure(path: Path, bad: BadRows | None = None) -> Iterator[TraceRequest]:
+    """Yields requests in order of arrival. Raises TraceError."""
+    bad = bad or BadRows()
+    for request, _ in in_order(csv_rows(path, COLUMNS, bad), _stamped, bad, "TIMESTAMP", per_second=1e6):
+        yield request
+
+
+def _stamped(row: Row) -> tuple[float, TraceRequest]:
+    input_tokens, output_tokens = row.tokens("ContextTokens", least=1), row.tokens("GeneratedTokens")
+    return _stamp_us(row), TraceRequest(arrival_s=0.0, input_tokens=input_tokens, output_tokens=output_tokens)
 
 
 def _stamp_us(row: Row) -> int:

@@ -3,10 +3,11 @@
 import codecs
 import gzip
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from prfaas.traces.bad_rows import BadRows
 from prfaas.traces.errors import TraceError, shown_path
 
 MAX_LINE_BYTES = 64 << 20
@@ -20,8 +21,9 @@ class Line(NamedTuple):
     text: str
 
 
-def read_lines(path: Path, skip: Collection[int] = ()) -> Iterator[Line]:
-    """Yields every line that is neither blank nor one of the numbers `skip`, without its end. Raises TraceError."""
+def read_lines(path: Path, bad: BadRows | None = None) -> Iterator[Line]:
+    """Yields every line that is not blank, without its end. Raises TraceError; lines that are no text may be left out."""
+    bad = bad or BadRows()
     number = 0
     try:
         with path.open("rb") as file:
@@ -29,9 +31,13 @@ def read_lines(path: Path, skip: Collection[int] = ()) -> Iterator[Line]:
             content = gzip.GzipFile(fileobj=file) if packed else file
             while raw := content.readline(MAX_LINE_BYTES + 1):
                 number += 1
-                if number in skip:
+                if len(raw) > MAX_LINE_BYTES:
+                    raise TraceError(path, f"the line has more than {MAX_LINE_BYTES >> 20} MiB", line=number)
+                try:
+                    text = _decoded(raw, path, number)
+                except TraceError as error:
+                    bad.leave_out(error)
                     continue
-                text = _decoded(raw, path, number)
                 if text.strip():
                     yield Line(number, text)
     except EOFError:
@@ -47,8 +53,6 @@ def read_lines(path: Path, skip: Collection[int] = ()) -> Iterator[Line]:
 
 
 def _decoded(raw: bytes, path: Path, number: int) -> str:
-    if len(raw) > MAX_LINE_BYTES:
-        raise TraceError(path, f"the line has more than {MAX_LINE_BYTES >> 20} MiB", line=number)
     if number == 1:
         raw = raw.removeprefix(codecs.BOM_UTF8)
     try:

@@ -5,9 +5,10 @@
 """
 
 from array import array
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
+from prfaas.traces.bad_rows import BadRows
 from prfaas.traces.request import TraceRequest
 from prfaas.traces.rows import MAX_TOKENS, Row, in_order, json_rows
 
@@ -20,42 +21,41 @@ def recognise_plain(first_line: str) -> bool:
     return first_line.lstrip().startswith("{") and '"output_tokens"' in first_line
 
 
-def read_plain(path: Path, skip: Collection[int] = ()) -> Iterator[TraceRequest]:
+def read_plain(path: Path, bad: BadRows | None = None) -> Iterator[TraceRequest]:
     """Yields requests in order of arrival. Raises TraceError."""
-    for arrival_s, row in in_order(_stamped(path, skip), "arrival_s"):
-        text = _text(row, "text")
-        if "input_tokens" in row.values or not text:
-            input_tokens = row.tokens("input_tokens", least=1)
-        else:
-            input_tokens = max(1, len(text) // CHARACTERS_PER_TOKEN)
-        has_blocks = row.values.get("block_ids") is not None
-        block_tokens = row.whole("block_tokens", 1, MAX_TOKENS) if has_blocks else 0
-        block_ids = row.block_ids("block_ids", input_tokens, block_tokens) if has_blocks else []
-        yield TraceRequest(
-            arrival_s=arrival_s,
-            input_tokens=input_tokens,
-            output_tokens=row.tokens("output_tokens"),
-            block_ids=array("q", block_ids),
-            block_tokens=block_tokens if block_ids else 0,
-            session=_text(row, "session"),
-            think_s=0.0 if row.values.get("think_s") is None else row.seconds("think_s"),
-            text=text,
-        )
-
-
-def _stamped(path: Path, skip: Collection[int]) -> Iterator[tuple[float, Row]]:
-    """Yields (arrival, row); a turn without an arrival has that of the turn before it."""
+    bad = bad or BadRows()
     last_s: dict[str, float] = {}
-    for row in json_rows(path, skip):
-        for field in row.values:
-            if field not in FIELDS:
-                raise row.error(field, f"is unknown; there are {', '.join(FIELDS)}")
-        session = _text(row, "session")
-        follows = "arrival_s" not in row.values and session in last_s
-        arrival_s = last_s[session] if follows else row.seconds("arrival_s")
-        if session:
-            last_s[session] = arrival_s
-        yield arrival_s, row
+    for request, _ in in_order(json_rows(path, bad), lambda row: _stamped(row, last_s), bad, "arrival_s"):
+        yield request
+
+
+def _stamped(row: Row, last_s: dict[str, float]) -> tuple[float, TraceRequest]:
+    """`last_s`: session -> stamp of the turn before, which one without an arrival has too."""
+    for field in row.values:
+        if field not in FIELDS:
+            raise row.error(field, f"is unknown; there are {', '.join(FIELDS)}")
+    text, session = _text(row, "text"), _text(row, "session")
+    input_tokens = max(1, len(text) // CHARACTERS_PER_TOKEN)
+    if "input_tokens" in row.values or not text:
+        input_tokens = row.tokens("input_tokens", least=1)
+    has_blocks = row.values.get("block_ids") is not None
+    block_tokens = row.whole("block_tokens", 1, MAX_TOKENS) if has_blocks else 0
+    block_ids = row.block_ids("block_ids", input_tokens, block_tokens) if has_blocks else []
+    request = TraceRequest(
+        arrival_s=0.0,
+        input_tokens=input_tokens,
+        output_tokens=row.tokens("output_tokens"),
+        block_ids=array("q", block_ids),
+        block_tokens=block_tokens if block_ids else 0,
+        session=session,
+        think_s=0.0 if row.values.get("think_s") is None else row.seconds("think_s"),
+        text=text,
+    )
+    follows = "arrival_s" not in row.values and session in last_s
+    stamp_s = last_s[session] if follows else row.seconds("arrival_s")
+    if session:
+        last_s[session] = stamp_s
+    return stamp_s, request
 
 
 def _text(row: Row, field: str) -> str:

@@ -2,18 +2,20 @@
 
 import csv
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
+from prfaas.traces.bad_rows import BadRows
 from prfaas.traces.errors import TraceError, shown
 from prfaas.traces.lines import Line, read_lines
+from prfaas.traces.request import TraceRequest
 
-MAX_TOKENS = 100_000_000
-"""Longest prompt or answer that is believed."""
+MAX_TOKENS = 10_000_000
+"""Longest prompt or answer that is believed: ten times the longest context in service."""
 MAX_SECONDS = 100 * 366 * 86_400.0
 """Latest time that is believed: a century."""
 MAX_LATE_ROWS = 16_384
@@ -86,9 +88,15 @@ class Row(NamedTuple):
         return [int(number) for number in found if number is not None]
 
 
-def json_rows(path: Path, skip: Collection[int] = ()) -> Iterator[Row]:
-    """Yields the object on each line but those numbered `skip`. Raises TraceError."""
-    return (Row(path, line.number, json_object(path, line)) for line in read_lines(path, skip))
+def json_rows(path: Path, bad: BadRows) -> Iterator[Row]:
+    """Yields the object on each line. Raises TraceError."""
+    for line in read_lines(path, bad):
+        try:
+            values = json_object(path, line)
+        except TraceError as error:
+            bad.leave_out(error)
+            continue
+        yield Row(path, line.number, values)
 
 
 def json_object(path: Path, line: Line) -> dict[str, Any]:
@@ -103,29 +111,32 @@ def json_object(path: Path, line: Line) -> dict[str, Any]:
     return value
 
 
-def csv_rows(path: Path, columns: Sequence[str], skip: Collection[int] = ()) -> Iterator[Row]:
+def csv_rows(path: Path, columns: Sequence[str], bad: BadRows) -> Iterator[Row]:
     """Yields the rows under a header that has `columns`, in any order and beside others. Raises TraceError."""
-    lines = read_lines(path, skip)
-    number = 0
-
-    def texts() -> Iterator[str]:
-        nonlocal number
-        for line in lines:
-            number = line.number
-            yield f"{line.text}\n"
-
-    records = csv.reader(texts(), strict=True)
     header: list[str] | None = None
-    try:
-        for record in records:
-            if header is None:
-                header = _header(record, columns, path, number)
-            else:
-                yield Row(path, number, _named(header, record, path, number))
-    except csv.Error as error:
-        raise TraceError(path, f"the text is no CSV: {error}", line=number) from error
+    for line, record in _csv_records(path, bad):
+        if header is None:
+            header = _header(record, columns, path, line)
+            continue
+        try:
+            values = _named(header, record, path, line)
+        except TraceError as error:
+            bad.leave_out(error)
+            continue
+        yield Row(path, line, values)
     if header is None:
         raise TraceError(path, f"the file holds no rows; expected a header with {', '.join(columns)}")
+
+
+def _csv_records(path: Path, bad: BadRows) -> Iterator[tuple[int, list[str]]]:
+    """Yields (line number, values) of each line. A quote that is not closed must not take the lines after it along."""
+    for line in read_lines(path, bad):
+        try:
+            (record,) = csv.reader([line.text], strict=True)
+        except csv.Error as error:
+            bad.leave_out(TraceError(path, f"the text is no CSV: {error}", line=line.number))
+            continue
+        yield line.number, record
 
 
 def _header(record: Sequence[str], columns: Sequence[str], path: Path, line: int) -> list[str]:
@@ -143,20 +154,43 @@ def _named(header: Sequence[str], record: Sequence[str], path: Path, line: int) 
     return dict(zip(header, record, strict=False))
 
 
-def in_order(stamped: Iterable[tuple[float, Row]], field: str) -> Iterator[tuple[float, Row]]:
-    """Yields (time, row) in order of time. Raises TraceError for a row that is more than MAX_LATE_ROWS rows late."""
-    waiting: list[tuple[float, int, Row]] = []
+def in_order(
+    rows: Iterable[Row], build: Callable[[Row], tuple[float, TraceRequest]], bad: BadRows, field: str, per_second: float = 1.0
+) -> Iterator[tuple[TraceRequest, Row]]:
+    """Yields what `build` makes of each row, in order of its stamps; the first request arrives at 0.
+
+    `build`: row -> (stamp, request without its arrival), called in the file's order. `per_second`: stamps in a second. Raises
+    TraceError for a row that cannot be built, is more than MAX_LATE_ROWS rows late or MAX_SECONDS after the first."""
+    first: float | None = None
+    for stamp, request, row in _by_stamp(rows, build, bad, field):
+        first = stamp if first is None else first
+        arrival_s = (stamp - first) / per_second
+        if arrival_s <= MAX_SECONDS:
+            yield request._replace(arrival_s=arrival_s), row
+            continue
+        bad.leave_out(row.error(field, f"is {arrival_s:g} s after the first; expected a time within {MAX_SECONDS:g} s of it"))
+
+
+def _by_stamp(
+    rows: Iterable[Row], build: Callable[[Row], tuple[float, TraceRequest]], bad: BadRows, field: str
+) -> Iterator[tuple[float, TraceRequest, Row]]:
+    waiting: list[tuple[float, int, TraceRequest, Row]] = []
     released = float("-inf")
-    for count, (time, row) in enumerate(stamped):
-        if time < released:
-            raise row.error(field, f"is earlier than that of {MAX_LATE_ROWS} rows before it; sort the file by it")
-        heappush(waiting, (time, count, row))
+    for count, row in enumerate(rows):
+        try:
+            stamp, request = build(row)
+            if stamp < released:
+                raise row.error(field, f"is earlier than that of {MAX_LATE_ROWS} rows before it; sort the file by it")
+        except TraceError as error:
+            bad.leave_out(error)
+            continue
+        heappush(waiting, (stamp, count, request, row))
         if len(waiting) > MAX_LATE_ROWS:
-            released, _, first = heappop(waiting)
-            yield released, first
+            released, _, request, row = heappop(waiting)
+            yield released, request, row
     while waiting:
-        released, _, first = heappop(waiting)
-        yield released, first
+        released, _, request, row = heappop(waiting)
+        yield released, request, row
 
 
 def _number(value: Any) -> int | float | None:

@@ -29,8 +29,8 @@ from prfaas.telemetry.logs import get_logger
 from prfaas.transfer.bucket_keeper_core import BucketKeeperCore, BucketState, Looked, Purged
 
 _log = get_logger(__name__)
-_CLUSTER_INTERVAL_S = 1.0
-_CLUSTER_LOOK_S = 2.0
+CLUSTER_INTERVAL_S = 1.0
+CLUSTER_LOOK_S = 2.0
 """Silence after which a bucket's server counts as dead, twice in a row. Requests of the site wait meanwhile."""
 _UNCONFIRMED_S = 0.5
 
@@ -60,8 +60,8 @@ class KVBucketKeeper:
         self._bucket = bucket
         self._limits: dict[str, Any] = {"max_bytes": max_bytes, "ttl_s": ttl_s, "storage": storage}
         self._clustered = lane.endpoint.replicas > 1
-        self._interval_s = min(interval_s, _CLUSTER_INTERVAL_S) if self._clustered else interval_s
-        self._look_timeout_s = _CLUSTER_LOOK_S if self._clustered else API_TIMEOUT_S
+        self._interval_s = min(interval_s, CLUSTER_INTERVAL_S) if self._clustered else interval_s
+        self._look_timeout_s = CLUSTER_LOOK_S if self._clustered else API_TIMEOUT_S
         self._core = BucketKeeperCore(grace_s)
         self._meta_chunks: dict[str, str] = {}
         self._wake = asyncio.Event()

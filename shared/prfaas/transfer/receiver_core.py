@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import KVTransfer, TransferReport
+from prfaas.contracts.marks import CourseMarks
 from prfaas.contracts.wire import BadMessageError, decode
 from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange
 from prfaas.transfer.codec import decode_planes
@@ -64,6 +65,7 @@ class ReceiverCore:
         self.cached_tokens = 0
         self.first_frame_at = self.last_frame_at = now_s
         """Moments of the opening frame and of the last accepted one."""
+        self._arrival = CourseMarks()
         self._transfer = transfer
         self._layout = layout
         self._hash = transfer_hash(transfer.transfer_id)
@@ -101,6 +103,7 @@ class ReceiverCore:
             lossy_frames=self.lossy_frames,
             attempts=transfer.attempt,
             duration_s=self.last_frame_at - self.first_frame_at,
+            arrival=self._arrival.marks(),
         )
 
     def handle(self, event: ReceiverEvent) -> list[ReceiverInstruction]:
@@ -136,6 +139,7 @@ class ReceiverCore:
         self.frames += 1
         self._digests.append(frame.digest)
         self.last_frame_at = now_s
+        self._arrival.add(now_s - self.first_frame_at, self.raw_bytes)
         self._losses = 0
         self._last_sequence = stream_sequence
         return [Verified(self.report())] if self.state is ReceiverState.VERIFIED else instructions

@@ -1,3 +1,5 @@
+import pytest
+
 from load.bench.replay import Memory, on_time, percentile_errors, started_at
 from load.bench.replay_stub import StubRow
 from prfaas.replay.results import Run
@@ -36,7 +38,14 @@ def test_a_report_that_says_something_else_has_one() -> None:
 
 
 def test_memory_that_grows_is_told_from_caches_that_fill() -> None:
-    flat, growing = Memory(), Memory()
-    flat.samples = [(float(n), 100 if n > 10 else n * 10) for n in range(30)]
-    growing.samples = [(float(n), n * 10) for n in range(1, 31)]
+    flat = Memory([(float(n), 100 if n > 10 else n * 10) for n in range(30)])
+    growing = Memory([(float(n), n * 10) for n in range(1, 31)])
     assert abs(flat.growth) < 0.01 < 0.5 < growing.growth
+    assert flat.slope_bytes_per_s == pytest.approx(0.0, abs=1.0) and growing.slope_bytes_per_s == pytest.approx(10.0)
+
+
+def test_memory_of_the_report_is_not_that_of_the_sending() -> None:
+    memory = Memory([*((float(n), 100) for n in range(10)), (10.0, 900), (11.0, 900)])
+    sending = memory.between(0.0, 10.0)
+    assert (memory.peak_bytes, sending.peak_bytes, sending.growth) == (900, 100, 0.0)
+    assert Memory().slope_bytes_per_s == 0.0

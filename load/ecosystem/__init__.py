@@ -1,0 +1,1 @@
+"""Other people's load clients against our gateway, and our replay beside them."""

@@ -1,0 +1,41 @@
+"""A model's tokenizer in the places where other clients look for it, without a hub."""
+
+import json
+import shutil
+from pathlib import Path
+
+from prfaas.engine.weights import ModelFiles
+
+OWNER = "prfaas"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "config.json", "chat_template.jinja")
+_LEAST = {
+    "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False},
+    "config.json": {},
+}
+"""Files that transformers wants beside a tokenizer; emulated models have none."""
+
+
+def hub_name(model: str) -> str:
+    """Returns the name that a client gives to transformers."""
+    return f"{OWNER}/{model}"
+
+
+def write_hub_cache(files: ModelFiles, home: Path) -> Path:
+    """Writes the tokenizer as a snapshot in a Hugging Face cache and returns the snapshot's folder. `home`: HF_HOME."""
+    cached = home / "hub" / f"models--{OWNER}--{files.model}"
+    snapshot = cached / "snapshots" / "1"
+    snapshot.mkdir(parents=True, exist_ok=True)
+    (cached / "refs").mkdir(exist_ok=True)
+    (cached / "refs" / "main").write_text("1", encoding="utf-8")
+    for name in _TOKENIZER_FILES:
+        source = files.tokenizer.parent / name
+        if source.exists():
+            shutil.copyfile(source, snapshot / name)
+        elif name in _LEAST:
+            (snapshot / name).write_text(json.dumps(_LEAST[name]), encoding="utf-8")
+    return snapshot
+
+
+def hub_environ(home: Path) -> dict[str, str]:
+    """Returns what keeps transformers in that cache and off the network."""
+    return {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}

@@ -1,0 +1,1 @@
+"""Pictures for the documentation, of a running stack."""
