@@ -80,16 +80,15 @@ class ProgressTeller:
             code=code,
             message=message,
         )
-        now_s = time.monotonic()
-        until_at = now_s + taken.job.timeout_s - taken.age_s
-        self._unheard.handle_told(taken.job.decode_site, self._subject(taken), failed, until_at, now_s)
         await self._tell(taken, failed)
-
-    def _subject(self, taken: TakenJob) -> str:
-        return subjects.progress_from(taken.job.reply_to, self._site, self._worker)
 
     async def _tell(self, taken: TakenJob, progress: PrefillProgress) -> None:
         try:
-            await self._bus.publish(self._subject(taken), progress, parent=taken.context)
+            subject = subjects.progress_from(taken.job.reply_to, self._site, self._worker)
+            if isinstance(progress, PrefillFailed):
+                now_s = time.monotonic()
+                until_at = now_s + taken.job.timeout_s - taken.age_s
+                self._unheard.handle_told(taken.job.decode_site, subject, progress, until_at, now_s)
+            await self._bus.publish(subject, progress, parent=taken.context)
         except Exception as error:  # beside the bus's own: a reply subject of the job that is none
             log.warning("progress_not_sent", request_id=taken.job.request_id, reason=fault_text(error))

@@ -33,11 +33,11 @@ class Refusals:
             message=message,
             retry_after_s=retry_after_s,
         )
-        subject = subjects.progress_from(taken.job.reply_to, self._site, self._name)
         now_s = time.monotonic()
         until_at = now_s + taken.job.timeout_s - taken.age_s
-        self._unheard.handle_told(taken.job.decode_site, subject, failed, until_at, now_s)
         try:
+            subject = subjects.progress_from(taken.job.reply_to, self._site, self._name)
+            self._unheard.handle_told(taken.job.decode_site, subject, failed, until_at, now_s)
             await self._bus.publish(subject, failed, parent=taken.context)
         finally:
             await taken.ack()
