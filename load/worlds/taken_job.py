@@ -8,7 +8,7 @@ from prfaas.contracts.to_prefill import PrefillJob
 
 
 class Stream(Protocol):
-    """What a process does with the stream of a job that it has."""
+    """Stream of a job, as the process that has the job uses it."""
 
     ack_wait_s: float
 
