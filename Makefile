@@ -13,6 +13,7 @@ MINUTES ?= 20
 SEED ?= 1
 WORLDS ?= 5000
 MUTATION_WORLDS ?= 2000
+JOBS ?= 2
 
 .PHONY: help demo up test test-fast test-ecosystem fuzz lint bench bench-engine bench-hostile bench-kv bench-audit bench-codec bench-probe bench-prefix bench-scheduler bench-dispatch bench-paper bench-policies bench-link-cut bench-rolling-restart bench-roles bench-poison bench-replay contrast replay screenshots chaos soak worlds clean
 
@@ -112,7 +113,7 @@ soak: $(VENV)/installed ## mixed traffic for MINUTES with a random fault every 1
 	$(BIN)/python -m load.chaos.soak --minutes $(MINUTES) --seed $(SEED) $(if $(OUT),--json $(OUT))
 
 worlds: $(VENV)/installed ## WORLDS simulated worlds of the real cores under seeded faults, and each hand-made bug searched for
-	$(BIN)/python -m load.worlds --seed $(SEED) --worlds $(WORLDS) --mutations $(MUTATION_WORLDS) $(if $(OUT),--json $(OUT))
+	$(BIN)/python -m load.worlds --seed $(SEED) --worlds $(WORLDS) --jobs $(JOBS) --mutations $(MUTATION_WORLDS) $(if $(OUT),--json $(OUT))
 
 contrast: $(VENV)/installed ## three traces under three policies, simulated at the paper's scale: one report
 	$(BIN)/python -m load.simulate.contrast $(if $(OUT),--json $(OUT))

@@ -1,7 +1,7 @@
-"""`python -m load.worlds [--seed N] [--worlds N] [--mutations N] [--json FILE]`: worlds of consecutive seeds, and what breaks.
+"""`python -m load.worlds [--seed N] [--worlds N] [--jobs N] [--mutations N] [--json FILE]`: worlds, and what breaks.
 
-With `--mutations N` each hand-made bug is searched for in the first N seeds after that. Exits with 1 on a violation, and where a
-bug is not found.
+Runs the worlds of consecutive seeds. With `--mutations N` searches for each hand-made bug in the first N seeds after that.
+Exits with 1 on a violation, and where a bug is not found.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import msgspec
 from load.json_option import add_json_option, write_json
 from load.machine import Conditions, conditions
 from load.worlds.mutations import MUTATIONS
-from load.worlds.run import Found, Runs, Violation, find, run_world, run_worlds
+from load.worlds.run import Found, Runs, find, run_world, run_worlds, silence
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,10 +28,12 @@ def main() -> int:
     add_json_option(parser)
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--worlds", type=int, default=1, help="number of worlds")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that run worlds")
     parser.add_argument("--mutations", type=int, default=0, metavar="N", help="search each hand-made bug in the first N seeds")
     arguments = parser.parse_args()
+    silence()
     at = conditions("msgspec", "xxhash")
-    runs = run_worlds(arguments.seed, arguments.worlds, _print_violation)
+    runs = run_worlds(arguments.seed, arguments.worlds, jobs=arguments.jobs, on_chunk=_print_violations)
     if arguments.worlds == 1:
         _print_world(arguments.seed)
     found = [_searched(mutation, arguments.mutations) for mutation in MUTATIONS if arguments.mutations]
@@ -48,8 +50,9 @@ def main() -> int:
     return int(bool(runs.violations) or summary["mutations"] != summary["mutations_found"])
 
 
-def _print_violation(violation: Violation) -> None:
-    print(f"seed {violation.seed}: {violation.what[0]}\n  {violation.reproduction}", flush=True)
+def _print_violations(chunk: Runs) -> None:
+    for violation in chunk.violations:
+        print(f"seed {violation.seed}: {violation.what[0]}\n  {violation.reproduction}", flush=True)
 
 
 def _searched(mutation: Any, worlds: int) -> Found:

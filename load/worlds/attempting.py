@@ -2,21 +2,23 @@
 
 from collections.abc import Callable
 
+from load.worlds.auditing import Audited, Audits
 from load.worlds.clockwork import Future, Process, Task
 from load.worlds.model import CHUNK_TOKENS, FINGERPRINT, LAYOUT, MODEL, KVSequence
 from load.worlds.plan import HOME, dispatcher_of
-from load.worlds.receiving import Receiver
+from load.worlds.prefill_watching import Holding, PrefillWatching
+from load.worlds.receiving import Receiver, settled
+from load.worlds.seals import home_seals
 from load.worlds.surroundings import Surroundings
-from prfaas.bus.errors import BusError, BusTimeoutError, NoRespondersError, StreamError
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import KVTransfer, TransferReport
 from prfaas.contracts.to_decode import PrefillDispatched, PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
 from prfaas.contracts.to_prefill import CancelPrefill, PrefillJob
 from prfaas.contracts.wire import pack_tokens
 from prfaas.kvcache.layout import KVPiece, LayerKind, LayerRange
-from prfaas.transfer.errors import TransferError
 from prfaas.worker.faults import failure_code, fault_text
 from prfaas_decode_worker.attempt import ABORT_REASON_S
+from prfaas_decode_worker.audits import teeing
 from prfaas_decode_worker.events import (
     AttemptFailed,
     AttemptVerified,
@@ -28,10 +30,9 @@ from prfaas_decode_worker.events import (
     WorkerAnswered,
 )
 from prfaas_decode_worker.prefill_jobs import QUEUE_MARGIN_S, REMOTE_QUEUE_S
-from prfaas_decode_worker.prefill_watch import ANSWER_WAIT_S, ASK_ABSENT_EVERY_S, ASK_EVERY_S, LOOK_BACK_S, Loss
-from prfaas_decode_worker.prefill_watch_core import Gone, Holder, PrefillWatchCore
+from prfaas_decode_worker.prefill_watch import Loss
+from prfaas_decode_worker.prefill_watch_core import Holder
 
-IS_THERE_TIMEOUT_S = 1.0
 IDLE_TIMEOUT_S = 10.0
 KEPT_PROMPTS = 16
 
@@ -44,19 +45,11 @@ class Attempt:
         self.nuid = nuid
         self.receiver: Receiver | None = None
         self.prefill_failed: Future[PrefillFailed] = Future()
-        self.holder: Holder | None = None
-        """The prefill worker that has its job."""
-        self.held: Future[None] = Future()
-        self.computing = False
+        self.holding = Holding(order.prefill_site)
         self.queue_s = 0.0
         self.asked = False
         """True when a prefill worker may have its job."""
         self.settled = False
-
-    def held_by(self, worker: str, incarnation: str | None) -> None:
-        if self.holder is None or (self.holder.name == worker and incarnation is not None):
-            self.holder = Holder(self.order.prefill_site, worker, incarnation)
-            self.held.set(None)
 
     @property
     def report(self) -> TransferReport:
@@ -69,13 +62,16 @@ class Attempts:
         self._incarnation = incarnation
         self._world = world
         self._tell = tell
+        self._watch = PrefillWatching(worker, world)
+        self.audits = Audits(worker, world)
+        self._seals = home_seals(world.plan.sealed)
         self.running: dict[str, tuple[Attempt, Task]] = {}
         """Current attempt and its task, by request."""
         self.sequences: dict[str, KVSequence] = {}
         self.receivers: dict[str, Receiver] = {}
         """Open receivers by the name of their object."""
-        self._kept: dict[tuple[int, ...], KVPiece] = {}
-        """Full layers' KV of verified prompts, by the prompt up to each block's end."""
+        self._kept: dict[tuple[int, ...], tuple[KVPiece, str]] = {}
+        """Full layers' KV of verified prompts and the site that made it, by the prompt up to each block's end."""
 
     def begin(self, order: BeginAttempt) -> None:
         attempt = Attempt(order, f"{self._worker.name}x{self._incarnation}x{self._world.next_number()}")
@@ -98,6 +94,8 @@ class Attempts:
         self.running.pop(request_id, None)
 
     def hear(self, prefill_site: str, progress: PrefillProgress) -> None:
+        if prefill_site == HOME and self.audits.hear(progress):
+            return
         found = self.running.get(progress.transfer_id)
         if found is None or found[0].order.attempt != progress.attempt:
             return
@@ -106,12 +104,12 @@ class Attempts:
             return
         match progress:
             case PrefillDispatched(worker=worker, incarnation=incarnation):
-                attempt.held_by(worker, incarnation)
+                attempt.holding.held_by(worker, incarnation)
             case PrefillStarted(queue_s=queue_s, worker=worker, incarnation=incarnation):
-                attempt.queue_s, attempt.computing = queue_s, True
-                attempt.held_by(worker, incarnation)
+                attempt.queue_s, attempt.holding.computing = queue_s, True
+                attempt.holding.held_by(worker, incarnation)
             case PrefillDone(prefill_s=prefill_s, ended_unix_s=ended_unix_s):
-                order, now_s, attempt.computing = attempt.order, self._worker.monotonic_s, False
+                order, now_s, attempt.holding.computing = attempt.order, self._worker.monotonic_s, False
                 timed = PrefillTimed(now_s, order.request_id, order.attempt, attempt.queue_s, prefill_s, ended_unix_s)
                 self._tell(timed)
             case PrefillFailed():
@@ -129,13 +127,14 @@ class Attempts:
         order, worker = attempt.order, self._worker
         report: TransferReport | None = None
         sequence = KVSequence(len(order.token_ids))
+        audited: Audited | None = None
         try:
             if not order.token_ids:
                 self._verified(attempt, sequence)
                 return
-            from_token = self._install_kept(sequence, order.token_ids)
+            from_token = self._install_kept(sequence, order)
             named = order.prefill_worker
-            if named is not None and not await self._is_there(named):
+            if named is not None and not await self._watch.is_there(named):
                 named = None
             attempt.asked = True
             transfer = KVTransfer(
@@ -147,25 +146,33 @@ class Attempts:
                 from_token=from_token,
                 fingerprint=FINGERPRINT,
             )
+            secret = self._seals.new_secret(order.prefill_site)
+            audited = self.audits.draw_for(order.prefill_site, order.request_id, transfer, order.token_ids)
+            install = teeing(sequence.install, audited)  # type: ignore[arg-type]
             attempt.receiver = receiver = Receiver(
-                worker, self._world.store, transfer, sequence.install, timeout_s=order.timeout_s, idle_timeout_s=IDLE_TIMEOUT_S
-            )
+                worker, self._world.store, transfer, install, timeout_s=order.timeout_s, idle_timeout_s=IDLE_TIMEOUT_S,
+                secret=secret,
+            )  # fmt: skip
             self.receivers[attempt.nuid] = receiver
             await receiver.open()
-            sequence_number = await self._submit(order, transfer, named)
+            sequence_number = await self._submit(order, transfer, named, secret)
             report = await self._await_kv(attempt, receiver, sequence_number)
             if report is not None:
                 self._verified(attempt, sequence)
         except Exception as error:
             self._failed(attempt, failure_code(error), fault_text(error))
         finally:
+            if audited is not None and report is not None:
+                self.audits.begin(audited, "" if attempt.holding.holder is None else attempt.holding.holder.name)
+            elif audited is not None:
+                self.audits.drop(audited)
             if attempt.receiver is not None and worker.alive:
                 await attempt.receiver.close()
                 self.receivers.pop(attempt.nuid, None)
         if report is not None:
-            self._keep(sequence, order.token_ids)
+            self._keep(sequence, order)
 
-    async def _submit(self, order: BeginAttempt, transfer: KVTransfer, named: str | None) -> int:
+    async def _submit(self, order: BeginAttempt, transfer: KVTransfer, named: str | None, secret: bytes | None) -> int:
         job = PrefillJob(
             request_id=order.request_id,
             model=MODEL,
@@ -178,14 +185,16 @@ class Attempts:
             worker=named,
             admitted=order.admitted,
         )
+        if secret is not None:
+            job = self._seals.seal(order.prefill_site, job, secret)
         remote = order.prefill_site != HOME
         timeout_s = min(order.timeout_s, REMOTE_QUEUE_S) if remote else max(0.0, order.timeout_s - QUEUE_MARGIN_S)
         return await self._world.jobs[order.prefill_site].queued.submit(self._worker, job, timeout_s=timeout_s)
 
     async def _await_kv(self, attempt: Attempt, receiver: Receiver, sequence_number: int) -> TransferReport | None:
         """Returns None when the prefill failed, which the core has been told. Raises TransferError."""
-        verified = self._worker.spawn(_settled(receiver, attempt.order.timeout_s))
-        lost = self._worker.spawn(self._until_lost(attempt, receiver, sequence_number))
+        verified = self._worker.spawn(settled(receiver, attempt.order.timeout_s))
+        lost = self._worker.spawn(self._watch.until_lost(attempt.holding, receiver, sequence_number))
         try:
             await self._worker.wait([verified, attempt.prefill_failed, lost])
             if verified.done:
@@ -207,83 +216,6 @@ class Attempts:
                 verified.cancel()
                 lost.cancel()
 
-    async def _is_there(self, name: str) -> bool:
-        try:
-            await self._world.network.ask(self._worker, name, "alive_asked", timeout_s=IS_THERE_TIMEOUT_S)
-        except BusError:
-            return False
-        return True
-
-    async def _until_lost(self, attempt: Attempt, receiver: Receiver, sequence_number: int) -> Loss:
-        """Follows PrefillWatch.until_lost."""
-        loss = await self._until_held(attempt, sequence_number)
-        return loss or await self._until_gone(attempt, receiver)
-
-    async def _until_held(self, attempt: Attempt, sequence_number: int) -> Loss | None:
-        worker, site = self._worker, attempt.order.prefill_site
-        core = PrefillWatchCore(f"the queue of {site}", worker.monotonic_s, own_site=site == HOME)
-        while not attempt.held.done:
-            gone: Gone | None = None
-            try:
-                last = await self._world.jobs[site].queued.last_stored(worker, ANSWER_WAIT_S)
-            except (NoRespondersError, StreamError):
-                gone = core.handle_absence(worker.monotonic_s, site_answers=False)
-            except BusTimeoutError:
-                gone = core.handle_silence(worker.monotonic_s, server_answers=site != HOME)
-            else:
-                core.handle_sign(worker.monotonic_s)
-                if last < sequence_number and not attempt.held.done:
-                    return Loss(FailureCode.BROKER, "the queue was lost, and the job with it")
-            core.validate()
-            if gone is not None and not attempt.held.done:
-                return Loss(FailureCode.TIMEOUT, gone.reason)
-            await worker.wait([attempt.held], ASK_EVERY_S)
-        return None
-
-    async def _until_gone(self, attempt: Attempt, receiver: Receiver) -> Loss:
-        assert attempt.holder is not None
-        holder, core = attempt.holder, self._watching(attempt.holder)
-        came = receiver.report().frames
-        while True:
-            if holder != attempt.holder:
-                holder, core = attempt.holder, self._watching(attempt.holder)
-            gone = await self._look(holder, core)
-            if receiver.report().frames > came:
-                core.handle_sign(self._worker.monotonic_s)
-            elif gone is not None and holder == attempt.holder:
-                return Loss(FailureCode.WORKER_LOST, gone.reason, holder if gone.died and attempt.computing else None)
-            core.validate()
-            came = receiver.report().frames
-            if not core.missing or core.absent:
-                await self._worker.sleep(ASK_ABSENT_EVERY_S if core.absent else ASK_EVERY_S)
-
-    def _watching(self, holder: Holder) -> PrefillWatchCore:
-        return PrefillWatchCore(holder.name, self._worker.monotonic_s, own_site=holder.site == HOME)
-
-    async def _look(self, holder: Holder, core: PrefillWatchCore) -> Gone | None:
-        """Follows PrefillWatch._look, but for answers that come late."""
-        try:
-            await self._ask(holder)
-        except NoRespondersError:
-            answers = await self._answers(holder.site)
-            return core.handle_absence(self._worker.monotonic_s, site_answers=answers)
-        except BusTimeoutError:
-            answers = holder.site != HOME or await self._answers(HOME)
-            return core.handle_silence(self._worker.monotonic_s, server_answers=answers)
-        core.handle_sign(self._worker.monotonic_s)
-        return None
-
-    async def _ask(self, holder: Holder) -> None:
-        name = holder.name if holder.incarnation is None else f"{holder.name}.{holder.incarnation}"
-        await self._world.network.ask(self._worker, name, "alive_asked", timeout_s=ANSWER_WAIT_S)
-
-    async def _answers(self, site: str) -> bool:
-        try:
-            await self._world.jobs[site].queued.last_stored(self._worker, ANSWER_WAIT_S)
-        except BusError:
-            return False
-        return True
-
     def _lost(self, attempt: Attempt, loss: Loss) -> None:
         """Follows Attempts._lost."""
         self._failed(attempt, loss.code, loss.reason, died=loss.died)
@@ -291,15 +223,8 @@ class Attempts:
             self._worker.spawn(self._look_back(loss.died))
 
     async def _look_back(self, holder: Holder) -> None:
-        until_s = self._worker.monotonic_s + LOOK_BACK_S
-        while self._worker.monotonic_s < until_s:
-            await self._worker.sleep(ASK_EVERY_S)
-            try:
-                await self._ask(holder)
-            except BusError:
-                continue
+        if await self._watch.until_back(holder):
             self._tell(WorkerAnswered(self._worker.monotonic_s, holder))
-            return
 
     def _verified(self, attempt: Attempt, sequence: KVSequence) -> None:
         if attempt.settled:
@@ -322,27 +247,22 @@ class Attempts:
 
     # ---- KV of earlier prompts
 
-    def _install_kept(self, sequence: KVSequence, token_ids: tuple[int, ...]) -> int:
-        from_token = 0
+    def _install_kept(self, sequence: KVSequence, order: BeginAttempt) -> int:
+        """Installs what this site or the one that is asked has made: another one's KV harms only what that one is given."""
+        from_token, token_ids = 0, order.token_ids
         while from_token + CHUNK_TOKENS < len(token_ids):
-            part = self._kept.get(token_ids[: from_token + CHUNK_TOKENS])
-            if part is None:
+            part, maker = self._kept.get(token_ids[: from_token + CHUNK_TOKENS], (None, ""))
+            if part is None or maker not in (HOME, order.prefill_site):
                 break
             sequence.install(part)
             from_token += CHUNK_TOKENS
         return from_token
 
-    def _keep(self, sequence: KVSequence, token_ids: tuple[int, ...]) -> None:
+    def _keep(self, sequence: KVSequence, order: BeginAttempt) -> None:
         full = next(layer for layer, spec in enumerate(LAYOUT.layers) if spec.kind is LayerKind.FULL)
-        for end in range(CHUNK_TOKENS, len(token_ids) + 1, CHUNK_TOKENS):
-            self._kept.setdefault(token_ids[:end], sequence.read(LayerRange(full, end - CHUNK_TOKENS, end)))
+        for end in range(CHUNK_TOKENS, len(order.token_ids) + 1, CHUNK_TOKENS):
+            prefix = order.token_ids[:end]
+            if prefix not in self._kept or order.prefill_site == HOME:
+                self._kept[prefix] = sequence.read(LayerRange(full, end - CHUNK_TOKENS, end)), order.prefill_site
         while len(self._kept) > KEPT_PROMPTS:
             del self._kept[next(iter(self._kept))]
-
-
-async def _settled(receiver: Receiver, timeout_s: float) -> tuple[TransferReport | None, TransferError | None]:
-    """Turns an error into a result: a task whose error is not looked at would pass for a fault."""
-    try:
-        return await receiver.verified(timeout_s), None
-    except TransferError as error:
-        return None, error

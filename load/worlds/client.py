@@ -16,6 +16,8 @@ class Client:
         """Finish reasons, codes of failures, `left`, `torn`; exactly one in the end."""
         self.events_after_end = 0
         self.prefill_site = ""
+        self.sites: set[str] = set()
+        """Sites that have made its KV."""
         self.attempts = 0
         self.task: Task | None = None
         self.asked_at_s = 0.0
@@ -27,6 +29,7 @@ class Client:
         match event:
             case Started(prefill_site=site):
                 self.prefill_site = site
+                self.sites.add(site)
             case Tokens(token_ids=token_ids, text=text):
                 if not self.token_ids:
                     self.first_token_s = now_s - self.asked_at_s
@@ -49,17 +52,21 @@ class Client:
         if not self.ends and self.task is not None:
             self.task.cancel()
 
-    def _closed(self) -> None:
+    def _closed(self, _: object) -> None:
         if not self.ends:
             self.end("left")
 
-    def wrong(self) -> str | None:
-        """Returns what is wrong with the answer so far; None for a beginning of the faultless one."""
+    def wrong(self, liar_site: str) -> str | None:
+        """Returns what is wrong with the answer so far; None for a beginning of the faultless one.
+
+        KV of `liar_site` may be wrong, and the answer with it."""
         expected = self.expected
         if len(self.ends) > 1:
             return f"it ended {len(self.ends)} times: {self.ends}"
         if self.events_after_end:
             return "an event came after its end"
+        if liar_site in self.sites:
+            return None
         if tuple(self.token_ids) != expected.token_ids[: len(self.token_ids)]:
             return f"tokens {self.token_ids} came, expected {list(expected.token_ids)}"
         if not expected.text.startswith(self.text):

@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterable
-from functools import partial
 from heapq import heappop, heappush
 from typing import Any, Generic, TypeVar
 
@@ -34,7 +33,7 @@ class Future(Generic[T]):
         self.done = False
         self._result: T | None = None
         self._error: BaseException | None = None
-        self._waiters: list[Callable[[], None]] = []
+        self._waiters: list[Callable[[Future[T]], None]] = []
 
     def set(self, result: T | None = None) -> None:
         """Sets the result. A second call changes nothing."""
@@ -54,9 +53,10 @@ class Future(Generic[T]):
             raise self._error
         return self._result  # type: ignore[return-value]
 
-    def when_done(self, call: Callable[[], None]) -> None:
+    def when_done(self, call: "Callable[[Future[T]], None]") -> None:
+        """Calls it with this future, at once where it is done."""
         if self.done:
-            call()
+            call(self)
         else:
             self._waiters.append(call)
 
@@ -69,7 +69,7 @@ class Future(Generic[T]):
         self.done = True
         waiters, self._waiters = self._waiters, []
         for call in waiters:
-            call()
+            call(self)
 
 
 class Task(Future[Any]):
@@ -114,7 +114,10 @@ class Task(Future[Any]):
             self._process.clockwork.failed(self._process, error)
         else:
             self._awaited = waits_for
-            waits_for.when_done(partial(self._process.call_soon, self._step, waits_for))
+            waits_for.when_done(self._wake)
+
+    def _wake(self, done: Future[Any]) -> None:
+        self._process.call_soon(self._step, done)
 
 
 class Clockwork:
@@ -132,26 +135,30 @@ class Clockwork:
 
     def call_at(self, at_s: float, process: "Process | None", call: Callable[..., Any], *args: Any) -> Timer:
         timer = Timer(process, call, args)
-        self._number += 1
-        heappush(self._due, (at_s, self._number, timer))
+        self._number = number = self._number + 1
+        heappush(self._due, (at_s, number, timer))
         return timer
 
     def run(self, until_s: float) -> None:
         """Runs all that is due by then, in order of time, then in order of its making."""
         due, soon = self._due, self.soon
-        while soon or (due and due[0][0] <= until_s):
-            if soon:
-                timer = soon.popleft()
-            else:
-                self.now_s, _, timer = heappop(due)
+        next_soon = soon.popleft
+        while True:
+            while soon:
+                timer = next_soon()
+                if not timer.cancelled:
+                    # What is due at once always belongs to a process.
+                    timer.process.take(timer)  # type: ignore[union-attr]
+            if not due or due[0][0] > until_s:
+                break
+            self.now_s, _, timer = heappop(due)
             if timer.cancelled:
                 continue
-            process = timer.process
-            if process is None:
+            if timer.process is None:
                 self.steps += 1
                 timer.call(*timer.args)
             else:
-                process.take(timer)
+                timer.process.take(timer)
         self.now_s = until_s
 
 
@@ -198,6 +205,10 @@ class Process:
             except Exception as error:
                 self.clockwork.failed(self, error)
 
+    def call_now(self, call: Callable[..., Any], *args: Any) -> None:
+        """Calls it in this turn, for a message that has just arrived: nothing else is due before it."""
+        self.take(Timer(self, call, args))
+
     def call_soon(self, call: Callable[..., Any], *args: Any) -> None:
         """Calls it in the next turn, after all that is due already."""
         self.clockwork.soon.append(Timer(self, call, args))
@@ -220,7 +231,7 @@ class Process:
     async def wait(self, futures: Iterable[Future[Any]], timeout_s: float | None = None) -> bool:
         """Returns whether one of them is done; False when the time is over before."""
         futures = list(futures)
-        woken: Future[None] = Future()
+        woken: Future[Any] = Future()
         for future in futures:
             future.when_done(woken.set)
         timer = None if timeout_s is None or woken.done else self.call_later(max(0.0, timeout_s), woken.set)

@@ -6,7 +6,6 @@ from typing import Any
 from load.worlds.attempting import Attempts
 from load.worlds.clockwork import Future, Process, Timer
 from load.worlds.model import EOS_TOKEN, FINGERPRINT, LAYOUT, MODEL, WorldVocabulary
-from load.worlds.plan import SCHEDULER
 from load.worlds.surroundings import Surroundings
 from prfaas.bus.errors import BusError, BusTimeoutError, NoRespondersError
 from prfaas.contracts.kv import KVStored
@@ -141,7 +140,8 @@ class DecodeWorker(Process):
                 self.samplers.pop(order.request_id, None)
                 self.attempts.release(order.request_id)
             case TellScheduler(AttemptEnded() as ended):
-                self.world.network.tell(self, SCHEDULER, "hear_attempt_ended", ended)
+                for scheduler in self.world.plan.schedulers:
+                    self.world.network.tell(self, scheduler, "hear_attempt_ended", ended)
 
     def _tick_when_due(self) -> None:
         """Ticks at the first multiple of TICK_S at which a request is too late: other ticks change nothing."""

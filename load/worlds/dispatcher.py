@@ -3,10 +3,12 @@
 from typing import Any
 
 from load.worlds.clockwork import Timer
-from load.worlds.job_queue import QUEUED, RETRY_WAIT_S, Delivery, JobStream, JobTaker, StoredJob, TakenJob
+from load.worlds.failure_repeater import FailureRepeater
+from load.worlds.job_queue import QUEUED, RETRY_WAIT_S
 from load.worlds.model import MODEL
 from load.worlds.plan import HOME
 from load.worlds.surroundings import Surroundings
+from load.worlds.taken_job import Delivery, JobTaker, StoredJob, Stream, TakenJob
 from prfaas.bus.errors import BusError, BusTimeoutError
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.to_decode import PrefillFailed
@@ -47,6 +49,7 @@ class Dispatcher(JobTaker):
         self.core = DispatchCore(SiteQueue(self._options))
         self.held: dict[str, TakenJob] = {}
         """Jobs that are neither dispatched nor refused, by id."""
+        self.repeater = FailureRepeater(self, world.network, TICK_S)
         self._leaving: set[str] = set()
         self._pulled: int | None = None
         """Connection over which a pull is outstanding."""
@@ -63,6 +66,7 @@ class Dispatcher(JobTaker):
         return DispatcherHere(outstanding=self.core.outstanding(readiness.worker))
 
     def hear_cancel(self, cancel: CancelPrefill) -> None:
+        self.repeater.cancelled(cancel)
         for attempt in range(max(1, cancel.attempt - ATTEMPTS), cancel.attempt + 1):
             job_id = job_id_of(HOME, cancel.transfer_id, attempt)
             if job_id in self.held and job_id not in self._leaving:
@@ -83,7 +87,7 @@ class Dispatcher(JobTaker):
         self._pull()
         self._tick_soon()
 
-    def job_given_up(self, stream: JobStream, stored: StoredJob) -> None:
+    def job_given_up(self, stream: Stream, stored: StoredJob) -> None:
         """Is told of none: prefill workers are."""
 
     def connection_restored(self) -> None:
@@ -162,4 +166,5 @@ class Dispatcher(JobTaker):
             retry_after_s=retry_after_s,
         )
         self.world.network.tell(self, taken.job.reply_to, "hear_progress", self.site, failed)
+        self.repeater.told(taken, failed)
         await taken.ack()

@@ -3,10 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+from msgspec.structs import replace
+
 from load.worlds.clockwork import Process
 from load.worlds.gateway import Gateway
 from load.worlds.plan import HOME, Fault
 from load.worlds.surroundings import Surroundings
+from prfaas.contracts.to_prefill import PrefillJob
 
 REDIAL_S = 0.2
 
@@ -35,6 +38,8 @@ class Faults:
                 world.store.flip_delivered += 1
             case "flip_stored":
                 world.store.flip_stored += 1
+            case "forge":
+                world.jobs[target].queued.forge = self._forged
             case "bucket_full":
                 world.store.full = True
                 self._later(for_s, setattr, world.store, "full", False)
@@ -118,12 +123,25 @@ class Faults:
         world.jobs[site].dispatched.lose_memory()
         if site == HOME:
             world.store.lose_memory()
+            world.lease_bucket.lose_memory()
         for link_sites, link in world.network.links.items():
             if site in link_sites:
                 link.connection += 1
         for process in list(world.network.processes.values()):
             if process.site == site:
                 self.unplug(process, for_s + 0.05 + 0.2 * world.chance.random())
+
+    def _forged(self, job: PrefillJob) -> PrefillJob:
+        """Changes an open field of a sealed job. What a server can do with a plain one no worker could tell."""
+        if not job.sealed:
+            return job
+        self._world.forged.add(job.transfer.nuid)
+        return self._world.chance.choice((
+            replace(job, timeout_s=job.timeout_s + 1.0),
+            replace(job, admitted=not job.admitted),
+            replace(job, priority=job.priority + 1),
+            replace(job, transfer=replace(job.transfer, from_token=job.transfer.from_token + 1)),
+        ))  # fmt: skip
 
     def _later(self, delay_s: float, call: Callable[..., Any], *args: object) -> None:
         clockwork = self._world.clockwork

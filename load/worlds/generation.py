@@ -8,7 +8,7 @@ from load.worlds.client import Client
 from load.worlds.clockwork import CancelledError, Future
 from load.worlds.gateway import Gateway, Leg
 from load.worlds.model import MODEL
-from load.worlds.plan import SCHEDULER
+from load.worlds.plan import PLACE
 from prfaas.bus.errors import BusError, NoRespondersError, RemoteError
 from prfaas.contracts.codes import FINAL_REFUSALS, FailureCode
 from prfaas.contracts.to_decode import CancelGenerate, Generate
@@ -212,9 +212,13 @@ class Generation:
         answer: Placement | Refusal | None = None
         try:
             patience_s = gateway.scheduler.patience_s(CONTROL_DEADLINE_S)
-            answer = await self._ask(leg, SCHEDULER, "place", request, patience_s)
+            answer = await self._ask(leg, PLACE, "place", request, patience_s)
             gateway.scheduler.handle_answer()
         except NoRespondersError:
+            gateway.scheduler.handle_absence(asked_at)
+        except RemoteError as error:
+            if error.code != FailureCode.NOT_LEADING:
+                raise EndedError(error.code) from error
             gateway.scheduler.handle_absence(asked_at)
         except BusError:
             gateway.scheduler.handle_silence(asked_at)

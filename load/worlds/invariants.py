@@ -1,5 +1,6 @@
 """Invariants of every world: one end per request, right tokens, nothing kept, and no error that its faults do not explain."""
 
+from collections import Counter
 from collections.abc import Collection
 from typing import Final
 
@@ -24,7 +25,7 @@ GOOD: Final = ("stop", "length")
 NEVER: Final = frozenset(
     {
         FailureCode.INTERNAL, FailureCode.INTERNAL_ERROR, FailureCode.TEXT, FailureCode.BAD_MESSAGE, FailureCode.FINGERPRINT,
-        FailureCode.LOSSY, FailureCode.WRONG_MODEL, FailureCode.BAD_JOB, FailureCode.BAD_REQUEST, FailureCode.CACHE_TOO_SMALL,
+        FailureCode.LOSSY, FailureCode.WRONG_MODEL, FailureCode.BAD_REQUEST, FailureCode.CACHE_TOO_SMALL,
         FailureCode.CONTEXT_LENGTH_EXCEEDED, FailureCode.DUPLICATE,
     }
 )  # fmt: skip
@@ -32,6 +33,7 @@ NEVER: Final = frozenset(
 NEEDS: Final[dict[str, frozenset[str]]] = {
     FailureCode.ENGINE: frozenset({"broken", "bad_step"}),
     FailureCode.CORRUPT: frozenset({"flip_delivery", "flip_stored"}),
+    FailureCode.BAD_JOB: frozenset({"forge"}),
     FailureCode.PREFILL_CRASH: frozenset({"deadly", "kill", "unplug"}),
 }
 """Faults of which one must be there for a code."""
@@ -46,7 +48,7 @@ COSTLY: Final = frozenset({"server_restart", "bucket_full", "drop"})
 def judged(world: Surroundings, client: Client) -> list[str]:
     """Returns what is wrong with one client's answer."""
     name = client.plan.name
-    wrong = client.wrong()
+    wrong = client.wrong(world.plan.liar.partition("-")[0])
     if wrong is not None:
         return [f"{name}: {wrong}"]
     if not client.ends:
@@ -54,10 +56,6 @@ def judged(world: Surroundings, client: Client) -> list[str]:
     end = client.ends[0]
     if not _explained(world, end):
         return [f"{name}: it ended as {end}, which nothing here explains"]
-    if (most := max(map(len, world.deaths.values()), default=0)) > _most(world, MAX_DEATHS):
-        return [f"{name}: {most} workers died of one prompt"]
-    if (most := max(map(world.broken.count, world.broken), default=0)) > _most(world, MAX_ENGINE_FAILURES):
-        return [f"{name}: an engine had to fail {most} times"]
     if client.attempts > MOST_ATTEMPTS:
         return [f"{name}: it took {client.attempts} attempts"]
     poison = client.plan.poison
@@ -67,8 +65,15 @@ def judged(world: Surroundings, client: Client) -> list[str]:
 
 
 def judged_attempts(world: Surroundings) -> list[str]:
-    """Returns what is wrong with how attempts failed."""
-    return [f"attempt {name} failed as {code}" for name, code in world.failed_attempts if not _explained(world, code)]
+    """Returns what is wrong with how attempts failed, and with what they cost."""
+    wrong = [f"attempt {name} failed as {code}" for name, code in world.failed_attempts if not _explained(world, code)]
+    for leg, workers in world.deaths.items():
+        if len(workers) > _most(world, MAX_DEATHS, leg):
+            wrong.append(f"{leg}: {len(workers)} workers died of one prompt")
+    for leg, failures in Counter(world.broken).items():
+        if failures > _most(world, MAX_ENGINE_FAILURES, leg):
+            wrong.append(f"{leg}: an engine had to fail {failures} times")
+    return wrong
 
 
 def _explained(world: Surroundings, code: str) -> bool:
@@ -76,9 +81,15 @@ def _explained(world: Surroundings, code: str) -> bool:
     return code not in NEVER and (code not in NEEDS or not NEEDS[code].isdisjoint(world.plan.fault_kinds))
 
 
-def _most(world: Surroundings, known: int) -> int:
-    """Returns how often one prompt may harm, `known` times where each is heard of. News may be lost, and pass for a timeout."""
-    return MOST_PREFILLS if world.plan.fault_kinds & HIDES_NEWS else known
+def _most(world: Surroundings, known: int, leg: str) -> int:
+    """Returns how often one prompt may harm, `known` times where each is heard of.
+
+    News may be lost, and the harm pass for a timeout or a damaged frame: then each attempt may do it. An attempt that the site's
+    server ended is none of the placement's, and has done it all the same."""
+    if not world.plan.fault_kinds & HIDES_NEWS:
+        return known
+    by_server = sum(name.rpartition(".")[0] == leg and code == FailureCode.BROKER for name, code in world.failed_attempts)
+    return MOST_PREFILLS + by_server
 
 
 def _single_fault(world: Surroundings, client: Client) -> list[str]:
@@ -119,6 +130,7 @@ def leftovers(world: Surroundings) -> list[str]:
                 found += _kept_by_prefill_worker(process)
             case Dispatcher():
                 found += [f"held job {each} at {process.name}" for each in process.held]
+                found += [f"{process.repeater.unheard} unheard failures at {process.name}"] * bool(process.repeater.unheard)
             case Scheduler():
                 process.advance()
                 found += _kept_by_scheduler(process)
@@ -138,6 +150,7 @@ def _kept_by_decode_worker(process: DecodeWorker) -> list[str]:
         "sequence": process.attempts.sequences,
         "sampler": process.samplers,
         "receiver": process.attempts.receivers,
+        "audit": process.attempts.audits.held,
     }
     return [f"{what} {each} at {process.name}" for what, kept in parts.items() for each in kept]
 
@@ -145,6 +158,8 @@ def _kept_by_decode_worker(process: DecodeWorker) -> list[str]:
 def _kept_by_prefill_worker(process: PrefillWorker) -> list[str]:
     found = [f"sender {sender.transfer.object_name} at {process.name}" for sender in process.senders]
     process.link.core.validate()
+    if process.repeater.unheard:
+        found.append(f"{process.repeater.unheard} unheard failures at {process.name}")
     if process.working is not None:
         found.append(f"prefill of {process.working} at {process.name}")
     return found + [f"turn {key} at {process.name}" for key in process.link.users]

@@ -6,13 +6,14 @@ dispatched once.
 
 import math
 from collections import deque
-from math import inf
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
-from load.worlds.clockwork import Clockwork, Future, Process, Timer
+from load.worlds.clockwork import Clockwork, Future, Process
 from load.worlds.network import NO_RESPONDERS_S, Network
+from load.worlds.taken_job import Delivery, JobTaker, StoredJob, TakenJob
 from prfaas.bus.errors import BusError, BusTimeoutError, NoRespondersError, StreamError
 from prfaas.bus.job_streams import ACK_WAIT_S, MAX_DELIVERIES, MAX_JOBS, MAX_QUEUED_DELIVERIES, QUEUED_ACK_WAIT_S
 from prfaas.bus.taken_jobs import ACK_TIMEOUT_S
@@ -27,82 +28,11 @@ QUEUED = "queued"
 """Subject of the jobs that wait in a site; the others are names of workers."""
 
 
-class JobTaker(Process):
-    """A process that pulls jobs."""
-
-    server_clock_error_s = 0.0
-    """Error of what it knows of the server's clock."""
-    pulls_until_s = inf
-    """Moment at which the server has ended its pulls; none while it is idle, for it asks again and again."""
-
-    settles = True
-    """True where it hears of jobs that are not delivered again."""
-
-    def job_arrived(self, delivery: "Delivery") -> None:
-        """Takes a job that a pull has brought."""
-        raise NotImplementedError
-
-    def job_given_up(self, stream: "JobStream", stored: "StoredJob") -> None:
-        """Takes that the stream will not deliver a job again."""
-        raise NotImplementedError
-
-
-class StoredJob:
-    """One message of the stream."""
-
-    def __init__(self, subject: str, job: PrefillJob, stored_at_s: float) -> None:
-        self.subject = subject
-        self.job = job
-        self.stored_at_s = stored_at_s
-        self.deliveries = 0
-        self.waits = True
-        """True while it waits for a pull: never delivered, or its worker has not said anything for ACK_WAIT_S."""
-        self.removed = False
-        self.ack_due: Timer | None = None
-
-
 class Stored(NamedTuple):
     """A stream's answer to a job."""
 
     sequence: int
     was_there: bool
-
-
-class Delivery(NamedTuple):
-    stream: "JobStream"
-    stored: StoredJob
-    deliveries: int
-
-
-class TakenJob:
-    """A job that a process has, kept in progress until it is settled or its time is over."""
-
-    def __init__(self, taker: JobTaker, delivery: Delivery) -> None:
-        self._taker = taker
-        self._stream = delivery.stream
-        self._stored = delivery.stored
-        self.job: PrefillJob = delivery.stored.job
-        self.deliveries = delivery.deliveries
-        self._keeping = taker.spawn(self._keep())
-
-    @property
-    def age_s(self) -> float:
-        """Time since the server stored it first, by the server's clock as its answers show it."""
-        stored_for_s = self._taker.clockwork.now_s + self._taker.server_clock_error_s - self._stored.stored_at_s
-        return self.job.waited_s + max(0.0, stored_for_s)
-
-    async def ack(self) -> None:
-        self._keeping.cancel()
-        await self._stream.acknowledge(self._taker, self._stored)
-
-    def forget(self) -> None:
-        self._keeping.cancel()
-
-    async def _keep(self) -> None:
-        until_at = self._taker.monotonic_s + self.job.timeout_s - self.age_s
-        while self._taker.monotonic_s < until_at:
-            await self._taker.sleep(self._stream.ack_wait_s / 5)
-            self._stream.say_in_progress(self._taker, self._stored)
 
 
 class JobStream:
@@ -118,6 +48,8 @@ class JobStream:
         self._network = network
         self._max_deliveries = max_deliveries
         self._max_jobs = max_jobs
+        self.forge: Callable[[PrefillJob], PrefillJob] | None = None
+        """Change of the next job that is stored, by who controls the server."""
         self._known: dict[str, int] = {}
         """Sequence numbers by name. Names of all jobs that were stored: the window of duplicates outlasts a world."""
         self._pulls: dict[str, deque[tuple[JobTaker, int]]] = {}
@@ -206,6 +138,8 @@ class JobStream:
         else:
             self._known[name] = len(self._known) + 1
             outcome = Stored(self._known[name], was_there=False)
+            if self.forge is not None:
+                job, self.forge = self.forge(job), None
             stored = StoredJob(subject, job, self._clockwork.now_s)
             self.jobs.append(stored)
             ends_at_s = self._clockwork.now_s + max(1, math.ceil(useful_s))
@@ -216,7 +150,7 @@ class JobStream:
 
     def _answer(self, source: Process, answer: Future[Any], outcome: Any) -> None:
         if source.connected:
-            source.call_soon(answer.fail if isinstance(outcome, BusError) else answer.set, outcome)
+            source.call_now(answer.fail if isinstance(outcome, BusError) else answer.set, outcome)
 
     def _take_pull(self, worker: JobTaker, subject: str, connection: int) -> None:
         pulls = self._pulls.setdefault(subject, deque())
@@ -252,7 +186,7 @@ class JobStream:
 
     def _hand_over(self, worker: JobTaker, delivery: Delivery) -> None:
         if worker.alive and worker.connected:
-            worker.call_soon(worker.job_arrived, delivery)
+            worker.call_now(worker.job_arrived, delivery)
 
     def _await_sign(self, stored: StoredJob) -> None:
         if stored.ack_due is not None:

@@ -1,14 +1,16 @@
 """Bugs made by hand, each a small change of one real core: the worlds must find every one of them."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import xxhash
 from msgspec.structs import replace as replaced
 
-from load.worlds.plan import LINK_FAULTS, Plan
+from load.worlds.audit_mutations import AUDIT_MUTATIONS
+from load.worlds.leadership_mutations import LEADERSHIP_MUTATIONS
+from load.worlds.mutation import Change, Mutation
+from load.worlds.plan import LINK_FAULTS
+from load.worlds.sealing_mutations import SEALING_MUTATIONS
 from prfaas.contracts.codes import FailureCode
 from prfaas.link.link_core import LinkCore
 from prfaas.transfer import frame
@@ -26,36 +28,6 @@ from prfaas_gateway.joined_answer import JoinedAnswer
 from prfaas_prefill_worker.service_core import PrefillCore
 from prfaas_scheduler.breaker import Breaker
 from prfaas_scheduler.fleet import Fleet
-
-Change = Callable[[Any], Any]
-"""Takes what is there and returns what takes its place."""
-
-
-class Mutation(NamedTuple):
-    name: str
-    owner: Any
-    """Class or module that is changed."""
-    attribute: str
-    change: Change
-    faults: tuple[str, ...] = ()
-    """Kinds of faults, or poisons, of which a world must have one to show it; none: any world may."""
-    profile: str = ""
-    """Profile of the worlds that show it; empty: any."""
-
-    def may_show(self, plan: Plan) -> bool:
-        """Returns whether a world of this plan is worth running in search of it."""
-        return (not self.faults or not plan.fault_kinds.isdisjoint(self.faults)) and self.profile in ("", plan.profile)
-
-
-@contextmanager
-def mutated(mutation: Mutation) -> Iterator[None]:
-    """Has the bug in all worlds that are run inside."""
-    original = mutation.owner.__dict__[mutation.attribute]
-    setattr(mutation.owner, mutation.attribute, mutation.change(original))
-    try:
-        yield
-    finally:
-        setattr(mutation.owner, mutation.attribute, original)
 
 
 def _does_nothing(_: Any) -> Any:
@@ -261,4 +233,7 @@ MUTATIONS: Final = (
     Mutation("the breaker never closes", Breaker, "succeeded", _stays_open),
     Mutation("lost placements never expire", Fleet, "_forget_placement", _does_nothing, ("drop", "unplug", "kill")),
     Mutation("a request is placed twice", Fleet, "remove_placement", _counts_twice),
+    *LEADERSHIP_MUTATIONS,
+    *SEALING_MUTATIONS,
+    *AUDIT_MUTATIONS,
 )

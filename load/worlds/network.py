@@ -1,7 +1,7 @@
 """Control messages as NATS promises them, and no more: at most once, in order per connection, requests with a deadline."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,10 @@ SPIKE_SHARE = 0.02
 SPIKE_S = 0.15
 """Longest pause that now and then comes on top of a delay."""
 NO_RESPONDERS_S = 0.001
+
+
+class UnansweredError(Exception):
+    """Raised by a handler that gives no answer."""
 
 
 @dataclass(slots=True)
@@ -39,6 +43,10 @@ class Network:
         """The process that has subscribed under each name, dead ones left out."""
         self._incarnations: dict[str, Process] = {}
         """The same under name and incarnation, for subjects that another process of the name does not have."""
+        self.servers: dict[str, list[Process]] = {}
+        """Processes that answer requests to a subject which any of several may serve."""
+        self.subscriptions: dict[str, tuple[Process, Callable[[Any], Coroutine[Any, Any, None]]]] = {}
+        """Process and handler of a subject of raw messages."""
         self.links: dict[frozenset[str], Link] = {}
         self.server_down: set[str] = set()
         self._chance = chance
@@ -72,7 +80,7 @@ class Network:
                 return
             if not source.connected:
                 leaves_at_s = source.reconnects_at_s  # nats-py keeps what is published until it is connected again
-        link = self.link_between(from_site, to_site)
+        link = None if from_site == to_site else self.links[frozenset((from_site, to_site))]
         chance = self._chance.random
         delay_s = LOCAL_DELAY_S * (0.5 + chance())
         if link is not None:
@@ -98,13 +106,13 @@ class Network:
             self.carry((source, target, lane), source, source.site, site, self._deliver, target, method, args)
 
     async def ask(self, source: Process, target: str, method: str, *args: Any, timeout_s: float) -> Any:
-        """Returns the handler's answer. Raises BusTimeoutError, NoRespondersError, RemoteError."""
-        site = self._site_of(target)
+        """Returns the handler's answer, the first one of several. Raises BusTimeoutError, NoRespondersError, RemoteError."""
+        there = self._at(target)
+        site = there[0].site if there else None
         answer: Future[Any] = Future()
-        there = self._find(target)
         link = None if site is None else self.link_between(source.site, site)
-        unheard = site is None or there is None or (link is not None and link.cut and not link.silent)
-        if source.connected and (unheard or (there is not None and not there.connected)):
+        unheard = link is not None and link.cut and not link.silent
+        if source.connected and (unheard or not any(process.connected for process in there)):
             await source.sleep(NO_RESPONDERS_S)
             raise NoRespondersError(target)
         if site is not None:
@@ -121,6 +129,23 @@ class Network:
         if self.processes.get(process.name) is process:
             del self.processes[process.name]
         self._incarnations = {name: other for name, other in self._incarnations.items() if other is not process}
+        self.subscriptions = {subject: each for subject, each in self.subscriptions.items() if each[0] is not process}
+        for subject in self.servers:
+            self.cease(subject, process)
+
+    def serve(self, subject: str, process: Process) -> None:
+        """Lets a process answer requests to the subject, beside others that do."""
+        self.servers.setdefault(subject, []).append(process)
+
+    def cease(self, subject: str, process: Process) -> None:
+        self.servers[subject] = [other for other in self.servers.get(subject, ()) if other is not process]
+
+    def _at(self, target: str) -> list[Process]:
+        """Processes that answer requests to a subject or a process's name."""
+        if target in self.servers:
+            return self.servers[target]
+        found = self._find(target)
+        return [] if found is None else [found]
 
     def _find(self, name: str) -> Process | None:
         return self.processes.get(name) or self._incarnations.get(name)
@@ -152,21 +177,25 @@ class Network:
         if process is None or not process.connected or self._dropped(target):
             self.lost += 1
             return
-        process.call_soon(getattr(process, method), *args)
+        process.call_now(getattr(process, method), *args)
 
     def _dropped(self, target: str) -> bool:
         share = self.drops.get(target)
         return share is not None and self._chance.random() < share
 
     def _serve(self, source: Process, target: str, method: str, args: tuple[Any, ...], answer: Future[Any]) -> None:
-        process = self._find(target)
-        if process is not None and process.connected and not self._dropped(target):
-            process.call_soon(self._handle, source, process, method, args, answer)
+        for process in self._at(target):
+            if process.connected and not self._dropped(process.name):
+                process.call_now(self._handle, source, process, method, args, answer)
 
     def _handle(self, source: Process, process: Process, method: str, args: tuple[Any, ...], answer: Future[Any]) -> None:
         tell: Callable[[Any], None] = answer.set
         try:
             reply: Any = getattr(process, method)(*args)
+        except UnansweredError:
+            return
+        except RemoteError as error:
+            reply, tell = error, answer.fail
         except Exception as error:
             self.clockwork.failed(process, error)
             reply, tell = RemoteError(FailureCode.INTERNAL, str(error)), answer.fail
@@ -174,4 +203,4 @@ class Network:
 
     def _answered(self, source: Process, tell: Callable[[Any], None], reply: Any) -> None:
         if source.connected:
-            source.call_soon(tell, reply)
+            source.call_now(tell, reply)

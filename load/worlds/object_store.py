@@ -31,6 +31,8 @@ class StoredObject:
     def __init__(self) -> None:
         self.frames: list[tuple[int, bytes]] = []
         """(stream sequence, frame)"""
+        self.author = ""
+        """Sender of the first of these frames."""
         self.batches: dict[tuple[str, int], Batch] = {}
 
     @property
@@ -52,7 +54,8 @@ class Consumer:
 class ObjectStore:
     """Memory of the server: a restart loses it."""
 
-    def __init__(self, clockwork: Clockwork, network: Network, chance: random.Random) -> None:
+    def __init__(self, clockwork: Clockwork, network: Network, chance: random.Random, violations: list[str]) -> None:
+        self._violations = violations
         self._clockwork = clockwork
         self._chance = chance
         self._network = network
@@ -106,14 +109,14 @@ class ObjectStore:
     ) -> None:
         if order is None:
             if not self.full:
-                self._store(nuid, data)
+                self._store(nuid, salt, data)
             return
         reply = self._ping(nuid, salt, order) if isinstance(order, events.SendPing) else self._frame(nuid, salt, order, data)
         self._network.carry((self, sender), None, HOME, sender.site, self._reply, sender, on_reply, reply)
 
     def _reply(self, sender: Process, on_reply: Callable[[Reply], None], reply: Reply) -> None:
         if sender.connected:
-            sender.call_soon(on_reply, reply)
+            sender.call_now(on_reply, reply)
 
     def _batch(self, stored: StoredObject, salt: str, batch: int) -> Batch | None:
         found = stored.batches.get((salt, batch))
@@ -137,7 +140,7 @@ class ObjectStore:
             return events.BatchEnded, (batch, found.frames, found.last_sequence)
         if self.full:
             return events.Refused, (batch, MAXIMUM_BYTES, "maximum bytes exceeded")
-        last = self._store(nuid, data)
+        last = self._store(nuid, salt, data)
         if order.commit:
             stored.batches.pop(key, None)
             return events.BatchEnded, (batch, sequence, last)
@@ -157,12 +160,16 @@ class ObjectStore:
         stored.batches[salt, ping.batch] = found._replace(heard_at_s=self._clockwork.now_s)
         return events.Acknowledged, (ping.batch, found.frames, True)
 
-    def _store(self, nuid: str, data: bytes) -> int:
+    def _store(self, nuid: str, author: str, data: bytes) -> int:
         self._sequence += 1
         if self.flip_stored:
             self.flip_stored -= 1
             data = damaged(data, self._chance)
         stored = self._objects.setdefault(nuid, StoredObject())
+        if not stored.frames:
+            stored.author = author
+        elif stored.author != author:
+            self._violations.append(f"object {nuid} has frames of {stored.author} and {author}")
         stored.frames.append((self._sequence, data))
         for consumer in self.consumers:
             if consumer.nuid == nuid:
@@ -231,7 +238,7 @@ class ObjectStore:
         if self.flip_delivered:
             self.flip_delivered -= 1
             data = damaged(data, self._chance)
-        process.call_soon(consumer.deliver, sequence, data)
+        process.call_now(consumer.deliver, sequence, data)
 
 
 def damaged(data: bytes, chance: random.Random) -> bytes:

@@ -10,6 +10,9 @@ from prfaas.contracts.to_decode import Sampling
 HOME: Final = "pd"
 GATEWAY: Final = "gateway"
 SCHEDULER: Final = "scheduler"
+STANDBY: Final = "scheduler-b"
+PLACE: Final = "place"
+"""Subject of placements, which the leading scheduler serves."""
 
 
 def dispatcher_of(site: str) -> str:
@@ -17,7 +20,9 @@ def dispatcher_of(site: str) -> str:
     return f"{site}-q"
 
 
-QUIET_AT_S: Final = 9.0
+FIRST_AT_S: Final = 0.6
+"""Moment of the first request: all processes are there."""
+QUIET_AT_S: Final = 7.0
 """Moment after which no fault begins."""
 LONGEST_STOP_S: Final = 8.0
 
@@ -68,6 +73,13 @@ class Plan:
     token_s: float
     """Time that a prefill takes for a token."""
     step_s: float
+    schedulers: tuple[str, ...]
+    sealed: tuple[str, ...]
+    """Prefill sites whose jobs and KV are sealed."""
+    audited: bool
+    """True where every prefill of another site has a second opinion."""
+    liar: str
+    """Prefill worker that makes wrong KV; empty: all are honest."""
     dispatchers: tuple[str, ...]
     """Sites with a dispatcher; workers of the others take jobs first come, first served."""
     objective_s: float
@@ -79,12 +91,14 @@ class Plan:
 
     @property
     def fault_kinds(self) -> set[str]:
-        return {fault.kind for fault in self.faults} | {request.poison for request in self.requests if request.poison}
+        """Kinds of faults and poisons, `lie` where a worker lies, `audit` where prefills are audited."""
+        kinds = {fault.kind for fault in self.faults} | {request.poison for request in self.requests if request.poison}
+        return kinds | ({"lie"} if self.liar else set()) | ({"audit"} if self.audited else set())
 
 
 PROCESS_FAULTS: Final = ("kill", "stop", "unplug", "drop")
 LINK_FAULTS: Final = ("cut", "half_open", "stall", "slow")
-STORE_FAULTS: Final = ("flip_delivery", "flip_stored", "bucket_full", "server_restart")
+STORE_FAULTS: Final = ("flip_delivery", "flip_stored", "bucket_full", "server_restart", "forge")
 
 
 def make_plan(seed: int) -> Plan:
@@ -94,6 +108,7 @@ def make_plan(seed: int) -> Plan:
     prefill = [WorkerPlan(name=f"{site}-p{n}", site=site) for site in (HOME, *remotes) for n in range(chance.choice((1, 1, 2)))]
     decode = [WorkerPlan(name=f"{HOME}-d{n}", site=HOME) for n in range(1 if profile == "storm" and chance.random() < 0.3 else 2)]
     crowded = profile == "storm" and chance.random() < 0.3
+    audited, lies = chance.random() < 0.15, chance.random() < 0.5
     plan = Plan(
         seed=seed,
         profile=profile,
@@ -106,6 +121,10 @@ def make_plan(seed: int) -> Plan:
         link_delay_s=chance.choice((0.005, 0.02, 0.05)),
         token_s=chance.choice((0.002, 0.01, 0.03)),
         step_s=chance.choice((0.005, 0.02, 0.1)),
+        schedulers=(SCHEDULER, STANDBY) if profile != "calm" and chance.random() < 0.3 else (SCHEDULER,),
+        sealed=remotes if chance.random() < 0.25 else (),
+        audited=audited,
+        liar=chance.choice([worker.name for worker in prefill if worker.site != HOME]) if audited and lies else "",
         dispatchers=tuple(site for site in (HOME, *remotes) if chance.random() < 0.7),
         objective_s=chance.choice((0.5, 2.0)) if profile == "storm" else 10.0,
         queue_jobs=chance.choice((1, 2)) if crowded and chance.random() < 0.5 else 1024,
@@ -133,7 +152,7 @@ def _request(chance: random.Random, number: int, plan: Plan, shared: list[int]) 
         poison = chance.choice(("deadly", "broken", "bad_step"))
     return RequestPlan(
         name=f"r{number}",
-        at_s=1.0 + chance.random() * chance.choice((0.1, 4.0)),
+        at_s=FIRST_AT_S + chance.random() * chance.choice((0.1, 3.0)),
         prompt=tuple(prompt),
         sampling=Sampling(
             max_tokens=max_tokens,
@@ -150,14 +169,14 @@ def _request(chance: random.Random, number: int, plan: Plan, shared: list[int]) 
 
 def _fault(chance: random.Random, plan: Plan) -> Fault:
     kind = chance.choice((*PROCESS_FAULTS, *PROCESS_FAULTS, *LINK_FAULTS, *STORE_FAULTS))
-    processes = [GATEWAY, SCHEDULER, *map(dispatcher_of, plan.dispatchers)]
+    processes = [GATEWAY, *plan.schedulers, *map(dispatcher_of, plan.dispatchers)]
     processes += [worker.name for worker in (*plan.decode_workers, *plan.prefill_workers)]
     target = HOME
     if kind in PROCESS_FAULTS:
         target = chance.choice(processes)
-    elif kind in LINK_FAULTS or (kind == "server_restart" and chance.random() < 0.4):
+    elif kind in LINK_FAULTS or kind == "forge" or (kind == "server_restart" and chance.random() < 0.4):
         target = chance.choice(plan.remotes)
     for_s = chance.choice((0.3, 1.0, 3.0, LONGEST_STOP_S)) * (0.5 + 0.5 * chance.random())
     aimed = chance.choice(plan.requests).at_s + chance.random() * chance.choice((0.05, 0.3, 1.5))
-    at_s = aimed if chance.random() < 0.7 else 1.0 + 6.0 * chance.random()
+    at_s = aimed if chance.random() < 0.7 else FIRST_AT_S + 5.0 * chance.random()
     return Fault(kind, target, at_s, for_s)

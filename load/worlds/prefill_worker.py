@@ -2,27 +2,32 @@
 
 from collections import deque
 from math import inf
-from typing import Any
+from typing import Any, TypeVar
 
+from load.worlds.auditing import lie
 from load.worlds.clockwork import Future
-from load.worlds.job_queue import QUEUED, RETRY_WAIT_S, Delivery, JobStream, JobTaker, StoredJob, TakenJob
+from load.worlds.failure_repeater import FailureRepeater
+from load.worlds.job_queue import QUEUED, RETRY_WAIT_S
 from load.worlds.model import CHUNK_TOKENS, FINGERPRINT, MODEL, pieces
 from load.worlds.plan import HOME
 from load.worlds.readiness import Readiness
+from load.worlds.seals import prefill_seals
 from load.worlds.sending import QUERY_TIMEOUT_S, Sender, SenderLink, failure_of
 from load.worlds.surroundings import Surroundings
+from load.worlds.taken_job import Delivery, JobTaker, StoredJob, Stream, TakenJob
 from prfaas.bus.errors import BusError
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.terms import Role
-from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
+from prfaas.contracts.to_decode import PrefillDone, PrefillFailed, PrefillStarted
 from prfaas.contracts.to_prefill import CancelPrefill, PrefillJob
 from prfaas.contracts.to_scheduler import Heartbeat
 from prfaas.engine.protocol import EngineError, PrefillCancelled
-from prfaas.sealing.config import SealingConfig
-from prfaas.sealing.job_seal import JobSeals
 from prfaas.worker.faults import failure_code, fault_text
 from prfaas_prefill_worker.events import CancelHeard, JobTaken, PrefillEnded, Refuse, Run
+from prfaas_prefill_worker.progress import LOOK_EVERY_S
 from prfaas_prefill_worker.service_core import PrefillCore
+
+Progress = TypeVar("Progress", PrefillStarted, PrefillDone, PrefillFailed)
 
 IDLE_TIMEOUT_S = 5.0
 TAILS = 2
@@ -37,7 +42,7 @@ class PrefillWorker(JobTaker):
         self.incarnation = incarnation
         self.jobs = world.jobs[self.site]
         self.server_clock_error_s = world.chance.uniform(-0.02, 0.02)
-        self.core = PrefillCore(MODEL, FINGERPRINT, 1024, JobSeals(SealingConfig()).open, [HOME])
+        self.core = PrefillCore(MODEL, FINGERPRINT, 1024, prefill_seals(self.site, world.plan.sealed).open, [HOME])
         self.link = SenderLink(self)
         self.senders: list[Sender] = []
         self.working: str | None = None
@@ -48,8 +53,10 @@ class PrefillWorker(JobTaker):
         """Connection over which a pull is outstanding, by subject."""
         self._cancels: dict[str, int] = {}
         """Attempts that it was told to cancel, kept beside the core to judge it by."""
+        self.repeater = FailureRepeater(self, world.network, LOOK_EVERY_S)
         self._arrived: Future[None] = Future()
-        self._readiness = Readiness(self, world.network, incarnation, self.core.observed, self._arrive)
+        dispatched = self.site in world.plan.dispatchers
+        self._readiness = Readiness(self, world.network, incarnation, self.core.observed, self._arrive, dispatched=dispatched)
         self._tails = 0
         self._room: Future[None] = Future()
         tokens = 16
@@ -69,6 +76,7 @@ class PrefillWorker(JobTaker):
         self._cancels[cancel.transfer_id] = max(cancel.attempt, self._cancels.get(cancel.transfer_id, 0))
         self.core.handle(CancelHeard(HOME, cancel))
         self.core.validate()
+        self.repeater.cancelled(cancel)
 
     def job_arrived(self, delivery: Delivery) -> None:
         subject = delivery.stored.subject
@@ -76,9 +84,9 @@ class PrefillWorker(JobTaker):
         (self._queued if subject == QUEUED else self._own).append(TakenJob(self, delivery))
         self._arrived.set()
 
-    def job_given_up(self, stream: JobStream, stored: StoredJob) -> None:
+    def job_given_up(self, stream: Stream, stored: StoredJob) -> None:
         """Follows JobConsumer._give_up."""
-        self._fail_progress(stored.job, FailureCode.MAX_DELIVERIES, "no worker finished it")
+        self._tell(stored.job, PrefillFailed, code=FailureCode.MAX_DELIVERIES, message="no worker finished it")
         stream.remove(stored)
 
     def connection_lost(self) -> None:
@@ -125,7 +133,7 @@ class PrefillWorker(JobTaker):
             self._pull(self.jobs.queued, QUEUED)
         await self._arrived
 
-    def _pull(self, stream: JobStream, subject: str) -> None:
+    def _pull(self, stream: Stream, subject: str) -> None:
         if self.connected and self._pulled.get(subject) != self.connection:
             self._pulled[subject] = self.connection
             stream.pull(self, subject)
@@ -148,7 +156,7 @@ class PrefillWorker(JobTaker):
         (verdict,) = self.core.handle(JobTaken(taken.job, taken.age_s, taken.deliveries))
         if isinstance(verdict, Refuse):
             if not verdict.silent:
-                self._fail_progress(taken.job, verdict.code, verdict.message)
+                self._fail_progress(taken, verdict.code, verdict.message)
             await taken.ack()
         else:
             await self._run(taken, verdict)
@@ -186,16 +194,28 @@ class PrefillWorker(JobTaker):
         transfer = run.job.transfer
         if self._cancels.get(transfer.transfer_id, 0) >= transfer.attempt:
             self.world.violations.append(f"{self.name} computes {transfer.object_name}, which it was told to cancel")
+        if transfer.nuid in self.world.forged:
+            self.world.violations.append(f"{self.name} computes {transfer.object_name}, which was changed on the way")
         if taken.age_s >= run.job.timeout_s + 0.1:
             self.world.violations.append(f"{self.name} computes {transfer.object_name}, whose time is over")
         authors = self.world.authors.setdefault(transfer.nuid, set())
         authors.add((self.name, self.incarnation))
-        if len(authors) > 1:
-            self.world.violations.append(f"object {transfer.object_name} has two authors")
+        if len(authors) > 1 and not self._queue_was_lost():
+            self.world.violations.append(f"{transfer.object_name} is computed by two workers")
+
+    def _queue_was_lost(self) -> bool:
+        """Returns whether the site's server may have forgotten which jobs it had stored.
+
+        Who puts a job in and hears nothing tries again, and then the job is stored twice. The object still has one author: the
+        second one's first frame is refused."""
+        return any(fault.kind == "server_restart" and fault.target == self.site for fault in self.world.plan.faults)
 
     async def _prefill(self, run: Run, sender: Sender, due_at: float) -> None:
         prompt = tuple(run.token_ids)
         poison = self.world.poison_of(run.job.request_id)
+        lies = self.name == self.world.plan.liar
+        if lies:
+            self.world.lies.add(run.job.transfer.nuid)
         for number, (tokens, chunk) in enumerate(pieces(prompt, run.job.transfer.from_token)):
             if self.core.cancelled(run.job) or self.monotonic_s >= due_at:
                 raise PrefillCancelled
@@ -207,7 +227,8 @@ class PrefillWorker(JobTaker):
                 self.world.broken.append(run.job.request_id)
                 raise EngineError("the engine cannot compute this prompt")
             for part in chunk:
-                sender.put(part)
+                sender.put(lie(part) if lies else part)
+        sender.finish(cached_tokens=0)
 
     def _open_sender(self, run: Run) -> Sender:
         transfer = run.job.transfer
@@ -219,7 +240,7 @@ class PrefillWorker(JobTaker):
 
         sender = Sender(
             self, self.world.store, transfer, self.link, ask_stored, timeout_s=run.timeout_s, idle_timeout_s=IDLE_TIMEOUT_S,
-            tenant=run.tenant, salt=f"{self.name}.{self.incarnation}",
+            tenant=run.tenant, salt=f"{self.name}.{self.incarnation}", secret=run.kv_secret,
         )  # fmt: skip
         self.senders.append(sender)
         sender.open()
@@ -227,10 +248,10 @@ class PrefillWorker(JobTaker):
 
     async def _finish(self, taken: TakenJob, sender: Sender) -> None:
         try:
-            await sender.close(cached_tokens=0)
+            await sender.close()
         except Exception as error:
             if not self.core.cancelled(taken.job):
-                self._fail_progress(taken.job, failure_of(error), fault_text(error))
+                self._fail_progress(taken, failure_of(error), fault_text(error))
         finally:
             if self.alive:
                 self.senders.remove(sender)
@@ -242,20 +263,23 @@ class PrefillWorker(JobTaker):
         sender.abort(message)
         self.senders.remove(sender)
         if code is not FailureCode.CANCELLED:
-            self._fail_progress(taken.job, code, message)
+            self._fail_progress(taken, code, message)
         await taken.ack()
 
     # ---- what goes out
 
-    def _fail_progress(self, job: PrefillJob, code: FailureCode, message: str) -> None:
-        self._tell(job, PrefillFailed, code=code, message=message)
+    def _fail_progress(self, taken: TakenJob, code: FailureCode, message: str) -> None:
+        """Follows ProgressTeller.failed."""
+        failed = self._tell(taken.job, PrefillFailed, code=code, message=message)
+        self.repeater.told(taken, failed)
 
-    def _tell(self, job: PrefillJob, kind: type[PrefillProgress], **fields: Any) -> None:
+    def _tell(self, job: PrefillJob, kind: type[Progress], **fields: Any) -> Progress:
         transfer = job.transfer
         progress = kind(
             transfer_id=transfer.transfer_id, attempt=transfer.attempt, nuid=transfer.nuid, worker=self.name, **fields
         )
         self.world.network.tell(self, job.reply_to, "hear_progress", self.site, progress)
+        return progress
 
     def _beat(self) -> None:
         beat = Heartbeat(

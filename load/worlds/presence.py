@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from load.worlds.clockwork import Clockwork, Process
-from load.worlds.network import LOCAL_DELAY_S, Network
+from load.worlds.network import Network
 from load.worlds.plan import HOME
 from prfaas.bus.presence import TTL_S
 from prfaas.contracts.to_scheduler import Heartbeat
@@ -71,4 +71,4 @@ class Presence:
         for watcher in self._watchers:
             process = self._network.processes.get(watcher)
             if isinstance(process, Watcher) and process.connected:
-                self._clockwork.call_at(self._clockwork.now_s + LOCAL_DELAY_S, process, process.watch.hear, beat)
+                process.call_now(process.watch.hear, beat)

@@ -15,9 +15,17 @@ from prfaas_prefill_worker.readiness import ALONE_AFTER_S, ANSWER_TIMEOUT_S, REP
 
 class Readiness:
     def __init__(
-        self, worker: Process, network: Network, incarnation: str, observed: ObservedTimes, changed: Callable[[], None]
+        self,
+        worker: Process,
+        network: Network,
+        incarnation: str,
+        observed: ObservedTimes,
+        changed: Callable[[], None],
+        *,
+        dispatched: bool,
     ) -> None:
-        """`changed` is called when a dispatcher begins or ceases to answer."""
+        """`changed` is called when a dispatcher begins or ceases to answer. Without `dispatched` the site never has one, and
+        none is asked for: no answer would change nothing."""
         self.taken = 0
         """Jobs that were taken from the worker's own queue."""
         self.first_come = True
@@ -27,19 +35,21 @@ class Readiness:
         self._incarnation = incarnation
         self._observed = observed
         self._changed = changed
+        self._dispatched = dispatched
         self._ready = False
         self._answered_at = -inf
         self._next: Timer | None = None
 
     def start(self) -> None:
         """Tells it now, and again and again."""
-        self._worker.spawn(self._tell())
+        if self._dispatched:
+            self._worker.spawn(self._tell())
 
     def set(self, *, ready: bool) -> None:
         """Notes whether the worker waits for a job. A change is told at once."""
         if ready is not self._ready:
             self._ready = ready
-            self._worker.spawn(self._tell())
+            self.start()
 
     async def _tell(self) -> None:
         worker = self._worker

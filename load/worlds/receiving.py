@@ -6,6 +6,7 @@ from functools import partial
 
 from load.worlds.clockwork import Future, Process, Task, Timer
 from load.worlds.model import LAYOUT
+from load.worlds.network import UnansweredError
 from load.worlds.object_store import Consumer, ObjectStore
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import KVStored, KVTransfer, TransferReport
@@ -14,6 +15,7 @@ from prfaas.transfer import frame as kv
 from prfaas.transfer import receiver_events as events
 from prfaas.transfer.errors import TransferError
 from prfaas.transfer.receiver_core import ReceiverCore
+from prfaas.transfer.sealed_frame import frames_of
 
 API_S = 0.001
 """Round trip of a call of the site's own server."""
@@ -33,12 +35,14 @@ class Receiver:
         *,
         timeout_s: float,
         idle_timeout_s: float,
+        secret: bytes | None,
     ) -> None:
         now_s = process.monotonic_s
         self._process = process
         self._store = store
         self.transfer = transfer
         self._install = install
+        self._frames = frames_of(transfer, secret)
         self._timeout_s = timeout_s
         self._idle_timeout_s = idle_timeout_s
         self._deadline_at = now_s + timeout_s
@@ -96,11 +100,14 @@ class Receiver:
             self._handle(events.DeliveryLost(self._process.monotonic_s))
 
     def stored(self) -> KVStored:
-        """Answers the sender's question, from the last frame itself. Raises FrameError."""
+        """Answers the sender's question, from the last frame itself. Raises UnansweredError."""
         found = self._store.last_frame(self.transfer.nuid)
         if found is None:
             return KVStored(frames=0, stream_sequence=0)
-        return KVStored(frames=kv.decode_frame(memoryview(found[1])).head.position + 1, stream_sequence=found[0])
+        try:
+            return KVStored(frames=self._frames.decode(memoryview(found[1])).head.position + 1, stream_sequence=found[0])
+        except kv.FrameError as error:
+            raise UnansweredError from error
 
     @property
     def _reachable(self) -> bool:
@@ -117,7 +124,7 @@ class Receiver:
             return
         now_s = self._process.monotonic_s
         try:
-            event: events.ReceiverEvent = events.FrameArrived(kv.decode_frame(memoryview(data)), sequence, now_s)
+            event: events.ReceiverEvent = events.FrameArrived(self._frames.decode(memoryview(data)), sequence, now_s)
         except kv.FrameError as error:
             event = events.FrameDamaged(str(error), now_s)
         self._handle(event)
@@ -173,3 +180,11 @@ class Receiver:
         if self._process.connected and self._consumer is not None and not self._consumer.exists:
             self._handle(events.DeliveryLost(now_s))  # heartbeats of its pulls are missing
         self._tick_later()
+
+
+async def settled(receiver: Receiver, timeout_s: float) -> tuple[TransferReport | None, TransferError | None]:
+    """Turns an error into a result: a task whose error is not looked at would pass for a fault."""
+    try:
+        return await receiver.verified(timeout_s), None
+    except TransferError as error:
+        return None, error

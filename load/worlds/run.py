@@ -1,19 +1,23 @@
-"""Runs of many worlds, and the search for the seed that finds a bug."""
+"""Runs of many worlds, in one process or several, and the search for the seed that finds a bug."""
 
 import gc
+import multiprocessing
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import msgspec
 
-from load.worlds.mutations import Mutation, mutated
+from load.worlds.mutation import Mutation, mutated
 from load.worlds.plan import make_plan
 from load.worlds.world import World
+from prfaas.telemetry.logs import set_up_logs
 
 COLLECT_EVERY: Final = 50
 """Worlds between two collections of garbage: a collection after every few objects costs a tenth of the time."""
+CHUNK_WORLDS: Final = 100
+"""Worlds that a process runs before it tells of them."""
 
 
 class Violation(msgspec.Struct, frozen=True):
@@ -37,6 +41,7 @@ class Runs(msgspec.Struct, frozen=True, kw_only=True):
     """Requests by profile and end."""
     took_s: float
     cpu_s: float
+    """Processor time of all processes together."""
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,26 +59,60 @@ def run_world(seed: int) -> World:
     return World(make_plan(seed)).run()
 
 
-def run_worlds(first_seed: int, worlds: int, on_violation: Callable[[Violation], None] = lambda _: None) -> Runs:
-    """Runs worlds of consecutive seeds. Tells of each violation as it comes."""
+def run_worlds(first_seed: int, worlds: int, *, jobs: int = 1, on_chunk: Callable[[Runs], None] = lambda _: None) -> Runs:
+    """Runs worlds of consecutive seeds in `jobs` processes. Tells of each chunk of them as it ends."""
+    started_s = time.monotonic()
+    seeds = range(first_seed, first_seed + worlds)
+    done: list[Runs] = []
+    for chunk in _chunks([seeds[at : at + CHUNK_WORLDS] for at in range(0, worlds, CHUNK_WORLDS)], jobs):
+        done.append(chunk)
+        on_chunk(chunk)
+    ends: Counter[str] = Counter()
+    for chunk in done:
+        ends.update(chunk.ends)
+    return Runs(
+        first_seed=first_seed,
+        worlds=worlds,
+        violations=sorted((each for chunk in done for each in chunk.violations), key=lambda each: each.seed),
+        steps=sum(chunk.steps for chunk in done),
+        requests=sum(chunk.requests for chunk in done),
+        ends=dict(sorted(ends.items())),
+        took_s=time.monotonic() - started_s,
+        cpu_s=sum(chunk.cpu_s for chunk in done),
+    )
+
+
+def silence() -> None:
+    """Lets the shells that worlds run log nothing."""
+    set_up_logs(level="critical", format="console")
+
+
+def _chunks(chunks: list[range], jobs: int) -> Iterator[Runs]:
+    if jobs == 1:
+        yield from map(_run_chunk, chunks)
+        return
+    with multiprocessing.get_context("spawn").Pool(jobs, initializer=silence) as pool:
+        yield from pool.imap_unordered(_run_chunk, chunks)
+
+
+def _run_chunk(seeds: range) -> Runs:
     started_s, started_cpu_s = time.monotonic(), time.process_time()
     violations: list[Violation] = []
     ends: Counter[str] = Counter()
     steps = 0
-    for seed in _without_collections(range(first_seed, first_seed + worlds)):
+    for seed in _without_collections(seeds):
         world = run_world(seed)
         steps += world.clockwork.steps
         ends.update(f"{world.plan.profile} {client.ends[0] if client.ends else 'none'}" for client in world.clients)
         if world.violations:
             violations.append(Violation(seed, world.violations))
-            on_violation(violations[-1])
     return Runs(
-        first_seed=first_seed,
-        worlds=worlds,
+        first_seed=seeds[0],
+        worlds=len(seeds),
         violations=violations,
         steps=steps,
         requests=ends.total(),
-        ends=dict(sorted(ends.items())),
+        ends=dict(ends),
         took_s=time.monotonic() - started_s,
         cpu_s=time.process_time() - started_cpu_s,
     )
@@ -94,14 +133,17 @@ def find(mutation: Mutation, seeds: Iterable[int]) -> Found:
     return Found(mutation=mutation.name, seed=None, what="", worlds=worlds)
 
 
-def _without_collections(seeds: Iterable[int]) -> Iterable[int]:
+def _without_collections(seeds: Iterable[int]) -> Iterator[int]:
     enabled = gc.isenabled()
+    gc.collect()
+    gc.freeze()  # what is there already is not looked through again with every few worlds
     gc.disable()
     try:
         for number, seed in enumerate(seeds):
-            if number % COLLECT_EVERY == 0:
+            if number % COLLECT_EVERY == COLLECT_EVERY - 1:
                 gc.collect()
             yield seed
     finally:
+        gc.unfreeze()
         if enabled:
             gc.enable()

@@ -19,6 +19,7 @@ from prfaas.transfer import frame as kv
 from prfaas.transfer import sender_events as events
 from prfaas.transfer.errors import TransferError
 from prfaas.transfer.frame_queue import FrameQueue
+from prfaas.transfer.sealed_frame import frames_of
 from prfaas.transfer.sender_core import SenderCore
 
 TICK_S = 0.25
@@ -86,6 +87,7 @@ class Sender:
         idle_timeout_s: float,
         tenant: str,
         salt: str,
+        secret: bytes | None,
     ) -> None:
         now_s = process.monotonic_s
         self._process = process
@@ -95,6 +97,7 @@ class Sender:
         self._ask_stored = ask_stored
         self._tenant = tenant
         self._salt = salt
+        self._frames = frames_of(transfer, secret)
         self.core = SenderCore(now_s=now_s, deadline_at=now_s + timeout_s, idle_timeout_s=idle_timeout_s)
         self._queue = FrameQueue(_Memory(), hashing=False)
         self._hash = kv.transfer_hash(transfer.transfer_id)
@@ -130,20 +133,23 @@ class Sender:
         for part in kv.cut_piece(LAYOUT, piece, MAX_PAYLOAD_BYTES):
             self._append(kv.FrameKind.DATA, part)
 
-    async def close(self, *, cached_tokens: int) -> None:
-        """Sends the manifest, and returns when everything is stored. Raises TransferError."""
+    def finish(self, *, cached_tokens: int) -> None:
+        """Queues the manifest behind the last piece. Raises TransferError when the attempt is dead."""
+        if self._failure is not None:
+            raise self._failure
         self._closing = True
+        manifest = kv.Manifest(
+            frames=len(self._digests),
+            raw_bytes=self._raw_bytes,
+            cached_tokens=cached_tokens,
+            fingerprint=FINGERPRINT,
+            digest=kv.manifest_digest(self._digests),
+        )
+        self._append(kv.FrameKind.MANIFEST, kv.message_slice(msgspec.msgpack.encode(manifest)))
+
+    async def close(self) -> None:
+        """Returns when everything is stored. Raises TransferError."""
         try:
-            if self._failure is not None:
-                raise self._failure
-            manifest = kv.Manifest(
-                frames=len(self._digests),
-                raw_bytes=self._raw_bytes,
-                cached_tokens=cached_tokens,
-                fingerprint=FINGERPRINT,
-                digest=kv.manifest_digest(self._digests),
-            )
-            self._append(kv.FrameKind.MANIFEST, kv.message_slice(msgspec.msgpack.encode(manifest)))
             await self.committed
         finally:
             self._end()
@@ -181,7 +187,7 @@ class Sender:
             kind, kv.Codec.RAW, self.transfer.attempt, position, part.range, part.offset, stored, part.raw_bytes,
             self._hash,
         )  # fmt: skip
-        return kv.encode_frame(head, part.parts)
+        return self._frames.encode(head, part.parts)
 
     def _on_reply(self, reply: Reply) -> None:
         if not self._shut:

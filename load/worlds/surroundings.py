@@ -5,12 +5,14 @@ from collections.abc import Callable
 
 from load.worlds.client import Client
 from load.worlds.clockwork import Clockwork, Process
+from load.worlds.control_bus import LeaseBucket
 from load.worlds.job_queue import SiteJobs
 from load.worlds.model import LAYOUT
 from load.worlds.network import Link, Network
 from load.worlds.object_store import ObjectStore
-from load.worlds.plan import GATEWAY, HOME, SCHEDULER, Plan
+from load.worlds.plan import GATEWAY, HOME, Plan
 from load.worlds.presence import Presence
+from load.worlds.reigns import Reigns
 
 
 class Surroundings:
@@ -21,12 +23,18 @@ class Surroundings:
         self.violations: list[str] = []
         self.clockwork = Clockwork(self._failed)
         self.network = Network(self.clockwork, self.chance)
-        self.store = ObjectStore(self.clockwork, self.network, self.chance)
-        self.presence = Presence(self.clockwork, self.network, (SCHEDULER, GATEWAY))
+        self.store = ObjectStore(self.clockwork, self.network, self.chance, self.violations)
+        self.presence = Presence(self.clockwork, self.network, (*plan.schedulers, GATEWAY))
+        self.lease_bucket = LeaseBucket()
+        self.reigns = Reigns(plan, self.clockwork, self.lease_bucket, self.violations)
         sites = (HOME, *plan.remotes)
         self.jobs = {site: SiteJobs(self.clockwork, self.network, site, plan.queue_jobs) for site in sites}
         self.network.links = {frozenset((HOME, remote)): Link(plan.link_delay_s) for remote in plan.remotes}
         self.kv_points = LAYOUT.size_points(64)
+        self.forged: set[str] = set()
+        """Names of objects whose job was changed on its way."""
+        self.lies: set[str] = set()
+        """Names of objects whose KV is wrong."""
         self.clients: list[Client] = []
         self.deaths: dict[str, list[str]] = {}
         """Prefill workers that died of each leg of a poisonous request."""

@@ -9,7 +9,7 @@ from load.worlds.faults import Faults
 from load.worlds.gateway import Gateway
 from load.worlds.generation import serve
 from load.worlds.invariants import GOOD, judged, judged_attempts, leftovers
-from load.worlds.plan import GATEWAY, HOME, QUIET_AT_S, SCHEDULER, Plan, RequestPlan, dispatcher_of
+from load.worlds.plan import GATEWAY, HOME, QUIET_AT_S, Plan, RequestPlan, dispatcher_of
 from load.worlds.prefill_worker import PrefillWorker
 from load.worlds.scheduler import Scheduler
 from load.worlds.surroundings import Surroundings
@@ -22,6 +22,8 @@ ESTIMATE_EVERY_S = 1.0
 KEPT_S = 20.0 + INACTIVE_S + 10.0 + 5.0 + 5.0
 """Longest stay of anything after the last request: a deadline that was lost, then the bucket's consumer, grace and sweep."""
 LOOK_EVERY_S = 1.0
+SETTLED_S = 1.0
+"""Time after the last repair until all that goes by itself must go again."""
 PROBES = 3
 """Most requests after all faults, of which one must be served as if there had been none: a breaker tries once a pause."""
 
@@ -32,7 +34,7 @@ class World(Surroundings):
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan, lambda name, down_s: self.faults.kill(name, down_s))
         self.probes: list[Client] = []
-        self._sites = {GATEWAY: HOME, SCHEDULER: HOME}
+        self._sites = {GATEWAY: HOME} | dict.fromkeys(plan.schedulers, HOME)
         self._sites |= {dispatcher_of(site): site for site in plan.dispatchers}
         self._sites |= {worker.name: worker.site for worker in (*plan.prefill_workers, *plan.decode_workers)}
         self._decoders = {worker.name for worker in plan.decode_workers}
@@ -41,7 +43,7 @@ class World(Surroundings):
 
     def start(self, name: str) -> None:
         """Starts a process under its name, as another incarnation."""
-        kinds: dict[str, Any] = {GATEWAY: Gateway, SCHEDULER: Scheduler}
+        kinds: dict[str, Any] = {GATEWAY: Gateway} | dict.fromkeys(self.plan.schedulers, Scheduler)
         kinds |= {dispatcher_of(site): Dispatcher for site in self.plan.dispatchers}
         kind = kinds.get(name) or (DecodeWorker if name in self._decoders else PrefillWorker)
         process = kind(
@@ -98,7 +100,7 @@ class World(Surroundings):
         """Sends requests after all faults are over and repaired, until one is served as if there had been none."""
         wrong = ""
         for number in range(PROBES):
-            self.clockwork.run(self.clockwork.now_s + (MAX_PAUSE_S + 0.5 if number else 2.0))
+            self.clockwork.run(self.clockwork.now_s + (MAX_PAUSE_S + 0.5 if number else SETTLED_S))
             wrong = self._probe(number)
             if not wrong or self.violations:
                 return
@@ -118,7 +120,7 @@ class World(Surroundings):
         self._judge([probe])
         if probe.ends and probe.ends[0] not in GOOD:
             return f"a request ended as {probe.ends[0]}"
-        if self.plan.policy == "remote_all" and probe.prefill_site == HOME:
+        if self.plan.policy == "remote_all" and not self.plan.liar and probe.prefill_site == HOME:
             return "nothing is offloaded any more"
         return ""
 
@@ -137,12 +139,13 @@ class World(Surroundings):
 
     def _measure(self, remote: str) -> None:
         """Announces a remote site's link each second, as its probe does while it stands."""
-        scheduler = self.network.processes.get(SCHEDULER)
-        if isinstance(scheduler, Scheduler) and scheduler.connected and self.network.reachable(remote, HOME):
-            estimate = LinkEstimate(
-                source=remote, destination=HOME, rtt_s=2 * self.plan.link_delay_s, goodput_bytes_per_s=1e6, samples=9
-            )  # fmt: skip
-            self.clockwork.call_at(self.clockwork.now_s + self.plan.link_delay_s, scheduler, scheduler.hear_link, estimate)
+        estimate = LinkEstimate(
+            source=remote, destination=HOME, rtt_s=2 * self.plan.link_delay_s, goodput_bytes_per_s=1e6, samples=9
+        )  # fmt: skip
+        for name in self.plan.schedulers:
+            scheduler = self.network.processes.get(name)
+            if isinstance(scheduler, Scheduler) and scheduler.connected and self.network.reachable(remote, HOME):
+                self.clockwork.call_at(self.clockwork.now_s + self.plan.link_delay_s, scheduler, scheduler.hear_link, estimate)
         self.clockwork.call_at(self.clockwork.now_s + ESTIMATE_EVERY_S, None, self._measure, remote)
 
     # ---- verdicts

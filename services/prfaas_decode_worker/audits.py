@@ -149,18 +149,23 @@ class Audits:
             waiting: list[asyncio.Future[Any]] = [verified, failed]
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if not verified.done():
+                await self._cancel(second)
                 return failed.result().code
             verified.result()
             return None
         except TransferError as error:
-            transfer = second.transfer
-            await self._jobs.cancel(second.request_id, second.prefill_site, transfer.transfer_id, transfer.attempt)
+            await self._cancel(second)
             return error.code
         finally:
             del self._running[second.transfer.transfer_id]
             if verified is not None:
                 verified.cancel()
             await receiver.close()
+
+    async def _cancel(self, second: Prefill) -> None:
+        """Tells that a second prefill is over. One that has failed is told until then."""
+        transfer = second.transfer
+        await self._jobs.cancel(second.request_id, second.prefill_site, transfer.transfer_id, transfer.attempt)
 
     def _judge(self, first: Prefill, comparison: KVComparison, worker: str) -> None:
         verdict = comparison.verdict(self._config.audit_tolerance)

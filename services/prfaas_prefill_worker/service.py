@@ -88,6 +88,7 @@ class PrefillWorkerService:
         await self._readiness.tell()  # whether a dispatcher answers is known before the first job is asked for
         self._working = context.tasks.spawn("work", self._work())
         context.tasks.spawn("tell readiness", self._readiness.run())
+        context.tasks.spawn("tell failures again", self._shipments.repeat_failures())
         await blocks.start()
         context.tasks.spawn("announce blocks", blocks.run())
         if self._shared:
@@ -179,6 +180,7 @@ class PrefillWorkerService:
 
     def _cancel(self, decode_site: str, cancel: CancelPrefill) -> None:
         self._core.handle(CancelHeard(decode_site, cancel))
+        self._shipments.cancelled(decode_site, cancel)
 
     def _heartbeat(self) -> Heartbeat:
         return Heartbeat(

@@ -7,6 +7,7 @@ from typing import Any
 
 from prfaas.bus.taken_jobs import TakenJob
 from prfaas.contracts.codes import FailureCode
+from prfaas.contracts.to_prefill import CancelPrefill
 from prfaas.engine.protocol import PrefillCancelled
 from prfaas.process.runner import ServiceContext
 from prfaas.telemetry.logs import get_logger
@@ -89,6 +90,14 @@ class Shipments:
                 code = failure_code(error)
                 await self._give_up(taken, sender, code, fault_text(error))
                 record.given_up(code, fault_text(error))
+
+    async def repeat_failures(self) -> None:
+        """Tells failures again that may not have been heard, until it is cancelled."""
+        await self._progress.repeat()
+
+    def cancelled(self, decode_site: str, cancel: CancelPrefill) -> None:
+        """Takes that a decode worker has done with an attempt."""
+        self._progress.cancelled(decode_site, cancel)
 
     async def settled(self) -> None:
         """Returns when no transfer is under way any more."""

@@ -37,11 +37,12 @@ from prfaas_scheduler.dispatch_events import (
     JobHeld,
     ReadinessHeard,
 )
-from prfaas_scheduler.dispatch_jobs import end_queued, job_id_of, queued_job
+from prfaas_scheduler.dispatch_jobs import job_id_of, queued_job
 from prfaas_scheduler.queue.events import Dispatch, Job, Refuse
 from prfaas_scheduler.queue.objectives import Objectives
 from prfaas_scheduler.queue.options import QueueOptions
 from prfaas_scheduler.queue.site_queue import SiteQueue
+from prfaas_scheduler.refusals import Refusals
 
 PULL_S: Final = 1.0
 """Time after which the server ends a pull that brought nothing."""
@@ -69,9 +70,7 @@ class Dispatcher:
         metrics: QueueMetrics,
     ) -> None:
         """`name`: of this process; `serves`: pd sites whose jobs are dispatched."""
-        self._bus = bus
-        self._site = site
-        self._name = name
+        self._bus, self._site, self._name = bus, site, name
         self._serves = tuple(serves)
         self._objectives = objectives
         self._options = options
@@ -86,6 +85,7 @@ class Dispatcher:
         """Jobs that are neither dispatched nor refused, by id."""
         self._leaving: set[str] = set()
         """Those of them that are being dispatched or refused."""
+        self._refusals = Refusals(bus, site, name)
         self._subscriptions: list[Subscription] = []
         self._tasks: set[asyncio.Task[None]] = set()
         metrics.watch(
@@ -202,6 +202,7 @@ class Dispatcher:
         await self._bus.publish_raw(message.reply, encode(here))
 
     def _cancel(self, decode_site: str, cancel: CancelPrefill) -> None:
+        self._refusals.cancelled(decode_site, cancel)
         for attempt in range(max(1, cancel.attempt - ATTEMPTS), cancel.attempt + 1):
             job_id = job_id_of(decode_site, cancel.transfer_id, attempt)
             if job_id in self._held and job_id not in self._leaving:
@@ -216,6 +217,7 @@ class Dispatcher:
             await asyncio.sleep(TICK_S)
             try:
                 self._handle(ClockTicked(time.monotonic()))
+                await self._refusals.repeat()
             except Exception as error:  # the next tick comes all the same
                 _fault(error)
 
@@ -242,7 +244,7 @@ class Dispatcher:
                     self._spawn(self._dispatch(job_id, worker, self._core.incarnation(worker)))
                 case Refuse(job_id):
                     self._leaving.add(job_id)
-                    self._spawn(self._refuse(instruction))
+                    self._spawn(self._fail(job_id, FailureCode.NOT_IN_TIME, instruction.message, instruction.retry_after_s))
 
     async def _dispatch(self, job_id: str, worker: str, incarnation: str | None) -> None:
         """Gives a held job to a worker, or gives it back to the queue."""
@@ -271,16 +273,13 @@ class Dispatcher:
             self._leaving.discard(job_id)
         self._handle(DispatchEnded(time.monotonic(), job, worker, result))
 
-    async def _refuse(self, refuse: Refuse) -> None:
-        log.info("job_refused", job=refuse.job_id, reason=refuse.message)
-        await self._fail(refuse.job_id, FailureCode.NOT_IN_TIME, refuse.message, refuse.retry_after_s)
-
     async def _fail(self, job_id: str, code: FailureCode, message: str, retry_after_s: float | None) -> None:
         """Removes a held job from the queue for good, and tells its decode worker why."""
         taken = self._held.pop(job_id)
         self._leaving.discard(job_id)
+        log.info("job_refused", job=job_id, code=code, reason=message)
         self._metrics.left("refused")
-        await end_queued(self._bus, self._site, self._name, taken, code, message, retry_after_s)
+        await self._refusals.end(taken, code, message, retry_after_s)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(_guarded(work))

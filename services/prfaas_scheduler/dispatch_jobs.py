@@ -1,12 +1,8 @@
-"""Queued jobs that a dispatcher holds: as its queue sees them, and what a decode worker hears of one that is refused."""
+"""Queued jobs that a dispatcher holds, as its queue sees them."""
 
 from typing import Final
 
-from prfaas.bus.control import ControlBus
 from prfaas.bus.taken_jobs import TakenJob
-from prfaas.contracts import subjects
-from prfaas.contracts.codes import FailureCode
-from prfaas.contracts.to_decode import PrefillFailed
 from prfaas_scheduler.queue.events import Job
 from prfaas_scheduler.queue.objectives import Objectives
 from prfaas_scheduler.queue.options import QueueOptions
@@ -46,23 +42,3 @@ def queued_job(taken: TakenJob, now_s: float, work_s: float, objectives: Objecti
         expires_at=expires_at,
         worker=job.worker,
     )
-
-
-async def end_queued(
-    bus: ControlBus, site: str, name: str, taken: TakenJob, code: FailureCode, message: str, retry_after_s: float | None
-) -> None:
-    """Removes a job from the site's queue, and tells its decode worker why, as process `name`. Raises BusError."""
-    transfer = taken.job.transfer
-    failed = PrefillFailed(
-        transfer_id=transfer.transfer_id,
-        attempt=transfer.attempt,
-        nuid=transfer.nuid,
-        worker=name,
-        code=code,
-        message=message,
-        retry_after_s=retry_after_s,
-    )
-    try:
-        await bus.publish(subjects.progress_from(taken.job.reply_to, site, name), failed, parent=taken.context)
-    finally:
-        await taken.ack()

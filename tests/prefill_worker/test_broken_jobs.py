@@ -8,10 +8,12 @@ import torch
 
 from prfaas.contracts import subjects
 from prfaas.contracts.to_decode import PrefillDispatched, PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
+from prfaas.contracts.to_prefill import CancelPrefill
 from prfaas.engine.emulated import EmulatedEngine
 from prfaas_prefill_worker.job_record import JobRecord, JobRecords
 from prfaas_prefill_worker.service_core import PrefillCore
-from tests.prefill_worker.test_prefix import DEADLINE_S, MODEL, SITE, Place, place, prompt
+from tests.bus.submitting import dispatch_to
+from tests.prefill_worker.test_prefix import DEADLINE_S, MODEL, SITE, WORKER, Place, place, prompt
 
 __all__ = ["place"]
 
@@ -106,3 +108,23 @@ async def test_a_job_whose_end_cannot_be_recorded_ends_all_the_same(place: Place
         assert (await failure(queue)).code == "internal"
         await receiver.close()
     await place.prefill(prompt(120, seed=1))
+
+
+async def test_a_failure_is_told_again_until_its_decode_worker_has_done_with_the_attempt(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*arguments: object, **named: object) -> None:
+        raise RuntimeError("a kernel broke")
+
+    queue = await heard(place)
+    (one_receiver, heard_one, _), (other_receiver, unheard_one, _) = [await place.make_job(prompt(tokens)) for tokens in (70, 71)]
+    monkeypatch.setattr(EmulatedEngine, "prefill", breaks)
+    await dispatch_to(place.bus, SITE, WORKER, heard_one)
+    first = await failure(queue)
+    cancel = CancelPrefill(transfer_id=first.transfer_id, attempt=first.attempt)
+    await place.bus.publish(subjects.cancel_prefill(SITE, SITE), cancel)
+    await dispatch_to(place.bus, SITE, WORKER, unheard_one)
+    told = [await failure(queue) for _ in range(3)]  # the repeats of the first would have been due before the other's
+    assert told[0] == told[1] == told[2] and told[0].transfer_id == unheard_one.transfer.transfer_id
+    await one_receiver.close()
+    await other_receiver.close()

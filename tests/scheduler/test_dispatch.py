@@ -177,6 +177,8 @@ async def test_what_no_worker_can_come_to_in_time_is_refused_at_once_with_the_ti
     assert told.retry_after_s is not None and told.retry_after_s >= 1.0
     await site.until_stored(1)
     assert site.left("refused") == 1
+    assert await asyncio.wait_for(site.told.get(), DEADLINE_S) == told, "a refusal that may be lost is told again"
+    await site.bus.publish(subjects.cancel_prefill(SITE, HOME), CancelPrefill(transfer_id="hopeless", attempt=1))
 
 
 async def test_one_slow_prefill_does_not_have_all_later_ones_refused(site: Site) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from nats.aio.msg import Msg
@@ -46,8 +47,10 @@ log = get_logger(__name__)
 class Leadership:
     """Tells whether this process leads. Ask `leads` right before each act: it ends by time alone."""
 
-    def __init__(self, site: str, name: str, incarnation: str) -> None:
+    def __init__(self, site: str, name: str, incarnation: str, now_s: Callable[[], float] = time.monotonic) -> None:
+        """`now_s` is the process's monotonic clock."""
         self._site = site
+        self._now_s = now_s
         self._incarnation = incarnation
         self._core = LeadershipCore(name, incarnation)
         self._bus: ControlBus | None = None
@@ -60,7 +63,7 @@ class Leadership:
     @property
     def leads(self) -> bool:
         """Tells whether this process may act as the leader at this moment."""
-        return self._bus is not None and self._bus.losses == self._losses and self._core.leads(time.monotonic())
+        return self._bus is not None and self._bus.losses == self._losses and self._core.leads(self._now_s())
 
     @property
     def term(self) -> int:
@@ -87,19 +90,23 @@ class Leadership:
     async def run(self) -> None:
         """Holds the lease or waits for it, until cancelled."""
         while True:
-            await self._handle(Due(time.monotonic()))
+            await self.look()
             await asyncio.sleep(LOOK_EVERY_S)
+
+    async def look(self) -> None:
+        """Renews the lease where that is due, or looks whether it can be had."""
+        await self._handle(Due(self._now_s()))
 
     async def release(self) -> None:
         """Leads no more, and lets another one begin at once. Call it when `run` has ended."""
         if self._entry is not None:
-            await self._handle(ReleaseAsked(time.monotonic()))
+            await self._handle(ReleaseAsked(self._now_s()))
 
     async def _handle(self, first: Event) -> None:
         assert self._bus is not None, "opened"
         if self._bus.losses != self._losses:
             self._losses = self._bus.losses
-            for broken in self._core.handle(ConnectionLost(time.monotonic())):
+            for broken in self._core.handle(ConnectionLost(self._now_s())):
                 await self._carry_out(broken)
         left = deque(self._core.handle(first))
         for _ in range(_INSTRUCTIONS_AT_ONCE):
@@ -135,21 +142,21 @@ class Leadership:
             await entry.ensure()
             lease, revision = await entry.read(ANSWER_TIMEOUT_S)
         self._problem = ""
-        return LeaseRead(time.monotonic(), lease, revision)
+        return LeaseRead(self._now_s(), lease, revision)
 
     async def _store(self, entry: RevisedEntry[Lease], lease: Lease, revision: int) -> Event:
         try:
             stored = await entry.replace(lease, revision, ANSWER_TIMEOUT_S)
         except BadRevisionError:
-            return LeaseOutrun(time.monotonic())
-        return LeaseStored(time.monotonic(), stored)
+            return LeaseOutrun(self._now_s())
+        return LeaseStored(self._now_s(), stored)
 
     async def _ask(self, incarnation: str) -> Event | None:
         assert self._bus is not None, "opened"
         try:
             await self._bus.request_raw(subjects.scheduler_alive(self._site, incarnation), b"", ANSWER_TIMEOUT_S)
         except NoRespondersError:
-            return HolderGone(time.monotonic(), incarnation)
+            return HolderGone(self._now_s(), incarnation)
         return None
 
     async def _say_alive(self, asked: Msg) -> None:

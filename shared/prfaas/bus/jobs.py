@@ -46,8 +46,10 @@ class JobQueue:
         self._bus = bus
 
     async def submit(self, site: str, job: PrefillJob, *, timeout_s: float, parent: Span | Context | None = None) -> int:
-        """Returns the job's sequence number when the site's stream has stored it. Tries again until `timeout_s` is over, and
-        stores the job once.
+        """Returns the job's sequence number when the site's stream has stored it. Tries again until `timeout_s` is over.
+
+        The stream stores it once. A server that was started again in between does not know the first one, and two workers may
+        compute it: its object takes frames of one of them only.
 
         Raises NoRespondersError (no prefill worker was ever there, or the site is not joined), StreamError (the queue is full),
         BusTimeoutError (it may still be stored), NotConnectedError, MessageTooLargeError."""

@@ -2,7 +2,8 @@
 
 import pytest
 
-from load.worlds.mutations import MUTATIONS, Mutation, mutated
+from load.worlds.mutation import Mutation, mutated
+from load.worlds.mutations import MUTATIONS
 from load.worlds.run import find, run_world
 
 SEARCHED = 3000
