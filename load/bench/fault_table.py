@@ -2,8 +2,8 @@
 
 `python -m load.bench.fault_table [--row R] [--json FILE]`. Real processes, emulated engines, two sites, an emulated link. A
 supervisor starts what has ended again after 2 s, except where a row says otherwise. Every answer is compared with the right one.
-The time that a fault adds to a request is its time to first token beyond the worst one of its kind without any fault. Where a fault
-stops the pd site's only server, the time of that is no part of what it adds. FILE is written anew after each row.
+The time that a fault adds to a request is its time to first token beyond the worst one of its kind without any fault. Where a
+fault stops the pd site's only server, the time of that is no part of what it adds. FILE is written anew after each row.
 """
 
 import argparse
@@ -52,7 +52,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One sentence that a client read, by code."""
     worst_ttft_s: float
     worst_added_s: float
-    """Worst time to first token of an answered request, beyond the worst one of its kind without a fault and beyond the outage."""
+    """Worst time to first token of an answered request, beyond the worst one of its kind without a fault and the outage."""
     longest_pause_s: float
     """Longest time between two pieces of one answer."""
     pause_beyond_work_s: float
