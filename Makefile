@@ -15,7 +15,7 @@ WORLDS ?= 5000
 MUTATION_WORLDS ?= 2000
 JOBS ?= 2
 
-.PHONY: help demo up test test-fast test-ecosystem fuzz lint bench bench-engine bench-hostile bench-kv bench-audit bench-codec bench-probe bench-prefix bench-scheduler bench-dispatch bench-paper bench-policies bench-link-cut bench-rolling-restart bench-roles bench-poison bench-replay contrast replay screenshots chaos soak worlds clean
+.PHONY: help demo up test test-fast test-ecosystem fuzz lint bench bench-engine bench-hostile bench-kv bench-audit bench-codec bench-probe bench-prefix bench-scheduler bench-dispatch bench-paper bench-policies bench-link-cut bench-rolling-restart bench-faults bench-roles bench-poison bench-replay contrast replay screenshots chaos soak worlds clean
 
 ##@ See it work
 help: ## this list
@@ -99,6 +99,9 @@ bench-link-cut: $(VENV)/installed ## how soon offloading resumes after the emula
 
 bench-rolling-restart: $(VENV)/installed ## requests lost while every service and both servers are restarted, one after another
 	$(BIN)/python -m load.bench.rolling_restart $(if $(OUT),--json $(OUT))
+
+bench-faults: $(VENV)/installed ## requests lost, and time added, by each of 20 faults while requests keep coming
+	$(BIN)/python -m load.bench.fault_table $(if $(OUT),--json $(OUT))
 
 bench-roles: $(VENV)/installed ## how long a worker takes to change its role, under requests of which none may be lost
 	$(BIN)/python -m load.bench.roles $(if $(OUT),--json $(OUT))

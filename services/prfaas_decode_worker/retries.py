@@ -12,6 +12,7 @@ MAX_ENGINE_FAILURES = 2
 MAX_UNCOUNTED_FAILURES = 4
 """Attempts that may fail with the site's server, or with a worker that is gone. Fewer count as none: they say nothing about
 site or prompt, and a worker that was only slow may have been taken for gone."""
+_REFUSED_BY_QUEUE = frozenset({FailureCode.NOT_IN_TIME, FailureCode.JOB_QUEUE_FULL})
 _UNCOUNTED = frozenset({FailureCode.BROKER, FailureCode.WORKER_LOST})
 MIN_ATTEMPT_S = 0.2
 """Least time until the deadline for another attempt to be begun."""
@@ -49,7 +50,7 @@ def give_up(request: Request, code: str, message: str, now_s: float) -> tuple[st
     fallback = placement.fallback_site
     site = request.prefill_site
     request.engine_failures += code == FailureCode.ENGINE
-    request.admitted |= code != FailureCode.NOT_IN_TIME
+    request.admitted |= code not in _REFUSED_BY_QUEUE
     if code in _UNCOUNTED and request.uncounted_failures < MAX_UNCOUNTED_FAILURES:
         request.uncounted_failures += 1
         request.attempts_at_site -= 1
@@ -59,7 +60,7 @@ def give_up(request: Request, code: str, message: str, now_s: float) -> tuple[st
         request.outcome = FALLBACK_OUTCOMES.get(code, Outcome.FALLBACK_PREFILL_FAILED)
         request.reason = f"prefill at {site} failed ({code}: {message}); first placed there because {request.reason}"
         request.prefill_site, request.attempts_at_site = fallback, 0
-    elif request.attempts_at_site >= MAX_LOCAL_ATTEMPTS or code == FailureCode.NOT_IN_TIME:
+    elif request.attempts_at_site >= MAX_LOCAL_ATTEMPTS or code in _REFUSED_BY_QUEUE:
         return code, f"prefill at site {site} failed: {message}"
     if request.first_token_due_at - now_s < MIN_ATTEMPT_S:
         late_code = code if code == FailureCode.JOB_NOT_QUEUED else FailureCode.DEADLINE

@@ -40,6 +40,10 @@ class DecodeProbes:
         self._behind: dict[str, _Behind] = {}
         """Requests whose events had not all come at the last answer."""
 
+    @property
+    def any_absent(self) -> bool:
+        return bool(self._absent_since)
+
     def forget_others(self, present: Collection[DecodeWorker]) -> None:
         """Drops what is known of workers that have no request of this gateway."""
         for known in (self._absent_since, self._heard_at):

@@ -16,6 +16,8 @@ from prfaas_gateway.decode_workers import DecodeWorker
 from prfaas_gateway.in_flight import InFlight
 
 ASK_EVERY_S: Final = 0.5
+ASK_ABSENT_EVERY_S: Final = 0.25
+"""Interval while none listens under a worker's name."""
 _ANSWER_TIMEOUT_S: Final = 0.75
 
 log = get_logger(__name__)
@@ -47,7 +49,7 @@ class DecodeWatch:
             present = self._in_flight.of_workers()
             self._probes.forget_others(present)
             await asyncio.gather(*(self._look(worker, asked) for worker, asked in present.items()))
-            await asyncio.sleep(ASK_EVERY_S)
+            await asyncio.sleep(ASK_ABSENT_EVERY_S if self._probes.any_absent else ASK_EVERY_S)
 
     async def _look(self, worker: DecodeWorker, asked: dict[str, int]) -> None:
         clock = asyncio.get_running_loop().time

@@ -56,7 +56,9 @@ class Leg:
 
 class OpenLeg(Protocol):
     def __call__(self, job: Job, avoid: Sequence[str]) -> AbstractAsyncContextManager[Leg]:
-        """Enters once a decode worker has accepted the job, none of those to `avoid`. Raises ApiError, UnansweredError."""
+        """Enters once a decode worker has accepted the job, none of those to `avoid` while there is another one.
+
+        Raises ApiError, UnansweredError."""
         ...
 
 
@@ -134,14 +136,15 @@ class Generation:
 
     async def _move(self, leg: Leg, why: str, detour: Detour) -> None:
         """Leaves the decode worker and has another one accept the request. Raises ApiError."""
-        self._count_move(leg.job, leg.accepted.worker.name, why, detour)
+        name = leg.accepted.worker.name
+        self._count_move(leg.job, name, why, detour)
         await self._closing.aclose()
         self._answer.place_again()
-        await self._begin(self._placed_again())
+        # A scheduler misses a lost worker later than a gateway that has asked it.
+        await self._begin(self._placed_again(), (name,) if detour is Detour.MOVED else ())
 
-    async def _begin(self, job: Job) -> None:
+    async def _begin(self, job: Job, avoid: tuple[str, ...] = ()) -> None:
         """Raises ApiError."""
-        avoid: tuple[str, ...] = ()
         while True:
             try:
                 self._leg = await self._closing.enter_async_context(self._open_leg(job, avoid))

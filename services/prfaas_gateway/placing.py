@@ -86,11 +86,11 @@ class Placing:
     async def try_once(
         self, job: Job, root: Span, max_placements: int, asking: Callable[[str], None], avoid: Sequence[str] = ()
     ) -> Accepted | Refused:
-        """Returns what a decode worker has accepted, none of those to `avoid`. Tells `asking` of each before it is asked: its
-        events may come before its answer does.
+        """Returns what a decode worker has accepted, none of those to `avoid` while there is another one. Tells `asking` of each
+        before it is asked: its events may come before its answer does.
 
         Raises ApiError for what no other try would change, and UnansweredError."""
-        refused_by = list(avoid)
+        refused_by = [worker for worker in avoid if self.has_other(worker)]
         while True:
             placement = await self._place(job, root, refused_by)
             if isinstance(placement, Refused):

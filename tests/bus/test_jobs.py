@@ -12,7 +12,7 @@ from load.chaos.disk import SmallDisk
 from prfaas.bus import job_streams
 from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
-from prfaas.bus.errors import MessageTooLargeError, NoRespondersError, NotConnectedError, StreamError
+from prfaas.bus.errors import MessageTooLargeError, NoRespondersError, NotConnectedError, StreamFullError
 from prfaas.bus.job_consumer import JobConsumer
 from prfaas.bus.jobs import JobQueue, dispatch
 from prfaas.bus.taken_jobs import TakenJob
@@ -124,7 +124,7 @@ async def test_without_a_queue_or_room_in_it_submit_says_so(connect: Connect, mo
     monkeypatch.setattr(job_streams, "MAX_JOBS", 1)
     await JobConsumer.open(bus, SITE, MODEL, "one", incarnation="i0", serves=SERVES)
     await JobQueue(bus).submit(SITE, make_job("t1"), timeout_s=DEADLINE_S)
-    with pytest.raises(StreamError, match="maximum messages exceeded"):
+    with pytest.raises(StreamFullError, match="maximum messages exceeded"):
         await JobQueue(bus).submit(SITE, make_job("t2"), timeout_s=DEADLINE_S)
     with pytest.raises(MessageTooLargeError):
         await JobQueue(bus).submit(SITE, make_job("t3", tokens=600_000), timeout_s=DEADLINE_S)

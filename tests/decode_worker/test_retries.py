@@ -63,18 +63,19 @@ def test_an_engine_may_fail_once_among_other_failures() -> None:
     assert failed_for_good(failed(core, 3, "engine", 3.0)).code == "engine"
 
 
-def refused(core: DecodeCore, attempt: int, now_s: float, retry_after_s: float) -> list[Instruction]:
+def refused(core: DecodeCore, attempt: int, now_s: float, retry_after_s: float, code: str = "not_in_time") -> list[Instruction]:
     message = "three workers have 40 s of work"
-    return core.handle(AttemptFailed(now_s, "r1", attempt, "not_in_time", message, retry_after_s=retry_after_s))
+    return core.handle(AttemptFailed(now_s, "r1", attempt, code, message, retry_after_s=retry_after_s))
 
 
-def test_what_both_queues_refuse_is_refused_to_the_client_who_hears_when_to_come_back() -> None:
+@pytest.mark.parametrize("code", ["not_in_time", "job_queue_full"])
+def test_what_both_queues_refuse_is_refused_to_the_client_who_hears_when_to_come_back(code: str) -> None:
     core = make_core()
     core.handle(GenerateAsked(0.0, ask(remote=True)))
-    second = begun(refused(core, 1, 0.1, 30.0))
+    second = begun(refused(core, 1, 0.1, 30.0, code))
     assert (second.prefill_site, second.admitted) == ("home", False), "the own site may have room, and may refuse it too"
-    event = failed_for_good(refused(core, 2, 0.2, 7.5))
-    assert (event.code, event.retry_after_s) == ("not_in_time", 7.5)
+    event = failed_for_good(refused(core, 2, 0.2, 7.5, code))
+    assert (event.code, event.retry_after_s) == (code, 7.5)
     assert "40 s of work" in event.message
     core.validate()
 

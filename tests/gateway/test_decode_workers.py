@@ -6,7 +6,7 @@ from hypothesis import given
 from prfaas.bus.presence import TTL_S
 from prfaas.contracts.terms import Role
 from prfaas.contracts.to_scheduler import Heartbeat
-from prfaas_gateway.decode_workers import SUPERSEDED_AFTER_S, DecodeWorker, DecodeWorkers
+from prfaas_gateway.decode_workers import FRESH_S, SUPERSEDED_AFTER_S, DecodeWorker, DecodeWorkers
 
 GRACE_S = 5.0
 OLD, NEW = DecodeWorker("d0", "old"), DecodeWorker("d0", "new")
@@ -28,6 +28,11 @@ def hear(workers: DecodeWorkers, worker: DecodeWorker, now_s: float) -> None:
     workers.handle_beat(beat(worker).key, beat(worker), now_s)
 
 
+def hear_another(workers: DecodeWorkers, now_s: float) -> None:
+    """Shows that the site's server brings heartbeats."""
+    workers.handle_beat("home.prefill.p0", beat(OLD), now_s)
+
+
 def test_a_silent_worker_is_lost_after_its_grace_unless_it_beats_again() -> None:
     workers = DecodeWorkers("home", GRACE_S)
     hear(workers, OLD, 0.0)
@@ -37,8 +42,26 @@ def test_a_silent_worker_is_lost_after_its_grace_unless_it_beats_again() -> None
     hear(workers, OLD, 8.0)
     assert workers.unserved(["m"]) == [] and workers.next_lost_at() is None
     workers.handle_beat("home.decode.d0", None, 12.0)
+    hear_another(workers, 16.5)
     assert workers.take_lost(16.9) == [] and workers.take_lost(17.0) == [OLD]
     assert workers.take_lost(99.0) == []
+
+
+def test_a_server_that_stands_still_loses_no_worker_and_one_that_does_not_beat_afterwards_is_lost_then() -> None:
+    other = DecodeWorker("d1", "only")
+    workers = DecodeWorkers("home", GRACE_S)
+    for worker in (OLD, other):
+        hear(workers, worker, 0.0)
+        workers.handle_beat(beat(worker).key, None, 4.0)
+    assert workers.take_lost(9.0) == [] and workers.next_lost_at() == 9.0 + FRESH_S
+    assert workers.take_lost(30.0) == []
+    workers.validate()
+    hear(workers, other, 31.0)
+    assert workers.take_lost(31.0) == [], "it has its time to beat"
+    assert workers.take_lost(30.0 + FRESH_S) == [OLD]
+    workers.lose(other, 60.0)
+    assert workers.take_lost(60.0) == [other], "another sign than silence needs no server"
+    workers.validate()
 
 
 def test_a_worker_that_comes_back_as_another_process_is_lost_at_once() -> None:
@@ -66,6 +89,7 @@ def test_an_acceptance_is_a_sign_of_life_of_a_worker_that_has_not_beaten_yet() -
     hear(workers, NEW, 1.0)
     assert workers.next_lost_at() is None
     workers.handle_acceptance(OLD, 2.0)
+    hear_another(workers, 2.0 + TTL_S + GRACE_S)
     assert workers.take_lost(2.0 + TTL_S + GRACE_S) == [OLD]
 
 
@@ -117,4 +141,5 @@ def test_each_worker_that_falls_silent_is_lost_once_and_a_beating_one_never(step
         workers.validate()
     for name in ("d0", "d1"):
         workers.handle_beat(f"home.decode.{name}", None, now_s)
+    hear_another(workers, now_s + 100.0)
     assert set(workers.take_lost(now_s + 100.0)) == set(heard_at) and workers.next_lost_at() is None

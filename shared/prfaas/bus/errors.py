@@ -55,5 +55,9 @@ class StreamError(BusError):
         """JetStream's number of the error; 0 where it said none."""
 
 
+class StreamFullError(StreamError):
+    """JetStream refused: the stream holds as many messages or bytes as it may."""
+
+
 class BadRevisionError(BusError):
     """Raised when an entry was changed by another process: nothing was stored."""

@@ -13,12 +13,13 @@ from nats.js.errors import APIError
 
 from prfaas.bus.connection import in_own_task
 from prfaas.bus.control import ControlBus
-from prfaas.bus.errors import BusTimeoutError, NotConnectedError, StreamError
+from prfaas.bus.errors import BusTimeoutError, NotConnectedError, StreamError, StreamFullError
 from prfaas.bus.trace_context import Headers
 from prfaas.contracts.wire import BadMessageError, decode_json
 
 API_TIMEOUT_S = 5.0
 _STREAM_EXISTS_DIFFERENTLY = 10058
+_STORE_FAILED = 10077
 T = TypeVar("T")
 
 
@@ -84,7 +85,8 @@ async def _publish(bus: ControlBus, subject: str, payload: bytes, timeout_s: flo
         raise StreamError(f"{subject} answered with something that is no acknowledgement: {reply.data[:100]!r}") from None
     if error := answer.error:
         text = f"the stream of {subject} refused a message: {error.description} ({error.err_code})"
-        raise StreamError(text, error.err_code)
+        full = error.err_code == _STORE_FAILED and error.description.startswith("maximum")
+        raise (StreamFullError if full else StreamError)(text, error.err_code)
     return answer
 
 

@@ -62,6 +62,7 @@ class FailureCode(StrEnum):
     # ---- no room, or nothing there to serve the request
 
     OVERLOADED = "overloaded", "all places are taken", "gateway, scheduler, decode worker, bus", 429
+    JOB_QUEUE_FULL = "job_queue_full", "the queue of prefill jobs is full", "decode worker", 429
     NOT_IN_TIME = "not_in_time", "no prefill worker will come to the prompt in time", "scheduler", 429
     RATE_LIMIT_EXCEEDED = "rate_limit_exceeded", "a limit of the API key's tenant is reached", "gateway", 429
     DRAINING = "draining", "the process is shutting down or changes its role", "gateway, decode worker", 503
@@ -122,7 +123,7 @@ REQUEST_FAULTS = frozenset({FailureCode.CONTEXT_LENGTH_EXCEEDED, FailureCode.CAC
 FINAL_REFUSALS = REQUEST_FAULTS | {FailureCode.PREFILL_CRASH}
 """Refusals after which no other worker is asked."""
 
-TOO_MANY = frozenset({FailureCode.OVERLOADED, FailureCode.NOT_IN_TIME})
+TOO_MANY = frozenset({FailureCode.OVERLOADED, FailureCode.NOT_IN_TIME, FailureCode.JOB_QUEUE_FULL})
 """Refusals for want of room, which are no fault of what refuses."""
 
 OUT_OF_TIME = frozenset({FailureCode.TIMEOUT, FailureCode.EXPIRED})

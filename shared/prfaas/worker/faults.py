@@ -1,6 +1,6 @@
 """The code and the sentence of an error that ends one request."""
 
-from prfaas.bus.errors import BusError
+from prfaas.bus.errors import BusError, StreamFullError
 from prfaas.contracts.codes import FailureCode
 from prfaas.transfer.errors import TransferError
 
@@ -12,6 +12,8 @@ def failure_code(error: Exception) -> FailureCode:
     match error:
         case TransferError():
             return error.code
+        case StreamFullError():
+            return FailureCode.JOB_QUEUE_FULL
         case BusError():
             return FailureCode.JOB_NOT_QUEUED
         case _:
