@@ -15,7 +15,7 @@ WORLDS ?= 5000
 MUTATION_WORLDS ?= 2000
 JOBS ?= 2
 
-.PHONY: help demo up test test-fast test-ecosystem fuzz lint bench bench-engine bench-hostile bench-kv bench-audit bench-codec bench-probe bench-prefix bench-scheduler bench-dispatch bench-paper bench-policies bench-link-cut bench-rolling-restart bench-faults bench-roles bench-poison bench-replay contrast replay screenshots chaos soak worlds clean
+.PHONY: help demo up test test-fast test-ecosystem fuzz lint bench bench-engine bench-hostile bench-kv bench-audit bench-codec bench-probe bench-prefix bench-scheduler bench-dispatch bench-paper bench-policies bench-link-cut bench-rolling-restart bench-faults bench-roles bench-poison bench-replay contrast replay screenshots chaos soak worlds containers-test sbom clean
 
 ##@ See it work
 help: ## this list
@@ -53,6 +53,12 @@ lint: $(VENV)/installed ## ruff and strict mypy over code and tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy services shared infra load examples tests
+
+containers-test: $(VENV)/installed ## two sites in containers: offloading, isolation, limits, cuts, kills (root; installs podman)
+	$(BIN)/python -m infra.containers test
+
+sbom: $(VENV)/installed ## the images of a site, and what is in each, as CycloneDX, in .run/containers (root; installs podman)
+	$(BIN)/python -m infra.containers sbom
 
 ##@ Measure it (OUT=FILE writes the figures as JSON)
 bench: $(VENV)/installed ## how much of a transfer overlaps prefill, through the emulated link

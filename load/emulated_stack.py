@@ -110,7 +110,7 @@ def every_service_twice(description: Description, shared_port: int) -> Descripti
 
 def right_answer(description: Description, prompt: Sequence[int], output_tokens: int) -> str:
     """The answer that every worker of this stack must give greedily, computed here by an engine that takes no time."""
-    config = next(service.config for service in description.services if service.name == "d0")
+    config = next(service.config for service in description.services if service.role is Role.DECODE_WORKER)
     keys = msgspec.convert(config["engine"], EngineConfig)
     engine = EmulatedEngine(MODEL, msgspec.structs.replace(keys.emulated, time_scale=1e9), chunk_tokens=keys.chunk_tokens)
     *before, token_id = prompt

@@ -30,6 +30,10 @@ _MARKS = {
 """Folder or file -> mark of everything in it."""
 
 
+_ONLY_ASKED = {"tests/containers/live": "containers"}
+"""Folder -> mark. Its tests need a machine that was prepared for them: only a run that asks for the mark collects them."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Marks what a folder or a fixture decides; other slow files and tests carry the mark themselves."""
     for item in items:
@@ -44,5 +48,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """Leaves a folder or file unread whose mark the run leaves out: importing it may take longer than fast tests do."""
     for path, mark in _MARKS.items():
         if collection_path.is_relative_to(config.rootpath / path) and f"not {mark.name}" in config.getoption("markexpr"):
+            return True
+    asked = config.getoption("markexpr")
+    for path, mark in _ONLY_ASKED.items():
+        if collection_path.is_relative_to(config.rootpath / path) and mark not in asked:
             return True
     return None

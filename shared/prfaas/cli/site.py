@@ -1,7 +1,8 @@
 """Make keys, certificates and all configurations for the sites of one description.
 
 `init` makes what is not there yet and never replaces a key, so it also serves a site or a service that is new in the description.
-`render` writes configurations and systemd units again. `add` writes one more site into the description, then does as `init`.
+`render` writes configurations and systemd units again. `compose` and `kubernetes` do as `init` for sites in containers, and write
+what runs them there. `add` writes one more site into the description, then does as `init`.
 `rotate` takes one of the three steps that replace all users' keys. `renew` signs a new certificate for a site's server.
 `check` lists what others than the owner can read.
 """
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prfaas.cli import UsageError
+from prfaas.cli.site_containers import add_container_actions, compose, kubernetes
 from prfaas.secrets.secret_files import readable_by_others
 from prfaas.site.certificates import AuthorityError
 from prfaas.site.deployment_files import Made, keys_of_sites, make_all_keys, needs_certificate
@@ -31,7 +33,8 @@ _AFTER = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", required=True, metavar="init | render | add | rotate | renew | check")
+    metavar = "init | render | compose | kubernetes | add | rotate | renew | check"
+    actions = parser.add_subparsers(dest="action", required=True, metavar=metavar)
     init = actions.add_parser("init", help="make keys, certificates and configurations")
     render = actions.add_parser("render", help="write configurations and systemd units again")
     render.add_argument("sites_named", nargs="*", metavar="SITE", help="default: all of the description")
@@ -40,14 +43,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add.add_argument("--kind", choices=[str(kind) for kind in SiteKind], required=True)
     add.add_argument("--host", required=True, help="name or address under which other sites reach it")
     add.add_argument("--dials", metavar="SITE", action="append", default=[], help="a site that its server dials; may be repeated")
+    containers = add_container_actions(actions)
     rotate = actions.add_parser("rotate", help="take one step of replacing all users' keys")
     rotate.add_argument("step", choices=[str(step) for step in RotationStep])
     renew = actions.add_parser("renew", help="sign a new certificate for a site's server")
     renew.add_argument("site")
     check = actions.add_parser("check", help="list what others can read; fails if there is something")
-    for action in (init, render, add, rotate, renew):
+    for action in (init, render, *containers, add, rotate, renew):
         action.add_argument("--sites", type=Path, default=Path("sites.toml"), help="the description; default: %(default)s")
-    for action in (init, render, add, rotate, renew, check):
+    for action in (init, render, *containers, add, rotate, renew, check):
         action.add_argument("--directory", type=Path, default=Path("prfaas-sites"), help="default: %(default)s")
     for action in (init, render, add, rotate):
         action.add_argument("--at", type=Path, help="where the folder will lie on the hosts; default: where it is made")
@@ -62,6 +66,10 @@ def run(arguments: argparse.Namespace) -> int:
                 _init(load_description(arguments.sites), directory, arguments)
             case "render":
                 _render(load_description(arguments.sites), arguments.sites_named, directory, arguments)
+            case "compose":
+                compose(arguments, directory)
+            case "kubernetes":
+                kubernetes(arguments, directory)
             case "add":
                 add_site(arguments.sites, arguments.name, SiteKind(arguments.kind), arguments.host, arguments.dials)
                 print(f"Site {arguments.name} is in {arguments.sites}.")

@@ -176,7 +176,9 @@ def _leafnodes(description: Description, site: Site, server: Server, wiring: Wir
     # the address that the description has for it.
     listen = ""
     if any(site.name in other.dials for other in description.sites):
-        listen = f'  host: "{server.listen_host}"\n  port: {wiring.ports.leaf or -1}\n  no_advertise: true\n'
+        listen = (
+            f'  host: "{site.leaf_listen_host or server.listen_host}"\n  port: {wiring.ports.leaf or -1}\n  no_advertise: true\n'
+        )
         if description.tls(site.name):
             listen += f"  tls {{ {_files(site, wiring)}, verify: true, timeout: 5, {_SECURE_TLS} }}\n"
 

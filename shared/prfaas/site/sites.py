@@ -61,6 +61,8 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Name or address under which the site's own services reach its server."""
     listen_host: str = "127.0.0.1"
     """Address on which the server listens for clients, leaf connections and the other servers of its cluster."""
+    leaf_listen_host: str = ""
+    """Address on which the server listens for leaf connections, where that is another one than for clients."""
     monitor_host: str = "127.0.0.1"
     """Address on which the server's monitoring port listens."""
     http_host: str = "127.0.0.1"

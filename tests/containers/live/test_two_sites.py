@@ -1,0 +1,174 @@
+"""Two sites in containers: their work, walls and faults. Tests share the containers and leave them as they found them."""
+
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+
+from infra.containers.podman import ContainersError
+from infra.containers.running import status_of, wait_for
+from tests.containers.live.conftest import CONTAINER_USER_ID, READY_DEADLINE_S, Sites
+
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(400)]
+
+LINK = "far-home"
+"""Network in which the two servers meet."""
+STREAMED_TOKENS = 40
+_CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=3)"
+
+
+def test_a_long_prompt_is_prefilled_in_the_far_site_and_answered_at_home(sites: Sites) -> None:
+    (answer,) = sites.ask_until("offloaded")[-1:]
+    assert (answer.status, answer.prefill_site) == (200, "far")
+
+
+def test_the_far_worker_reaches_its_own_server_and_nothing_else(sites: Sites) -> None:
+    worker = "far-prefill-worker"
+    sites.containers.execute(worker, "python", "-c", _CONNECT, "nats", "4222")
+    home = sites.containers.addresses("home-place")
+    unreachable = [
+        *((name, port) for name in ("gateway", "home-gateway", "decode-worker") for port in ("8000",)),
+        *((name, port) for name in ("home-nats", "home-place") for port in ("4222", "7422", "8222")),
+        (sites.containers.addresses("home-gateway")["home"], "8000"),
+        *((address, port) for address in home.values() for port in ("4222", "7422")),
+    ]
+    for host, port in unreachable:
+        with pytest.raises(ContainersError, match=r"gaierror|TimeoutError|OSError|unreachable"):
+            sites.containers.execute(worker, "python", "-c", _CONNECT, host, port)
+
+
+def test_of_a_site_nothing_but_the_leaf_port_is_open_to_the_other_one(sites: Sites) -> None:
+    ports = (4222, 6222, 7422, 8000, 8222)
+    home, far = (sites.containers.addresses(f"{site}-place")[LINK] for site in ("home", "far"))
+    assert sites.containers.open_ports("far-place", home, ports) == [7422]
+    assert sites.containers.open_ports("home-place", far, ports) == []
+
+
+def test_no_container_may_do_more_than_it_needs(sites: Sites) -> None:
+    names = sites.containers.names()
+    assert len(names) == 12
+    for name in names:
+        for pid in sites.containers.programs(name):
+            status = status_of(pid)
+            assert status["Uid"].split() == [str(CONTAINER_USER_ID)] * 4, name
+            assert (int(status["CapEff"], 16), int(status["CapBnd"], 16)) == (0, 0), name
+            assert (status["Seccomp"], status["NoNewPrivs"]) == ("2", "1"), name
+        pid = sites.containers.pid(name)
+        root = next(line for line in Path(f"/proc/{pid}/mounts").read_text().splitlines() if line.split()[1] == "/")
+        assert "ro" in root.split()[3].split(","), f"{name}: {root}"
+        limits = sites.containers.limits(name)
+        assert 0 < limits["memory_bytes"] <= 4 << 30, name
+        assert 0 < limits["pids"] <= 256, name
+
+
+def test_images_hold_no_torch_where_none_is_needed(sites: Sites) -> None:
+    told = sites.containers.execute(
+        "home-gateway",
+        "python",
+        "-c",
+        "import importlib.util as u; print([n for n in ('torch', 'transformers', 'pip') if u.find_spec(n)])",
+    )
+    assert told.strip() == "[]"
+
+
+def test_health_checks_turn_when_a_server_hangs_and_when_it_goes_on(sites: Sites) -> None:
+    containers = sites.containers
+    watched = ("home-nats", "home-gateway", "home-bandwidth-probe", "home-prefill-worker", "home-decode-worker")
+    for name in watched:
+        wait_for(f"{name} is healthy", partial(containers.check_health, name), READY_DEADLINE_S)
+    containers.pause("home-nats")
+    try:
+        assert not containers.check_health("home-nats")
+        wait_for("the gateway is not healthy", lambda: not containers.check_health("home-gateway"), READY_DEADLINE_S)
+    finally:
+        containers.unpause("home-nats")
+    for name in watched:
+        wait_for(f"{name} is healthy again", partial(containers.check_health, name), READY_DEADLINE_S)
+    sites.ask_until("offloaded", READY_DEADLINE_S, always_answered=False)
+
+
+def test_answers_stay_right_while_the_link_is_down_and_offloading_resumes(sites: Sites) -> None:
+    sites.containers.cut("far-place", LINK)
+    try:
+        answers = sites.ask_until("local_no_remote")
+    finally:
+        sites.containers.heal("far-place", LINK)
+    assert "offloaded" not in [answer.outcome for answer in answers[1:]]
+    sites.ask_until("offloaded")
+
+
+def test_offloading_resumes_when_the_far_server_has_another_address(sites: Sites) -> None:
+    before, after = sites.containers.change_address("far-place", LINK)
+    assert before != after
+    sites.ask_until("offloaded")
+
+
+def test_a_slow_link_is_seen_by_the_probe_and_by_decisions(sites: Sites) -> None:
+    def estimate_mbit() -> float:
+        return 8e-6 * (sites.metric("far-bandwidth-probe", "prfaas_link_goodput_bytes_per_second") or 0.0)
+
+    sites.ask_until("offloaded")
+    before = estimate_mbit()
+    sites.containers.shape("far-place", LINK, rate_mbit=2)
+    try:
+        wait_for("an estimate below 3 Mbit/s", lambda: 0 < estimate_mbit() < 3, READY_DEADLINE_S, estimate_mbit)
+        assert before > 3
+        answers = sites.ask_until("local_link_scarce", READY_DEADLINE_S)
+        print(f"estimate {before:.0f} Mbit/s before, {estimate_mbit():.2f} behind 2 Mbit/s; {answers[-1].reason}")
+    finally:
+        sites.containers.unshape("far-place", LINK)
+    sites.ask_until("offloaded", READY_DEADLINE_S)
+
+
+def test_a_gateway_that_is_told_to_stop_finishes_its_stream(sites: Sites) -> None:
+    prompt = sites.prompt()
+    body = sites.body(prompt, STREAMED_TOKENS) | {"stream": True}
+    pieces: list[str] = []
+    with httpx.Client(timeout=120.0) as client, client.stream("POST", f"{sites.url}/v1/completions", json=body) as response:
+        assert response.status_code == 200
+        stopping: threading.Thread | None = None
+        done = False
+        for line in response.iter_lines():
+            if line == "data: [DONE]":
+                done = True
+            elif line.startswith("data: "):
+                pieces += [choice["text"] for choice in httpx.Response(200, text=line[6:]).json()["choices"]]
+                if stopping is None:
+                    stopping = threading.Thread(target=sites.containers.stop, args=("home-gateway",))
+                    stopping.start()
+    assert done and stopping is not None
+    assert "".join(pieces) == sites.right_answer(prompt, STREAMED_TOKENS)
+    stopping.join()
+    assert sites.containers.inspect("home-gateway")["State"]["ExitCode"] == 0
+    sites.containers.start("home-gateway")
+    wait_for("the gateway is ready", lambda: sites.containers.check_health("home-gateway"), READY_DEADLINE_S)
+    sites.ask_until("offloaded", READY_DEADLINE_S, always_answered=False)
+
+
+def test_a_far_worker_that_is_killed_costs_no_answer_and_comes_back(sites: Sites) -> None:
+    before = sites.containers.inspect("far-prefill-worker")["State"]["StartedAt"]
+    sites.containers.kill("far-prefill-worker")
+    answers = [sites.ask() for _ in range(3)]
+    assert [answer.status for answer in answers] == [200] * 3
+    wait_for(
+        "the far worker is started again",
+        lambda: sites.containers.inspect("far-prefill-worker")["State"]["StartedAt"] != before,
+        READY_DEADLINE_S,
+    )
+    sites.ask_until("offloaded", READY_DEADLINE_S)
+
+
+@pytest.mark.parametrize("server", ["far-nats", "home-nats"])
+def test_a_server_that_is_killed_comes_back_with_its_streams(sites: Sites, server: str) -> None:
+    before = sites.containers.inspect(server)["State"]["StartedAt"]
+    sites.containers.kill(server)
+    wait_for(
+        f"{server} is started again", lambda: sites.containers.inspect(server)["State"]["StartedAt"] != before, READY_DEADLINE_S
+    )
+    # A home server that is away may cost requests, which then say so; a far one may not.
+    started_at = time.monotonic()
+    sites.ask_until("offloaded", READY_DEADLINE_S, always_answered=server == "far-nats")
+    print(f"offloaded {time.monotonic() - started_at:.1f} s after {server} was back")
