@@ -86,14 +86,16 @@ def guidellm_command(job: Job) -> list[str]:
 
 def read_guidellm(out: Path) -> ClientResult:
     (benchmark,) = json.loads((out / "guidellm.json").read_text(encoding="utf-8"))["benchmarks"]
-    answered = benchmark["requests"]["successful"]
+    by_end = {end: benchmark["requests"][end] or [] for end in ("successful", "errored", "incomplete")}
+    answered = by_end["successful"]
+    if not answered:
+        raise ValueError("no request was answered")
     ttft_s = [each["time_to_first_token_ms"] / 1e3 for each in answered]
     asked = sum(each["input_metrics"]["text_tokens"] or 0 for each in answered)
     cached = sum(each["input_metrics"]["cached_tokens"] or 0 for each in answered)
-    totals = benchmark["metrics"]["request_totals"]
     return ClientResult(
-        requests=totals["successful"],
-        errors=totals["errored"] + totals["incomplete"],
+        requests=len(answered),
+        errors=len(by_end["errored"]) + len(by_end["incomplete"]),
         ttft_p50_s=float(np.quantile(ttft_s, 0.5)),
         ttft_p90_s=float(np.quantile(ttft_s, 0.9)),
         cached_share=cached / asked if asked else 0.0,
