@@ -50,7 +50,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         if collection_path.is_relative_to(config.rootpath / path) and f"not {mark.name}" in config.getoption("markexpr"):
             return True
     asked = config.getoption("markexpr")
-    for path, mark in _ONLY_ASKED.items():
-        if collection_path.is_relative_to(config.rootpath / path) and mark not in asked:
+    for path, name in _ONLY_ASKED.items():
+        if collection_path.is_relative_to(config.rootpath / path) and name not in asked:
             return True
     return None
