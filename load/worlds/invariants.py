@@ -1,13 +1,14 @@
 """Invariants of every world: one end per request, right tokens, nothing kept, and no error that its faults do not explain."""
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final
 
 from load.worlds.client import Client
 from load.worlds.decode_worker import DecodeWorker
 from load.worlds.dispatcher import Dispatcher
 from load.worlds.gateway import Gateway
+from load.worlds.plan import GATEWAY, HOME, Fault
 from load.worlds.prefill_worker import PrefillWorker
 from load.worlds.scheduler import Scheduler
 from load.worlds.surroundings import Surroundings
@@ -19,8 +20,10 @@ MOST_PREFILLS: Final = 1 + MAX_LOCAL_ATTEMPTS
 """Attempts of one placement: a remote one, and those at home."""
 MOST_ATTEMPTS: Final = MOST_PREFILLS + MAX_UNCOUNTED_FAILURES
 """The same, with those that ended with the site's server or with their worker."""
-MOST_DELAY_S: Final = 7.0
-"""Longest time to a first token beyond a single fault's own."""
+MOST_ADDED_S: Final = 3.0
+"""Longest time that a single fault adds to a first token, beside its own length where nothing takes the place of what is down."""
+REPLACED: Final = ("kill", "stop", "unplug")
+"""Faults of a process whose work others do. They cost no more than MOST_ADDED_S, however long they last."""
 GOOD: Final = ("stop", "length")
 NEVER: Final = frozenset(
     {
@@ -45,8 +48,10 @@ COSTLY: Final = frozenset({"server_restart", "bucket_full", "drop"})
 """Single faults that may cost a request: the broker itself, and messages that are lost one by one."""
 
 
-def judged(world: Surroundings, client: Client) -> list[str]:
-    """Returns what is wrong with one client's answer."""
+def judged(world: Surroundings, client: Client, undisturbed_s: Callable[[str], float]) -> list[str]:
+    """Returns what is wrong with one client's answer.
+
+    `undisturbed_s` returns the time to a request's first token in the same world without its faults."""
     name = client.plan.name
     wrong = client.wrong(world.plan.liar.partition("-")[0])
     if wrong is not None:
@@ -61,7 +66,7 @@ def judged(world: Surroundings, client: Client) -> list[str]:
     poison = client.plan.poison
     if poison in ("deadly", "broken") and end in GOOD and client.prefill_site:
         return [f"{name}: it is {poison}, and ended as {end}"]
-    return _single_fault(world, client)
+    return _single_fault(world, client, undisturbed_s)
 
 
 def judged_attempts(world: Surroundings) -> list[str]:
@@ -92,7 +97,7 @@ def _most(world: Surroundings, known: int, leg: str) -> int:
     return MOST_PREFILLS + by_server
 
 
-def _single_fault(world: Surroundings, client: Client) -> list[str]:
+def _single_fault(world: Surroundings, client: Client, undisturbed_s: Callable[[str], float]) -> list[str]:
     """Judges what one fault cost a request, where it may cost no more than time."""
     if not _must_be_served(world, client):
         return []
@@ -100,12 +105,22 @@ def _single_fault(world: Surroundings, client: Client) -> list[str]:
     only = f"{faults[0].kind} of {faults[0].target} for {faults[0].for_s:.1f} s" if faults else "nothing"
     if end not in GOOD:
         return [f"{name}: it ended as {end} though only {only} went wrong"]
-    most_s = (faults[0].for_s if faults else 0.0) + MOST_DELAY_S
-    if client.first_token_s > most_s:
-        return [f"{name}: its first token took {client.first_token_s:.1f} s though only {only} went wrong"]
+    most_s = MOST_ADDED_S + (faults[0].for_s if faults and not _is_replaced(world, faults[0]) else 0.0)
+    if faults and client.first_token_s > most_s and (added_s := client.first_token_s - undisturbed_s(name)) > most_s:
+        return [f"{name}: its first token came {added_s:.1f} s later though only {only} went wrong"]
     if faults and faults[0].kind == "flip_delivery" and client.attempts > 1:
         return [f"{name}: a frame that was delivered wrong cost an attempt, and is only to be read again"]
     return []
+
+
+def _is_replaced(world: Surroundings, fault: Fault) -> bool:
+    """Returns whether others do the work of the process that has the fault."""
+    plan, name = world.plan, fault.target
+    if fault.kind not in REPLACED or name == GATEWAY:
+        return False
+    at_home = [worker.name for worker in plan.prefill_workers if worker.site == HOME]
+    sole = {*at_home[: 2 - len(at_home)], *plan.schedulers[: 2 - len(plan.schedulers)]}
+    return name not in sole
 
 
 def _must_be_served(world: Surroundings, client: Client) -> bool:

@@ -13,7 +13,7 @@ from load.worlds.plan import LINK_FAULTS
 from load.worlds.sealing_mutations import SEALING_MUTATIONS
 from prfaas.contracts.codes import FailureCode
 from prfaas.link.link_core import LinkCore
-from prfaas.transfer import frame
+from prfaas.transfer import frame, sealed_frame
 from prfaas.transfer import receiver_events as receiving
 from prfaas.transfer.bucket_keeper_core import BucketKeeperCore
 from prfaas.transfer.receiver_core import ReceiverCore
@@ -220,7 +220,7 @@ MUTATIONS: Final = (
     Mutation("the batch is larger than its slots", Admission, "batch", _all_complete),
     Mutation("a redelivered job is run", PrefillCore, "_vet", _runs_second_delivery, ("kill", "stop", "deadly")),
     Mutation("a cancelled job is run", PrefillCore, "cancelled", _returns(False)),
-    Mutation("a frame's checksum is not compared", frame, "decode_frame", _unchecked, ("flip_delivery",), "single"),
+    Mutation("a frame's checksum is not compared", sealed_frame, "decode_frame", _unchecked, ("flip_delivery",), "single"),
     Mutation("reading again begins one frame too late", ReceiverCore, "_rewind", _rewinds_too_far, ("flip_delivery",), "single"),
     Mutation("a lost delivery is not read again", ReceiverCore, "_lost", _returns([]), ("unplug",), "single"),
     Mutation("a sender that goes on skips a frame", SenderCore, "_restart_at", _skips_a_frame, LINK_FAULTS),

@@ -1,5 +1,6 @@
 """A world from a plan: processes, servers, links and clients, faults at their moments, and the end when nothing is left."""
 
+from dataclasses import replace
 from typing import Any
 
 from load.worlds.client import Client
@@ -34,6 +35,8 @@ class World(Surroundings):
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan, lambda name, down_s: self.faults.kill(name, down_s))
         self.probes: list[Client] = []
+        self._undisturbed: dict[str, float] | None = None
+        """Times to first tokens in the same world without its faults, once they were asked for."""
         self._sites = {GATEWAY: HOME} | dict.fromkeys(plan.schedulers, HOME)
         self._sites |= {dispatcher_of(site): site for site in plan.dispatchers}
         self._sites |= {worker.name: worker.site for worker in (*plan.prefill_workers, *plan.decode_workers)}
@@ -150,5 +153,12 @@ class World(Surroundings):
 
     # ---- verdicts
 
+    def _undisturbed_s(self, name: str) -> float:
+        """Returns the time to a request's first token without the faults; 0 for one that only a disturbed world has."""
+        if self._undisturbed is None:
+            world = World(replace(self.plan, profile="calm", faults=[])).run()
+            self._undisturbed = {client.plan.name: client.first_token_s for client in world.clients}
+        return self._undisturbed.get(name, 0.0)
+
     def _judge(self, clients: list[Client]) -> None:
-        self.violations += [each for client in clients for each in judged(self, client)]
+        self.violations += [each for client in clients for each in judged(self, client, self._undisturbed_s)]
