@@ -45,7 +45,6 @@ async def measure(
                 url=stack.gateway_url("local"),
                 model=model,
                 trace=trace,
-                requests=len(taken),
                 tokenizer=tokenizer,
                 out=directory / name,
             )

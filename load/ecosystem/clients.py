@@ -34,7 +34,6 @@ class Job(NamedTuple):
     url: str
     model: str
     trace: Path
-    requests: int
     tokenizer: Path
     """Folder that transformers reads."""
     out: Path
@@ -80,7 +79,7 @@ def guidellm_command(job: Job) -> list[str]:
         run --backend kind=openai_http,target={job.url},model={job.model},request_format=/v1/completions
         --tokenizer kind=huggingface_auto,model={job.tokenizer}
         --data kind=mooncake,source.kind=json_file,source.path={job.trace}
-        --profile kind=replay,schedule_turn=timestamp,time_scale=0.001 --constraint kind=max_requests,count={job.requests}
+        --profile kind=replay,schedule_turn=timestamp,time_scale=0.001
         --output kind=json,path={job.out / "guidellm.json"} --disable-console-interactive
     """
     return [str(GUIDELLM_VENV / "bin" / "guidellm"), *words.split()]
@@ -127,7 +126,7 @@ def read_replay(out: Path) -> ClientResult:
 CLIENTS: Mapping[str, LoadClient] = {
     "replay": LoadClient(ROOT / ".venv" / "bin" / "python", replay_command, read_replay),
     "aiperf": LoadClient(AIPERF_VENV / "bin" / "aiperf", aiperf_command, read_aiperf),
-    # GuideLLM 0.8.1 stops its senders when it has queued the last request: that one was seen to stay behind.
+    # GuideLLM 0.8.1 stops its senders once it has queued the last row, which then stays behind in some runs and not in others.
     "guidellm": LoadClient(GUIDELLM_VENV / "bin" / "guidellm", guidellm_command, read_guidellm, unsent=1),
 }
 

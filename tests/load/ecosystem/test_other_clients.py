@@ -26,8 +26,8 @@ OTHERS = [
     for name in ("aiperf", "guidellm")
 ]
 TAKEN = {
-    EMULATED: excerpt(requests=24, rate_req_s=2.0, max_input_tokens=8192, max_output_tokens=32),
-    REAL: excerpt(requests=5, rate_req_s=0.5, max_input_tokens=1536, max_output_tokens=8),
+    EMULATED: excerpt(requests=24, rate_req_s=4.0, max_input_tokens=8192, max_output_tokens=32),
+    REAL: excerpt(requests=3, rate_req_s=0.5, max_input_tokens=1024, max_output_tokens=4),
 }
 
 
@@ -45,8 +45,6 @@ async def test_a_mooncake_excerpt_is_replayed_without_an_error_and_with_cache_fi
     taken, trace = TAKEN[model], tmp_path / "excerpt.jsonl"
     write_mooncake(taken, trace)
     tokenizer = write_hub_cache(prepare(model), tmp_path / "hub")
-    job = Job(
-        url=stack.gateway_url("local"), model=model, trace=trace, requests=len(taken), tokenizer=tokenizer, out=tmp_path / name
-    )
+    job = Job(url=stack.gateway_url("local"), model=model, trace=trace, tokenizer=tokenizer, out=tmp_path / name)
     found = await run_client(CLIENTS[name], job, hub_environ(tmp_path / "hub"), timeout_s=300.0)
     assert faults({name: found}, len(taken)) == []

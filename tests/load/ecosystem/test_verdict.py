@@ -55,6 +55,6 @@ def client(*arguments: str) -> LoadClient:
     ],
 )
 async def test_a_client_that_fails_is_said(program: str, timeout_s: float, says: str, tmp_path: Path) -> None:
-    job = Job(url="", model="", trace=tmp_path, requests=1, tokenizer=tmp_path, out=tmp_path)
+    job = Job(url="", model="", trace=tmp_path, tokenizer=tmp_path, out=tmp_path)
     with pytest.raises(ClientError, match=says):
         await run_client(client(program), job, {}, timeout_s)
