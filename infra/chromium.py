@@ -9,7 +9,7 @@ import sys
 from typing import Final
 
 NAMES: Final = ("chromium", "chromium-browser")
-_TIMEOUT_S: Final = 600.0
+_TIMEOUT_S: Final = 300.0
 
 
 class NoChromiumError(Exception):
