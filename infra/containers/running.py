@@ -102,7 +102,7 @@ class Containers:
 
     def stop(self, name: str) -> None:
         """Stops a container as an operator does: SIGTERM, and SIGKILL after its grace. It is not started again by itself."""
-        self.podman("stop", self.name_of(name))
+        self._compose("stop", name)
 
     def start(self, name: str) -> None:
         """Starts a container that was stopped."""

@@ -7,7 +7,7 @@ from load.chaos.faults import CLOCK_SHIFT_S
 from load.chaos.harness import GO_ON, go_on
 from load.chaos.random_faults import FRAMES
 from load.chaos.steps import Step, is_step, of_request
-from load.chaos.world import World, resume_process, stop_process
+from load.chaos.world import NotHealthyError, World, resume_process, stop_process
 from load.emulated_stack import FAR, HOME
 from prfaas.contracts.codes import FailureCode
 from prfaas.site.sites import Role
@@ -19,6 +19,8 @@ from prfaas.wan.proxy import LinkState
 RESPAWN_S = 2.0
 """Time after which a supervisor starts again what has ended."""
 POISONED_S = 15.0
+WORK_S = 30.0
+"""Time within which each site has a prefill, at this rate."""
 FULL_DISK = "disk of the local store full 25 s"
 """Row that takes a disk of its own."""
 
@@ -38,14 +40,22 @@ async def _nothing(world: World) -> None:
     await asyncio.sleep(5.0)
 
 
-def _killed(role: Role, site: str, *, back: bool = True, at_once: bool = False) -> Do:
+def _killed(role: Role, site: str, *, back: bool = True) -> Do:
+    async def kill(world: World) -> None:
+        process = await _first(world, role, site)
+        if not back:
+            world.keep_down(process)
+        world.kill(process)
+        await asyncio.sleep(RESPAWN_S + 8.0)
+
+    return kill
+
+
+def _prefill_killed(site: str, *, at_once: bool = False) -> Do:
     """`at_once`: it is started again without a pause, and so beats under its name before anyone can miss it."""
 
     async def kill(world: World) -> None:
-        process = await _first(world, role, site)
-        if not back or at_once:
-            world.keep_down(process)
-        world.kill(process)
+        process = await _at_work(world, site, world.keep_down if at_once else lambda process: None, world.kill)
         if at_once:
             await process.wait()
             await world.start_kept_down()
@@ -54,9 +64,40 @@ def _killed(role: Role, site: str, *, back: bool = True, at_once: bool = False) 
     return kill
 
 
-def _stopped(role: Role, stopped_s: float, site: str = HOME) -> Do:
+def _prefill_stopped(site: str, stopped_s: float) -> Do:
     async def stop(world: World) -> None:
-        process = await _first(world, role, site)
+        process = await _at_work(world, site, stop_process)
+        await asyncio.sleep(stopped_s)
+        resume_process(process)
+
+    return stop
+
+
+async def _at_work(world: World, site: str, *strike: Callable[[ServiceProcess], None]) -> ServiceProcess:
+    """Strikes the first prefill worker of a site that is about to send KV. Returns it. Raises NotHealthyError."""
+    struck: asyncio.Future[ServiceProcess] = asyncio.get_running_loop().create_future()
+
+    async def answer(announcement: Announcement) -> Order:
+        if not struck.done() and is_step(Step.FIRST_FRAME, announcement, FRAMES):
+            process = world.process_of(announcement.pid)
+            if process in world.processes(Role.PREFILL_WORKER, site):
+                for each in strike:
+                    each(process)
+                struck.set_result(process)
+        return GO_ON
+
+    world.harness.answer = answer
+    try:
+        return await asyncio.wait_for(struck, WORK_S)
+    except TimeoutError:
+        raise NotHealthyError(f"no prefill worker of site {site} sent KV within {WORK_S:g} s") from None
+    finally:
+        world.harness.answer = go_on
+
+
+def _stopped(role: Role, stopped_s: float) -> Do:
+    async def stop(world: World) -> None:
+        process = await _first(world, role, HOME)
         stop_process(process)
         await asyncio.sleep(stopped_s)
         resume_process(process)
@@ -153,11 +194,11 @@ ROWS: dict[str, Do] = {
     "rolling restart of everything": _rolling_restart,
     "clocks of the pd site's workers 20 s ahead": _clock,
     FULL_DISK: _disk_full,
-    "prefill worker killed, back": _killed(Role.PREFILL_WORKER, HOME),
-    "prefill worker stopped 10 s": _stopped(Role.PREFILL_WORKER, 10.0),
-    "far prefill worker killed, back": _killed(Role.PREFILL_WORKER, FAR),
-    "far prefill worker killed, back at once": _killed(Role.PREFILL_WORKER, FAR, at_once=True),
-    "far prefill worker stopped 10 s": _stopped(Role.PREFILL_WORKER, 10.0, FAR),
+    "prefill worker killed, back": _prefill_killed(HOME),
+    "prefill worker stopped 10 s": _prefill_stopped(HOME, 10.0),
+    "far prefill worker killed, back": _prefill_killed(FAR),
+    "far prefill worker killed, back at once": _prefill_killed(FAR, at_once=True),
+    "far prefill worker stopped 10 s": _prefill_stopped(FAR, 10.0),
     "link cut 20 s": _link(LinkState.CUT, 20.0),
     "link half-open 20 s": _link(LinkState.HALF_OPEN, 20.0),
 }

@@ -95,10 +95,12 @@ async def measure(world: World, do: Do, seed: int) -> list[Record]:
     target = Target(url=url, model=MODEL, timeout_s=TTFT_DEADLINE_S + 45.0, ttft_deadline_s=TTFT_DEADLINE_S)
     asking = asyncio.create_task(replay(target, arrivals(), prompt))
     await asyncio.sleep(BEFORE_S)
-    await do(world)
-    await asyncio.sleep(AFTER_S)
-    over.set()
-    records = await asking
+    try:
+        await do(world)
+        await asyncio.sleep(AFTER_S)
+    finally:
+        over.set()
+        records = await asking
     for index, record in enumerate(records):
         right = right_answer(world.stack.description, prompts[index], OUTPUT_TOKENS)
         if record.text != (right if not record.error else right[: len(record.text)]):
@@ -140,7 +142,11 @@ async def run_rows(names: Sequence[str], directory: Path, seed: int, save: Calla
             if name == FULL_DISK and not world.disk.mounted:
                 say(f"{name}: not measured, mounting a small disk takes root")
                 continue
-            records = await measure(world, ROWS[name], seed + number)
+            try:
+                records = await measure(world, ROWS[name], seed + number)
+            except NotHealthyError as error:
+                say(f"{name}: not measured: {error}")
+                break
             if not worst_without_s:
                 for tokens in (SHORT_TOKENS, LONG_TOKENS):
                     worst_without_s[tokens] = max(r.ttft_s or 0.0 for r in records if r.arrival.prompt_tokens == tokens)

@@ -49,7 +49,7 @@ class Fault(StrEnum):
     STALL = "stall"
     """Nothing crosses the link for 5 s, and nothing is lost."""
     BROKER_RESTART = "broker_restart"
-    """The pd site's nats-server is killed and back after a second, with what lies on its disk; KV in memory is lost."""
+    """The pd site's nats-server is killed and back after a second. What lay in its memory is lost: jobs, KV, who is there."""
     BROKER_LOST_STORE = "broker_lost_store"
     """The same, and its whole store is lost, as if all of it had been in memory."""
     DISK_FULL = "disk_full"

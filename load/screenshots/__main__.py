@@ -26,9 +26,11 @@ from prfaas.stack.stack import Stack
 FOLDER: Final = Path(__file__).parents[2] / "docs" / "screenshots"
 PATIENCE_MS: Final = 60_000
 REQUESTS_PER_S: Final = 1.7
-_REPLAY_S: Final = 40
-_COLORS: Final = 128
+_REPLAY_S: Final = 30
+_COLORS: Final = 256
 """Colours of a picture: few, so that it is small in the repository."""
+_KV_UNDER_WAY: Final = """() => [...document.querySelectorAll(".link")].every((link) => !link.textContent.includes("0 bit/s now"))
+  && ![...document.querySelectorAll(".link")].every((link) => link.textContent.includes(" 0 B under way"))"""
 _TOP_SIZE: Final = (150, 46)
 
 
@@ -85,6 +87,8 @@ async def _console(started: Browser, url: str, path: Path, scheme: Literal["ligh
         await page.get_by_role("button", name="Send").click()
         await page.locator("#play-facts").wait_for()
         await page.evaluate("document.querySelector('#play-waterfall').replaceChildren(); document.activeElement.blur()")
+    # A moment at which links have something to do.
+    await page.wait_for_function(_KV_UNDER_WAY)
     _save(await page.screenshot(full_page=True), path)
     await page.close()
 
@@ -125,7 +129,7 @@ async def _report(started: Browser, report: Path, path: Path) -> None:
 
 
 def _save(png: bytes, path: Path) -> None:
-    image = Image.open(io.BytesIO(png)).convert("RGB").quantize(_COLORS, dither=Image.Dither.NONE)
+    image = Image.open(io.BytesIO(png)).convert("RGB").quantize(_COLORS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     image.save(path, optimize=True)
 
 

@@ -10,8 +10,8 @@ from load.emulated_stack import MODEL
 from prfaas.site.sites import Description, Link, Role, Service, Site, SiteKind
 
 HOME: Final = "frankfurt"
-_SCALES: Final = {"time-scale": 3.0, "byte-scale": 200.0, "token-scale": 32.0}
-_MEDIAN_TOKENS, _SIGMA, _MOST_TOKENS = 260.0, 0.9, 2400
+_SCALES: Final = {"time-scale": 4.0, "byte-scale": 100.0, "token-scale": 32.0}
+_MEDIAN_TOKENS, _SIGMA, _MOST_TOKENS = 380.0, 0.8, 2400
 """Lengths of prompts, log-normal."""
 _SHARED: Final = [random.Random(9).randrange(200) for _ in range(_MOST_TOKENS)]
 """Beginning that some prompts share."""
@@ -27,7 +27,7 @@ def fleet() -> Description:
     near, far = engine("paper-1t-h20"), engine("paper-1t-h200-anchored")
     services = [
         Service(site=HOME, role=Role.GATEWAY, name="gateway"),
-        Service(site=HOME, role=Role.SCHEDULER, name="scheduler", config={"threshold-tokens": 400, "resolve-every-s": 0}),
+        Service(site=HOME, role=Role.SCHEDULER, name="scheduler", config={"threshold-tokens": 480, "resolve-every-s": 0}),
         *(Service(site=HOME, role=Role.DECODE_WORKER, name=f"d{n}", config=near | _DECODE) for n in range(3)),
         *(Service(site=HOME, role=Role.PREFILL_WORKER, name=f"p{n}", config=near | _PREFILL) for n in range(2)),
         Service(site=HOME, role=Role.BANDWIDTH_PROBE, name="probe"),
@@ -80,7 +80,7 @@ class Traffic:
         tokens = min(_MOST_TOKENS, max(8, round(draw.lognormvariate(0, _SIGMA) * _MEDIAN_TOKENS)))
         shared = _SHARED[: tokens // 2] if draw.random() < 0.3 else []
         prompt = shared + [draw.randrange(200) for _ in range(tokens - len(shared))]
-        body = {"model": MODEL, "prompt": prompt, "max_tokens": draw.randrange(10, 90), "temperature": 0}
+        body = {"model": MODEL, "prompt": prompt, "max_tokens": draw.randrange(6, 40), "temperature": 0}
         headers = {"x-prfaas-ttft-deadline-s": "0.15"} if draw.random() < 0.01 else {}
         answer = await http.post("/v1/completions", json=body, headers=headers)
         self.answered += answer.status_code == 200

@@ -19,7 +19,7 @@ from prfaas.telemetry.logs import get_logger
 from prfaas.worker.faults import fault_text
 from prfaas_decode_worker.config import DecodeWorkerConfig
 
-REMOTE_QUEUE_S = 3.0
+REMOTE_QUEUE_S = 2.0
 """Wait for a remote site's queue. It answers within a few round trips of the control connection, unless the link is down."""
 QUEUE_MARGIN_S = 0.15
 """Time before a request's deadline at which the own site's queue is given up, so that the client hears what was wrong."""

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import nats
 import pytest
+import structlog
 import uvloop
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
@@ -279,6 +280,13 @@ async def test_a_handler_that_does_not_end_is_stopped_at_the_deadline_and_its_ca
     await bus.drain(timeout_s=0.1)
     with pytest.raises(RemoteError, match="was stopped"):
         await asked
+
+
+async def test_a_server_that_is_not_there_is_told_once_with_its_address() -> None:
+    with structlog.testing.capture_logs() as logs, pytest.raises(NotConnectedError):
+        await ControlBus.connect(NatsEndpoint(url="nats://127.0.0.1:1"), "test", timeout_s=1.5)
+    told = [entry for entry in logs if entry["event"] == "bus_error"]
+    assert [entry["url"] for entry in told] == ["nats://127.0.0.1:1"]
 
 
 async def test_no_server_is_a_named_error_at_the_deadline() -> None:

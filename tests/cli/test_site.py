@@ -176,6 +176,19 @@ def test_a_site_that_does_not_fit_leaves_the_description_as_it_was(told: Told, w
     assert told.sites.read_text() == SITES
 
 
+def test_two_hosts_are_described_and_made_in_an_empty_folder(told: Told) -> None:
+    told.sites.unlink()
+    told.run("add", "home", "--kind", "pd", "--host", "home.example.org")
+    said = told.run("add", "far", "--kind", "prfaas", "--host", "far.example.org", "--dials", "home")
+    assert "Copy" in said and "No configuration was written" not in said
+    for site in ("home", "far"):
+        config = told.directory / site / "server.conf"
+        checked = subprocess.run([server_binary(), "-t", "-c", config], capture_output=True, text=True, check=False)
+        assert checked.returncode == 0, checked.stderr
+    assert "tls://home.example.org:7422" in (told.directory / "far/server.conf").read_text()
+    assert "has a site home already" in told.run("add", "home", "--kind", "pd", "--host", "h", status=2)
+
+
 def test_configurations_are_written_again_for_the_sites_named(told: Told) -> None:
     told.run("init")
     config = told.directory / "local/server.conf"

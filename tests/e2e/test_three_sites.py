@@ -93,9 +93,12 @@ async def test_two_pd_sites_share_a_prefill_site_and_one_leaves_and_comes_back(t
         assert {(asked.prefill_site, asked.outcome) for asked in answers} == {("far", "offloaded")}
         shares = Counter(asked.site for asked in answers)
         assert min(shares["east"], shares["west"]) >= 6, shares
-        # One leaves while the other asks: the other does not notice.
+        # One leaves with requests under way while the other asks: the other does not notice.
         asking = asyncio.create_task(ask_in_lanes(stack, ["east"], 9, first_seed=41))
+        doomed = [asyncio.create_task(ask(stack, "west", seed)) for seed in range(101, 105)]
+        await asyncio.wait([asking, *doomed], return_when=asyncio.FIRST_COMPLETED)
         await take_down(stack, "west")
+        await asyncio.gather(*doomed, return_exceptions=True)
         answers = await asking
         assert {(asked.prefill_site, asked.outcome) for asked in answers} == {("far", "offloaded")}
         # It comes back, and is served as before.

@@ -47,6 +47,8 @@ class Connection:
         self._on_slow = on_slow
         self._fatal: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         self._lost = False
+        self._told = ""
+        """Error that the log has, until the next reconnect."""
         self._seed = SeedFile(endpoint.nkey_seed_file)
         self._watching: asyncio.Task[None] | None = None
         self.may_reconnect: Callable[[], bool] = lambda: True
@@ -152,8 +154,9 @@ class Connection:
             if not self._fatal.done():
                 self._fatal.set_result(error)
                 _log.error("bus_refused", connection=self._name, url=self.endpoint.url, error=text)
-        elif not self._lost:  # while reconnecting there would be one every 0.2 s
-            _log.warning("bus_error", connection=self._name, error=text or repr(error))
+        elif not self._lost and text != self._told:  # while no server answers there would be one every 0.2 s
+            self._told = text
+            _log.warning("bus_error", connection=self._name, url=self.endpoint.url, error=text or repr(error))
 
     async def _on_disconnected(self) -> None:
         self.losses += 1
@@ -163,7 +166,7 @@ class Connection:
             _log.warning("bus_disconnected", connection=self._name, url=self.endpoint.url, error=repr(self.last_error))
 
     async def _on_reconnected(self) -> None:
-        self._lost = False
+        self._lost, self._told = False, ""
         _log.info("bus_reconnected", connection=self._name, url=self.endpoint.url)
 
     async def _on_closed(self) -> None:

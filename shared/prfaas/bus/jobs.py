@@ -34,7 +34,7 @@ from prfaas.contracts.wire import encode
 
 _TRY_S = 2.0
 _RETRY_WAIT_S = 0.2
-_ALIVE_TIMEOUT_S = 1.0
+_ALIVE_TIMEOUT_S = 0.75
 _NEVER_STORED = 1 << 53
 _LAST_SEQUENCE = re.compile(r"wrong last sequence: (\d+)")
 

@@ -5,12 +5,11 @@ the sending and writes the report of what was measured. docs/replay.md describes
 """
 
 import argparse
-import asyncio
 import contextlib
 import datetime
 from pathlib import Path
 
-from prfaas.cli import INTERRUPTED, UsageError
+from prfaas.cli import INTERRUPTED, UsageError, event_loop
 from prfaas.cli.replay_options import add_target_options, add_workload_options, make_plan, number
 from prfaas.replay.report_html import write_report
 from prfaas.replay.results import ResultError, Run, save_run
@@ -34,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     console = Terminal()
     directory = arguments.out or Path(f"replay-{datetime.datetime.now():%Y%m%d-%H%M%S}")
     try:
-        result = asyncio.run(_run(arguments, make_directory(directory), console))
+        result = event_loop.run(_run(arguments, make_directory(directory), console))
     except (SenderError, ResultError) as error:
         raise UsageError(f"{error}{_kept(directory / ROWS_FILE)}") from error
     console.print(summary_table({result.setup.title: result}))

@@ -2,7 +2,7 @@
 
 `init` makes what is not there yet and never replaces a key, so it also serves a site or a service that is new in the description.
 `render` writes configurations and systemd units again. `compose` and `kubernetes` do as `init` for sites in containers, and write
-what runs them there. `add` writes one more site into the description, then does as `init`.
+what runs them there. `add` writes one more site into the description, or begins one, then does as `init`.
 `rotate` takes one of the three steps that replace all users' keys. `renew` signs a new certificate for a site's server.
 `check` lists what others than the owner can read.
 """
@@ -24,6 +24,7 @@ from prfaas.site.render import UNITS_FOLDER, render_site_files
 from prfaas.site.sites import AUTHORITY_FOLDER, Description, DescriptionError, Site, SiteKind, is_loopback, load_description
 from prfaas.site.systemd_units import USER
 
+DEFAULT_MODEL = "gemma-3-270m"
 _AFTER = {
     RotationStep.ADD: "Then `prfaas site rotate use`.",
     RotationStep.USE: "Processes connect again by themselves. When `connz?auth=1` of every server shows no old key, `prfaas site "
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add.add_argument("name")
     add.add_argument("--kind", choices=[str(kind) for kind in SiteKind], required=True)
     add.add_argument("--host", required=True, help="name or address under which other sites reach it")
+    add.add_argument("--model", default=DEFAULT_MODEL, help="of a description that is begun; default: %(default)s")
     add.add_argument("--dials", metavar="SITE", action="append", default=[], help="a site that its server dials; may be repeated")
     containers = add_container_actions(actions)
     rotate = actions.add_parser("rotate", help="take one step of replacing all users' keys")
@@ -71,7 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
             case "kubernetes":
                 kubernetes(arguments, directory)
             case "add":
-                add_site(arguments.sites, arguments.name, SiteKind(arguments.kind), arguments.host, arguments.dials)
+                kind = SiteKind(arguments.kind)
+                add_site(arguments.sites, arguments.name, kind, arguments.host, arguments.dials, arguments.model)
                 print(f"Site {arguments.name} is in {arguments.sites}.")
                 _init(load_description(arguments.sites), directory, arguments)
             case "rotate":

@@ -4,14 +4,13 @@ Each rate is a run of its own, with a result that `prfaas report` reads.
 """
 
 import argparse
-import asyncio
 import datetime
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from prfaas.cli import INTERRUPTED, UsageError
+from prfaas.cli import INTERRUPTED, UsageError, event_loop
 from prfaas.cli.replay import REPORT_FILE, make_directory
 from prfaas.cli.replay_options import add_target_options, add_workload_options, make_plan, number
 from prfaas.replay.results import ResultError, Run, save_run, write_bytes
@@ -46,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     console = Terminal()
     directory = make_directory(arguments.out or Path(f"sweep-{datetime.datetime.now():%Y%m%d-%H%M%S}"))
     try:
-        sweep, runs = asyncio.run(_sweep(arguments, directory, console))
+        sweep, runs = event_loop.run(_sweep(arguments, directory, console))
         write_bytes(directory / SWEEP_FILE, msgspec.json.format(msgspec.json.encode(sweep), indent=2) + b"\n")
         write_sweep(sweep, runs, directory / REPORT_FILE)
     except (SenderError, ResultError) as error:

@@ -4,10 +4,9 @@ The same as a gateway's page `/console`, from the same stream. Tab goes to the n
 """
 
 import argparse
-import asyncio
 import os
 
-from prfaas.cli import UsageError
+from prfaas.cli import UsageError, event_loop
 from prfaas.console.client import ConsoleClient
 from prfaas.console.top import Top
 
@@ -20,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     if not arguments.target.startswith(("http://", "https://")):
         raise UsageError(f"--target is {arguments.target!r}, expected http://HOST:PORT or https://HOST.")
-    refused = asyncio.run(_run(arguments.target, arguments.api_key))
+    refused = event_loop.run(_run(arguments.target, arguments.api_key))
     if refused is not None:
         raise UsageError(refused)
     return 0

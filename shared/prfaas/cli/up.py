@@ -5,14 +5,13 @@ started again. A second Ctrl-C stops at once; SIGUSR1 rotates all keys and certi
 """
 
 import argparse
-import asyncio
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from prfaas.cli import UsageError
+from prfaas.cli import UsageError, event_loop
 from prfaas.engine.emulated_model import EMULATED_MODELS
 from prfaas.engine.weights import prepare
 from prfaas.stack.foreground import run_in_foreground
@@ -39,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
         with _only_one(RUN_DIRECTORY / "up.lock"):
             say(f"preparing {description.model}")
             prepare(description.model)
-            return asyncio.run(run_in_foreground(description, fresh_directory("up")))
+            return event_loop.run(run_in_foreground(description, fresh_directory("up")))
     except START_ERRORS as error:
         raise UsageError(str(error)) from error
 

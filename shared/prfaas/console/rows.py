@@ -24,7 +24,7 @@ Row = tuple[Text, ...]
 SITE_COLUMNS: Final = ("Site", "Workers", "Queue", "Placed", "Sending", "", "Budget", "Carries", "RTT", "KV under way")
 WORKER_COLUMNS: Final = ("Worker", "Site", "Role", "Batch", "", "Queue", "KV cache", "Model")
 REQUEST_COLUMNS: Final = ("Time", "Outcome", "Prefilled at", "Prompt", "Answer", "TTFT", "Total")
-_STYLES: Final = {"offloaded": "blue", "local": "", "fallback": "yellow", "failed": "red", "other": "magenta", "": "dim"}
+_STYLES: Final = {"offloaded": "cyan", "local": "", "fallback": "yellow", "failed": "red", "other": "magenta", "": "dim"}
 _MINUTE_SLOTS: Final = 60 // SLOT_S
 
 

@@ -8,7 +8,7 @@ from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
-from textual.widgets import DataTable, Footer, Static
+from textual.widgets import DataTable, Static
 
 from prfaas.console.changes import FollowedState
 from prfaas.console.client import ConsoleClient, ConsoleError, RefusedError
@@ -26,6 +26,7 @@ from prfaas.console.rows import (
 from prfaas.console.words import plain
 
 RETRY_S = 2.0
+LIVE = "live   Tab: next table   Enter: a request's waterfall   q: quit"
 
 
 class Top(App[str]):
@@ -36,15 +37,12 @@ class Top(App[str]):
     #status { padding: 0 1; height: 1; color: $text-muted; }
     DataTable { height: auto; max-height: 14; margin: 0 0 1 0; border: round $panel; border-title-color: $text-muted; }
     DataTable:focus { border: round $accent; }
+    DataTable:blur > .datatable--cursor { background: transparent; color: $foreground; text-style: none; }
     #requests { height: 1fr; max-height: 100%; margin: 0; }
     """
     TITLE = "prfaas top"
     ENABLE_COMMAND_PALETTE = False
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("q", "quit", "Quit"),
-        Binding("tab", "app.focus_next", "Next table"),
-        Binding("enter", "open", "Waterfall", show=True),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("q", "quit", "Quit")]
 
     def __init__(self, client: ConsoleClient) -> None:
         super().__init__()
@@ -57,7 +55,6 @@ class Top(App[str]):
             table: DataTable[Text] = DataTable(id=name, cursor_type="row", zebra_stripes=False)
             table.border_title = title
             yield table
-        yield Footer()
 
     def on_mount(self) -> None:
         for name, columns in (("sites", SITE_COLUMNS), ("workers", WORKER_COLUMNS), ("requests", REQUEST_COLUMNS)):
@@ -70,7 +67,7 @@ class Top(App[str]):
             reason = "the stream has ended"
             try:
                 async for state in self._client.follow():
-                    self._say("live")
+                    self._say(LIVE)
                     self._show(state)
             except RefusedError as error:
                 self.exit(str(error))
@@ -122,8 +119,8 @@ class Waterfall(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         with VerticalScroll(id="way") as way:
             way.border_title = "Waterfall"
+            way.border_subtitle = "Escape: back"
             yield Static(self._shown)
-        yield Footer()
 
 
 def fill(table: DataTable[Text], rows: dict[str, Row]) -> None:

@@ -78,17 +78,17 @@ class Sites:
         outcome, site, reason = (response.headers[name] for name in names)
         return Answer(200, outcome, site, reason, text)
 
-    def ask_until(self, outcome: str, timeout_s: float = RESUME_DEADLINE_S, *, always_answered: bool = True) -> list[Answer]:
-        """Asks until an answer has this outcome, and returns all. With `always_answered` each one must have status 200."""
+    def ask_until(self, *outcomes: str, timeout_s: float = RESUME_DEADLINE_S, always_answered: bool = True) -> list[Answer]:
+        """Asks until an answer has one of these outcomes, and returns all. With `always_answered` each must have status 200."""
         answers: list[Answer] = []
 
         def reached() -> bool:
             answers.append(self.ask())
             assert answers[-1].status == 200 or not always_answered, answers[-1]
-            return answers[-1].outcome == outcome
+            return answers[-1].outcome in outcomes
 
-        took_s = wait_for(f"an answer with outcome {outcome}", reached, timeout_s, lambda: answers[-3:])
-        print(f"{outcome} after {took_s:.1f} s: {[answer.outcome for answer in answers]}")
+        took_s = wait_for(f"an answer with outcome {' or '.join(outcomes)}", reached, timeout_s, lambda: answers[-3:])
+        print(f"{answers[-1].outcome} after {took_s:.1f} s: {[answer.outcome for answer in answers]}")
         return answers
 
     def metric(self, service: str, name: str) -> float | None:
@@ -123,7 +123,7 @@ def sites(podman: Podman, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         sites = Sites(containers, load_description(EXAMPLE))
         try:
             wait_for("the gateway is ready", lambda: containers.check_health("home-gateway"), READY_DEADLINE_S)
-            sites.ask_until("offloaded", READY_DEADLINE_S, always_answered=False)
+            sites.ask_until("offloaded", timeout_s=READY_DEADLINE_S, always_answered=False)
         except ContainersError:
             for name in containers.names():
                 print(f"== {name}\n{containers.log_end(name)}")

@@ -16,10 +16,18 @@ from prfaas.engine.weights import prepare
 from prfaas.stack.stack import Stack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
-OTHERS = ("aiperf", "guidellm")
+OTHERS = [
+    pytest.param(
+        name,
+        marks=pytest.mark.skipif(
+            not CLIENTS[name].program.exists(), reason=f"{name} is not installed: `make test-ecosystem` does it"
+        ),
+    )
+    for name in ("aiperf", "guidellm")
+]
 TAKEN = {
-    EMULATED: excerpt(requests=24, rate_req_s=2.0, max_input_tokens=8192, max_output_tokens=32),
-    REAL: excerpt(requests=5, rate_req_s=0.5, max_input_tokens=1536, max_output_tokens=8),
+    EMULATED: excerpt(requests=24, rate_req_s=4.0, max_input_tokens=8192, max_output_tokens=32),
+    REAL: excerpt(requests=3, rate_req_s=0.5, max_input_tokens=1024, max_output_tokens=4),
 }
 
 
@@ -33,15 +41,10 @@ async def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 async def test_a_mooncake_excerpt_is_replayed_without_an_error_and_with_cache_figures(
     name: str, stack: Stack, tmp_path: Path
 ) -> None:
-    client = CLIENTS[name]
-    if not client.program.exists():
-        pytest.skip(f"{name} is not installed: `make test-ecosystem` does it")
     model = stack.description.model
     taken, trace = TAKEN[model], tmp_path / "excerpt.jsonl"
     write_mooncake(taken, trace)
     tokenizer = write_hub_cache(prepare(model), tmp_path / "hub")
-    job = Job(
-        url=stack.gateway_url("local"), model=model, trace=trace, requests=len(taken), tokenizer=tokenizer, out=tmp_path / name
-    )
-    found = await run_client(client, job, hub_environ(tmp_path / "hub"), timeout_s=300.0)
+    job = Job(url=stack.gateway_url("local"), model=model, trace=trace, tokenizer=tokenizer, out=tmp_path / name)
+    found = await run_client(CLIENTS[name], job, hub_environ(tmp_path / "hub"), timeout_s=300.0)
     assert faults({name: found}, len(taken)) == []

@@ -15,9 +15,18 @@ GOOD = ClientResult(requests=9, errors=0, ttft_p50_s=0.2, ttft_p90_s=0.5, cached
 
 def test_errors_lost_requests_and_unseen_caches_are_faults() -> None:
     assert faults({"replay": GOOD, "aiperf": GOOD}, 9) == []
-    assert (
-        len(faults({"a": GOOD._replace(errors=1), "b": GOOD._replace(requests=8), "c": GOOD._replace(cached_share=0.0)}, 9)) == 3
-    )
+    for worse in (
+        GOOD._replace(errors=1),
+        GOOD._replace(requests=8),
+        GOOD._replace(requests=10),
+        GOOD._replace(cached_share=0.0),
+    ):
+        assert len(faults({"replay": GOOD, "aiperf": worse}, 9)) == 1
+
+
+def test_the_last_row_that_guidellm_keeps_back_is_no_fault_and_a_second_one_is() -> None:
+    assert faults({"guidellm": GOOD._replace(requests=8)}, 9) == []
+    assert faults({"guidellm": GOOD._replace(requests=7)}, 9) == ["guidellm: 7 of 9 requests were answered, 0 failed."]
 
 
 def test_ratios_are_to_our_replay() -> None:
@@ -46,6 +55,6 @@ def client(*arguments: str) -> LoadClient:
     ],
 )
 async def test_a_client_that_fails_is_said(program: str, timeout_s: float, says: str, tmp_path: Path) -> None:
-    job = Job(url="", model="", trace=tmp_path, requests=1, tokenizer=tmp_path, out=tmp_path)
+    job = Job(url="", model="", trace=tmp_path, tokenizer=tmp_path, out=tmp_path)
     with pytest.raises(ClientError, match=says):
         await run_client(client(program), job, {}, timeout_s)

@@ -10,6 +10,8 @@ export async function showWaterfall(place, id, own) {
     const body = await response.json();
     if (!response.ok) throw new Error(body.error?.message ?? `The gateway answers with status ${response.status}`);
     place.replaceChildren(waterfall(body, own));
+    if (!place.dataset.seen) place.scrollIntoView({ block: "nearest" });
+    place.dataset.seen = "yes";
   } catch (error) {
     place.replaceChildren(el("p", { class: "empty" }, error.message));
   }
