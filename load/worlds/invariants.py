@@ -8,7 +8,6 @@ from load.worlds.client import Client
 from load.worlds.decode_worker import DecodeWorker
 from load.worlds.dispatcher import Dispatcher
 from load.worlds.gateway import Gateway
-from load.worlds.plan import GATEWAY, HOME, Fault
 from load.worlds.prefill_worker import PrefillWorker
 from load.worlds.scheduler import Scheduler
 from load.worlds.surroundings import Surroundings
@@ -21,9 +20,8 @@ MOST_PREFILLS: Final = 1 + MAX_LOCAL_ATTEMPTS
 MOST_ATTEMPTS: Final = MOST_PREFILLS + MAX_UNCOUNTED_FAILURES
 """The same, with those that ended with the site's server or with their worker."""
 MOST_ADDED_S: Final = 3.0
-"""Longest time that a single fault adds to a first token, beside its own length where nothing takes the place of what is down."""
-REPLACED: Final = ("kill", "stop", "unplug")
-"""Faults of a process whose work others do. They cost no more than MOST_ADDED_S, however long they last."""
+"""Longest time that a single fault adds to a first token beside its own length."""
+UNCOUNTED: Final = (FailureCode.BROKER, FailureCode.WORKER_LOST)
 GOOD: Final = ("stop", "length")
 NEVER: Final = frozenset(
     {
@@ -89,12 +87,12 @@ def _explained(world: Surroundings, code: str) -> bool:
 def _most(world: Surroundings, known: int, leg: str) -> int:
     """Returns how often one prompt may harm, `known` times where each is heard of.
 
-    News may be lost, and the harm pass for a timeout or a damaged frame: then each attempt may do it. An attempt that the site's
-    server ended is none of the placement's, and has done it all the same."""
+    News may be lost, and the harm pass for a timeout or a damaged frame: then each attempt may do it. An attempt that ended with
+    the site's server or with its worker is none of the placement's, and has done it all the same."""
     if not world.plan.fault_kinds & HIDES_NEWS:
         return known
-    by_server = sum(name.rpartition(".")[0] == leg and code == FailureCode.BROKER for name, code in world.failed_attempts)
-    return MOST_PREFILLS + by_server
+    uncounted = sum(name.rpartition(".")[0] == leg and code in UNCOUNTED for name, code in world.failed_attempts)
+    return MOST_PREFILLS + min(uncounted, MAX_UNCOUNTED_FAILURES)
 
 
 def _single_fault(world: Surroundings, client: Client, undisturbed_s: Callable[[str], float]) -> list[str]:
@@ -105,22 +103,12 @@ def _single_fault(world: Surroundings, client: Client, undisturbed_s: Callable[[
     only = f"{faults[0].kind} of {faults[0].target} for {faults[0].for_s:.1f} s" if faults else "nothing"
     if end not in GOOD:
         return [f"{name}: it ended as {end} though only {only} went wrong"]
-    most_s = MOST_ADDED_S + (faults[0].for_s if faults and not _is_replaced(world, faults[0]) else 0.0)
+    most_s = MOST_ADDED_S + (faults[0].for_s if faults else 0.0)
     if faults and client.first_token_s > most_s and (added_s := client.first_token_s - undisturbed_s(name)) > most_s:
         return [f"{name}: its first token came {added_s:.1f} s later though only {only} went wrong"]
     if faults and faults[0].kind == "flip_delivery" and client.attempts > 1:
         return [f"{name}: a frame that was delivered wrong cost an attempt, and is only to be read again"]
     return []
-
-
-def _is_replaced(world: Surroundings, fault: Fault) -> bool:
-    """Returns whether others do the work of the process that has the fault."""
-    plan, name = world.plan, fault.target
-    if fault.kind not in REPLACED or name == GATEWAY:
-        return False
-    at_home = [worker.name for worker in plan.prefill_workers if worker.site == HOME]
-    sole = {*at_home[: 2 - len(at_home)], *plan.schedulers[: 2 - len(plan.schedulers)]}
-    return name not in sole
 
 
 def _must_be_served(world: Surroundings, client: Client) -> bool:

@@ -288,6 +288,12 @@ class Fleet:
             self.sites[prefill.site].backlog.remove(request_id, self.alive[prefill.site, Role.PREFILL], self._now_s)
         return prefill
 
+    def withdraw(self, request_id: str) -> None:
+        """Takes back a request's placement, wherever it was: its next one may be elsewhere, and it tries no link until then."""
+        self.remove_placement(request_id)
+        for site in self.sites.values():
+            site.breaker.abandoned(request_id)
+
     def _drop_requests_of(self, key: str) -> None:
         """Takes the prefills out of the backlogs whose decode worker is gone: what they computed would be for no request."""
         for request_id in [request_id for request_id, prefill in self.placed.items() if prefill.decoder == key]:

@@ -125,7 +125,7 @@ class SchedulerCore:
     # ---- placements
 
     def _place(self, request: PlaceRequest, now_s: float) -> Answer:
-        self.fleet.remove_placement(request.request_id)  # placed before, with a decode worker that refused it
+        self.fleet.withdraw(request.request_id)  # placed before, with a decode worker that refused it
         prompt = self._prompt(request)
         decoder = self._find_decoder(request, prompt)
         if isinstance(decoder, Refusal):
@@ -186,9 +186,9 @@ class SchedulerCore:
 
     def _record(self, request: PlaceRequest, decoder: Decoder, choice: Choice, route: Route, now_s: float) -> None:
         chosen, beat = choice.candidate, decoder.worker.beat
-        if chosen.name != self.fleet.site:
-            self.fleet.site_state(chosen.name).breaker.placed(request.request_id, now_s)
         if chosen.prompt.prefill_tokens:
+            if chosen.name != self.fleet.site:  # a prompt without prefill would try no link
+                self.fleet.site_state(chosen.name).breaker.placed(request.request_id, now_s)
             prefill = PlacedPrefill(
                 site=chosen.name,
                 model=request.model,

@@ -300,6 +300,23 @@ def test_a_trial_whose_decode_worker_is_gone_does_not_keep_the_breaker_from_anot
         assert breaker.allows(3.0)
 
 
+def test_a_trial_that_is_placed_again_does_not_keep_the_breaker_from_another_one() -> None:
+    core = scheduler(RemoteAll())
+    for request_id in "abc":
+        placed(core, request_id=request_id)
+        over(core, request_id, "far", verified=False, code="timeout")
+    for heard in (beat("home", "d0", Role.DECODE), beat("home", "d1", Role.DECODE), beat("home", "p0", Role.PREFILL)):
+        core.handle(HeartbeatReceived(3.0, heard))
+    core.handle(HeartbeatReceived(3.0, beat("far", "p1", Role.PREFILL)))
+    breaker = core.fleet.site_state("far").breaker
+    first = placed(core, now_s=3.0, request_id="trial")
+    again = placed(core, now_s=3.0, request_id="trial", refused_by=(first.decode_worker,))
+    assert [first.prefill_site, again.prefill_site] == ["far", "far"] and not breaker.allows(3.0)
+    core.fleet.withdraw("trial")
+    placed(core, 1, now_s=3.0, request_id="without prefill")
+    assert breaker.allows(3.0), "what needs no prefill tries no link"
+
+
 def test_a_worker_that_is_started_again_holds_none_of_the_old_blocks() -> None:
     core = scheduler(RemoteAll())
     stored = BlocksChanged(

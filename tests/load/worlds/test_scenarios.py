@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from load.worlds import attempting
 from load.worlds.invariants import MOST_ADDED_S, MOST_PREFILLS
 from load.worlds.mutation import Mutation, mutated
 from load.worlds.plan import HOME, SCHEDULER, Fault, Plan, RequestPlan, WorkerPlan
@@ -97,7 +98,9 @@ def test_an_engine_that_fails_does_so_twice_even_where_the_end_of_the_frames_ove
 
 
 def job_stored_twice(seed: int) -> World:
-    """The far server is started again after it has stored a job, and before that is heard. Its memory of the job goes with it."""
+    """The far server is started again after it has stored a job, and before that is heard. Its memory of the job goes with it.
+
+    The decode worker tries a second time, as it does at its own site: at another one it has time for a single try."""
     plan = replace(
         PLAN,
         seed=seed,
@@ -107,7 +110,9 @@ def job_stored_twice(seed: int) -> World:
         requests=[request("r0", 1.0, 14)],
         faults=[Fault("server_restart", FAR, 1.085, 0.9)],
     )
-    return World(plan).run()
+    with pytest.MonkeyPatch.context() as patience:
+        patience.setattr(attempting, "REMOTE_QUEUE_S", 3.0)
+        return World(plan).run()
 
 
 def test_a_job_that_is_stored_twice_has_one_author_all_the_same() -> None:
