@@ -106,23 +106,6 @@ def test_offloading_resumes_when_the_far_server_has_another_address(sites: Sites
     sites.ask_until("offloaded")
 
 
-def test_a_slow_link_is_seen_by_the_probe_and_by_decisions(sites: Sites) -> None:
-    def estimate_mbit() -> float:
-        return 8e-6 * (sites.metric("far-bandwidth-probe", "prfaas_link_goodput_bytes_per_second") or 0.0)
-
-    sites.ask_until("offloaded")
-    before = estimate_mbit()
-    sites.containers.shape("far-place", LINK, rate_mbit=2)
-    try:
-        wait_for("an estimate below 3 Mbit/s", lambda: 0 < estimate_mbit() < 3, READY_DEADLINE_S, estimate_mbit)
-        assert before > 3
-        answers = sites.ask_until("local_link_scarce", timeout_s=READY_DEADLINE_S)
-        print(f"estimate {before:.0f} Mbit/s before, {estimate_mbit():.2f} behind 2 Mbit/s; {answers[-1].reason}")
-    finally:
-        sites.containers.unshape("far-place", LINK)
-    sites.ask_until("offloaded", timeout_s=READY_DEADLINE_S)
-
-
 def test_a_gateway_that_is_told_to_stop_finishes_its_stream(sites: Sites) -> None:
     prompt = sites.prompt()
     body = sites.body(prompt, STREAMED_TOKENS) | {"stream": True}
@@ -172,3 +155,20 @@ def test_a_server_that_is_killed_comes_back_with_its_streams(sites: Sites, serve
     started_at = time.monotonic()
     sites.ask_until("offloaded", timeout_s=READY_DEADLINE_S, always_answered=server == "far-nats")
     print(f"offloaded {time.monotonic() - started_at:.1f} s after {server} was back")
+
+
+# Last: the estimate of an idle link takes minutes to rise again, for which others would wait.
+def test_a_slow_link_is_seen_by_the_probe_and_by_decisions(sites: Sites) -> None:
+    def estimate_mbit() -> float:
+        return 8e-6 * (sites.metric("far-bandwidth-probe", "prfaas_link_goodput_bytes_per_second") or 0.0)
+
+    sites.ask_until("offloaded")
+    before = estimate_mbit()
+    sites.containers.shape("far-place", LINK, rate_mbit=2)
+    try:
+        wait_for("an estimate below 3 Mbit/s", lambda: 0 < estimate_mbit() < 3, READY_DEADLINE_S, estimate_mbit)
+        assert before > 3
+        answers = sites.ask_until("local_link_scarce", timeout_s=READY_DEADLINE_S)
+        print(f"estimate {before:.0f} Mbit/s before, {estimate_mbit():.2f} behind 2 Mbit/s; {answers[-1].reason}")
+    finally:
+        sites.containers.unshape("far-place", LINK)
