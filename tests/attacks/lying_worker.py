@@ -13,6 +13,7 @@ from prfaas.engine.protocol import Engine
 from prfaas.kvcache.layout import KVPiece
 from prfaas.kvcache.prefix_cache import PinnedPrefix
 from prfaas.process.runner import run_service
+from prfaas.worker import engine_loading
 from prfaas_prefill_worker import service
 from prfaas_prefill_worker.config import PrefillWorkerConfig
 
@@ -70,7 +71,7 @@ def main() -> int:
     def build(config: EngineConfig) -> Engine:
         return LyingEngine(build_engine(config), lie)
 
-    vars(service)["build_engine"] = build
+    vars(engine_loading)["build_engine"] = build
     return run_service(PrefillWorkerConfig, service.PrefillWorkerService)
 
 
