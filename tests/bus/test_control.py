@@ -86,6 +86,9 @@ async def test_what_a_handler_raises_reaches_the_caller(connect: Connect) -> Non
         await bus.request("place", REFUSAL, Refusal, DEADLINE_S)
     assert caught.value.code == "bad_message"
     assert subscription.failed == 3
+    answer = await bus.request_raw("place", b"", DEADLINE_S)  # asks whether anybody answers
+    assert "an empty message is no request" in str(answer.headers)
+    assert subscription.failed == 3
 
 
 async def test_a_reply_of_the_wrong_type_is_an_error(connect: Connect) -> None:

@@ -150,11 +150,16 @@ class ControlBus:
     ) -> Subscription:
         """Answers requests, up to `max_running` at once; more wait in the bounded queue, and beyond it are told `overloaded`.
 
+        An empty message is answered with an error and noted nowhere: it asks whether anybody answers here.
+
         What the handler raises becomes the caller's RemoteError: a RemoteError with its own code, else `internal`. The caller's
         trace context is current while the handler runs. `queue` shares the subject among several processes."""
         room = asyncio.Semaphore(max_running)
 
         async def answer(message: Msg, subscription: Subscription) -> None:
+            if not message.data:  # a caller asks whether this subject is answered: no fault to count or to log
+                await self._answer_error(message, BadMessageError("an empty message is no request"))
+                return
             try:
                 reply = encode(await handler(decode(message.data, request_type)))
                 if message.reply:
