@@ -83,10 +83,10 @@ async def until_workers(stack: Stack, prefill: int, decode: int) -> None:
 
 
 async def change_role(stack: Stack, worker: str, role: Role, to_role: Role, drain_s: float = DEADLINE_S) -> ChangeRoleReply:
-    bus = await ControlBus.connect(stack.sites.endpoint(SITE, "ctl"), "operator", 10.0)
+    bus = await ControlBus.connect(stack.sites.endpoint(SITE, "ctl"), "operator", DEADLINE_S)
     try:
         subject = subjects.change_role(SITE, role, worker)
-        reply: ChangeRoleReply = await bus.request(subject, ChangeRole(role=to_role, drain_s=drain_s), ChangeRoleReply, 10.0)
+        reply: ChangeRoleReply = await bus.request(subject, ChangeRole(role=to_role, drain_s=drain_s), ChangeRoleReply, DEADLINE_S)
     finally:
         await bus.drain()
     return reply
