@@ -1,7 +1,7 @@
 """A test double of a site: a scheduler and a decode worker that speak the contracts over a real nats-server, by script."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,7 +79,7 @@ class Emitter:
         await self._client.publish(subjects.events_from(self._generate.reply_to, WORKER), data)
 
 
-Script = Callable[[Generate, Emitter], Awaitable[None]]
+Script = Callable[[Generate, Emitter], Coroutine[Any, Any, None]]
 
 
 async def say_hello(_generate: Generate, emit: Emitter) -> None:
@@ -212,6 +212,7 @@ class ScriptedSite:
         generate = decode(message.data, Generate)
         self.generated.append(generate)
         self.headers.append(dict(message.headers or {}))
+        script = self.script  # now: a test that has seen the request sets the next one's
         if not self.answers_generate:
             return
         refusal = self.refusal
@@ -221,11 +222,7 @@ class ScriptedSite:
         await self.client.publish(message.reply, encode(refusal or accepted))
         if refusal is None:
             emitter = self.emitters[generate.request_id] = Emitter(self.client, generate)
-            work = self._play(generate, emitter)
-            self.running[generate.request_id] = asyncio.create_task(work)
-
-    async def _play(self, generate: Generate, emit: Emitter) -> None:
-        await self.script(generate, emit)
+            self.running[generate.request_id] = asyncio.create_task(script(generate, emitter))
 
     async def _say_running(self, message: Msg) -> None:
         events = {name: self.emitters[name].sequence for name, task in self.running.items() if not task.done()}
