@@ -86,7 +86,9 @@ async def change_role(stack: Stack, worker: str, role: Role, to_role: Role, drai
     bus = await ControlBus.connect(stack.sites.endpoint(SITE, "ctl"), "operator", DEADLINE_S)
     try:
         subject = subjects.change_role(SITE, role, worker)
-        reply: ChangeRoleReply = await bus.request(subject, ChangeRole(role=to_role, drain_s=drain_s), ChangeRoleReply, DEADLINE_S)
+        reply: ChangeRoleReply = await bus.request(
+            subject, ChangeRole(role=to_role, drain_s=drain_s), ChangeRoleReply, DEADLINE_S
+        )
     finally:
         await bus.drain()
     return reply
