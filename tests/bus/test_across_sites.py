@@ -19,8 +19,8 @@ from prfaas.stack.launch import DEMO
 from prfaas.stack.running_sites import RunningSites
 from prfaas.wan import LinkChange, LinkState
 from prfaas.wan.process import WanProcess
+from tests.bus.jobs_at_hand import MODEL, SERVES, make_job, stored, take
 from tests.bus.submitting import submit_once_joined
-from tests.bus.test_jobs import MODEL, SERVES, make_job, stored, take
 
 DEADLINE_S = 60.0
 

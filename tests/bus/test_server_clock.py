@@ -11,7 +11,7 @@ from prfaas.bus.jobs import JobQueue
 from prfaas.bus.server_clock import MEASURED_FOR_S, WARN_SKEW_S, ServerClock
 from prfaas.telemetry.wall_clock import shift_for_test
 from tests.bus.conftest import Connect
-from tests.bus.test_jobs import DEADLINE_S, HOME, MODEL, SERVES, SITE, make_job, take
+from tests.bus.jobs_at_hand import DEADLINE_S, HOME, MODEL, SERVES, SITE, make_job, take
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@
 from prfaas.contracts.kv import TransferReport
 from prfaas_decode_worker.events import AttemptVerified, BeginAttempt, GenerateAsked, Instruction
 from prfaas_decode_worker.service_core import DecodeCore
-from tests.decode_worker.test_service_core import EOS, ask, make_core, step
+from tests.decode_worker.core_at_hand import EOS, ask, make_core, step
 
 
 def begun(instructions: list[Instruction]) -> list[str]:

@@ -13,8 +13,8 @@ from prfaas.engine.protocol import DecodeRow, SampledToken
 from prfaas.telemetry.metrics.decode import DecodeMetrics
 from prfaas_decode_worker.batch import Batch
 from prfaas_decode_worker.events import Emit, Event, Release
+from tests.decode_worker.core_at_hand import POISON, ask, make_core, started
 from tests.decode_worker.test_decode_step import Counter, FragileEngine
-from tests.decode_worker.test_service_core import POISON, ask, make_core, started
 
 DEADLINE_S = 60.0
 BROKEN_AT = 3

@@ -7,7 +7,7 @@ from prfaas.contracts.kv import TransferReport
 from prfaas_decode_worker.events import AttemptFailed, AttemptVerified, BeginAttempt, GenerateAsked, WorkerAnswered
 from prfaas_decode_worker.prefill_deaths import MAX_DEATHS, MAX_PROMPTS, REMEMBERED_S, PrefillDeaths
 from prfaas_decode_worker.prefill_watch_core import Holder
-from tests.decode_worker.test_service_core import ask, events_of, make_core
+from tests.decode_worker.core_at_hand import ask, events_of, make_core
 
 PROMPT = (1, 2, 3)
 

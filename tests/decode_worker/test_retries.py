@@ -14,7 +14,7 @@ from prfaas_decode_worker.events import (
 )
 from prfaas_decode_worker.retries import MAX_UNCOUNTED_FAILURES
 from prfaas_decode_worker.service_core import DecodeCore
-from tests.decode_worker.test_service_core import ask, make_core
+from tests.decode_worker.core_at_hand import ask, make_core
 
 
 def begun(instructions: list[Instruction]) -> BeginAttempt:

@@ -1,29 +1,20 @@
-"""The decode core under any order of events: slots and cache are never oversold, and every request ends exactly once."""
+"""The decode core, one story at a time: requests from their placement to their end."""
 
-from typing import NamedTuple
-
-import hypothesis.strategies as st
 import msgspec
-from hypothesis import given, settings
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from prfaas.contracts.kv import TransferReport
 from prfaas.contracts.terms import Outcome
-from prfaas.contracts.to_decode import Generate, Sampling
+from prfaas.contracts.to_decode import Generate
 from prfaas.contracts.to_gateway import (
     Failed,
     Finished,
     GenerateAccepted,
-    GenerateEvent,
     GenerateRefused,
-    Placement,
     Started,
     Tokens,
 )
 from prfaas.contracts.to_scheduler import AttemptEnded
-from prfaas.contracts.wire import pack_tokens
 from prfaas.engine.protocol import SampledToken
-from prfaas_decode_worker.admission import Limits
 from prfaas_decode_worker.events import (
     Answer,
     AttemptFailed,
@@ -34,106 +25,15 @@ from prfaas_decode_worker.events import (
     DrainGivenUp,
     Emit,
     EndAttempt,
-    Event,
     GenerateAsked,
-    Instruction,
     PrefillTimed,
     Release,
     RequestBroken,
     StepDone,
-    StepFailed,
     TellScheduler,
     Tick,
 )
-from prfaas_decode_worker.service_core import DecodeCore
-from tests.budget import examples
-
-EOS = 7
-POISON = 666
-"""A token whose text cannot be told."""
-DEADLINE_S = 10.0
-
-
-class Piece(NamedTuple):
-    text: str
-    stopped: bool
-
-
-class SpelledText:
-    """Token n is the digit n; `9` stops when the request has stop strings, and `8` is held back until the next one."""
-
-    def __init__(self, stop: tuple[str, ...]) -> None:
-        self.stop = stop
-        self.held = ""
-        self.chars = 0
-
-    def push(self, token_id: int) -> Piece:
-        if token_id == POISON:
-            raise RuntimeError("no such digit")
-        text, self.held = self.held + str(token_id), ""
-        if token_id == 8:
-            text, self.held = text[:-1], "8"
-        self.chars += len(text)
-        return Piece(text, token_id != 8 and str(token_id) in self.stop)
-
-    def flush(self) -> Piece:
-        return Piece(self.held, self.held in self.stop)
-
-    def offset_chars(self, token_id: int) -> int:
-        return self.chars + len(self.held)
-
-
-class Digits:
-    def new_text(self, sampling: Sampling) -> SpelledText:
-        if "poison" in sampling.stop:
-            raise ValueError("a tokenizer that\n  raises")
-        return SpelledText(sampling.stop)
-
-    def token_bytes(self, token_id: int) -> bytes:
-        if token_id == POISON:
-            raise RuntimeError("no such digit")
-        return b"\xff" if token_id == 6 else str(token_id).encode()
-
-
-def make_core(slots: int = 2, waiting: int = 2, cache_bytes: int = 1000) -> DecodeCore:
-    limits = Limits(slots=slots, coming=slots, waiting=waiting, context_tokens=100, cache_bytes=cache_bytes)
-    return DecodeCore("d0", "i1", "m", limits, frozenset({EOS}), Digits(), lambda total_tokens: 10 * total_tokens)
-
-
-def ask(
-    request_id: str = "r1", prompt: tuple[int, ...] = (1, 2, 3), max_tokens: int = 4, remote: bool = True, **sampling: object
-) -> Generate:
-    placement = Placement(
-        transfer_id=request_id,
-        prefill_site="far" if remote else "home",
-        fallback_site="home" if remote else None,
-        decode_worker="d0",
-        outcome=Outcome.OFFLOADED if remote else Outcome.LOCAL_SHORT,
-        reason="a test",
-        fallback_after_s=4.0,
-    )
-    return Generate(
-        request_id=request_id,
-        model="m",
-        placement=placement,
-        token_ids=pack_tokens(prompt),
-        sampling=Sampling(max_tokens=max_tokens, **sampling),  # type: ignore[arg-type]
-        reply_to="gw",
-        ttft_deadline_s=DEADLINE_S,
-    )
-
-
-def events_of(instructions: list[Instruction]) -> list[GenerateEvent]:
-    return [instruction.event for instruction in instructions if isinstance(instruction, Emit)]
-
-
-def step(core: DecodeCore, token_id: int, now_s: float = 2.0) -> list[Instruction]:
-    return core.handle(StepDone(now_s, tuple((row.request_id, SampledToken(token_id=token_id)) for row in core.rows())))
-
-
-def started(core: DecodeCore, generate: Generate) -> None:
-    core.handle(GenerateAsked(0.0, generate))
-    core.handle(AttemptVerified(1.0, generate.request_id, 1, 0.0, TransferReport()))
+from tests.decode_worker.core_at_hand import DEADLINE_S, EOS, POISON, ask, events_of, make_core, started, step
 
 
 def test_a_request_runs_from_placement_to_length() -> None:
@@ -361,173 +261,3 @@ def test_a_draining_worker_takes_nothing_new_and_finishes_what_it_has() -> None:
     core.handle(DrainGivenUp(2.0))
     (out, _) = core.handle(GenerateAsked(2.0, ask("r2")))
     assert isinstance(out, Answer) and isinstance(out.answer, GenerateAccepted), "it keeps its role"
-
-
-def answer_of(core: DecodeCore, generate: Generate, token_ids: list[int]) -> list[GenerateEvent]:
-    """Returns the events of a request whose engine gives these tokens, one after another."""
-    out = core.handle(GenerateAsked(0.0, generate))
-    out += core.handle(AttemptVerified(1.0, generate.request_id, 1, 0.0, TransferReport()))
-    for token_id in token_ids:
-        out += step(core, token_id)
-    return events_of(out)
-
-
-def told(events: list[GenerateEvent]) -> tuple[str, list[int]]:
-    """Returns what a client has of an answer: its text and its tokens."""
-    text = "".join(event.text for event in events if isinstance(event, Tokens | Finished))
-    return text, [token_id for event in events if isinstance(event, Tokens) for token_id in event.token_ids]
-
-
-@given(
-    token_ids=st.lists(st.integers(0, 9), min_size=12, max_size=12),
-    sent=st.integers(0, 12),
-    max_tokens=st.integers(1, 12),
-    min_tokens=st.integers(0, 4),
-    stop=st.sampled_from([(), ("9",), ("8",)]),
-)
-def test_an_answer_that_another_worker_goes_on_with_is_the_same(
-    token_ids: list[int], sent: int, max_tokens: int, min_tokens: int, stop: tuple[str, ...]
-) -> None:
-    generate = ask(max_tokens=max_tokens, min_tokens=min_tokens, stop=stop, prompt=(1, 2, 3))
-    whole = answer_of(make_core(cache_bytes=10_000), generate, token_ids)
-    # The first worker is lost after some of its events came, perhaps just before the last one.
-    came = list(whole[:-1][: 1 + sent])
-    text, sent_ids = told(came)
-    core = make_core(cache_bytes=10_000)
-    moved = msgspec.structs.replace(generate, sent_token_ids=pack_tokens(sent_ids))
-    rest = answer_of(core, moved, token_ids)
-    more, more_ids = told(rest)
-    assert (text + more, sent_ids + more_ids) == told(whole)
-    finished, undisturbed = rest[-1], whole[-1]
-    assert isinstance(finished, Finished) and isinstance(undisturbed, Finished)
-    assert (finished.finish_reason, finished.completion_tokens) == (undisturbed.finish_reason, undisturbed.completion_tokens)
-    assert [event.sequence for event in rest] == list(range(len(rest))) and isinstance(rest[0], Started)
-    assert not core.requests
-
-
-def test_a_moved_request_computes_what_was_sent_again_step_by_step_and_has_its_own_deadline() -> None:
-    core = make_core()
-    moved = msgspec.structs.replace(ask(max_tokens=4), sent_token_ids=pack_tokens([5, 6]))
-    _, begin = core.handle(GenerateAsked(0.0, moved))
-    assert isinstance(begin, BeginAttempt)
-    assert (begin.token_ids, begin.total_tokens) == ((1, 2), 7)
-    core.handle(AttemptVerified(1.0, "r1", 1, 0.0, TransferReport()))
-    for expected in (3, 5):
-        assert [row.token_id for row in core.rows()] == [expected]
-        assert step(core, 9) == [], "the client has these tokens, whatever comes out"
-    assert [row.token_id for row in core.rows()] == [6]
-    (failed,) = events_of(core.handle(Tick(DEADLINE_S)))
-    assert isinstance(failed, Failed) and failed.code == "deadline"
-
-
-def test_an_answer_that_was_complete_when_its_worker_was_lost_needs_no_slot() -> None:
-    core = make_core(slots=1, waiting=0)
-    started(core, ask("r1"))
-    moved = msgspec.structs.replace(ask("r2", max_tokens=2), sent_token_ids=pack_tokens([5, 8]))
-    out = core.handle(GenerateAsked(0.0, moved))
-    first, finished = events_of(out)
-    assert isinstance(first, Started) and isinstance(finished, Finished)
-    assert (finished.finish_reason, finished.text, finished.completion_tokens) == ("length", "8", 2)
-    over = next(each.news for each in out if isinstance(each, TellScheduler))
-    assert isinstance(over, AttemptEnded)
-    assert (over.verified, over.code) == (False, "cancelled")
-    core.validate()
-
-
-class AnyOrder(RuleBasedStateMachine):
-    """Whatever happens in whatever order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.core = make_core(slots=2, waiting=2, cache_bytes=200)
-        self.now_s = 0.0
-        self.count = 0
-        self.accepted: set[str] = set()
-        self.cancelled: set[str] = set()
-        self.ended: dict[str, str] = {}
-        self.terminal: dict[str, int] = {}
-        self.sequences: dict[str, int] = {}
-        self.open: dict[str, int] = {}
-        """Attempts that hold a reader and a sequence, by request."""
-
-    def do(self, event: Event) -> None:
-        for out in self.core.handle(event):
-            match out:
-                case Answer(request_id, GenerateAccepted()):
-                    self.accepted.add(request_id)
-                case BeginAttempt(request_id=request_id, attempt=attempt, timeout_s=timeout_s):
-                    assert request_id not in self.open, "a second attempt began before the first ended"
-                    assert timeout_s > 0
-                    self.open[request_id] = attempt
-                case EndAttempt(request_id, attempt, _):
-                    assert self.open.pop(request_id) == attempt
-                case Emit(_, told):
-                    assert told.sequence == self.sequences.get(told.request_id, 0), "a gap in the client's events"
-                    self.sequences[told.request_id] = told.sequence + 1
-                    if isinstance(told, Finished | Failed):
-                        self.terminal[told.request_id] = self.terminal.get(told.request_id, 0) + 1
-                case Release(request_id=request_id, ended=ended):
-                    assert request_id not in self.ended, "released twice"
-                    self.ended[request_id] = ended
-                case _:
-                    pass
-
-    @rule(prompt=st.integers(1, 8), max_tokens=st.integers(1, 6), remote=st.booleans())
-    def ask(self, prompt: int, max_tokens: int, remote: bool) -> None:
-        self.count += 1
-        self.do(GenerateAsked(self.now_s, ask(f"r{self.count}", tuple(range(prompt)), max_tokens, remote)))
-
-    @precondition(lambda self: self.count)
-    @rule(data=st.data(), verified=st.booleans())
-    def attempt_reports(self, data: st.DataObject, verified: bool) -> None:
-        request_id = f"r{data.draw(st.integers(1, self.count))}"
-        attempt = data.draw(st.integers(1, 3))
-        if verified:
-            before = self.open.get(request_id)
-            self.do(AttemptVerified(self.now_s, request_id, attempt, 0.0, TransferReport()))
-            if before == attempt and request_id in self.core.requests:
-                self.open.pop(request_id)  # verified: the sequence now belongs to the batch
-        else:
-            self.do(
-                AttemptFailed(self.now_s, request_id, attempt, data.draw(st.sampled_from(["timeout", "corrupt", "x"])), "why")
-            )
-
-    @rule(token_id=st.one_of(st.integers(0, 9), st.just(POISON)))
-    def step(self, token_id: int) -> None:
-        rows = self.core.rows()
-        self.do(StepDone(self.now_s, tuple((row.request_id, SampledToken(token_id=token_id)) for row in rows)))
-
-    @rule()
-    def engine_fails(self) -> None:
-        self.do(StepFailed(self.now_s, tuple(row.request_id for row in self.core.rows()), "the engine broke"))
-
-    @precondition(lambda self: self.count)
-    @rule(data=st.data())
-    def shell_breaks(self, data: st.DataObject) -> None:
-        self.do(RequestBroken(self.now_s, f"r{data.draw(st.integers(1, self.count))}", "the shell broke"))
-
-    @precondition(lambda self: self.count)
-    @rule(data=st.data())
-    def cancel(self, data: st.DataObject) -> None:
-        request_id = f"r{data.draw(st.integers(1, self.count))}"
-        if request_id in self.core.requests:
-            self.cancelled.add(request_id)
-        self.do(CancelAsked(self.now_s, request_id))
-
-    @rule(seconds=st.floats(0.1, 6))
-    def time_passes(self, seconds: float) -> None:
-        self.now_s += seconds
-        self.do(Tick(self.now_s))
-
-    @invariant()
-    def everything_adds_up(self) -> None:
-        self.core.validate()
-        assert self.accepted == set(self.core.requests) | set(self.ended), "an accepted request is lost"
-        for request_id in self.ended:
-            assert self.terminal.get(request_id, 0) == (0 if request_id in self.cancelled else 1)
-        in_transfer = {r.request_id for r in self.core.admission.holding} - {row.request_id for row in self.core.rows()}
-        assert set(self.open) == in_transfer, "an attempt outlives its request, or has none"
-
-
-TestAnyOrder = AnyOrder.TestCase
-TestAnyOrder.settings = settings(max_examples=examples(80), stateful_step_count=40, deadline=None)

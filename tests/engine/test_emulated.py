@@ -1,11 +1,10 @@
 """The emulated engine keeps the profile's pace and sizes, and its answer depends on every byte that was installed."""
 
-import random
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,46 +18,15 @@ from tokenizers import Tokenizer
 from prfaas.capacity.builtin import builtin_profile
 from prfaas.contracts.to_decode import Sampling
 from prfaas.engine import emulated
-from prfaas.engine.emulated import EmulatedConfig, EmulatedEngine
+from prfaas.engine.emulated import EmulatedConfig
 from prfaas.engine.emulated_model import EMULATED_MODELS, byte_tokenizer, kv_line
 from prfaas.engine.factory import EngineConfig, build_engine
-from prfaas.engine.protocol import DecodeRow, Engine, EngineError, PrefillCancelled
+from prfaas.engine.protocol import DecodeRow, EngineError, PrefillCancelled
 from prfaas.engine.weights import prepare, verify_weights
-from prfaas.kvcache.layout import KVPiece, LayerKind, LayerRange
-from prfaas.kvcache.prefix_cache import PrefixCache
+from prfaas.kvcache.layout import KVPiece, LayerKind
 from prfaas.process.config import ConfigError, load_config
 from tests.budget import examples
-
-FAST = 1e6
-"""A time scale at which nothing waits."""
-
-
-def engine(model: str = "emulated-1t", *, chunk_tokens: int = 64, **changes: Any) -> EmulatedEngine:
-    scales: dict[str, Any] = {"time_scale": FAST, "byte_scale": 6000.0, "token_scale": 32.0}
-    return EmulatedEngine(model, EmulatedConfig(**(scales | changes)), chunk_tokens=chunk_tokens)
-
-
-def prefilled(source: Engine, token_ids: Sequence[int]) -> list[KVPiece]:
-    pieces: list[KVPiece] = []
-    source.prefill(token_ids, pieces.append, lambda: False)
-    return pieces
-
-
-def answer(target: Engine, pieces: Sequence[KVPiece], prefill_tokens: int, *, last: int = 7, tokens: int = 12) -> list[int]:
-    sequence = target.reserve(prefill_tokens, prefill_tokens + tokens + 1)
-    for piece in pieces:
-        target.install(sequence, piece)
-    row = DecodeRow(sequence=sequence, token_id=last, sampler=target.sampler(Sampling(max_tokens=tokens)))
-    out = []
-    for _ in range(tokens):
-        (sampled,) = target.decode([row])
-        row.token_id = sampled.token_id
-        out.append(sampled.token_id)
-    return out
-
-
-def prompt(tokens: int, seed: int = 0) -> list[int]:
-    return random.Random(seed).choices(range(256), k=tokens)
+from tests.engine.emulated_at_hand import answer, engine, prefilled, prompt
 
 
 @settings(deadline=None, max_examples=examples(40))
@@ -333,76 +301,3 @@ def test_a_slow_taker_of_pieces_slows_the_prefill() -> None:
 
     paced.prefill(prompt(64), take, lambda: False)
     assert time.monotonic() - started_s >= 2 * want_s - layer_s - 1e-3
-
-
-def with_cache(target: EmulatedEngine, token_ids: Sequence[int], cache: PrefixCache, from_token: int = 0) -> list[KVPiece]:
-    pieces: list[KVPiece] = []
-    with cache.pin(token_ids) as prefix:
-        target.prefill(token_ids, pieces.append, lambda: False, prefix=prefix, from_token=from_token)
-    cache.validate()
-    assert cache.pinned == 0
-    return pieces
-
-
-@settings(deadline=None, max_examples=examples(60))
-@given(st.integers(1, 300), st.integers(0, 300), st.sampled_from(sorted(EMULATED_MODELS)), st.data())
-def test_a_cached_prefix_changes_no_byte(tokens: int, shared: int, model: str, data: st.DataObject) -> None:
-    target = engine(model, chunk_tokens=64)
-    token_ids = prompt(tokens)
-    cache = PrefixCache(64, 1 << 30)
-    with_cache(target, token_ids[:shared] + prompt(10, seed=1), cache)
-    assert answer(target, with_cache(target, token_ids, cache), tokens) == answer(target, prefilled(target, token_ids), tokens)
-    from_token = 64 * data.draw(st.integers(0, (tokens - 1) // 64))
-    first: dict[int, int] = {}
-    for piece in with_cache(target, token_ids, cache, from_token):
-        first.setdefault(piece.range.layer, piece.range.start)
-    kinds = [layer.kind for layer in target.layout.layers]
-    assert first == {layer: from_token if kind is LayerKind.FULL else 0 for layer, kind in enumerate(kinds)}
-
-
-def test_a_wrong_cached_block_changes_the_answer() -> None:
-    target, token_ids = engine(), prompt(200)
-    right = answer(target, prefilled(target, token_ids), 200)
-    for block in range(3):
-        cache = PrefixCache(64, 1 << 30)
-        with_cache(target, token_ids, cache)
-        assert answer(target, with_cache(target, token_ids, cache), 200) == right
-        with cache.pin(token_ids) as prefix:
-            prefix.blocks[block].pieces[0].keys[5] ^= 1
-        assert answer(target, with_cache(target, token_ids, cache), 200) != right
-
-
-def test_only_what_is_not_cached_takes_time() -> None:
-    paced, cache, token_ids = engine(time_scale=20.0), PrefixCache(64, 1 << 30), prompt(500)
-    with_cache(engine(), token_ids[:448], cache)
-    started_s = time.monotonic()
-    with_cache(paced, token_ids, cache)
-    took_s = time.monotonic() - started_s
-    assert took_s >= paced.prefill_s(52) - 1e-3
-    emitted: list[float] = []
-    with cache.pin(token_ids[:448]) as prefix:
-        started_s = time.monotonic()
-        paced.prefill(token_ids[:448], lambda piece: emitted.append(time.monotonic()), lambda: False, prefix=prefix)
-    assert len(emitted) >= 8 and prefix.cached_tokens == 448
-
-
-def test_blocks_count_the_states_that_a_machine_would_keep() -> None:
-    target = engine()
-    cache = PrefixCache(64, 1 << 30)
-    with_cache(target, prompt(130), cache)
-    assert cache.size_bytes == target.layout.total_bytes(64) + target.layout.total_bytes(128, from_token=64)
-
-
-def test_the_decode_side_reads_blocks_back() -> None:
-    target, token_ids = engine(), prompt(200)
-    pieces = prefilled(target, token_ids)
-    sequence = target.reserve(200, 220)
-    for piece in pieces:
-        target.install(sequence, piece)
-    full = [layer for layer, spec in enumerate(target.layout.layers) if spec.kind is LayerKind.FULL]
-    kept = [target.read(sequence, LayerRange(layer, start, start + 64)) for start in (0, 64) for layer in full]
-    rest: list[KVPiece] = []
-    target.prefill(token_ids, rest.append, lambda: False, from_token=128)
-    assert answer(target, kept + rest, 200) == answer(target, pieces, 200)
-    kept[0].keys[0] ^= 1
-    assert answer(target, kept + rest, 200) != answer(target, pieces, 200)
