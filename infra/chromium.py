@@ -8,6 +8,8 @@ import subprocess
 import sys
 from typing import Final
 
+from prfaas.process import interruption
+
 NAMES: Final = ("chromium", "chromium-browser")
 _TIMEOUT_S: Final = 300.0
 
@@ -56,4 +58,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruption.exit_status(main))

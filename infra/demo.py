@@ -1,7 +1,6 @@
 """`make demo`: two sites on this machine, a short and a long prompt, and the proof that the answer is the same in both sites."""
 
 import argparse
-import asyncio
 import datetime
 import inspect
 import sys
@@ -18,6 +17,7 @@ from infra.demo_report import write_demo_report
 from infra.otlp_sink import OtlpSink, SpanTree
 from infra.waterfall import waterfall
 from prfaas.engine.weights import prepare
+from prfaas.process import interruption
 from prfaas.replay.results import ResultError
 from prfaas.replay.rows import RequestRow
 from prfaas.site.sites import Description, Role
@@ -253,11 +253,11 @@ def main() -> int:
         description = without_caches(describe(arguments.sites, arguments.model, None))
         console.print(f"preparing {description.model} (the first time takes about a minute)")
         prepare(description.model)
-        return asyncio.run(run(description))
+        return interruption.run(run(description))
     except (*START_ERRORS, ResultError) as error:
         print(f"infra.demo: {error}", file=sys.stderr)
         return 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruption.exit_status(main))

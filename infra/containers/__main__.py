@@ -15,6 +15,7 @@ from pathlib import Path
 
 from infra.containers import images, tools
 from infra.containers.podman import ContainersError, Podman, in_namespace, run
+from prfaas.process import interruption
 
 FOLDER = images.ROOT / ".run/containers"
 TESTED = ("nats", "control", "lab")
@@ -125,4 +126,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruption.exit_status(main))

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from prfaas.process import interruption
+
 TOOLS = Path(__file__).parents[2] / ".run" / "tools"
 _UNPACKED = TOOLS / "usr" / "bin"
 _TIMEOUT_S = 300.0
@@ -64,4 +66,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruption.exit_status(main))

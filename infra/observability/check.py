@@ -20,6 +20,7 @@ import httpx
 
 from infra.observability import dashboard, expressions
 from infra.observability.binaries import NoPrometheusError, find
+from prfaas.process import interruption
 from prfaas.process.child import end_with_parent
 from prfaas.stack.free_port import free_port
 
@@ -127,7 +128,7 @@ def main() -> int:
         return 2
     try:
         services = len(json.loads(arguments.targets.read_bytes()))
-        wrong = asyncio.run(check(arguments.targets.resolve(), services))
+        wrong = interruption.run(check(arguments.targets.resolve(), services))
     except (CheckError, NoPrometheusError) as error:
         print(f"check: {error}", file=sys.stderr)
         return 1
@@ -136,4 +137,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruption.exit_status(main))

@@ -14,6 +14,7 @@ from typing import Self
 
 import httpx
 
+from prfaas.process import interruption
 from prfaas.process.child import end_with_parent
 from prfaas.stack.free_port import free_port
 
@@ -114,11 +115,11 @@ async def _run(command: list[str], directory: Path) -> int:
 
 def main() -> int:
     try:
-        return asyncio.run(_run(sys.argv[1:], Path(".run/phoenix").absolute()))
+        return interruption.run(_run(sys.argv[1:], Path(".run/phoenix").absolute()))
     except PhoenixError as error:
         print(f"phoenix: {error}", file=sys.stderr)
         return 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruption.exit_status(main))

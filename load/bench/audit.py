@@ -6,6 +6,7 @@ unlike as an honest processor gets), 8-bit frames, and a prompt of which one tok
 """
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -19,6 +20,7 @@ from prfaas.engine.factory import EngineConfig, build_engine
 from prfaas.engine.protocol import Engine
 from prfaas.engine.weights import SOURCES, prepare
 from prfaas.kvcache.layout import KVLayout, KVPiece
+from prfaas.process import interruption
 from prfaas.transfer.quantize import decode_int8, encode_int8
 from prfaas_decode_worker.kv_comparison import TOLERANCES, KVComparison
 
@@ -109,4 +111,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(interruption.exit_status(main))

@@ -11,6 +11,7 @@ import argparse
 import inspect
 import os
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from importlib import import_module
@@ -29,6 +30,7 @@ from prfaas.engine.factory import EngineConfig, build_engine
 from prfaas.engine.protocol import DecodeRow, Engine, SampledToken
 from prfaas.engine.weights import SOURCES, prepare
 from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind
+from prfaas.process import interruption
 from prfaas.transfer.codec import decode_planes, encode_planes
 from prfaas.transfer.frame import cut_piece
 from prfaas.transfer.quantize import decode_int8, encode_int8
@@ -222,4 +224,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(interruption.exit_status(main))

@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -37,6 +38,7 @@ from prfaas.contracts.terms import Role
 from prfaas.contracts.to_prefill import PrefillJob
 from prfaas.contracts.to_scheduler import PrefillReadiness
 from prfaas.contracts.wire import pack_tokens
+from prfaas.process import interruption
 from prfaas.stack.nats_server import NatsServer
 from prfaas.telemetry.metrics.queue import QueueMetrics
 from prfaas.worker.identity import Identity
@@ -259,10 +261,10 @@ def main() -> None:
     options = parser.parse_args()
     found = conditions("nats-py")
     measured = [decisions(workers, waiting) for workers, waiting in ((10, 100), (100, 1000), (1000, 1000))]
-    results = Results(conditions=found, hops=asyncio.run(hops(options.jobs)), decisions=measured)
+    results = Results(conditions=found, hops=interruption.run(hops(options.jobs)), decisions=measured)
     show(results)
     write_json(results, options.json)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(interruption.exit_status(main))

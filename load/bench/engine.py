@@ -10,6 +10,7 @@ work on the machine disturbs less.
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from itertools import chain
@@ -26,6 +27,7 @@ from prfaas.engine.factory import EngineConfig, build_engine
 from prfaas.engine.protocol import DecodeRow, Engine
 from prfaas.engine.weights import SOURCES, prepare
 from prfaas.kvcache.layout import KVPiece
+from prfaas.process import interruption
 
 PREFILL_ROUNDS = {512: 5, 2048: 3, 8192: 1}
 """Prompt tokens: how often each variant runs."""
@@ -226,4 +228,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(interruption.exit_status(main))

@@ -21,6 +21,7 @@ from load.chaos.world import NotHealthyError, World, open_world
 from load.emulated_stack import HOME, MODEL, every_service_twice, right_answer, two_sites
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
+from prfaas.process import interruption
 from prfaas.replay.arrival import Arrival
 from prfaas.replay.client import Target
 from prfaas.replay.record import Record
@@ -204,7 +205,7 @@ def main() -> int:
         write_json({"summary": _summary(rows), "conditions": at, "seed": arguments.seed, "rows": rows}, arguments.json)
 
     try:
-        rows = asyncio.run(run_rows(names, fresh_directory("fault-table"), arguments.seed, save))
+        rows = interruption.run(run_rows(names, fresh_directory("fault-table"), arguments.seed, save))
     except START_ERRORS as error:
         print(f"load.bench.fault_table: {error}", file=sys.stderr)
         return 1
@@ -228,4 +229,4 @@ def _summary(rows: Sequence[Row]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruption.exit_status(main))

@@ -19,6 +19,7 @@ from load.json_option import add_json_option, write_json
 from load.machine import conditions
 from prfaas.engine.emulated import EmulatedEngine
 from prfaas.engine.factory import EngineConfig
+from prfaas.process import interruption
 from prfaas.site.sites import Role
 from prfaas.worker.freed_memory import give_back_freed_memory
 from prfaas_decode_worker.prefixes import KeptPrefixes
@@ -71,7 +72,7 @@ async def churn(gives_back: bool) -> Arm:
 
 
 def _run(gives_back: bool) -> Arm:
-    return asyncio.run(churn(gives_back))
+    return interruption.run(churn(gives_back))
 
 
 def main() -> int:
@@ -90,4 +91,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruption.exit_status(main))

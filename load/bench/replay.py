@@ -25,6 +25,7 @@ import psutil
 from load.bench.replay_stub import FIRST_LINE, StubRow
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
+from prfaas.process import interruption
 from prfaas.replay.results import Run, load_run
 from prfaas.stack.launch import say
 
@@ -206,10 +207,10 @@ def main() -> int:
     add_json_option(parser)
     arguments = parser.parse_args()
     at = conditions("aiohttp", "uvloop", "prfaas")
-    found = asyncio.run(measure(arguments.seconds, arguments.long_seconds))
+    found = interruption.run(measure(arguments.seconds, arguments.long_seconds))
     write_json(found | {"conditions": at}, arguments.json)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruption.exit_status(main))

@@ -28,6 +28,7 @@ from prfaas.contracts.to_scheduler import ChangeRoleReply, RoleKept
 from prfaas.contracts.to_worker import ChangeRole
 from prfaas.engine.emulated_model import EMULATED_MODELS
 from prfaas.engine.weights import prepare
+from prfaas.process import interruption
 from prfaas.replay.arrival import Arrival
 from prfaas.replay.client import Target
 from prfaas.replay.record import Record
@@ -201,7 +202,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         prepare(arguments.model)
-        result = asyncio.run(measure(arguments.model, arguments.moves, arguments.per_s))
+        result = interruption.run(measure(arguments.model, arguments.moves, arguments.per_s))
     except (*START_ERRORS, RuntimeError) as error:
         print(f"load.bench.roles: {error}", file=sys.stderr)
         return 1
@@ -210,4 +211,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruption.exit_status(main))

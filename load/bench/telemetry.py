@@ -2,6 +2,7 @@
 
 import gc
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -11,6 +12,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from prometheus_client import CollectorRegistry
 
 from prfaas.contracts.kv import TransferReport
+from prfaas.process import interruption
 from prfaas.telemetry import names
 from prfaas.telemetry.export import CountingSpanProcessor
 from prfaas.telemetry.logs import get_logger, request_logs, set_up_logs
@@ -92,4 +94,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(interruption.exit_status(main))

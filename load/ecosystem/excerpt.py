@@ -7,10 +7,12 @@ themselves lose the blocks that prompts share.
 
 import argparse
 import json
+import sys
 from itertools import islice
 from pathlib import Path
 
 from load.traces import MOONCAKE_BUCKET_S, MOONCAKE_CONVERSATION
+from prfaas.process import interruption
 from prfaas.replay.shaping import Shape, shaped
 from prfaas.traces import TraceRequest, read_mooncake
 
@@ -64,4 +66,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(interruption.exit_status(main))

@@ -6,9 +6,11 @@
 import argparse
 import json
 import shutil
+import sys
 from pathlib import Path
 
 from prfaas.engine.weights import ModelFiles, prepare
+from prfaas.process import interruption
 
 OWNER = "prfaas"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "config.json", "chat_template.jinja")
@@ -57,4 +59,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(interruption.exit_status(main))

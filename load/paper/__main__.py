@@ -54,6 +54,7 @@ from load.simulate.paper import (
 )
 from load.simulate.policies import scheduler_keys
 from load.simulate.world import simulate
+from prfaas.process import interruption
 from prfaas.replay.arrival import Arrival
 from prfaas.stack.nats_server import NatsServerError
 from prfaas.stack.service_process import ServiceProcessError
@@ -230,4 +231,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruption.exit_status(main))

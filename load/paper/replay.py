@@ -20,6 +20,7 @@ from load.simulate.cases import BLOCK_TOKENS, CACHE_BLOCKS
 from load.simulate.paper import DEPLOYMENTS, HOME, THRESHOLD_TOKENS
 from load.simulate.policies import POLICIES, scheduler_keys
 from load.traces import MOONCAKE_BUCKET_S, MOONCAKE_CONVERSATION
+from prfaas.process import interruption
 from prfaas.site.sites import Description, Role
 from prfaas.stack.launch import START_ERRORS, fresh_directory, say
 from prfaas.stack.stack import Stack
@@ -72,11 +73,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     try:
-        return asyncio.run(run(arguments.policy, arguments.seconds, arguments.seed))
+        return interruption.run(run(arguments.policy, arguments.seconds, arguments.seed))
     except START_ERRORS as error:
         print(f"load.paper.replay: {error}", file=sys.stderr)
         return 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruption.exit_status(main))

@@ -21,6 +21,7 @@ from load.screenshots.browser import browser
 from load.screenshots.fleet import HOME, Traffic, fleet
 from prfaas.console.client import ConsoleClient
 from prfaas.console.top import Top
+from prfaas.process import interruption
 from prfaas.stack.launch import START_ERRORS, fresh_directory, say
 from prfaas.stack.stack import Stack
 
@@ -146,7 +147,7 @@ def main() -> int:
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     try:
-        asyncio.run(make(arguments.minutes, arguments.folder))
+        interruption.run(make(arguments.minutes, arguments.folder))
     except (*START_ERRORS, NoChromiumError, ReplayError) as error:
         print(f"load.screenshots: {error}", file=sys.stderr)
         return 1
@@ -156,4 +157,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruption.exit_status(main))

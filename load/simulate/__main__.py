@@ -1,6 +1,7 @@
 """`python -m load.simulate [--json FILE] [--quick]`: the paper's three deployments, arrivals raised until the SLO breaks."""
 
 import argparse
+import sys
 import time
 
 import msgspec
@@ -21,6 +22,7 @@ from load.simulate.paper import (
     scenario,
 )
 from load.simulate.world import SimResult, simulate
+from prfaas.process import interruption
 
 TPOT_S = 1 / 40
 TPOT_SLACK = 1.1
@@ -131,4 +133,4 @@ def _print(results: Results, duration_s: float, took_s: float) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(interruption.exit_status(main))

@@ -6,6 +6,7 @@ the pd site's best cache leaves of it to compute.
 """
 
 import argparse
+import sys
 
 import msgspec
 from rich.console import Console
@@ -16,6 +17,7 @@ from load.report import Report, summarize
 from load.simulate.cases import Case, cases
 from load.simulate.compare import SLO, WARM_UP, simulated
 from load.simulate.paper import HOME
+from prfaas.process import interruption
 
 POLICIES = ("threshold", "predictive")
 
@@ -110,4 +112,4 @@ def _offloaded(kind: Kind) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(interruption.exit_status(main))

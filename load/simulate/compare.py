@@ -4,6 +4,7 @@ At one load, or (`--sustained`) at the highest load of each policy that keeps 90
 """
 
 import argparse
+import sys
 
 import msgspec
 from rich.console import Console
@@ -17,6 +18,7 @@ from load.simulate.paper import scenario
 from load.simulate.policies import POLICIES, scheduler_keys
 from load.simulate.scenario import Timing
 from load.simulate.world import SimResult, simulate
+from prfaas.process import interruption
 
 SLO = Slo(ttft_s=10.0, tpot_s=1.1 / 40)
 WARM_UP = 0.1
@@ -152,4 +154,4 @@ def _table(case: Case, found: list[Outcome]) -> Table:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(interruption.exit_status(main))

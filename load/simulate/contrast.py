@@ -26,6 +26,7 @@ from load.simulate.cases import MACHINES, Case, carried_req_s, cases, two_sites
 from load.simulate.compare import SLO, WARM_UP, simulated
 from load.simulate.paper import FAR, H20
 from prfaas.planner.uncached import uncached_tokens
+from prfaas.process import interruption
 from prfaas.replay.charts import Chart, cdf_chart
 from prfaas.replay.figures import rate, seconds, share
 from prfaas.replay.page_parts import Page, Table, row, write_page
@@ -227,4 +228,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruption.exit_status(main))

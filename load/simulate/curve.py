@@ -9,6 +9,7 @@ import argparse
 import math
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from load.simulate.arms import ABLATIONS, ARMS, OURS
 from load.simulate.curve_plot import write_plot
 from load.simulate.curve_points import SLO, Measured, Point, Task, measure
 from load.simulate.curve_summary import CASES, SHARE, Curves, Summary, summarize
+from prfaas.process import interruption
 
 
 class Form(NamedTuple):
@@ -125,4 +127,4 @@ def table(found: Results, case: str) -> Table:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(interruption.exit_status(main))

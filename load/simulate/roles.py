@@ -5,6 +5,7 @@ that suits 3 + 5 (prefill + decode), then answers of 128 at one that suits the b
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from load.simulate.scenario import MovableWorkers
 from load.simulate.world import simulate
 from prfaas.capacity.lengths import quantile_midpoints
 from prfaas.planner.solver import solve_two_sites
+from prfaas.process import interruption
 from prfaas.replay.arrival import Arrival
 
 SHORT_OUTPUT_TOKENS = 128
@@ -105,4 +107,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(interruption.exit_status(main))

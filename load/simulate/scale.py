@@ -5,6 +5,7 @@ not hear of.
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -28,6 +29,7 @@ from load.simulate.paper import (
 from load.simulate.policies import POLICIES, make_policy, scheduler_keys
 from load.simulate.scenario import DecodePool, LinkSpec, PdSite, PrefillPool, PrfaasSite, Scenario, Timing
 from load.simulate.world import simulate
+from prfaas.process import interruption
 from prfaas.replay.record import Record
 
 UNIT = DEPLOYMENTS["threshold"]
@@ -134,4 +136,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(interruption.exit_status(main))

@@ -14,6 +14,7 @@ from load.json_option import add_json_option, write_json
 from load.machine import Conditions, conditions
 from load.worlds.mutations import MUTATIONS
 from load.worlds.run import Found, Runs, find, run_world, run_worlds, silence
+from prfaas.process import interruption
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,4 +78,4 @@ def _print_world(seed: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruption.exit_status(main))

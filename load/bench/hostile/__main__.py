@@ -24,6 +24,7 @@ from load.bench.hostile.good_clients import Felt, Peaks, ask_for, watch
 from load.emulated_stack import HOME, MODEL, two_sites
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
+from prfaas.process import interruption
 from prfaas.process.child import end_with_parent
 from prfaas.secrets.api_keys import make_key
 from prfaas.secrets.tenants_file import Limits, add_key
@@ -209,7 +210,7 @@ def main() -> int:
     if wrong := set(attacks) - {*KINDS, DESCRIPTORS}:
         parser.error(f"there is no attack {', '.join(sorted(wrong))}")
     try:
-        result = asyncio.run(measure(attacks, arguments.rounds, arguments.seconds))
+        result = interruption.run(measure(attacks, arguments.rounds, arguments.seconds))
     except START_ERRORS as error:
         print(f"load.bench.hostile: {error}", file=sys.stderr)
         return 1
@@ -225,4 +226,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruption.exit_status(main))

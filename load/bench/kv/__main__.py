@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from load.bench.kv.run import Measured, measure
 from load.bench.kv.sites import MIB, prepare, two_sites
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
+from prfaas.process import interruption
 from prfaas.stack.free_port import free_port
 from prfaas.wan import LinkShape
 from prfaas.wan.process import WanProcess
@@ -271,10 +273,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="that count, after one that does not")
     arguments = parser.parse_args()
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy's idle threads would spin beside what is measured
-    report = asyncio.run(run(arguments.rounds))
+    report = interruption.run(run(arguments.rounds))
     print("\n" + msgspec.json.format(msgspec.json.encode(report.summary)).decode())
     write_json(report, arguments.json)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(interruption.exit_status(main))

@@ -6,7 +6,7 @@ knows of as many, behind a real nats-server, asked as a gateway asks it.
 """
 
 import argparse
-import asyncio
+import sys
 from collections.abc import Sequence
 
 import msgspec
@@ -17,6 +17,7 @@ from load.bench.scheduler.in_process import InProcess, measure
 from load.bench.scheduler.live import Live, measure_live
 from load.json_option import add_json_option, write_json
 from load.machine import Conditions, conditions
+from prfaas.process import interruption
 
 POLICIES = ("threshold", "predictive")
 IN_PROCESS_WORKERS = (10, 100, 1000)
@@ -64,7 +65,9 @@ def main() -> None:
     console.print(_in_process_table(in_process))
     live: list[Live] = []
     if not arguments.in_process:
-        live = [asyncio.run(measure_live(policy, workers, arguments.blocks)) for workers in LIVE_WORKERS for policy in POLICIES]
+        live = [
+            interruption.run(measure_live(policy, workers, arguments.blocks)) for workers in LIVE_WORKERS for policy in POLICIES
+        ]
         console.print(_live_table(live))
     largest = [result for result in in_process if result.workers == max(IN_PROCESS_WORKERS) and result.cached_blocks]
     worst_us, worst_cpu_us = max(result.p99_us for result in largest), max(result.p99_cpu_us for result in largest)
@@ -138,4 +141,4 @@ def _live_table(results: Sequence[Live]) -> Table:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(interruption.exit_status(main))

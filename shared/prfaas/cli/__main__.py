@@ -12,7 +12,8 @@ import sys
 from collections.abc import Sequence
 
 from prfaas import __version__
-from prfaas.cli import INTERRUPTED, UsageError
+from prfaas.cli import UsageError
+from prfaas.process.interruption import INTERRUPTED
 
 EXTRAS = {"scipy": "plan", "torch": "torch", "transformers": "torch"}
 """Extra of the distribution by the library that it brings; all others are those of `replay`."""

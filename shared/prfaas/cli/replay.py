@@ -9,8 +9,9 @@ import contextlib
 import datetime
 from pathlib import Path
 
-from prfaas.cli import INTERRUPTED, UsageError, event_loop
+from prfaas.cli import UsageError
 from prfaas.cli.replay_options import add_target_options, add_workload_options, make_plan, number
+from prfaas.process import interruption
 from prfaas.replay.report_html import write_report
 from prfaas.replay.results import ResultError, Run, save_run
 from prfaas.replay.run import ROWS_FILE, run_plan
@@ -33,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     console = Terminal()
     directory = arguments.out or Path(f"replay-{datetime.datetime.now():%Y%m%d-%H%M%S}")
     try:
-        result = event_loop.run(_run(arguments, make_directory(directory), console))
+        result = interruption.run(_run(arguments, make_directory(directory), console))
     except (SenderError, ResultError) as error:
         raise UsageError(f"{error}{_kept(directory / ROWS_FILE)}") from error
     console.print(summary_table({result.setup.title: result}))
@@ -80,7 +81,7 @@ def _kept(rows: Path) -> str:
 
 def _status(result: Run, *, require_slo: bool, console: Terminal) -> int:
     if result.interrupted:
-        return INTERRUPTED
+        return interruption.INTERRUPTED
     summary = result.summary
     if not summary.request_count:
         window = f"between the warm-up of {result.setup.warm_up_s:g} s and the end at {result.end_s:.3g} s"

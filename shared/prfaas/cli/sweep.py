@@ -10,9 +10,10 @@ from pathlib import Path
 
 import msgspec
 
-from prfaas.cli import INTERRUPTED, UsageError, event_loop
+from prfaas.cli import UsageError
 from prfaas.cli.replay import REPORT_FILE, make_directory
 from prfaas.cli.replay_options import add_target_options, add_workload_options, make_plan, number
+from prfaas.process import interruption
 from prfaas.replay.results import ResultError, Run, save_run, write_bytes
 from prfaas.replay.run import ROWS_FILE, run_plan
 from prfaas.replay.senders import SenderError
@@ -45,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     console = Terminal()
     directory = make_directory(arguments.out or Path(f"sweep-{datetime.datetime.now():%Y%m%d-%H%M%S}"))
     try:
-        sweep, runs = event_loop.run(_sweep(arguments, directory, console))
+        sweep, runs = interruption.run(_sweep(arguments, directory, console))
         write_bytes(directory / SWEEP_FILE, msgspec.json.format(msgspec.json.encode(sweep), indent=2) + b"\n")
         write_sweep(sweep, runs, directory / REPORT_FILE)
     except (SenderError, ResultError) as error:
@@ -53,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     if sweep.sustained_req_s is not None:
         console.print(f"the SLO holds up to {sweep.sustained_req_s:.3g} requests/s")
     console.print(f"report: {directory / REPORT_FILE}")
-    return INTERRUPTED if runs[-1].interrupted else 0
+    return interruption.INTERRUPTED if runs[-1].interrupted else 0
 
 
 async def _sweep(arguments: argparse.Namespace, directory: Path, console: Terminal) -> tuple[Sweep, list[Run]]:

@@ -6,9 +6,10 @@ The same as a gateway's page `/console`, from the same stream. Tab goes to the n
 import argparse
 import os
 
-from prfaas.cli import UsageError, event_loop
+from prfaas.cli import UsageError
 from prfaas.console.client import ConsoleClient
 from prfaas.console.top import Top
+from prfaas.process import interruption
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     if not arguments.target.startswith(("http://", "https://")):
         raise UsageError(f"--target is {arguments.target!r}, expected http://HOST:PORT or https://HOST.")
-    refused = event_loop.run(_run(arguments.target, arguments.api_key))
+    refused = interruption.run(_run(arguments.target, arguments.api_key))
     if refused is not None:
         raise UsageError(refused)
     return 0

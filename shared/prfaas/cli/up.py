@@ -11,9 +11,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from prfaas.cli import UsageError, event_loop
+from prfaas.cli import UsageError
 from prfaas.engine.emulated_model import EMULATED_MODELS
 from prfaas.engine.weights import prepare
+from prfaas.process import interruption
 from prfaas.stack.foreground import run_in_foreground
 from prfaas.stack.launch import DEMO, RUN_DIRECTORY, START_ERRORS, describe, emulated, fresh_directory, say
 from prfaas.stack.taken_ports import taken_ports
@@ -38,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
         with _only_one(RUN_DIRECTORY / "up.lock"):
             say(f"preparing {description.model}")
             prepare(description.model)
-            return event_loop.run(run_in_foreground(description, fresh_directory("up")))
+            return interruption.run(run_in_foreground(description, fresh_directory("up")))
     except START_ERRORS as error:
         raise UsageError(str(error)) from error
 

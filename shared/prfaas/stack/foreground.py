@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Literal
 
+from prfaas.process.interruption import INTERRUPTED
 from prfaas.site.sites import Description, Role
 from prfaas.stack.launch import say
 from prfaas.stack.nats_server import NatsServerError
@@ -16,7 +17,6 @@ from prfaas.stack.supervisor import Supervisor
 from prfaas.stack.targets import write_targets
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-INTERRUPTED = 130
 
 
 def how_to_ask(url: str, model: str) -> str:

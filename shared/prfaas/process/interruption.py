@@ -1,15 +1,28 @@
-"""The event loop of a command."""
+"""Ctrl-C in a program of a terminal: it ends with a sentence."""
 
 import asyncio
 import signal
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar
 
 Result = TypeVar("Result")
 
+INTERRUPTED: Final = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
+
+def exit_status(main: Callable[[], int | None]) -> int:
+    """Returns the exit status of a program; after Ctrl-C it says so instead of showing where it was."""
+    try:
+        return main() or 0
+    except KeyboardInterrupt:
+        print("interrupted.", file=sys.stderr)
+        return INTERRUPTED
+
 
 def run(main: Coroutine[Any, Any, Result]) -> Result:
-    """Runs `main` to its end. Raises KeyboardInterrupt when Ctrl-C was pressed.
+    """Runs `main` in an event loop to its end. Raises KeyboardInterrupt when Ctrl-C was pressed.
 
     asyncio.run alone cancels from within the signal, in the middle of any callback, which then fails with a traceback: here the
     loop cancels between two of them.
