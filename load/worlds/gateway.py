@@ -151,6 +151,7 @@ class Gateway(Watcher):
             others = self.workers.has_other(worker.name, self.monotonic_s)
             gone = self.connected and self._probes.handle_silence(worker, asked_at, self.monotonic_s, others=others)
         else:
+            self._probes.patience_with(worker).handle_answer(self.monotonic_s - asked_at)
             taken = self._running().get(worker, {})
             for request_id in self._probes.handle_answer(worker, running, asked, taken, self.monotonic_s):
                 self.legs[request_id].lose(FailureCode.EVENTS_LOST)

@@ -5,9 +5,10 @@ from load.worlds.plan import HOME
 from load.worlds.receiving import Receiver
 from load.worlds.surroundings import Surroundings
 from prfaas.bus.errors import BusError, BusTimeoutError, NoRespondersError, StreamError
+from prfaas.bus.patience import Patience
 from prfaas.contracts.codes import FailureCode
 from prfaas_decode_worker.prefill_watch import ANSWER_WAIT_S, ASK_ABSENT_EVERY_S, ASK_EVERY_S, LOOK_BACK_S, Loss
-from prfaas_decode_worker.prefill_watch_core import Gone, Holder, PrefillWatchCore
+from prfaas_decode_worker.prefill_watch_core import SILENT_S, Gone, Holder, PrefillWatchCore
 
 IS_THERE_TIMEOUT_S = 1.0
 
@@ -32,6 +33,7 @@ class PrefillWatching:
     def __init__(self, worker: Process, world: Surroundings) -> None:
         self._worker = worker
         self._world = world
+        self._patience: dict[Holder, Patience] = {}
 
     async def is_there(self, name: str) -> bool:
         try:
@@ -47,7 +49,7 @@ class PrefillWatching:
 
     async def _until_held(self, holding: Holding, sequence_number: int) -> Loss | None:
         worker, site = self._worker, holding.site
-        core = PrefillWatchCore(f"the queue of {site}", worker.monotonic_s, own_site=site == HOME)
+        core = PrefillWatchCore(f"the queue of {site}", worker.monotonic_s, Patience(SILENT_S), own_site=site == HOME)
         while not holding.held.done:
             gone: Gone | None = None
             try:
@@ -84,10 +86,12 @@ class PrefillWatching:
                 await self._worker.sleep(ASK_ABSENT_EVERY_S if core.absent else ASK_EVERY_S)
 
     def _watching(self, holder: Holder) -> PrefillWatchCore:
-        return PrefillWatchCore(holder.name, self._worker.monotonic_s, own_site=holder.site == HOME)
+        patience = self._patience.setdefault(holder, Patience(SILENT_S))
+        return PrefillWatchCore(holder.name, self._worker.monotonic_s, patience, own_site=holder.site == HOME)
 
     async def _look(self, holder: Holder, core: PrefillWatchCore) -> Gone | None:
         """Follows PrefillWatch._look, but for answers that come late."""
+        asked_at = self._worker.monotonic_s
         try:
             await self._ask(holder)
         except NoRespondersError:
@@ -96,6 +100,7 @@ class PrefillWatching:
         except BusTimeoutError:
             answers = holder.site != HOME or await self._answers(HOME)
             return core.handle_silence(self._worker.monotonic_s, server_answers=answers)
+        self._patience[holder].handle_answer(self._worker.monotonic_s - asked_at)
         core.handle_sign(self._worker.monotonic_s)
         return None
 

@@ -7,6 +7,8 @@ from typing import Final, NamedTuple
 
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError, BusTimeoutError, NoRespondersError, StreamError
+from prfaas.bus.patience import Patience
+from prfaas.bus.repeated_question import RepeatedQuestion
 from prfaas.contracts import subjects
 from prfaas.contracts.codes import FailureCode
 from prfaas_decode_worker.job_queues import JobQueues
@@ -17,6 +19,8 @@ ASK_ABSENT_EVERY_S: Final = 0.25
 """Interval while no process subscribes for the worker."""
 ANSWER_WAIT_S: Final = 0.75
 """Time after a question at which the next one is asked. The answer counts whenever it comes: a slow link is no dead worker."""
+MAX_KNOWN: Final = 256
+"""Processes whose answers' times are remembered."""
 LOOK_BACK_S: Final = 60.0
 """Time in which a worker that is taken for dead may answer again, and has not died then."""
 
@@ -55,6 +59,8 @@ class PrefillWatch:
         self._bus = bus
         self._queues = queues
         self._site = site
+        self._patience: dict[Holder, Patience] = {}
+        """Patience with each process that had a job, the oldest first."""
 
     async def until_lost(self, holding: Holding, sequence: int, frames: Callable[[], int]) -> Loss:
         """Asks until the job is lost. `sequence`: its number in the queue; `frames` returns how many have come for it."""
@@ -76,7 +82,8 @@ class PrefillWatch:
     async def _until_held(self, holding: Holding, sequence: int) -> Loss | None:
         """Returns None as soon as a worker has the job."""
         own_site, stored_at = holding.site == self._site, time.monotonic()
-        core = PrefillWatchCore(f"the job queue of site {holding.site}", stored_at, own_site=own_site)
+        whom = f"the job queue of site {holding.site}"
+        core = PrefillWatchCore(whom, stored_at, Patience(SILENT_S), own_site=own_site)
         while not holding.held.is_set():
             gone: Gone | None = None
             try:
@@ -102,15 +109,16 @@ class PrefillWatch:
 
     async def _until_gone(self, holding: Holding, frames: Callable[[], int]) -> Loss:
         assert holding.holder is not None
-        holder, core = holding.holder, self._core(holding.holder)
-        questions: set[asyncio.Task[None]] = set()
+        holder = holding.holder
+        core, question = self._core(holder), self._question(holder)
         came = frames()
         try:
             while True:
                 if holder != holding.holder:
-                    holder, core = holding.holder, self._core(holding.holder)
-                    _cancel(questions)
-                gone = await self._look(holder, core, questions)
+                    question.end()
+                    holder = holding.holder
+                    core, question = self._core(holder), self._question(holder)
+                gone = await self._look(holder, core, question)
                 if frames() > came:
                     core.handle_sign(time.monotonic())
                 elif gone is not None and holder == holding.holder:
@@ -119,27 +127,39 @@ class PrefillWatch:
                 if not core.missing or core.absent:
                     await asyncio.sleep(ASK_ABSENT_EVERY_S if core.absent else ASK_EVERY_S)
         finally:
-            _cancel(questions)
+            question.end()
 
-    async def _look(self, holder: Holder, core: PrefillWatchCore, questions: set[asyncio.Task[None]]) -> Gone | None:
-        """Asks once more. `questions`: those that have no answer yet."""
-        questions.add(asyncio.create_task(self._ask(holder, SILENT_S)))
-        ended, _ = await asyncio.wait(questions, timeout=ANSWER_WAIT_S, return_when=asyncio.FIRST_COMPLETED)
-        questions -= ended
-        errors = [question.exception() for question in ended]
-        absent = any(isinstance(error, NoRespondersError) for error in errors)
-        # Another error than these is of this worker's own connection, and says nothing about the other.
-        if ended and not absent and not all(isinstance(error, BusTimeoutError) for error in errors):
+    async def _look(self, holder: Holder, core: PrefillWatchCore, question: RepeatedQuestion[bool]) -> Gone | None:
+        """Asks once more."""
+        try:
+            answered = await question.again(ANSWER_WAIT_S)
+        except NoRespondersError:
+            return core.handle_absence(time.monotonic(), site_answers=await self._answers(holder.site))
+        except BusError:  # this worker's own connection is down: that says nothing about the other
+            answered = True
+        if answered:
             core.handle_sign(time.monotonic())
             return None
-        if absent:
-            return core.handle_absence(time.monotonic(), site_answers=await self._answers(holder.site))
         answers = holder.site != self._site or await self._answers(self._site)
         return core.handle_silence(time.monotonic(), server_answers=answers)
 
     def _core(self, holder: Holder) -> PrefillWatchCore:
         whom = f"prefill worker {holder.name!r} of site {holder.site}"
-        return PrefillWatchCore(whom, time.monotonic(), own_site=holder.site == self._site)
+        return PrefillWatchCore(whom, time.monotonic(), self._patience_with(holder), own_site=holder.site == self._site)
+
+    def _question(self, holder: Holder) -> RepeatedQuestion[bool]:
+        async def ask(timeout_s: float) -> bool:
+            await self._ask(holder, timeout_s)
+            return True
+
+        return RepeatedQuestion(ask, self._patience_with(holder))
+
+    def _patience_with(self, holder: Holder) -> Patience:
+        patience = self._patience.pop(holder, None) or Patience(SILENT_S)
+        self._patience[holder] = patience
+        if len(self._patience) > MAX_KNOWN:
+            del self._patience[next(iter(self._patience))]
+        return patience
 
     async def _ask(self, holder: Holder, timeout_s: float) -> None:
         if holder.incarnation is None:
@@ -155,8 +175,3 @@ class PrefillWatch:
         except BusError:
             return False
         return True
-
-
-def _cancel(questions: set[asyncio.Task[None]]) -> None:
-    while questions:
-        questions.pop().cancel()

@@ -7,13 +7,16 @@ worker that has no connection, while its site answers, counts as dead: its promp
 
 from typing import Final, NamedTuple
 
+from prfaas.bus.patience import Patience
+
 ABSENT_S: Final = 1.0
 """Time without a subscriber for a worker, while its site answers, after which it is dead. One that lost its connection dials
 every 0.2 s."""
 CUT_S: Final = 2.0
 """The same for a worker of another site that does not answer either: the link between may be back at once."""
 SILENT_S: Final = 2.5
-"""Time after its last sign at which a worker that still subscribes is given up: it is stopped, or its link stands still."""
+"""Time after its last sign at which a worker that still subscribes is given up, if it used to answer at once: it is stopped, or
+its link stands still."""
 MAX_STEP_S: Final = 2.25
 """Longest time between two looks that counts. This process has stood still for what is beyond it, and could hear no sign."""
 
@@ -36,9 +39,10 @@ class Gone(NamedTuple):
 class PrefillWatchCore:
     """Pure: what became of each question to one worker in, its loss out. Moments are of any one clock, in s."""
 
-    def __init__(self, whom: str, now_s: float, *, own_site: bool) -> None:
-        """`whom`: for the reason of a loss."""
+    def __init__(self, whom: str, now_s: float, patience: Patience, *, own_site: bool) -> None:
+        """`whom`: for the reason of a loss. `patience`: with its silence."""
         self._whom = whom
+        self._patience = patience
         self._own_site = own_site
         self._looked_at = now_s
         self._absent = False
@@ -88,7 +92,7 @@ class PrefillWatchCore:
         if not server_answers:
             return None
         self._missing_s += step_s
-        if self._missing_s >= SILENT_S:
+        if self._missing_s >= self._patience.silent_s:
             return self._gone(f"has not answered for {self._missing_s:.1f} s", died=False)
         return None
 

@@ -8,13 +8,15 @@ from collections.abc import Collection, Mapping
 from math import inf
 from typing import Final, NamedTuple
 
+from prfaas.bus.patience import Patience
 from prfaas.contracts.to_gateway import Running
 from prfaas_gateway.decode_workers import DecodeWorker
 
 ABSENT_S: Final = 1.5
 """Time without a subscriber under a worker's name after which it is gone. One that lost its connection dials every 0.2 s."""
 SILENT_S: Final = 2.5
-"""Time after its last answer at which a worker that still subscribes is given up, if there is another one."""
+"""Time after its last answer at which a worker that still subscribes is given up, if it used to answer at once, and if there is
+another one."""
 STOOD_STILL_S: Final = 2.0
 """Time from a question to the end of its wait beyond which this process itself stood still, and could hear no answer."""
 
@@ -37,6 +39,7 @@ class DecodeProbes:
         self._absent_since: dict[DecodeWorker, float] = {}
         self._heard_at: dict[DecodeWorker, float] = {}
         """Moment of the last answer, or of the first question."""
+        self._patience: dict[DecodeWorker, Patience] = {}
         self._behind: dict[str, _Behind] = {}
         """Requests whose events had not all come at the last answer."""
 
@@ -46,9 +49,13 @@ class DecodeProbes:
 
     def forget_others(self, present: Collection[DecodeWorker]) -> None:
         """Drops what is known of workers that have no request of this gateway."""
-        for known in (self._absent_since, self._heard_at):
+        for known in (self._absent_since, self._heard_at, self._patience):
             for worker in known.keys() - set(present):
                 del known[worker]
+
+    def patience_with(self, worker: DecodeWorker) -> Patience:
+        """Returns the patience with a worker's silence, which is to hear how long its answers took."""
+        return self._patience.setdefault(worker, Patience(SILENT_S))
 
     def handle_answer(
         self, worker: DecodeWorker, running: Running, asked: Mapping[str, int], taken: Mapping[str, int], now_s: float
@@ -83,4 +90,4 @@ class DecodeProbes:
         self._absent_since.pop(worker, None)
         if now_s - asked_at > STOOD_STILL_S:
             self._heard_at[worker] = now_s
-        return others and now_s - self._heard_at.setdefault(worker, asked_at) >= SILENT_S
+        return others and now_s - self._heard_at.setdefault(worker, asked_at) >= self.patience_with(worker).silent_s

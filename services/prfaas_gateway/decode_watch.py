@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
+from functools import partial
+from typing import Final, NamedTuple
 
 from prfaas.bus.control import ControlBus
-from prfaas.bus.errors import BusError, BusTimeoutError, NoRespondersError
+from prfaas.bus.errors import BusError, NoRespondersError
+from prfaas.bus.repeated_question import RepeatedQuestion
 from prfaas.contracts import subjects
 from prfaas.contracts.to_decode import AskRunning
 from prfaas.contracts.to_gateway import Running
@@ -18,9 +20,16 @@ from prfaas_gateway.in_flight import InFlight
 ASK_EVERY_S: Final = 0.5
 ASK_ABSENT_EVERY_S: Final = 0.25
 """Interval while none listens under a worker's name."""
-_ANSWER_TIMEOUT_S: Final = 0.75
+ANSWER_WAIT_S: Final = 0.75
+"""Time after a question at which the next one is asked. The answer counts whenever it comes."""
 
 log = get_logger(__name__)
+
+
+class _Answer(NamedTuple):
+    asked: dict[str, int]
+    """The worker's requests when it was asked, and the events of each that had come."""
+    running: Running
 
 
 class DecodeWatch:
@@ -43,31 +52,54 @@ class DecodeWatch:
         self._others = others
         self._lose = lose
         self._probes = DecodeProbes()
+        self._questions: dict[DecodeWorker, RepeatedQuestion[_Answer]] = {}
 
     async def run(self) -> None:
-        while True:
-            present = self._in_flight.of_workers()
-            self._probes.forget_others(present)
-            await asyncio.gather(*(self._look(worker, asked) for worker, asked in present.items()))
-            await asyncio.sleep(ASK_ABSENT_EVERY_S if self._probes.any_absent else ASK_EVERY_S)
+        try:
+            while True:
+                present = self._in_flight.of_workers()
+                self._probes.forget_others(present)
+                for worker in self._questions.keys() - present.keys():
+                    self._questions.pop(worker).end()
+                await asyncio.gather(*(self._look(worker) for worker in present))
+                await asyncio.sleep(ASK_ABSENT_EVERY_S if self._probes.any_absent else ASK_EVERY_S)
+        finally:
+            for question in self._questions.values():
+                question.end()
 
-    async def _look(self, worker: DecodeWorker, asked: dict[str, int]) -> None:
+    async def _look(self, worker: DecodeWorker) -> None:
         clock = asyncio.get_running_loop().time
         gone, asked_at = False, clock()
         try:
-            subject = subjects.decode_alive(self._site, worker.name)
-            running = await self._bus.request(subject, self._asking, Running, _ANSWER_TIMEOUT_S)
+            answer = await self._question(worker).again(ANSWER_WAIT_S)
         except NoRespondersError:
             gone = self._probes.handle_absence(worker, clock())
-        except BusTimeoutError:
-            others = self._others(worker.name)
-            gone = self._bus.connected and self._probes.handle_silence(worker, asked_at, clock(), others=others)
         except (BusError, BadMessageError):
             return  # its handler failed, or this gateway's own connection is down: that says nothing about its requests
         else:
-            taken = self._in_flight.of_workers().get(worker, {})
-            for request_id in self._probes.handle_answer(worker, running, asked, taken, clock()):
-                log.warning("events_lost", request_id=request_id, worker=worker.name)
-                self._in_flight.lose_events(request_id, f"events of decode worker {worker.name!r} did not arrive")
+            if answer is None:
+                others = self._others(worker.name)
+                gone = self._bus.connected and self._probes.handle_silence(worker, asked_at, clock(), others=others)
+            else:
+                self._hear(worker, answer)
         if gone:
             self._lose(worker)
+
+    def _hear(self, worker: DecodeWorker, answer: _Answer) -> None:
+        taken = self._in_flight.of_workers().get(worker, {})
+        now_s = asyncio.get_running_loop().time()
+        for request_id in self._probes.handle_answer(worker, answer.running, answer.asked, taken, now_s):
+            log.warning("events_lost", request_id=request_id, worker=worker.name)
+            self._in_flight.lose_events(request_id, f"events of decode worker {worker.name!r} did not arrive")
+
+    def _question(self, worker: DecodeWorker) -> RepeatedQuestion[_Answer]:
+        if worker not in self._questions:
+            ask = partial(self._ask, worker)
+            self._questions[worker] = RepeatedQuestion(ask, self._probes.patience_with(worker))
+        return self._questions[worker]
+
+    async def _ask(self, worker: DecodeWorker, timeout_s: float) -> _Answer:
+        # Before the question leaves: a request that is accepted meanwhile may be missing in its answer, however late that comes.
+        asked = self._in_flight.of_workers().get(worker, {})
+        subject = subjects.decode_alive(self._site, worker.name)
+        return _Answer(asked, await self._bus.request(subject, self._asking, Running, timeout_s))

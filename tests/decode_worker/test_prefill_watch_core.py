@@ -4,6 +4,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
+from prfaas.bus.patience import Patience
 from prfaas_decode_worker.prefill_watch import ANSWER_WAIT_S, ASK_ABSENT_EVERY_S, ASK_EVERY_S
 from prfaas_decode_worker.prefill_watch_core import (
     ABSENT_S,
@@ -19,7 +20,7 @@ BUDGET_S = 3.0
 
 
 def watch(*, own_site: bool = False) -> PrefillWatchCore:
-    return PrefillWatchCore("worker p1", 0.0, own_site=own_site)
+    return PrefillWatchCore("worker p1", 0.0, Patience(SILENT_S), own_site=own_site)
 
 
 def _looked(core: PrefillWatchCore, what: str, now_s: float, *, site_answers: bool) -> Gone | None:
@@ -118,3 +119,13 @@ def test_a_worker_is_given_up_only_for_time_without_a_sign(own_site: bool, looks
             assert not gone.died or now_s - (absent_since or 0.0) >= ABSENT_S - 1e-9
             assert not own_site or site_answers
             return
+
+
+def test_a_worker_that_was_slow_to_answer_is_waited_for_longer() -> None:
+    patience = Patience(SILENT_S)
+    for _ in range(4):
+        patience.handle_answer(1.5)
+    core = PrefillWatchCore("worker p1", 0.0, patience, own_site=False)
+    after_s, gone = until_gone(core, "silent", site_answers=True)
+    assert gone is not None and not gone.died
+    assert after_s > SILENT_S + 1.5

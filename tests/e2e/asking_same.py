@@ -7,7 +7,6 @@ from tests.e2e.asking import Told, complete, tokens_of, use_policy
 
 LENGTHS = (1, 2, 511, 512, 513, 3000, 8000)
 """Around the sliding window and the chunk, with the last token left to the decode worker; and over many chunks."""
-MOST_DETOURS = 2
 
 
 async def one_by_one(stack: Stack, policy_name: str) -> dict[int, Told]:
@@ -18,14 +17,10 @@ async def one_by_one(stack: Stack, policy_name: str) -> dict[int, Told]:
 async def assert_same_answers_in_both_sites(stack: Stack) -> None:
     """Tokens and log-probabilities, bit for bit: each request is alone in its batch in both runs."""
     remote, local = await one_by_one(stack, "remote_all"), await one_by_one(stack, "local_only")
-    assert {told.prefill_site for told in local.values()} == {"local"}
-    # On a machine that stands still for seconds a worker may be taken for lost: the detour has the same answer.
-    there = [length for length in LENGTHS if remote[length].prefill_site == "remote"]
-    assert len(there) >= len(LENGTHS) - MOST_DETOURS, [told.reason for told in remote.values()]
     for length in LENGTHS:
+        assert (remote[length].prefill_site, local[length].prefill_site) == ("remote", "local"), remote[length].reason
         assert remote[length].answer == local[length].answer, f"a prompt of {length} tokens"
         assert remote[length].prompt_tokens == length
-    for length in there:
         assert (remote[length].transfer["bytes"] > 0) == (length > 1)
 
 

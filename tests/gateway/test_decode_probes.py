@@ -73,3 +73,14 @@ def test_another_process_under_the_name_says_nothing() -> None:
     probes = DecodeProbes()
     for _ in range(LOST_AFTER_ANSWERS):
         assert probes.handle_answer(WORKER, Running(incarnation="i2"), {"r": 0}, {"r": 0}, 0.0) == []
+
+
+def test_a_worker_that_was_slow_to_answer_is_waited_for_longer() -> None:
+    probes = DecodeProbes()
+    for _ in range(4):
+        probes.patience_with(WORKER).handle_answer(1.5)
+    assert not probes.handle_silence(WORKER, 0.0, 0.5, others=True)
+    assert not probes.handle_silence(WORKER, SILENT_S, SILENT_S + 1.5, others=True)
+    probes.forget_others([])
+    assert not probes.handle_silence(WORKER, 0.0, 0.5, others=True)
+    assert probes.handle_silence(WORKER, SILENT_S - 0.5, SILENT_S, others=True), "its next requests find it unknown"
