@@ -38,7 +38,8 @@ class EventQueue:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._events: deque[GenerateEvent] = deque()
-        self._arrived = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None
+        """Wait of the one who takes the events."""
         self._broken: Exception | None = None
         self.asked: str | None = None
         """Decode worker that was asked last: events of others are not the request's."""
@@ -64,23 +65,33 @@ class EventQueue:
             self.end(EventOverflowError(f"the client left more than {self._limit} events of its answer unread"))
         if self._broken is None:
             self._events.append(event)
-        self._arrived.set()
+        self._wake()
 
     def end(self, error: Exception) -> None:
         """Lets `get` raise the error once what is queued has been handed out. Later events are dropped."""
         self._broken = self._broken or error
-        self._arrived.set()
+        self._wake()
 
     async def get(self, timeout_s: float) -> GenerateEvent:
         """Raises TimeoutError, EventOverflowError, EventsLostError, WorkerLostError."""
         if not self._events and self._broken is None:
-            self._arrived.clear()
-            async with asyncio.timeout(max(timeout_s, 0)):
-                await self._arrived.wait()
+            assert self._waiter is None, "one task takes the events of a request"
+            loop = asyncio.get_running_loop()
+            # A future and a timer of its own: asyncio.timeout() costs more than all else that a token costs here.
+            self._waiter = loop.create_future()
+            timer = loop.call_later(max(timeout_s, 0), self._wake)
+            try:
+                await self._waiter
+            finally:
+                timer.cancel()
+                self._waiter = None
         if self._events:
             return self._events.popleft()
-        assert self._broken is not None, "woken by an event or by the end"
-        raise self._broken
+        raise self._broken or TimeoutError(f"no event came within {timeout_s:g} s")
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
 
 class InFlight:

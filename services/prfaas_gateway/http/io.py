@@ -124,6 +124,8 @@ class Reply:
         """Headers of the response, be it an answer or an error."""
         self.status: int | None = None
         self.complete = False
+        self._given_up = False
+        """True when the client has not read for too long."""
 
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
         self.status = status
@@ -133,11 +135,23 @@ class Reply:
     async def write(self, data: bytes, *, last: bool = False) -> None:
         """Waits while the client reads slowly. Raises ClientGoneError when it does not read at all."""
         self.complete = self.complete or last
+        task = asyncio.current_task()
+        assert task is not None
+        cancelling = task.cancelling()
+        # A timer of its own, once for each token: asyncio.timeout() costs several times as much.
+        timer = asyncio.get_running_loop().call_later(self._write_timeout_s, self._give_up, task)
         try:
-            async with asyncio.timeout(self._write_timeout_s):
-                await self._send({"type": "http.response.body", "body": data, "more_body": not last})
-        except TimeoutError as error:
-            raise ClientGoneError(FailureCode.CLIENT_STALLED) from error
+            await self._send({"type": "http.response.body", "body": data, "more_body": not last})
+        except asyncio.CancelledError:
+            if not self._given_up or task.uncancel() > cancelling:  # somebody else stops this request as well
+                raise
+            raise ClientGoneError(FailureCode.CLIENT_STALLED) from None
+        finally:
+            timer.cancel()
+
+    def _give_up(self, writing: asyncio.Task[object]) -> None:
+        self._given_up = True
+        writing.cancel()
 
     async def json(self, status: int, pieces: Sequence[bytes], headers: Mapping[str, str]) -> None:
         """Sends a whole answer.

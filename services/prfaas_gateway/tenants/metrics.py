@@ -11,6 +11,8 @@ class TenantMetrics:
         """Leaves the label `tenant` empty without `named`: each series is then the sum of all tenants."""
         self._named = named
         self._tokens = Counter("prfaas_tenant_tokens", "Tokens of prompts and answers, by tenant.", ["tenant"], registry=registry)
+        self._tokens_by_label: dict[str, Counter] = {}
+        """Series of tokens by label: each token of an answer is counted, and finding a series costs more than that."""
         self._link_bytes = Counter(
             "prfaas_tenant_link_bytes", "Bytes of KV that crossed a link, by tenant.", ["tenant"], registry=registry
         )
@@ -26,7 +28,10 @@ class TenantMetrics:
         )
 
     def tokens(self, tenant: Tenant, count: int) -> None:
-        self._tokens.labels(self._label(tenant)).inc(count)
+        label = self._label(tenant)
+        if (series := self._tokens_by_label.get(label)) is None:
+            series = self._tokens_by_label[label] = self._tokens.labels(label)
+        series.inc(count)
 
     def link_bytes(self, tenant: Tenant, count: int) -> None:
         self._link_bytes.labels(self._label(tenant)).inc(count)

@@ -1,8 +1,5 @@
 """W3C trace context in the headers of control messages."""
 
-import contextlib
-from collections.abc import Iterator
-
 from nats.aio.msg import Msg
 from opentelemetry import context as trace_context
 from opentelemetry.context import Context
@@ -18,15 +15,19 @@ def trace_headers(parent: Span | Context | None) -> Headers | None:
     return inject(trace_context.get_current() if parent is None else parent, {}) or None
 
 
-@contextlib.contextmanager
-def trace_of(message: Msg) -> Iterator[None]:
+class trace_of:
     """Makes the sender's context current: an empty one, not the subscriber's own, when the message carries none."""
-    try:
-        sent = extract(message.headers)
-    except Exception:  # a trace is no reason to lose the message
-        sent = Context()
-    token = trace_context.attach(sent)
-    try:
-        yield
-    finally:
-        trace_context.detach(token)
+
+    __slots__ = ("_sent", "_token")
+
+    def __init__(self, message: Msg) -> None:
+        try:
+            self._sent = extract(message.headers)
+        except Exception:  # a trace is no reason to lose the message
+            self._sent = Context()
+
+    def __enter__(self) -> None:
+        self._token = trace_context.attach(self._sent)
+
+    def __exit__(self, *_: object) -> None:
+        trace_context.detach(self._token)
