@@ -128,6 +128,20 @@ async def test_requests_run_beside_one_another_and_beyond_the_bound_are_told_so(
     assert [result for result in results if result not in overloaded] == [REFUSAL] * (20 - len(overloaded))
 
 
+@pytest.mark.parametrize("bad", [b"", b"no message"], ids=["empty", "undecodable"])
+async def test_requests_that_are_none_take_no_place_of_others(connect: Connect, bad: bytes) -> None:
+    bus, asker = await connect(), await connect("asker")
+
+    async def place(_: PlaceRequest) -> Refusal:
+        return REFUSAL
+
+    subscription = await bus.serve("place", PlaceRequest, place, max_running=2)
+    for _ in range(10):
+        await asker.request_raw("place", bad, DEADLINE_S)
+    assert await asker.request("place", PLACE, Refusal, DEADLINE_S) == REFUSAL
+    assert subscription.dropped == 0
+
+
 async def test_messages_are_handled_in_order_past_bad_ones(connect: Connect) -> None:
     bus = await connect()
     seen: list[str] = []

@@ -157,10 +157,10 @@ class ControlBus:
         room = asyncio.Semaphore(max_running)
 
         async def answer(message: Msg, subscription: Subscription) -> None:
-            if not message.data:  # a caller asks whether this subject is answered: no fault to count or to log
-                await self._answer_error(message, BadMessageError("an empty message is no request"))
-                return
             try:
+                if not message.data:  # a caller asks whether this subject is answered: no fault to count or to log
+                    await self._answer_error(message, BadMessageError("an empty message is no request"))
+                    return
                 reply = encode(await handler(decode(message.data, request_type)))
                 if message.reply:
                     await self.publish_raw(message.reply, reply)
