@@ -50,6 +50,7 @@ class Attacker:
             "huge_bodies": (8, self._huge_body),
             "long_answers": (LONG_ANSWERS, self._long_answer),
             "above_limits": (16, self._short_answer),
+            "many_prompts": (16, self._short_answer),
             "slow_readers": (64, self._slow_reader),
             "pipelined": (16, self._pipelined),
             "dripping_heads": (DRIPPING_HEADS, self._dripping_head),

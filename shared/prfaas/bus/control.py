@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import inspect
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -25,7 +24,7 @@ from prfaas.bus.errors import (
 )
 from prfaas.bus.reply_inbox import ReplyInbox
 from prfaas.bus.subscription import Subscription
-from prfaas.bus.trace_context import Headers, trace_headers, trace_of
+from prfaas.bus.trace_context import Headers, no_trace, trace_headers, trace_of
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.wire import BadMessageError, decode, encode
 from prfaas.telemetry.logs import get_logger
@@ -210,7 +209,7 @@ class ControlBus:
             try:
                 with trace_of(message):
                     result = handler(message)
-                    if inspect.isawaitable(result):
+                    if result is not None:
                         await result
             except (Exception, asyncio.CancelledError) as error:
                 task = asyncio.current_task()
@@ -248,7 +247,8 @@ class ControlBus:
             await callback(message, subscription)
 
         try:
-            with self._denials(subject) as denied:
+            # Handlers run in a task that is made here, and copies the context: messages without a trace must find none.
+            with self._denials(subject) as denied, no_trace():
                 nats_subscription = await self.client.subscribe(
                     subject, queue, on_message, pending_msgs_limit=max_pending, pending_bytes_limit=_MAX_PENDING_BYTES
                 )

@@ -1,5 +1,8 @@
 """W3C trace context in the headers of control messages."""
 
+import contextlib
+from collections.abc import Iterator
+
 from nats.aio.msg import Msg
 from opentelemetry import context as trace_context
 from opentelemetry.context import Context
@@ -15,19 +18,33 @@ def trace_headers(parent: Span | Context | None) -> Headers | None:
     return inject(trace_context.get_current() if parent is None else parent, {}) or None
 
 
+@contextlib.contextmanager
+def no_trace() -> Iterator[None]:
+    """Makes an empty context current."""
+    token = trace_context.attach(Context())
+    try:
+        yield
+    finally:
+        trace_context.detach(token)
+
+
 class trace_of:
-    """Makes the sender's context current: an empty one, not the subscriber's own, when the message carries none."""
+    """Makes the sender's context current; changes nothing when the message carries none."""
 
     __slots__ = ("_sent", "_token")
 
     def __init__(self, message: Msg) -> None:
-        try:
-            self._sent = extract(message.headers)
-        except Exception:  # a trace is no reason to lose the message
-            self._sent = Context()
+        self._sent: Context | None = None
+        if message.headers:
+            try:
+                self._sent = extract(message.headers)
+            except Exception:  # a trace is no reason to lose the message
+                self._sent = Context()
 
     def __enter__(self) -> None:
-        self._token = trace_context.attach(self._sent)
+        if self._sent is not None:
+            self._token = trace_context.attach(self._sent)
 
     def __exit__(self, *_: object) -> None:
-        trace_context.detach(self._token)
+        if self._sent is not None:
+            trace_context.detach(self._token)

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from prfaas.process.event_streams import IS_EVENT_STREAM
+from prfaas.process.answer_heads import IS_EVENT_STREAM
 
 PROBE_AFTER_S: Final = 0.5
 """Seconds that a half-closed client may wait for its answer before it is probed; most answers have begun by then."""

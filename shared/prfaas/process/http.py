@@ -20,11 +20,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from prfaas.process.answer_heads import AnswerHeads
 from prfaas.process.connection_places import ConnectionPlaces, connection_limit
-from prfaas.process.event_streams import MarkEventStreams
-from prfaas.process.farewell import SayFarewell
 from prfaas.process.http_protocol import HEAD_TIMEOUT_S, HttpProtocol
-from prfaas.process.request_ids import RequestIds
 
 IDLE_TIMEOUT_S = 75.0
 BACKLOG = 2048
@@ -77,11 +75,11 @@ class HttpServer(Collector):
         except OSError as error:
             raise OSError(f"cannot listen for HTTP on {host}:{port}: {error.strerror or error}") from error
         self._host = host
-        self._farewell = SayFarewell(MarkEventStreams(RequestIds(app)))
+        self._heads = AnswerHeads(app)
         self._places: ConnectionPlaces[HttpProtocol] = ConnectionPlaces(max_connections or connection_limit())
         limits = {"head_timeout_s": head_timeout_s, "places": self._places}
         config = uvicorn.Config(
-            self._farewell,
+            self._heads,
             interface="asgi3",
             http=type("LimitedHttpProtocol", (HttpProtocol,), limits),
             lifespan="off",
@@ -135,7 +133,7 @@ class HttpServer(Collector):
         """Takes no new connections. Requests on open ones are answered, and their clients told to use others.
 
         Returns when no connection is left."""
-        self._farewell.leaving = True
+        self._heads.leaving = True
         await self._server.stop_listening(self._socket)
         while connections := self._server.open_connections():
             for connection in connections:
