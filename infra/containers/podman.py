@@ -97,7 +97,7 @@ def run(command: Sequence[str], *, environ: Mapping[str, str] | None = None, tim
     except OSError as error:
         raise ContainersError(f"`{command[0]}` cannot be run: {error.strerror}") from error
     if done.returncode:
-        raise ContainersError(
-            f"`{' '.join(command)}` ended with {done.returncode}: {(done.stderr or done.stdout).strip()[-1500:]}"
-        )
+        # Of a build, what a package's script said is in the one, and the step that failed in the other.
+        said = "\n".join(stream.strip()[-1500:] for stream in (done.stdout, done.stderr))
+        raise ContainersError(f"`{' '.join(command)}` ended with {done.returncode}: {said.strip()}")
     return done.stdout
