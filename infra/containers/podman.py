@@ -6,8 +6,10 @@ storage.
 
 import os
 import shutil
+import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 NAMESPACE = "prfaas-containers"
@@ -27,6 +29,7 @@ network_backend = "netavark"
 network_config_dir = "{directory}/networks"
 """
 _STORAGE = '[storage]\ndriver = "overlay"\ngraphroot = "{directory}/storage"\nrunroot = "{directory}/runroot"\n'
+_OWN_FOLDERS = ("storage", "runroot", "networks", "volumes", "tmp")
 _DEADLINE_S = 60.0
 
 
@@ -74,9 +77,31 @@ class Podman:
         run(["podman", "rmi", "--all", "--force"], environ=self.environ, timeout_s=300.0)
         # An overlay storage is a mount of its own; what is mounted cannot be removed.
         subprocess.run(["umount", str(self.directory / "storage/overlay")], capture_output=True, check=False)
-        for name in ("storage", "runroot", "networks", "volumes", "tmp"):
+        for name in _OWN_FOLDERS:
             shutil.rmtree(self.directory / name, ignore_errors=True)
+        left = self.left_over()
         run(["ip", "netns", "delete", NAMESPACE])
+        if left:
+            raise ContainersError(f"not everything was removed: {'; '.join(left)}")
+
+    def left_over(self) -> list[str]:
+        """Returns what containers, networks and builds have left on the machine: folders, mounts, and processes."""
+        found = [f"folder {name}" for name in _OWN_FOLDERS if (self.directory / name).exists()]
+        mounts = (line.split()[1] for line in Path("/proc/mounts").read_text().splitlines())
+        found += [f"mount {mount}" for mount in mounts if Path(mount).is_relative_to(self.directory)]
+        return found + [f"process {pid}" for pid in run(["ip", "netns", "pids", NAMESPACE]).split()]
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Keeps other runs on this machine away, which would have the same namespace. Raises ContainersError while there is one."""
+    with socket.socket(socket.AF_UNIX) as name:
+        try:
+            # An abstract address: it is gone with the process, however that ends.
+            name.bind(f"\0{NAMESPACE}")
+        except OSError as error:
+            raise ContainersError("another run of `python -m infra.containers` is under way on this machine") from error
+        yield
 
 
 def in_namespace(command: Sequence[str]) -> list[str]:
