@@ -1,4 +1,4 @@
-"""What becomes of a test whose machine lacks something, in CI and elsewhere."""
+"""Tests whose machine lacks something, in CI and elsewhere."""
 
 import pytest
 

@@ -31,6 +31,9 @@ network_config_dir = "{directory}/networks"
 _STORAGE = '[storage]\ndriver = "overlay"\ngraphroot = "{directory}/storage"\nrunroot = "{directory}/runroot"\n'
 _OWN_FOLDERS = ("storage", "runroot", "networks", "volumes", "tmp")
 _DEADLINE_S = 60.0
+_REMOVAL_DEADLINE_S = 120.0
+_REMOVAL_ROUNDS = 4
+"""More than the depth of dependence: services on a server, the server on the container of its network."""
 
 
 class ContainersError(Exception):
@@ -63,13 +66,20 @@ class Podman:
 
     def remove_containers(self) -> None:
         """Removes containers, their networks and their volumes. Raises ContainersError."""
-        inside = in_namespace(["podman"])
-        for words in (
-            ["rm", "--all", "--force", "--time", "0"],
-            ["network", "prune", "--force"],
-            ["volume", "rm", "--all", "--force"],
-        ):
-            run([*inside, *words], environ=self.environ, timeout_s=120.0)
+        # podman refuses to remove a container that others depend on: each round removes those that stand alone by then.
+        for left in reversed(range(_REMOVAL_ROUNDS)):
+            try:
+                self._inside("rm", "--all", "--force", "--time", "0")
+                break
+            except ContainersError:
+                if not left:
+                    raise
+        self._inside("network", "prune", "--force")
+        self._inside("volume", "rm", "--all", "--force")
+
+    def _inside(self, *words: str) -> str:
+        """Runs podman in the containers' namespace and returns what it prints. Raises ContainersError."""
+        return run(in_namespace(["podman", *words]), environ=self.environ, timeout_s=_REMOVAL_DEADLINE_S)
 
     def remove_everything(self) -> None:
         """Removes containers, images, the namespace and the folder's storage. Raises ContainersError."""

@@ -27,9 +27,9 @@ class Written(NamedTuple):
     """One message in the bytes of the version before."""
 
     whole: bytes
-    """With every field."""
+    """Message with every field."""
     least: bytes
-    """As a sender makes it that sets required fields only."""
+    """Message with its required fields only."""
 
 
 def commit() -> str:

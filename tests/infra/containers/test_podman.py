@@ -1,4 +1,4 @@
-"""What podman's wrapper promises without podman."""
+"""Promises of podman's wrapper that need no podman."""
 
 import sys
 
