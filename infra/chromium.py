@@ -4,18 +4,13 @@
 """
 
 import shutil
-import subprocess
 import sys
 from typing import Final
 
+from infra import debian
 from prfaas.process import interruption
 
 NAMES: Final = ("chromium", "chromium-browser")
-_TIMEOUT_S: Final = 300.0
-
-
-class NoChromiumError(Exception):
-    """Raised when there is no browser, and none can be installed."""
 
 
 def on_machine() -> str | None:
@@ -24,35 +19,20 @@ def on_machine() -> str | None:
 
 
 def find() -> str:
-    """Returns the path of the browser, installed if need be. Raises NoChromiumError."""
-    if on_machine() is None and not _installed():
-        # A fresh machine has no package lists yet.
-        _runs("apt-get", "update", "-q")
-        _installed()
+    """Returns the path of the browser, installed if need be. Raises debian.PackageError."""
+    if on_machine() is None:
+        debian.install(["chromium"])
     path = on_machine()
     if path is None:
-        raise NoChromiumError(
-            "there is no chromium on PATH, and `apt-get install chromium` does not work here; install it and try again"
-        )
+        raise debian.PackageError(f"Debian's package chromium is installed, and PATH has none of {', '.join(NAMES)}")
     return path
-
-
-def _installed() -> bool:
-    return _runs("apt-get", "install", "-q", "-y", "--no-install-recommends", "chromium")
-
-
-def _runs(*command: str) -> bool:
-    try:
-        return subprocess.run(command, timeout=_TIMEOUT_S, capture_output=True, check=False).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        return False
 
 
 def main() -> int:
     try:
         print(find())
-    except NoChromiumError as error:
-        print(f"chromium: {error}", file=sys.stderr)
+    except debian.PackageError as error:
+        print(f"chromium: there is none on PATH, and {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -1,20 +1,24 @@
-"""Two sites in containers, tested: `python -m infra.containers test | images | sbom | remove`.
+"""Sites in containers, tested: `python -m infra.containers test | images | sbom | remove`.
 
 `test` installs its tools (Debian packages as root, the rest into a venv), builds the images, runs tests/containers/live in a
-network namespace of its own, and removes everything but the tools and the base. On a machine that cannot run containers it says
-why and ends with 0; with CI=true in the environment that is a failure.
+network namespace of its own, and removes everything but the tools and the base; what cannot be removed is a failure. `sbom`
+writes what is in each image, and removes the images. On a machine that cannot run containers it says why and ends with 0; with
+CI=true in the environment that is a failure.
 """
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from infra import debian
 from infra.containers import images, tools
-from infra.containers.podman import ContainersError, Podman, in_namespace, run
+from infra.containers.podman import ContainersError, Podman, alone, in_namespace, run
 from prfaas.process import interruption
 
 FOLDER = images.ROOT / ".run/containers"
@@ -31,51 +35,54 @@ def main() -> int:
     if (missing := _missing()) is not None:
         print(f"infra.containers: nothing was done: {missing}", file=sys.stderr)
         return 1 if os.environ.get("CI") == "true" else 0
+    # What is made here is removed also when this process is told to end.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     podman = Podman(FOLDER)
     try:
-        match arguments.action:
-            case "test":
-                return _test(podman, keep=arguments.keep)
-            case "images":
-                _set_up(podman)
-                _build(podman, TARGETS)
-            case "sbom":
-                _set_up(podman)
-                _build(podman, TARGETS)
-                _write_sboms(podman)
-            case _:
-                podman.set_up()
-                podman.remove_everything()
-    except (ContainersError, tools.ToolError) as error:
+        with alone():
+            match arguments.action:
+                case "test":
+                    return _test(podman, keep=arguments.keep)
+                case "images":
+                    _set_up(podman)
+                    _build(podman, TARGETS)
+                case "sbom":
+                    _list_contents(podman, keep=arguments.keep)
+                case _:
+                    podman.set_up()
+                    podman.remove_everything()
+    except (ContainersError, tools.ToolError, debian.PackageError) as error:
         print(f"infra.containers: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _test(podman: Podman, *, keep: bool) -> int:
+@contextmanager
+def _set_up_for_a_while(podman: Podman, *, keep: bool) -> Iterator[None]:
+    """Installs tools and makes the namespace, and removes everything but the tools and the base afterwards."""
     _set_up(podman)
     try:
-        # Of a run that was interrupted.
+        # Of a run that was killed.
         podman.remove_containers()
-        _build(podman, TESTED)
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-s",
-            "-m",
-            "containers",
-            "-p",
-            "no:cacheprovider",
-            "--durations=0",
-            _TESTS,
-        ]
-        return subprocess.run(in_namespace(command), cwd=images.ROOT, check=False).returncode
+        yield
     finally:
         if not keep:
             podman.remove_everything()
             _say("removed containers, images and the namespace")
+
+
+def _test(podman: Podman, *, keep: bool) -> int:
+    with _set_up_for_a_while(podman, keep=keep):
+        _build(podman, TESTED)
+        options = ("-q", "-s", "-m", "containers", "-p", "no:cacheprovider", "--durations=0")
+        command = [sys.executable, "-m", "pytest", *options, _TESTS]
+        return subprocess.run(in_namespace(command), cwd=images.ROOT, check=False).returncode
+
+
+def _list_contents(podman: Podman, *, keep: bool) -> None:
+    with _set_up_for_a_while(podman, keep=keep):
+        _build(podman, TARGETS)
+        _write_sboms(podman)
 
 
 def _set_up(podman: Podman) -> None:

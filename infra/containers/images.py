@@ -4,7 +4,6 @@ Nothing is fetched from an image registry. The base has the same packages as the
 bits: a build that is to be published passes its own, with `--build-arg BASE=...@sha256:...`.
 """
 
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,7 +18,8 @@ MAX_MEGABYTES = {"control": 350, "worker": 1600}
 """Largest uncompressed size of an image, in 10^6 bytes."""
 _RELEASE = "bookworm"
 _UNWANTED = ("doc/*", "man/*", "locale/*", "info/*")
-_CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
+_CERTIFICATES = "/etc/prfaas-build/certificates.crt"
+"""Place of pip's certificates while an image is built: no package owns it, and one that is installed may write its own files."""
 _PIP_SETTINGS = ("index-url", "extra-index-url", "find-links", "cert", "trusted-host", "default-timeout")
 _BUILD_DEADLINE_S = 1200.0
 
@@ -29,12 +29,10 @@ def build(podman: Podman, targets: Sequence[str]) -> None:
     make_base(podman)
     podman.directory.mkdir(parents=True, exist_ok=True)
     pip = podman.directory / "pip.conf"
-    settings, folders = _pip_settings()
-    pip.write_text(settings)
+    settings, mounts = _pip_settings()
+    pip.write_text("[global]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items()))
     # What the machine needs to reach its package indexes is mounted while an image is built, and never copied into one.
-    mounts = [f"{pip}:/etc/pip.conf:ro", *(f"{folder}:{folder}:ro" for folder in folders)]
-    if Path(_CERTIFICATES).exists():
-        mounts.append(f"{_CERTIFICATES}:{_CERTIFICATES}:ro")
+    mounts = [f"{pip}:/etc/pip.conf:ro", *mounts]
     for target in targets:
         # OCI's own format has no health checks.
         words = ["build", "--pull=never", "--network=host", "--layers", "--format=docker", f"--target={target}"]
@@ -89,8 +87,8 @@ def _apt_sources() -> str:
     raise ContainersError("there is no list of Debian's package sources to make a base image from; build with BASE=... instead")
 
 
-def _pip_settings() -> tuple[str, list[str]]:
-    """Returns pip's settings on this machine as a file, and the local folders that they name."""
+def _pip_settings() -> tuple[dict[str, str], list[str]]:
+    """Returns pip's settings on this machine, and the mounts of the local folders and certificates that they name."""
     listed = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True, timeout=60
     )
@@ -103,7 +101,8 @@ def _pip_settings() -> tuple[str, list[str]]:
     words = [word.removeprefix("file://") for name, value in settings.items() if name != "cert" for word in value.split()]
     # An index in a folder has its files beside the folder of its pages.
     named = [Path(word).parent if Path(word).name == "simple" else Path(word) for word in words if word.startswith("/")]
-    folders = sorted({str(folder) for folder in named if folder.is_dir()})
+    mounts = sorted({f"{folder}:{folder}:ro" for folder in named if folder.is_dir()})
     if cert := settings.get("cert"):
-        settings["cert"] = _CERTIFICATES if os.path.realpath(cert) == os.path.realpath(_CERTIFICATES) else cert
-    return "[global]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items()), folders
+        mounts.append(f"{cert}:{_CERTIFICATES}:ro")
+        settings["cert"] = _CERTIFICATES
+    return settings, mounts

@@ -6,8 +6,10 @@ storage.
 
 import os
 import shutil
+import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 NAMESPACE = "prfaas-containers"
@@ -27,7 +29,11 @@ network_backend = "netavark"
 network_config_dir = "{directory}/networks"
 """
 _STORAGE = '[storage]\ndriver = "overlay"\ngraphroot = "{directory}/storage"\nrunroot = "{directory}/runroot"\n'
+_OWN_FOLDERS = ("storage", "runroot", "networks", "volumes", "tmp")
 _DEADLINE_S = 60.0
+_REMOVAL_DEADLINE_S = 120.0
+_REMOVAL_ROUNDS = 4
+"""More than the depth of dependence: services on a server, the server on the container of its network."""
 
 
 class ContainersError(Exception):
@@ -60,13 +66,20 @@ class Podman:
 
     def remove_containers(self) -> None:
         """Removes containers, their networks and their volumes. Raises ContainersError."""
-        inside = in_namespace(["podman"])
-        for words in (
-            ["rm", "--all", "--force", "--time", "0"],
-            ["network", "prune", "--force"],
-            ["volume", "rm", "--all", "--force"],
-        ):
-            run([*inside, *words], environ=self.environ, timeout_s=120.0)
+        # podman refuses to remove a container that others depend on: each round removes those that stand alone by then.
+        for left in reversed(range(_REMOVAL_ROUNDS)):
+            try:
+                self._inside("rm", "--all", "--force", "--time", "0")
+                break
+            except ContainersError:
+                if not left:
+                    raise
+        self._inside("network", "prune", "--force")
+        self._inside("volume", "rm", "--all", "--force")
+
+    def _inside(self, *words: str) -> str:
+        """Runs podman in the containers' namespace and returns what it prints. Raises ContainersError."""
+        return run(in_namespace(["podman", *words]), environ=self.environ, timeout_s=_REMOVAL_DEADLINE_S)
 
     def remove_everything(self) -> None:
         """Removes containers, images, the namespace and the folder's storage. Raises ContainersError."""
@@ -74,9 +87,31 @@ class Podman:
         run(["podman", "rmi", "--all", "--force"], environ=self.environ, timeout_s=300.0)
         # An overlay storage is a mount of its own; what is mounted cannot be removed.
         subprocess.run(["umount", str(self.directory / "storage/overlay")], capture_output=True, check=False)
-        for name in ("storage", "runroot", "networks", "volumes", "tmp"):
+        for name in _OWN_FOLDERS:
             shutil.rmtree(self.directory / name, ignore_errors=True)
+        left = self.left_over()
         run(["ip", "netns", "delete", NAMESPACE])
+        if left:
+            raise ContainersError(f"not everything was removed: {'; '.join(left)}")
+
+    def left_over(self) -> list[str]:
+        """Returns what containers, networks and builds have left on the machine: folders, mounts, and processes."""
+        found = [f"folder {name}" for name in _OWN_FOLDERS if (self.directory / name).exists()]
+        mounts = (line.split()[1] for line in Path("/proc/mounts").read_text().splitlines())
+        found += [f"mount {mount}" for mount in mounts if Path(mount).is_relative_to(self.directory)]
+        return found + [f"process {pid}" for pid in run(["ip", "netns", "pids", NAMESPACE]).split()]
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Keeps other runs on this machine away, which would have the same namespace. Raises ContainersError while there is one."""
+    with socket.socket(socket.AF_UNIX) as name:
+        try:
+            # An abstract address: it is gone with the process, however that ends.
+            name.bind(f"\0{NAMESPACE}")
+        except OSError as error:
+            raise ContainersError("another run of `python -m infra.containers` is under way on this machine") from error
+        yield
 
 
 def in_namespace(command: Sequence[str]) -> list[str]:
@@ -97,7 +132,7 @@ def run(command: Sequence[str], *, environ: Mapping[str, str] | None = None, tim
     except OSError as error:
         raise ContainersError(f"`{command[0]}` cannot be run: {error.strerror}") from error
     if done.returncode:
-        raise ContainersError(
-            f"`{' '.join(command)}` ended with {done.returncode}: {(done.stderr or done.stdout).strip()[-1500:]}"
-        )
+        # Of a build, what a package's script said is in the one, and the step that failed in the other.
+        said = "\n".join(stream.strip()[-1500:] for stream in (done.stdout, done.stderr))
+        raise ContainersError(f"`{' '.join(command)}` ended with {done.returncode}: {said.strip()}")
     return done.stdout

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.containers.podman import ContainersError, Podman, in_namespace, run
+from prfaas.site.container_files import MONITOR_PORT
 
 _POLL_S = 0.25
 _UP_DEADLINE_S = 180.0
@@ -36,6 +37,22 @@ class Containers:
         (found,) = json.loads(self.podman("inspect", self.name_of(name)))
         described: dict[str, Any] = found
         return described
+
+    def started_at(self, name: str) -> str:
+        """Returns when the container was started last, as podman writes it."""
+        moment: str = self.inspect(name)["State"]["StartedAt"]
+        return moment
+
+    def streams(self, site: str) -> set[tuple[str, str]]:
+        """Returns the streams of a site's server by account and name; none while it does not answer."""
+        fetch = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())"
+        url = f"http://127.0.0.1:{MONITOR_PORT}/jsz?streams=1"
+        try:
+            page = json.loads(self._in_network_of(f"{site}-place", sys.executable, "-c", fetch, url))
+        except ContainersError:
+            return set()
+        accounts = page.get("account_details", [])
+        return {(each["name"], stream["name"]) for each in accounts for stream in each.get("stream_detail", [])}
 
     def names(self) -> list[str]:
         """Returns the services of which a container runs."""
@@ -107,6 +124,17 @@ class Containers:
     def start(self, name: str) -> None:
         """Starts a container that was stopped."""
         self.podman("start", self.name_of(name))
+
+    def take_down(self, site: str) -> None:
+        """Kills all containers of a site at once, as a power cut does. None is started again by itself."""
+        self.podman("stop", "--time", "0", *(self.name_of(name) for name in self.names() if name.startswith(f"{site}-")))
+
+    def bring_back(self, site: str) -> None:
+        """Starts the containers of a site that was taken down, first the one in whose network its server is."""
+        self.start(f"{site}-place")
+        listed = json.loads(self.podman("ps", "--all", "--format", "json"))
+        names = [each["Labels"]["com.docker.compose.service"] for each in listed]
+        self.podman("start", *(self.name_of(name) for name in names if name.startswith(f"{site}-")))
 
     def pause(self, name: str) -> None:
         """Sends SIGSTOP to the service itself: connections stay open without any answer."""

@@ -1,6 +1,5 @@
 """Programs that containers need: from Debian's packages, and from the package index into a venv of their own."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -8,6 +7,8 @@ import tarfile
 import zipfile
 from io import BytesIO
 from pathlib import Path
+
+from infra import debian
 
 _REQUIREMENTS = Path(__file__).with_name("tools.txt")
 _DEBIAN = {
@@ -30,27 +31,14 @@ _DEADLINE_S = 900.0
 
 
 class ToolError(Exception):
-    """Raised for a program that is missing and cannot be installed; the message says how to get it."""
+    """Raised for a program that cannot be installed; the message quotes what the installer said."""
 
 
 def install(directory: Path) -> Path:
-    """Installs what is missing and returns the folder of the tools' venv. Raises ToolError."""
-    _install_debian_packages()
+    """Installs what is missing and returns the folder of the tools' venv. Raises ToolError, debian.PackageError."""
+    if missing := sorted({package for program, package in _DEBIAN.items() if shutil.which(program) is None}):
+        debian.install(missing)
     return _install_venv(directory / "tools")
-
-
-def _install_debian_packages() -> None:
-    missing = sorted({package for program, package in _DEBIAN.items() if shutil.which(program) is None})
-    if not missing:
-        return
-    command = ["apt-get", "install", "--yes", "--no-install-recommends", *missing]
-    if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        raise ToolError(f"{', '.join(missing)} are not installed; as root: {' '.join(command)}")
-    environ = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for step in (["apt-get", "update"], command):
-        done = subprocess.run(step, env=environ, capture_output=True, text=True, timeout=_DEADLINE_S, check=False)
-        if done.returncode:
-            raise ToolError(f"`{' '.join(step)}` failed: {done.stderr.strip()[-800:]}")
 
 
 def _install_venv(venv: Path) -> Path:

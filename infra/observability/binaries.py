@@ -4,19 +4,14 @@
 """
 
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+from infra import debian
 from prfaas.process import interruption
 
 TOOLS = Path(__file__).parents[2] / ".run" / "tools"
 _UNPACKED = TOOLS / "usr" / "bin"
-_TIMEOUT_S = 300.0
-
-
-class NoPrometheusError(Exception):
-    """Raised when neither PATH nor Debian's archive has Prometheus."""
 
 
 def on_machine(name: str) -> Path | None:
@@ -28,39 +23,18 @@ def on_machine(name: str) -> Path | None:
 
 
 def find(name: str) -> Path:
-    """Returns the path of `prometheus` or `promtool`, fetched if need be. Raises NoPrometheusError."""
+    """Returns the path of `prometheus` or `promtool`, fetched if need be. Raises debian.PackageError."""
     if on_machine(name) is None:
-        _unpack()
+        # Unpacked, not installed: the package would start a server of its own and needs root.
+        debian.unpack("prometheus", TOOLS)
     return on_machine(name) or _UNPACKED / name
-
-
-def _unpack() -> None:
-    TOOLS.mkdir(parents=True, exist_ok=True)
-    # Downloaded, not installed: the package would start a server of its own and needs root.
-    if not _runs("apt-get", "download", "prometheus"):
-        # A fresh machine has no package lists yet, and only root may fetch them.
-        _runs("apt-get", "update", "-q")
-        if not _runs("apt-get", "download", "prometheus"):
-            raise NoPrometheusError(
-                "Prometheus is neither on PATH nor to be had by `apt-get download prometheus`; install it and try again"
-            )
-    (package,) = sorted(TOOLS.glob("prometheus_*.deb"))[-1:]
-    if not _runs("dpkg", "-x", package.name, "."):
-        raise NoPrometheusError(f"{package} cannot be unpacked by `dpkg -x`")
-
-
-def _runs(*command: str) -> bool:
-    try:
-        return subprocess.run(command, cwd=TOOLS, timeout=_TIMEOUT_S, capture_output=True, check=False).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        return False
 
 
 def main() -> int:
     try:
         print(find("prometheus"))
-    except NoPrometheusError as error:
-        print(f"binaries: {error}", file=sys.stderr)
+    except debian.PackageError as error:
+        print(f"binaries: Prometheus is not on PATH, and {error}", file=sys.stderr)
         return 1
     return 0
 

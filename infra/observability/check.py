@@ -18,8 +18,9 @@ from typing import Any
 
 import httpx
 
+from infra.debian import PackageError
 from infra.observability import dashboard, expressions
-from infra.observability.binaries import NoPrometheusError, find
+from infra.observability.binaries import find
 from prfaas.process import interruption
 from prfaas.process.child import end_with_parent
 from prfaas.stack.free_port import free_port
@@ -51,7 +52,7 @@ def promtool_says() -> list[str]:
 
 @contextlib.asynccontextmanager
 async def prometheus(targets: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """Runs Prometheus with our configuration on a port of its own; `targets` is absolute. Raises NoPrometheusError."""
+    """Runs Prometheus with our configuration on a port of its own; `targets` is absolute. Raises PackageError."""
     with tempfile.TemporaryDirectory() as directory:
         address = f"127.0.0.1:{free_port()}"
         config = Path(directory) / "prometheus.yml"
@@ -102,7 +103,7 @@ async def until_scraped(client: httpx.AsyncClient, services: int) -> None:
 
 
 async def check(targets: Path, services: int) -> list[str]:
-    """Returns sentences on what is wrong. Raises CheckError, NoPrometheusError."""
+    """Returns sentences on what is wrong. Raises CheckError, PackageError."""
     wrong = promtool_says()
     async with prometheus(targets) as client:
         await until_scraped(client, services)
@@ -129,7 +130,7 @@ def main() -> int:
     try:
         services = len(json.loads(arguments.targets.read_bytes()))
         wrong = interruption.run(check(arguments.targets.resolve(), services))
-    except (CheckError, NoPrometheusError) as error:
+    except (CheckError, PackageError) as error:
         print(f"check: {error}", file=sys.stderr)
         return 1
     print("\n".join(wrong) or f"{len(dashboard.queries())} queries and {len(expressions.rules())} rules are right")

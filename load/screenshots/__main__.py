@@ -16,7 +16,8 @@ from PIL import Image
 from playwright.async_api import Browser, Page
 from textual.pilot import Pilot
 
-from infra.chromium import NoChromiumError, find
+from infra.chromium import find
+from infra.debian import PackageError
 from load.screenshots.browser import browser
 from load.screenshots.fleet import HOME, Traffic, fleet
 from prfaas.console.client import ConsoleClient
@@ -148,7 +149,7 @@ def main() -> int:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     try:
         interruption.run(make(arguments.minutes, arguments.folder))
-    except (*START_ERRORS, NoChromiumError, ReplayError) as error:
+    except (*START_ERRORS, PackageError, ReplayError) as error:
         print(f"load.screenshots: {error}", file=sys.stderr)
         return 1
     for picture in sorted(arguments.folder.iterdir()):

@@ -29,7 +29,7 @@ from prfaas.replay.record import Record
 from prfaas.replay.send import replay
 from prfaas.secrets.secret_files import readable_by_others
 from prfaas.stack.stack import Stack
-from tests.attacks.three_sites import connect
+from tests.stack.plain_client import connect
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300), pytest.mark.e2e]
 SHORT, LONG = 64, 1500

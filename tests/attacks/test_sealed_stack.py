@@ -24,7 +24,7 @@ from prfaas.replay.send import replay
 from prfaas.sealing.job_seal import seal
 from prfaas.sealing.keys import PrivateKey
 from prfaas.stack.stack import Stack
-from tests.attacks.three_sites import connect
+from tests.stack.plain_client import connect
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300), pytest.mark.e2e]
 TOKENS, OUTPUT_TOKENS, REQUESTS = 1500, 8, 4

@@ -21,8 +21,9 @@ from prfaas.bus.job_consumer import JobConsumer
 from prfaas.bus.presence import ensure_bucket
 from prfaas.contracts import subjects
 from prfaas.stack.running_sites import RunningSites
-from tests.attacks.three_sites import FAR, HOME, OTHER, connect
+from tests.attacks.three_sites import FAR, HOME, OTHER
 from tests.attacks.who_can import settled
+from tests.stack.plain_client import connect
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 DEADLINE_S = 60.0

@@ -8,8 +8,9 @@ import pytest_asyncio
 
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.stack.running_sites import RunningSites
-from tests.attacks.three_sites import ACTORS, FAR, HOME, OTHER, connect
+from tests.attacks.three_sites import ACTORS, FAR, HOME, OTHER
 from tests.attacks.who_can import HEARD, SAID, Can, everything, markdown
+from tests.stack.plain_client import connect
 
 PAGE = Path(__file__).parents[2] / "docs/security.md"
 pytestmark = pytest.mark.asyncio(loop_scope="module")

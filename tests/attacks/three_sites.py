@@ -1,14 +1,10 @@
 """Two pd sites that share a prefill site, and the keys with which an attack may begin."""
 
-import asyncio
-from pathlib import Path
 from typing import NamedTuple
 
-import nats
-from nats.aio.client import Client
-
+from load.emulated_stack import many_sites
 from prfaas.bus.endpoint import NatsEndpoint
-from prfaas.site.sites import Description, Role, Service, Site, SiteKind
+from prfaas.site.sites import Description
 from prfaas.stack.running_sites import RunningSites
 
 HOME, OTHER, FAR = "local", "east", "remote"
@@ -16,23 +12,7 @@ HOME, OTHER, FAR = "local", "east", "remote"
 
 
 def description() -> Description:
-    def pd_services(site: str) -> list[Service]:
-        roles = {"gateway": Role.GATEWAY, "scheduler": Role.SCHEDULER, "d0": Role.DECODE_WORKER, "p0": Role.PREFILL_WORKER}
-        return [Service(site=site, role=role, name=name) for name, role in (roles | {"probe": Role.BANDWIDTH_PROBE}).items()]
-
-    far_roles = {"scheduler": Role.SCHEDULER, "p0": Role.PREFILL_WORKER, "probe": Role.BANDWIDTH_PROBE}
-    far = [Service(site=FAR, role=role, name=name) for name, role in far_roles.items()]
-    found = Description(
-        model="m",
-        sites=(
-            Site(name=HOME, kind=SiteKind.PD),
-            Site(name=OTHER, kind=SiteKind.PD),
-            Site(name=FAR, kind=SiteKind.PRFAAS, dials=(HOME, OTHER)),
-        ),
-        services=(*pd_services(HOME), *pd_services(OTHER), *far),
-    )
-    found.validate()
-    return found
+    return many_sites([HOME, OTHER], {FAR: (HOME, OTHER)}, policy="remote_all")
 
 
 class Actor(NamedTuple):
@@ -57,20 +37,3 @@ ACTORS = (
     Actor(f"all of {FAR}", FAR),
     Actor(f"all of {OTHER}", OTHER),
 )
-
-
-async def connect(endpoint: NatsEndpoint, refusals: list[str] | None = None) -> Client:
-    """A plain client of NATS. The server's refusals are collected."""
-
-    async def note(error: Exception) -> None:
-        if refusals is not None:
-            refusals.append(str(error))
-
-    seed = None if endpoint.nkey_seed_file is None else await asyncio.to_thread(Path(endpoint.nkey_seed_file).read_text)
-    client = Client()
-    try:
-        await client.connect(endpoint.url, nkeys_seed_str=seed, allow_reconnect=False, error_cb=note)
-    except nats.errors.Error:
-        await client.close()
-        raise
-    return client

@@ -15,7 +15,8 @@ from nats.aio.msg import Msg
 
 from prfaas.contracts import subjects
 from prfaas.stack.running_sites import RunningSites
-from tests.attacks.three_sites import ACTORS, FAR, HOME, OTHER, Actor, connect, description
+from tests.attacks.three_sites import ACTORS, FAR, HOME, OTHER, Actor, description
+from tests.stack.plain_client import connect
 
 DEADLINE_S = 60.0
 _JOB = "jobs.{}.{}.prefill.m"

@@ -22,6 +22,7 @@ from prfaas.site.server_ports import ServerPorts
 from prfaas.stack.nats_server import NatsServer, plain_config
 from tests.bus.conftest import Connect
 from tests.bus.jobs_at_hand import DEADLINE_S, HOME, MODEL, SERVES, SITE, make_job, stored, take
+from tests.machine import missing, no_right_to_make_devices
 
 
 async def test_a_job_is_taken_once_and_gone_after_its_ack(connect: Connect) -> None:
@@ -238,7 +239,7 @@ async def test_a_full_disk_does_not_matter_to_jobs(tmp_path: Path) -> None:
     directory = tmp_path / "nats"
     disk = SmallDisk(directory / "store")
     if not disk.mount():
-        pytest.skip("mounting a small disk takes root")
+        missing("a small disk cannot be mounted", "root can", no_right_to_make_devices())
     try:
         async with NatsServer(directory, roomy_config) as server:
             bus = await ControlBus.connect(NatsEndpoint(url=server.client_url), "test")

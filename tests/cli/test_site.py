@@ -1,14 +1,13 @@
 """`prfaas site`: what it makes, keeps and says."""
 
 import stat
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from prfaas.cli.__main__ import main
 from prfaas.secrets.secret_files import readable_by_others
-from prfaas.stack.nats_server import server_binary
+from tests.site.taken_by_server import assert_server_takes
 
 SITES = """
 model = "m"
@@ -83,9 +82,7 @@ def test_it_makes_all_that_two_hosts_need_and_says_what_goes_where(told: Told) -
 def test_the_servers_take_the_configurations(told: Told) -> None:
     told.run("init")
     for site in ("local", "remote"):
-        config = told.directory / site / "server.conf"
-        checked = subprocess.run([server_binary(), "-t", "-c", config], capture_output=True, text=True, check=False)
-        assert checked.returncode == 0, checked.stderr
+        assert_server_takes(told.directory / site / "server.conf")
     assert "tls://pd.example.org:7422" in (told.directory / "remote/server.conf").read_text()
 
 
@@ -155,9 +152,7 @@ def test_a_site_is_added_with_the_services_of_its_kind(told: Told) -> None:
     said = told.run("add", "third", "--kind", "prfaas", "--host", "third.example.org", "--dials", "local")
     assert f"Site third is in {told.sites}." in said and "Copy" in said
     assert told.secrets().items() >= before.items()
-    config = told.directory / "third/server.conf"
-    checked = subprocess.run([server_binary(), "-t", "-c", config], capture_output=True, text=True, check=False)
-    assert checked.returncode == 0, checked.stderr
+    assert_server_takes(told.directory / "third/server.conf")
     assert {path.stem for path in (told.directory / "third").glob("*.toml")} == {"scheduler", "bandwidth-probe", "prefill-worker"}
     assert '"CTL_third"' in (told.directory / "local/server.conf").read_text()
 
@@ -182,9 +177,7 @@ def test_two_hosts_are_described_and_made_in_an_empty_folder(told: Told) -> None
     said = told.run("add", "far", "--kind", "prfaas", "--host", "far.example.org", "--dials", "home")
     assert "Copy" in said and "No configuration was written" not in said
     for site in ("home", "far"):
-        config = told.directory / site / "server.conf"
-        checked = subprocess.run([server_binary(), "-t", "-c", config], capture_output=True, text=True, check=False)
-        assert checked.returncode == 0, checked.stderr
+        assert_server_takes(told.directory / site / "server.conf")
     assert "tls://home.example.org:7422" in (told.directory / "far/server.conf").read_text()
     assert "has a site home already" in told.run("add", "home", "--kind", "pd", "--host", "h", status=2)
 

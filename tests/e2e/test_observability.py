@@ -8,16 +8,23 @@ import pytest
 import pytest_asyncio
 
 from infra.observability import check, dashboard, expressions
-from infra.observability.binaries import on_machine
+from infra.observability.binaries import find, on_machine
 from load.emulated_stack import two_sites
 from prfaas.stack.stack import Stack
 from prfaas.stack.targets import targets, write_targets
+from tests.machine import need_package
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     async with Stack(two_sites(remote_workers=1, rate_mbit=200.0), tmp_path_factory.mktemp("stack")) as stack:
         yield stack
+
+
+@pytest.fixture
+def prometheus() -> None:
+    get_it = "`python -m infra.observability.binaries` fetches it"
+    need_package("Prometheus", lambda: on_machine("prometheus"), lambda: find("prometheus"), get_it)
 
 
 @pytest.mark.asyncio(loop_scope="module")
@@ -31,7 +38,7 @@ async def test_every_metric_that_is_watched_is_exposed(running: Stack) -> None:
     assert expressions.unknown(watched, families) == {}
 
 
-@pytest.mark.skipif(not on_machine("prometheus"), reason="no Prometheus; `python -m infra.observability.binaries` fetches it")
+@pytest.mark.usefixtures("prometheus")
 @pytest.mark.asyncio(loop_scope="module")
 async def test_prometheus_finds_nothing_wrong(running: Stack, tmp_path: Path) -> None:
     path = tmp_path / "targets.json"

@@ -1,10 +1,9 @@
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from prfaas.cli.__main__ import main
-from prfaas.stack.nats_server import server_binary
+from tests.site.taken_by_server import assert_server_takes
 
 EXAMPLE = Path(__file__).parents[2] / "examples/two_hosts.toml"
 
@@ -15,5 +14,5 @@ def test_both_servers_take_what_is_made_from_the_example(tmp_path: Path, capsys:
     for site in ("home", "far"):
         assert f"to {site}.example.org, to the same path" in said
         config = tmp_path / "made" / site / "server.conf"
-        subprocess.run([server_binary(), "-t", "-c", config], capture_output=True, check=True)
+        assert_server_takes(config)
         assert len(list((tmp_path / "made" / site / "keys").glob("*.ctl.nk"))) == {"home": 5, "far": 3}[site]

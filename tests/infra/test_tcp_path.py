@@ -7,9 +7,8 @@ import threading
 import time
 from pathlib import Path
 
-import pytest
-
 from infra.tcp_path import FAR, NEAR, TcpPath, tcp_path
+from tests.machine import need_success
 
 PORT = 39_001
 RTT_S = 0.02
@@ -42,7 +41,6 @@ def carry() -> None:
 
 def test_tcp_goes_through_the_path_and_takes_its_time() -> None:
     alone = ["unshare", "--net"]
-    if subprocess.run([*alone, "test", "-w", "/dev/net/tun"], capture_output=True, check=False).returncode:
-        pytest.skip("no right to make a network namespace and a device in it")
+    need_success("a network namespace with a device in it", [*alone, "test", "-w", "/dev/net/tun"])
     child = "from tests.infra.test_tcp_path import carry; carry()"
     subprocess.run([*alone, sys.executable, "-c", child], cwd=ROOT, check=True, timeout=60)

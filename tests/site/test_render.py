@@ -14,12 +14,12 @@ from prfaas.process.config import ServiceConfig, load_config
 from prfaas.site.deployment_files import make_all_keys
 from prfaas.site.render import UNITS_FOLDER, render_site_files
 from prfaas.site.sites import Description, DescriptionError, Role, load_description
-from prfaas.stack.nats_server import server_binary
 from prfaas_bandwidth_probe.config import BandwidthProbeConfig
 from prfaas_decode_worker.config import DecodeWorkerConfig
 from prfaas_gateway.config import GatewayConfig
 from prfaas_prefill_worker.config import PrefillWorkerConfig
 from prfaas_scheduler.config import SchedulerConfig
+from tests.site.taken_by_server import assert_server_takes
 from tests.source_tree import ROOT, source_files
 
 CONFIGS: dict[Role, type[ServiceConfig]] = {
@@ -100,8 +100,7 @@ def test_every_service_takes_its_file_and_every_server_its_own(tmp_path: Path) -
                 assert config.control.url == {"home": "tls://nats.home:4222", "far": "nats://127.0.0.1:4222"}[config.site]
                 assert config.http_host == {"home": "0.0.0.0", "far": "127.0.0.1"}[config.site]
             if path.suffix == ".conf":
-                checked = subprocess.run([server_binary(), "-t", "-c", path], capture_output=True, text=True, check=False)
-                assert checked.returncode == 0, checked.stderr
+                assert_server_takes(path)
 
 
 def test_replicas_have_ports_one_after_another(tmp_path: Path) -> None:
@@ -150,8 +149,7 @@ def test_a_cluster_has_a_configuration_for_each_server_and_clients_know_all(tmp_
     files = {path.name: path for path in rendered(tmp_path, WITH_CLUSTER)["home"]}
     for number, host in enumerate("abc", 1):
         conf = files[f"server-{number}.conf"]
-        checked = subprocess.run([server_binary(), "-t", "-c", conf], capture_output=True, text=True, check=False)
-        assert checked.returncode == 0, checked.stderr
+        assert_server_takes(conf)
         text = conf.read_text()
         assert f"server_name: home-{number}\n" in text
         assert {other for other in "abc" if f"{other}.internal:6222" in text} == set("abc") - {host}

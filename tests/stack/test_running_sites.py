@@ -9,7 +9,6 @@ from pathlib import Path
 import msgspec
 import nats
 import pytest
-from nats.aio.client import Client
 from nats.js.errors import NoStreamResponseError
 
 from prfaas.bus.control import ControlBus
@@ -22,6 +21,7 @@ from prfaas.stack.launch import DEMO
 from prfaas.stack.nats_server import NatsServer
 from prfaas.stack.running_sites import RunningSites
 from prfaas.wan import LinkChange, LinkState
+from tests.stack.plain_client import connect
 
 DEADLINE_S = 60.0
 PROGRESS = subjects.progress_from(subjects.prefill_progress("local", "decode-worker"), "remote", "prefill-worker")
@@ -35,21 +35,6 @@ async def sites(tmp_path: Path) -> AsyncIterator[RunningSites]:
         yield running
 
 
-async def client(endpoint: NatsEndpoint) -> Client:
-    seed = None if endpoint.nkey_seed_file is None else await asyncio.to_thread(Path(endpoint.nkey_seed_file).read_text)
-    connection = Client()
-    try:
-        await connection.connect(endpoint.url, nkeys_seed_str=seed, allow_reconnect=False, error_cb=_ignore)
-    except nats.errors.Error:
-        await connection.close()
-        raise
-    return connection
-
-
-async def _ignore(_error: Exception) -> None:
-    pass
-
-
 async def test_control_and_bulk_cross_on_leaf_connections_of_their_own(sites: RunningSites) -> None:
     leafs = (await sites.servers["local"].monitor("leafz"))["leafs"]
     assert sorted(leaf["account"] for leaf in leafs) == ["BULK_remote", "CTL_remote"]
@@ -60,7 +45,7 @@ async def test_control_and_bulk_cross_on_leaf_connections_of_their_own(sites: Ru
 
 async def test_each_site_has_a_domain_of_its_own(sites: RunningSites) -> None:
     for name, other in (("local", "remote"), ("remote", "local")):
-        connection = await client(sites.endpoint(name, "ctl"))
+        connection = await connect(sites.endpoint(name, "ctl"))
         stream = await connection.jetstream().add_stream(name="S", subjects=[f"prfaas.{name}.x"])
         assert stream.cluster is None
         with pytest.raises(NoStreamResponseError):
@@ -70,7 +55,7 @@ async def test_each_site_has_a_domain_of_its_own(sites: RunningSites) -> None:
 
 async def test_the_control_account_has_memory_for_heartbeats_only(sites: RunningSites) -> None:
     for account, max_bytes, allowed in (("ctl", 1 << 20, True), ("ctl", 1 << 30, False), ("bulk", 1 << 30, True)):
-        connection = await client(sites.endpoint("local", account))
+        connection = await connect(sites.endpoint("local", account))
         jetstream = connection.jetstream()
         made = jetstream.add_stream(name="S", subjects=["prfaas.local.x"], storage="memory", max_bytes=max_bytes)
         if allowed:
@@ -83,7 +68,7 @@ async def test_the_control_account_has_memory_for_heartbeats_only(sites: Running
 
 
 async def test_accounts_do_not_hear_one_another(sites: RunningSites) -> None:
-    control, bulk = await client(sites.endpoint("local", "ctl")), await client(sites.endpoint("local", "bulk"))
+    control, bulk = await connect(sites.endpoint("local", "ctl")), await connect(sites.endpoint("local", "bulk"))
     subscription = await control.subscribe("prfaas.local.x")
     await control.flush()
     await bulk.publish("prfaas.local.x", b"from bulk")
@@ -99,7 +84,7 @@ async def test_only_a_key_gets_in_and_a_leaf_key_is_for_leafs(sites: RunningSite
     leaf_seed = str(sites.keys["remote"].leaf("ctl", "local").seed_file)
     for endpoint in (NatsEndpoint(url=url), NatsEndpoint(url=url, nkey_seed_file=leaf_seed)):
         with pytest.raises(nats.errors.Error, match=r"(?i)authorization"):
-            await client(endpoint)
+            await connect(endpoint)
 
 
 async def test_secrets_are_for_the_owner_only(sites: RunningSites) -> None:

@@ -64,6 +64,11 @@ class ServiceProcess:
         self._config = {**self._config, **changes}
         return self
 
+    def run_in(self, environ: Mapping[str, str]) -> Self:
+        """Replaces what is added to this process's own environment; the next start takes it."""
+        self._environ = environ
+        return self
+
     def twin(self, directory: Path) -> "ServiceProcess":
         """Returns another process of the same configuration, name included, which keeps its files in `directory`."""
         return ServiceProcess(self.role, self.name, {**self._config, "http-port": 0}, directory, self._environ)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, expect
 
-from infra.chromium import on_machine
+from infra.chromium import find, on_machine
 from load.screenshots.browser import browser
 from prfaas.contracts.to_decode import Generate
 from prfaas.contracts.to_gateway import Refusal
@@ -19,15 +19,19 @@ from tests.gateway.conftest import Edge, make_tenants, running_edge
 from tests.gateway.console.scripts import answer_in_full
 from tests.gateway.console.test_console_core import STATE
 from tests.gateway.scripted_site import DEADLINE_S, Emitter
+from tests.machine import need_package
 
 ASK = {"model": "tiny", "prompt": "hello"}
 HTML = "<img src=x onerror=document.title=1>"
 PATIENCE_MS = DEADLINE_S * 1000
 REFUSAL = Refusal(code="context_length_exceeded", message="no decode worker takes this", retry_after_s=1.0)
 
-if on_machine() is None:
-    pytest.skip("there is no chromium; on Debian: apt-get install chromium", allow_module_level=True)
 expect.set_options(timeout=PATIENCE_MS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def chromium() -> None:
+    need_package("chromium", on_machine, find, "`python -m infra.chromium` installs it")
 
 
 @asynccontextmanager
