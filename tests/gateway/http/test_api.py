@@ -181,7 +181,7 @@ async def test_a_refusing_worker(edge: Edge, code: str, status: int) -> None:
     edge.site.refusal = GenerateRefused(request_id="r", code=code, message="no", retry_after_s=1)
     for deadline_s in GROWING_S:
         answer = await edge.post("/v1/completions", {"model": "tiny", "prompt": "x"}, x_prfaas_ttft_deadline_s=deadline_s)
-        if edge.site.generated:
+        if answer.json()["error"]["code"] != "deadline":  # on a busy machine the refusal may come too late
             break
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert ("retry-after" in answer.headers) == (status != 400)
