@@ -42,7 +42,9 @@ class Requests:
             clock.at(max(clock.now_s, arrivals[index].arrival_s), self._next, home, index + 1)
 
     def over(self) -> None:
+        """Ends one request; the last one ends the run."""
         self.open -= 1
+        self.state.clock.stopped = not self.open
 
 
 class _Request:

@@ -95,17 +95,18 @@ class Fleet:
         """Returns whether the worker is taken in: not one of a site that is too many."""
         if not self._admit(beat.site):
             return False
-        known = self.workers.get(beat.key)
-        if known is not None and known.beat == beat and beat.role is Role.PREFILL and beat.key in self._beating:
+        key = beat.key
+        known = self.workers.get(key)
+        if known is not None and beat.role is Role.PREFILL and known.beat == beat and key in self._beating:
             # It says what it said before: it is only to be counted as alive.
             known.received_at = self._now_s
-            self._beating[beat.key] = self._beating.pop(beat.key)
+            self._beating[key] = self._beating.pop(key)
             return True
         if known is not None and known.beat.incarnation != beat.incarnation:
-            self._drop_requests_of(beat.key)
-        self._unlist(beat.key)
-        bit = self.directory.join(beat.key, beat.incarnation)
-        self.workers[beat.key] = self._beating[beat.key] = worker = Worker(beat, self._now_s, bit)
+            self._drop_requests_of(key)
+        self._unlist(key)
+        bit = self.directory.join(key, beat.incarnation)
+        self.workers[key] = self._beating[key] = worker = Worker(beat, self._now_s, bit)
         self.alive[beat.site, beat.role] += not beat.draining
         if beat.draining:
             return True
