@@ -1,5 +1,6 @@
 """Configuration keys of `prfaas-scheduler`."""
 
+from collections.abc import Mapping
 from math import inf
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -26,6 +27,10 @@ class SchedulerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_f
     """prfaas-scheduler: places the requests of one pd site, and says when the prefills of its site run."""
 
     role: ClassVar[str] = "scheduler"
+    gone: ClassVar[Mapping[str, str]] = {
+        "policy = predictive": "`priced` predicts the time to first token too, and prices take the place of its comfort",
+        "comfort-share": "policy `priced` weighs links and workers by their prices; `price-share` scales these",
+    }
 
     places: bool = True
     """False at a site that only prefills: it has a queue, and no requests of its own."""
@@ -38,9 +43,6 @@ class SchedulerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_f
     """Policy `threshold`: prompts with more uncached tokens than this are prefilled remotely."""
     resolve_every_s: Annotated[float, Meta(ge=0)] = DEFAULTS.resolve_every_s
     """Policy `threshold`: interval between two solves from observed lengths, prefill times and links; 0: a fixed threshold."""
-
-    comfort_share: Annotated[float, Meta(ge=0, le=1)] = DEFAULTS.comfort_share
-    """Policy `predictive`: prompts that the local site serves within this share of the objective stay there."""
 
     price_share: Annotated[float, Meta(ge=0, le=10)] = DEFAULTS.price_share
     """Policy `priced`: factor on the prices of sites and links; 0: the least predicted time to first token."""
@@ -69,7 +71,6 @@ class SchedulerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_f
             PolicyOptions(
                 threshold_tokens=self.threshold_tokens,
                 resolve_every_s=self.resolve_every_s,
-                comfort_share=self.comfort_share,
                 ttft_objective_s=self.ttft_objective_s,
                 price_share=self.price_share,
             )

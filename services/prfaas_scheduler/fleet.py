@@ -11,7 +11,7 @@ from prfaas.contracts.to_scheduler import Heartbeat, LinkEstimate
 from prfaas_scheduler.backlog import Backlog
 from prfaas_scheduler.block_directory import MAX_BLOCKS, BlockDirectory
 from prfaas_scheduler.breaker import Breaker
-from prfaas_scheduler.candidates import Candidate, Holder, PrefillSite, Route
+from prfaas_scheduler.candidates import Candidate, Holder, PrefillSite
 from prfaas_scheduler.placed_prefill import PlacedPrefill
 from prfaas_scheduler.pools import DecodePool, PrefillPool, Worker
 from prfaas_scheduler.prompt import Prompt
@@ -264,17 +264,10 @@ class Fleet:
 
     # ---- placements
 
-    def add_placement(self, request_id: str, candidate: Candidate, route: Route, prefill: PlacedPrefill) -> None:
-        site = candidate.site
-        site.backlog.add(
-            request_id,
-            route.work_s or 0.0,
-            candidate.ship_bytes,
-            site.workers,
-            self._now_s,
-            route.worker,
-            deferred=prefill.deferred,
-        )
+    def add_placement(self, request_id: str, candidate: Candidate, prefill: PlacedPrefill) -> None:
+        """Counts a prefill on the candidate's route. `prefill.site` is the candidate's."""
+        site, route = candidate.site, candidate.route
+        site.backlog.add(request_id, route.work_s or 0.0, candidate.ship_bytes, site.workers, self._now_s, route.worker)
         if site.queue is not None:
             site.queue.place(route.work_s or 0.0, self._now_s)
         self.placed[request_id] = prefill

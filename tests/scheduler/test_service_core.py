@@ -24,7 +24,7 @@ from prfaas_scheduler.events import (
 from prfaas_scheduler.fleet import LINK_TIMEOUT_S
 from prfaas_scheduler.policies.base import Policy
 from prfaas_scheduler.policies.baselines import LocalOnly, RemoteAll
-from prfaas_scheduler.policies.predictive import Predictive
+from prfaas_scheduler.policies.priced import Priced
 from prfaas_scheduler.policies.threshold import Threshold
 from prfaas_scheduler.pools import HEARTBEAT_TIMEOUT_S
 from prfaas_scheduler.service_core import SchedulerCore
@@ -167,7 +167,7 @@ def test_a_link_of_which_nothing_is_known_any_more_is_scarce(lost: str) -> None:
     slow = {"prefill_points": ((100.0, 5.0), (8000.0, 400.0)), "kv_points": ((1.0, 1e4), (8000.0, 8e7))}
     fast = slow | {"prefill_points": ((100.0, 0.5), (8000.0, 40.0))}
     home, far = beat("home", "p0", Role.PREFILL, **slow), beat("far", "p1", Role.PREFILL, **fast)
-    core = scheduler(Predictive(), beat("home", "d0", Role.DECODE, slots=9), home, far)
+    core = scheduler(Priced(10.0), beat("home", "d0", Role.DECODE, slots=9), home, far)
     core.handle(LinkMeasured(0.0, far_link()))
     assert placed(core, request_id="a").outcome is Outcome.OFFLOADED
     later = LINK_TIMEOUT_S + 0.1 if lost == "silent" else 0.1

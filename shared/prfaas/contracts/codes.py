@@ -126,9 +126,6 @@ FINAL_REFUSALS = REQUEST_FAULTS | {FailureCode.PREFILL_CRASH}
 TOO_MANY = frozenset({FailureCode.OVERLOADED, FailureCode.NOT_IN_TIME, FailureCode.JOB_QUEUE_FULL})
 """Refusals for want of room, which are no fault of what refuses."""
 
-OUT_OF_TIME = frozenset({FailureCode.TIMEOUT, FailureCode.EXPIRED})
-"""Attempts that ended for lack of time."""
-
 FALLBACK_OUTCOMES: dict[str, Outcome] = {
     FailureCode.TIMEOUT: Outcome.FALLBACK_TIMEOUT,
     FailureCode.EXPIRED: Outcome.FALLBACK_TIMEOUT,
