@@ -15,10 +15,22 @@ from prfaas.contracts.to_scheduler import AttemptEnded, BlocksChanged, Heartbeat
 from prfaas_scheduler.config import SchedulerConfig
 from prfaas_scheduler.events import AttemptOver, CacheChanged, HeartbeatReceived, LinkMeasured, PlacementRequested
 from prfaas_scheduler.policies.threshold import Threshold
-from prfaas_scheduler.policies.threshold_resolved import MIN_REQUESTS, WINDOW_REQUESTS, ResolvedThreshold
+from prfaas_scheduler.policies.threshold_resolved import (
+    CALM_S,
+    MAX_FACTOR,
+    MIN_REQUESTS,
+    NO_ROOM_S,
+    ROOM_S,
+    STEP,
+    SURGE_S,
+    WINDOW_REQUESTS,
+    ResolvedThreshold,
+)
 from prfaas_scheduler.service_core import SchedulerCore
+from tests.scheduler.policies.places import FAST, SLOW, busy, choose, site
 
 EVERY_S = 5.0
+H20, H200 = builtin_profile("paper-1t-h20"), builtin_profile("paper-1t-h200-anchored")
 PAPER_LENGTHS = TruncatedLogNormal(mu=9.90, sigma=1.00, low_tokens=128, high_tokens=131_072)
 SAMPLE = [round(PAPER_LENGTHS.quantile((index + 0.5) / 512)) for index in range(512)]
 random.Random(3).shuffle(SAMPLE)
@@ -112,6 +124,66 @@ def test_a_good_threshold_stays() -> None:
         world.run(random.Random(seed).sample(SAMPLE, 300))
         found.add(world.policy.threshold_tokens)
     assert found == {19_400}
+
+
+def controlled(here_s: float, there_s: float, *, factor: float = 1.0, link_owes_s: float = 0.0) -> float:
+    """Factor after a second of control with these waits of both sites."""
+    policy = ResolvedThreshold(19_400, EVERY_S)
+    policy.factor = factor
+    here = busy(site("home", SLOW), here_s)
+    there = busy(site("far", FAST, goodput_bytes_per_s=1e9), there_s, link_owes_s * 1e9)
+    choose(policy, 1000, here, there)
+    assert policy.threshold_tokens == round(19_400 * policy.factor)
+    return policy.factor
+
+
+def test_a_queue_that_surges_moves_t_towards_the_side_that_has_room() -> None:
+    assert controlled(0.5, 0.5 + SURGE_S) == pytest.approx(STEP), "far is behind: more stays"
+    assert controlled(0.5 + SURGE_S, 0.5) == pytest.approx(1 / STEP)
+    assert controlled(0.5, 0.5, link_owes_s=0.5 + SURGE_S) == pytest.approx(STEP), "its link is behind"
+    assert controlled(0.5, 60.0, factor=MAX_FACTOR) == MAX_FACTOR
+    assert controlled(60.0, 0.5, factor=1 / MAX_FACTOR) == pytest.approx(1 / MAX_FACTOR)
+
+
+def test_between_surge_and_calm_and_between_room_and_none_t_stays_where_it_is() -> None:
+    for here_s, there_s in ((0.0, (SURGE_S + CALM_S) / 2), ((ROOM_S + NO_ROOM_S) / 2, 60.0)):
+        for factor in (1.0, 1.3, 0.7):
+            assert controlled(here_s, there_s, factor=factor) == factor == controlled(there_s, here_s, factor=factor)
+
+
+@pytest.mark.parametrize(("here_s", "there_s"), [(0.2, 0.2 + CALM_S / 2), (NO_ROOM_S + 1, 60.0), (60.0, NO_ROOM_S + 1)])
+def test_t_comes_back_when_both_are_calm_and_when_neither_has_room(here_s: float, there_s: float) -> None:
+    assert 1.0 < controlled(here_s, there_s, factor=1.3) < 1.3
+    assert 0.7 < controlled(here_s, there_s, factor=0.7) < 1.0
+
+
+@pytest.mark.parametrize("requests", [64, 256, 1024])
+def test_samples_of_one_traffic_hardly_ever_move_the_threshold_that_is_best_for_it(requests: int) -> None:
+    """t of the whole distribution, and fifty samples of it."""
+    moved = 0
+    for seed in range(50):
+        policy = ResolvedThreshold(19_400, EVERY_S)
+        chance = random.Random(seed)
+        home = site("home", tuple((point.tokens, point.prefill_s) for point in H20.prefill), workers=3)
+        far = site("far", tuple((point.tokens, point.prefill_s) for point in H200.prefill), workers=4, goodput_bytes_per_s=FULL)
+        for _ in range(requests):
+            policy._requests.append((tokens := round(PAPER_LENGTHS.quantile(chance.random())), tokens))
+        policy._resolve(home.site, [far.site])
+        moved += policy.solved_tokens != 19_400
+    assert moved <= 2
+
+
+def test_what_the_far_site_has_cached_is_no_work_there() -> None:
+    """Half of the prompts come back to the far site, which has nearly all of them: so it has room for the others."""
+    home = site("home", tuple((point.tokens, point.prefill_s) for point in H20.prefill), workers=3)
+    far = site("far", tuple((point.tokens, point.prefill_s) for point in H200.prefill), workers=4, goodput_bytes_per_s=FULL)
+    found = []
+    for there in (lambda tokens: tokens, lambda tokens: tokens // 10 if tokens > 19_400 else tokens):
+        policy = ResolvedThreshold(19_400, EVERY_S)
+        policy._requests.extend((tokens, there(tokens)) for tokens in SAMPLE)
+        policy._resolve(home.site, [far.site])
+        found.append(policy.solved_tokens)
+    assert found[0] == 19_400 and found[1] < 15_000
 
 
 def test_it_follows_the_link_down_and_up_within_an_interval() -> None:
