@@ -172,9 +172,9 @@ class _Request:
 
     def _refused(self, job: Job, message: str) -> None:
         """The site's queue does not take it."""
-        self._report(job, FailureCode.OVERLOADED, None)
+        self._report(job, FailureCode.NOT_IN_TIME, None)
         self._decoder.release()
-        self._fail(FailureCode.OVERLOADED, message)
+        self._fail(FailureCode.NOT_IN_TIME, message)
 
     def _timed_out(self, job: Job) -> None:
         if job is not self._job or job.verified or self._record.error:

@@ -52,6 +52,10 @@ class SchedulerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_f
     ttft_proportional_from_tokens: Annotated[float, Meta(gt=0)] = PROPORTIONAL_FROM_TOKENS
     """Length beyond which a prefill has more time than that, in proportion to its length."""
 
+    tpot_objective_s: Annotated[float, Meta(ge=0)] = 0.0
+    """The time per output token that answers should have: a decode worker counts as full with the largest batch that keeps it,
+    by the steps that it observed; 0: with all its slots."""
+
     put_off_limit_s: Annotated[float, Meta(ge=0)] = inf
     """Longest time beyond its due date that a prefill may be put off; it never is beyond its request's deadline."""
 

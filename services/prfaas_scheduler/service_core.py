@@ -42,8 +42,8 @@ LOCAL_SLACK = 1.5
 class SchedulerCore:
     """One pd site's scheduler."""
 
-    def __init__(self, site: str, policy: Policy, max_blocks: int = MAX_BLOCKS) -> None:
-        self.fleet = Fleet(site, max_blocks)
+    def __init__(self, site: str, policy: Policy, max_blocks: int = MAX_BLOCKS, tpot_objective_s: float = 0.0) -> None:
+        self.fleet = Fleet(site, max_blocks, tpot_objective_s)
         self.policy = policy
 
     @overload
@@ -127,11 +127,11 @@ class SchedulerCore:
         candidates = self._find_candidates(prompt, decoder, now_s)
         if isinstance(candidates, Refusal):
             return Answer(request.request_id, candidates)
+        if (too_late := _too_late(request, decoder, candidates)) is not None:
+            return Answer(request.request_id, too_late)
         choice = self.policy.choose(prompt, candidates)
         if choice.shed_for_s is not None:
-            retry_after_s = max(RETRY_AFTER_S, choice.shed_for_s)
-            refusal = Refusal(code=FailureCode.OVERLOADED, message=choice.reason, retry_after_s=retry_after_s)
-            return Answer(request.request_id, refusal)
+            return Answer(request.request_id, _not_in_time(choice.reason, choice.shed_for_s))
         self._record(request, decoder, choice, now_s)
         cached_tokens = choice.candidate.route.cached_tokens
         return Answer(request.request_id, _placement(request, decoder, candidates, choice), cached_tokens)
@@ -192,6 +192,27 @@ class SchedulerCore:
             )
             self.fleet.add_placement(request.request_id, chosen, prefill)
         self.fleet.count_request(decoder.worker)
+
+
+def _too_late(request: PlaceRequest, decoder: Decoder, candidates: Candidates) -> Refusal | None:
+    """Returns the refusal of a prompt that no site can have prefilled before its deadline, or no decode worker begun, as
+    predicted; None while the speed of a site is not known."""
+    places = [*candidates.remotes] if candidates.local is None else [candidates.local, *candidates.remotes]
+    prefills_s = [place.route.prefill_s for place in places]
+    known_s = [prefill_s for prefill_s in prefills_s if prefill_s is not None]
+    if len(known_s) < len(places):
+        return None
+    wait_s = decoder.worker.place_wait_s
+    soonest_s, deadline_s = max(min(known_s), wait_s), request.ttft_deadline_s
+    if soonest_s <= deadline_s:
+        return None
+    what = "decode workers have no place for it" if wait_s == soonest_s else "no site can have it prefilled"
+    message = f"{what} within {soonest_s:.1f} s, and its first token is due in {deadline_s:.1f} s"
+    return _not_in_time(message, soonest_s - deadline_s)
+
+
+def _not_in_time(message: str, late_s: float) -> Refusal:
+    return Refusal(code=FailureCode.NOT_IN_TIME, message=message, retry_after_s=max(RETRY_AFTER_S, late_s))
 
 
 def _placement(request: PlaceRequest, decoder: Decoder, candidates: Candidates, choice: Choice) -> Placement:

@@ -85,7 +85,7 @@ def test_an_arm_with_the_queue_accepts_nothing_that_it_does_not_serve(name: str)
     case = cases(1.3, duration_s=300.0)["drop100"]()
     result = simulated(case, ARMS[name])
     (records,), (failed_after_s,) = result.records.values(), result.failed_after_s.values()
-    assert {record.error for record in records if record.error} == {"overloaded"}
+    assert {record.error for record in records if record.error} == {"not_in_time"}
     assert sum(after_s > 1.0 for after_s in failed_after_s.values()) <= 0.001 * len(records)
 
 
