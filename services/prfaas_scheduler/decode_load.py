@@ -13,7 +13,7 @@ def batch_limit(beat: Heartbeat, tpot_objective_s: float) -> int:
     if not tpot_objective_s or not points:
         return max(1, beat.slots)
     batches = range(1, beat.slots + 1)
-    return max(1, bisect_right(batches, tpot_objective_s, key=lambda batch: extrapolated(points, batch)))
+    return max(1, bisect_right(batches, tpot_objective_s, key=lambda batch: extrapolated(points, batch) or 0.0))
 
 
 def place_wait_s(beat: Heartbeat, load: int, limit: int) -> float:
