@@ -52,7 +52,7 @@ def test_docstrings_begin_with_a_noun_or_a_verb(folder: str) -> None:
     ("text", "reason"),
     [
         ("Of its workers.", "begins with 'Of'"),
-        ("\n    Until a deferred prompt is there.", "begins with 'Until'"),
+        ("\n    Until a prompt is there.", "begins with 'Until'"),
         ("So many workers at once.", "begins with 'So many'"),
         ("Announcements that nobody hears.", "says 'nobody'"),
         ("Whoever asks first.", "says 'Whoever'"),

@@ -33,7 +33,7 @@ PROMPT_TOKENS, OUTPUT_TOKENS = 700, 4
 EVERY_S = 0.5
 BEFORE_S = 2.0
 RESUME_DEADLINE_S = 60.0
-POLICIES = ("remote_all", "predictive")
+POLICIES = ("remote_all", "priced")
 OUTAGES = (
     (LinkState.CUT, 1.0),
     (LinkState.CUT, 5.0),
@@ -132,8 +132,8 @@ async def outage(stack: Stack, policy: str, fault: LinkState, outage_s: float, s
 async def measure(policies: list[str], rounds: int) -> list[Round]:
     found = []
     for policy in policies:
-        # Nothing is comfortable at home: predictive offloads whenever it knows a link.
-        description = two_sites(remote_workers=2, rate_mbit=200.0, scheduler={"policy": policy, "comfort-share": 0.0})
+        # Without queues `priced` offloads whatever is faster there, as soon as it knows the link.
+        description = two_sites(remote_workers=2, rate_mbit=200.0, scheduler={"policy": policy})
         async with Stack(description, fresh_directory("bench-link-cut"), progress=say) as stack:
             for number in range(rounds):
                 for index, (fault, outage_s) in enumerate(OUTAGES):

@@ -68,7 +68,7 @@ def _command(stack: Stack, scales: Scales, policy: str, seconds: float, seed: in
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m load.paper.replay", description=__doc__)
-    parser.add_argument("--policy", choices=POLICIES, default="predictive", help="default: %(default)s")
+    parser.add_argument("--policy", choices=POLICIES, default="priced", help="default: %(default)s")
     parser.add_argument("--seconds", type=float, default=60.0, help="of this machine; default: %(default)g")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()

@@ -22,7 +22,7 @@ CASES = ("drop100", "bursts", "reuse")
 CASE_LOAD = 1.05
 """Load as a share of what the paper's policy carries without queues. Below its limit nearly every request is in time under both
 policies: at 1.0 a perfect one could win 4 % in bursts."""
-POLICIES = ("threshold", "predictive")
+POLICIES = ("threshold", "priced")
 """The paper's and ours: what gains are of."""
 ALL_POLICIES = (*POLICIES, "balanced", "local_only", "remote_all")
 

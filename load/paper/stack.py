@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from load.arrivals import scaled_tokens
-from load.simulate.paper import FAR, H20_NAME, H200_NAME, HOME, SLOTS, STEADY, Deployment
+from load.simulate.paper import FAR, H20, H20_NAME, H200_NAME, HOME, SLOTS, STEADY, Deployment
 from load.simulate.scenario import LinkSpec
 from prfaas.engine.emulated import EmulatedConfig, EmulatedEngine
 from prfaas.replay.arrival import Arrival
@@ -82,7 +82,9 @@ def description(deployment: Deployment, scales: Scales) -> Description:
         Service(site=HOME, role=Role.GATEWAY, name="gateway", config={"max-requests": 4096}),
         Service(site=HOME, role=Role.SCHEDULER, name="scheduler", config=scales.keys(deployment.keys)),
     ]
-    decode = {"engine": scales.engine_keys(H20_NAME), "slots": SLOTS, "waiting": 512} | scales.cache_keys(Role.DECODE_WORKER)
+    # A batch of BS_max, and beside it as many requests whose KV is still to come as in the simulation.
+    places = {"slots": H20.batch_max(), "coming": SLOTS - H20.batch_max(), "waiting": 512}
+    decode = {"engine": scales.engine_keys(H20_NAME)} | places | scales.cache_keys(Role.DECODE_WORKER)
     services += [
         Service(site=HOME, role=Role.DECODE_WORKER, name=f"d{index}", config=decode) for index in range(deployment.n_decode)
     ]

@@ -19,7 +19,7 @@ from load.simulate.compare import SLO, WARM_UP, simulated
 from load.simulate.paper import HOME
 from prfaas.process import interruption
 
-POLICIES = ("threshold", "predictive")
+POLICIES = ("threshold", "priced")
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):

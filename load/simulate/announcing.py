@@ -21,8 +21,8 @@ class Announcing:
     def __init__(self, state: State) -> None:
         self._state = state
         self._clock = state.clock
-        self._beats: dict[str, tuple[tuple[object, ...], Heartbeat]] = {}
-        """Last heartbeat of each prefill worker, and what it says: one that says the same is not made again."""
+        self._beats: dict[PrefillWorker | DecodeWorker, tuple[tuple[object, ...], Heartbeat]] = {}
+        """Last heartbeat of each worker, and what it says: one that says the same is not made again."""
 
     def begin(self, home: Home, phases: random.Random) -> None:
         """Starts the heartbeats and link estimates that one pd site receives."""
@@ -100,8 +100,7 @@ class Announcing:
             worker.observed.count,
             worker.leaving,
         )
-        key = f"{station.site}.{worker.name}"
-        last = self._beats.get(key)
+        last = self._beats.get(worker)
         if last is not None and last[0] == says:
             return last[1]
         beat = Heartbeat(
@@ -118,13 +117,17 @@ class Announcing:
             movable=True,
             draining=worker.leaving,
         )
-        self._beats[key] = says, beat
+        self._beats[worker] = says, beat
         return beat
 
     def decode_beat(self, home: Home, decoder: DecodeWorker) -> Heartbeat | None:
         if decoder.has_left:
             return None
-        return Heartbeat(
+        says = (decoder.held, decoder.waiting, decoder.observed.count, decoder.output_tokens.value, decoder.leaving)
+        last = self._beats.get(decoder)
+        if last is not None and last[0] == says:
+            return last[1]
+        beat = Heartbeat(
             site=home.name,
             worker=decoder.name,
             role=Role.DECODE,
@@ -140,3 +143,5 @@ class Announcing:
             movable=True,
             draining=decoder.leaving,
         )
+        self._beats[decoder] = says, beat
+        return beat

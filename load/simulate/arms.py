@@ -1,4 +1,4 @@
-"""Arms of the comparison: policies, with or without the site's queue with due dates, each told the objective.
+"""Arms of the comparison: policies, with or without the site's queue with due dates, each told the objectives.
 
 The arms of others are readings of their public documents (`prfaas_scheduler.policies.readings`).
 """
@@ -16,6 +16,7 @@ from prfaas_scheduler.queue.objectives import PROPORTIONAL_FROM_TOKENS, Objectiv
 from prfaas_scheduler.queue.options import QueueOptions
 
 TTFT_OBJECTIVE_S = 10.0
+TPOT_OBJECTIVE_S = 1.1 / 40
 FLAT = Objectives(TTFT_OBJECTIVE_S, inf)
 """One objective for all lengths, as the arms of others have it."""
 BY_LENGTH = Objectives(TTFT_OBJECTIVE_S, PROPORTIONAL_FROM_TOKENS)
@@ -56,19 +57,39 @@ ABLATIONS: dict[str, Arm] = {
 OTHERS = tuple(name for name in ARMS if name != OURS)
 
 
-def simulated(case: Case, arm: Arm, *, objectives: Objectives = FLAT, noise: float = 0.0) -> SimResult:
+class Disturbance(NamedTuple):
+    """Ways in which machines, links and objectives differ from what the arms know."""
+
+    noise: float = 0.0
+    """Sigma of the log-normal factor on each prefill's time."""
+    straggler: float = 1.0
+    """Factor on the prefill times of the first worker of each site."""
+    told_objective: float = 1.0
+    """Objective of TTFT that the arms are told, in units of the one that requests are judged by."""
+    link_bias: float = 1.0
+    """Estimate of the link's goodput, in units of what it carries."""
+
+
+NONE = Disturbance()
+
+
+def simulated(case: Case, arm: Arm, *, objectives: Objectives = FLAT, disturbance: Disturbance = NONE) -> SimResult:
     """One arm in one case, on the paper's machines."""
+    told = objectives._replace(ttft_s=objectives.ttft_s * disturbance.told_objective)
     return simulate(
         scenario(
             MACHINES,
             case.arrivals,
-            keys=scheduler_keys(arm.policy, case.threshold_tokens, objectives.ttft_s) | dict(arm.keys),
+            keys=scheduler_keys(arm.policy, case.threshold_tokens, told.ttft_s) | dict(arm.keys),
             link=case.link,
-            timing=Timing(ttft_deadline_s=DEADLINE_S, objectives=objectives),
+            timing=Timing(ttft_deadline_s=DEADLINE_S, objectives=told),
             cache_blocks=case.cache_blocks,
             block_tokens=case.block_tokens,
             queue=arm.queue,
             batch_limited=arm.batch_limited,
-            noise=noise,
+            tpot_objective_s=TPOT_OBJECTIVE_S,
+            noise=disturbance.noise,
+            slowness=(disturbance.straggler,),
+            link_bias=disturbance.link_bias,
         )
     )

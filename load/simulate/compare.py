@@ -1,7 +1,5 @@
-"""`python -m load.simulate.compare [--case NAME ...] [--load SHARE | --sustained] [--json FILE]`: policies side by side.
-
-At one load, or (`--sustained`) at the highest load of each policy that keeps 90 % of its requests in the SLO.
-"""
+"""`python -m load.simulate.compare [--case NAME ...] [--load SHARE] [--json FILE]`: all registered policies side by side at one
+load, first come first served. `load.simulate.curve` compares them over loads, and with the site's queue."""
 
 import argparse
 import sys
@@ -12,7 +10,6 @@ from rich.table import Table
 
 from load.json_option import add_json_option, write_json
 from load.report import Report, Slo, summarize
-from load.search import Sustained, sustained_rate
 from load.simulate.cases import MACHINES, Case, cases
 from load.simulate.paper import scenario
 from load.simulate.policies import POLICIES, scheduler_keys
@@ -67,20 +64,10 @@ def run(case: Case, name: str) -> Outcome:
     )
 
 
-def sustained(name: str, policy: str, duration_s: float, seed: int) -> Sustained:
-    """Rates are loads: shares of what the paper's policy could carry without queues."""
-
-    def at(load: float) -> Report:
-        return run(cases(load, duration_s=duration_s, seed=seed)[name](), policy).report
-
-    return sustained_rate(at, SLO, low_req_s=0.2, high_req_s=1.6, tolerance=0.02)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m load.simulate.compare", description=__doc__)
     parser.add_argument("--case", action="append", choices=sorted(cases(1.0)), help="may be given several times; all by default")
     parser.add_argument("--load", type=float, default=0.9, help="of what the paper's policy could carry without queues")
-    parser.add_argument("--sustained", action="store_true", help="raise the load until the SLO breaks")
     parser.add_argument("--seconds", type=float, default=1800.0, help="of each run")
     parser.add_argument("--seed", type=int, default=1)
     add_json_option(parser)
@@ -90,32 +77,11 @@ def main() -> None:
     for name, make in cases(arguments.load, duration_s=arguments.seconds, seed=arguments.seed).items():
         if arguments.case and name not in arguments.case:
             continue
-        if arguments.sustained:
-            say.print(_sustained_table(name, arguments.seconds, arguments.seed))
-            continue
         case = make()
         found = [run(case, policy) for policy in POLICIES]
         outcomes += found
         say.print(_table(case, found))
     write_json(outcomes, arguments.json)
-
-
-def _sustained_table(name: str, duration_s: float, seed: int) -> Table:
-    found = {policy: sustained(name, policy, duration_s, seed) for policy in POLICIES}
-    reference = found["threshold"].rate_req_s
-    table = Table(title=f"{name}: highest load with {SLO.share:.0%} of requests in the SLO")
-    for column in ("policy", "load", "goodput/s", "to threshold", "TTFT mean", "P90"):
-        table.add_column(column, justify="left" if column == "policy" else "right")
-    for policy, best in found.items():
-        report = best.at
-        table.add_row(
-            policy,
-            f"{best.rate_req_s:.2f}",
-            f"{report.goodput_req_s:.2f}" if report else "-",
-            f"{best.rate_req_s / reference:.2f}" if reference else "-",
-            *([f"{report.ttft.mean_s:.2f}", f"{report.ttft.p90_s:.2f}"] if report and report.ttft else ["-"] * 2),
-        )
-    return table
 
 
 def _table(case: Case, found: list[Outcome]) -> Table:

@@ -2,7 +2,7 @@
 
 `python -m load.simulate.contrast [--seeds 3] [--seconds 600] [--load 0.8] [--json FILE]`. Mooncake (a tenth of the requests carry
 half of the uncached prefill), Azure (short prompts) and coding agents (long prompts, nearly all cached), each under `local_only`,
-`threshold` and `predictive`, simulated on the paper's 4 + 3 + 5 machines with the code that schedules live.
+`threshold` and `priced`, simulated on the paper's 4 + 3 + 5 machines with the code that schedules live.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from prfaas.stack.launch import RUN_DIRECTORY
 from prfaas.traces import TraceRequest
 
 TRACES = {"reuse": "Mooncake", "azure": "Azure", "agentic": "Agents"}
-POLICIES = ("local_only", "threshold", "predictive")
+POLICIES = ("local_only", "threshold", "priced")
 BASE = POLICIES[0]
 INTERVAL = 0.95
 REPORT = RUN_DIRECTORY / "contrast" / "report.html"

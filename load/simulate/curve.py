@@ -6,6 +6,7 @@ not kept. Load 1 is what the paper's threshold could carry without queues. The b
 """
 
 import argparse
+import gc
 import math
 import multiprocessing
 import os
@@ -25,6 +26,10 @@ from load.simulate.curve_plot import write_plot
 from load.simulate.curve_points import SLO, Measured, Point, Task, measure
 from load.simulate.curve_summary import CASES, SHARE, Curves, Summary, summarize
 from prfaas.process import interruption
+
+GC_THRESHOLD = 100_000
+"""Objects made between two searches for cycles: a run keeps nearly all that it makes, and searching it again and again costs a
+tenth of the time."""
 
 
 class Form(NamedTuple):
@@ -50,13 +55,14 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
     points: list[Point]
     bounds: dict[str, dict[str, float]]
     """Share that the clairvoyant program keeps, by case and load; seed 1."""
-    summary: Summary
+    summary: Summary | None
+    """None while the arms that it compares have not been run."""
 
 
 def run(tasks: Sequence[Task], jobs: int, say: Console) -> Iterator[Measured]:
     """Measures the tasks on several cores. Yields them as they are done."""
     started_at = time.monotonic()
-    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+    with multiprocessing.get_context("spawn").Pool(jobs, gc.set_threshold, (GC_THRESHOLD,)) as pool:
         for done, measured in enumerate(pool.imap_unordered(measure, tasks), start=1):
             task = measured.task
             ours = next((point.kept_share for point in measured.points if point.arm == OURS), math.nan)
@@ -71,13 +77,13 @@ def results_of(measured: Sequence[Measured], duration_s: float) -> Results:
     for each in sorted(measured, key=lambda at: (at.task.case, at.task.load)):
         if each.bound_share is not None:
             bounds.setdefault(each.task.case, {})[f"{each.task.load:g}"] = each.bound_share
-    return Results(duration_s=duration_s, points=points, bounds=bounds, summary=summarize(points))
+    return Results(duration_s=duration_s, points=points, bounds=bounds, summary=summarize(points, duration_s))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m load.simulate.curve", description=__doc__)
     parser.add_argument("--full", action="store_true", help="ten seeds of an hour each, all cases, with ablations")
-    parser.add_argument("--case", action="append", help="may be given several times")
+    parser.add_argument("--case", action="append", choices=FULL.cases, help="may be given several times")
     parser.add_argument("--arm", action="append", choices=sorted(ARMS | ABLATIONS), help="may be given several times")
     parser.add_argument("--load", action="append", type=float, help="may be given several times")
     parser.add_argument("--seeds", type=int)
@@ -104,7 +110,8 @@ def main() -> None:
     found = results_of(measured, duration_s)
     for name in names:
         say.print(table(found, name))
-    say.print(found.summary)
+    if found.summary is not None:
+        say.print(found.summary)
     if asked.plot is not None:
         write_plot(found.points, found.bounds, asked.plot)
 

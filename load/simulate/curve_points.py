@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from load.report import Slo, percentile
-from load.simulate.arms import ABLATIONS, ARMS, BY_LENGTH, TTFT_OBJECTIVE_S, simulated
+from load.simulate.arms import ABLATIONS, ARMS, BY_LENGTH, TPOT_OBJECTIVE_S, TTFT_OBJECTIVE_S, simulated
 from load.simulate.bound import bound_share
 from load.simulate.cases import cases
 from prfaas.replay.record import Record
 from prfaas_scheduler.queue.objectives import CLASS_NAMES, length_class
 
-SLO = Slo(ttft_s=TTFT_OBJECTIVE_S, tpot_s=1.1 / 40)
+SLO = Slo(ttft_s=TTFT_OBJECTIVE_S, tpot_s=TPOT_OBJECTIVE_S)
 WARM_UP = 0.1
 YARDSTICKS_S = (5.0, 10.0, 20.0, 30.0)
 REFUSED_WITHIN_S = 1.0

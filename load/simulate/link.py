@@ -28,6 +28,7 @@ class Link:
         return self._free_at + self.rtt_s / 2
 
     def _carry(self, size_bytes: float, at: float) -> float:
+        """Counts bytes as sent from a moment on, second by second. Returns the moment of the last one."""
         left_bytes = size_bytes
         while left_bytes > 0:
             if at == math.inf:

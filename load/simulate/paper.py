@@ -117,15 +117,20 @@ def scenario(
     block_tokens: int = 512,
     caches_announced: bool = True,
     queue: QueueOptions | None = None,
-    batch_limited: bool = False,
+    batch_limited: bool = True,
+    tpot_objective_s: float = 0.0,
     noise: float = 0.0,
+    slowness: tuple[float, ...] = (),
+    link_bias: float = 1.0,
 ) -> Scenario:
     """`keys`: of the scheduler, instead of the deployment's own. Keys, arrivals, link and timing come scaled already.
     `cache_blocks`: of each worker, of `block_tokens` of the profile each."""
     used = keys or deployment.keys
 
     def prefill(profile: Profile, workers: int) -> PrefillPool:
-        return PrefillPool(profile=profile, workers=workers, cache_blocks=cache_blocks, queue=queue, noise=noise)
+        return PrefillPool(
+            profile=profile, workers=workers, cache_blocks=cache_blocks, queue=queue, noise=noise, slowness=slowness
+        )
 
     home = PdSite(
         name=HOME,
@@ -139,6 +144,7 @@ def scenario(
             batch_limited=batch_limited,
         ),
         policy=lambda: make_policy(used),
+        tpot_objective_s=tpot_objective_s,
         arrivals=arrivals,
     )
     far = PrfaasSite(name=FAR, prefill=prefill(H200, deployment.n_prfaas), links={HOME: link})
@@ -150,4 +156,5 @@ def scenario(
         time_scale=time_scale,
         block_tokens=block_tokens,
         caches_announced=caches_announced,
+        link_bias=link_bias,
     )

@@ -8,7 +8,7 @@ from prfaas_scheduler.config import SchedulerConfig
 from prfaas_scheduler.fleet import Fleet
 from prfaas_scheduler.policies import registry
 from prfaas_scheduler.policies.base import Policy
-from prfaas_scheduler.policies.predictive import TTFT_OBJECTIVE_S
+from prfaas_scheduler.queue.objectives import TTFT_OBJECTIVE_S
 from prfaas_scheduler.roles.controller import RoleController
 
 POLICIES = tuple(registry.POLICIES)

@@ -75,7 +75,6 @@ class PrefillStation:
         self._time_scale = time_scale
         self.kv_points = tuple((point.tokens / token_scale, point.kv_bytes) for point in pool.profile.prefill)
         self._fifo: deque[Job] = deque()
-        self._deferred: deque[Job] = deque()
         self._idle: dict[str, PrefillWorker] = {}
         """Workers without a job, the one that has waited longest first."""
         self.queue = SiteQueue(pool.queue) if pool.queue is not None else None
@@ -112,7 +111,7 @@ class PrefillStation:
         if self.queue is not None:
             self._submit_to_queue(self.queue, job)
         elif job.worker is None:
-            (self._deferred if job.deferred else self._fifo).append(job)
+            self._fifo.append(job)
             if self._idle:
                 self._ask(self._idle.pop(next(iter(self._idle))))
         else:
@@ -135,7 +134,7 @@ class PrefillStation:
 
     @property
     def waiting(self) -> int:
-        """Jobs that no worker has taken; deferred ones do not count, as they make no other job wait."""
+        """Jobs that no worker has taken."""
         return len(self._fifo) if self.queue is None else len(self.queue)
 
     def prefill_s(self, tokens: int) -> float:
@@ -191,7 +190,7 @@ class PrefillStation:
             else:
                 self._obey(self.queue.handle(WorkerReady(self._clock.now_s, worker.name, MODEL)))
             return
-        while waiting := worker.own if worker.own or worker.leaving else self._fifo or self._deferred:
+        while waiting := worker.own if worker.own or worker.leaving else self._fifo:
             job = waiting.popleft()
             if not job.cancelled:
                 self._begin(worker, job)

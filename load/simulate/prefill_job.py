@@ -32,7 +32,7 @@ class Job:
     """One attempt to prefill one prompt and to have its KV where it will be decoded."""
 
     __slots__ = (
-        "cached_tokens", "cancelled", "deferred", "due_at", "expires_at", "from_token", "job_id", "link", "on_refused",
+        "cached_tokens", "cancelled", "due_at", "expires_at", "from_token", "job_id", "link", "on_refused",
         "on_stopped", "on_verified", "prompt", "verified", "worker",
     )  # fmt: skip
 
@@ -44,16 +44,15 @@ class Job:
         job_id: str = "",
         from_token: int = 0,
         worker: str | None = None,
-        deferred: bool = False,
         due_at: float = inf,
         expires_at: float = inf,
         on_verified: Callable[[], None] = ignore,
         on_refused: Callable[[str], None] = _ignore_refusal,
     ) -> None:
         """`link`: None within a site. `from_token`: first token that full layers ship. `worker`: the only one that may take it.
-        `deferred`: taken only when no other job waits. `due_at`, `expires_at`: what a queue with due dates goes by."""
+        `due_at`, `expires_at`: what a queue with due dates goes by."""
         self.prompt, self.link, self.job_id = prompt, link, job_id
-        self.from_token, self.worker, self.deferred = from_token, worker, deferred
+        self.from_token, self.worker = from_token, worker
         self.due_at, self.expires_at = due_at, expires_at
         self.on_verified, self.on_refused = on_verified, on_refused
         self.on_stopped: Callable[[], None] = ignore

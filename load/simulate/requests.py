@@ -42,14 +42,16 @@ class Requests:
             clock.at(max(clock.now_s, arrivals[index].arrival_s), self._next, home, index + 1)
 
     def over(self) -> None:
+        """Ends one request; the last one ends the run."""
         self.open -= 1
+        self.state.clock.stopped = not self.open
 
 
 class _Request:
     """One request. Each step schedules the next one, or ends the request."""
 
     __slots__ = (
-        "_arrival", "_clock", "_deadline_at", "_decoder", "_deferred", "_home", "_id", "_index", "_job", "_link", "_placement",
+        "_arrival", "_clock", "_deadline_at", "_decoder", "_home", "_id", "_index", "_job", "_link", "_placement",
         "_prompt", "_record", "_refused_by", "_requests", "_site", "_state", "_ticket", "_worker",
     )  # fmt: skip
 
@@ -111,7 +113,6 @@ class _Request:
             return
         self._decoder: DecodeWorker = decoder
         self._site, self._worker = self._placement.prefill_site, self._placement.prefill_worker
-        self._deferred = self._placement.deferred_s > 0
         self._ticket = decoder.admit(self._attempt)
         if self._ticket is None:
             self._fail(FailureCode.OVERLOADED, "the decode worker is full")
@@ -125,8 +126,7 @@ class _Request:
     # ---- its KV
 
     def _attempt(self) -> None:
-        """Sends its job to the site of this attempt: a deferred one if the placement asks for it, one at the placement's site,
-        then one at its fallback, until the deadline."""
+        """Sends its job to the site of this attempt: the placement's, then its fallback, until the deadline."""
         home, state, placement, now_s = self._home, self._state, self._placement, self._clock.now_s
         left_s = max(0.0, self._deadline_at - now_s)
         self._link = link = state.links.get((self._site, home.name))
@@ -137,16 +137,13 @@ class _Request:
             job_id=self._id,
             from_token=self._decoder.cache.cached(prompt.blocks) * state.block_tokens if prompt.blocks else 0,
             worker=self._worker,
-            deferred=self._deferred,
             due_at=self._due_at(),
             expires_at=self._deadline_at - END_MARGIN_S,
         )
         job.on_verified = lambda: self._verified(job)
         job.on_refused = lambda message: self._refused(job, message)
         limit_s = left_s
-        if self._deferred:
-            limit_s = placement.deferred_s
-        elif self._may_fall_back and state.stations[self._site].queue is None:
+        if self._may_fall_back and state.stations[self._site].queue is None:
             limit_s = placement.fallback_after_s
         self._clock.after(min(left_s, limit_s), self._timed_out, job)
         self._clock.after(state.control_s(link), state.stations[self._site].submit, job)
@@ -175,27 +172,19 @@ class _Request:
 
     def _refused(self, job: Job, message: str) -> None:
         """The site's queue does not take it."""
-        self._report(job, FailureCode.OVERLOADED, None)
+        self._report(job, FailureCode.NOT_IN_TIME, None)
         self._decoder.release()
-        self._fail(FailureCode.OVERLOADED, message)
+        self._fail(FailureCode.NOT_IN_TIME, message)
 
     def _timed_out(self, job: Job) -> None:
         if job is not self._job or job.verified or self._record.error:
             return
-        next_site: str | None = None
-        if self._deferred:
-            next_site = self._site
-        elif self._may_fall_back:
-            next_site = self._placement.fallback_site
+        next_site = self._placement.fallback_site if self._may_fall_back else None
         self._report(job, FailureCode.TIMEOUT, next_site)
         self._state.stations[self._site].withdraw(job)
         # The next attempt, if there is one.
-        if self._deferred and self._clock.now_s < self._deadline_at:
-            self._deferred = False
-            self._attempt()
-        elif self._may_fall_back and self._clock.now_s < self._deadline_at:
-            assert self._placement.fallback_site is not None
-            self._site, self._worker = self._placement.fallback_site, None
+        if next_site is not None and self._clock.now_s < self._deadline_at:
+            self._site, self._worker = next_site, None
             self._record.outcome, self._record.prefill_site = Outcome.FALLBACK_TIMEOUT.value, self._site
             self._attempt()
         else:

@@ -39,7 +39,7 @@ class DecodePool(msgspec.Struct, frozen=True, kw_only=True):
     """Requests that may wait for a slot; more are refused."""
     cache_blocks: int = 0
     """Size of each worker's cache of served prompts, for which full layers need not be shipped again; 0: none."""
-    batch_limited: bool = False
+    batch_limited: bool = True
     """True: the batch is never larger than BS_max, and a request that has its KV waits for room in it."""
 
 
@@ -74,6 +74,8 @@ class PdSite(msgspec.Struct, frozen=True, kw_only=True):
     decode: DecodePool
     policy: Callable[[], Policy]
     """Makes a fresh policy per run: policies may keep state."""
+    tpot_objective_s: float = 0.0
+    """Objective that its scheduler is told; 0: none."""
     arrivals: Sequence[Arrival]
     movable: MovableWorkers | None = None
     """None: every worker keeps its role."""

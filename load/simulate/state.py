@@ -18,7 +18,7 @@ class Home:
     def __init__(self, state: "State", site: PdSite) -> None:
         self.site = site
         self.name = site.name
-        self.core = SchedulerCore(site.name, site.policy())
+        self.core = SchedulerCore(site.name, site.policy(), tpot_objective_s=site.tpot_objective_s)
         self.decoders = {f"d{index}": state.decoder(site, f"d{index}") for index in range(site.decode.workers)}
         self.roles = site.movable.controller(self.core.fleet) if site.movable else None
         self.role_changes: list[tuple[float, str, str]] = []

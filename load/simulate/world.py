@@ -62,7 +62,8 @@ class _World:
                 state.clock.after(ROLES_TICK_S, self._look_at_roles, home, home.roles)
         if any(station.queue is not None for station in state.stations.values()):
             state.clock.after(QUEUE_TICK_S, self._pass_time)
-        state.clock.run(lambda: not self._requests.open)
+        state.clock.stopped = not self._requests.open
+        state.clock.run()
         return SimResult(
             records={home.name: home.records for home in state.homes},
             egress_bytes={f"{source}.{destination}": link.sent_bytes for (source, destination), link in state.links.items()},

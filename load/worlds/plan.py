@@ -117,7 +117,7 @@ def make_plan(seed: int) -> Plan:
         decode_workers=decode,
         slots=1 if crowded else chance.choice((2, 3, 4)),
         waiting=chance.choice((0, 1, 2)) if crowded else 8,
-        policy=chance.choice(("remote_all", "remote_all", "balanced", "threshold", "predictive", "local_only")),
+        policy=chance.choice(("remote_all", "remote_all", "balanced", "threshold", "priced", "local_only")),
         link_delay_s=chance.choice((0.005, 0.02, 0.05)),
         token_s=chance.choice((0.002, 0.01, 0.03)),
         step_s=chance.choice((0.005, 0.02, 0.1)),

@@ -20,17 +20,12 @@ class Backlog:
 
     def __init__(self) -> None:
         self._waiting: OrderedDict[str, _Placed] = OrderedDict()
-        self._deferred: OrderedDict[str, _Placed] = OrderedDict()
-        """Prompts that are taken when nothing else waits."""
         self._running: dict[str, _Placed] = {}
         self._waiting_s = 0.0
-        self._deferred_s = 0.0
         self._sum_of_ends_at = 0.0
         """Sum, over the running, of the moments at which each should end."""
         self.kv_bytes = 0.0
-        """KV bytes still to ship for running and waiting (not deferred) prompts."""
-        self.deferred_bytes = 0.0
-        """KV bytes to ship for deferred prompts."""
+        """KV bytes still to ship."""
         self._worker_of: dict[str, str] = {}
         """Request -> the one worker that may take it."""
         self._bound: dict[str, Backlog] = {}
@@ -39,10 +34,10 @@ class Backlog:
         """Number of bound requests behind another one of their worker: they keep no other worker busy."""
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._deferred) + len(self._running)
+        return len(self._waiting) + len(self._running)
 
     def __contains__(self, request_id: str) -> bool:
-        return request_id in self._waiting or request_id in self._deferred or request_id in self._running
+        return request_id in self._waiting or request_id in self._running
 
     def add(
         self,
@@ -52,24 +47,14 @@ class Backlog:
         workers: int,
         now_s: float,
         worker: str | None = None,
-        *,
-        deferred: bool = False,
     ) -> None:
-        """Queues a prompt for `workers` workers. `worker`: the only one that may take it. `deferred`: it stays behind all that
-        are not deferred, later ones included."""
+        """Queues a prompt for `workers` workers. `worker`: the only one that may take it."""
         assert request_id not in self, "one request has one attempt at a time"
-        assert worker is None or not deferred, "what is bound to a worker is taken first"
         if worker is not None:
             self._bind(request_id, work_s, worker, workers, now_s)
-        placed = _Placed(work_s, kv_bytes, None)
-        if deferred:
-            self._deferred[request_id] = placed
-            self._deferred_s += work_s
-            self.deferred_bytes += kv_bytes
-        else:
-            self._waiting[request_id] = placed
-            self._waiting_s += work_s
-            self.kv_bytes += kv_bytes
+        self._waiting[request_id] = _Placed(work_s, kv_bytes, None)
+        self._waiting_s += work_s
+        self.kv_bytes += kv_bytes
         self._start(workers, now_s)
 
     def remove(self, request_id: str, workers: int, now_s: float) -> None:
@@ -77,9 +62,6 @@ class Backlog:
         if (placed := self._waiting.pop(request_id, None)) is not None:
             self._waiting_s -= placed.work_s
             self.kv_bytes -= placed.kv_bytes
-        elif (placed := self._deferred.pop(request_id, None)) is not None:
-            self._deferred_s -= placed.work_s
-            self.deferred_bytes -= placed.kv_bytes
         elif (placed := self._running.pop(request_id, None)) is not None:
             assert placed.started_at is not None
             self._sum_of_ends_at -= placed.started_at + placed.work_s
@@ -91,17 +73,13 @@ class Backlog:
         self._start(workers, now_s)
         if not len(self):
             # No rounding error outlives an empty queue.
-            self._waiting_s = self._deferred_s = self._sum_of_ends_at = self.kv_bytes = self.deferred_bytes = 0.0
+            self._waiting_s = self._sum_of_ends_at = self.kv_bytes = 0.0
 
     def wait_s(self, workers: int, now_s: float) -> float:
         """Wait until one of `workers` is free for the next request: the work in front of it, spread evenly over them."""
         if len(self._running) < workers or len(self) - self._stacked < workers:
             return 0.0
         return self._current_left_s(workers, now_s) + max(0.0, self._waiting_s) / max(1, workers)
-
-    def deferred_wait_s(self, workers: int, now_s: float) -> float:
-        """Wait of a deferred request, if no other comes."""
-        return self.wait_s(workers, now_s) + max(0.0, self._deferred_s) / max(1, workers)
 
     def worker_wait_s(self, worker: str, workers: int, now_s: float) -> float:
         """Wait until this one of `workers` is free, which takes what is bound to it first."""
@@ -128,24 +106,15 @@ class Backlog:
             del self._bound[worker]
 
     def _start(self, workers: int, now_s: float) -> None:
-        while (self._waiting or self._deferred) and len(self._running) < workers:
-            if self._waiting:
-                request_id, placed = self._waiting.popitem(last=False)
-                self._waiting_s -= placed.work_s
-            else:
-                request_id, placed = self._deferred.popitem(last=False)
-                self._deferred_s -= placed.work_s
-                self.deferred_bytes -= placed.kv_bytes
-                self.kv_bytes += placed.kv_bytes
+        while self._waiting and len(self._running) < workers:
+            request_id, placed = self._waiting.popitem(last=False)
+            self._waiting_s -= placed.work_s
             placed.started_at = now_s
             self._sum_of_ends_at += now_s + placed.work_s
             self._running[request_id] = placed
 
     def validate(self) -> None:
-        assert all(placed.started_at is None for placed in [*self._waiting.values(), *self._deferred.values()])
-        assert abs(self._deferred_s - sum(placed.work_s for placed in self._deferred.values())) < 1e-3
-        deferred_bytes = sum(placed.kv_bytes for placed in self._deferred.values())
-        assert abs(self.deferred_bytes - deferred_bytes) < 1.0 + 1e-9 * deferred_bytes
+        assert all(placed.started_at is None for placed in self._waiting.values())
         assert abs(self._waiting_s - sum(placed.work_s for placed in self._waiting.values())) < 1e-3
         for worker, own in self._bound.items():
             own.validate()

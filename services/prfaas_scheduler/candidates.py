@@ -46,11 +46,6 @@ class PrefillSite:
         """Wait until some worker is free for the next prompt."""
         return max(self.own_wait_s, self.queue_s)
 
-    @property
-    def deferred_wait_s(self) -> float:
-        """Wait of a deferred prompt, if no other comes."""
-        return max(self.backlog.deferred_wait_s(self.workers, self.now_s), self.queue_s)
-
     def work_s(self, tokens: float, cached_tokens: float = 0.0) -> float | None:
         """T_prefill(l) on one of the workers; None while nothing has been observed.
 
@@ -118,11 +113,6 @@ class Candidate:
         worker, cached_tokens, wait_s = self.holder
         bound = Route(worker, cached_tokens, wait_s, self.site.work_s(self.prompt.prefill_tokens, cached_tokens))
         return bound if bound.wait_s + (bound.work_s or 0.0) <= unbound.wait_s + (unbound.work_s or 0.0) else unbound
-
-    @property
-    def deferred_route(self) -> Route:
-        """The route to a worker that has nothing else to do."""
-        return self._unbound(self.site.deferred_wait_s)
 
     @property
     def uncached_tokens(self) -> int:

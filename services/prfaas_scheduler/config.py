@@ -1,5 +1,6 @@
 """Configuration keys of `prfaas-scheduler`."""
 
+from collections.abc import Mapping
 from math import inf
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -26,6 +27,10 @@ class SchedulerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_f
     """prfaas-scheduler: places the requests of one pd site, and says when the prefills of its site run."""
 
     role: ClassVar[str] = "scheduler"
+    gone: ClassVar[Mapping[str, str]] = {
+        "policy = predictive": "`priced` predicts the time to first token too, and prices take the place of its comfort",
+        "comfort-share": "policy `priced` weighs links and workers by their prices; `price-share` scales these",
+    }
 
     places: bool = True
     """False at a site that only prefills: it has a queue, and no requests of its own."""
@@ -39,9 +44,6 @@ class SchedulerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_f
     resolve_every_s: Annotated[float, Meta(ge=0)] = DEFAULTS.resolve_every_s
     """Policy `threshold`: interval between two solves from observed lengths, prefill times and links; 0: a fixed threshold."""
 
-    comfort_share: Annotated[float, Meta(ge=0, le=1)] = DEFAULTS.comfort_share
-    """Policy `predictive`: prompts that the local site serves within this share of the objective stay there."""
-
     price_share: Annotated[float, Meta(ge=0, le=10)] = DEFAULTS.price_share
     """Policy `priced`: factor on the prices of sites and links; 0: the least predicted time to first token."""
 
@@ -49,6 +51,10 @@ class SchedulerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_f
     """The time to first token that requests should have."""
     ttft_proportional_from_tokens: Annotated[float, Meta(gt=0)] = PROPORTIONAL_FROM_TOKENS
     """Length beyond which a prefill has more time than that, in proportion to its length."""
+
+    tpot_objective_s: Annotated[float, Meta(ge=0)] = 0.0
+    """The time per output token that answers should have: a decode worker counts as full with the largest batch that keeps it,
+    by the steps that it observed; 0: with all its slots."""
 
     put_off_limit_s: Annotated[float, Meta(ge=0)] = inf
     """Longest time beyond its due date that a prefill may be put off; it never is beyond its request's deadline."""
@@ -69,7 +75,6 @@ class SchedulerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_f
             PolicyOptions(
                 threshold_tokens=self.threshold_tokens,
                 resolve_every_s=self.resolve_every_s,
-                comfort_share=self.comfort_share,
                 ttft_objective_s=self.ttft_objective_s,
                 price_share=self.price_share,
             )

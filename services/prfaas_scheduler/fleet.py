@@ -11,7 +11,8 @@ from prfaas.contracts.to_scheduler import Heartbeat, LinkEstimate
 from prfaas_scheduler.backlog import Backlog
 from prfaas_scheduler.block_directory import MAX_BLOCKS, BlockDirectory
 from prfaas_scheduler.breaker import Breaker
-from prfaas_scheduler.candidates import Candidate, Holder, PrefillSite, Route
+from prfaas_scheduler.candidates import Candidate, Holder, PrefillSite
+from prfaas_scheduler.decode_load import batch_limit
 from prfaas_scheduler.placed_prefill import PlacedPrefill
 from prfaas_scheduler.pools import DecodePool, PrefillPool, Worker
 from prfaas_scheduler.prompt import Prompt
@@ -22,8 +23,8 @@ LINK_TIMEOUT_S = 5.0
 HOLDERS = 16
 """Workers examined when several cache the same prefix length; looking at all would cost more than it saves."""
 DECODE_SLACK = 1 / 8
-"""Extra load, as a share of its slots, tolerated to reach a decode worker that caches the whole prompt; scaled down by the cached
-share, so that a system prompt that all requests share gathers them nowhere."""
+"""Extra load, as a share of its batch limit, tolerated to reach a decode worker that caches the whole prompt; scaled down by the
+cached share, so that a system prompt that all requests share gathers them nowhere."""
 
 
 MAX_SITES = 256
@@ -53,9 +54,11 @@ class Decoder(NamedTuple):
 class Fleet:
     """All state of one pd site's scheduler. Time moves by `advance` and never back; all answers are as of then."""
 
-    def __init__(self, site: str, max_blocks: int = MAX_BLOCKS) -> None:
+    def __init__(self, site: str, max_blocks: int = MAX_BLOCKS, tpot_objective_s: float = 0.0) -> None:
         self.site = site
         """The pd site whose scheduler this is."""
+        self.tpot_objective_s = tpot_objective_s
+        """Time per output token that answers should have; 0: none is set."""
         self.directory = BlockDirectory(max_blocks)
         self.workers: dict[str, Worker] = {}
         """Known workers by key, the silent and draining ones too."""
@@ -95,17 +98,18 @@ class Fleet:
         """Returns whether the worker is taken in: not one of a site that is too many."""
         if not self._admit(beat.site):
             return False
-        known = self.workers.get(beat.key)
-        if known is not None and known.beat == beat and beat.role is Role.PREFILL and beat.key in self._beating:
+        key = beat.key
+        known = self.workers.get(key)
+        if known is not None and beat.role is Role.PREFILL and known.beat == beat and key in self._beating:
             # It says what it said before: it is only to be counted as alive.
             known.received_at = self._now_s
-            self._beating[beat.key] = self._beating.pop(beat.key)
+            self._beating[key] = self._beating.pop(key)
             return True
         if known is not None and known.beat.incarnation != beat.incarnation:
-            self._drop_requests_of(beat.key)
-        self._unlist(beat.key)
-        bit = self.directory.join(beat.key, beat.incarnation)
-        self.workers[beat.key] = self._beating[beat.key] = worker = Worker(beat, self._now_s, bit)
+            self._drop_requests_of(key)
+        self._unlist(key)
+        bit = self.directory.join(key, beat.incarnation)
+        self.workers[key] = self._beating[key] = worker = Worker(beat, self._now_s, bit, batch_limit(beat, self.tpot_objective_s))
         self.alive[beat.site, beat.role] += not beat.draining
         if beat.draining:
             return True
@@ -159,8 +163,8 @@ class Fleet:
                 return Decoder(least, cached_tokens)
             for key in self.directory.keys(level.workers & pool.bits, HOLDERS):
                 worker = self.workers[key]
-                slack = worker.beat.slots * DECODE_SLACK * cached_tokens / prompt.tokens
-                if worker.load < worker.beat.slots and worker.rank[0] <= least.rank[0] + slack:
+                slack = DECODE_SLACK * cached_tokens / prompt.tokens
+                if worker.load < worker.batch_limit and worker.rank[0] <= least.rank[0] + slack:
                     return Decoder(worker, cached_tokens)
         return Decoder(least, 0)
 
@@ -263,17 +267,10 @@ class Fleet:
 
     # ---- placements
 
-    def add_placement(self, request_id: str, candidate: Candidate, route: Route, prefill: PlacedPrefill) -> None:
-        site = candidate.site
-        site.backlog.add(
-            request_id,
-            route.work_s or 0.0,
-            candidate.ship_bytes,
-            site.workers,
-            self._now_s,
-            route.worker,
-            deferred=prefill.deferred,
-        )
+    def add_placement(self, request_id: str, candidate: Candidate, prefill: PlacedPrefill) -> None:
+        """Counts a prefill on the candidate's route. `prefill.site` is the candidate's."""
+        site, route = candidate.site, candidate.route
+        site.backlog.add(request_id, route.work_s or 0.0, candidate.ship_bytes, site.workers, self._now_s, route.worker)
         if site.queue is not None:
             site.queue.place(route.work_s or 0.0, self._now_s)
         self.placed[request_id] = prefill

@@ -14,6 +14,5 @@ class PlacedPrefill:
     """Tokens to prefill."""
     expires_at: float
     """Moment at which the placement is over, reported or not."""
-    deferred: bool = False
     decoder: str = ""
     """Key of the decode worker that has the request."""

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from prfaas.contracts.to_scheduler import Heartbeat
+from prfaas_scheduler.decode_load import place_wait_s
 
 Points = tuple[tuple[float, float], ...]
 """A curve as (x, y) in rising order of x."""
@@ -18,6 +19,8 @@ class Worker:
     received_at: float
     bit: int = 0
     """Its bit in BlockDirectory."""
+    batch_limit: int = 1
+    """Decode: largest batch that keeps the objective of time per output token."""
     placed_requests: int = 0
     """Decode: requests placed here since the last beat, which does not show them yet."""
 
@@ -30,9 +33,15 @@ class Worker:
         return now_s - self.received_at > HEARTBEAT_TIMEOUT_S
 
     @property
-    def rank(self) -> tuple[int, str, str]:
-        """Order in which decode workers are asked, the lowest first: by free slots, then by name."""
-        return self.load - self.beat.slots, self.beat.worker, self.beat.key
+    def rank(self) -> tuple[float, str, str]:
+        """Order in which decode workers are asked, the lowest first: by what the batch will be with one request more, as a share
+        of the batch that keeps the objective, then by name."""
+        return (self.load + 1) / self.batch_limit, self.beat.worker, self.beat.key
+
+    @property
+    def place_wait_s(self) -> float:
+        """Decode: time until one request more has a place in the batch."""
+        return place_wait_s(self.beat, self.load, self.batch_limit)
 
 
 class DecodePool:
@@ -42,7 +51,7 @@ class DecodePool:
         self._workers: dict[str, Worker] = {}
         self.bits = 0
         """Bitmask of its workers in BlockDirectory."""
-        self._ranks: list[tuple[int, str, str]] = []
+        self._ranks: list[tuple[float, str, str]] = []
         """Heap with an entry for each worker's present rank, and outdated ones that are dropped when they come up."""
 
     def __len__(self) -> int:

@@ -2,6 +2,7 @@
 
 from math import inf
 
+from prfaas.capacity.observed import interpolated
 from prfaas.capacity.threshold import PrefillStage
 from prfaas.contracts.to_scheduler import LinkEstimate
 from prfaas_scheduler.candidates import PrefillSite
@@ -36,4 +37,10 @@ def usable_bytes_per_s(link: LinkEstimate) -> float:
 def _stage(site: PrefillSite, egress_bytes_per_s: float) -> PrefillStage | None:
     if not site.prefill_points or egress_bytes_per_s <= 0:
         return None
-    return PrefillStage(site.workers, lambda tokens: site.work_s(tokens) or 0.0, site.kv_bytes, egress_bytes_per_s)
+    times, sizes = site.prefill_points, site.kv_points
+    return PrefillStage(
+        site.workers,
+        lambda tokens: interpolated(times, tokens) or 0.0,
+        lambda tokens: interpolated(sizes, tokens) or 0.0,
+        egress_bytes_per_s,
+    )

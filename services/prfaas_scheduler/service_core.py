@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import overload
 
-from prfaas.contracts.codes import OUT_OF_TIME, TOO_MANY, FailureCode
+from prfaas.contracts.codes import TOO_MANY, FailureCode
 from prfaas.contracts.to_gateway import Placement, Refusal
 from prfaas.contracts.to_scheduler import AttemptEnded, PlaceRequest
 from prfaas.kvcache.blocks import unpack_hashes
@@ -35,9 +35,6 @@ UNKNOWN_SHARE = 0.5
 """Share of the TTFT deadline that a remote attempt may use while nothing is known of the local site's speed."""
 MIN_SHARE, MAX_SHARE = 0.3, 0.7
 """Bounds of that share once something is known: predictions are no promises."""
-DEFERRED_SHARE = 0.4
-"""Share of the TTFT deadline that a deferred prompt waits for an idle worker. Then it is as good as any other, and has time
-enough for the queue, which holds no more than the TTFT objective, and for one more attempt."""
 LOCAL_SLACK = 1.5
 """A local prefill may take this many times its prediction before the client's deadline breaks."""
 
@@ -45,8 +42,8 @@ LOCAL_SLACK = 1.5
 class SchedulerCore:
     """One pd site's scheduler."""
 
-    def __init__(self, site: str, policy: Policy, max_blocks: int = MAX_BLOCKS) -> None:
-        self.fleet = Fleet(site, max_blocks)
+    def __init__(self, site: str, policy: Policy, max_blocks: int = MAX_BLOCKS, tpot_objective_s: float = 0.0) -> None:
+        self.fleet = Fleet(site, max_blocks, tpot_objective_s)
         self.policy = policy
 
     @overload
@@ -105,11 +102,7 @@ class SchedulerCore:
             breaker = known.breaker
             if ended.verified:
                 breaker.succeeded()
-            elif (
-                ended.code == FailureCode.CANCELLED
-                or ended.code in TOO_MANY
-                or (prefill and prefill.deferred and ended.code in OUT_OF_TIME)
-            ):
+            elif ended.code == FailureCode.CANCELLED or ended.code in TOO_MANY:
                 # The client left, or no worker had time for the prompt: that says nothing about the link.
                 breaker.abandoned(ended.request_id)
             else:
@@ -119,8 +112,8 @@ class SchedulerCore:
             prompt = Prompt(prefill.tokens + 1)
             next_one = self.fleet.candidates(prompt, prefill.model, prefill.fingerprint).get(ended.next_site)
             if next_one is not None:
-                prefill = replace(prefill, site=next_one.name, deferred=False)
-                self.fleet.add_placement(ended.request_id, next_one, next_one.route, prefill)
+                prefill = replace(prefill, site=next_one.name)
+                self.fleet.add_placement(ended.request_id, next_one, prefill)
 
     # ---- placements
 
@@ -134,14 +127,14 @@ class SchedulerCore:
         candidates = self._find_candidates(prompt, decoder, now_s)
         if isinstance(candidates, Refusal):
             return Answer(request.request_id, candidates)
+        if (too_late := _too_late(request, decoder, candidates)) is not None:
+            return Answer(request.request_id, too_late)
         choice = self.policy.choose(prompt, candidates)
         if choice.shed_for_s is not None:
-            retry_after_s = max(RETRY_AFTER_S, choice.shed_for_s)
-            refusal = Refusal(code=FailureCode.OVERLOADED, message=choice.reason, retry_after_s=retry_after_s)
-            return Answer(request.request_id, refusal)
-        route = choice.candidate.deferred_route if choice.deferred else choice.candidate.route
-        self._record(request, decoder, choice, route, now_s)
-        return Answer(request.request_id, _placement(request, decoder, candidates, choice, route), route.cached_tokens)
+            return Answer(request.request_id, _not_in_time(choice.reason, choice.shed_for_s))
+        self._record(request, decoder, choice, now_s)
+        cached_tokens = choice.candidate.route.cached_tokens
+        return Answer(request.request_id, _placement(request, decoder, candidates, choice), cached_tokens)
 
     def _prompt(self, request: PlaceRequest) -> Prompt:
         if not request.block_hashes or not request.block_tokens:
@@ -184,7 +177,7 @@ class SchedulerCore:
             remotes = list(by_site.values())  # better a link that just failed than a refusal
         return Candidates(local, remotes)
 
-    def _record(self, request: PlaceRequest, decoder: Decoder, choice: Choice, route: Route, now_s: float) -> None:
+    def _record(self, request: PlaceRequest, decoder: Decoder, choice: Choice, now_s: float) -> None:
         chosen, beat = choice.candidate, decoder.worker.beat
         if chosen.prompt.prefill_tokens:
             if chosen.name != self.fleet.site:  # a prompt without prefill would try no link
@@ -195,15 +188,35 @@ class SchedulerCore:
                 fingerprint=beat.fingerprint,
                 tokens=chosen.prompt.prefill_tokens,
                 expires_at=now_s + request.ttft_deadline_s,
-                deferred=choice.deferred,
                 decoder=beat.key,
             )
-            self.fleet.add_placement(request.request_id, chosen, route, prefill)
+            self.fleet.add_placement(request.request_id, chosen, prefill)
         self.fleet.count_request(decoder.worker)
 
 
-def _placement(request: PlaceRequest, decoder: Decoder, candidates: Candidates, choice: Choice, route: Route) -> Placement:
-    deferred_s = DEFERRED_SHARE * request.ttft_deadline_s if choice.deferred else 0.0
+def _too_late(request: PlaceRequest, decoder: Decoder, candidates: Candidates) -> Refusal | None:
+    """Returns the refusal of a prompt that no site can have prefilled before its deadline, or no decode worker begun, as
+    predicted; None while the speed of a site is not known."""
+    places = [*candidates.remotes] if candidates.local is None else [candidates.local, *candidates.remotes]
+    prefills_s = [place.route.prefill_s for place in places]
+    known_s = [prefill_s for prefill_s in prefills_s if prefill_s is not None]
+    if len(known_s) < len(places):
+        return None
+    wait_s = decoder.worker.place_wait_s
+    soonest_s, deadline_s = max(min(known_s), wait_s), request.ttft_deadline_s
+    if soonest_s <= deadline_s:
+        return None
+    what = "decode workers have no place for it" if wait_s == soonest_s else "no site can have it prefilled"
+    message = f"{what} within {soonest_s:.1f} s, and its first token is due in {deadline_s:.1f} s"
+    return _not_in_time(message, soonest_s - deadline_s)
+
+
+def _not_in_time(message: str, late_s: float) -> Refusal:
+    return Refusal(code=FailureCode.NOT_IN_TIME, message=message, retry_after_s=max(RETRY_AFTER_S, late_s))
+
+
+def _placement(request: PlaceRequest, decoder: Decoder, candidates: Candidates, choice: Choice) -> Placement:
+    route = choice.candidate.route
     fallback = candidates.local if choice.candidate is not candidates.local else None
     return Placement(
         transfer_id=request.request_id,
@@ -213,8 +226,7 @@ def _placement(request: PlaceRequest, decoder: Decoder, candidates: Candidates, 
         decode_worker=decoder.worker.beat.worker,
         outcome=choice.outcome,
         reason=choice.reason + _cached(route, choice.candidate.prompt, decoder),
-        fallback_after_s=_fallback_after_s(request.ttft_deadline_s - deferred_s, fallback),
-        deferred_s=deferred_s,
+        fallback_after_s=_fallback_after_s(request.ttft_deadline_s, fallback),
     )
 
 

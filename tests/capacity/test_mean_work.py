@@ -40,6 +40,15 @@ def test_two_remote_sites_carry_what_one_of_both_sizes_carries() -> None:
     assert two.req_s == pytest.approx(one.req_s)
 
 
+def test_a_remote_cache_makes_the_same_requests_less_work_there_and_no_less_here() -> None:
+    """Every request has a length at either side; the cut goes by the one here."""
+    half = [length / 2 for length in LENGTHS]
+    both, there = mean_work_limits(half, LOCAL, [remote()]), mean_work_limits(LENGTHS, LOCAL, [remote()], half)
+    assert there.lengths == mean_work_limits(LENGTHS, LOCAL, [remote()]).lengths
+    assert there.req_s[0] == both.req_s[0] and there.req_s[-1] == mean_work_limits(LENGTHS, LOCAL, [remote()]).req_s[-1]
+    assert there.best()[0] < 19_400
+
+
 def test_a_slow_link_raises_the_threshold() -> None:
     fast, slow = (mean_work_limits(LENGTHS, LOCAL, [remote(rate)]).best() for rate in (100e9 / 8, 1e9 / 8))
     assert slow[0] > 2 * fast[0] and slow[1] < fast[1]

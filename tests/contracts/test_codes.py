@@ -7,7 +7,6 @@ import pytest
 from prfaas.contracts.codes import (
     FALLBACK_OUTCOMES,
     GOOD_ENDS,
-    OUT_OF_TIME,
     REQUEST_FAULTS,
     RETRY_STATUSES,
     FailureCode,
@@ -40,19 +39,19 @@ def test_a_code_travels_as_its_spelling() -> None:
 def test_a_code_of_another_version_decodes_and_is_in_no_set() -> None:
     strange = decode(encode(Failed(request_id="r", sequence=0, code="of_next_year", message="m")), Failed).code
     assert strange == "of_next_year"
-    assert not any(strange in known for known in (REQUEST_FAULTS, OUT_OF_TIME, GOOD_ENDS, FALLBACK_OUTCOMES))
+    assert not any(strange in known for known in (REQUEST_FAULTS, GOOD_ENDS, FALLBACK_OUTCOMES))
 
 
 def test_text_from_the_wire_is_found_in_the_sets() -> None:
     assert decode(encode("cache_too_small"), str) in REQUEST_FAULTS
-    assert decode(encode("expired"), str) in OUT_OF_TIME
+    assert FALLBACK_OUTCOMES[decode(encode("expired"), str)] is Outcome.FALLBACK_TIMEOUT
     assert FALLBACK_OUTCOMES[decode(encode("broker"), str)] is Outcome.FALLBACK_BROKER
     assert {"stop", "length", "cancelled"} == GOOD_ENDS
 
 
 def test_what_ran_out_of_time_falls_back_as_a_timeout() -> None:
     timeouts = {code for code, outcome in FALLBACK_OUTCOMES.items() if outcome is Outcome.FALLBACK_TIMEOUT}
-    assert timeouts == OUT_OF_TIME
+    assert timeouts == {FailureCode.TIMEOUT, FailureCode.EXPIRED}
 
 
 @pytest.mark.parametrize("code", FailureCode)

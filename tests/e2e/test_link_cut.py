@@ -12,10 +12,10 @@ from prfaas.wan.proxy import LinkState
 
 @pytest.mark.timeout(900)
 async def test_no_request_fails_while_a_link_is_down_and_offloading_resumes(tmp_path: Path) -> None:
-    description = two_sites(remote_workers=2, rate_mbit=200.0, scheduler={"policy": "predictive", "comfort-share": 0.0})
+    description = two_sites(remote_workers=2, rate_mbit=200.0, scheduler={"policy": "priced"})
     async with Stack(description, tmp_path) as stack:
         for seed, fault in enumerate((LinkState.CUT, LinkState.HALF_OPEN)):
-            told = await outage(stack, "predictive", fault, outage_s=3.0, seed=seed)
+            told = await outage(stack, "priced", fault, outage_s=3.0, seed=seed)
             assert (told.failed, told.wrong) == (0, 0), told
             assert told.outcomes["offloaded"] and told.placed_s is not None, told
             assert told.requests > told.outcomes["offloaded"], "some were under way, or came meanwhile"

@@ -110,7 +110,7 @@ async def test_two_pd_sites_share_a_prefill_site_and_one_leaves_and_comes_back(t
 
 @pytest.mark.timeout(600)
 async def test_a_pd_site_uses_two_prefill_sites_and_does_without_one(tmp_path: Path) -> None:
-    description = many_sites(["home"], {"north": ("home",), "south": ("home",)}, policy="predictive")
+    description = many_sites(["home"], {"north": ("home",), "south": ("home",)}, policy="priced")
     async with Stack(description, tmp_path) as stack:
         await ask_until_prefilled_at(stack, "home", "north", first_seed=3)
         await ask_until_prefilled_at(stack, "home", "south", first_seed=103)

@@ -28,6 +28,7 @@ class ExampleConfig(ServiceConfig, frozen=True, kw_only=True):
     """Configuration of an example service."""
 
     role: ClassVar[str] = "example"
+    gone: ClassVar[Mapping[str, str]] = {"thresh": "set `threshold-tokens`", "policy = guess": "`threshold` knows"}
     limits: Limits = Limits()
     threshold_tokens: Annotated[int, msgspec.Meta(ge=0)] = 2048
     """Uncached tokens above which a prefill is offloaded."""
@@ -129,7 +130,9 @@ def test_plain_and_empty_and_foreign_variables_are_no_keys() -> None:
         (["--limits.queue-length", "0"], {}, "command line: key `limits.queue-length`: expected `int` >= 1."),
         ([], {"PRFAAS_DRAIN_S": "soon"}, "environment variable PRFAAS_DRAIN_S: key `drain-s`: expected `float`, got `str`."),
         (["--site", "no.dots"], {}, "command line: key `site`: expected `str` matching regex"),
-        (["--policy", "best"], {}, "command line: key `policy`: invalid enum value 'best'."),
+        (["--policy", "best"], {}, "command line: key `policy`: invalid enum value 'best'; expected local_only|"),
+        (["--policy", "guess"], {}, "key `policy`: invalid enum value 'guess', which is gone: `threshold` knows."),
+        (["--thresh", "1"], {}, "command line: key `thresh` is gone: set `threshold-tokens`."),
         (["--weights", "x"], {}, "command line: key `weights` is no JSON"),
         (["--weights", '{"x": "y"}'], {}, "command line: key `weights[...]`: expected `float`, got `str`."),
         (["--bulk.tls-ca-file", "x"], {}, "key `bulk.url` is not set; give it in the file, the environment or as `--bulk.url`."),

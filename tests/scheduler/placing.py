@@ -19,8 +19,8 @@ def beat(site: str, worker: str, role: Role, **load: Any) -> Heartbeat:
     return Heartbeat(site=site, worker=worker, role=role, **(defaults | load))
 
 
-def scheduler(policy: Policy, *beats: Heartbeat) -> SchedulerCore:
-    core = SchedulerCore("home", policy)
+def scheduler(policy: Policy, *beats: Heartbeat, tpot_objective_s: float = 0.0) -> SchedulerCore:
+    core = SchedulerCore("home", policy, tpot_objective_s=tpot_objective_s)
     for heard in beats or (
         beat("home", "d0", Role.DECODE),
         beat("home", "p0", Role.PREFILL),

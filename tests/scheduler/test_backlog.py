@@ -29,19 +29,6 @@ def test_a_free_worker_means_no_wait() -> None:
     assert backlog.wait_s(2, 0.0) == 4.0
 
 
-def test_a_deferred_one_waits_behind_all_that_come() -> None:
-    backlog = Backlog()
-    backlog.add("runs", 4.0, 1.0, 1, 0.0)
-    backlog.add("late", 3.0, 10.0, 1, 0.0, deferred=True)
-    backlog.add("in turn", 2.0, 100.0, 1, 0.0)
-    assert (backlog.wait_s(1, 0.0), backlog.deferred_wait_s(1, 0.0)) == (6.0, 9.0)
-    assert (backlog.kv_bytes, backlog.deferred_bytes) == (101.0, 10.0)
-    backlog.remove("runs", 1, 4.0)
-    assert (backlog.wait_s(1, 4.0), backlog.deferred_wait_s(1, 4.0)) == (2.0, 5.0)
-    backlog.remove("in turn", 1, 6.0)
-    assert (backlog.wait_s(1, 6.0), backlog.deferred_bytes) == (3.0, 0.0), "now it runs, and nobody can be put before it"
-
-
 def test_jobs_bound_to_one_worker_leave_the_others_free() -> None:
     backlog = Backlog()
     for number in range(4):
@@ -70,13 +57,11 @@ class AnyOrder(RuleBasedStateMachine):
         kv_bytes=st.floats(0, 1e9),
         workers=st.integers(0, 4),
         worker=st.sampled_from([None, None, "p0", "p1"]),
-        deferred=st.booleans(),
     )
-    def add(self, work_s: float, kv_bytes: float, workers: int, worker: str | None, deferred: bool) -> None:
+    def add(self, work_s: float, kv_bytes: float, workers: int, worker: str | None) -> None:
         self.count += 1
         self.here.add(str(self.count))
-        deferred = deferred and worker is None
-        self.backlog.add(str(self.count), work_s, kv_bytes, workers, self.now_s, worker, deferred=deferred)
+        self.backlog.add(str(self.count), work_s, kv_bytes, workers, self.now_s, worker)
 
     @rule(number=st.integers(0, 30), workers=st.integers(0, 4))
     def remove(self, number: int, workers: int) -> None:
@@ -91,7 +76,7 @@ class AnyOrder(RuleBasedStateMachine):
     def adds_up(self) -> None:
         self.backlog.validate()
         assert len(self.backlog) == len(self.here)
-        assert 0 <= self.backlog.wait_s(2, self.now_s) <= self.backlog.deferred_wait_s(2, self.now_s)
+        assert self.backlog.wait_s(2, self.now_s) >= 0
         assert self.backlog.worker_wait_s("p0", 2, self.now_s) >= 0
 
 

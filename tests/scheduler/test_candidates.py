@@ -51,14 +51,6 @@ def test_the_route_is_computed_once() -> None:
     assert one.route is one.route
 
 
-def test_a_deferred_prompt_waits_behind_all_that_are_placed() -> None:
-    one = candidate(4000)
-    for number in range(3):
-        one.site.backlog.add(str(number), 5.0, 0.0, 3, 0.0)
-    one.site.backlog.add("late", 6.0, 0.0, 3, 0.0, deferred=True)
-    assert (one.route.wait_s, one.deferred_route.wait_s) == (5.0, 7.0)
-
-
 def test_a_prompt_counts_what_is_to_be_prefilled_and_what_a_level_has_of_it() -> None:
     prompt = Prompt(1025, 512, (Level(2, 0b11),))
     assert (prompt.prefill_tokens, prompt.cached_tokens(prompt.levels[0])) == (1024, 1024)

@@ -20,7 +20,7 @@ from prfaas_scheduler.events import (
 )
 from prfaas_scheduler.policies.base import Policy
 from prfaas_scheduler.policies.baselines import Balanced, RemoteAll
-from prfaas_scheduler.policies.predictive import Predictive
+from prfaas_scheduler.policies.priced import Priced
 from prfaas_scheduler.policies.threshold import Threshold
 from prfaas_scheduler.pools import HEARTBEAT_TIMEOUT_S
 from prfaas_scheduler.service_core import SchedulerCore
@@ -39,7 +39,7 @@ POLICIES: dict[str, Policy] = {
     "remote_all": RemoteAll(),
     "threshold": Threshold(500),
     "balanced": Balanced(),
-    "predictive": Predictive(),
+    "priced": Priced(10.0),
 }
 
 
@@ -201,6 +201,6 @@ def test_an_estimate_of_a_link_within_the_site_means_nothing() -> None:
     state.link_is_measured("home", 0.0)
     state.decode_worker_beats(name="w0", incarnation="i", model="m", fingerprint="f", running=0, draining=False)
     state.prefill_worker_beats(name="w0", site="home", fingerprint="f", model="m", points=((50.0, 0.3),), draining=False)
-    state.change_policy("predictive")
+    state.change_policy("priced")
     state.request_comes(request_id="0", model="m", prompt_tokens=1502)
     state.indexes_are_right()

@@ -27,7 +27,7 @@ def test_a_busy_pool_stays_small_and_ordered() -> None:
         beat = Heartbeat(
             site="home", worker=name, role=Role.DECODE, model="m", fingerprint="f", max_context_tokens=9000, slots=1000
         )
-        workers[beat.key] = Worker(beat, 0.0)
+        workers[beat.key] = Worker(beat, 0.0, batch_limit=1000)
         pool.put(workers[beat.key])
     taken: list[str] = []
     for _ in range(300):
@@ -37,6 +37,23 @@ def test_a_busy_pool_stays_small_and_ordered() -> None:
         pool.validate(workers)
         taken.append(worker.beat.worker)
     assert taken == ["d0", "d1", "d2"] * 100
+
+
+def test_of_unlike_workers_the_one_is_taken_whose_batch_is_the_emptiest_for_its_size() -> None:
+    pool = DecodePool()
+    for name, limit in (("large", 20), ("small", 5)):
+        beat = Heartbeat(
+            site="home", worker=name, role=Role.DECODE, model="m", fingerprint="f", max_context_tokens=9000, slots=64
+        )
+        pool.put(Worker(beat, 0.0, batch_limit=limit))
+    taken: list[str] = []
+    for _ in range(25):
+        worker = pool.least_loaded()
+        worker.placed_requests += 1
+        pool.put(worker)
+        taken.append(worker.beat.worker)
+    assert taken.count("large") == 20 and taken.count("small") == 5
+    assert taken[:4] == ["large"] * 3 + ["small"], "a request more is a twentieth of the one, a fifth of the other"
 
 
 def test_the_pool_without_some_names_leaves_the_pool_itself_alone() -> None:

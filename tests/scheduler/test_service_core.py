@@ -2,6 +2,7 @@
 
 from array import array
 from collections import Counter
+from typing import Any
 
 import hypothesis.strategies as st
 import msgspec
@@ -24,11 +25,11 @@ from prfaas_scheduler.events import (
 from prfaas_scheduler.fleet import LINK_TIMEOUT_S
 from prfaas_scheduler.policies.base import Policy
 from prfaas_scheduler.policies.baselines import LocalOnly, RemoteAll
-from prfaas_scheduler.policies.predictive import Predictive
+from prfaas_scheduler.policies.priced import Priced
 from prfaas_scheduler.policies.threshold import Threshold
 from prfaas_scheduler.pools import HEARTBEAT_TIMEOUT_S
 from prfaas_scheduler.service_core import SchedulerCore
-from tests.scheduler.placing import SPEED, beat, far_link, over, placed, refused, scheduler
+from tests.scheduler.placing import SPEED, beat, far_link, over, place, placed, refused, scheduler
 
 
 def test_local_only_stays_and_remote_all_goes() -> None:
@@ -111,6 +112,56 @@ def test_a_request_that_a_decode_worker_refused_goes_to_another_one_and_is_count
     assert (answer.code, answer.message) == ("overloaded", "all decode workers of model 'm' refused the request: d0, d1")
 
 
+STEPS: dict[str, Any] = {"step_points": ((1.0, 0.02), (10.0, 0.03), (40.0, 0.06)), "output_tokens": 500.0}
+
+
+def test_with_an_objective_the_decode_worker_with_the_faster_steps_gets_more() -> None:
+    slow = {**STEPS, "step_points": ((1.0, 0.02), (40.0, 0.12))}
+    beats = [beat("home", "fast", Role.DECODE, slots=40, **STEPS), beat("home", "slow", Role.DECODE, slots=40, **slow)]
+    for objective_s, share in ((0.0, 10), (0.04, 15)):
+        core = scheduler(LocalOnly(), *beats, beat("home", "p0", Role.PREFILL), tpot_objective_s=objective_s)
+        chosen = [placed(core, request_id=str(number)).decode_worker for number in range(20)]
+        assert chosen.count("fast") == share
+
+
+def test_what_no_site_can_prefill_before_its_deadline_is_refused_with_the_time_that_is_missing() -> None:
+    core = scheduler(
+        RemoteAll(),
+        beat("home", "d0", Role.DECODE, slots=90),
+        beat("far", "p1", Role.PREFILL, **SPEED),
+    )
+    accepted = 0
+    while isinstance(answer := place(core, 8001, request_id=str(accepted)), Placement):
+        accepted += 1
+    assert accepted == 3, "8 s each, one after another: the next would take 32 s"
+    assert (answer.code, answer.retry_after_s) == ("not_in_time", pytest.approx(2.0, abs=1e-6))
+    assert answer.message == "no site can have it prefilled within 32.0 s, and its first token is due in 30.0 s"
+    # The refused one counts nowhere, and there is room again when one is over.
+    assert len(core.fleet.site_state("far").backlog) == accepted
+    over(core, "0", "far", 8.0)
+    placed(core, 8001, 8.0, request_id="later")
+
+
+def test_while_the_speed_of_a_site_is_not_known_nothing_is_too_late() -> None:
+    core = scheduler(
+        LocalOnly(),
+        beat("home", "d0", Role.DECODE, slots=90),
+        beat("home", "p0", Role.PREFILL, **SPEED),
+        beat("far", "p1", Role.PREFILL),
+    )
+    assert all(placed(core, 8001, request_id=str(number)) for number in range(9))
+
+
+def test_what_no_decode_worker_has_a_place_for_before_its_deadline_is_refused() -> None:
+    full = beat("home", "d0", Role.DECODE, slots=40, waiting_limit=90, running=10, waiting=20, **STEPS)
+    core = scheduler(LocalOnly(), full, beat("home", "p0", Role.PREFILL, **SPEED), tpot_objective_s=0.03)
+    answer = refused(core)
+    # Ten answers of 500 steps of 30 ms end in 15 s; 21 requests are to go before it has a place.
+    assert answer.code == "not_in_time" and answer.retry_after_s == pytest.approx(21 * 1.5 - 30.0)
+    assert "decode workers have no place" in answer.message
+    assert placed(scheduler(LocalOnly(), full, beat("home", "p0", Role.PREFILL, **SPEED))).decode_worker == "d0"
+
+
 def test_the_fallback_leaves_the_local_site_time() -> None:
     core = scheduler(RemoteAll())
     assert placed(core).fallback_after_s == 15.0, "nothing is known of the local speed: half"
@@ -167,7 +218,7 @@ def test_a_link_of_which_nothing_is_known_any_more_is_scarce(lost: str) -> None:
     slow = {"prefill_points": ((100.0, 5.0), (8000.0, 400.0)), "kv_points": ((1.0, 1e4), (8000.0, 8e7))}
     fast = slow | {"prefill_points": ((100.0, 0.5), (8000.0, 40.0))}
     home, far = beat("home", "p0", Role.PREFILL, **slow), beat("far", "p1", Role.PREFILL, **fast)
-    core = scheduler(Predictive(), beat("home", "d0", Role.DECODE, slots=9), home, far)
+    core = scheduler(Priced(10.0), beat("home", "d0", Role.DECODE, slots=9), home, far)
     core.handle(LinkMeasured(0.0, far_link()))
     assert placed(core, request_id="a").outcome is Outcome.OFFLOADED
     later = LINK_TIMEOUT_S + 0.1 if lost == "silent" else 0.1

@@ -49,7 +49,7 @@ def test_it_says_its_threshold_its_links_and_what_a_link_owes_until_the_prefill_
 
 
 def test_a_policy_without_a_threshold_says_none_and_an_old_link_is_left_out() -> None:
-    made = config(policy="predictive")
+    made = config(policy="priced")
     core = core_of(made)
     core.handle(LinkMeasured(0.0, far_link()))
     assert told(made, core, 0.0).threshold_tokens is None

@@ -19,7 +19,7 @@ from load.json_option import add_json_option, write_json
 from load.machine import Conditions, conditions
 from prfaas.process import interruption
 
-POLICIES = ("threshold", "predictive")
+POLICIES = ("threshold", "priced")
 IN_PROCESS_WORKERS = (10, 100, 1000)
 LIVE_WORKERS = (10, 100, 1000)
 CACHED_BLOCKS = 1_000_000

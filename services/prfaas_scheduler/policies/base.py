@@ -12,8 +12,6 @@ class Choice(NamedTuple):
     candidate: Candidate
     outcome: Outcome
     reason: str
-    deferred: bool = False
-    """The prompt is late already: for a while it waits until the site has no other prompt."""
     shed_for_s: float | None = None
     """The prompt is refused, and may be tried again after this time; None: it is not."""
 

@@ -5,11 +5,11 @@ from typing import Final, NamedTuple
 
 from prfaas_scheduler.policies.base import Policy
 from prfaas_scheduler.policies.baselines import Balanced, LocalOnly, RemoteAll
-from prfaas_scheduler.policies.predictive import COMFORT_SHARE, TTFT_OBJECTIVE_S, Predictive
 from prfaas_scheduler.policies.priced import Priced
 from prfaas_scheduler.policies.readings import DynamoCost, Headroom, LeastLoaded, ShortestWait
 from prfaas_scheduler.policies.threshold import Threshold
 from prfaas_scheduler.policies.threshold_resolved import ResolvedThreshold
+from prfaas_scheduler.queue.objectives import TTFT_OBJECTIVE_S
 
 
 class PolicyOptions(NamedTuple):
@@ -17,7 +17,6 @@ class PolicyOptions(NamedTuple):
 
     threshold_tokens: int = 1024
     resolve_every_s: float = 0.0
-    comfort_share: float = COMFORT_SHARE
     ttft_objective_s: float = TTFT_OBJECTIVE_S
     price_share: float = 1.0
 
@@ -28,16 +27,11 @@ def _threshold(options: PolicyOptions) -> Policy:
     return Threshold(options.threshold_tokens)
 
 
-def _predictive(options: PolicyOptions) -> Policy:
-    return Predictive(ttft_objective_s=options.ttft_objective_s, comfort_share=options.comfort_share)
-
-
 POLICIES: Final[dict[str, Callable[[PolicyOptions], Policy]]] = {
     "local_only": lambda options: LocalOnly(),
     "remote_all": lambda options: RemoteAll(),
     "balanced": lambda options: Balanced(),
     "threshold": _threshold,
-    "predictive": _predictive,
     "priced": lambda options: Priced(options.ttft_objective_s, price_share=options.price_share),
     "least_loaded": lambda options: LeastLoaded(),
     "shortest_wait": lambda options: ShortestWait(),

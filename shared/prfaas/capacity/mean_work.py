@@ -7,7 +7,7 @@ are tried at once: sums from the shortest length up give the local work, sums fr
 from collections.abc import Sequence
 from itertools import accumulate
 from math import inf
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from prfaas.capacity.threshold import PrefillStage
 
@@ -36,24 +36,35 @@ class Limits(NamedTuple):
         return int(self.lengths[stay - 1]) if stay else int(self.lengths[0]) - 1, self.req_s[stay]
 
 
-def quantiles(lengths: Sequence[float], count: int = SAMPLE) -> list[float]:
-    """Returns the lengths in rising order; of many, the middle ones of `count` equal parts."""
-    ordered = sorted(lengths)
+Ordered = TypeVar("Ordered", float, tuple[float, float])
+
+
+def quantiles(values: Sequence[Ordered], count: int = SAMPLE) -> list[Ordered]:
+    """Returns the values in rising order; of many, the middle ones of `count` equal parts."""
+    ordered = sorted(values)
     if len(ordered) <= count:
         return ordered
     return [ordered[int((part + 0.5) * len(ordered) / count)] for part in range(count)]
 
 
-def mean_work_limits(lengths: Sequence[float], local: PrefillStage, remotes: Sequence[PrefillStage]) -> Limits:
-    """Eq 6 without decode, with E[T(L)], for every cut of the sample. Remote sites add up, each at its own pace (Eq 3)."""
-    ordered = quantiles(lengths)
+def mean_work_limits(
+    lengths: Sequence[float],
+    local: PrefillStage,
+    remotes: Sequence[PrefillStage],
+    remote_lengths: Sequence[float] | None = None,
+) -> Limits:
+    """Eq 6 without decode, with E[T(L)], for every cut of the sample. Remote sites add up, each at its own pace (Eq 3).
+
+    `remote_lengths`: lengths of the same requests at a remote site, whose caches may hold more or less of them; None: as here."""
+    pairs = quantiles(list(zip(lengths, lengths if remote_lengths is None else remote_lengths, strict=True)))
+    ordered, longest_first = [here for here, _ in pairs], [there for _, there in reversed(pairs)]
     count = len(ordered)
     stays_s = [0.0, *accumulate(local.prefill_s(length) for length in ordered)]
     carried = [_rate(local.workers, work_s / count) for work_s in stays_s]
     remote = [0.0] * (count + 1)
     for stage in remotes:
-        leaves_s = [0.0, *accumulate(stage.prefill_s(length) for length in reversed(ordered))]
-        leaves_bytes = [0.0, *accumulate(stage.kv_bytes(length) for length in reversed(ordered))]
+        leaves_s = [0.0, *accumulate(stage.prefill_s(length) for length in longest_first)]
+        leaves_bytes = [0.0, *accumulate(stage.kv_bytes(length) for length in longest_first)]
         for stay in range(count + 1):
             leave = count - stay
             by_work = _rate(stage.workers, leaves_s[leave] / count)

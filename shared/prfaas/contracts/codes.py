@@ -63,7 +63,7 @@ class FailureCode(StrEnum):
 
     OVERLOADED = "overloaded", "all places are taken", "gateway, scheduler, decode worker, bus", 429
     JOB_QUEUE_FULL = "job_queue_full", "the queue of prefill jobs is full", "decode worker", 429
-    NOT_IN_TIME = "not_in_time", "no prefill worker will come to the prompt in time", "scheduler", 429
+    NOT_IN_TIME = "not_in_time", "no prefill worker will come to the prompt in time, or no decode worker", "scheduler", 429
     RATE_LIMIT_EXCEEDED = "rate_limit_exceeded", "a limit of the API key's tenant is reached", "gateway", 429
     DRAINING = "draining", "the process is shutting down or changes its role", "gateway, decode worker", 503
     NO_ANSWER = "no_answer", "the scheduler or a decode worker does not answer", "gateway", 503
@@ -120,14 +120,11 @@ class FailureCode(StrEnum):
 REQUEST_FAULTS = frozenset({FailureCode.CONTEXT_LENGTH_EXCEEDED, FailureCode.CACHE_TOO_SMALL, FailureCode.BAD_REQUEST})
 """Refusals that every worker would repeat."""
 
-FINAL_REFUSALS = REQUEST_FAULTS | {FailureCode.PREFILL_CRASH}
-"""Refusals after which no other worker is asked."""
+FINAL_REFUSALS = REQUEST_FAULTS | {FailureCode.PREFILL_CRASH, FailureCode.NOT_IN_TIME}
+"""Refusals after which no other worker is asked, now or later: what is too late now is later still after a wait."""
 
 TOO_MANY = frozenset({FailureCode.OVERLOADED, FailureCode.NOT_IN_TIME, FailureCode.JOB_QUEUE_FULL})
 """Refusals for want of room, which are no fault of what refuses."""
-
-OUT_OF_TIME = frozenset({FailureCode.TIMEOUT, FailureCode.EXPIRED})
-"""Attempts that ended for lack of time."""
 
 FALLBACK_OUTCOMES: dict[str, Outcome] = {
     FailureCode.TIMEOUT: Outcome.FALLBACK_TIMEOUT,

@@ -35,6 +35,8 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Keys that all services share. Each service subclasses it (`kw_only=True` is not inherited) and sets `role`."""
 
     role: ClassVar[str] = "service"
+    gone: ClassVar[Mapping[str, str]] = {}
+    """Settings of earlier versions, each a key or `key = value`, and what there is instead: the end of a sentence."""
 
     site: SubjectToken
     """Name of the site that this process belongs to."""

@@ -30,6 +30,7 @@ class Key(NamedTuple):
 class Schema:
     def __init__(self, cls: type[msgspec.Struct]) -> None:
         self.doc = inspect.cleandoc(cls.__doc__ or "")
+        self._gone: Mapping[str, str] = getattr(cls, "gone", {})
         self.keys: dict[str, Key] = {}
         self.groups: set[str] = set()
         self._walk(cls, "")
@@ -60,6 +61,8 @@ class Schema:
         if key in self.groups:
             inside = ", ".join(f"`{known}`" for known in self.keys if known.startswith(f"{key}."))
             raise ConfigError(f"{origin}: `{key}` is a group of keys, it has no value of its own; set {inside}.")
+        if key in self._gone:
+            raise ConfigError(f"{origin}: key `{key}` is gone: {self._gone[key]}.")
         meant = difflib.get_close_matches(key, self.keys, n=1)
         hint = f"did you mean `{meant[0]}`?" if meant else "--help lists all keys."
         raise ConfigError(f"{origin}: unknown key `{key}`; {hint}")
@@ -77,6 +80,9 @@ class Schema:
             named = re.match("`([^`]+)`", what)
             return ConfigError(f"{origins.get(named[1] if named else '', 'configuration')}: {what}.")
         origin = next((origins[known] for known in origins if key == known or key.startswith((f"{known}[", f"{known}."))), "")
+        if chosen := re.fullmatch("Invalid enum value '(.*)'", what):
+            instead = self._gone.get(f"{key} = {chosen[1]}")
+            what += f", which is gone: {instead}" if instead else f"; expected {type_name(self.keys[key].type)}"
         return ConfigError(f"{origin or 'configuration'}: key `{key}`: {what[:1].lower()}{what[1:]}.")
 
     def help(self, prefix: str) -> str:

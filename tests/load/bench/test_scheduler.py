@@ -26,7 +26,7 @@ def test_caches_hold_as_many_blocks_as_asked_and_are_hit() -> None:
     assert 0.1 < found.hit_share < 1
 
 
-@pytest.mark.parametrize("policy", ["threshold", "predictive"])
+@pytest.mark.parametrize("policy", ["threshold", "priced"])
 def test_decisions_are_made_with_work_under_way(policy: str) -> None:
     found = measure(policy, 60, 300)
     assert (found.decisions, found.refused) == (300, 0)

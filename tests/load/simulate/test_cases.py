@@ -37,7 +37,7 @@ def test_prefix_reuse_leaves_less_to_prefill_so_more_can_be_carried() -> None:
 
 def test_workers_reuse_what_they_have_prefilled() -> None:
     case = cases(0.3, duration_s=300.0)["reuse"]()
-    outcome = run(case, "predictive")
+    outcome = run(case, "priced")
     assert not outcome.report.errors
     prompts = [TraceRequest(0.0, each.prompt_tokens, 0, each.block_ids, case.block_tokens) for each in case.arrivals]
     ideal = 1 - sum(uncached_tokens(prompts)) / sum(prompt.input_tokens for prompt in prompts)

@@ -72,4 +72,4 @@ def test_the_page_has_every_trace_and_policy() -> None:
     cells = [cell(1.0, trace=trace, policy=policy, seed=seed) for trace in TRACES for policy in POLICIES for seed in (1, 2)]
     page = render(page_of(cells, 0.8))
     assert all(name in page for name in (*TRACES.values(), *POLICIES))
-    assert summary(cells)["agents_predictive"] == pytest.approx(1.0)
+    assert summary(cells)["agents_priced"] == pytest.approx(1.0)

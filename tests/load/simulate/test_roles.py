@@ -21,13 +21,13 @@ def test_a_prefill_worker_that_leaves_does_its_own_jobs_and_leaves_the_rest() ->
     for job in jobs[2:]:
         station.submit(job)
     station.leave("p1", lambda: left_at.append(clock.now_s))
-    clock.run(lambda: False)
+    clock.run()
     assert left_at == pytest.approx([2 * H20.prefill_s(1000)]), "the job in hand, and its own"
     assert all(job.verified for job in jobs)
     again = station.add("p1")
     job = Job(Prompt(1000), None, worker="p1")
     station.submit(job)
-    clock.run(lambda: False)
+    clock.run()
     assert job.verified and again.busy_s == pytest.approx(H20.prefill_s(1000))
 
 
@@ -38,7 +38,7 @@ def test_a_decode_worker_that_leaves_finishes_its_requests() -> None:
         decoder.admit(lambda tokens=tokens: decoder.join(tokens, lambda: None, decoder.release))  # type: ignore[misc]
     clock.run_until(0.001)
     decoder.leave(lambda: left_at.append(clock.now_s))
-    clock.run(lambda: False)
+    clock.run()
     assert left_at == pytest.approx([40 * 0.025], abs=0.03)
     assert decoder.observed.points() == ((1, 0.025), (2, 0.025))
     idle = DecodeWorker(clock, "home", "d1", DecodePool(profile=H20, workers=1, slots=4), 1.0, 1.0)

@@ -87,7 +87,7 @@ def test_callbacks_come_in_the_order_of_their_moments_and_of_their_making() -> N
     clock.after(0.5, lambda: clock.after(0.5, seen.append, "third"))
     clock.run_until(1.5)
     assert (seen, clock.now_s) == (["first", "second", "third"], 1.5)
-    clock.run(lambda: False)
+    clock.run()
     assert seen[-1] == "late"
 
 
@@ -95,7 +95,7 @@ def test_a_batch_up_to_the_limit_takes_the_profiles_step() -> None:
     clock = Clock()
     worker = decoder(clock)
     ends = [joined(clock, worker, 100) for _ in range(20)]
-    clock.run(lambda: False)
+    clock.run()
     assert ends == [pytest.approx([0.025, 2.5])] * 20
 
 
@@ -103,7 +103,7 @@ def test_a_batch_above_the_limit_makes_no_more_tokens_per_second() -> None:
     clock = Clock()
     worker = decoder(clock)
     short, long = joined(clock, worker, 10), [joined(clock, worker, 100) for _ in range(39)]
-    clock.run(lambda: False)
+    clock.run()
     assert short[1] == pytest.approx(10 * 0.05)
     assert long[-1][1] == pytest.approx(10 * 0.05 + 90 * 0.025 * 39 / 20)
 
@@ -113,7 +113,7 @@ def test_a_limited_batch_lets_the_next_one_wait_for_room() -> None:
     worker = decoder(clock, batch_limited=True)
     ends = [joined(clock, worker, 100) for _ in range(21)]
     assert (worker.batch, worker.joining) == (20, 1)
-    clock.run(lambda: False)
+    clock.run()
     assert ends[19] == pytest.approx([0.025, 2.5])
     assert ends[20] == pytest.approx([2.5 + 0.025, 5.0])
 
@@ -124,7 +124,7 @@ def test_who_joins_during_a_step_waits_for_its_end() -> None:
     joined(clock, worker, 100)
     clock.run_until(0.03)
     moments = joined(clock, worker, 10)
-    clock.run(lambda: False)
+    clock.run()
     assert moments == pytest.approx([3 * 0.025, 12 * 0.025])
 
 
@@ -144,7 +144,7 @@ def test_jobs_wait_for_one_of_the_workers() -> None:
     clock = Clock()
     station = PrefillStation(clock, "home", PrefillPool(profile=H20, workers=2), 1.0, 1.0)
     jobs = [submitted(clock, station) for _ in range(3)]
-    clock.run(lambda: False)
+    clock.run()
     step_s = H20.prefill_s(8192)
     assert [moment for job in jobs for moment in job] == pytest.approx([step_s, step_s, 2 * step_s])
 
@@ -157,7 +157,7 @@ def test_a_cancelled_job_is_not_run() -> None:
     station.submit(second)
     third = submitted(clock, station)
     station.withdraw(second)
-    clock.run(lambda: False)
+    clock.run()
     assert third == pytest.approx([2 * H20.prefill_s(8192)]) and not second.verified
 
 
@@ -169,7 +169,7 @@ def test_a_fast_link_hides_behind_prefill_and_a_slow_one_holds_the_worker() -> N
         clock = Clock()
         station = PrefillStation(clock, "far", PrefillPool(profile=H20, workers=1), 1.0, 1.0)
         moments = submitted(clock, station, tokens, Link(LinkSpec(rates=((0.0, rate),), rtt_s=0.0)))
-        clock.run(lambda: False)
+        clock.run()
         assert moments == pytest.approx([want_s], rel=0.01)
 
 
@@ -183,7 +183,7 @@ def test_a_job_that_waits_for_a_link_that_stays_cut_gives_its_worker_back_when_i
     clock.run_until(90.0)
     assert not next_one
     station.withdraw(stuck)
-    clock.run(lambda: False)
+    clock.run()
     assert next_one == pytest.approx([90.0 + H20.prefill_s(8192)])
 
 
@@ -194,7 +194,7 @@ def test_a_cached_prefix_is_neither_computed_nor_shipped_to_who_has_it() -> None
     blocks = list(range(1, 61))
     first = submitted(clock, station, prompt=Prompt(60 * 512, blocks, 512))
     second = submitted(clock, station, prompt=Prompt(64 * 512, [*blocks, 61, 62, 63, 64], 512))
-    clock.run(lambda: False)
+    clock.run()
     first_s = H20.prefill_s(60 * 512)
     assert [*first, *second] == pytest.approx([first_s, first_s + H20.prefill_s(4 * 512)])
     assert [list(unpack_hashes(changed.stored)) for changed in heard] == [blocks, [61, 62, 63, 64]]
@@ -222,7 +222,7 @@ def test_a_station_with_a_queue_serves_by_due_dates_and_refuses_what_cannot_be_i
         for name, due_s in (("first", 5.0), ("late", 50.0), ("soon", 10.0))
     )
     hopeless = submitted(clock, station, job_id="hopeless", due_at=0.1, expires_at=0.2, on_refused=refusals.append)
-    clock.run(lambda: False)
+    clock.run()
     assert [*first, *soon, *late] == pytest.approx([step_s, 2 * step_s, 3 * step_s])
     assert not hopeless and "8192 tokens" in refusals[0]
 

@@ -9,6 +9,7 @@ import pytest
 from load.bench.scheduler.fleet import make_policy as make_policy_of_bench
 from load.simulate import policies as simulated
 from prfaas.bus.endpoint import NatsEndpoint
+from prfaas.process.config import ConfigError, load_config
 from prfaas_scheduler.config import SchedulerConfig
 from prfaas_scheduler.policies.registry import POLICIES, PolicyOptions
 from tests.scheduler.policies.places import choose, site
@@ -37,6 +38,18 @@ def test_the_configuration_takes_every_registered_policy_and_no_other() -> None:
     with pytest.raises(msgspec.ValidationError, match="policy"):
         msgspec.convert(KEYS | {"policy": "of_next_year"}, SchedulerConfig)
     assert tuple(POLICIES) == simulated.POLICIES
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        (["--policy", "predictive"], "key `policy`: invalid enum value 'predictive', which is gone: `priced` predicts"),
+        (["--comfort-share", "0"], "key `comfort-share` is gone: policy `priced` weighs links and workers by their prices"),
+    ],
+)
+def test_settings_of_earlier_versions_get_a_sentence_that_names_what_there_is_instead(setting: list[str], told: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        load_config(SchedulerConfig, argv=["--site", "home", "--control.url", "nats://127.0.0.1:1", *setting], environ={})
 
 
 def test_options_and_configuration_have_the_same_defaults() -> None:

@@ -354,7 +354,7 @@ TestAnyCourse.settings = settings(max_examples=examples(30), stateful_step_count
     [
         ({"policy": "threshold", "threshold_tokens": 77}, 77),
         ({"policy": "threshold", "resolve_every_s": 5.0}, None),
-        ({"policy": "predictive"}, None),
+        ({"policy": "priced"}, None),
         ({"policy": "remote_all"}, -1.0),
         ({"policy": "local_only"}, float("inf")),
     ],
