@@ -17,9 +17,11 @@ _FALLEN = 0.7
 """Share of what short trains showed when the link was measured: less is no noise."""
 _DEEPER = 2
 """Length in short trains: a shorter deep train shows nothing more than they do."""
-_AGAIN_S = 300.0
+_AGAIN_S = 60.0
 _GROWING_INTERVAL_S = 1.0
 _AFTER_FAILURE_S = 60.0
+_AFTER_GROWTH_S = 10.0
+"""Longest pause when short trains have come to show more since: what held the link down is gone."""
 _MOST_BYTES = 32 << 20
 
 
@@ -29,6 +31,9 @@ class IdleGoodput:
         self._cost_share = DEEP_SHARE * link_share
         self._most_bytes = min(most_bytes, _MOST_BYTES)
         self._next_s = 0.0
+        self._next_if_grown_s = 0.0
+        self._short_before_pause = 0.0
+        """What short trains showed when the pause until then began."""
         self._spent_bytes = 0
         """Bytes sent while the train grows, which a pause afterwards makes up for."""
         self.forget()
@@ -64,7 +69,8 @@ class IdleGoodput:
         if wanted_bytes < least_bytes:
             self.forget()  # short ones show this link as it is
             return None
-        if now_s < self._next_s or self._most_bytes < least_bytes:
+        grown = short_bytes_per_s > _GROWTH * self._short_before_pause
+        if now_s < (self._next_if_grown_s if grown else self._next_s) or self._most_bytes < least_bytes:
             return None
         return int(min(wanted_bytes, self._most_bytes))
 
@@ -79,17 +85,20 @@ class IdleGoodput:
         self._spent_bytes += train_bytes
         if self._growing:
             self._last = train_bytes, goodput_bytes_per_s
-            self._next_s = now_s + _GROWING_INTERVAL_S
+            self._pause(now_s, _GROWING_INTERVAL_S, short_bytes_per_s)
             return
         self._goodput, self._short, self._measured_s = goodput_bytes_per_s, short_bytes_per_s, now_s
         self._by_transfers, self._last = False, None
-        self._next_s = now_s + self._spent_bytes / (self._cost_share * max(goodput_bytes_per_s, short_bytes_per_s))
+        paid_s = self._spent_bytes / (self._cost_share * max(goodput_bytes_per_s, short_bytes_per_s))
+        if goodput_bytes_per_s < _FALLEN * known:  # its length was that of the link as it had been
+            paid_s = min(paid_s, _AGAIN_S)
+        self._pause(now_s, paid_s, short_bytes_per_s)
         self._spent_bytes = 0
 
-    def failed(self, now_s: float) -> None:
+    def failed(self, now_s: float, short_bytes_per_s: float) -> None:
         """Takes in that a deep train did not come through in time."""
         self.forget()
-        self._next_s = now_s + _AFTER_FAILURE_S
+        self._pause(now_s, _AFTER_FAILURE_S, short_bytes_per_s)
 
     def transferred(self, now_s: float, goodput_bytes_per_s: float) -> None:
         """Takes in the goodput of transfers."""
@@ -99,6 +108,11 @@ class IdleGoodput:
     def short(self, short_bytes_per_s: float) -> None:
         """Takes in the goodput of short trains without transfers."""
         self._short = max(self._short or 0.0, short_bytes_per_s)
+
+    def _pause(self, now_s: float, pause_s: float, short_bytes_per_s: float) -> None:
+        self._next_s = now_s + pause_s
+        self._next_if_grown_s = now_s + min(pause_s, _AFTER_GROWTH_S)
+        self._short_before_pause = short_bytes_per_s
 
     def _change(self, short_bytes_per_s: float) -> float:
         """Factor by which the link's rate has changed since it was measured."""
