@@ -16,6 +16,8 @@ from prfaas.transfer.sender_core import SenderCore
 from prfaas.transfer.sender_events import SendFrame
 
 FAR = "far1"
+MOST_LOSS_S = 3.0
+"""Most that any fault may cost beyond the work."""
 PLAN = Plan(
     seed=1,
     profile="single",
@@ -75,6 +77,22 @@ def test_a_job_that_waits_behind_a_broken_link_costs_seconds() -> None:
         world = World(replace(plan, seed=seed)).run()
         assert world.violations == []
         assert all(client.first_token_s < 5.6 + MOST_ADDED_S for client in world.clients)
+
+
+@pytest.mark.parametrize("kind", ["kill", "stop"])
+@pytest.mark.parametrize("dispatchers", [(FAR,), (HOME, FAR)])
+def test_a_job_in_the_queue_of_a_site_that_has_lost_all_its_workers_is_prefilled_at_home(
+    kind: str, dispatchers: tuple[str, ...]
+) -> None:
+    """The worker has the first job when it is lost; the second one waits in the site's queue."""
+    requests = [request("first", 1.0, 40), request("second", 1.1, 3)]
+    plan = replace(PLAN, token_s=0.03, dispatchers=dispatchers, requests=requests, faults=[Fault(kind, "far1-p0", 1.3, 8.0)])
+    for seed in range(8):
+        world = World(replace(plan, seed=seed)).run()
+        assert world.violations == []
+        work_s = 40 * plan.token_s + 1.0
+        assert all(client.first_token_s < MOST_LOSS_S + work_s for client in world.clients)
+        assert "no_prefill_worker" in codes(world)
 
 
 @pytest.mark.parametrize("seed", range(4))
