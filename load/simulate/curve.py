@@ -25,6 +25,7 @@ from load.simulate.curve_plot import write_plot
 from load.simulate.curve_points import SLO, Measured, Point, Task, measure
 from load.simulate.curve_summary import CASES, SHARE, Curves, Summary, summarize
 from prfaas.process import interruption
+from prfaas.process.child import end_with_parent
 
 
 class Form(NamedTuple):
@@ -56,7 +57,7 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
 def run(tasks: Sequence[Task], jobs: int, say: Console) -> Iterator[Measured]:
     """Measures the tasks on several cores. Yields them as they are done."""
     started_at = time.monotonic()
-    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+    with multiprocessing.get_context("spawn").Pool(jobs, initializer=end_with_parent()) as pool:
         for done, measured in enumerate(pool.imap_unordered(measure, tasks), start=1):
             task = measured.task
             ours = next((point.kept_share for point in measured.points if point.arm == OURS), math.nan)
