@@ -17,7 +17,9 @@ _FALLEN = 0.7
 """Share of what short trains showed when the link was measured: less is no noise."""
 _DEEPER = 2
 """Length in short trains: a shorter deep train shows nothing more than they do."""
-_AGAIN_S = 60.0
+_AGAIN_S = 300.0
+_AGAIN_AFTER_FALL_S = 60.0
+"""The same while the link shows less than it once did: it may rise again, and short trains need not show it."""
 _GROWING_INTERVAL_S = 1.0
 _AFTER_FAILURE_S = 60.0
 _AFTER_GROWTH_S = 10.0
@@ -44,6 +46,8 @@ class IdleGoodput:
         self._short: float | None = None
         """Largest goodput that short trains without transfers have shown since."""
         self._measured_s = 0.0
+        self._has_fallen = False
+        """True since a deep train showed less than the one before, until one shows more again."""
         self._by_transfers = False
         """True when transfers showed it: a short one may overrate, so a deep train has yet to confirm it."""
         self._last: tuple[int, float] | None = None
@@ -58,7 +62,7 @@ class IdleGoodput:
         """Returns the length of a deep train to send now; None: none is worth sending, or it has to wait."""
         goodput = self.goodput_bytes_per_s(short_bytes_per_s)
         changed = self._change(short_bytes_per_s) < 1 or goodput > _GROWTH * (self._goodput or 0.0)
-        if not (self._growing or self._by_transfers or changed or now_s - self._measured_s > _AGAIN_S):
+        if not (self._growing or self._by_transfers or changed or self._is_old(now_s)):
             return None
         last_bytes, last_goodput = self._last or (short_train_bytes, goodput)
         if self._growing:
@@ -90,8 +94,11 @@ class IdleGoodput:
         self._goodput, self._short, self._measured_s = goodput_bytes_per_s, short_bytes_per_s, now_s
         self._by_transfers, self._last = False, None
         paid_s = self._spent_bytes / (self._cost_share * max(goodput_bytes_per_s, short_bytes_per_s))
-        if goodput_bytes_per_s < _FALLEN * known:  # its length was that of the link as it had been
-            paid_s = min(paid_s, _AGAIN_S)
+        if goodput_bytes_per_s < _FALLEN * known:
+            self._has_fallen = True
+            paid_s = min(paid_s, _AGAIN_AFTER_FALL_S)  # its length was that of the link as it had been
+        elif goodput_bytes_per_s > _GROWTH * known:
+            self._has_fallen = False
         self._pause(now_s, paid_s, short_bytes_per_s)
         self._spent_bytes = 0
 
@@ -108,6 +115,9 @@ class IdleGoodput:
     def short(self, short_bytes_per_s: float) -> None:
         """Takes in the goodput of short trains without transfers."""
         self._short = max(self._short or 0.0, short_bytes_per_s)
+
+    def _is_old(self, now_s: float) -> bool:
+        return now_s - self._measured_s > (_AGAIN_AFTER_FALL_S if self._has_fallen else _AGAIN_S)
 
     def _pause(self, now_s: float, pause_s: float, short_bytes_per_s: float) -> None:
         self._next_s = now_s + pause_s
