@@ -35,7 +35,7 @@ class IdleGoodput:
         self._next_s = 0.0
         self._next_if_grown_s = 0.0
         self._short_before_pause = 0.0
-        """What short trains showed when the pause until then began."""
+        """Goodput that short trains showed when the pause until then began."""
         self._spent_bytes = 0
         """Bytes sent while the train grows, which a pause afterwards makes up for."""
         self.forget()
@@ -94,10 +94,10 @@ class IdleGoodput:
         self._goodput, self._short, self._measured_s = goodput_bytes_per_s, short_bytes_per_s, now_s
         self._by_transfers, self._last = False, None
         paid_s = self._spent_bytes / (self._cost_share * max(goodput_bytes_per_s, short_bytes_per_s))
-        if goodput_bytes_per_s < _FALLEN * known:
+        if goodput_bytes_per_s < _FALLEN * (self._goodput or 0.0):
             self._has_fallen = True
             paid_s = min(paid_s, _AGAIN_AFTER_FALL_S)  # its length was that of the link as it had been
-        elif goodput_bytes_per_s > _GROWTH * known:
+        elif goodput_bytes_per_s > _GROWTH * (self._goodput or 0.0):
             self._has_fallen = False
         self._pause(now_s, paid_s, short_bytes_per_s)
         self._spent_bytes = 0
