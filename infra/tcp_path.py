@@ -18,6 +18,8 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from prfaas.process.child import running_with_parent
+
 NEAR, FAR = "10.99.0.1", "10.99.0.2"
 _DEVICE = "prfaas0"
 _MTU_BYTES = 1500
@@ -56,7 +58,7 @@ def tcp_path(path: TcpPath, port: int) -> Iterator[None]:
             f"ip route change 10.99.0.0/24 dev {_DEVICE} src {NEAR} congctl {path.congestion_control}",
         ):
             subprocess.run(command.split(), check=True, capture_output=True)
-        forwarder = _CONTEXT.Process(target=_forward, args=(device, path, port), daemon=True)
+        forwarder = _CONTEXT.Process(target=running_with_parent(_forward), args=(device, path, port), daemon=True)
         forwarder.start()
         try:
             yield

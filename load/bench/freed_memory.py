@@ -20,6 +20,7 @@ from load.machine import conditions
 from prfaas.engine.emulated import EmulatedEngine
 from prfaas.engine.factory import EngineConfig
 from prfaas.process import interruption
+from prfaas.process.child import end_with_parent
 from prfaas.site.sites import Role
 from prfaas.worker.freed_memory import give_back_freed_memory
 from prfaas_decode_worker.prefixes import KeptPrefixes
@@ -80,7 +81,7 @@ def main() -> int:
     add_json_option(parser)
     arguments = parser.parse_args()
     at = conditions()
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+    with multiprocessing.get_context("spawn").Pool(1, initializer=end_with_parent(), maxtasksperchild=1) as pool:
         arms = pool.map(_run, (False, True), chunksize=1)
     for arm in arms:
         how = "given back" if arm.gives_back else "kept"

@@ -26,6 +26,7 @@ from load.bench.replay_stub import FIRST_LINE, StubRow
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
 from prfaas.process import interruption
+from prfaas.process.child import end_with_parent
 from prfaas.replay.results import Run, load_run
 from prfaas.stack.launch import say
 
@@ -39,7 +40,8 @@ QUANTILES = (0.5, 0.9, 0.95, 0.99)
 @contextlib.contextmanager
 def stub_process(log: Path) -> Iterator[str]:
     """Yields the stub's URL; what it saw and did is in `log` afterwards."""
-    process = subprocess.Popen([sys.executable, "-m", "load.bench.replay_stub", str(log)], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "load.bench.replay_stub", str(log)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=end_with_parent())
     assert process.stdout is not None
     try:
         yield process.stdout.readline().removeprefix(FIRST_LINE).strip()
@@ -98,7 +100,7 @@ async def replayed(rate_req_s: float, seconds: float, directory: Path) -> tuple[
         options = ["--synthetic", f"fixed:tokens={PROMPT_TOKENS}", "--output-tokens", str(OUTPUT_TOKENS), "--target", url]
         timing = ["--rate", str(rate_req_s), "--duration", str(seconds), "--warm-up", "1", "--out", str(out)]
         command = [sys.executable, "-m", "prfaas.cli", "replay", *options, *timing]
-        process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL)
+        process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL, preexec_fn=end_with_parent())
         memory = Memory()
         sampling = asyncio.create_task(memory.sample(process.pid))
         try:

@@ -14,6 +14,7 @@ import sys
 import time
 
 from prfaas.process import interruption
+from prfaas.process.child import end_with_parent, running_with_parent
 
 _CASES: tuple[tuple[float | None, float], ...] = ((None, 0.0), (1000.0, 20.0), (200.0, 20.0), (100.0, 20.0), (100.0, 80.0))
 _SECONDS = 4.0
@@ -24,7 +25,7 @@ def _serve(listener: socket.socket) -> None:
     """First byte of a connection: `e` echoes 100-byte messages, `s` sinks and answers with (bytes, seconds)."""
     while True:
         connection, _ = listener.accept()
-        multiprocessing.Process(target=_serve_one, args=(connection,), daemon=False).start()
+        multiprocessing.Process(target=running_with_parent(_serve_one), args=(connection,), daemon=False).start()
         connection.close()
 
 
@@ -82,13 +83,13 @@ def _describe(times_ms: list[float]) -> str:
 def _measure(target_port: int, rate_mbit: float | None, rtt_ms: float) -> None:
     command = [sys.executable, "-m", "prfaas.wan", "--connect", f"127.0.0.1:{target_port}", "--rtt-ms", str(rtt_ms)]
     command += [] if rate_mbit is None else ["--rate-mbit", str(rate_mbit)]
-    link = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    link = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=end_with_parent())
     try:
         assert link.stdout is not None
         port = json.loads(link.stdout.readline())["port"]
         idle_ms = _ping_ms(port)
         rate = _sink(port, _SECONDS)
-        bulk = multiprocessing.Process(target=_sink, args=(port, _SECONDS))
+        bulk = multiprocessing.Process(target=running_with_parent(_sink), args=(port, _SECONDS))
         bulk.start()
         time.sleep(0.5)
         busy_ms = _ping_ms(port)
@@ -103,7 +104,7 @@ def _measure(target_port: int, rate_mbit: float | None, rtt_ms: float) -> None:
 
 def main() -> None:
     listener = socket.create_server(("127.0.0.1", 0))
-    server = multiprocessing.Process(target=_serve, args=(listener,))
+    server = multiprocessing.Process(target=running_with_parent(_serve), args=(listener,))
     server.start()
     try:
         for rate_mbit, rtt_ms in _CASES:

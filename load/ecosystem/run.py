@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from load.ecosystem.clients import ClientResult, Job, LoadClient
+from prfaas.process.child import end_with_parent
 
 STOP_S = 10.0
 
@@ -20,7 +21,12 @@ async def run_client(client: LoadClient, job: Job, environ: Mapping[str, str], t
     log = job.out / "client.log"
     with log.open("wb") as file:
         process = await asyncio.create_subprocess_exec(
-            *client.command(job), stdout=file, stderr=asyncio.subprocess.STDOUT, env=os.environ | dict(environ), cwd=job.out
+            *client.command(job),
+            stdout=file,
+            stderr=asyncio.subprocess.STDOUT,
+            env=os.environ | dict(environ),
+            cwd=job.out,
+            preexec_fn=end_with_parent(),
         )
     try:
         async with asyncio.timeout(timeout_s):

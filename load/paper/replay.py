@@ -21,6 +21,7 @@ from load.simulate.paper import DEPLOYMENTS, HOME, THRESHOLD_TOKENS
 from load.simulate.policies import POLICIES, scheduler_keys
 from load.traces import MOONCAKE_BUCKET_S, MOONCAKE_CONVERSATION
 from prfaas.process import interruption
+from prfaas.process.child import end_with_parent
 from prfaas.site.sites import Description, Role
 from prfaas.stack.launch import START_ERRORS, fresh_directory, say
 from prfaas.stack.stack import Stack
@@ -37,7 +38,8 @@ async def run(policy: str, seconds: float, seed: int) -> int:
     async with Stack(with_scheduler(description(DEPLOYMENTS["threshold"], scales), keys), directory, progress=say) as stack:
         # Ctrl-C is for the replay: it writes its report, and then the stack is stopped.
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, lambda: None)
-        process = await asyncio.create_subprocess_exec(*_command(stack, scales, policy, seconds, seed, directory / REPORT_FOLDER))
+        command = _command(stack, scales, policy, seconds, seed, directory / REPORT_FOLDER)
+        process = await asyncio.create_subprocess_exec(*command, preexec_fn=end_with_parent())
         return await process.wait()
 
 

@@ -23,6 +23,7 @@ from load.screenshots.fleet import HOME, Traffic, fleet
 from prfaas.console.client import ConsoleClient
 from prfaas.console.top import Top
 from prfaas.process import interruption
+from prfaas.process.child import end_with_parent
 from prfaas.stack.launch import START_ERRORS, fresh_directory, say
 from prfaas.stack.stack import Stack
 
@@ -73,7 +74,8 @@ async def _replayed(url: str, out: Path, seconds: float) -> Path:
         str(_REPLAY_S),
     ]
     options += ["--target", url, "--out", str(out), "--seed", "1"]
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "prfaas.cli", "replay", *options)
+    command = [sys.executable, "-m", "prfaas.cli", "replay", *options]
+    process = await asyncio.create_subprocess_exec(*command, preexec_fn=end_with_parent())
     if await process.wait():
         raise ReplayError("prfaas replay has failed; its own words say why")
     return out / "report.html"

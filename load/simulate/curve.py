@@ -26,6 +26,7 @@ from load.simulate.curve_plot import write_plot
 from load.simulate.curve_points import SLO, Measured, Point, Task, measure
 from load.simulate.curve_summary import CASES, SHARE, Curves, Summary, summarize
 from prfaas.process import interruption
+from prfaas.process.child import running_with_parent
 
 GC_THRESHOLD = 100_000
 """Objects made between two searches for cycles: a run keeps nearly all that it makes, and searching it again and again costs a
@@ -62,7 +63,7 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
 def run(tasks: Sequence[Task], jobs: int, say: Console) -> Iterator[Measured]:
     """Measures the tasks on several cores. Yields them as they are done."""
     started_at = time.monotonic()
-    with multiprocessing.get_context("spawn").Pool(jobs, gc.set_threshold, (GC_THRESHOLD,)) as pool:
+    with multiprocessing.get_context("spawn").Pool(jobs, running_with_parent(gc.set_threshold), (GC_THRESHOLD,)) as pool:
         for done, measured in enumerate(pool.imap_unordered(measure, tasks), start=1):
             task = measured.task
             ours = next((point.kept_share for point in measured.points if point.arm == OURS), math.nan)

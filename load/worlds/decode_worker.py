@@ -34,6 +34,7 @@ from prfaas_decode_worker.events import (
 )
 from prfaas_decode_worker.gateway_watch import ASK_EVERY_S
 from prfaas_decode_worker.gateways import GatewayProcess, Gateways
+from prfaas_decode_worker.sent_events import SentEvents
 from prfaas_decode_worker.service_core import DecodeCore, Row
 
 TICK_S = 0.1
@@ -64,6 +65,7 @@ class DecodeWorker(Process):
         self.samplers: dict[str, int] = {}
         """Draws of each request's random state."""
         self._gateways = Gateways()
+        self._sent = SentEvents()
         self._answers: dict[str, GenerateAccepted | GenerateRefused] = {}
         self._work: Future[None] = Future()
         self._ticker: Timer | None = None
@@ -97,6 +99,9 @@ class DecodeWorker(Process):
             for request_id, request in self.core.requests.items()
             if _gateway_of(request.generate) == GatewayProcess(asked.gateway, asked.gateway_incarnation)
         }
+        for request_id, sequence in asked.resend.items():
+            for emit in self._sent.since(request_id, sequence, asked.gateway):
+                self.world.network.tell(self, emit.reply_to, "hear_event", self.name, emit.event)
         return Running(incarnation=self.incarnation, events=events)
 
     def hear_progress(self, prefill_site: str, progress: PrefillProgress) -> None:
@@ -120,6 +125,7 @@ class DecodeWorker(Process):
             self._carry_out(order)
         self.core.validate()
         self.core.deaths.validate()
+        self._sent.validate()
         self._tick_when_due()
         if self.core.requests and not self._watching:
             self._watching = True
@@ -134,9 +140,11 @@ class DecodeWorker(Process):
             case EndAttempt():
                 self.attempts.end(order)
             case Emit(reply_to, event):
+                self._sent.keep(order, self.monotonic_s)
                 self.world.network.tell(self, reply_to, "hear_event", self.name, event)
                 self._work.set()
             case Release():
+                self._sent.end(order.request_id, self.monotonic_s)
                 self.samplers.pop(order.request_id, None)
                 self.attempts.release(order.request_id)
             case TellScheduler(AttemptEnded() as ended):

@@ -9,14 +9,15 @@ from load.worlds.model import MODEL
 from load.worlds.plan import HOME
 from load.worlds.surroundings import Surroundings
 from load.worlds.taken_job import Delivery, JobTaker, StoredJob, Stream, TakenJob
-from prfaas.bus.errors import BusError, BusTimeoutError
+from prfaas.bus.errors import BusError, BusTimeoutError, NoRespondersError
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.to_decode import PrefillFailed
 from prfaas.contracts.to_prefill import CancelPrefill, DispatcherHere
 from prfaas.contracts.to_scheduler import PrefillReadiness
-from prfaas_scheduler.dispatch import ATTEMPTS, TICK_S
+from prfaas_scheduler.dispatch import ASK_TIMEOUT_S, ATTEMPTS, TICK_S
 from prfaas_scheduler.dispatch_core import DispatchCore
 from prfaas_scheduler.dispatch_events import (
+    AskWorker,
     ClockTicked,
     DispatchEnded,
     DispatchResult,
@@ -24,6 +25,8 @@ from prfaas_scheduler.dispatch_events import (
     JobCancelled,
     JobHeld,
     ReadinessHeard,
+    SendHome,
+    WorkerAbsent,
 )
 from prfaas_scheduler.dispatch_jobs import job_id_of, queued_job
 from prfaas_scheduler.queue.events import Dispatch, Job, Refuse
@@ -108,7 +111,7 @@ class Dispatcher(JobTaker):
         """Follows Dispatcher._job."""
         left_s = taken.job.timeout_s - taken.age_s
         work_s = self.core.work_s(MODEL, taken.job.transfer.prefill_tokens, left_s)
-        return queued_job(taken, self.monotonic_s, work_s, self._objectives, self._options)
+        return queued_job(taken, self.site, self.monotonic_s, work_s, self._objectives, self._options)
 
     def _tick_soon(self) -> None:
         if self._ticker is not None:
@@ -128,7 +131,22 @@ class Dispatcher(JobTaker):
                 case Refuse():
                     self._leaving.add(instruction.job_id)
                     self.spawn(self._refuse(instruction))
+                case SendHome(job_id):
+                    self._leaving.add(job_id)
+                    self.spawn(self._fail(job_id, FailureCode.NO_PREFILL_WORKER, "no prefill worker is left", None))
+                case AskWorker(worker):
+                    self.spawn(self._ask(worker))
         self.core.validate()
+
+    async def _ask(self, worker: str) -> None:
+        """Follows Dispatcher._ask."""
+        asked_at = self.monotonic_s
+        try:
+            await self.world.network.ask(self, worker, "alive_asked", timeout_s=ASK_TIMEOUT_S)
+        except NoRespondersError:
+            self._handle(WorkerAbsent(self.monotonic_s, worker, asked_at))
+        except BusError:
+            return
 
     async def _dispatch(self, job_id: str, worker: str, incarnation: str | None) -> None:
         taken = self.held[job_id]

@@ -38,6 +38,7 @@ class Leg:
         self.arrived: Future[None] = Future()
         self.taken = 0
         """Events that have come: the next one has this number."""
+        self.has_gap = False
         self.lost = ""
         """Code of the loss of its decode worker or of an event; empty while all is well."""
         self.asked: str | None = None
@@ -52,8 +53,8 @@ class Leg:
         """Follows EventQueue.put."""
         if event.sequence < self.taken:
             return
-        if event.sequence > self.taken:
-            self.lose(FailureCode.EVENTS_LOST)
+        self.has_gap = event.sequence > self.taken
+        if self.has_gap:
             return
         self.taken += 1
         self.ended = isinstance(event, Finished | Failed)
@@ -143,7 +144,9 @@ class Gateway(Watcher):
     async def _look(self, worker: DecodeWorker, asked: dict[str, int]) -> None:
         gone, asked_at = False, self.monotonic_s
         try:
-            question = AskRunning(gateway=self.name, gateway_incarnation=self.incarnation)
+            gaps = {request_id for request_id, leg in self.legs.items() if leg.has_gap}
+            resend = self._probes.resend(asked, gaps)
+            question = AskRunning(gateway=self.name, gateway_incarnation=self.incarnation, resend=resend)
             running = await self.world.network.ask(self, worker.name, "running_asked", question, timeout_s=ANSWER_TIMEOUT_S)
         except NoRespondersError:
             gone = self._probes.handle_absence(worker, self.monotonic_s)

@@ -12,6 +12,7 @@ import msgspec
 from load.worlds.mutation import Mutation, mutated
 from load.worlds.plan import make_plan
 from load.worlds.world import World
+from prfaas.process.child import running_with_parent
 from prfaas.telemetry.logs import set_up_logs
 
 COLLECT_EVERY: Final = 50
@@ -91,7 +92,7 @@ def _chunks(chunks: list[range], jobs: int) -> Iterator[Runs]:
     if jobs == 1:
         yield from map(_run_chunk, chunks)
         return
-    with multiprocessing.get_context("spawn").Pool(jobs, initializer=silence) as pool:
+    with multiprocessing.get_context("spawn").Pool(jobs, initializer=running_with_parent(silence)) as pool:
         yield from pool.imap_unordered(_run_chunk, chunks)
 
 

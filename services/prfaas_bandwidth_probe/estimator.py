@@ -28,14 +28,26 @@ from prfaas_bandwidth_probe.events import (
 from prfaas_bandwidth_probe.idle_goodput import DEEP_SHARE, IdleGoodput
 
 TRAIN_PARTS = 16
+LEAST_PARTS = 2
 _TRAIN_S = 0.010
 """Length of a train in time: long against the jitter of processes, short for other traffic."""
 _FIRST_PART_BYTES = 4 << 10
 _PART_LIMITS_BYTES = (2 << 10, 32 << 10)
 _LEAST_PART_BYTES = 512
+_LEAST_TRAIN_BYTES = TRAIN_PARTS * _LEAST_PART_BYTES
+_LONGEST_TRAIN_BYTES = TRAIN_PARTS * _PART_LIMITS_BYTES[1]
 _BUDGET_SHARE = 0.02
 """Share of a second's budget that one train may take."""
 _MIN_TRAIN_INTERVAL_S = 0.5
+MAX_TRAIN_INTERVAL_S = 5.0
+"""Longest time between two trains: an idle link whose limit is lifted is known again soon after it. Where a link is slow, trains
+are shorter instead of rarer. Only below 0.2 Mbit/s the shortest ones cost more than their share."""
+_FALL = 4.0
+"""Trains that show less than the others by this factor stand for a link that has fallen: the next one is short."""
+_MOST_GROWTH = 10.0
+"""Factor beyond the rate that a train is made for which it can show. A short one on a fast link takes no measurable time."""
+_COMPARABLE = 4.0
+"""Factor between the lengths of trains that can be compared: TCP's window grows with the length."""
 _WINDOW = 5
 """Measurements that count."""
 _BASE_MEMORY_S = 60.0
@@ -111,7 +123,7 @@ class LinkEstimator:
 
     def _by_trains(self) -> list[float]:
         base_s = min(*(seconds for _, seconds in self._bases_s), *self._rtts_s, inf)
-        return [size_bytes / max(train_s - base_s, _LEAST_S) for size_bytes, train_s in self._trains]
+        return [size_bytes / max(train_s - base_s, _least_s(size_bytes)) for size_bytes, train_s in self._trains]
 
     def handle(self, event: Event) -> list[Instruction]:
         match event:
@@ -126,6 +138,8 @@ class LinkEstimator:
                 self._bases_s.append((now_s, base_s))
                 while self._bases_s[0][0] < now_s - _BASE_MEMORY_S:
                     self._bases_s.popleft()
+                while self._trains and _COMPARABLE * self._trains[0][0] < train_bytes:
+                    self._trains.popleft()
                 self._trains.append((train_bytes, train_s))
                 self._samples += 1
                 self._measured_s = now_s
@@ -152,14 +166,14 @@ class LinkEstimator:
                 self._idle.forget()
             case ProbeFailed(now_s, Probe.DEEP_TRAIN):
                 self._training = False
-                self._idle.failed(now_s)
+                self._idle.failed(now_s, self._short() if self._trains else 0.0)
             case ProbeFailed():
                 self._pinging = False
                 self._rtts_s.clear()
         return []
 
     def validate(self) -> None:
-        assert len(self._trains) == min(self._samples, _WINDOW)
+        assert len(self._trains) <= min(self._samples, _WINDOW) and bool(self._trains) is bool(self._samples)
         assert bool(self._bases_s) is bool(self._trains) and len(self._bases_s) <= 1 + _BASE_MEMORY_S / _MIN_TRAIN_INTERVAL_S
         assert all(rtt_s >= 0 for rtt_s in self._rtts_s)
 
@@ -172,7 +186,7 @@ class LinkEstimator:
             self._next_ping_s = now_s + self._ping_interval_s
             orders.append(SendPing())
         if not self._training and self._rtts_s:
-            train = SendTrain(TRAIN_PARTS, self._part_bytes()) if now_s >= self._next_train_s else self._deep_train(now_s, busy)
+            train = self._short_train() if now_s >= self._next_train_s else self._deep_train(now_s, busy)
             self._training = train is not None
             orders += [train] if train is not None else []
         return orders
@@ -181,7 +195,8 @@ class LinkEstimator:
         rtt_s = self.rtt_s
         if busy or self._transfers or not self._trains or rtt_s is None:
             return None
-        deep_bytes = self._idle.due_bytes(now_s, rtt_s, self._short(), TRAIN_PARTS * self._part_bytes())
+        short = self._short_train()
+        deep_bytes = self._idle.due_bytes(now_s, rtt_s, self._short(), short.parts * short.part_bytes)
         if deep_bytes is None:
             return None
         parts = max(TRAIN_PARTS, -(-deep_bytes // _PART_LIMITS_BYTES[1]))
@@ -203,13 +218,31 @@ class LinkEstimator:
         )
         return [Announce(estimate)]
 
-    def _part_bytes(self) -> int:
+    def _short_train(self) -> SendTrain:
+        train_bytes = self._train_bytes()
+        parts = max(LEAST_PARTS, min(TRAIN_PARTS, int(train_bytes / _LEAST_PART_BYTES)))
+        return SendTrain(parts, max(int(train_bytes / parts), _LEAST_PART_BYTES))
+
+    def _train_bytes(self) -> float:
+        """Returns the length of a short train: some milliseconds of the link, as much as share and budget pay for."""
         goodput = self.goodput_bytes_per_s
+        if goodput is None:
+            return min(TRAIN_PARTS * _FIRST_PART_BYTES, max(_BUDGET_SHARE * self._budget_bytes_per_s, _LEAST_TRAIN_BYTES))
+        # The others stay in the window for a while, but a link that has fallen must not carry more of their length.
+        by_trains = self._by_trains()
+        goodput *= min(1.0, _FALL * by_trains[-1] / max(by_trains))
         low, high = _PART_LIMITS_BYTES
-        size_bytes = _FIRST_PART_BYTES if goodput is None else min(max(int(goodput * _TRAIN_S / TRAIN_PARTS), low), high)
-        return int(min(size_bytes, max(_BUDGET_SHARE * self._budget_bytes_per_s / TRAIN_PARTS, _LEAST_PART_BYTES)))
+        wanted_bytes = min(max(goodput * _TRAIN_S, TRAIN_PARTS * low), TRAIN_PARTS * high)
+        paid_bytes = MAX_TRAIN_INTERVAL_S * self._train_share * min(goodput, self._budget_bytes_per_s)
+        return min(wanted_bytes, paid_bytes, max(_BUDGET_SHARE * self._budget_bytes_per_s, _LEAST_TRAIN_BYTES))
 
     def _train_interval_s(self, train_bytes: int) -> float:
         goodput = self.goodput_bytes_per_s
         assert goodput is not None, "a train was measured just now"
-        return max(_MIN_TRAIN_INTERVAL_S, train_bytes / (self._train_share * min(goodput, self._budget_bytes_per_s)))
+        paid_s = train_bytes / (self._train_share * min(goodput, self._budget_bytes_per_s))
+        return min(max(_MIN_TRAIN_INTERVAL_S, paid_s), MAX_TRAIN_INTERVAL_S)
+
+
+def _least_s(train_bytes: int) -> float:
+    """Returns the shortest time that counts for a train; the longest ones may show any rate."""
+    return _LEAST_S if train_bytes >= _LONGEST_TRAIN_BYTES else max(_LEAST_S, _TRAIN_S / _MOST_GROWTH)

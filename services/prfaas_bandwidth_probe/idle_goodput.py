@@ -18,8 +18,12 @@ _FALLEN = 0.7
 _DEEPER = 2
 """Length in short trains: a shorter deep train shows nothing more than they do."""
 _AGAIN_S = 300.0
+_AGAIN_AFTER_FALL_S = 60.0
+"""The same while the link shows less than it once did: it may rise again, and short trains need not show it."""
 _GROWING_INTERVAL_S = 1.0
 _AFTER_FAILURE_S = 60.0
+_AFTER_GROWTH_S = 10.0
+"""Longest pause when short trains have come to show more since: what held the link down is gone."""
 _MOST_BYTES = 32 << 20
 
 
@@ -29,6 +33,9 @@ class IdleGoodput:
         self._cost_share = DEEP_SHARE * link_share
         self._most_bytes = min(most_bytes, _MOST_BYTES)
         self._next_s = 0.0
+        self._next_if_grown_s = 0.0
+        self._short_before_pause = 0.0
+        """Goodput that short trains showed when the pause until then began."""
         self._spent_bytes = 0
         """Bytes sent while the train grows, which a pause afterwards makes up for."""
         self.forget()
@@ -39,6 +46,8 @@ class IdleGoodput:
         self._short: float | None = None
         """Largest goodput that short trains without transfers have shown since."""
         self._measured_s = 0.0
+        self._has_fallen = False
+        """True since a deep train showed less than the one before, until one shows more again."""
         self._by_transfers = False
         """True when transfers showed it: a short one may overrate, so a deep train has yet to confirm it."""
         self._last: tuple[int, float] | None = None
@@ -53,7 +62,7 @@ class IdleGoodput:
         """Returns the length of a deep train to send now; None: none is worth sending, or it has to wait."""
         goodput = self.goodput_bytes_per_s(short_bytes_per_s)
         changed = self._change(short_bytes_per_s) < 1 or goodput > _GROWTH * (self._goodput or 0.0)
-        if not (self._growing or self._by_transfers or changed or now_s - self._measured_s > _AGAIN_S):
+        if not (self._growing or self._by_transfers or changed or self._is_old(now_s)):
             return None
         last_bytes, last_goodput = self._last or (short_train_bytes, goodput)
         if self._growing:
@@ -64,7 +73,8 @@ class IdleGoodput:
         if wanted_bytes < least_bytes:
             self.forget()  # short ones show this link as it is
             return None
-        if now_s < self._next_s or self._most_bytes < least_bytes:
+        grown = short_bytes_per_s > _GROWTH * self._short_before_pause
+        if now_s < (self._next_if_grown_s if grown else self._next_s) or self._most_bytes < least_bytes:
             return None
         return int(min(wanted_bytes, self._most_bytes))
 
@@ -79,17 +89,23 @@ class IdleGoodput:
         self._spent_bytes += train_bytes
         if self._growing:
             self._last = train_bytes, goodput_bytes_per_s
-            self._next_s = now_s + _GROWING_INTERVAL_S
+            self._pause(now_s, _GROWING_INTERVAL_S, short_bytes_per_s)
             return
         self._goodput, self._short, self._measured_s = goodput_bytes_per_s, short_bytes_per_s, now_s
         self._by_transfers, self._last = False, None
-        self._next_s = now_s + self._spent_bytes / (self._cost_share * max(goodput_bytes_per_s, short_bytes_per_s))
+        paid_s = self._spent_bytes / (self._cost_share * max(goodput_bytes_per_s, short_bytes_per_s))
+        if goodput_bytes_per_s < _FALLEN * (self._goodput or 0.0):
+            self._has_fallen = True
+            paid_s = min(paid_s, _AGAIN_AFTER_FALL_S)  # its length was that of the link as it had been
+        elif goodput_bytes_per_s > _GROWTH * (self._goodput or 0.0):
+            self._has_fallen = False
+        self._pause(now_s, paid_s, short_bytes_per_s)
         self._spent_bytes = 0
 
-    def failed(self, now_s: float) -> None:
+    def failed(self, now_s: float, short_bytes_per_s: float) -> None:
         """Takes in that a deep train did not come through in time."""
         self.forget()
-        self._next_s = now_s + _AFTER_FAILURE_S
+        self._pause(now_s, _AFTER_FAILURE_S, short_bytes_per_s)
 
     def transferred(self, now_s: float, goodput_bytes_per_s: float) -> None:
         """Takes in the goodput of transfers."""
@@ -99,6 +115,14 @@ class IdleGoodput:
     def short(self, short_bytes_per_s: float) -> None:
         """Takes in the goodput of short trains without transfers."""
         self._short = max(self._short or 0.0, short_bytes_per_s)
+
+    def _is_old(self, now_s: float) -> bool:
+        return now_s - self._measured_s > (_AGAIN_AFTER_FALL_S if self._has_fallen else _AGAIN_S)
+
+    def _pause(self, now_s: float, pause_s: float, short_bytes_per_s: float) -> None:
+        self._next_s = now_s + pause_s
+        self._next_if_grown_s = now_s + min(pause_s, _AFTER_GROWTH_S)
+        self._short_before_pause = short_bytes_per_s
 
     def _change(self, short_bytes_per_s: float) -> float:
         """Factor by which the link's rate has changed since it was measured."""

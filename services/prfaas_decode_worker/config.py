@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta, field
 
+from prfaas.bus.bulk.bucket import DEFAULT_BUCKET_MIB
 from prfaas.contracts import subjects
 from prfaas.contracts.terms import Role
 from prfaas.engine.factory import EngineConfig
@@ -31,7 +32,7 @@ class DecodeWorkerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknow
     """Memory for KV caches."""
     prefix_cache_mib: Annotated[int, Meta(ge=0)] = 512
     """Memory for the full layers' KV of prompts that were served, in blocks of `engine.chunk-tokens`; 0 keeps none."""
-    bucket_mib: Annotated[int, Meta(ge=16)] = 1024
+    bucket_mib: Annotated[int, Meta(ge=16)] = DEFAULT_BUCKET_MIB
     """Memory of the site's NATS server for KV under way, of all decode workers together. Each site that may send KV has an equal
     part and can fill no other."""
     prefill_sites: tuple[SubjectToken, ...] = ()

@@ -1,7 +1,8 @@
 """Events of requests on their way to gateways, and those of attempts to the scheduler, in order."""
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from prfaas.bus.control import ControlBus
@@ -12,6 +13,7 @@ from prfaas.contracts.to_gateway import Failed
 from prfaas.telemetry.logs import get_logger
 from prfaas.worker.faults import fault_text
 from prfaas_decode_worker.events import Emit, TellScheduler, request_id_of
+from prfaas_decode_worker.sent_events import SentEvents
 
 OTHERS_BACK_S: Final = 0.5
 """Time after the connection is back before anything is sent: who hears it dials again every 0.2 s."""
@@ -23,7 +25,7 @@ log = get_logger(__name__)
 class Outbox:
     """One queue, so that a request's events keep their order. It is bounded: the batch waits between two steps until it is empty.
 
-    An event that is lost on the bus is a gap that the gateway turns into an error. One that cannot be sent at all, because it
+    An event that is lost on the bus is a gap, and sent again when the gateway asks for it. One that cannot be sent at all, as it
     cannot be encoded, ends its request: `give_up` is called with the request's id."""
 
     def __init__(self, site: str, worker: str, give_up: Callable[[str], None]) -> None:
@@ -31,9 +33,25 @@ class Outbox:
         self._worker = worker
         self._give_up = give_up
         self._queue: asyncio.Queue[Emit | TellScheduler] = asyncio.Queue()
+        self._sent = SentEvents()
 
     def put(self, order: Emit | TellScheduler) -> None:
+        if isinstance(order, Emit):
+            self._sent.keep(order, time.monotonic())
         self._queue.put_nowait(order)
+
+    def end(self, request_id: str) -> None:
+        """Takes that no event of a request will follow."""
+        self._sent.end(request_id, time.monotonic())
+
+    def resend(self, lost: Mapping[str, int], reply_to: str) -> None:
+        """Sends the events of requests again, each from its first lost one on, where they are kept and went to `reply_to`."""
+        for request_id, sequence in lost.items():
+            again = self._sent.since(request_id, sequence, reply_to)
+            if again:
+                log.info("events_sent_again", request_id=request_id, from_sequence=sequence, events=len(again))
+            for emit in again:
+                self._queue.put_nowait(emit)
 
     async def join(self) -> None:
         """Returns when all that was put is on the bus."""

@@ -202,6 +202,7 @@ class DecodeWorkerService:
             for request_id, request in self._core.requests.items()
             if request.generate.gateway == asked.gateway and request.generate.gateway_incarnation == asked.gateway_incarnation
         }
+        self._outbox.resend(asked.resend, subjects.events(self._config.site, asked.gateway))
         return Running(incarnation=self._incarnation, events=events)
 
     def _hear_progress(self, message: Msg) -> None:
@@ -265,6 +266,7 @@ class DecodeWorkerService:
         # All are done, the last one first, even when another one raises: nothing of the request may stay.
         with contextlib.ExitStack() as parts:
             parts.callback(self._count_end, release)
+            parts.callback(self._outbox.end, release.request_id)
             parts.callback(self._spans.released, release)
             parts.callback(self._attempts.release, release)
             parts.callback(self._batch.release, release.request_id)

@@ -81,6 +81,15 @@ class DecodeProbes:
                 self._behind[request_id] = now
         return lost
 
+    def resend(self, asked: Mapping[str, int], gaps: Collection[str]) -> dict[str, int]:
+        """Returns the number of the first lost event of each request of which one is to be sent again. `asked`: events of each
+        request that have come; `gaps`: requests of which a later event has come."""
+        return {
+            request_id: taken
+            for request_id, taken in asked.items()
+            if request_id in gaps or ((behind := self._behind.get(request_id)) is not None and behind.taken == taken)
+        }
+
     def handle_absence(self, worker: DecodeWorker, now_s: float) -> bool:
         """Takes that none listens under its name. Returns whether it is gone."""
         return now_s - self._absent_since.setdefault(worker, now_s) >= ABSENT_S

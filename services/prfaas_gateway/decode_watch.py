@@ -5,6 +5,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
 
+from msgspec.structs import replace
+
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import BusError, NoRespondersError
 from prfaas.bus.repeated_question import RepeatedQuestion
@@ -102,4 +104,5 @@ class DecodeWatch:
         # Before the question leaves: a request that is accepted meanwhile may be missing in its answer, however late that comes.
         asked = self._in_flight.of_workers().get(worker, {})
         subject = subjects.decode_alive(self._site, worker.name)
-        return _Answer(asked, await self._bus.request(subject, self._asking, Running, timeout_s))
+        question = replace(self._asking, resend=self._probes.resend(asked, self._in_flight.gaps()))
+        return _Answer(asked, await self._bus.request(subject, question, Running, timeout_s))

@@ -47,15 +47,18 @@ class EventQueue:
         """Process that has accepted the request."""
         self.taken = 0
         """Events that have come: the next one has this number."""
+        self.has_gap = False
+        """True while events before the last one that came have not."""
         self.over = False
         """True when the last event has come."""
 
     def put(self, event: GenerateEvent) -> None:
-        """Takes the next event. One that came before is dropped, one that comes too early shows that others are lost."""
+        """Takes the next event. One that came before is dropped. So is one that comes too early: the decode worker is asked to
+        send what was lost before it, and then all that followed."""
         if event.sequence < self.taken:
             return
-        if event.sequence > self.taken:
-            self.end(EventsLostError(f"event {self.taken} of the answer was expected, but event {event.sequence} came"))
+        self.has_gap = event.sequence > self.taken
+        if self.has_gap:
             return
         self.taken += 1
         self.over = isinstance(event, Finished | Failed)
@@ -146,6 +149,10 @@ class InFlight:
             if queue.worker is not None and not queue.over:
                 found.setdefault(queue.worker, {})[request_id] = queue.taken
         return found
+
+    def gaps(self) -> set[str]:
+        """Returns the requests of which an event was lost, as a later one shows."""
+        return {request_id for request_id, queue in self._queues.items() if queue.has_gap}
 
     def lose_events(self, request_id: str, why: str) -> None:
         """Ends the wait of a request whose next event will not come. An unknown one changes nothing."""

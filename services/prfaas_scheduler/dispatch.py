@@ -13,7 +13,7 @@ from typing import Any, Final
 from nats.aio.msg import Msg
 
 from prfaas.bus.control import ControlBus
-from prfaas.bus.errors import BusError, BusTimeoutError, MessageTooLargeError
+from prfaas.bus.errors import BusError, BusTimeoutError, MessageTooLargeError, NoRespondersError
 from prfaas.bus.job_streams import QUEUED_ACK_WAIT_S, queued_consumer
 from prfaas.bus.jobs import dispatch
 from prfaas.bus.server_clock import ServerClock
@@ -29,6 +29,7 @@ from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics.queue import QueueMetrics
 from prfaas_scheduler.dispatch_core import DispatchCore
 from prfaas_scheduler.dispatch_events import (
+    AskWorker,
     ClockTicked,
     DispatchEnded,
     DispatchResult,
@@ -36,6 +37,8 @@ from prfaas_scheduler.dispatch_events import (
     JobCancelled,
     JobHeld,
     ReadinessHeard,
+    SendHome,
+    WorkerAbsent,
 )
 from prfaas_scheduler.dispatch_jobs import job_id_of, queued_job
 from prfaas_scheduler.queue.events import Dispatch, Job, Refuse
@@ -48,6 +51,8 @@ PULL_S: Final = 1.0
 """Time after which the server ends a pull that brought nothing."""
 TICK_S: Final = 0.1
 RETRY_S: Final = 0.2
+ASK_TIMEOUT_S: Final = 0.75
+"""Wait for the answer of a quiet worker, in the own site."""
 ANNOUNCE_S: Final = 0.5
 """Interval of announcements of the queue's state."""
 ATTEMPTS: Final = 8
@@ -112,10 +117,10 @@ class Dispatcher:
         subscriptions, self._subscriptions = self._subscriptions, []
         for subscription in subscriptions:
             await subscription.drain()
-        tasks, self._tasks = self._tasks, set()
-        for task in tasks:
-            task.cancel()
-        if tasks:
+        while self._tasks:  # one whose end came with its cancellation may have begun another
+            tasks, self._tasks = self._tasks, set()
+            for task in tasks:
+                task.cancel()
             await asyncio.wait(tasks)
         sources, self._sources = self._sources, {}
         held = [*self._held.values(), *(taken for source in sources.values() for taken in source.jobs)]
@@ -184,7 +189,7 @@ class Dispatcher:
     def _job(self, taken: TakenJob) -> Job:
         left_s = taken.job.timeout_s - taken.age_s
         work_s = self._core.work_s(taken.job.model, taken.job.transfer.prefill_tokens, left_s)
-        return queued_job(taken, time.monotonic(), work_s, self._objectives, self._options)
+        return queued_job(taken, self._site, time.monotonic(), work_s, self._objectives, self._options)
 
     # ---- news
 
@@ -245,6 +250,22 @@ class Dispatcher:
                 case Refuse(job_id):
                     self._leaving.add(job_id)
                     self._spawn(self._fail(job_id, FailureCode.NOT_IN_TIME, instruction.message, instruction.retry_after_s))
+                case SendHome(job_id):
+                    self._leaving.add(job_id)
+                    message = f"site {self._site} has no prefill worker of its model any more"
+                    self._spawn(self._fail(job_id, FailureCode.NO_PREFILL_WORKER, message, None))
+                case AskWorker(worker):
+                    self._spawn(self._ask(worker))
+
+    async def _ask(self, worker: str) -> None:
+        """Asks whether a worker is there. A question without an answer says nothing: the worker may be busy."""
+        asked_at = time.monotonic()
+        try:
+            await self._bus.request_raw(subjects.worker_alive(self._site, worker), b"", ASK_TIMEOUT_S)
+        except NoRespondersError:
+            self._handle(WorkerAbsent(time.monotonic(), worker, asked_at))
+        except BusError:
+            return
 
     async def _dispatch(self, job_id: str, worker: str, incarnation: str | None) -> None:
         """Gives a held job to a worker, or gives it back to the queue."""

@@ -5,23 +5,27 @@ and has taken all jobs that were dispatched to it.
 """
 
 from dataclasses import dataclass
+from math import inf
 from typing import Final, assert_never
 
 from prfaas.capacity.observed import interpolated
 from prfaas.contracts.fields import Points
 from prfaas.contracts.to_scheduler import PrefillReadiness, QueueAnnounced
 from prfaas_scheduler.dispatch_events import (
+    AskWorker,
     ClockTicked,
     DispatchEnded,
     DispatchResult,
     Event,
+    Instruction,
     JobCancelled,
     JobHeld,
     ReadinessHeard,
+    SendHome,
+    WorkerAbsent,
 )
 from prfaas_scheduler.queue.events import (
     Dispatch,
-    Instruction,
     JobArrived,
     JobGone,
     TimePassed,
@@ -30,8 +34,11 @@ from prfaas_scheduler.queue.events import (
 )
 from prfaas_scheduler.queue.site_queue import SiteQueue
 
-SILENT_S: Final = 3.0
+SILENT_S: Final = 2.5
 """Silence after which a worker gets no job. It repeats every second whether it is ready."""
+QUIET_S: Final = 1.25
+"""Silence after which a worker is asked whether it is there: a dead one has no subscription any more."""
+ASK_EVERY_S: Final = 0.5
 TRIED_SHARE: Final = 0.9
 """Share of its time that a prefill takes at most, as predicted beside a worker that is ready."""
 UNTAKEN_S: Final = 5.0
@@ -47,6 +54,8 @@ class _Worker:
     sent_at: float
     offered: bool = False
     """The queue knows it as ready."""
+    asked_at: float = -inf
+    """Moment at which it was asked whether it is there."""
 
 
 class DispatchCore:
@@ -68,11 +77,13 @@ class DispatchCore:
                 return self._told(JobGone(now_s, job_id))
             case ClockTicked(now_s):
                 silent = [name for name, worker in self._workers.items() if now_s - worker.heard_at > SILENT_S]
-                out: list[Instruction] = []
-                for name in silent:
-                    del self._workers[name]
-                    out += self._told(WorkerGone(now_s, name))
-                return out + self._told(TimePassed(now_s))
+                out = [instruction for name in silent for instruction in self._lose(name, now_s)]
+                return [*out, *self._told(TimePassed(now_s)), *self._send_home(now_s), *self._ask_quiet(now_s)]
+            case WorkerAbsent(now_s, name, asked_at):
+                worker = self._workers.get(name)
+                if worker is None or worker.heard_at > asked_at:
+                    return []
+                return [*self._lose(name, now_s), *self._send_home(now_s)]
             case _:
                 assert_never(event)
 
@@ -116,9 +127,31 @@ class DispatchCore:
             assert worker.sent >= worker.readiness.taken
             assert not worker.offered or (worker.readiness.ready and worker.sent == worker.readiness.taken)
 
+    def _lose(self, name: str, now_s: float) -> list[Instruction]:
+        del self._workers[name]
+        return self._told(WorkerGone(now_s, name))
+
+    def _send_home(self, now_s: float) -> list[Instruction]:
+        """Ends the jobs that wait for workers of which none is left, where they can be prefilled elsewhere."""
+        out: list[Instruction] = []
+        models = self.models()
+        deserted = [queue for model, queue in self.queue.models.items() if model not in models and len(queue)]
+        for queue in deserted:
+            for job in queue.of_other_sites():
+                out += [*self._told(JobGone(now_s, job.job_id)), SendHome(job.job_id)]
+        return out
+
+    def _ask_quiet(self, now_s: float) -> list[Instruction]:
+        out: list[Instruction] = []
+        for name, worker in self._workers.items():
+            if now_s - worker.heard_at > QUIET_S and now_s - worker.asked_at > ASK_EVERY_S:
+                worker.asked_at = now_s
+                out.append(AskWorker(name))
+        return out
+
     def _told(self, event: JobArrived | JobGone | WorkerReady | WorkerGone | TimePassed) -> list[Instruction]:
         """Hands an event to the queue, and notes which workers have got a job by that."""
-        instructions = self.queue.handle(event)
+        instructions: list[Instruction] = [*self.queue.handle(event)]
         for instruction in instructions:
             if isinstance(instruction, Dispatch):
                 worker = self._workers[instruction.worker]
@@ -134,8 +167,7 @@ class DispatchCore:
         # A process that is new, or new to this dispatcher, has what it has.
         if worker is None or worker.readiness.incarnation != readiness.incarnation or worker.readiness.model != readiness.model:
             if worker is not None:
-                del self._workers[name]
-                out += self._told(WorkerGone(now_s, name))
+                out += self._lose(name, now_s)
             worker = self._workers[name] = _Worker(readiness, now_s, readiness.taken, now_s)
         worker.readiness, worker.heard_at = readiness, now_s
         if readiness.prefill_points:

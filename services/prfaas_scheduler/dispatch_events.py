@@ -1,10 +1,10 @@
-"""Events that the dispatcher's core handles. Its instructions are those of the queue."""
+"""Events that the dispatcher's core handles. Its instructions are those of the queue, and two of its own."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 from prfaas.contracts.to_scheduler import PrefillReadiness
-from prfaas_scheduler.queue.events import Job
+from prfaas_scheduler.queue.events import Dispatch, Job, Refuse
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,4 +49,30 @@ class ClockTicked:
     now_s: float
 
 
-Event = JobHeld | ReadinessHeard | DispatchEnded | JobCancelled | ClockTicked
+@dataclass(frozen=True, slots=True)
+class WorkerAbsent:
+    """No process subscribed under a worker's name when it was asked."""
+
+    now_s: float
+    worker: str
+    asked_at: float
+
+
+Event = JobHeld | ReadinessHeard | DispatchEnded | JobCancelled | ClockTicked | WorkerAbsent
+
+
+@dataclass(frozen=True, slots=True)
+class AskWorker:
+    """Ask whether a worker is there. WorkerAbsent follows when it is not."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendHome:
+    """End a job that no worker of this site is left for. Its decode site prefills it itself."""
+
+    job_id: str
+
+
+Instruction = Dispatch | Refuse | AskWorker | SendHome

@@ -18,9 +18,9 @@ def job_id_of(decode_site: str, transfer_id: str, attempt: int) -> str:
     return f"{decode_site}/{transfer_id}.{attempt}"
 
 
-def queued_job(taken: TakenJob, now_s: float, work_s: float, objectives: Objectives, options: QueueOptions) -> Job:
-    """Returns the job for the queue. Its dates count from the moment at which the site's server stored it first, so they are the
-    same for each dispatcher that comes to hold it.
+def queued_job(taken: TakenJob, site: str, now_s: float, work_s: float, objectives: Objectives, options: QueueOptions) -> Job:
+    """Returns the job for the queue of a site. Its dates count from the moment at which the site's server stored it first, so
+    they are the same for each dispatcher that comes to hold it.
 
     It is due by the objective of its length, or later where its request is patient or its prefill takes longer."""
     job, transfer = taken.job, taken.job.transfer
@@ -41,4 +41,5 @@ def queued_job(taken: TakenJob, now_s: float, work_s: float, objectives: Objecti
         due_at=due_at,
         expires_at=expires_at,
         worker=job.worker,
+        of_other_site=job.decode_site != site,
     )

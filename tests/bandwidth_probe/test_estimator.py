@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from prfaas.contracts.to_scheduler import LinkEstimate
-from prfaas_bandwidth_probe.estimator import TRAIN_PARTS, LinkEstimator
+from prfaas_bandwidth_probe.estimator import LEAST_PARTS, TRAIN_PARTS, LinkEstimator
 from prfaas_bandwidth_probe.events import (
     Announce,
     DeepTrainAnswered,
@@ -18,44 +18,8 @@ from prfaas_bandwidth_probe.events import (
     TrainAnswered,
     TransferReported,
 )
+from tests.bandwidth_probe.links_at_hand import LINK_SHARE, TIMEOUT_S, answered, make_estimator, run, run_after_pauses
 from tests.budget import examples
-
-LINK_SHARE = 0.01
-TIMEOUT_S = 3.0
-
-
-def make_estimator() -> LinkEstimator:
-    return LinkEstimator("far", "home", ping_interval_s=1.0, link_share=LINK_SHARE, timeout_s=TIMEOUT_S)
-
-
-def answered(
-    now_s: float, order: SendTrain, goodput: float, base_s: float = 0.02, noise_s: float = 0.0
-) -> TrainAnswered | DeepTrainAnswered:
-    train_bytes = order.parts * order.part_bytes
-    if order.deep:
-        return DeepTrainAnswered(now_s, train_bytes, goodput)
-    return TrainAnswered(now_s, base_s, train_bytes, base_s + train_bytes / goodput + noise_s)
-
-
-def run(
-    estimator: LinkEstimator, goodput: float, rtt_s: float, seconds: float, noise_s: float = 0.0, start_s: float = 0.0
-) -> list[tuple[float, Instruction]]:
-    """Runs trains against a link that answers at once; with noise, all trains but every fourth take longer."""
-    told: list[tuple[float, Instruction]] = []
-    trains = 0
-    for step in range(int(seconds * 10)):
-        now_s = start_s + step / 10
-        todo = estimator.handle(Tick(now_s))
-        while todo:
-            order = todo.pop(0)
-            told.append((now_s, order))
-            if isinstance(order, SendPing):
-                todo += estimator.handle(PongHeard(now_s, rtt_s))
-            elif isinstance(order, SendTrain):
-                trains += 1
-                todo += estimator.handle(answered(now_s, order, goodput, rtt_s, noise_s if trains % 4 else 0.0))
-            estimator.validate()
-    return told
 
 
 def announcements(told: list[tuple[float, Instruction]]) -> list[LinkEstimate]:
@@ -112,38 +76,6 @@ def test_jitter_confidence_and_age_say_how_much_the_figures_are_worth() -> None:
 
 def estimator_says(estimator: LinkEstimator, now_s: float, rtt_s: float) -> list[tuple[float, Instruction]]:
     return [(now_s, order) for order in estimator.handle(PongHeard(now_s, rtt_s))]
-
-
-def delivered_s(size_bytes: float, goodput: float, rtt_s: float) -> float:
-    """TCP's rate after a pause, counted from the first byte's arrival: a window of ten segments that doubles every round trip."""
-    window_bytes, seconds = 14_480.0, 0.0
-    while window_bytes < goodput * rtt_s and size_bytes > window_bytes:
-        size_bytes -= window_bytes
-        window_bytes *= 2
-        seconds += rtt_s
-    return seconds + size_bytes / goodput
-
-
-def run_after_pauses(estimator: LinkEstimator, goodput: float, rtt_s: float, start_s: float, seconds: float) -> list[SendTrain]:
-    """Every train begins with a small window."""
-    sent: list[SendTrain] = []
-    for step in range(int(seconds * 4)):
-        now_s = start_s + step / 4
-        todo = estimator.handle(Tick(now_s))
-        while todo:
-            order = todo.pop(0)
-            if isinstance(order, SendPing):
-                todo += estimator.handle(PongHeard(now_s, rtt_s))
-            elif isinstance(order, SendTrain):
-                sent.append(order)
-                train_bytes = order.parts * order.part_bytes
-                train_s = delivered_s(train_bytes, goodput, rtt_s)
-                if order.deep:
-                    tail_s = train_s - delivered_s(train_bytes / 2, goodput, rtt_s)
-                    estimator.handle(DeepTrainAnswered(now_s, train_bytes, train_bytes / 2 / tail_s))
-                else:
-                    estimator.handle(TrainAnswered(now_s, rtt_s, train_bytes, rtt_s + train_s))
-    return sent
 
 
 @settings(max_examples=examples(40))
@@ -269,7 +201,7 @@ class Estimating(RuleBasedStateMachine):
                     assert not self.ping
                     self.ping = True
                 case SendTrain(parts, part_bytes, _):
-                    assert self.train is None and parts >= TRAIN_PARTS and part_bytes > 0
+                    assert self.train is None and parts >= LEAST_PARTS and part_bytes > 0
                     self.train = order
                 case Announce(estimate):
                     assert estimate.rtt_s >= 0 and estimate.goodput_bytes_per_s > 0 and estimate.samples > 0

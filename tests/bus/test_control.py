@@ -9,6 +9,7 @@ import uvloop
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
+from prfaas.bus import subscription as subscription_module
 from prfaas.bus.connection import in_own_task
 from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
@@ -391,3 +392,24 @@ def test_drain_does_not_wait_for_a_server_that_is_gone(
             assert bus.closed.is_set()
 
     run(lose_the_server())
+
+
+async def test_a_subscription_ends_while_the_server_stands_still_and_is_not_renewed_when_it_is_back(
+    server: NatsServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscription_module, "DRAIN_S", 0.1)
+    bus, other = await connect(), await connect()
+    heard: list[Refusal] = []
+    subscription = await bus.subscribe("events", Refusal, heard.append)
+    await bus.client.flush()
+    server.pause()
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            await subscription.drain()
+    finally:
+        server.resume()
+    await bus.client.force_reconnect()
+    await other.publish("events", REFUSAL)
+    await other.client.flush()
+    await bus.client.flush()
+    assert heard == [] and subscription.nats is not None and subscription.nats._id not in bus.client._subs

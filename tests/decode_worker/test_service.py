@@ -11,9 +11,9 @@ from prometheus_client import CollectorRegistry
 from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.bus.errors import RemoteError
-from prfaas.contracts import subjects
+from prfaas.contracts import subjects, to_gateway
 from prfaas.contracts.terms import Outcome
-from prfaas.contracts.to_decode import Generate, Sampling
+from prfaas.contracts.to_decode import AskRunning, Generate, Sampling
 from prfaas.contracts.to_gateway import Failed, Finished, GenerateAccepted, GenerateEvent, GenerateRefused, Placement, Tokens
 from prfaas.contracts.wire import pack_tokens
 from prfaas.engine.emulated import EmulatedConfig
@@ -26,7 +26,8 @@ from prfaas_decode_worker.config import DecodeWorkerConfig
 from prfaas_decode_worker.service import DecodeWorkerService
 from tests.bus.conftest import server as server
 
-SITE, MODEL, WORKER, EVENTS = "home", "emulated-1t", "d1", "test.events"
+SITE, MODEL, WORKER, GATEWAY = "home", "emulated-1t", "d1", "gateway"
+EVENTS = subjects.events(SITE, GATEWAY)
 DEADLINE_S = 60.0
 POISONED, GOOD = "poisoned", ("first", "second")
 MAX_TOKENS = 12
@@ -184,3 +185,20 @@ async def test_a_figure_that_cannot_be_kept_costs_no_request_anything(
             assert set(ends.values()) == {"finished"}
             assert len({place.text(name) for name in ends}) == 1
             await place.until_nothing_is_left()
+
+
+async def test_events_that_a_gateway_missed_are_sent_again_to_it_alone(server: NatsServer) -> None:
+    async with running(server) as place:
+        assert await place.ask("r") == "finished"
+        heard = place.heard["r"].copy()
+
+        async def ask_again(gateway: str) -> None:
+            asked = AskRunning(gateway=gateway, gateway_incarnation="i", resend={"r": 2, "unknown": 0})
+            await place.bus.request(subjects.decode_alive(SITE, WORKER), asked, to_gateway.Running, DEADLINE_S)
+
+        await ask_again("another")
+        await ask_again(GATEWAY)
+        async with asyncio.timeout(DEADLINE_S):
+            while len(place.heard["r"]) < 2 * len(heard) - 2:
+                await asyncio.sleep(0.005)
+        assert place.heard["r"] == heard + heard[2:]

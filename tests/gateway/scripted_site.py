@@ -15,7 +15,7 @@ from prfaas.contracts import subjects
 from prfaas.contracts.kv import TransferReport
 from prfaas.contracts.scheduler_state import SchedulerState
 from prfaas.contracts.terms import Outcome, Role
-from prfaas.contracts.to_decode import CancelGenerate, Generate
+from prfaas.contracts.to_decode import AskRunning, CancelGenerate, Generate
 from prfaas.contracts.to_gateway import (
     Failed,
     Finished,
@@ -56,6 +56,9 @@ class Emitter:
         self._client = client
         self._generate = generate
         self.sequence = 0
+        self.loses = False
+        """True while what is sent does not arrive."""
+        self._sent: list[bytes] = []
 
     async def started(self, reason: str = "4,000 tokens > 512") -> None:
         await self._send(Started, prefill_site="east", outcome=Outcome.OFFLOADED, reason=reason, cached_tokens=2, kv_bytes=1000)
@@ -73,7 +76,13 @@ class Emitter:
     async def _send(self, kind: type[Any], **fields: Any) -> None:
         event = kind(request_id=self._generate.request_id, sequence=self.sequence, **fields)
         self.sequence += 1
-        await self.raw(encode(event))
+        self._sent.append(encode(event))
+        if not self.loses:
+            await self.raw(self._sent[-1])
+
+    async def send_again(self, sequence: int) -> None:
+        for data in self._sent[sequence:]:
+            await self.raw(data)
 
     async def raw(self, data: bytes) -> None:
         await self._client.publish(subjects.events_from(self._generate.reply_to, WORKER), data)
@@ -103,6 +112,8 @@ class ScriptedSite:
     """Requests that the worker runs at once; more are refused, by the scheduler or by the worker."""
     answers_place: bool = True
     answers_generate: bool = True
+    sends_again: bool = False
+    """True when the worker sends events again that a gateway says it has missed."""
     announces_home: bool = False
     """True when a prefill worker and the decode worker beat."""
     state: SchedulerState | None = None
@@ -225,6 +236,9 @@ class ScriptedSite:
             self.running[generate.request_id] = asyncio.create_task(script(generate, emitter))
 
     async def _say_running(self, message: Msg) -> None:
+        if self.sends_again:
+            for name, sequence in decode(message.data, AskRunning).resend.items():
+                await self.emitters[name].send_again(sequence)
         events = {name: self.emitters[name].sequence for name, task in self.running.items() if not task.done()}
         await self.client.publish(message.reply, encode(Running(incarnation=self.incarnation, events=events)))
 

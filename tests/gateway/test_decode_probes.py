@@ -84,3 +84,14 @@ def test_a_worker_that_was_slow_to_answer_is_waited_for_longer() -> None:
     probes.forget_others([])
     assert not probes.handle_silence(WORKER, 0.0, 0.5, others=True)
     assert probes.handle_silence(WORKER, SILENT_S - 0.5, SILENT_S, others=True), "its next requests find it unknown"
+
+
+def test_what_is_lost_is_asked_for_again_and_what_is_on_its_way_is_not() -> None:
+    probes = DecodeProbes()
+    assert probes.resend({"r": 3, "s": 7}, gaps=()) == {}
+    assert probes.resend({"r": 3, "s": 7}, gaps={"s", "t"}) == {"s": 7}, "a later event has come, and t is another worker's"
+    assert says(probes, {"r": 5}, {"r": 3}) == []
+    assert probes.resend({"r": 3}, gaps=()) == {"r": 3}
+    assert probes.resend({"r": 4}, gaps=()) == {}, "another event has come meanwhile"
+    assert says(probes, {"r": 5}, {"r": 5}) == []
+    assert probes.resend({"r": 5}, gaps=()) == {}

@@ -89,3 +89,17 @@ async def test_a_lost_worker_ends_its_requests_after_what_it_had_sent() -> None:
         for living in (other, unplaced):
             with pytest.raises(TimeoutError):
                 await living.get(0)
+
+
+async def test_an_event_that_comes_too_early_waits_for_what_was_lost_to_be_sent_again() -> None:
+    table = InFlight(queue_limit=8)
+    with table.open("a") as queue:
+        queue.asked = WORKER
+        for sequence in (0, 2, 3):
+            assert table.dispatch(WORKER, event("a", sequence))
+        assert table.gaps() == {"a"}
+        assert await queue.get(1) == event("a", 0)
+        for sequence in (1, 2, 3, 4):
+            table.dispatch(WORKER, event("a", sequence))
+        assert table.gaps() == set()
+        assert [(await queue.get(1)).sequence for _ in range(4)] == [1, 2, 3, 4]

@@ -1,16 +1,20 @@
 """Children end with the process that started them, however that one ends."""
 
+import ast
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from prfaas.process.child import end_with_parent
+from prfaas.process.child import end_with_parent, running_with_parent
 
+ROOT = Path(__file__).parents[2]
 DEADLINE_S = 30.0
 PARENT = """
 import subprocess, sys, time
@@ -49,3 +53,29 @@ def test_a_child_ends_with_a_parent_that_had_no_chance_to_stop_it(number: signal
 
 def test_a_child_of_a_living_parent_goes_on() -> None:
     assert subprocess.run(["true"], preexec_fn=end_with_parent(), check=False).returncode == 0
+    with multiprocessing.get_context("spawn").Pool(1, initializer=end_with_parent()) as pool:
+        assert pool.apply(running_with_parent(abs), (-7,)) == 7
+
+
+def untied(source: Path) -> Iterator[str]:
+    """Yields the places at which a file starts a process that would outlive its parent."""
+    for call in [node for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.Call)]:
+        words = {each.arg: ast.unparse(each.value) for each in call.keywords}
+        match ast.unparse(call.func).rpartition(".")[::2]:
+            case (_, "Popen" | "create_subprocess_exec" | "create_subprocess_shell"):
+                tied = "preexec_fn" in words
+            case (_, "Pool"):
+                tied = "initializer" in words
+            case (owner, "Process") if owner != "psutil":
+                tied = "running_with_parent" in words.get("target", "")
+            case _:
+                tied = True
+        if not tied:
+            yield f"{source.relative_to(ROOT)}:{call.lineno}"
+
+
+def test_no_program_of_a_checkout_leaves_a_process_behind() -> None:
+    folders = ("load", "infra", "shared/prfaas/stack", "shared/prfaas/wan")
+    sources = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    assert len(sources) > 100
+    assert [place for source in sources for place in untied(source)] == []

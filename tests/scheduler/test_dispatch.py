@@ -181,6 +181,17 @@ async def test_what_no_worker_can_come_to_in_time_is_refused_at_once_with_the_ti
     await site.bus.publish(subjects.cancel_prefill(SITE, HOME), CancelPrefill(transfer_id="hopeless", attempt=1))
 
 
+async def test_jobs_that_wait_for_a_dead_worker_go_home_and_leave_the_queue(site: Site) -> None:
+    dead = Worker(site.bus, "dead", (await site.worker("silent")).consumer)
+    await site.dispatcher.start()
+    await dead.say(ready=False)
+    await site.submit(make_job("stranded"))
+    told = await asyncio.wait_for(site.told.get(), DEADLINE_S)
+    assert isinstance(told, PrefillFailed) and (told.transfer_id, told.code) == ("stranded", "no_prefill_worker")
+    await site.until_stored(0)
+    await site.bus.publish(subjects.cancel_prefill(SITE, HOME), CancelPrefill(transfer_id="stranded", attempt=1))
+
+
 async def test_one_slow_prefill_does_not_have_all_later_ones_refused(site: Site) -> None:
     worker = await site.worker()
     await site.dispatcher.start()

@@ -8,16 +8,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from prfaas.contracts.to_scheduler import PrefillReadiness
-from prfaas_scheduler.dispatch_core import SILENT_S, UNTAKEN_S, DispatchCore
+from prfaas_scheduler.dispatch_core import QUIET_S, SILENT_S, UNTAKEN_S, DispatchCore
 from prfaas_scheduler.dispatch_events import (
+    AskWorker,
     ClockTicked,
     DispatchEnded,
     DispatchResult,
+    Instruction,
     JobCancelled,
     JobHeld,
     ReadinessHeard,
+    SendHome,
+    WorkerAbsent,
 )
-from prfaas_scheduler.queue.events import Dispatch, Instruction, Job, Refuse
+from prfaas_scheduler.queue.events import Dispatch, Job, Refuse
 from prfaas_scheduler.queue.site_queue import SiteQueue
 from tests.budget import examples
 
@@ -25,7 +29,15 @@ MODEL = "m"
 WORKERS = ("a", "b", "c")
 
 
-def make_job(job_id: str, *, now_s: float = 0.0, due_s: float = 10.0, work_s: float = 1.0, worker: str | None = None) -> Job:
+def make_job(
+    job_id: str,
+    *,
+    now_s: float = 0.0,
+    due_s: float = 10.0,
+    work_s: float = 1.0,
+    worker: str | None = None,
+    of_other_site: bool = False,
+) -> Job:
     return Job(
         job_id=job_id,
         model=MODEL,
@@ -35,6 +47,7 @@ def make_job(job_id: str, *, now_s: float = 0.0, due_s: float = 10.0, work_s: fl
         due_at=now_s + due_s,
         expires_at=now_s + 100.0,
         worker=worker,
+        of_other_site=of_other_site,
     )
 
 
@@ -120,7 +133,40 @@ def test_a_job_waits_for_the_worker_that_has_its_prefix_and_for_no_dead_one(core
     assert core.handle(JobHeld(0.2, make_job("j1", worker="b"))) == [Dispatch("j1", "b")]
     assert core.handle(JobHeld(0.3, make_job("j2", now_s=0.3, worker="b"))) == []
     hear(core, 2.0, "a")
-    assert core.handle(ClockTicked(0.2 + SILENT_S)) == [Dispatch("j2", "a")]
+    assert core.handle(ClockTicked(0.2 + SILENT_S))[0] == Dispatch("j2", "a")
+
+
+def test_a_quiet_worker_is_asked_whether_it_is_there_and_lost_when_it_is_not(core: DispatchCore) -> None:
+    hear(core, 0.0, "a", ready=False)
+    assert core.handle(ClockTicked(QUIET_S)) == []
+    assert core.handle(ClockTicked(QUIET_S + 0.1)) == [AskWorker("a")]
+    assert core.handle(ClockTicked(QUIET_S + 0.2)) == [], "the question is out"
+    hear(core, 1.4, "a", ready=False)
+    assert core.handle(WorkerAbsent(1.5, "a", asked_at=QUIET_S + 0.1)) == [] and core.models() == {MODEL}
+    core.handle(WorkerAbsent(1.5, "a", asked_at=1.45))
+    core.handle(WorkerAbsent(1.6, "a", asked_at=1.55))
+    core.validate()
+    assert core.models() == set()
+
+
+def test_jobs_of_other_sites_go_home_when_the_last_worker_is_lost_and_own_ones_wait_for_another(core: DispatchCore) -> None:
+    for worker in ("a", "b"):
+        hear(core, 0.0, worker, ready=False)
+    core.handle(JobHeld(0.5, make_job("own")))
+    core.handle(JobHeld(0.5, make_job("theirs", of_other_site=True)))
+    assert core.handle(WorkerAbsent(1.0, "a", asked_at=0.9)) == [], "another worker is there"
+    assert core.handle(WorkerAbsent(1.0, "b", asked_at=0.9)) == [SendHome("theirs")]
+    core.validate()
+    core.handle(JobHeld(1.1, make_job("late", of_other_site=True)))
+    assert core.handle(ClockTicked(1.2)) == [SendHome("late")], "a job that comes after the loss waits no longer"
+    assert hear(core, 2.0) == [Dispatch("own", "a")]
+
+
+def test_a_stopped_worker_is_lost_by_its_silence(core: DispatchCore) -> None:
+    hear(core, 0.0, ready=False)
+    core.handle(JobHeld(0.5, make_job("theirs", of_other_site=True)))
+    assert SendHome("theirs") not in core.handle(ClockTicked(SILENT_S))
+    assert core.handle(ClockTicked(SILENT_S + 0.1)) == [SendHome("theirs")]
 
 
 def test_work_is_predicted_from_what_the_workers_observe(core: DispatchCore) -> None:
@@ -179,7 +225,7 @@ class DispatchersDie(RuleBasedStateMachine):
         for instruction in instructions:
             if isinstance(instruction, Dispatch):
                 self.dispatcher.doing.append(instruction)
-            else:
+            elif not isinstance(instruction, AskWorker):  # it is only slow
                 assert isinstance(instruction, Refuse)
                 self.refused.add(instruction.job_id)
                 del self.queued[instruction.job_id]

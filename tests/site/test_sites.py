@@ -82,3 +82,31 @@ def test_several_services_of_one_role_get_numbers(tmp_path: Path) -> None:
     )
     names = [service.name for service in load_description(path).services]
     assert names == ["prefill-worker-1", "prefill-worker-2", "gateway"]
+
+
+MEMORY = """
+[[services]]
+site = "local"
+role = "{role}"
+config = {{ {keys} }}
+"""
+
+
+@pytest.mark.parametrize(
+    ("role", "keys", "mib"),
+    [
+        ("decode-worker", "", 1024),
+        ("decode-worker", "bucket-mib = 64", 64),
+        ("prefill-worker", "movable = true", 1024),
+    ],
+)
+def test_a_server_without_the_memory_of_its_kv_buckets_is_refused(tmp_path: Path, role: str, keys: str, mib: int) -> None:
+    services = MEMORY.format(role=role, keys=keys)
+    needed_bytes = mib << 20
+    load(tmp_path, TWO_SITES.replace('kind = "pd"', f'kind = "pd"\nmax-memory-bytes = {needed_bytes}') + services)
+    with pytest.raises(DescriptionError, match=f"{role}.*{mib} MiB.*max-memory-bytes.*at least {needed_bytes}"):
+        load(tmp_path, TWO_SITES.replace('kind = "pd"', f'kind = "pd"\nmax-memory-bytes = {needed_bytes - 1}') + services)
+
+
+def test_a_site_that_only_prefills_needs_no_memory_for_kv(tmp_path: Path) -> None:
+    load(tmp_path, TWO_SITES.replace('kind = "prfaas"', 'kind = "prfaas"\nmax-memory-bytes = 1048576'))

@@ -11,6 +11,7 @@ from nats.aio.msg import Msg
 
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.contracts import subjects
+from prfaas.process.child import running_with_parent
 
 _CONTEXT = multiprocessing.get_context("spawn")
 _INTERVAL_S = 0.01
@@ -25,9 +26,11 @@ class ControlPings:
         self._ready = [_CONTEXT.Event(), _CONTEXT.Event()]
         self._times: multiprocessing.Queue[list[tuple[float, float]]] = _CONTEXT.Queue()
         subject = subjects.probe_echo(site)
+        answers = (near, subject, self._ready[0], self._stop[0])
+        asks = (far, subject, self._ready[1], self._stop[1], self._times)
         self._processes = [
-            _CONTEXT.Process(target=_answer, args=(near, subject, self._ready[0], self._stop[0]), daemon=True),
-            _CONTEXT.Process(target=_ask, args=(far, subject, self._ready[1], self._stop[1], self._times), daemon=True),
+            _CONTEXT.Process(target=running_with_parent(_answer), args=answers, daemon=True),
+            _CONTEXT.Process(target=running_with_parent(_ask), args=asks, daemon=True),
         ]
 
     def start(self) -> None:

@@ -13,6 +13,7 @@ import psutil
 import uvloop
 
 from load.bench.kv.methods import METHODS, Job, Signals, Times
+from prfaas.process.child import running_with_parent
 
 _CONTEXT = multiprocessing.get_context("spawn")
 _TIMEOUT_S = 180.0
@@ -59,7 +60,7 @@ def measure(method: str, job: Job, server_pids: Sequence[int] = ()) -> Measured:
 
     def spawn(side: int, its_job: Job) -> Any:
         ours, theirs = _CONTEXT.Pipe()
-        process = _CONTEXT.Process(target=_child, args=(method, side, its_job, theirs), daemon=True)
+        process = _CONTEXT.Process(target=running_with_parent(_child), args=(method, side, its_job, theirs), daemon=True)
         process.start()
         theirs.close()
         parents.append(ours)

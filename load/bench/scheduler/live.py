@@ -26,6 +26,7 @@ from prfaas.contracts import subjects
 from prfaas.contracts.terms import Role
 from prfaas.contracts.to_gateway import Placement, Refusal
 from prfaas.contracts.to_scheduler import AttemptEnded, PlaceRequest
+from prfaas.process.child import running_with_parent
 from prfaas.stack.nats_server import NatsServer, plain_config
 from prfaas.stack.service_process import ServiceProcess
 
@@ -237,7 +238,9 @@ def _cpu_s(pid: int) -> float:
 @contextlib.asynccontextmanager
 async def _announced(url: str, workers: int) -> AsyncIterator[None]:
     """The fleet's heartbeats, from a process of their own so that they do not delay our requests."""
-    announcing = multiprocessing.get_context("spawn").Process(target=_announce, args=(url, workers), daemon=True)
+    announcing = multiprocessing.get_context("spawn").Process(
+        target=running_with_parent(_announce), args=(url, workers), daemon=True
+    )
     announcing.start()
     try:
         yield

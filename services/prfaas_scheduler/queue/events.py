@@ -25,6 +25,8 @@ class Job:
     """Moment by which the prefill must end to be of any use."""
     worker: str | None = None
     """The one worker that may take it, whose cache it is to use; None: any."""
+    of_other_site: bool = False
+    """True when it came from another site, which can prefill it itself."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,10 @@ class ModelQueue:
         """Work of the jobs that wait and are to be in time."""
         return self._order.work_s
 
+    def of_other_sites(self) -> list[Job]:
+        """Returns the jobs that wait and that other sites can prefill themselves."""
+        return [waiting.job for waiting in self._waiting.values() if waiting.job.of_other_site]
+
     def running_s(self, now_s: float) -> float:
         """Work left of the jobs that run, as predicted, over all workers."""
         self.running.advance(now_s)

@@ -1,6 +1,8 @@
 """Interest of one process in a subject of the control bus, and what became of its messages."""
 
+import asyncio
 import contextlib
+from typing import Final
 
 from nats import errors as nats_errors
 from nats.aio.subscription import Subscription as NatsSubscription
@@ -8,6 +10,9 @@ from nats.aio.subscription import Subscription as NatsSubscription
 from prfaas.contracts.wire import BadMessageError
 from prfaas.telemetry.faults import FAULTS
 from prfaas.telemetry.logs import get_logger
+
+DRAIN_S: Final = 2.0
+"""Wait for the server's word that nothing more will come, and for what has come to be handled."""
 
 _log = get_logger(__name__)
 
@@ -37,7 +42,11 @@ class Subscription:
             _log.error("bus_handler_failed", subject=subject, failed=self.failed, exc_info=error)
 
     async def drain(self) -> None:
-        """Ends the interest and handles what has arrived."""
-        if self.nats is not None and not self.nats._closed:
-            with contextlib.suppress(nats_errors.Error):  # the connection is gone: nothing more will arrive
+        """Ends the interest and handles what has arrived. A server that stands still is not waited for."""
+        if self.nats is None or self.nats._closed:
+            return
+        with contextlib.suppress(nats_errors.Error, TimeoutError):  # the connection is gone: nothing more will arrive
+            async with asyncio.timeout(DRAIN_S):
                 await self.nats.drain()  # type: ignore[no-untyped-call]
+        # Else a connection that comes back would subscribe again.
+        self.nats._conn._remove_sub(self.nats._id)

@@ -68,7 +68,9 @@ class FailureCode(StrEnum):
     DRAINING = "draining", "the process is shutting down or changes its role", "gateway, decode worker", 503
     NO_ANSWER = "no_answer", "the scheduler or a decode worker does not answer", "gateway", 503
     NO_DECODE_WORKER = "no_decode_worker", "no decode worker of the model is alive", "scheduler", 503
-    NO_PREFILL_WORKER = "no_prefill_worker", "no prefill worker makes KV that the decode worker takes", "scheduler", 503
+    NO_PREFILL_WORKER = (
+        "no_prefill_worker", "no prefill worker is left, or none makes KV that the decode worker takes", "scheduler", 503,
+    )  # fmt: skip
     NOT_LEADING = "not_leading", "the scheduler that was asked leads no more", "scheduler", 503
     STARTING = "starting", "the process has only just started", "every process, bandwidth probe", 503
     DUPLICATE = "duplicate", "the worker runs a request of this id already", "decode worker", 503

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from prfaas.contracts.fields import Marks, Seconds, SubjectToken
+from prfaas.contracts.fields import Count, Marks, Seconds, SubjectToken
 from prfaas.contracts.to_gateway import Placement
 
 
@@ -45,6 +45,8 @@ class AskRunning(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     gateway: SubjectToken
     gateway_incarnation: str
+    resend: dict[str, Count] = {}
+    """Number of the first event that was lost, by request: it and those after it are to be sent again, where they are kept."""
 
 
 class CancelGenerate(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -8,6 +8,10 @@ import ctypes
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+Result = TypeVar("Result")
 
 _PR_SET_PDEATHSIG = 1
 # Looked up here: between fork and exec a child must not load libraries.
@@ -15,12 +19,22 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def end_with_parent() -> Callable[[], None]:
-    """Returns a `preexec_fn` for `subprocess` and asyncio's child processes."""
-    parent = os.getpid()
+    """Returns a `preexec_fn` for `subprocess` and asyncio's child processes, or the initializer of a pool of processes."""
+    return partial(end_with, os.getpid())
 
-    def prepare() -> None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before the line above
-            os._exit(1)
 
-    return prepare
+def running_with_parent(run: Callable[..., Result]) -> Callable[..., Result]:
+    """Returns `run` as the target, or the initializer, of a child process of `multiprocessing`."""
+    return partial(_run, os.getpid(), run)
+
+
+def end_with(parent_pid: int) -> None:
+    """Ties this process, a child of `parent_pid`, to the end of that one."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:  # it ended before the line above
+        os._exit(1)
+
+
+def _run(parent_pid: int, run: Callable[..., Result], *args: object) -> Result:
+    end_with(parent_pid)
+    return run(*args)

@@ -113,6 +113,7 @@ def _dispatcher(description: Description, site: str, name: str) -> Permissions:
             alive,
             *(subject for at in served for subject in _taken_queue(subjects.jobs_stream(site, at))),
             subjects.dispatched_jobs(site, "*"),
+            subjects.worker_alive(site, "*"),
             *(_progress(at, site, name) for at in served),
             *(subjects.queue_state(at, site) for at in served),
             _replies(site, site),

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import msgspec
 
 from prfaas.contracts.subjects import BETWEEN_SITES
+from prfaas.site.kv_memory import lacking_memory
 from prfaas.site.link_shape import LinkShape
 
 AUTHORITY_FOLDER = "authority"
@@ -85,7 +86,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_payload_bytes: Annotated[int, msgspec.Meta(ge=1 << 16, le=8 << 20)] = (1 << 20) + (64 << 10)
     """Largest message: a frame of 1 MiB and its headers."""
     max_memory_bytes: Annotated[int, msgspec.Meta(ge=1 << 20)] = 2 << 30
-    """JetStream in memory: KV on its way to decode workers."""
+    """JetStream in memory: KV on its way to decode workers, at least `bucket-mib` of those here."""
     max_file_bytes: Annotated[int, msgspec.Meta(ge=1 << 20)] = 4 << 30
     """JetStream on disk: jobs, heartbeats, and KV where a bucket asks for it."""
 
@@ -205,9 +206,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise DescriptionError(f"two sites have the same name: {', '.join(names)}")
         for site in self.sites:
             if BETWEEN_SITES in site.name:
-                raise DescriptionError(
-                    f"the name of site {site.name} holds {BETWEEN_SITES}, which separates the names of two sites"
-                )
+                raise DescriptionError(f"the name of site {site.name} holds {BETWEEN_SITES}, which separates names of sites")
             if site.name == AUTHORITY_FOLDER:
                 raise DescriptionError(f"no site may be called {AUTHORITY_FOLDER}: that folder holds the certificates' authority")
             for dialled in site.dials:
@@ -236,14 +235,15 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             if (service.site, service.name) in taken:
                 raise DescriptionError(f"two services of site {service.site} have the same name: {service.name}")
             taken.add((service.site, service.name))
+            keeps_buckets = service.role is Role.DECODE_WORKER or service.config.get("movable")
+            if keeps_buckets and (why := lacking_memory(self.site(service.site).max_memory_bytes, service.config)):
+                raise DescriptionError(f"{service.role} {service.name} of site {service.site} {why}")
 
     def _validate_servers(self, site: Site) -> None:
         if len(site.servers) % 2 == 0 and site.servers:
             raise DescriptionError(f"site {site.name} has {len(site.servers)} servers: an odd number can agree on who leads")
         if len(site.servers) > MAX_SERVERS:
-            raise DescriptionError(
-                f"site {site.name} has {len(site.servers)} servers, JetStream replicates to {MAX_SERVERS} at most"
-            )
+            raise DescriptionError(f"site {site.name} has {len(site.servers)} servers, JetStream takes {MAX_SERVERS} at most")
         if len(site.servers) > 1 and (link := next((link for link in self.links if link.between[1] == site.name), None)):
             raise DescriptionError(f"an emulated link leads {link.between[0]} to one server, and site {site.name} has several")
         taken = [name for other in self.sites if other is not site for name in other.server_names]

@@ -144,6 +144,25 @@ async def test_an_answer_whose_last_events_are_lost_goes_on(edge: Edge) -> None:
     assert answer.json()["usage"]["prfaas"]["detours"] == {"answer_gap": 1}
 
 
+@pytest.mark.parametrize("lost", [range(1, 3), range(3, 6), range(0, 6)], ids=["in the middle", "at the end", "all"])
+async def test_events_that_a_connection_took_with_it_are_sent_again_and_not_computed_again(edge: Edge, lost: range) -> None:
+    async def loses_some(_generate: Generate, emit: Emitter) -> None:
+        for number in range(6):
+            emit.loses = number in lost
+            match number:
+                case 0:
+                    await emit.started()
+                case 5:
+                    await emit.finished(len(WORDS))
+                case _:
+                    await emit.tokens(WORDS[number - 1])
+
+    edge.site.script, edge.site.sends_again = loses_some, True
+    answer = await edge.post("/v1/completions", {"model": "tiny", "prompt": "x", "max_tokens": 4}, x_prfaas_report="1")
+    assert answer.status_code == 200 and answer.json()["choices"][0]["text"] == "".join(WORDS)
+    assert len(edge.site.generated) == 1 and not answer.json()["usage"]["prfaas"].get("detours")
+
+
 async def test_a_worker_that_has_no_connection_is_left_although_its_heartbeat_is_there(edge: Edge) -> None:
     edge.site.script = counts_to_four(1)
     asking = asyncio.create_task(edge.post("/v1/completions", {"model": "tiny", "prompt": "x", "max_tokens": 4}))

@@ -16,6 +16,8 @@ from prfaas.transfer.sender_core import SenderCore
 from prfaas.transfer.sender_events import SendFrame
 
 FAR = "far1"
+MOST_LOSS_S = 3.0
+"""Most that any fault may cost beyond the work."""
 PLAN = Plan(
     seed=1,
     profile="single",
@@ -75,6 +77,21 @@ def test_a_job_that_waits_behind_a_broken_link_costs_seconds() -> None:
         world = World(replace(plan, seed=seed)).run()
         assert world.violations == []
         assert all(client.first_token_s < 5.6 + MOST_ADDED_S for client in world.clients)
+
+
+@pytest.mark.parametrize("kind", ["kill", "stop"])
+@pytest.mark.parametrize("dispatchers", [(FAR,), (HOME, FAR)])
+def test_a_job_in_the_queue_of_a_site_that_has_lost_all_its_workers_is_prefilled_at_home(
+    kind: str, dispatchers: tuple[str, ...]
+) -> None:
+    """The worker has the first job when it is lost; the second one waits in the site's queue."""
+    requests = [request("first", 1.0, 40), request("second", 1.1, 3)]
+    plan = replace(PLAN, token_s=0.03, dispatchers=dispatchers, requests=requests, faults=[Fault(kind, "far1-p0", 1.3, 8.0)])
+    worlds = [World(replace(plan, seed=seed)).run() for seed in range(8)]
+    assert [world.violations for world in worlds] == [[]] * len(worlds)
+    waited = [client for world in worlds for client in world.clients if client.plan.name == "second"]
+    assert all(client.first_token_s < MOST_LOSS_S for client in waited)
+    assert any("no_prefill_worker" in codes(world) for world in worlds)
 
 
 @pytest.mark.parametrize("seed", range(4))

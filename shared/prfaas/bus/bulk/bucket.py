@@ -14,6 +14,8 @@ _NANOSECONDS = 1_000_000_000
 _STREAM_EXISTS = 10058
 STREAM_NOT_FOUND = 10059
 API_TIMEOUT_S = 5.0
+DEFAULT_BUCKET_MIB = 1024
+"""Memory for KV under way to one site, in the buckets of all sites that send it."""
 
 
 class JetStreamError(LaneError):
