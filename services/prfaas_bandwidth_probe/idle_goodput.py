@@ -91,13 +91,14 @@ class IdleGoodput:
             self._last = train_bytes, goodput_bytes_per_s
             self._pause(now_s, _GROWING_INTERVAL_S, short_bytes_per_s)
             return
+        earlier = self._goodput or 0.0
         self._goodput, self._short, self._measured_s = goodput_bytes_per_s, short_bytes_per_s, now_s
         self._by_transfers, self._last = False, None
         paid_s = self._spent_bytes / (self._cost_share * max(goodput_bytes_per_s, short_bytes_per_s))
-        if goodput_bytes_per_s < _FALLEN * (self._goodput or 0.0):
+        if goodput_bytes_per_s < _FALLEN * earlier:
             self._has_fallen = True
             paid_s = min(paid_s, _AGAIN_AFTER_FALL_S)  # its length was that of the link as it had been
-        elif goodput_bytes_per_s > _GROWTH * (self._goodput or 0.0):
+        elif goodput_bytes_per_s > _GROWTH * earlier:
             self._has_fallen = False
         self._pause(now_s, paid_s, short_bytes_per_s)
         self._spent_bytes = 0
