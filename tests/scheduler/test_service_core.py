@@ -134,7 +134,8 @@ def test_what_no_site_can_prefill_before_its_deadline_is_refused_with_the_time_t
     while isinstance(answer := place(core, 8001, request_id=str(accepted)), Placement):
         accepted += 1
     assert accepted == 3, "8 s each, one after another: the next would take 32 s"
-    assert (answer.code, answer.retry_after_s) == ("not_in_time", pytest.approx(2.0, abs=1e-6))
+    assert answer.code == "not_in_time"
+    assert answer.retry_after_s == pytest.approx(2.0, abs=1e-6)
     assert answer.message == "no site can have it prefilled within 32.0 s, and its first token is due in 30.0 s"
     # The refused one counts nowhere, and there is room again when one is over.
     assert len(core.fleet.site_state("far").backlog) == accepted

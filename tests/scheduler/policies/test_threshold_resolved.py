@@ -2,6 +2,7 @@
 
 import random
 from array import array
+from collections.abc import Callable
 
 import pytest
 
@@ -205,7 +206,11 @@ def test_what_the_far_site_has_cached_is_no_work_there() -> None:
     home = site("home", tuple((point.tokens, point.prefill_s) for point in H20.prefill), workers=3)
     far = site("far", tuple((point.tokens, point.prefill_s) for point in H200.prefill), workers=4, goodput_bytes_per_s=FULL)
     found = []
-    for there in (lambda tokens: tokens, lambda tokens: tokens // 10 if tokens > 19_400 else tokens):
+    uncached_there: list[Callable[[int], int]] = [
+        lambda tokens: tokens,
+        lambda tokens: tokens // 10 if tokens > 19_400 else tokens,
+    ]
+    for there in uncached_there:
         policy = ResolvedThreshold(19_400, EVERY_S)
         policy._requests.extend((tokens, there(tokens)) for tokens in SAMPLE)
         policy._resolve(home.site, [far.site])
