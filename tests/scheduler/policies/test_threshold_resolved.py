@@ -239,8 +239,9 @@ def test_it_follows_the_link_down_and_up_within_an_interval() -> None:
 def test_it_solves_for_what_is_not_cached() -> None:
     world = World(1024)
     world.run([1])
-    changed = BlocksChanged(site="home", worker="p1", role=Role.PREFILL, incarnation="i", sequence=1, stored=hashes(100))
-    world.core.handle(CacheChanged(world.now_s, changed))
+    for name in ("home", "far"):
+        changed = BlocksChanged(site=name, worker="p1", role=Role.PREFILL, incarnation="i", sequence=1, stored=hashes(100))
+        world.core.handle(CacheChanged(world.now_s, changed))
     answers = world.run(SAMPLE, known_blocks=100)
     assert carried_share(world.policy.threshold_tokens) > 0.95, "as if the 51,200 tokens before did not exist"
     assert {answer.prefill_worker for answer in answers if answer.prefill_site == "home"} == {"p1"}
