@@ -131,7 +131,7 @@ def test_plain_and_empty_and_foreign_variables_are_no_keys() -> None:
         ([], {"PRFAAS_DRAIN_S": "soon"}, "environment variable PRFAAS_DRAIN_S: key `drain-s`: expected `float`, got `str`."),
         (["--site", "no.dots"], {}, "command line: key `site`: expected `str` matching regex"),
         (["--policy", "best"], {}, "command line: key `policy`: invalid enum value 'best'; expected local_only|"),
-        (["--policy", "guess"], {}, "key `policy`: invalid enum value 'guess', which is gone: `threshold` knows."),
+        (["--policy", "guess"], {}, "command line: key `policy`: invalid enum value 'guess', which is gone: `threshold` knows."),
         (["--thresh", "1"], {}, "command line: key `thresh` is gone: set `threshold-tokens`."),
         (["--weights", "x"], {}, "command line: key `weights` is no JSON"),
         (["--weights", '{"x": "y"}'], {}, "command line: key `weights[...]`: expected `float`, got `str`."),

@@ -125,11 +125,8 @@ def test_with_an_objective_the_decode_worker_with_the_faster_steps_gets_more() -
 
 
 def test_what_no_site_can_prefill_before_its_deadline_is_refused_with_the_time_that_is_missing() -> None:
-    core = scheduler(
-        RemoteAll(),
-        beat("home", "d0", Role.DECODE, slots=90),
-        beat("far", "p1", Role.PREFILL, **SPEED),
-    )
+    beats = [beat("home", "d0", Role.DECODE, slots=90), beat("far", "p1", Role.PREFILL, **SPEED)]
+    core = scheduler(RemoteAll(), *beats)
     accepted = 0
     while isinstance(answer := place(core, 8001, request_id=str(accepted)), Placement):
         accepted += 1
@@ -139,6 +136,8 @@ def test_what_no_site_can_prefill_before_its_deadline_is_refused_with_the_time_t
     assert answer.message == "no site can have it prefilled within 32.0 s, and its first token is due in 30.0 s"
     # The refused one counts nowhere, and there is room again when one is over.
     assert len(core.fleet.site_state("far").backlog) == accepted
+    for each in beats:
+        core.handle(HeartbeatReceived(8.0, each))
     over(core, "0", "far", 8.0)
     placed(core, 8001, 8.0, request_id="later")
 

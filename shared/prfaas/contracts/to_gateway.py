@@ -25,6 +25,8 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Site where the next attempt prefills when the first one fails; None when the first one already is the local site."""
     fallback_after_s: float
     """Time that the first attempt may take until its KV is verified."""
+    deferred_s: float = 0.0
+    """Always 0 and read by no process: a field of the version before, which may read it and send it."""
     term: Count = 0
     """Leadership in which it was decided: the placement of an earlier one than another is out of date."""
 

@@ -17,7 +17,7 @@ def test_at_a_light_load_short_prompts_use_the_fast_machines_that_are_idle() -> 
     alone, ours = (run(case, policy).report for policy in ("local_only", "priced"))
     assert ours.prefill_sites["far"] > ours.prefill_sites.get("home", 0)
     assert alone.ttft is not None and ours.ttft is not None
-    assert ours.ttft.p50_s < 0.7 * alone.ttft.p50_s and ours.ttft.p99_s <= alone.ttft.p99_s
+    assert ours.ttft.p50_s < 0.85 * alone.ttft.p50_s and ours.ttft.p90_s < 0.7 * alone.ttft.p90_s
 
 
 def test_schedulers_that_share_their_prefill_sites_do_not_rush_to_the_same_one() -> None:
