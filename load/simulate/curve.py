@@ -63,7 +63,8 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
 def run(tasks: Sequence[Task], jobs: int, say: Console) -> Iterator[Measured]:
     """Measures the tasks on several cores. Yields them as they are done."""
     started_at = time.monotonic()
-    with multiprocessing.get_context("spawn").Pool(jobs, running_with_parent(gc.set_threshold), (GC_THRESHOLD,)) as pool:
+    begin = running_with_parent(gc.set_threshold)
+    with multiprocessing.get_context("spawn").Pool(jobs, initializer=begin, initargs=(GC_THRESHOLD,)) as pool:
         for done, measured in enumerate(pool.imap_unordered(measure, tasks), start=1):
             task = measured.task
             ours = next((point.kept_share for point in measured.points if point.arm == OURS), math.nan)
