@@ -19,6 +19,9 @@ OTHERS_BACK_S: Final = 0.5
 """Time after the connection is back before anything is sent: who hears it dials again every 0.2 s."""
 _POLL_S: Final = 0.05
 
+RESEND_ROOM: Final = 4096
+"""Events in the queue beyond which none is sent again: a gateway that asks faster than they leave would fill it."""
+
 log = get_logger(__name__)
 
 
@@ -45,8 +48,12 @@ class Outbox:
         self._sent.end(request_id, time.monotonic())
 
     def resend(self, lost: Mapping[str, int], reply_to: str) -> None:
-        """Sends the events of requests again, each from its first lost one on, where they are kept and went to `reply_to`."""
+        """Sends the events of requests again, each from its first lost one on, where they are kept and went to `reply_to`.
+
+        What the queue has no room for is left to the next question."""
         for request_id, sequence in lost.items():
+            if self._queue.qsize() >= RESEND_ROOM:
+                return
             again = self._sent.since(request_id, sequence, reply_to)
             if again:
                 log.info("events_sent_again", request_id=request_id, from_sequence=sequence, events=len(again))

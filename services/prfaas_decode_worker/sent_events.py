@@ -3,12 +3,14 @@
 from collections import OrderedDict, deque
 from typing import Final
 
+from prfaas.contracts.to_gateway import Tokens
 from prfaas_decode_worker.events import Emit
 
 KEPT_EVENTS: Final = 512
 """Latest events that are kept of one request. A connection that breaks takes those of the last seconds with it."""
-MOST_EVENTS = 65_536
-"""Events that are kept of all requests. Those of requests that have ended go first."""
+MOST_ENTRIES = 65_536
+"""Entries that are kept of all requests: one for each event, and one for each log-probability in it, which takes as much memory.
+Those of requests that have ended go first."""
 KEPT_AFTER_END_S: Final = 20.0
 """Time for which a request's events are kept after its end. A gateway notices a connection that stands still within 15 s."""
 
@@ -19,7 +21,7 @@ class SentEvents:
         """Latest events by request, in the order of sequence."""
         self._ended_at: OrderedDict[str, float] = OrderedDict()
         """Moments at which requests ended, the oldest first."""
-        self._count = 0
+        self._entries = 0
 
     def keep(self, emit: Emit, now_s: float) -> None:
         request_id = emit.event.request_id
@@ -27,10 +29,9 @@ class SentEvents:
             self._forget(request_id)
         events = self._events.setdefault(request_id, deque())
         events.append(emit)
-        self._count += 1
+        self._entries += _entries(emit)
         if len(events) > KEPT_EVENTS:
-            events.popleft()
-            self._count -= 1
+            self._entries -= _entries(events.popleft())
         self._forget_old(now_s)
 
     def end(self, request_id: str, now_s: float) -> None:
@@ -47,7 +48,8 @@ class SentEvents:
         return found if complete and all(emit.reply_to == reply_to for emit in found) else []
 
     def validate(self) -> None:
-        assert self._count == sum(map(len, self._events.values())) <= MOST_EVENTS
+        kept = [emit for events in self._events.values() for emit in events]
+        assert self._entries == sum(map(_entries, kept)) <= MOST_ENTRIES
         assert self._ended_at.keys() <= self._events.keys()
         for events in self._events.values():
             assert 0 < len(events) <= KEPT_EVENTS
@@ -57,12 +59,17 @@ class SentEvents:
     def _forget_old(self, now_s: float) -> None:
         while self._ended_at:
             request_id, ended_at = next(iter(self._ended_at.items()))
-            if now_s - ended_at < KEPT_AFTER_END_S and self._count <= MOST_EVENTS:
+            if now_s - ended_at < KEPT_AFTER_END_S and self._entries <= MOST_ENTRIES:
                 break
             self._forget(request_id)
-        while self._count > MOST_EVENTS:
+        while self._entries > MOST_ENTRIES:
             self._forget(next(iter(self._events)))
 
     def _forget(self, request_id: str) -> None:
         self._ended_at.pop(request_id, None)
-        self._count -= len(self._events.pop(request_id, ()))
+        self._entries -= sum(map(_entries, self._events.pop(request_id, ())))
+
+
+def _entries(emit: Emit) -> int:
+    details = emit.event.details if isinstance(emit.event, Tokens) else ()
+    return 1 + sum(1 + len(detail.top) for detail in details)

@@ -5,7 +5,8 @@ from typing import Any
 
 from prfaas.contracts.to_gateway import Tokens
 from prfaas_decode_worker.events import Emit
-from prfaas_decode_worker.outbox import Outbox
+from prfaas_decode_worker.outbox import RESEND_ROOM, Outbox
+from prfaas_decode_worker.sent_events import KEPT_EVENTS
 
 
 class Bus:
@@ -51,6 +52,28 @@ async def test_a_connection_that_is_closed_for_good_is_not_waited_for() -> None:
         outbox.put(emit(0))
         async with asyncio.timeout(30.0):
             await outbox.join()
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def test_a_gateway_that_asks_again_and_again_fills_no_memory() -> None:
+    bus, outbox = Bus(), Outbox("home", "d0", lambda request_id: None)
+    for sequence in range(KEPT_EVENTS):
+        outbox.put(emit(sequence))
+    for _ in range(10 * RESEND_ROOM // KEPT_EVENTS):
+        outbox.resend({"r": 0}, "reply")
+    bus.connected = True
+    running = asyncio.create_task(outbox.run(bus))  # type: ignore[arg-type]
+    try:
+        async with asyncio.timeout(30.0):
+            await outbox.join()
+        assert RESEND_ROOM <= len(bus.sent) < RESEND_ROOM + KEPT_EVENTS
+        # What it asked for in vain it has when it asks again.
+        outbox.resend({"r": KEPT_EVENTS - 1}, "reply")
+        async with asyncio.timeout(30.0):
+            await outbox.join()
+        assert bus.sent[-1].sequence == KEPT_EVENTS - 1
     finally:
         running.cancel()
         await asyncio.wait([running])

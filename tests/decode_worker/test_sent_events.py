@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prfaas.contracts.to_gateway import Tokens
+from prfaas.contracts.to_gateway import TokenDetail, TokenLogprob, Tokens
 from prfaas_decode_worker import sent_events
 from prfaas_decode_worker.events import Emit
 from prfaas_decode_worker.sent_events import KEPT_AFTER_END_S, KEPT_EVENTS, SentEvents
@@ -9,13 +9,16 @@ from prfaas_decode_worker.sent_events import KEPT_AFTER_END_S, KEPT_EVENTS, Sent
 HOME = "prfaas.home.gateway.g.events"
 
 
-def emit(request_id: str, sequence: int, reply_to: str = HOME) -> Emit:
-    return Emit(reply_to, Tokens(request_id=request_id, sequence=sequence, text="a", token_ids=(1,)))
+def emit(request_id: str, sequence: int, reply_to: str = HOME, alternatives: int = 0) -> Emit:
+    """`alternatives`: log-probabilities beside the token's own; 0: none at all."""
+    logprob = TokenLogprob("a", -1.0, (97,))
+    details = (TokenDetail(chosen=logprob, top=(logprob,) * alternatives),) if alternatives else ()
+    return Emit(reply_to, Tokens(request_id=request_id, sequence=sequence, text="a", token_ids=(1,), details=details))
 
 
-def keep(kept: SentEvents, request_id: str, events: int, now_s: float = 0.0) -> None:
+def keep(kept: SentEvents, request_id: str, events: int, now_s: float = 0.0, alternatives: int = 0) -> None:
     for sequence in range(events):
-        kept.keep(emit(request_id, sequence), now_s)
+        kept.keep(emit(request_id, sequence, alternatives=alternatives), now_s)
     kept.validate()
 
 
@@ -66,15 +69,15 @@ def test_an_id_that_is_used_again_has_the_events_of_its_second_request_only() ->
     assert numbers(kept, "a", 0) == [0], "it has not ended"
 
 
-@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 700), st.booleans())))
-def test_memory_is_bounded_whatever_is_sent(requests: list[tuple[str, int, bool]]) -> None:
-    most, sent_events.MOST_EVENTS = sent_events.MOST_EVENTS, 1000
+@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 700), st.booleans(), st.sampled_from([0, 20]))))
+def test_memory_is_bounded_whatever_is_sent(requests: list[tuple[str, int, bool, int]]) -> None:
+    most, sent_events.MOST_ENTRIES = sent_events.MOST_ENTRIES, 1000
     try:
         kept = SentEvents()
-        for now_s, (request_id, events, ends) in enumerate(requests):
-            keep(kept, request_id, events, float(now_s))
+        for now_s, (request_id, events, ends, alternatives) in enumerate(requests):
+            keep(kept, request_id, events, float(now_s), alternatives)
             if ends:
                 kept.end(request_id, float(now_s))
                 kept.validate()
     finally:
-        sent_events.MOST_EVENTS = most
+        sent_events.MOST_ENTRIES = most

@@ -172,15 +172,18 @@ class ControlBus:
             except Exception as error:
                 subscription.fault(message.subject, error)
                 await self._answer_error(message, error)
-            finally:
-                room.release()
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._handlers.discard(task)
+            room.release()
 
         async def start(message: Msg, subscription: Subscription) -> None:
             await room.acquire()
             with trace_of(message):  # a task copies the context that it is created in
                 task = asyncio.get_running_loop().create_task(answer(message, subscription))
             self._handlers.add(task)
-            task.add_done_callback(self._handlers.discard)
+            # Not at the end of the handler: each of its ways out would have to remember the place.
+            task.add_done_callback(ended)
 
         return await self._subscribe(subject, start, max_running, queue)
 
