@@ -195,20 +195,21 @@ class SchedulerCore:
 
 
 def _too_late(request: PlaceRequest, decoder: Decoder, candidates: Candidates) -> Refusal | None:
-    """Returns the refusal of a prompt that no site can have prefilled before its deadline, or no decode worker begun, as
-    predicted; None while the speed of a site is not known."""
+    """Returns the refusal of a prompt to which no prefill worker of any site, or no decode worker, comes before its deadline, as
+    predicted; None while the speed of a site is not known.
+
+    Its own prefill is not counted: a speed that was observed once, on a busy machine or at another length, would else refuse all
+    later prompts, and nothing would be observed that mends it. A site's queue refuses what it cannot finish."""
     places = [*candidates.remotes] if candidates.local is None else [candidates.local, *candidates.remotes]
-    prefills_s = [place.route.prefill_s for place in places]
-    known_s = [prefill_s for prefill_s in prefills_s if prefill_s is not None]
-    if len(known_s) < len(places):
+    if any(place.route.work_s is None for place in places):
         return None
-    wait_s = decoder.worker.place_wait_s
-    soonest_s, deadline_s = max(min(known_s), wait_s), request.ttft_deadline_s
-    if soonest_s <= deadline_s:
+    prefill_wait_s, decode_wait_s = min(place.route.wait_s for place in places), decoder.worker.place_wait_s
+    wait_s, deadline_s = max(prefill_wait_s, decode_wait_s), request.ttft_deadline_s
+    if wait_s <= deadline_s:
         return None
-    what = "decode workers have no place for it" if wait_s == soonest_s else "no site can have it prefilled"
-    message = f"{what} within {soonest_s:.1f} s, and its first token is due in {deadline_s:.1f} s"
-    return _not_in_time(message, soonest_s - deadline_s)
+    who = "decode" if decode_wait_s == wait_s else "prefill"
+    message = f"no {who} worker comes to it within {wait_s:.1f} s, and its first token is due in {deadline_s:.1f} s"
+    return _not_in_time(message, wait_s - deadline_s)
 
 
 def _not_in_time(message: str, late_s: float) -> Refusal:

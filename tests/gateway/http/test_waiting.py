@@ -80,7 +80,7 @@ async def test_a_refusal_that_passes_is_waited_for(edge: Edge, refusal: Refusal)
 
 
 async def test_what_is_too_late_already_does_not_wait_to_be_later_still(edge: Edge) -> None:
-    edge.site.placement = Refusal(code="not_in_time", message="no site can have it prefilled within 32.0 s", retry_after_s=2.4)
+    edge.site.placement = Refusal(code="not_in_time", message="no prefill worker comes to it within 32.0 s", retry_after_s=2.4)
     answer = await edge.post("/v1/completions", ASK)
     assert (answer.status_code, answer.json()["error"]["code"], answer.headers["retry-after"]) == (429, "not_in_time", "3")
     assert len(edge.site.placed) == 1
