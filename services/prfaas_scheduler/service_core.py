@@ -196,12 +196,12 @@ class SchedulerCore:
 
 def _too_late(request: PlaceRequest, decoder: Decoder, candidates: Candidates) -> Refusal | None:
     """Returns the refusal of a prompt to which no prefill worker of any site, or no decode worker, comes before its deadline, as
-    predicted; None while the speed of a site is not known.
+    predicted; None while a site has observed no prompts such as wait there.
 
     Its own prefill is not counted: a speed that was observed once, on a busy machine or at another length, would else refuse all
     later prompts, and nothing would be observed that mends it. A site's queue refuses what it cannot finish."""
     places = [*candidates.remotes] if candidates.local is None else [candidates.local, *candidates.remotes]
-    if any(place.route.work_s is None for place in places):
+    if not all(place.site.foresees_wait for place in places):
         return None
     prefill_wait_s, decode_wait_s = min(place.route.wait_s for place in places), decoder.worker.place_wait_s
     wait_s, deadline_s = max(prefill_wait_s, decode_wait_s), request.ttft_deadline_s

@@ -153,6 +153,18 @@ def test_a_worker_that_is_free_is_tried_however_slow_it_was_when_it_was_observed
     assert refused(core, prompt_tokens=101, request_id="second").code == "not_in_time"
 
 
+def test_no_prompt_is_refused_for_a_wait_behind_prompts_far_longer_than_any_observed() -> None:
+    """A prediction in proportion is many times too long there."""
+    speed = beat("far", "p1", Role.PREFILL, prefill_points=((100.0, 0.1),))
+    core = scheduler(RemoteAll(), beat("home", "d0", Role.DECODE, slots=500), speed)
+    for number in range(4):
+        placed(core, 80_001, request_id=str(number))
+    core = scheduler(RemoteAll(), beat("home", "d0", Role.DECODE, slots=500), speed)
+    for number in range(400):
+        placed(core, 101, request_id=str(number), ttft_deadline_s=60.0)
+    assert refused(core, prompt_tokens=101, request_id="last").code == "not_in_time"
+
+
 def test_while_the_speed_of_a_site_is_not_known_nothing_is_too_late() -> None:
     core = scheduler(
         LocalOnly(),
