@@ -160,8 +160,8 @@ def test_no_prompt_is_refused_for_a_wait_behind_prompts_far_longer_than_any_obse
     for number in range(4):
         placed(core, 80_001, request_id=str(number))
     core = scheduler(RemoteAll(), beat("home", "d0", Role.DECODE, slots=500), speed)
-    for number in range(400):
-        placed(core, 101, request_id=str(number), ttft_deadline_s=60.0)
+    for number in range(300):
+        placed(core, 101, request_id=str(number))
     assert refused(core, prompt_tokens=101, request_id="last").code == "not_in_time"
 
 
