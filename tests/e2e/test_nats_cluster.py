@@ -100,6 +100,7 @@ async def test_each_server_is_killed_and_started_again_under_load_and_no_request
                 server.kill()
                 await load.passes(4)
                 await server.start()
+                await server.wait_current()
                 await load.passes(2)
         assert load.wrong == [], (load.wrong, load.done)
         await stack.sites.wait_joined()

@@ -29,6 +29,7 @@ async def test_restart_keeps_ports_and_acknowledged_messages(tmp_path: Path, cra
             server.kill()
             assert not server.running
         await server.restart()
+        await server.wait_current()
         assert server.ports == ports
         connection = await nats.connect(server.client_url)
         assert (await connection.jetstream().get_msg("S", 1)).data == b"kept"

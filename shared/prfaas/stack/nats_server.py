@@ -236,6 +236,16 @@ class NatsServer:
                 raise NatsServerError(f"nats-server of {self.directory} has {len(leafs)} leaf connections, expected {count}")
             await asyncio.sleep(_POLL_S)
 
+    async def wait_current(self, timeout_s: float = 60.0) -> None:
+        """Returns when the server has caught up with its cluster: before that, no other server of it may be stopped.
+
+        Raises NatsServerError."""
+        until_at = time.monotonic() + timeout_s
+        while (page := await self.monitor("healthz"))["status"] != "ok":
+            if time.monotonic() > until_at:
+                raise NatsServerError(f"nats-server of {self.directory} is not healthy after {timeout_s:g} s: {page}")
+            await asyncio.sleep(_POLL_S)
+
     async def __aenter__(self) -> Self:
         return await self.start()
 
