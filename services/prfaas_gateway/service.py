@@ -96,7 +96,7 @@ class GatewayService:
         self._large_requests = LargeRequestReader(files)
         self._bus = bus = await ControlBus.connect(config.control, name=config.name)
         generations = self._generations(bus)
-        # An event that comes in the moment of a reconnect is a gap in its answer.
+        # An event that comes in the moment of a reconnect is a gap in its answer, until it has been sent again.
         bus.reconnect_when(lambda: not len(generations.in_flight))
         events = subjects.events_from(subjects.events(config.site, config.name), "*")
         await bus.subscribe_raw(events, partial(self._event, generations.in_flight))

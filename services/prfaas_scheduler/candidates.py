@@ -51,7 +51,7 @@ class PrefillSite:
 
     @property
     def foresees_wait(self) -> bool:
-        """Whether prompts as long as the mean one placed there have been observed. Predictions grow in proportion above the
+        """True when prompts as long as the mean one placed there have been observed. Predictions grow in proportion above the
         longest one observed: a prompt of 80,000 tokens is predicted ten times too long after prompts of 100."""
         if not self.prefill_points:
             return False

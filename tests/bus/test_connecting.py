@@ -7,6 +7,7 @@ import nats
 import pytest
 import structlog
 
+from prfaas.bus.connection import Connection
 from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.bus.errors import NotConnectedError, PermissionDeniedError
@@ -17,6 +18,10 @@ from prfaas.stack.nats_server import NatsServer
 
 DEADLINE_S = 60.0
 PLACE = PlaceRequest(request_id="r1", model="m", prompt_tokens=7, max_tokens=1, ttft_deadline_s=30.0)
+
+
+async def ignored(_: Exception) -> None:
+    pass
 
 
 async def test_a_server_that_is_not_there_is_told_once_with_its_address() -> None:
@@ -74,3 +79,47 @@ async def test_tls_urls_never_speak_plain_text_first(server: NatsServer) -> None
                 await ControlBus.connect(endpoint, "test", timeout_s=0.5)
     connection = await nats.connect(server.client_url)  # and the server is fine
     await connection.close()
+
+
+def where(connection: Connection) -> str:
+    url = connection.client.connected_url
+    assert url is not None
+    return f"nats://{url.netloc}"
+
+
+async def break_off(connection: Connection) -> None:
+    """Ends the connection, with more bytes unsent than the sockets hold."""
+    transport = connection.client._transport
+    assert transport is not None
+    transport.write(bytes(32 << 20))
+    await connection.client.force_reconnect()
+
+
+async def test_a_stopped_server_that_takes_no_bytes_is_left_for_the_next_one(tmp_path: Path) -> None:
+    async with NatsServer(tmp_path / "a") as first, NatsServer(tmp_path / "b") as second:
+        connection = Connection(NatsEndpoint(url=f"{first.client_url},{second.client_url}"), "test", lambda *_: None, ignored)
+        await connection.open(DEADLINE_S)
+        server = {server.client_url: server for server in (first, second)}[where(connection)]
+        server.pause()
+        try:
+            await break_off(connection)
+            async with asyncio.timeout(DEADLINE_S):
+                while not connection.connected:
+                    await asyncio.sleep(0.02)
+            assert where(connection) != server.client_url
+        finally:
+            server.resume()
+            await connection.close()
+
+
+async def test_a_connection_to_a_stopped_server_can_be_closed(server: NatsServer) -> None:
+    connection = Connection(NatsEndpoint(url=server.client_url), "test", lambda *_: None, ignored)
+    await connection.open(DEADLINE_S)
+    server.pause()
+    try:
+        await break_off(connection)
+        await asyncio.sleep(0)
+        async with asyncio.timeout(DEADLINE_S):
+            await connection.close()
+    finally:
+        server.resume()

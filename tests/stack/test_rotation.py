@@ -10,6 +10,7 @@ import msgspec
 import nkeys
 import pytest
 
+from prfaas.bus import connection
 from prfaas.bus.bulk import BulkLane
 from prfaas.bus.control import ControlBus
 from prfaas.bus.errors import NotConnectedError
@@ -124,6 +125,17 @@ async def test_old_keys_stay_good_while_a_process_uses_one(sites: RunningSites) 
     await Rotation(sites).user_keys(DEADLINE_S)
     assert not [seed for keys in sites.keys.values() for seed in keys.seed_files() if old_file(seed).exists()]
     assert bus.client.stats["reconnects"] == 1, "the rotation was ended, and no other one begun"
+    await bus.drain()
+
+
+async def test_a_process_that_is_never_idle_takes_its_new_key_all_the_same(
+    sites: RunningSites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "QUIET_WAIT_S", 3.0)
+    bus = await ControlBus.connect(sites.endpoint(NEAR, "ctl"), "busy")
+    bus.reconnect_when(lambda: False)
+    await Rotation(sites).user_keys(DEADLINE_S)
+    assert bus.client.stats["reconnects"] == 1
     await bus.drain()
 
 

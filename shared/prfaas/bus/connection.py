@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from nats import errors as nats_errors
 from nats.aio.client import Client
 
+from prfaas.bus.closing_transport import ClosingTransport
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.bus.errors import BusError, NotConnectedError, PermissionDeniedError
 from prfaas.bus.reply_inbox import subject_token
@@ -21,6 +22,8 @@ RECONNECT_WAIT_S = 0.2
 _PING_INTERVAL_S = 5
 """Interval of pings, of which 2 may be outstanding: a server that stopped answering is noticed within 15 s."""
 _FLUSH_S = 5
+QUIET_WAIT_S = 20.0
+"""Time that a new key waits for a moment in which no message is awaited. Then it is taken all the same."""
 _PENDING_BYTES = 4 << 20
 """Bytes buffered while reconnecting; a publish beyond them fails."""
 _FATAL = ("authorization", "nkey", "maximum connections", "user authentication")
@@ -37,6 +40,7 @@ class Connection:
     def __init__(self, endpoint: NatsEndpoint, name: str, on_denied: Denied, on_slow: Slow) -> None:
         self.endpoint = endpoint
         self.client = Client()
+        self.client._transport = ClosingTransport()  # type: ignore[no-untyped-call]
         self.closed = asyncio.Event()
         """Set when the connection ended for good: drained, or refused by the server."""
         self.last_error: Exception | None = None
@@ -52,7 +56,8 @@ class Connection:
         self._seed = SeedFile(endpoint.nkey_seed_file)
         self._watching: asyncio.Task[None] | None = None
         self.may_reconnect: Callable[[], bool] = lambda: True
-        """True when messages that come in the moment of a reconnect may be lost. A new key waits until they may."""
+        """True when messages that come in the moment of a reconnect may be lost. A new key waits for that, `QUIET_WAIT_S` at
+        most."""
 
     @property
     def connected(self) -> bool:
@@ -112,10 +117,16 @@ class Connection:
 
     async def _watch_seed(self) -> None:
         """Connects again when the seed has been replaced. What is sent meanwhile waits; what was sent before has left."""
+        loop = asyncio.get_running_loop()
+        until_at: float | None = None
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             try:
-                if self.connected and self._seed.changed() and self.may_reconnect():
+                if not self._seed.changed():
+                    until_at = None
+                    continue
+                until_at = until_at or loop.time() + QUIET_WAIT_S
+                if self.connected and (self.may_reconnect() or loop.time() >= until_at):
                     await self.client.flush(_FLUSH_S)
                     self._use_new_seed()
                     await self.client.force_reconnect()

@@ -80,7 +80,8 @@ class ControlBus:
         return self._connection.closed
 
     def reconnect_when(self, may_reconnect: Callable[[], bool]) -> None:
-        """Has a new key wait until a moment in which no message is awaited: those of a reconnect's moment are lost."""
+        """Has a new key wait for a moment in which no message is awaited: those of a reconnect's moment are lost. After
+        `QUIET_WAIT_S` it waits no longer."""
         self._connection.may_reconnect = may_reconnect
 
     @property
