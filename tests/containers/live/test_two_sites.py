@@ -176,7 +176,7 @@ def wait_for_restart(sites: Sites, name: str, started_at: str) -> None:
     wait_for(f"{name} is started again", lambda: sites.containers.started_at(name) != started_at, READY_DEADLINE_S)
 
 
-# Last: the estimate of an idle link takes minutes to rise again, for which others would wait.
+# Last: the estimate of an idle link takes up to a minute to rise again, for which others would wait.
 def test_a_slow_link_is_seen_by_the_probe_and_by_decisions(sites: Sites) -> None:
     def estimate_mbit() -> float:
         return 8e-6 * (sites.metric("far-bandwidth-probe", "prfaas_link_goodput_bytes_per_second") or 0.0)
