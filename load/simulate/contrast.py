@@ -1,6 +1,6 @@
 """`make contrast`: traffic for which offloading pays, has nothing to do, or needs to know what is cached.
 
-`python -m load.simulate.contrast [--seeds 3] [--seconds 600] [--load 0.8] [--json FILE]`. Mooncake (a tenth of the requests carry
+`python -m load.simulate.contrast [--seeds 10] [--seconds 1800] [--load 0.8] [--json FILE]`. Mooncake (a tenth of the requests carry
 half of the uncached prefill), Azure (short prompts) and coding agents (long prompts, nearly all cached), each under `local_only`,
 `threshold` and `priced`, simulated on the paper's 4 + 3 + 5 machines with the code that schedules live.
 """
@@ -208,8 +208,8 @@ def summary(cells: Sequence[Cell]) -> dict[str, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m load.simulate.contrast", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3, help="default: %(default)s")
-    parser.add_argument("--seconds", type=float, default=600.0, help="of each run, in the paper's time; default: %(default)g")
+    parser.add_argument("--seeds", type=int, default=10, help="default: %(default)s")
+    parser.add_argument("--seconds", type=float, default=1800.0, help="of each run, in the paper's time; default: %(default)g")
     parser.add_argument("--load", type=float, default=0.8, help="of what the pd site carries alone; default: %(default)g")
     add_json_option(parser)
     arguments = parser.parse_args()
