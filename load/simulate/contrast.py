@@ -1,8 +1,8 @@
 """`make contrast`: traffic for which offloading pays, has nothing to do, or needs to know what is cached.
 
-`python -m load.simulate.contrast [--seeds 10] [--seconds 1800] [--load 0.8] [--json FILE]`. Mooncake (a tenth of the requests carry
-half of the uncached prefill), Azure (short prompts) and coding agents (long prompts, nearly all cached), each under `local_only`,
-`threshold` and `priced`, simulated on the paper's 4 + 3 + 5 machines with the code that schedules live.
+`python -m load.simulate.contrast [--seeds 10] [--seconds 1800] [--load 0.8] [--json FILE]`. Mooncake (a tenth of the requests
+carry half of the uncached prefill), Azure (short prompts) and coding agents (long prompts, nearly all cached), each under
+`local_only`, `threshold` and `priced`, simulated on the paper's 4 + 3 + 5 machines with the code that schedules live.
 """
 
 import argparse

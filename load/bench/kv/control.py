@@ -27,7 +27,9 @@ class ControlPings:
         self._times: multiprocessing.Queue[list[tuple[float, float]]] = _CONTEXT.Queue()
         subject = subjects.probe_echo(site)
         answers = (near, subject, self._ready[0], self._stop[0])
-        asks = (far, subject, self._ready[1], self._stop[1], self._times)
+        # Another site's answers come through on reply subjects of this form only.
+        inbox = subjects.replies(far.site, site, "pings")
+        asks = (far, inbox, subject, self._ready[1], self._stop[1], self._times)
         self._processes = [
             _CONTEXT.Process(target=running_with_parent(_answer), args=answers, daemon=True),
             _CONTEXT.Process(target=running_with_parent(_ask), args=asks, daemon=True),
@@ -69,13 +71,14 @@ def _answer(endpoint: NatsEndpoint, subject: str, ready: Event, stop: Event) -> 
 
 def _ask(
     endpoint: NatsEndpoint,
+    inbox: str,
     subject: str,
     ready: Event,
     stop: Event,
     times: "multiprocessing.Queue[list[tuple[float, float]]]",
 ) -> None:
     async def main() -> list[tuple[float, float]]:
-        client = await nats.connect(endpoint.url, nkeys_seed=endpoint.nkey_seed_file)
+        client = await nats.connect(endpoint.url, nkeys_seed=endpoint.nkey_seed_file, inbox_prefix=inbox)
         await client.request(subject, b"", timeout=_TIMEOUT_S)
         ready.set()
         found: list[tuple[float, float]] = []

@@ -7,12 +7,15 @@ the sum of its work and its least room less the work before it in the block, so 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from math import inf
 
 from prfaas_scheduler.queue.events import Job
 
 BLOCK = 64
 """Jobs after which a block is cut in two."""
+OVERTAKEN = 256
+"""Jobs that one may overtake: more are not searched."""
 
 Key = tuple[int, float, int]
 """(lowest first: the negative priority, the due date, the number of its arrival)."""
@@ -139,6 +142,21 @@ class DueOrder:
             if block.keys[-1] >= last:
                 break
         return best
+
+    def overtaker(self, ahead_s: float, now_s: float, among: Callable[[Waiting], bool]) -> Waiting | None:
+        """The first job that `among` accepts, of the highest priority, that as the first of all makes none before it late.
+
+        None if there is none, or one before it is late already. `ahead_s`: see `first_late`."""
+        before_s, room_s = ahead_s + now_s * self._workers, inf
+        priority = next(iter(self)).job.priority if self._jobs else 0
+        for waiting in islice(self, OVERTAKEN):
+            if room_s < 0 or waiting.overdue or waiting.job.priority != priority:
+                return None
+            if waiting.job.work_s <= room_s and among(waiting):
+                return waiting
+            room_s = min(room_s, self._workers * waiting.latest_start_at - before_s)
+            before_s += waiting.job.work_s
+        return None
 
     def _longest_of(self, block: _Block, last: Key, priority: int, *, whole: bool) -> list[Waiting]:
         """The longest job of each tenant in the block. `whole`: all of the block is of the priority, and not behind `last`."""

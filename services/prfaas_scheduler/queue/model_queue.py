@@ -151,9 +151,17 @@ class ModelQueue:
         return [next(iter(self.running.ready))] if self.running.ready else []
 
     def _next_of(self, worker: str) -> Waiting | None:
-        """The worker's next job: the first in the order; else one that was put off."""
+        """The worker's next job: the first in the order, or one of a tenant below its share that can overtake it.
+
+        Without any in the order it is one that was put off."""
         if (first := self._heads.first(worker)) is not None:
-            return first
+            if not self._shares.has_several or not self._shares.is_above(first.job.tenant):
+                return first
+
+            def may_overtake(waiting: Waiting) -> bool:
+                return waiting.job.worker in (None, worker) and not self._shares.is_above(waiting.job.tenant)
+
+            return self._order.overtaker(self.running.left_s, self._now_s, may_overtake) or first
         for target in (worker, None):
             queue = self._put_off.get(target)
             if queue is not None and (late := queue.pop()) is not None:

@@ -25,6 +25,11 @@ class Shares:
         self._total_s = self._total_weight = 0.0
         self._at = 0.0
 
+    @property
+    def has_several(self) -> bool:
+        """True if more than one tenant had work lately, or waits for some."""
+        return len(self._work_s) > 1
+
     def weight(self, tenant: str) -> float:
         return self._weights.get(tenant, 1.0)
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from load.bench.kv.methods import BUCKET, METHODS, Job
+from load.bench.kv.control import ControlPings
+from load.bench.kv.methods import BUCKET, FAR, METHODS, SITE, Job
 from load.bench.kv.report import Summary
 from load.bench.kv.run import measure
+from load.bench.kv.sites import two_sites
 from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
 from prfaas.bus.bulk.bucket import api, stream_name
 from prfaas.bus.endpoint import NatsEndpoint
@@ -38,3 +40,11 @@ async def test_every_method_moves_the_bytes_and_leaves_nothing_behind(lane: Bulk
 def test_the_summary_has_the_figures_that_are_asked_for() -> None:
     wanted = {"loopback_vs_object_store", "loopback_vs_raw_tcp", "link_vs_raw_tcp", "control_p99_ratio"}
     assert wanted <= set(Summary.__struct_fields__)
+
+
+@pytest.mark.slow
+async def test_control_pings_between_two_sites_are_answered(tmp_path: Path) -> None:
+    async with two_sites(tmp_path, rate_mbit=None, rtt_ms=0.0) as sites:
+        pings = ControlPings(sites.endpoint(SITE, "ctl"), sites.endpoint(FAR, "ctl"), SITE)
+        await asyncio.to_thread(pings.start)
+        assert all(took_s > 0 for _, took_s in await asyncio.to_thread(pings.stop))

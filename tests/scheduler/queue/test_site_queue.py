@@ -3,7 +3,7 @@
 from collections import Counter
 
 import hypothesis.strategies as st
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from prfaas_scheduler.queue.events import Dispatch, Instruction, JobArrived, JobGone, Refuse, TimePassed, WorkerGone, WorkerReady
@@ -129,6 +129,52 @@ def test_a_tenant_within_its_share_is_not_put_off_for_one_that_floods() -> None:
     assert all(name.startswith("flood") for name in refused(arrive(queue, job("one", 3.0, tenant="few"))))
     order = drain(queue)
     assert order.index("one") < 10
+
+
+def test_a_tenant_below_its_share_overtakes_one_that_has_more_while_it_makes_none_late() -> None:
+    queue = SiteQueue()
+    busy(queue)
+    for number in range(4):
+        arrive(queue, job(f"many {number}", 1.0, due_s=20.0, tenant="many"))
+    arrive(queue, job("few", 1.0, due_s=30.0, tenant="few"))
+    assert dispatched(ready(queue, "w0")) == ["few"]
+    assert drain(queue) == [f"many {number}" for number in range(4)]
+
+
+def test_a_tenant_below_its_share_overtakes_none_that_would_be_late_for_it() -> None:
+    queue = SiteQueue()
+    busy(queue)
+    arrive(queue, job("many 0", 1.0, due_s=10.0, tenant="many"))
+    arrive(queue, job("many 1", 9.0, due_s=10.5, tenant="many"))
+    arrive(queue, job("few", 1.0, due_s=30.0, tenant="few"))
+    arrive(queue, job("short", 0.4, due_s=31.0, tenant="other"))
+    assert drain(queue) == ["short", "many 0", "few", "many 1"], "few fits before many 1 once many 0 is done"
+
+
+@given(st.lists(st.tuples(st.floats(0.01, 3), st.floats(0, 5), st.sampled_from("aaab")), min_size=2, max_size=40))
+def test_jobs_that_are_in_time_in_the_order_of_due_dates_stay_so_whoever_overtakes(jobs: list[tuple[float, float, str]]) -> None:
+    queue, ends_s = SiteQueue(), 0.01
+    busy(queue, work_s=0.01)
+    for number, (work_s, slack_s, tenant) in enumerate(jobs):
+        ends_s += work_s
+        arrive(queue, job(str(number), work_s, due_s=ends_s + slack_s + 0.01, tenant=tenant, expires_s=900.0))
+    now_s, done = 0.01, 0
+    while got := dispatched(ready(queue, "w0", now_s)):
+        number = int(got[0])
+        now_s, done = now_s + jobs[number][0], done + 1
+        assert now_s <= sum(each[0] for each in jobs[: number + 1]) + jobs[number][1] + 0.03
+        queue.validate()
+    assert done == len(jobs)
+
+
+def test_a_job_that_only_another_worker_may_take_overtakes_nothing() -> None:
+    queue = SiteQueue()
+    busy(queue, 2)
+    for number in range(4):
+        arrive(queue, job(f"many {number}", 1.0, due_s=20.0, tenant="many"))
+    arrive(queue, job("few", 1.0, due_s=30.0, tenant="few", worker="w1"))
+    assert dispatched(ready(queue, "w0")) == ["many 0"]
+    assert dispatched(ready(queue, "w1")) == ["few"]
 
 
 def test_jobs_that_were_put_off_go_round_among_tenants_by_their_weights() -> None:
