@@ -11,7 +11,7 @@ from prfaas_scheduler.queue.heads import Heads
 from prfaas_scheduler.queue.options import QueueOptions
 from prfaas_scheduler.queue.refusal import refusal
 from prfaas_scheduler.queue.running import Running
-from prfaas_scheduler.queue.tenants import DeficitRoundRobin, Shares
+from prfaas_scheduler.queue.tenants import Backlogs, DeficitRoundRobin, Shares
 
 
 class ModelQueue:
@@ -22,6 +22,7 @@ class ModelQueue:
         self._now_s = now_s
         self._numbers = 0
         self._shares = Shares(options.weights)
+        self._backlogs = Backlogs(self._shares.weight)
         self._floor = ClassFloor(options.class_floor)
         self._waiting: dict[str, Waiting] = {}
         """All jobs that wait, by id."""
@@ -96,6 +97,7 @@ class ModelQueue:
         waiting = self._waiting[job.job_id] = Waiting(job, self._numbers, job.due_at)
         heapq.heappush(self._expiries, (job.expires_at - job.work_s, waiting.number, job.job_id))
         self._shares.add(job.tenant, job.work_s, self._now_s)
+        self._backlogs.add(job)
         if waiting.latest_start_at >= self._now_s:  # else no queue, however short, would do
             self._floor.arrived(job.prefill_tokens)
         leave_s = self._floor.leave_s(job.prefill_tokens)
@@ -151,15 +153,15 @@ class ModelQueue:
         return [next(iter(self.running.ready))] if self.running.ready else []
 
     def _next_of(self, worker: str) -> Waiting | None:
-        """The worker's next job: the first in the order, or one of a tenant below its share that can overtake it.
+        """The worker's next job: the first in the order, or one of a tenant that waits for less and can overtake it.
 
         Without any in the order it is one that was put off."""
         if (first := self._heads.first(worker)) is not None:
-            if not self._shares.has_several or not self._shares.is_above(first.job.tenant):
+            if len(self._backlogs) < 2:
                 return first
 
             def may_overtake(waiting: Waiting) -> bool:
-                return waiting.job.worker in (None, worker) and not self._shares.is_above(waiting.job.tenant)
+                return waiting.job.worker in (None, worker) and self._backlogs.is_below(waiting.job.tenant, first.job.tenant)
 
             return self._order.overtaker(self.running.left_s, self._now_s, may_overtake) or first
         for target in (worker, None):
@@ -288,9 +290,11 @@ class ModelQueue:
             self._leave_order(waiting)
         elif job.job_id in self._put_off_queue(job.worker):
             self._put_off[job.worker].remove(job.job_id)
+        self._backlogs.remove(job)
         del self._waiting[job.job_id]
 
     def validate(self) -> None:
+        self._backlogs.validate(waiting.job for waiting in self._waiting.values())
         self._order.validate()
         self.running.validate()
         for queue in self._put_off.values():

@@ -1,11 +1,12 @@
 """Tenants' weighted shares of a site's prefill time, and deficit round robin among them (Shreedhar and Varghese, 1995)."""
 
 import heapq
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import exp
 
 from prfaas_scheduler.queue.due_order import Waiting
+from prfaas_scheduler.queue.events import Job
 
 REMEMBERED_S = 60.0
 """Time after which work that a tenant had counts for 1 / e of itself."""
@@ -24,11 +25,6 @@ class Shares:
         self._work_s: dict[str, float] = {}
         self._total_s = self._total_weight = 0.0
         self._at = 0.0
-
-    @property
-    def has_several(self) -> bool:
-        """True if more than one tenant had work lately, or waits for some."""
-        return len(self._work_s) > 1
 
     def weight(self, tenant: str) -> float:
         return self._weights.get(tenant, 1.0)
@@ -57,6 +53,40 @@ class Shares:
         self._work_s = {tenant: left for tenant, work_s in self._work_s.items() if (left := work_s * factor) > FORGOTTEN_S}
         self._total_s = sum(self._work_s.values())
         self._total_weight = sum(self.weight(tenant) for tenant in self._work_s)
+
+
+class Backlogs:
+    """Work that each tenant waits for, by its weight. A tenant that waits for nothing is not remembered."""
+
+    def __init__(self, weight: Callable[[str], float]) -> None:
+        self._weight = weight
+        self._jobs: Counter[str] = Counter()
+        self._work_s: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def add(self, job: Job) -> None:
+        self._jobs[job.tenant] += 1
+        self._work_s[job.tenant] = self._work_s.get(job.tenant, 0.0) + job.work_s
+
+    def remove(self, job: Job) -> None:
+        self._jobs[job.tenant] -= 1
+        self._work_s[job.tenant] -= job.work_s
+        if not self._jobs[job.tenant]:
+            del self._jobs[job.tenant], self._work_s[job.tenant]
+
+    def is_below(self, tenant: str, other: str) -> bool:
+        """True if `tenant` waits for less than `other`, which both wait for something."""
+        return self._work_s[tenant] / self._weight(tenant) < self._work_s[other] / self._weight(other)
+
+    def validate(self, jobs: Iterable[Job]) -> None:
+        """Compares the sums with a walk over all jobs that wait."""
+        work_s: dict[str, float] = {}
+        for job in jobs:
+            work_s[job.tenant] = work_s.get(job.tenant, 0.0) + job.work_s
+        assert self._work_s.keys() == self._jobs.keys() == work_s.keys()
+        assert all(abs(self._work_s[tenant] - sum_s) < 1e-3 for tenant, sum_s in work_s.items())
 
 
 class DeficitRoundRobin:

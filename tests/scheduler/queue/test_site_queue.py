@@ -131,7 +131,7 @@ def test_a_tenant_within_its_share_is_not_put_off_for_one_that_floods() -> None:
     assert order.index("one") < 10
 
 
-def test_a_tenant_below_its_share_overtakes_one_that_has_more_while_it_makes_none_late() -> None:
+def test_a_tenant_that_waits_for_less_overtakes_one_that_waits_for_more_while_it_makes_none_late() -> None:
     queue = SiteQueue()
     busy(queue)
     for number in range(4):
@@ -141,7 +141,7 @@ def test_a_tenant_below_its_share_overtakes_one_that_has_more_while_it_makes_non
     assert drain(queue) == [f"many {number}" for number in range(4)]
 
 
-def test_a_tenant_below_its_share_overtakes_none_that_would_be_late_for_it() -> None:
+def test_a_tenant_that_waits_for_less_overtakes_none_that_would_be_late_for_it() -> None:
     queue = SiteQueue()
     busy(queue)
     arrive(queue, job("many 0", 1.0, due_s=10.0, tenant="many"))
