@@ -10,6 +10,7 @@ from prfaas_scheduler.policies.base import Policy
 from prfaas_scheduler.service_core import SchedulerCore
 
 SPEED = {"prefill_points": ((100.0, 0.1), (8000.0, 8.0)), "kv_points": ((1.0, 1e5), (8000.0, 8e8))}
+STEPS: dict[str, Any] = {"step_points": ((1.0, 0.02), (10.0, 0.03), (40.0, 0.06)), "output_tokens": 500.0}
 
 
 def beat(site: str, worker: str, role: Role, **load: Any) -> Heartbeat:

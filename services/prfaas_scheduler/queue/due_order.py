@@ -15,7 +15,7 @@ from prfaas_scheduler.queue.events import Job
 BLOCK = 64
 """Jobs after which a block is cut in two."""
 OVERTAKEN = 256
-"""Jobs that one may overtake: more are not searched."""
+"""Jobs that are searched for one that may overtake."""
 
 Key = tuple[int, float, int]
 """(lowest first: the negative priority, the due date, the number of its arrival)."""
@@ -144,9 +144,10 @@ class DueOrder:
         return best
 
     def overtaker(self, ahead_s: float, now_s: float, among: Callable[[Waiting], bool]) -> Waiting | None:
-        """The first job that `among` accepts, of the highest priority, that as the first of all makes none before it late.
+        """The first job accepted by `among` that can run before all others without making one of them late.
 
-        None if there is none, or one before it is late already. `ahead_s`: see `first_late`."""
+        Only jobs of the highest priority are searched. None without such a job, or where one before it is late already.
+        `ahead_s`: see `first_late`."""
         before_s, room_s = ahead_s + now_s * self._workers, inf
         priority = next(iter(self)).job.priority if self._jobs else 0
         for waiting in islice(self, OVERTAKEN):

@@ -77,7 +77,7 @@ class Backlogs:
             del self._jobs[job.tenant], self._work_s[job.tenant]
 
     def is_below(self, tenant: str, other: str) -> bool:
-        """True if `tenant` waits for less than `other`, which both wait for something."""
+        """True if `tenant` waits for less work by its weight than `other`. Jobs of both must wait."""
         return self._work_s[tenant] / self._weight(tenant) < self._work_s[other] / self._weight(other)
 
     def validate(self, jobs: Iterable[Job]) -> None:
