@@ -16,7 +16,7 @@ from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.contracts import subjects
 from prfaas.secrets.secret_files import readable_by_others
 from prfaas.site.permissions import service_permissions
-from prfaas.site.sites import load_description
+from prfaas.site.sites import Description, Server, Site, SiteKind, load_description
 from prfaas.stack.launch import DEMO
 from prfaas.stack.nats_server import NatsServer
 from prfaas.stack.running_sites import RunningSites
@@ -41,6 +41,15 @@ async def test_control_and_bulk_cross_on_leaf_connections_of_their_own(sites: Ru
     assert len({leaf["port"] for leaf in leafs}) == 2, "two TCP connections"
     assert {leaf["compression"] for leaf in leafs} == {"off"}
     assert sites.servers["remote"].ports.leaf == 0, "nobody dials in to a site that only prefills"
+
+
+async def test_a_cluster_counts_as_started_when_all_its_servers_belong_to_it(tmp_path: Path) -> None:
+    cluster = Description(model="m", sites=(Site(name="home", kind=SiteKind.PD, servers=(Server(),) * 3),))
+    async with RunningSites(cluster, tmp_path) as sites:
+        for server in sites.servers.values():
+            meta = (await server.monitor("jsz"))["meta_cluster"]
+            assert meta["cluster_size"] == 3, "a cluster of two dies with one of them"
+            assert (await server.monitor("healthz"))["status"] == "ok"
 
 
 async def test_each_site_has_a_domain_of_its_own(sites: RunningSites) -> None:

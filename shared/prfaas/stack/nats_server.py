@@ -236,8 +236,8 @@ class NatsServer:
                 raise NatsServerError(f"nats-server of {self.directory} has {len(leafs)} leaf connections, expected {count}")
             await asyncio.sleep(_POLL_S)
 
-    async def wait_current(self, timeout_s: float = 60.0) -> None:
-        """Returns when the server has caught up with its cluster: before that, no other server of it may be stopped.
+    async def wait_current(self, timeout_s: float = 120.0) -> None:
+        """Returns when the server belongs to its cluster and has caught up with it: before that, no other server of it may be stopped.
 
         Raises NatsServerError."""
         until_at = time.monotonic() + timeout_s

@@ -42,7 +42,9 @@ class RunningSites:
         self._running = contextlib.AsyncExitStack()
 
     async def start(self) -> Self:
-        """Returns when all leaf connections are up. Raises NatsServerError, WanProcessError; nothing runs then."""
+        """Returns when all leaf connections are up, and each cluster has all its servers.
+
+        Raises NatsServerError, WanProcessError; nothing runs then."""
         try:
             for site in self.description.in_dial_order():
                 await self._start_site(site)
@@ -70,6 +72,10 @@ class RunningSites:
         for outcome in await asyncio.gather(*entering, return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome
+        if routes:
+            # Two of three servers form a cluster of two, and the third joins it later: a death before that stops all of them.
+            for server in servers:
+                await server.wait_current()
 
     async def lead_to(self, site: Site, dialled: str, leaf_port: int) -> tuple[str, int]:
         """Returns the address that `site` dials to reach `dialled`, which listens on `leaf_port`."""
