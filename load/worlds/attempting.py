@@ -206,8 +206,7 @@ class Attempts:
                 if not await self._worker.wait([attempt.prefill_failed], ABORT_REASON_S):
                     raise error
             if attempt.prefill_failed.done:
-                failure = attempt.prefill_failed.result()
-                self._failed(attempt, failure.code, f"{failure.worker}: {failure.message}", failure.retry_after_s)
+                self._told(attempt, attempt.prefill_failed.result())
             else:
                 self._lost(attempt, lost.result())
             return None
@@ -215,6 +214,14 @@ class Attempts:
             if self._worker.alive:
                 verified.cancel()
                 lost.cancel()
+
+    def _told(self, attempt: Attempt, failure: PrefillFailed) -> None:
+        """Follows Attempts._told."""
+        reason = f"{failure.worker}: {failure.message}"
+        if failure.code is FailureCode.WORKER_LOST and attempt.holding.computing:
+            self._lost(attempt, Loss(failure.code, reason, attempt.holding.holder))
+        else:
+            self._failed(attempt, failure.code, reason, failure.retry_after_s)
 
     def _lost(self, attempt: Attempt, loss: Loss) -> None:
         """Follows Attempts._lost."""

@@ -86,6 +86,8 @@ class Generation:
             assert self._leg is not None
             event = self._answer.take(await self._next())
             if event is None:
+                assert self._answer.started is not None
+                self._client.sites.add(self._answer.started.prefill_site)
                 continue
             self._leg.over = isinstance(event, Finished | Failed)
             self._progress.accept(event)

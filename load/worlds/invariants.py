@@ -88,9 +88,10 @@ def _most(world: Surroundings, known: int, leg: str) -> int:
     """Returns how often one prompt may harm, `known` times where each is heard of.
 
     News may be lost, and the harm pass for a timeout or a damaged frame: then each attempt may do it. An attempt that ended with
-    the site's server or with its worker is none of the placement's, and has done it all the same."""
+    the site's server or with its worker is none of the placement's, and has done it all the same. A job that was dispatched to a
+    worker just before that was killed goes to the next process of its name, which may not have heard that it is cancelled."""
     if not world.plan.fault_kinds & HIDES_NEWS:
-        return known
+        return known + sum(fault.kind == "kill" and "-p" in fault.target for fault in world.plan.faults)
     uncounted = sum(name.rpartition(".")[0] == leg and code in UNCOUNTED for name, code in world.failed_attempts)
     return MOST_PREFILLS + min(uncounted, MAX_UNCOUNTED_FAILURES)
 

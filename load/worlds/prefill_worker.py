@@ -49,6 +49,8 @@ class PrefillWorker(JobTaker):
         """Request whose prefill runs now."""
         self._own: deque[TakenJob] = deque()
         self._queued: deque[TakenJob] = deque()
+        self._dispatched: list[TakenJob] = []
+        """Jobs that were dispatched to it and that it may hold still."""
         self._pulled: dict[str, int] = {}
         """Connection over which a pull is outstanding, by subject."""
         self._cancels: dict[str, int] = {}
@@ -81,8 +83,17 @@ class PrefillWorker(JobTaker):
     def job_arrived(self, delivery: Delivery) -> None:
         subject = delivery.stored.subject
         self._pulled.pop(subject, None)
-        (self._queued if subject == QUEUED else self._own).append(TakenJob(self, delivery))
+        if subject == QUEUED:
+            self._queued.append(TakenJob(self, delivery))
+        elif not self._is_held(delivery.stored.job):
+            self._dispatched.append(TakenJob(self, delivery))
+            self._own.append(self._dispatched[-1])
         self._arrived.set()
+
+    def _is_held(self, job: PrefillJob) -> bool:
+        """Follows JobSource._is_held."""
+        self._dispatched = [each for each in self._dispatched if each.held]
+        return any(each.job.transfer.object_name == job.transfer.object_name for each in self._dispatched)
 
     def job_given_up(self, stream: Stream, stored: StoredJob) -> None:
         """Follows JobConsumer._give_up."""

@@ -70,6 +70,7 @@ class TakenJob:
         self._stored = delivery.stored
         self.job: PrefillJob = delivery.stored.job
         self.deliveries = delivery.deliveries
+        self.held = True
         self._keeping = taker.spawn(self._keep())
 
     @property
@@ -79,10 +80,11 @@ class TakenJob:
         return self.job.waited_s + max(0.0, stored_for_s)
 
     async def ack(self) -> None:
-        self._keeping.cancel()
+        self.forget()
         await self._stream.acknowledge(self._taker, self._stored)
 
     def forget(self) -> None:
+        self.held = False
         self._keeping.cancel()
 
     async def _keep(self) -> None:

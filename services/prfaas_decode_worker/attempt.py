@@ -236,8 +236,7 @@ class Attempts:
             if verified.done() and not await self._is_explained(attempt, verified):
                 return verified.result()
             if attempt.prefill_failed.done():
-                failure = attempt.prefill_failed.result()
-                self._failed(attempt, failure.code, f"{failure.worker}: {failure.message}", failure.retry_after_s)
+                self._told(attempt, attempt.prefill_failed.result())
             else:
                 self._lost(attempt, lost.result())
             return None
@@ -252,6 +251,14 @@ class Attempts:
             await asyncio.wait([attempt.prefill_failed], timeout=ABORT_REASON_S)
             return attempt.prefill_failed.done()
         return False
+
+    def _told(self, attempt: Attempt, failure: PrefillFailed) -> None:
+        reason = f"{failure.worker}: {failure.message}"
+        if failure.code is FailureCode.WORKER_LOST and attempt.holding.computing:
+            # Said by the next process of its name, which may be there before anybody has missed the one that died.
+            self._lost(attempt, Loss(failure.code, reason, attempt.holding.holder))
+        else:
+            self._failed(attempt, failure.code, reason, failure.retry_after_s)
 
     def _lost(self, attempt: Attempt, loss: Loss) -> None:
         self._failed(attempt, loss.code, loss.reason, died=loss.died)

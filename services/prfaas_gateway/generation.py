@@ -87,6 +87,11 @@ class Generation:
         """The placement that a decode worker has accepted, the latest one."""
         return self._leg.accepted.placement
 
+    @property
+    def started(self) -> Started | None:
+        """Beginning of the latest placement that has begun: where the KV that is decoded from comes from."""
+        return self._answer.started
+
     async def __aenter__(self) -> Self:
         await self._begin(self._job)
         return self

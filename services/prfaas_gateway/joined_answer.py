@@ -13,19 +13,21 @@ class JoinedAnswer:
         """Tokens of the answer that have been taken."""
         self._taken = 0
         """Events that have been passed on."""
-        self._started = False
+        self.started: Started | None = None
+        """Beginning of the latest placement that has begun."""
         self._offset = 0
         """Difference between the numbers of the whole answer and those of the present placement."""
 
     def place_again(self) -> None:
         """Begins with the events of another placement, which number from 0."""
-        self._offset = self._taken - self._started
+        self._offset = self._taken - (self.started is not None)
 
     def take(self, event: Started | Tokens | Finished | Failed) -> Started | Tokens | Finished | Failed | None:
-        """Returns the event as one of the whole answer; None for a second Started, which is no news."""
-        if isinstance(event, Started) and self._started:
-            return None
-        self._started = self._started or isinstance(event, Started)
+        """Returns the event as one of the whole answer, which starts once: None for a second Started."""
+        if isinstance(event, Started):
+            again, self.started = self.started is not None, event
+            if again:
+                return None
         if isinstance(event, Tokens):
             self.token_ids += event.token_ids
         self._taken += 1

@@ -22,6 +22,7 @@ from prfaas.site.server_ports import ServerPorts
 from prfaas.stack.nats_server import NatsServer, plain_config
 from tests.bus.conftest import Connect
 from tests.bus.jobs_at_hand import DEADLINE_S, HOME, MODEL, SERVES, SITE, make_job, stored, take
+from tests.bus.submitting import dispatch_to
 from tests.machine import missing, no_right_to_make_devices
 
 
@@ -112,11 +113,30 @@ async def test_a_job_in_progress_is_kept_and_a_lost_one_is_delivered_again(conne
         if (stolen := await second.take(1.5)) is None:
             break
         await stolen.ack()
-    taken._heartbeat.cancel()  # as if its process had died
+    taken.forget()  # as if its process had died
     again = await take(first)
     assert again.job == taken.job and again.deliveries > 1, "no other worker gets what this one may have begun"
     await again.ack()
     assert await stored(bus) == 0
+
+
+async def test_a_job_that_is_handed_over_again_to_the_process_that_holds_it_is_the_same_one(connect: Connect) -> None:
+    bus = await connect()
+    consumer = await JobConsumer.open(bus, SITE, MODEL, "one", incarnation="i0", serves=SERVES, ack_wait_s=0.3)
+    await dispatch_to(bus, SITE, "one", make_job())
+    taken = await take(consumer)
+    taken._heartbeat.cancel()  # as if the process had stood still: the server hears nothing of it
+    redelivered = 0
+    async with asyncio.timeout(DEADLINE_S):
+        while not redelivered:
+            assert await consumer.take(0.2) is None
+            info = await bus.jetstream().consumer_info(subjects.dispatched_stream(SITE), "worker_one")
+            redelivered = info.num_redelivered or 0
+    assert await consumer.take(0.2) is None and consumer.taken == 1
+    await taken.ack()
+    assert await stored(bus) == 0
+    await dispatch_to(bus, SITE, "one", make_job("t2"))
+    assert (await take(consumer)).job.transfer.transfer_id == "t2"
 
 
 async def test_after_the_last_delivery_the_decode_worker_hears_of_it(connect: Connect) -> None:
@@ -128,7 +148,7 @@ async def test_after_the_last_delivery_the_decode_worker_hears_of_it(connect: Co
     for delivery in range(1, job_streams.MAX_DELIVERIES + 1):
         taken = await take(consumer)
         assert taken.deliveries == delivery
-        taken._heartbeat.cancel()
+        taken.forget()
     failing = asyncio.create_task(consumer.take(DEADLINE_S))  # the server notices with the next pull
     failed = await asyncio.wait_for(heard.get(), DEADLINE_S)
     assert (failed.transfer_id, failed.attempt, failed.code) == ("t1", 1, "max_deliveries")

@@ -284,6 +284,24 @@ async def test_a_worker_that_goes_with_a_job_is_noticed_though_another_process_h
     await home.until_no_object_is_left()
 
 
+@pytest.mark.parametrize("started", [False, True])
+async def test_the_next_process_of_a_name_says_that_the_one_before_was_lost(home: Home, started: bool) -> None:
+    """One that was never handed the job has not died of it."""
+    home.begin("r1", prompt(100))
+    held = await hold(home.bus, SITE, SITE, MODEL, DEADLINE_S)
+    names: dict[str, Any] = {"transfer_id": "r1", "attempt": 1, "nuid": held.job.transfer.nuid, "worker": "p2"}
+    home.attempts.hear(SITE, PrefillDispatched(**names, incarnation="i1"))
+    if started:
+        home.attempts.hear(SITE, PrefillStarted(**names, incarnation="i1", queue_s=0.0))
+    home.attempts.hear(SITE, PrefillFailed(**names, code=FailureCode.WORKER_LOST, message="delivery 2"))
+    event = await home.hear()
+    assert isinstance(event, AttemptFailed) and event.code == "worker_lost"
+    assert event.died == (Holder(SITE, "p2", "i1") if started else None)
+    home.attempts.end(EndAttempt("r1", 1, SITE))
+    await held.ack()
+    await home.until_no_object_is_left()
+
+
 async def test_another_process_of_the_name_may_take_the_job_and_is_watched_then(home: Home) -> None:
     first, second = [await Rival.open(home, home.server, incarnation) for incarnation in ("i1", "i2")]
     home.begin("r1", prompt(100))

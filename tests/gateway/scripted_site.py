@@ -60,8 +60,10 @@ class Emitter:
         """True while what is sent does not arrive."""
         self._sent: list[bytes] = []
 
-    async def started(self, reason: str = "4,000 tokens > 512") -> None:
-        await self._send(Started, prefill_site="east", outcome=Outcome.OFFLOADED, reason=reason, cached_tokens=2, kv_bytes=1000)
+    async def started(self, reason: str = "4,000 tokens > 512", prefill_site: str = "east") -> None:
+        await self._send(
+            Started, prefill_site=prefill_site, outcome=Outcome.OFFLOADED, reason=reason, cached_tokens=2, kv_bytes=1000
+        )
 
     async def tokens(self, text: str, details: tuple[TokenDetail, ...] = ()) -> None:
         await self._send(Tokens, text=text, token_ids=(7,), details=details)

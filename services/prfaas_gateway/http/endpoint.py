@@ -246,7 +246,7 @@ class Exchange:
     async def _stream(self, answer: StreamedAnswer, generation: Generation) -> None:
         streaming = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
         async for event in generation:
-            answer.progress.moves = generation.moves
+            answer.progress.follow(generation.moves, generation.started)
             data = answer.handle(event)
             self._heard(event)
             if isinstance(event, Started):
@@ -256,11 +256,11 @@ class Exchange:
 
     async def _collect(self, answer: WholeAnswer, generation: Generation) -> None:
         async for event in generation:
-            answer.progress.moves = generation.moves
+            answer.progress.follow(generation.moves, generation.started)
             answer.handle(event)
             self._heard(event)
-        assert answer.progress.started is not None
-        await self._reply.json(200, answer.body(), _started_headers(answer.progress.started))
+        assert answer.progress.latest is not None
+        await self._reply.json(200, answer.body(), _started_headers(answer.progress.latest))
 
     def _heard(self, event: GenerateEvent) -> None:
         self._record.heard(event)

@@ -27,6 +27,8 @@ class Progress:
     completion_tokens: int = 0
     moves: int = 0
     """Times that the request was placed again because its decode worker was lost, or part of its answer."""
+    moved_to: Started | None = None
+    """Beginning of the latest placement, where the answer goes on somewhere else."""
     detours: Counter[Detour] = field(default_factory=Counter)
     """Detours of the request before its answer's end, which are counted elsewhere."""
 
@@ -56,15 +58,26 @@ class Progress:
                 self.finished = event
         self.next_sequence += 1
 
+    @property
+    def latest(self) -> Started | None:
+        """Beginning of the placement whose KV is decoded from, and which `finished` tells of."""
+        return self.moved_to or self.started
+
+    def follow(self, moves: int, started: Started | None) -> None:
+        """Takes how often the request was placed again, and how its latest placement has begun."""
+        self.moves = moves
+        self.moved_to = started if moves else None
+
     def usage(self, *, report: bool = False) -> Usage:
         """Returns the token counts up to now, with `usage.prfaas` where `report` is set and the answer is finished."""
-        assert self.started is not None
+        started = self.latest
+        assert started is not None
         return Usage(
             prompt_tokens=self.prompt_tokens,
             completion_tokens=self.completion_tokens,
             total_tokens=self.prompt_tokens + self.completion_tokens,
-            prompt_tokens_details=PromptTokensDetails(cached_tokens=self.started.cached_tokens),
-            prfaas=self._report(self.started, self.finished) if report and self.finished is not None else UNSET,
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=started.cached_tokens),
+            prfaas=self._report(started, self.finished) if report and self.finished is not None else UNSET,
         )
 
     def all_detours(self) -> dict[str, int]:

@@ -13,8 +13,9 @@ from prfaas.bus.control import ControlBus
 from prfaas.bus.jetstream import ensure_stream
 from prfaas.contracts import subjects
 
-ACK_WAIT_S = 5.0
-"""Silence of a worker after which a job that it took counts as lost."""
+ACK_WAIT_S = 2.0
+"""Silence of a worker after which its job is handed to its name again. It takes no notice where it holds the job still.
+Where its connection broke just when the job was handed over, this is what that costs."""
 QUEUED_ACK_WAIT_S: Final = 2.0
 """Silence of a dispatcher after which the jobs that it holds are given to another process. None of them was begun."""
 MAX_DELIVERIES = 3

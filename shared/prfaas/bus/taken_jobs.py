@@ -34,6 +34,8 @@ class TakenJob:
     def __init__(self, bus: ControlBus, message: Msg, job: PrefillJob, ack_wait_s: float, clock: ServerClock) -> None:
         metadata = message.metadata
         self.job = job
+        self.held = True
+        """False once it was acknowledged, given back or forgotten."""
         self.deliveries = metadata.num_delivered
         """Number of this delivery: 1 for the first, more when a worker before lost the job or gave it back."""
         self._stored_unix_s = metadata.timestamp.timestamp()
@@ -52,7 +54,7 @@ class TakenJob:
 
     async def ack(self) -> None:
         """Removes the job from the queue, whether it worked or not."""
-        self._heartbeat.cancel()
+        self.forget()
         try:
             await self._bus.request_raw(self._message.reply, b"+ACK", ACK_TIMEOUT_S)
         except BusError as error:  # the job is delivered again, and refused then: its attempt is over
@@ -60,11 +62,12 @@ class TakenJob:
 
     def forget(self) -> None:
         """Keeps the job in progress no longer; it came again, as another TakenJob."""
+        self.held = False
         self._heartbeat.cancel()
 
     async def give_back(self) -> None:
         """Lets the queue give the job to another process at once."""
-        self._heartbeat.cancel()
+        self.forget()
         try:
             await self._bus.publish_raw(self._message.reply, b"-NAK")
         except BusError as error:  # its time in this process runs out by itself
@@ -131,7 +134,8 @@ class JobSource:
         """Moment by which the server has ended the outstanding pull for certain; 0 without one."""
         self._refusal = ""
         self._undecodable = 0
-
+        self._dispatched: list[TakenJob] = []
+        """Jobs that were dispatched to this worker and that it may hold still."""
         self._subscription: Subscription | None = None
 
     async def open(self) -> None:
@@ -205,6 +209,10 @@ class JobSource:
             job = decode(message.data, PrefillJob)
             check_origin(job, self._site, self._decode_site or job.decode_site)
             taken = TakenJob(self._bus, message, job, self._ack_wait_s, self._clock)
+            if self._decode_site is None and self._is_held(taken):
+                # The server has not heard of it for a while, and hands it over as if to another process. Its heartbeat goes on.
+                taken.forget()
+                return
         except Exception as error:
             # Also what is no delivery of the stream, or has no headers that can be read. A job that stayed would come again and
             # again, and hold its place in the queue for good.
@@ -220,3 +228,12 @@ class JobSource:
                 _log.warning("job_not_settled", stream=self.stream, word="+TERM", reason=str(unsettled))
         else:
             self.jobs.append(taken)
+
+    def _is_held(self, taken: TakenJob) -> bool:
+        """Tells whether the process holds the same job from an earlier delivery, and notes it where not."""
+        self._dispatched = [each for each in self._dispatched if each.held]
+        name = taken.job.decode_site, taken.job.transfer.object_name  # another pd site may use the same name
+        if any(name == (each.job.decode_site, each.job.transfer.object_name) for each in self._dispatched):
+            return True
+        self._dispatched.append(taken)
+        return False

@@ -237,7 +237,7 @@ class NatsServer:
             await asyncio.sleep(_POLL_S)
 
     async def wait_current(self, timeout_s: float = 120.0) -> None:
-        """Returns when the server belongs to its cluster and has caught up with it: before that, no other server of it may be stopped.
+        """Returns when the server is part of its cluster, and up to date: before that, no other server of it may be stopped.
 
         Raises NatsServerError."""
         until_at = time.monotonic() + timeout_s

@@ -74,8 +74,8 @@ class RunningSites:
                 raise outcome
         if routes:
             # Two of three servers form a cluster of two, and the third joins it later: a death before that stops all of them.
-            for server in servers:
-                await server.wait_current()
+            for started in servers:
+                await started.wait_current()
 
     async def lead_to(self, site: Site, dialled: str, leaf_port: int) -> tuple[str, int]:
         """Returns the address that `site` dials to reach `dialled`, which listens on `leaf_port`."""

@@ -26,7 +26,7 @@ def counts_to_four(stops_after: int) -> Any:
         first = "-" not in generate.request_id
         if first and stops_after < 0:
             await asyncio.Event().wait()
-        await emit.started()
+        await emit.started(prefill_site="east" if first else "west")
         for word in WORDS[sent : stops_after if first else None]:
             await emit.tokens(word)
         if first:
@@ -78,6 +78,7 @@ async def test_an_answer_goes_on_where_its_worker_was_lost(edge: Edge, stops_aft
     text, usage = body(answer.text)
     assert text == "one two three four" and usage["completion_tokens"] == len(WORDS)
     assert usage["prfaas"]["moves"] == 1
+    assert usage["prfaas"]["prefill_site"] == "west", "its end was decoded from KV of the second one"
     first, second = edge.site.generated
     assert second.request_id == f"{first.request_id}-1", "events of the two are told apart"
     assert second.token_ids == first.token_ids and len(unpack_tokens(second.sent_token_ids)) == sent
@@ -95,6 +96,7 @@ async def test_a_worker_that_does_not_say_whether_it_has_begun_is_left(tmp_path:
         edge.site.answers_generate = True
         answer = await asking
         assert answer.status_code == 200 and answer.json()["choices"][0]["text"] == "one two three four"
+        assert answer.headers["x-prfaas-prefill-site"] == "west"
         assert (WORKER,) in [request.refused_by for request in edge.site.placed]
 
 
