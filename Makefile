@@ -14,6 +14,8 @@ SEED ?= 1
 WORLDS ?= 5000
 MUTATION_WORLDS ?= 2000
 JOBS ?= 2
+# Else each of the many processes of tests and benchmarks compiles all of its modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo up test test-fast test-ecosystem fuzz lint bench bench-engine bench-hostile bench-kv bench-audit bench-codec bench-probe bench-prefix bench-scheduler bench-dispatch bench-paper bench-policies bench-link-cut bench-rolling-restart bench-faults bench-roles bench-poison bench-replay contrast replay screenshots chaos soak worlds containers-test sbom clean
 
@@ -32,7 +34,7 @@ replay: $(VENV)/installed ## the Mooncake trace against a stack at the paper's s
 
 ##@ Change it
 test-fast: $(VENV)/installed ## tests without real models and whole stacks
-	$(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder --hypothesis-profile few -m "not slow and not e2e"
+	$(BIN)/python -m pytest -q -n 5 --dist loadfile --no-loadscope-reorder --hypothesis-profile few -m "not slow and not e2e"
 
 test: $(VENV)/installed lint ## ruff, strict mypy and the whole test suite
 	$(BIN)/python -m prfaas.engine.weights gemma-3-270m smollm2-135m

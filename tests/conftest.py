@@ -26,6 +26,9 @@ _MARKS = {
     "tests/engine/test_decode.py": pytest.mark.slow,
     "tests/engine/test_prefill.py": pytest.mark.slow,
     "tests/engine/test_prefix.py": pytest.mark.slow,
+    # A real browser, and links that take their time.
+    "tests/gateway/console/test_browser.py": pytest.mark.slow,
+    "tests/transfer/test_two_sites.py": pytest.mark.slow,
 }
 """Folder or file -> mark of everything in it."""
 

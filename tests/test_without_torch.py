@@ -42,6 +42,7 @@ def test_services_and_commands_import_without_torch_and_scipy() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_planning_needs_scipy_and_no_torch() -> None:
     plan = "from prfaas.cli.__main__ import main\nsys.exit(main(['plan', '--case', 'paper', '--show']))"
     assert run(plan).returncode == 0

@@ -3,6 +3,7 @@
 import asyncio
 
 import httpx
+import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -93,6 +94,7 @@ async def test_idle_connections_are_closed() -> None:
     await served.end()
 
 
+@pytest.mark.slow
 async def test_two_servers_share_a_port_and_one_that_leaves_costs_no_request() -> None:
     port = free_port()
     servers = [await Served(name).up() for name in "ab"]

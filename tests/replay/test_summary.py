@@ -190,6 +190,7 @@ def test_what_the_traffic_brings_to_both_runs_is_not_taken_for_chance() -> None:
     st.sampled_from([0.0, 5e-324, 1e-9, 0.3, 90.0, 1e7, 1e15]),
 )
 @settings(max_examples=30)
+@pytest.mark.slow
 def test_a_page_is_made_of_any_run(requests: list[tuple[float, float, int]], end_s: float) -> None:
     rows = [row(place, due_s, ttft_s, tokens=tokens) for place, (due_s, ttft_s, tokens) in enumerate(requests)]
     run = made_run(rows, end_s=end_s)

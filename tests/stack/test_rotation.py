@@ -109,6 +109,7 @@ async def test_users_take_their_new_keys_and_the_old_ones_are_good_no_more(sites
     await lane.close()
 
 
+@pytest.mark.slow
 async def test_old_keys_stay_good_while_a_process_uses_one(sites: RunningSites) -> None:
     """A gateway with requests in flight, say: it takes the new key in the first moment without one."""
     bus = await ControlBus.connect(sites.endpoint(NEAR, "ctl"), "busy")
@@ -128,6 +129,7 @@ async def test_old_keys_stay_good_while_a_process_uses_one(sites: RunningSites) 
     await bus.drain()
 
 
+@pytest.mark.slow
 async def test_a_process_that_is_never_idle_takes_its_new_key_all_the_same(
     sites: RunningSites, monkeypatch: pytest.MonkeyPatch
 ) -> None:

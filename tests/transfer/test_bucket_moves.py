@@ -3,6 +3,8 @@
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from prfaas.bus.bulk import BulkLane
 from prfaas.bus.bulk.bucket import api, stream_name
 from prfaas.bus.bulk.wire import LaneError
@@ -30,6 +32,7 @@ async def server_of_bucket(lane: BulkLane) -> str:
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.slow
 async def test_the_bucket_is_made_on_another_server_and_kept_when_the_dead_one_is_back(tmp_path: Path) -> None:
     async with RunningSites(CLUSTER, tmp_path) as sites:
         lane = await BulkLane.connect(sites.endpoint(HOME, "bulk"), name="keeper", timeout_s=DEADLINE_S)

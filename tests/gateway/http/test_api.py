@@ -278,6 +278,7 @@ async def test_an_unknown_path_is_not_asked_for_again(edge: Edge) -> None:
     assert (answer.status_code, answer.headers["x-should-retry"]) == (404, "false")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 async def test_events_that_are_lost_again_and_again_are_an_error_and_never_lost_text(edge: Edge, stream: bool) -> None:
     async def script(_generate: Generate, emit: Emitter) -> None:
@@ -303,6 +304,7 @@ async def test_events_that_are_lost_again_and_again_are_an_error_and_never_lost_
     lambda request_id: msgspec.msgpack.encode({"type": "OfNextYear", "request_id": request_id, "sequence": 1}),
     lambda request_id: b"\x82\xaarequest_id" + msgspec.msgpack.encode(request_id) + b"\xa4more" + b"\x91" * 5000 + b"\xc0",
 ], ids=["wrong type", "unknown kind", "nested"])  # fmt: skip
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_event_that_cannot_be_decoded_ends_its_own_request_only(
     edge: Edge, broken: Callable[[str], bytes], stream: bool

@@ -142,6 +142,7 @@ async def test_bytes_over_links_are_counted_and_keep_later_requests_out(tmp_path
         assert edge.metric("prfaas_tenant_link_bytes_total", tenant="") == 2000
 
 
+@pytest.mark.slow
 async def test_keys_are_rotated_under_load_and_no_request_is_lost(tmp_path: Path) -> None:
     path, keys = make_tenants(tmp_path, {"acme": Limits(requests_per_minute=100_000)})
     current, ended = keys["acme"], asyncio.Event()

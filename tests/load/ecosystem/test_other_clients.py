@@ -1,6 +1,7 @@
 """AIPerf and GuideLLM against our gateway, emulated and with a real model: `make test-ecosystem` installs both."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,8 +27,8 @@ OTHERS = [
     for name in ("aiperf", "guidellm")
 ]
 TAKEN = {
-    EMULATED: excerpt(requests=24, rate_req_s=4.0, max_input_tokens=8192, max_output_tokens=32),
-    REAL: excerpt(requests=3, rate_req_s=0.5, max_input_tokens=1024, max_output_tokens=4),
+    EMULATED: partial(excerpt, requests=24, rate_req_s=4.0, max_input_tokens=8192, max_output_tokens=32),
+    REAL: partial(excerpt, requests=3, rate_req_s=0.5, max_input_tokens=1024, max_output_tokens=4),
 }
 
 
@@ -42,7 +43,7 @@ async def test_a_mooncake_excerpt_is_replayed_without_an_error_and_with_cache_fi
     name: str, stack: Stack, tmp_path: Path
 ) -> None:
     model = stack.description.model
-    taken, trace = TAKEN[model], tmp_path / "excerpt.jsonl"
+    taken, trace = TAKEN[model](), tmp_path / "excerpt.jsonl"
     write_mooncake(taken, trace)
     tokenizer = write_hub_cache(prepare(model), tmp_path / "hub")
     job = Job(url=stack.gateway_url("local"), model=model, trace=trace, tokenizer=tokenizer, out=tmp_path / name)

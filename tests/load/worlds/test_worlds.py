@@ -18,6 +18,7 @@ def told(world: World) -> list[object]:
     return [clients, world.clockwork.steps, world.clockwork.now_s, world.violations]
 
 
+@pytest.mark.slow
 def test_worlds_hold_their_invariants() -> None:
     runs = run_worlds(0, WORLDS)
     assert [f"{each.reproduction}: {each.what}" for each in runs.violations] == []

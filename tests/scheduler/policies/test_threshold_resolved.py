@@ -255,6 +255,7 @@ def test_without_a_measured_link_it_goes_on_with_what_it_had() -> None:
     assert answers[-1].reason.endswith("t = 1024, as configured")
 
 
+@pytest.mark.slow
 def test_the_window_forgets() -> None:
     world = World(1024)
     world.run(SAMPLE)
