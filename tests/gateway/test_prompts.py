@@ -14,7 +14,7 @@ TEMPLATE = (
 
 
 def prompts(template: str = TEMPLATE) -> Prompts:
-    return Prompts(tiny_tokenizer(), template)
+    return Prompts(tiny_tokenizer(), template, special_tokens={"bos_token": "<s>", "eos_token": "</s>"})
 
 
 def message(role: Any, content: str | list[TextPart]) -> ChatMessage:
@@ -41,9 +41,21 @@ async def test_messages_are_rendered_by_the_models_template() -> None:
         message("developer", "x"),
         message("user", [TextPart(type="text", text="hello"), TextPart(type="text", text=" world")]),
     ]
-    assert prompts().render(messages) == "system: x\nuser: hello world\nA:"
+    assert prompts().render(messages) == "<s>system: x\nuser: hello world\nA:"
     ids = await prompts().of_messages(messages)
     assert [WORDS[token_id] for token_id in ids] == ["<s>", "system", ":", "x", "user", ":", "hello", "world", "A", ":"]
+
+
+def test_a_template_may_use_special_tokens_and_mark_what_the_model_wrote() -> None:
+    """As templates of Zephyr and SmolLM3 do."""
+    template = "{% for m in messages %}{% generation %}{{ m.content + eos_token }}{% endgeneration %}{% endfor %}"
+    assert prompts(template).render([message("user", "hello"), message("user", "x")]) == "hello</s>x</s>"
+
+
+def test_a_model_without_a_template_takes_no_messages() -> None:
+    with pytest.raises(ApiError, match=r"has no chat template, so it takes no messages: use /v1/completions\.") as raises:
+        Prompts(tiny_tokenizer(), None).render([message("user", "hello")])
+    assert (raises.value.status, raises.value.body.param) == (400, "messages")
 
 
 async def test_a_long_prompt_is_tokenized_off_the_event_loop() -> None:

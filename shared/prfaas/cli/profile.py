@@ -14,8 +14,8 @@ from prfaas.capacity.profiles import DecodePoint, PrefillPoint, ProfileError
 from prfaas.cli import UsageError
 from prfaas.engine.factory import EngineConfig, build_engine
 from prfaas.engine.measure import measure_profile
+from prfaas.engine.model_directory import WeightsError
 from prfaas.engine.protocol import EngineError
-from prfaas.engine.weights import WeightsError
 
 LENGTHS = (128, 512, 2048, 4096)
 BATCHES = (1, 2, 4, 8, 16)

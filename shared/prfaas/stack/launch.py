@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from prfaas.engine.emulated_model import EMULATED_MODELS
-from prfaas.engine.weights import WeightsError
+from prfaas.engine.model_directory import WeightsError
 from prfaas.site.sites import Description, DescriptionError, Role, Service, load_description
 from prfaas.stack.nats_server import NatsServerError
 from prfaas.stack.service_process import ServiceProcessError
