@@ -47,7 +47,7 @@ async def test_messages_are_rendered_by_the_models_template() -> None:
 
 
 def test_a_template_may_use_special_tokens_and_mark_what_the_model_wrote() -> None:
-    """As templates of Zephyr and SmolLM3 do."""
+    """Templates of Zephyr and SmolLM3 do so."""
     template = "{% for m in messages %}{% generation %}{{ m.content + eos_token }}{% endgeneration %}{% endfor %}"
     assert prompts(template).render([message("user", "hello"), message("user", "x")]) == "hello</s>x</s>"
 

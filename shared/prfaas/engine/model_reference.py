@@ -22,6 +22,12 @@ def model_name(reference: str) -> str:
     return name
 
 
+def from_here(reference: str) -> str:
+    """Returns the reference as it can be used from every working directory: a directory's path as an absolute one."""
+    directory = Path(reference).expanduser()
+    return str(directory.absolute()) if "/" in reference and directory.is_dir() else reference
+
+
 def directory_of(reference: str, *, weights: bool) -> Path | None:
     """Returns the directory of a model that was not shipped; None for a reference that is neither a path nor a repository's.
 

@@ -12,7 +12,7 @@ class UnservableModelError(WeightsError):
 
 
 class Windows(StrEnum):
-    """How a class of transformers decides which of its layers have a sliding window."""
+    """Rule by which a class of transformers gives its layers sliding windows."""
 
     NEVER = "never"
     ALWAYS = "in every layer, where `sliding_window` is set"

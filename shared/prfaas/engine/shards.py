@@ -22,7 +22,7 @@ _MAX_HEADER_BYTES = 100_000_000
 
 
 class FileState(NamedTuple):
-    """What a file system says of a file. It is another one after every change of the file's bytes."""
+    """State of a file as the file system tells it: another one after every change of its bytes."""
 
     inode: int
     size_bytes: int
