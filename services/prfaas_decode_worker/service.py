@@ -17,7 +17,6 @@ from prfaas.contracts.to_decode import AskRunning, CancelGenerate, Generate, Pre
 from prfaas.contracts.to_gateway import GenerateAccepted, GenerateRefused, Running, Started
 from prfaas.contracts.to_scheduler import Heartbeat, KVDisagreed
 from prfaas.contracts.wire import decode
-from prfaas.engine.weights import prepare
 from prfaas.process.incarnation import new_incarnation
 from prfaas.process.runner import ServiceContext
 from prfaas.sealing.keys import read_hash_key
@@ -83,9 +82,8 @@ class DecodeWorkerService:
         config, context = self._config, self._context
         # The engine: weights take longest, and nothing works without it.
         self._engine = await load_engine(config.engine)
-        files = await asyncio.to_thread(prepare, config.engine.model)
         # Before anything is connected: a large vocabulary takes seconds, in which no connection could be kept alive.
-        vocabulary = await asyncio.to_thread(load_vocabulary, files.tokenizer)
+        vocabulary = await asyncio.to_thread(load_vocabulary, config.engine.model)
         self._description = self._engine.describe()
         # Connections, and the bucket that KV comes through.
         assert config.bulk is not None

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from typing import BinaryIO, Final, NamedTuple
 
 import msgspec
-from tokenizers import Tokenizer
 
 from prfaas.engine.model_directory import ModelFiles
+from prfaas.engine.tokenizer_file import load_tokenizer
 from prfaas.telemetry.logs import get_logger
 from prfaas_gateway.openai.errors import ApiError, internal, unknown_model
 from prfaas_gateway.openai.types import ChatRequest, CompletionRequest
@@ -142,10 +142,11 @@ class LargeRequests:
         self._prompts: dict[str, Prompts] = {}
         for names, files in models:
             prompts = Prompts(
-                Tokenizer.from_file(str(files.tokenizer)),
+                load_tokenizer(files),
                 files.chat_template,
                 context_tokens=files.max_context_tokens,
                 special_tokens=files.special_tokens,
+                vocabulary_tokens=files.vocabulary_tokens,
             )
             self._prompts |= dict.fromkeys(names, prompts)
 

@@ -35,9 +35,12 @@ class Prompts:
         turns: Turns | None = None,
         *,
         special_tokens: Mapping[str, str] | None = None,
+        vocabulary_tokens: int | None = None,
     ) -> None:
         """`chat_template` is Jinja source as models ship it, run in a sandbox: it comes with the weights, not from us. It may use
         the `special_tokens` by their names. None: chats are refused.
+
+        `vocabulary_tokens`: tokens that the model has, where it may have fewer than its tokenizer.
 
         Prompts of `context_tokens` and more are refused before they are tokenized where that can be known. `turns` are those of
         the executor's threads."""
@@ -48,7 +51,9 @@ class Prompts:
         environment.globals.update(special_tokens or {})
         self._template = None if chat_template is None else environment.from_string(chat_template)
         self._tokenizer = tokenizer
-        self._vocabulary_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
+        tokenizer_tokens: int = tokenizer.get_vocab_size(with_added_tokens=True)
+        self._vocabulary_size = min(tokenizer_tokens, vocabulary_tokens or tokenizer_tokens)
+        self._may_exceed = tokenizer_tokens > self._vocabulary_size
         self._executor = executor
         self._turns = turns or Turns()
         self._context_tokens = context_tokens
@@ -101,11 +106,7 @@ class Prompts:
             return self._token_ids(prompt, "prompt")
         if self._context_tokens is not None and len(prompt) >= self._context_tokens:
             raise context_exceeded(self._context_tokens, str(len(prompt)), "prompt")
-        for token_id in (min(prompt, default=0), max(prompt, default=0)):
-            if not 0 <= token_id < self._vocabulary_size:
-                at = prompt.index(token_id)
-                message = f"Token id {token_id} at position {at} is not in the vocabulary of {self._vocabulary_size} tokens."
-                raise invalid(message, "prompt", FailureCode.INVALID_VALUE)
+        self._check_vocabulary(prompt, "prompt")
         return prompt
 
     def _token_ids(self, text: str, param: str, *, add_special_tokens: bool = True) -> list[int]:
@@ -115,7 +116,17 @@ class Prompts:
                 raise context_exceeded(self._context_tokens, f"at least {least_tokens} ({len(text)} characters)", param)
         # Unlike `encode`, it lets other threads run while it works.
         ids: list[int] = self._tokenizer.encode_batch([text], add_special_tokens=add_special_tokens)[0].ids
+        if self._may_exceed:
+            self._check_vocabulary(ids, param)
         return ids
+
+    def _check_vocabulary(self, token_ids: list[int], param: str) -> None:
+        """Raises ApiError for a token that the model does not have."""
+        for token_id in (min(token_ids, default=0), max(token_ids, default=0)):
+            if not 0 <= token_id < self._vocabulary_size:
+                at = token_ids.index(token_id)
+                message = f"Token id {token_id} at position {at} is not in the vocabulary of {self._vocabulary_size} tokens."
+                raise invalid(message, param, FailureCode.INVALID_VALUE)
 
     async def _off_loop(self, work: Callable[[], list[int]], tenant: str) -> list[int]:
         with self._turns.joined(tenant) as turn:

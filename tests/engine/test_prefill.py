@@ -122,7 +122,7 @@ def test_kv_of_one_chunk_equals_that_of_transformers_bit_for_bit_in_bf16(short_f
 DIGESTS = """
 import sys, torch, xxhash
 from prfaas.engine.torch_engine import TorchEngine
-from prfaas.engine.model_directory import prepare
+from prfaas.engine.weights import prepare
 model, chunk_tokens, *token_ids = sys.argv[1:]
 torch.set_num_threads(1)
 engine = TorchEngine(prepare(model), dtype="bfloat16", chunk_tokens=int(chunk_tokens), device=torch.device("cpu"))

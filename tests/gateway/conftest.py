@@ -23,7 +23,7 @@ from prfaas.telemetry.tracing import Tracing
 from prfaas_gateway.config import GatewayConfig
 from prfaas_gateway.service import GatewayService
 from tests.gateway.scripted_site import DEADLINE_S, SITE, ScriptedSite
-from tests.gateway.tiny_tokenizer import tiny_tokenizer
+from tests.gateway.tiny_tokenizer import WORDS, tiny_tokenizer
 
 GROWING_S = ("0.5", "2", "8", "32")
 """Deadlines to try one after another where one is to pass: a stalled machine may let it pass too early, not all of them."""
@@ -79,6 +79,7 @@ def model_files(directory: Path) -> ModelFiles:
         directory=directory,
         tokenizer=tokenizer,
         config_xxh3_128="0123456789abcdef",
+        vocabulary_tokens=len(WORDS),
         max_context_tokens=100,
         eos_token_ids=frozenset({2}),
         chat_template=TEMPLATE,

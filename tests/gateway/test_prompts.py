@@ -36,6 +36,14 @@ async def test_token_ids_outside_of_the_vocabulary_are_refused(bad: int) -> None
     assert (raises.value.status, raises.value.body.param) == (400, "prompt")
 
 
+async def test_text_of_tokens_that_the_model_lacks_is_refused() -> None:
+    """A model of text alone has no row for the token that stands for an image, and its tokenizer has the token."""
+    lacking = Prompts(tiny_tokenizer(), TEMPLATE, special_tokens={}, vocabulary_tokens=WORDS.index("assistant"))
+    assert await lacking.of_prompt("user") == [BOS, WORDS.index("user")]
+    with pytest.raises(ApiError, match="Token id 11 at position 1 is not in the vocabulary of 11 tokens"):
+        await lacking.of_prompt("assistant")
+
+
 async def test_messages_are_rendered_by_the_models_template() -> None:
     messages = [
         message("developer", "x"),

@@ -27,9 +27,10 @@ class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
     directory: Path
     """Argument for transformers' `from_pretrained`."""
     tokenizer: Path
-    """File for `tokenizers.Tokenizer.from_file`. Encoding adds the BOS token where the model wants one."""
+    """File of `load_tokenizer`. Encoding adds the BOS token where the model wants one."""
     config_xxh3_128: str
     """Hash of the configuration's values, whatever their order in the file."""
+    vocabulary_tokens: int
     max_context_tokens: int
     eos_token_ids: frozenset[int]
     chat_template: str | None
@@ -63,7 +64,8 @@ def read_directory(
         directory=directory,
         tokenizer=tokenizer,
         config_xxh3_128=xxhash.xxh3_128_hexdigest(msgspec.json.encode(config, order="sorted")),
-        max_context_tokens=_context_tokens(directory, config),
+        vocabulary_tokens=_number(directory, config, "vocab_size"),
+        max_context_tokens=_number(directory, config, "max_position_embeddings"),
         eos_token_ids=_eos_token_ids(directory, config),
         chat_template=chat_template or _chat_template(directory, of_tokenizer),
         special_tokens=_special_tokens(of_tokenizer),
@@ -92,11 +94,11 @@ def _json(path: Path, absent: dict[str, Any] | None = None) -> dict[str, Any]:
         raise WeightsError(f"{path} is no JSON object: {error}") from None
 
 
-def _context_tokens(directory: Path, config: dict[str, Any]) -> int:
+def _number(directory: Path, config: dict[str, Any], name: str) -> int:
     # A model of images and text has its text's settings one level below; the engine refuses it, with its reason.
-    found = config.get("max_position_embeddings", _text_config(config).get("max_position_embeddings"))
+    found = config.get(name, _text_config(config).get(name))
     if not isinstance(found, int) or found < 2:
-        raise WeightsError(f"{directory / CONFIG} has `max_position_embeddings` {found!r}; expected is a number of tokens")
+        raise WeightsError(f"{directory / CONFIG} has `{name}` {found!r}; expected is a number of tokens")
     return found
 
 

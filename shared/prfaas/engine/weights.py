@@ -155,6 +155,7 @@ def _emulated_files(model: str) -> ModelFiles:
         directory=directory,
         tokenizer=tokenizer,
         config_xxh3_128=file_digest(tokenizer),
+        vocabulary_tokens=EOS_TOKEN_ID + 1,
         max_context_tokens=MAX_CONTEXT_TOKENS,
         eos_token_ids=frozenset([EOS_TOKEN_ID]),
         chat_template=CHAT_TEMPLATE,
