@@ -14,11 +14,12 @@ from prfaas.engine.factory import EngineConfig, build_engine
 from prfaas.engine.protocol import DecodeRow, Engine
 from prfaas.engine.served_classes import SERVED
 from prfaas.kvcache.layout import KVPiece
-from tests.engine.tiny_models import TINY, VOCABULARY, WINDOW_TOKENS, class_name, save_tiny
+from tests.engine.tiny_models import TINY, VOCABULARY, WINDOW_TOKENS, change_config, class_name, save_tiny
 
 CHUNK_TOKENS = 32
 STEPS = 12
-LENGTHS = (1, 2, CHUNK_TOKENS, CHUNK_TOKENS + 1, CHUNK_TOKENS + 2, WINDOW_TOKENS + 1, 2 * CHUNK_TOKENS + 1, 150)
+_EDGES = (CHUNK_TOKENS, WINDOW_TOKENS, 2 * CHUNK_TOKENS)
+LENGTHS = (1, 2, *(1 + edge + around for edge in _EDGES for around in (-1, 0, 1)), 150)
 """Lengths of prompts. All tokens but the last are prefilled: around one chunk and two, around the window, and far beyond it."""
 ROUNDING = 0.05
 """Difference of log-probabilities in bfloat16, by their standard deviation, that is rounding: sums run in other orders."""
@@ -93,3 +94,33 @@ def test_tokens_and_logprobs_are_those_of_transformers(tiny: str, dtype: str, tm
     else:
         assert statistics.median(errors) <= ROUNDING * statistics.mean(spreads)
         assert statistics.median(regrets) <= ROUNDING * statistics.mean(spreads)
+
+
+def kv_of(directory: Path, prompt: Sequence[int]) -> list[tuple[Any, bytes, bytes]]:
+    pieces: list[tuple[Any, bytes, bytes]] = []
+    engine_of(directory).prefill(
+        prompt, lambda piece: pieces.append((piece.range, bytes(piece.keys), bytes(piece.values))), lambda: False
+    )
+    return pieces
+
+
+def test_a_configuration_in_the_words_of_older_versions_is_the_same_model(tmp_path: Path) -> None:
+    """Most repositories of the hub have such ones."""
+    directory = save_tiny(tmp_path, "llama-rope-llama3-tied", "bfloat16")
+    expected = kv_of(directory, prompts_of(5)[-1])
+    rope = dict(TINY["llama-rope-llama3-tied"][1]["rope_parameters"])
+    theta = rope.pop("rope_theta")
+    older = {"rope_theta": theta, "rope_scaling": rope, "torch_dtype": "bfloat16"}
+    change_config(directory, rope_parameters=None, dtype=None, head_dim=None, **older)
+    assert kv_of(directory, prompts_of(5)[-1]) == expected
+    change_config(directory, rope_scaling=None)
+    assert kv_of(directory, prompts_of(5)[-1]) != expected
+
+
+def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
+    """Phi-3's repositories bring code for a class that transformers has too."""
+    directory = save_tiny(tmp_path, "phi3")
+    (directory / "modeling_phi3.py").write_text("raise SystemExit('the code of the model ran')")
+    names = {"AutoConfig": "modeling_phi3.Phi3Config", "AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM"}
+    change_config(directory, auto_map=names)
+    assert kv_of(directory, [1, 2, 3])

@@ -88,6 +88,7 @@ CONFIG_CHANGES: list[tuple[str, dict[str, Any], str]] = [
     ("llama", {"max_position_embeddings": None}, "has `max_position_embeddings` None; expected is a number of tokens"),
     ("llama", {"eos_token_id": "</s>"}, "has `eos_token_id` '</s>'; expected is a token id, or a list of them"),
     ("llama", {"dtype": "float16"}, r"the weights' dtype is float16; set `engine\.dtype` to one of bfloat16, float32"),
+    ("phi3", {"pad_token_id": 32_000}, "transformers cannot load the model in .*: Padding_idx must be within num_embeddings"),
     ("llama", {"num_hidden_layers": 4}, "are not those of its configuration. missing: model.layers.3.input_layernorm.weight"),
     ("llama", {"num_hidden_layers": 2}, "are not those of its configuration. not in the class: model.layers.2.input_layernorm"),
     ("llama", {"intermediate_size": 80}, r"wrong shapes: .*mlp.down_proj.weight \[64, 96\] instead of \[64, 80\]"),

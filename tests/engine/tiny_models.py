@@ -62,6 +62,10 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "qwen3": ("Qwen3", {"head_dim": 32}),
     "qwen3-moe": ("Qwen3Moe", {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "head_dim": 32}),
+    "qwen3-moe-window": (
+        "Qwen3Moe",
+        {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "use_sliding_window": True, "sliding_window": 48},
+    ),
     "smollm3": ("SmolLM3", {"no_rope_layer_interval": 2}),
 }  # fmt: skip
 """Prefix of the class's name and settings by the tiny model's name. All classes that are served are here."""
@@ -96,4 +100,6 @@ def change_config(directory: Path, **changes: Any) -> None:
     """Changes values of a saved configuration; None takes a key away."""
     path = directory / CONFIG
     config = msgspec.json.decode(path.read_bytes()) | changes
-    path.write_bytes(msgspec.json.encode({key: value for key, value in config.items() if value is not None}))
+    path.write_bytes(
+        msgspec.json.encode({key: value for key, value in config.items() if value is not None or key not in changes})
+    )

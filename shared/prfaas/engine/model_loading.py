@@ -51,16 +51,20 @@ def _from_pretrained(files: ModelFiles, config: ModelConfig, dtype: torch.dtype)
     """Raises WeightsError unless the weights are exactly those that the configuration describes."""
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # it reports at length what is refused below
-    model, report = getattr(transformers, config.class_name).from_pretrained(
-        files.directory,
-        config=config.transformers,
-        dtype=dtype,
-        attn_implementation=ATTENTION,
-        local_files_only=True,
-        use_safetensors=True,
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
-    )
+    try:
+        model, report = getattr(transformers, config.class_name).from_pretrained(
+            files.directory,
+            config=config.transformers,
+            dtype=dtype,
+            attn_implementation=ATTENTION,
+            local_files_only=True,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # whatever a class raises for values that do not fit together
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise WeightsError(f"transformers cannot load the model in {files.directory}: {reason}") from error
     mismatched = [f"{name} {list(found)} instead of {list(expected)}" for name, found, expected in report["mismatched_keys"]]
     problems = [
         f"{what} {_listed(sorted(names))}"
