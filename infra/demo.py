@@ -16,6 +16,7 @@ from rich.table import Table
 from infra.demo_report import write_demo_report
 from infra.otlp_sink import OtlpSink, SpanTree
 from infra.waterfall import waterfall
+from prfaas.engine.model_reference import model_name
 from prfaas.engine.weights import prepare
 from prfaas.process import interruption
 from prfaas.replay.results import ResultError
@@ -177,7 +178,7 @@ async def run(description: Description) -> int:
             started_at, start_at = datetime.datetime.now(datetime.UTC), time.monotonic()
             client = AsyncOpenAI(base_url=f"{stack.gateway_url('local')}/v1", api_key="none", max_retries=0, timeout=120.0)
             short, long = prompts()
-            model = description.model
+            model = model_name(description.model)
             first = await ask(client, model, "warm-up", "Hello")
             near = await ask(client, model, "short", short)
             far = await ask(client, model, "long", long)

@@ -9,7 +9,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from prfaas.engine.weights import ModelFiles, prepare
+from prfaas.engine.model_directory import ModelFiles
+from prfaas.engine.weights import prepare
 from prfaas.process import interruption
 
 OWNER = "prfaas"

@@ -17,7 +17,6 @@ from prfaas.contracts.to_decode import AskRunning, CancelGenerate, Generate, Pre
 from prfaas.contracts.to_gateway import GenerateAccepted, GenerateRefused, Running, Started
 from prfaas.contracts.to_scheduler import Heartbeat, KVDisagreed
 from prfaas.contracts.wire import decode
-from prfaas.engine.weights import prepare
 from prfaas.process.incarnation import new_incarnation
 from prfaas.process.runner import ServiceContext
 from prfaas.sealing.keys import read_hash_key
@@ -68,7 +67,7 @@ class DecodeWorkerService:
         self._config = config
         self._context = context
         self._incarnation = new_incarnation()
-        self._metrics = DecodeMetrics(context.registry, config.engine.model)
+        self._metrics = DecodeMetrics(context.registry, config.engine.model_name)
         self._spans = RequestSpans(context.tracing, config.name)
         self._answers: dict[str, asyncio.Future[GenerateAccepted | GenerateRefused]] = {}
         self._outbox = Outbox(config.site, config.name, self._give_up)
@@ -82,10 +81,9 @@ class DecodeWorkerService:
     async def start(self) -> None:
         config, context = self._config, self._context
         # The engine: weights take longest, and nothing works without it.
-        files = await asyncio.to_thread(prepare, config.engine.model)
         self._engine = await load_engine(config.engine)
         # Before anything is connected: a large vocabulary takes seconds, in which no connection could be kept alive.
-        vocabulary = await asyncio.to_thread(load_vocabulary, files.tokenizer)
+        vocabulary = await asyncio.to_thread(load_vocabulary, config.engine.model)
         self._description = self._engine.describe()
         # Connections, and the bucket that KV comes through.
         assert config.bulk is not None
@@ -96,7 +94,7 @@ class DecodeWorkerService:
         self._core = DecodeCore(
             config.name,
             self._incarnation,
-            config.engine.model,
+            config.engine.model_name,
             Limits(config.slots, config.coming, config.waiting, self._description.max_context_tokens, config.cache_mib << 20),
             self._description.eos_token_ids,
             vocabulary,
@@ -311,7 +309,7 @@ class DecodeWorkerService:
             worker=self._config.name,
             incarnation=self._incarnation,
             role=Role.DECODE,
-            model=self._config.engine.model,
+            model=self._config.engine.model_name,
             fingerprint=self._description.fingerprint,
             max_context_tokens=self._description.max_context_tokens,
             running=len(admission.batch),

@@ -1,13 +1,16 @@
 """Text of an answer: detokenized, and cut before the first stop string."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
 from prfaas.contracts.to_decode import Sampling
-from prfaas_decode_worker.detokenizer import Detokenizer, texts_of
+from prfaas.engine.model_directory import WeightsError
+from prfaas.engine.tokenizer_file import load_tokenizer
+from prfaas.engine.weights import prepare
+from prfaas.process.runner import StartRefusedError
+from prfaas_decode_worker.detokenizer import Detokenizer, UnknownDecoderError, texts_of
 from prfaas_decode_worker.stop_strings import StopMatcher
 
 
@@ -60,6 +63,9 @@ class TokenizerVocabulary:
         return self._texts.token_bytes(token_id)
 
 
-def load_vocabulary(path: Path) -> TokenizerVocabulary:
-    """Reads a `tokenizer.json`. Raises UnknownDecoderError."""
-    return TokenizerVocabulary(Tokenizer.from_file(str(path)))
+def load_vocabulary(model: str) -> TokenizerVocabulary:
+    """Reads the tokenizer of a model. Raises StartRefusedError."""
+    try:
+        return TokenizerVocabulary(load_tokenizer(prepare(model)))
+    except (WeightsError, UnknownDecoderError) as error:
+        raise StartRefusedError(str(error)) from error

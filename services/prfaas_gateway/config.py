@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
+from prfaas.engine.model_reference import model_name
 from prfaas.process.config import ConfigError, ServiceConfig
 from prfaas.sealing.keys import check_hash_key
 from prfaas.secrets.tenants_file import TenantsError, load_tenants
@@ -18,7 +19,10 @@ class GatewayConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_fie
     role: ClassVar[str] = "gateway"
 
     models: Annotated[tuple[str, ...], Meta(min_length=1)]
-    """Names of the models to serve."""
+    """Models to serve, each as the workers' `engine.model` has it: a name, a directory, or a repository of a hub."""
+    served_model_name: tuple[str, ...] = ()
+    """Names by which clients know the model, where there is one in `models`, instead of its own: the last component of its path.
+    The first one stands in answers."""
     tenants_file: str | None = None
     """TOML file, mode 0600, of tenants, their limits and hashes of their API keys (`prfaas keys`). Unset: all clients may ask."""
     tenant_gateways: Annotated[int, Meta(ge=1)] = 1
@@ -72,6 +76,11 @@ class GatewayConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_fie
     block_hash_key_file: str = ""
     """File with the key of block hashes, the same for all gateways and workers; empty: who sees a hash can guess its prompt."""
 
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """Names by which services know the models."""
+        return tuple(map(model_name, self.models))
+
     def check_files(self) -> None:
         super().check_files()
         if self.tenants_file is not None:
@@ -83,5 +92,9 @@ class GatewayConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_fie
     def __post_init__(self) -> None:
         super().__post_init__()
         check_hash_key(self.block_hash_key_file)
+        if self.served_model_name and len(self.models) > 1:
+            raise ValueError(f"`served-model-name` is for one model, and `models` has {len(self.models)}")
+        if len(set(self.model_names)) < len(self.models):
+            raise ValueError(f"`models` has two of the same name: {', '.join(self.model_names)}")
         if self.ttft_deadline_s > self.max_ttft_deadline_s:
             raise ValueError(f"`ttft-deadline-s` is {self.ttft_deadline_s:g}, more than `max-ttft-deadline-s`")

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from typing import BinaryIO, Final, NamedTuple
 
 import msgspec
-from tokenizers import Tokenizer
 
-from prfaas.engine.weights import ModelFiles
+from prfaas.engine.model_directory import ModelFiles
+from prfaas.engine.tokenizer_file import load_tokenizer
 from prfaas.telemetry.logs import get_logger
 from prfaas_gateway.openai.errors import ApiError, internal, unknown_model
 from prfaas_gateway.openai.types import ChatRequest, CompletionRequest
@@ -36,6 +36,9 @@ _SIZE: Final = struct.Struct("<Q")
 
 log = get_logger(__name__)
 
+NamedFiles = tuple[tuple[str, ...], ModelFiles]
+"""Names by which clients know a model, and its files."""
+
 
 class LargeRequest(NamedTuple):
     endpoint: str
@@ -52,7 +55,7 @@ class ReadRequest(NamedTuple):
 class LargeRequestReader:
     """The gateway's end of the process. It starts the process when one is needed and none runs. Tenants take turns."""
 
-    def __init__(self, models: Sequence[ModelFiles]) -> None:
+    def __init__(self, models: Sequence[NamedFiles]) -> None:
         self._models = list(models)
         self._turns = Turns()
         self._process: asyncio.subprocess.Process | None = None
@@ -135,13 +138,17 @@ async def _send(pipe: asyncio.StreamWriter, value: object) -> None:
 class LargeRequests:
     """The work of the process: reads one request after another."""
 
-    def __init__(self, models: Sequence[ModelFiles]) -> None:
-        self._prompts = {
-            files.model: Prompts(
-                Tokenizer.from_file(str(files.tokenizer)), files.chat_template, context_tokens=files.max_context_tokens
+    def __init__(self, models: Sequence[NamedFiles]) -> None:
+        self._prompts: dict[str, Prompts] = {}
+        for names, files in models:
+            prompts = Prompts(
+                load_tokenizer(files),
+                files.chat_template,
+                context_tokens=files.max_context_tokens,
+                special_tokens=files.special_tokens,
+                vocabulary_tokens=files.vocabulary_tokens,
             )
-            for files in models
-        }
+            self._prompts |= dict.fromkeys(names, prompts)
 
     def read(self, large: LargeRequest) -> ReadRequest | ApiError:
         """Never raises: an error is the answer to its request, and the process goes on."""

@@ -3,9 +3,10 @@
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from tokenizers import Tokenizer
+from jinja2 import TemplateSyntaxError
 
-from prfaas.engine.weights import ModelFiles
+from prfaas.engine.model_directory import ModelFiles, WeightsError
+from prfaas.engine.tokenizer_file import load_tokenizer
 from prfaas.telemetry.wall_clock import unix_s
 from prfaas_gateway.prompts import Prompts
 from prfaas_gateway.turns import Turns
@@ -14,6 +15,9 @@ from prfaas_gateway.turns import Turns
 @dataclass(frozen=True, kw_only=True)
 class ServedModel:
     name: str
+    """Name by which services know the model."""
+    served_names: tuple[str, ...]
+    """Names by which clients know it. The first one stands in answers."""
     prompts: Prompts
     context_tokens: int
     chat_stop: tuple[str, ...]
@@ -23,14 +27,29 @@ class ServedModel:
     """Unix time of the gateway's start, s."""
 
     @classmethod
-    def load(cls, files: ModelFiles, executor: Executor, turns: Turns) -> "ServedModel":
-        """Blocks: a tokenizer of 262,144 tokens takes about a second to load. `turns` are those of the executor's threads."""
-        tokenizer = Tokenizer.from_file(str(files.tokenizer))
+    def load(cls, files: ModelFiles, served_names: tuple[str, ...], executor: Executor, turns: Turns) -> "ServedModel":
+        """Blocks: a tokenizer of 262,144 tokens takes about a second to load. `turns` are those of the executor's threads.
+
+        Raises WeightsError."""
+        tokenizer = load_tokenizer(files)
+        try:
+            prompts = Prompts(
+                tokenizer,
+                files.chat_template,
+                executor,
+                files.max_context_tokens,
+                turns,
+                special_tokens=files.special_tokens,
+                vocabulary_tokens=files.vocabulary_tokens,
+            )
+        except TemplateSyntaxError as error:
+            raise WeightsError(f"the chat template of {files.model} is no Jinja: {error.message}, line {error.lineno}") from error
         return cls(
             name=files.model,
-            prompts=Prompts(tokenizer, files.chat_template, executor, files.max_context_tokens, turns),
+            served_names=served_names or (files.model,),
+            prompts=prompts,
             context_tokens=files.max_context_tokens,
             chat_stop=files.chat_stop,
-            fingerprint=f"fp_{files.weights_xxh3_128[:12]}",
+            fingerprint=f"fp_{files.config_xxh3_128[:12]}",
             created=int(unix_s()),
         )

@@ -2,13 +2,15 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from datetime import datetime
 from typing import Any, Final
 
 import jinja2
-from jinja2.ext import loopcontrols
+from jinja2.ext import Extension, loopcontrols
+from jinja2.nodes import CallBlock, Node
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer, decoders, normalizers
 
@@ -27,22 +29,31 @@ class Prompts:
     def __init__(
         self,
         tokenizer: Tokenizer,
-        chat_template: str,
+        chat_template: str | None,
         executor: Executor | None = None,
         context_tokens: int | None = None,
         turns: Turns | None = None,
+        *,
+        special_tokens: Mapping[str, str] | None = None,
+        vocabulary_tokens: int | None = None,
     ) -> None:
-        """`chat_template` is Jinja source as models ship it, run in a sandbox: it comes with the weights, not from us.
+        """`chat_template` is Jinja source as models ship it, run in a sandbox: it comes with the weights, not from us. It may use
+        the `special_tokens` by their names. None: chats are refused.
+
+        `vocabulary_tokens`: tokens that the model has, where it may have fewer than its tokenizer.
 
         Prompts of `context_tokens` and more are refused before they are tokenized where that can be known. `turns` are those of
         the executor's threads."""
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation])
         environment.filters["tojson"] = _tojson
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-        self._template = environment.from_string(chat_template)
+        environment.globals.update(special_tokens or {})
+        self._template = None if chat_template is None else environment.from_string(chat_template)
         self._tokenizer = tokenizer
-        self._vocabulary_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
+        tokenizer_tokens: int = tokenizer.get_vocab_size(with_added_tokens=True)
+        self._vocabulary_size = min(tokenizer_tokens, vocabulary_tokens or tokenizer_tokens)
+        self._may_exceed = tokenizer_tokens > self._vocabulary_size
         self._executor = executor
         self._turns = turns or Turns()
         self._context_tokens = context_tokens
@@ -54,8 +65,8 @@ class Prompts:
             return await self._off_loop(lambda: self._of_messages(messages), tenant)
         text = self.render(messages)
         if len(text) <= INLINE_CHARS:
-            return self._token_ids(text, "messages")
-        return await self._off_loop(lambda: self._token_ids(text, "messages"), tenant)
+            return self._of_rendered(text)
+        return await self._off_loop(lambda: self._of_rendered(text), tenant)
 
     async def of_prompt(self, prompt: str | list[int], tenant: str = "") -> list[int]:
         """Raises ApiError for a token id that is not in the vocabulary, and for what cannot fit into the context."""
@@ -70,7 +81,10 @@ class Prompts:
         return self._of_prompt(request.prompt)
 
     def render(self, messages: list[ChatMessage]) -> str:
-        """`bos_token` is not defined in the template, so it renders as nothing: the tokenizer adds it, exactly once."""
+        """Raises ApiError when there is no template, or it refuses the messages."""
+        if self._template is None:
+            message = "This model has no chat template, so it takes no messages: use /v1/completions."
+            raise invalid(message, "messages", FailureCode.INVALID_VALUE)
         try:
             return self._template.render(messages=[_message(message) for message in messages], add_generation_prompt=True)
         except jinja2.TemplateError as error:
@@ -81,33 +95,57 @@ class Prompts:
         # Every message has a token at the least: its role, or what ends it.
         if self._context_tokens is not None and len(messages) >= self._context_tokens:
             raise context_exceeded(self._context_tokens, f"{len(messages)} messages", "messages")
-        return self._token_ids(self.render(messages), "messages")
+        return self._of_rendered(self.render(messages))
+
+    def _of_rendered(self, text: str) -> list[int]:
+        # The template writes all special tokens itself: the tokenizer must not add a second one at the beginning.
+        return self._token_ids(text, "messages", add_special_tokens=False)
 
     def _of_prompt(self, prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, str):
             return self._token_ids(prompt, "prompt")
         if self._context_tokens is not None and len(prompt) >= self._context_tokens:
             raise context_exceeded(self._context_tokens, str(len(prompt)), "prompt")
-        for token_id in (min(prompt, default=0), max(prompt, default=0)):
-            if not 0 <= token_id < self._vocabulary_size:
-                at = prompt.index(token_id)
-                message = f"Token id {token_id} at position {at} is not in the vocabulary of {self._vocabulary_size} tokens."
-                raise invalid(message, "prompt", FailureCode.INVALID_VALUE)
+        self._check_vocabulary(prompt, "prompt")
         return prompt
 
-    def _token_ids(self, text: str, param: str) -> list[int]:
+    def _token_ids(self, text: str, param: str, *, add_special_tokens: bool = True) -> list[int]:
         if self._context_tokens is not None and self._longest_token_chars is not None:
             least_tokens = -(-len(text) // self._longest_token_chars)
             if least_tokens >= self._context_tokens:
                 raise context_exceeded(self._context_tokens, f"at least {least_tokens} ({len(text)} characters)", param)
         # Unlike `encode`, it lets other threads run while it works.
-        ids: list[int] = self._tokenizer.encode_batch([text])[0].ids
+        ids: list[int] = self._tokenizer.encode_batch([text], add_special_tokens=add_special_tokens)[0].ids
+        if self._may_exceed:
+            self._check_vocabulary(ids, param)
         return ids
+
+    def _check_vocabulary(self, token_ids: list[int], param: str) -> None:
+        """Raises ApiError for a token that the model does not have."""
+        for token_id in (min(token_ids, default=0), max(token_ids, default=0)):
+            if not 0 <= token_id < self._vocabulary_size:
+                at = token_ids.index(token_id)
+                message = f"Token id {token_id} at position {at} is not in the vocabulary of {self._vocabulary_size} tokens."
+                raise invalid(message, param, FailureCode.INVALID_VALUE)
 
     async def _off_loop(self, work: Callable[[], list[int]], tenant: str) -> list[int]:
         with self._turns.joined(tenant) as turn:
             await turn.granted.wait()
             return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+
+class Generation(Extension):
+    """The block `{% generation %}`, with which templates mark what the model has written. Only training asks for it."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja2 has it so
+
+    def parse(self, parser: Parser) -> Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return CallBlock(self.call_method("_as_it_is"), [], [], body).set_lineno(line)
+
+    def _as_it_is(self, caller: Callable[[], str]) -> str:
+        return caller()
 
 
 def _longest_token_chars(tokenizer: Tokenizer) -> int | None:

@@ -18,9 +18,10 @@ from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.scheduler_state import SchedulerState
 from prfaas.contracts.to_decode import AskRunning
 from prfaas.contracts.to_scheduler import Heartbeat
-from prfaas.engine.weights import ModelFiles, prepare
+from prfaas.engine.model_directory import ModelFiles, WeightsError
+from prfaas.engine.weights import prepare
 from prfaas.process.incarnation import new_incarnation
-from prfaas.process.runner import ServiceContext
+from prfaas.process.runner import ServiceContext, StartRefusedError
 from prfaas.sealing.keys import read_hash_key
 from prfaas.secrets.tenants_file import load_tenants
 from prfaas.telemetry.logs import get_logger
@@ -57,14 +58,17 @@ SCHEDULER_STATE_TIMEOUT_S = 1.0
 log = get_logger(__name__)
 
 
+_files = partial(prepare, weights=False)
+
+
 class GatewayService:
-    def __init__(self, config: GatewayConfig, context: ServiceContext, load_files: Callable[[str], ModelFiles] = prepare) -> None:
+    def __init__(self, config: GatewayConfig, context: ServiceContext, load_files: Callable[[str], ModelFiles] = _files) -> None:
         self._config = config
         self._load_files = load_files
         self._context = context
         self._incarnation = new_incarnation()
         self._console_core = ConsoleCore(
-            config.site, config.name, config.models, keys=config.tenants_file is not None, kept=KEPT if config.console else 0
+            config.site, config.name, config.model_names, keys=config.tenants_file is not None, kept=KEPT if config.console else 0
         )
         self._console: Console | None = None
         self._observers = Observers(
@@ -90,10 +94,8 @@ class GatewayService:
 
     async def start(self) -> None:
         config, context = self._config, self._context
-        files = [await asyncio.to_thread(self._load_files, name) for name in config.models]
-        turns = Turns(config.tokenizer_threads)
-        models = [await asyncio.to_thread(ServedModel.load, each, self._tokenizing, turns) for each in files]
-        self._large_requests = LargeRequestReader(files)
+        files, models = await self._load_models()
+        self._large_requests = LargeRequestReader([(each.served_names, its) for each, its in zip(models, files, strict=True)])
         self._bus = bus = await ControlBus.connect(config.control, name=config.name)
         generations = self._generations(bus)
         # An event that comes in the moment of a reconnect is a gap in its answer, until it has been sent again.
@@ -108,7 +110,7 @@ class GatewayService:
             self._console = Console(self._console_core, ask, context.tasks, config.console_viewers)
         self._gateway = Gateway(
             config=config,
-            models={model.name: model for model in models},
+            models={name: model for model in models for name in model.served_names},
             access=self._access(),
             admission=self._admission,
             bodies=Bodies(config.max_requests, max(config.max_body_bytes, config.max_bodies_mib << 20)),
@@ -134,7 +136,7 @@ class GatewayService:
             return "the connection to the site's NATS server is down"
         if self._scheduler_silent is not None:
             return self._scheduler_silent
-        if unserved := self._decode_workers.unserved(self._config.models):
+        if unserved := self._decode_workers.unserved(self._config.model_names):
             return f"no decode worker takes requests for {', '.join(map(repr, unserved))}"
         return None
 
@@ -159,6 +161,16 @@ class GatewayService:
             await self._large_requests.close()
         if self._bus is not None:
             await self._bus.drain(STOP_DEADLINE_S)
+
+    async def _load_models(self) -> tuple[list[ModelFiles], list[ServedModel]]:
+        """Raises StartRefusedError."""
+        turns, names = Turns(self._config.tokenizer_threads), self._config.served_model_name
+        try:
+            files = [await asyncio.to_thread(self._load_files, reference) for reference in self._config.models]
+            models = [await asyncio.to_thread(ServedModel.load, each, names, self._tokenizing, turns) for each in files]
+        except WeightsError as error:
+            raise StartRefusedError(str(error)) from error
+        return files, models
 
     def _access(self) -> Access:
         """Reads the tenants file and watches it. Raises TenantsError."""

@@ -10,6 +10,7 @@ from prfaas.contracts import subjects
 from prfaas.contracts.terms import Role
 from prfaas.contracts.to_prefill import CancelPrefill
 from prfaas.contracts.to_scheduler import Heartbeat
+from prfaas.engine.free_memory import free_bytes
 from prfaas.kvcache.prefix_cache import PrefixCache
 from prfaas.process.incarnation import new_incarnation
 from prfaas.process.runner import ServiceContext
@@ -21,7 +22,6 @@ from prfaas.telemetry.metrics.clock import watch_clock
 from prfaas.worker.block_announcer import BlockAnnouncer
 from prfaas.worker.engine_loading import load_engine
 from prfaas.worker.engine_thread import engine_thread
-from prfaas.worker.free_memory import free_bytes
 from prfaas.worker.lifecycle import WorkerLifecycle
 from prfaas_prefill_worker.announced_queue import SharedQueue
 from prfaas_prefill_worker.config import PrefillWorkerConfig

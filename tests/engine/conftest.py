@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tokenizers import Tokenizer
 
-from prfaas.engine.weights import ModelFiles, prepare
+from prfaas.engine.model_directory import ModelFiles
+from prfaas.engine.weights import prepare
 
 if TYPE_CHECKING:  # importing transformers takes seconds, which the tests without a real model do not have
     import torch

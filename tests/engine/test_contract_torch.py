@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from prfaas.engine.model_directory import ModelFiles
 from prfaas.engine.torch_engine import TorchEngine
-from prfaas.engine.weights import ModelFiles
 from tests.engine.contract import EngineContract
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from prfaas.engine.factory import EngineConfig, build_engine
 from prfaas.engine.fingerprint import fingerprint_of
+from prfaas.engine.model_directory import WeightsError
 from prfaas.engine.protocol import EngineError
-from prfaas.engine.weights import WeightsError
 
 if TYPE_CHECKING:
     from prfaas.engine.torch_engine import TorchEngine
@@ -42,12 +42,13 @@ def test_the_engine_describes_itself(bf16_engine: "TorchEngine", fp32_engine: "T
 
 def test_whatever_decides_the_bits_changes_the_fingerprint(bf16_engine: "TorchEngine", fp32_engine: "TorchEngine") -> None:
     layout = bf16_engine.describe().layout
-    same = [fingerprint_of("model", "weights", layout, 512) for _ in range(2)]
+    same = [fingerprint_of("model", "weights", "config", layout, 512) for _ in range(2)]
     other = [
-        fingerprint_of("another", "weights", layout, 512),
-        fingerprint_of("model", "others", layout, 512),
-        fingerprint_of("model", "weights", fp32_engine.describe().layout, 512),
-        fingerprint_of("model", "weights", layout, 256),
+        fingerprint_of("another", "weights", "config", layout, 512),
+        fingerprint_of("model", "others", "config", layout, 512),
+        fingerprint_of("model", "weights", "other", layout, 512),
+        fingerprint_of("model", "weights", "config", fp32_engine.describe().layout, 512),
+        fingerprint_of("model", "weights", "config", layout, 256),
     ]
     assert same[0] == same[1]
-    assert len({same[0], *other}) == 5
+    assert len({same[0], *other}) == 6

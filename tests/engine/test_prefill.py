@@ -1,5 +1,6 @@
 """Prefill: which KV is handed out, that it is the KV that transformers computes, and that it is the same bits every time."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,11 +11,13 @@ import pytest
 import torch
 import transformers
 import xxhash
+from safetensors.torch import load_file, save_file
 
+from prfaas.engine.model_directory import ModelFiles
 from prfaas.engine.packed_linear import replace_linears
 from prfaas.engine.protocol import EngineError, PrefillCancelled
+from prfaas.engine.shards import WEIGHTS
 from prfaas.engine.torch_engine import TorchEngine
-from prfaas.engine.weights import ModelFiles
 from prfaas.engine.wide_linear import WideLinear, should_widen
 from prfaas.kvcache.layout import KVPiece, LayerKind
 from tests.engine.conftest import CHUNK_TOKENS, plain_model
@@ -76,8 +79,13 @@ def short_files(files: ModelFiles, tmp_path_factory: pytest.TempPathFactory) -> 
     if "layer_types" in config:
         config["layer_types"] = config["layer_types"][:count]
     (directory / "config.json").write_bytes(msgspec.json.encode(config))
-    (directory / files.weights.name).symlink_to(files.weights)
-    return msgspec.structs.replace(files, directory=directory)
+    tensors = {
+        name: tensor
+        for name, tensor in load_file(files.directory / WEIGHTS).items()
+        if not (found := re.search(r"layers\.(\d+)\.", name)) or int(found[1]) < count
+    }
+    save_file(tensors, directory / WEIGHTS, {"format": "pt"})
+    return msgspec.structs.replace(files, directory=directory, converted_xxh3_128="")
 
 
 def engine_and_plain(files: ModelFiles, dtype: str) -> tuple[TorchEngine, Any]:

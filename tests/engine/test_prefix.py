@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from prfaas.contracts.to_decode import Sampling
+from prfaas.engine.model_directory import ModelFiles
 from prfaas.engine.protocol import DecodeRow, PrefillCancelled, SampledToken
 from prfaas.engine.torch_engine import TorchEngine
-from prfaas.engine.weights import ModelFiles
 from prfaas.kvcache.layout import KVPiece, LayerKind, LayerRange
 from prfaas.kvcache.prefix_cache import PrefixCache
 

@@ -11,7 +11,9 @@ import pytest
 from tokenizers import Tokenizer
 
 from prfaas.engine.gguf_conversion import gguf_file
-from prfaas.engine.weights import ModelFiles, WeightsError, cache_root, prepare, source_of, verify_weights
+from prfaas.engine.model_directory import ModelFiles, WeightsError
+from prfaas.engine.shards import WEIGHTS, shards_of, weights_digest
+from prfaas.engine.weights import cache_root, prepare, source_of
 
 
 @pytest.fixture
@@ -24,24 +26,24 @@ def copied_cache(files: ModelFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_prepare_finds_what_was_converted_before(files: ModelFiles, copied_cache: ModelFiles, tmp_path: Path) -> None:
     assert copied_cache.directory == tmp_path / "models" / files.directory.name
-    verify_weights(copied_cache)
+    assert weights_digest(copied_cache, shards_of(copied_cache.directory)) == copied_cache.converted_xxh3_128
     assert not list((tmp_path / "models").glob("*.lock"))
 
 
 def test_damaged_weights_are_refused(copied_cache: ModelFiles) -> None:
-    with copied_cache.weights.open("r+b") as file:
+    with (copied_cache.directory / WEIGHTS).open("r+b") as file:
         file.seek(1_000_000)
         byte = file.read(1)
         file.seek(1_000_000)
         file.write(bytes([byte[0] ^ 1]))
     with pytest.raises(WeightsError, match=r"is damaged.*delete"):
-        verify_weights(copied_cache)
+        weights_digest(copied_cache, shards_of(copied_cache.directory))
 
 
 def test_the_model_is_described(files: ModelFiles) -> None:
     expected = {"gemma-3-270m": (32768, {1}, ("\nQ:",)), "smollm2-135m": (8192, {2}, ())}[files.model]
     assert (files.max_context_tokens, set(files.eos_token_ids), files.chat_stop) == expected
-    assert "add_generation_prompt" in files.chat_template
+    assert files.chat_template is not None and "add_generation_prompt" in files.chat_template
 
 
 def test_the_tokenizer_needs_only_tokenizers_and_adds_the_beginning_of_sequence_where_the_model_wants_it(

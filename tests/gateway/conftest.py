@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from prfaas.bus.endpoint import NatsEndpoint
-from prfaas.engine.weights import ModelFiles
+from prfaas.engine.model_directory import ModelFiles
 from prfaas.process.http import HttpServer, service_routes
 from prfaas.process.runner import ServiceContext
 from prfaas.process.tasks import Tasks
@@ -23,11 +23,13 @@ from prfaas.telemetry.tracing import Tracing
 from prfaas_gateway.config import GatewayConfig
 from prfaas_gateway.service import GatewayService
 from tests.gateway.scripted_site import DEADLINE_S, SITE, ScriptedSite
-from tests.gateway.tiny_tokenizer import tiny_tokenizer
+from tests.gateway.tiny_tokenizer import WORDS, tiny_tokenizer
 
 GROWING_S = ("0.5", "2", "8", "32")
 """Deadlines to try one after another where one is to pass: a stalled machine may let it pass too early, not all of them."""
-TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}A:{% endif %}"
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}A:{% endif %}"
+)
 
 
 @dataclass
@@ -75,12 +77,13 @@ def model_files(directory: Path) -> ModelFiles:
     return ModelFiles(
         model="tiny",
         directory=directory,
-        weights=directory / "model.safetensors",
         tokenizer=tokenizer,
-        weights_xxh3_128="0123456789abcdef",
+        config_xxh3_128="0123456789abcdef",
+        vocabulary_tokens=len(WORDS),
         max_context_tokens=100,
         eos_token_ids=frozenset({2}),
         chat_template=TEMPLATE,
+        special_tokens={"bos_token": "<s>"},
         chat_stop=("\nQ:",),
     )
 

@@ -14,7 +14,7 @@ TEMPLATE = (
 
 
 def prompts(template: str = TEMPLATE) -> Prompts:
-    return Prompts(tiny_tokenizer(), template)
+    return Prompts(tiny_tokenizer(), template, special_tokens={"bos_token": "<s>", "eos_token": "</s>"})
 
 
 def message(role: Any, content: str | list[TextPart]) -> ChatMessage:
@@ -36,14 +36,34 @@ async def test_token_ids_outside_of_the_vocabulary_are_refused(bad: int) -> None
     assert (raises.value.status, raises.value.body.param) == (400, "prompt")
 
 
+async def test_text_of_tokens_that_the_model_lacks_is_refused() -> None:
+    """A model of text alone has no row for the token that stands for an image, and its tokenizer has the token."""
+    lacking = Prompts(tiny_tokenizer(), TEMPLATE, special_tokens={}, vocabulary_tokens=WORDS.index("assistant"))
+    assert await lacking.of_prompt("user") == [BOS, WORDS.index("user")]
+    with pytest.raises(ApiError, match="Token id 11 at position 1 is not in the vocabulary of 11 tokens"):
+        await lacking.of_prompt("assistant")
+
+
 async def test_messages_are_rendered_by_the_models_template() -> None:
     messages = [
         message("developer", "x"),
         message("user", [TextPart(type="text", text="hello"), TextPart(type="text", text=" world")]),
     ]
-    assert prompts().render(messages) == "system: x\nuser: hello world\nA:"
+    assert prompts().render(messages) == "<s>system: x\nuser: hello world\nA:"
     ids = await prompts().of_messages(messages)
     assert [WORDS[token_id] for token_id in ids] == ["<s>", "system", ":", "x", "user", ":", "hello", "world", "A", ":"]
+
+
+def test_a_template_may_use_special_tokens_and_mark_what_the_model_wrote() -> None:
+    """Templates of Zephyr and SmolLM3 do so."""
+    template = "{% for m in messages %}{% generation %}{{ m.content + eos_token }}{% endgeneration %}{% endfor %}"
+    assert prompts(template).render([message("user", "hello"), message("user", "x")]) == "hello</s>x</s>"
+
+
+def test_a_model_without_a_template_takes_no_messages() -> None:
+    with pytest.raises(ApiError, match=r"has no chat template, so it takes no messages: use /v1/completions\.") as raises:
+        Prompts(tiny_tokenizer(), None).render([message("user", "hello")])
+    assert (raises.value.status, raises.value.body.param) == (400, "messages")
 
 
 async def test_a_long_prompt_is_tokenized_off_the_event_loop() -> None:

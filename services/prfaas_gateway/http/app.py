@@ -36,11 +36,12 @@ RESPONSE_HEADERS = (
 def make_app(gateway: Gateway, service_routes: Sequence[Route], console: Console | None = None) -> ASGIApp:
     async def models(request: Request) -> Response:
         gateway.caller(request.scope)
-        return _json(ModelList(data=[_model(model) for model in gateway.models.values()]))
+        return _json(ModelList(data=[_model(*each) for each in gateway.models.items()]))
 
     async def one_model(request: Request) -> Response:
         gateway.caller(request.scope)
-        return _json(_model(gateway.model(request.path_params["name"])))
+        name = request.path_params["name"]
+        return _json(_model(name, gateway.model(name)))
 
     chat = Endpoint(gateway, "chat.completions", ChatShape())
     completions = Endpoint(gateway, "completions", CompletionShape())
@@ -81,8 +82,8 @@ def _console_routes(gateway: Gateway, console: Console | None) -> list[Route]:
     return console_routes(console, door)
 
 
-def _model(model: ServedModel) -> Model:
-    return Model(id=model.name, created=model.created, max_model_len=model.context_tokens)
+def _model(name: str, model: ServedModel) -> Model:
+    return Model(id=name, created=model.created, max_model_len=model.context_tokens)
 
 
 def _json(value: object) -> Response:

@@ -194,7 +194,7 @@ class Exchange:
         head = AnswerHead(
             request_id=self._request_id,
             created=int(unix_s()),
-            model=model.name,
+            model=model.served_names[0],
             system_fingerprint=model.fingerprint,
             shape=self._shape,
         )

@@ -14,8 +14,8 @@ from prfaas.capacity.profiles import DecodePoint, PrefillPoint, ProfileError
 from prfaas.cli import UsageError
 from prfaas.engine.factory import EngineConfig, build_engine
 from prfaas.engine.measure import measure_profile
+from prfaas.engine.model_directory import WeightsError
 from prfaas.engine.protocol import EngineError
-from prfaas.engine.weights import WeightsError
 
 LENGTHS = (128, 512, 2048, 4096)
 BATCHES = (1, 2, 4, 8, 16)
@@ -27,7 +27,7 @@ MAX_TOKENS, MAX_BATCH, MAX_THREADS = 100_000_000, 65_536, 4096
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     default = EngineConfig()
     parser.add_argument("--model", default=default.model, help="default: %(default)s")
-    parser.add_argument("--dtype", default=default.dtype, choices=("bfloat16", "float32"), help="default: %(default)s")
+    parser.add_argument("--dtype", default=default.dtype, choices=("auto", "bfloat16", "float32"), help="default: %(default)s")
     parser.add_argument("--threads", type=_threads, default=default.threads, help="CPU threads; default: %(default)s")
     parser.add_argument("--device", default=default.device, help="default: %(default)s")
     parser.add_argument(
@@ -52,12 +52,16 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{arguments.out} cannot be written: it is a directory.")
     if not arguments.out.absolute().parent.is_dir():
         raise UsageError(f"{arguments.out} cannot be written: its directory does not exist.")
-    config = EngineConfig(model=arguments.model, dtype=arguments.dtype, threads=arguments.threads, device=arguments.device)
     try:
+        config = EngineConfig(model=arguments.model, dtype=arguments.dtype, threads=arguments.threads, device=arguments.device)
+    except ValueError as error:
+        raise UsageError(f"--model: {error}.") from error
+    try:
+        engine = build_engine(config)
         profile = measure_profile(
-            build_engine(config),
-            name=arguments.name or arguments.model,
-            source=_source(config, arguments.context),
+            engine,
+            name=arguments.name or config.model_name,
+            source=_source(config, engine.describe().layout.dtype, arguments.context),
             lengths=arguments.lengths,
             batches=arguments.batches,
             context_tokens=arguments.context,
@@ -75,10 +79,10 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _source(config: EngineConfig, context_tokens: int) -> str:
+def _source(config: EngineConfig, dtype: str, context_tokens: int) -> str:
     now = datetime.datetime.now(datetime.UTC).date()
     return (
-        f"Measured by `prfaas profile` on {now}: {config.model}, {config.dtype}, threads {config.threads} of {os.cpu_count()}, "
+        f"Measured by `prfaas profile` on {now}: {config.model_name}, {dtype}, threads {config.threads} of {os.cpu_count()}, "
         f"device {config.device}, {platform.machine()}; prefill in chunks of {config.chunk_tokens}, decode at {context_tokens} "
         f"tokens of context; load average {os.getloadavg()[0]:.1f} at the start."
     )

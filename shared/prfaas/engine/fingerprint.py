@@ -11,7 +11,7 @@ COMPUTATION = 2
 """Version of our own computation. Raise it with every change that changes the last bits of the KV."""
 
 
-def fingerprint_of(model: str, weights_xxh3_128: str, layout: KVLayout, chunk_tokens: int) -> str:
+def fingerprint_of(model: str, weights_xxh3_128: str, config_xxh3_128: str, layout: KVLayout, chunk_tokens: int) -> str:
     """Hashes all that decides the bits of the KV, but for the hardware.
 
     chunk_tokens: other chunk boundaries sum in another order, and the last bits differ. torch, transformers: another release
@@ -20,6 +20,7 @@ def fingerprint_of(model: str, weights_xxh3_128: str, layout: KVLayout, chunk_to
     parts = {
         "model": model,
         "weights": weights_xxh3_128,
+        "config": config_xxh3_128,
         "layout": layout,
         "chunk_tokens": chunk_tokens,
         "computation": COMPUTATION,

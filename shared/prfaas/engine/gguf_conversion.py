@@ -11,7 +11,9 @@ from typing import Any
 
 import msgspec
 
-from prfaas.engine.weights import MANIFEST, TOKENIZER, WEIGHTS, Manifest, ModelSource, WeightsError, progress, source_of, stamp
+from prfaas.engine.model_directory import CONFIG, TOKENIZER, WeightsError
+from prfaas.engine.shards import WEIGHTS
+from prfaas.engine.weights import MANIFEST, Manifest, ModelSource, progress, source_of, stamp
 
 
 def main() -> None:
@@ -56,10 +58,7 @@ def convert(model: str, staging: Path) -> None:
     manifest = Manifest(
         model=model,
         gguf_sha256=source.gguf_sha256,
-        max_context_tokens=quantized.config.max_position_embeddings,
-        eos_token_ids=frozenset([quantized.config.eos_token_id]),
-        chat_template=source.chat_template or tokenizer.chat_template,
-        files={name: stamp(staging / name) for name in ("config.json", TOKENIZER, WEIGHTS)},
+        files={name: stamp(staging / name) for name in (CONFIG, TOKENIZER, WEIGHTS)},
     )
     (staging / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)))
 

@@ -1,23 +1,23 @@
 """Engine `torch`: Hugging Face's model classes with our attention and our caches, on a CPU or a GPU."""
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 import torch
-import transformers
 
 from prfaas.contracts.to_decode import Sampling
-from prfaas.engine.attention import ATTENTION, sliding_mask
+from prfaas.engine.attention import sliding_mask
 from prfaas.engine.decode_cache import DecodeCache
 from prfaas.engine.fingerprint import fingerprint_of
-from prfaas.engine.model_layout import layout_of
-from prfaas.engine.packed_linear import PackedLinear, can_pack, replace_linears
+from prfaas.engine.model_directory import ModelFiles
+from prfaas.engine.model_loading import load_model
 from prfaas.engine.prefill_cache import PrefillCache
 from prfaas.engine.protocol import DecodeRow, EngineDescription, EngineError, PrefillCancelled, SampledToken
 from prfaas.engine.sampling import Sampler, sample
 from prfaas.engine.sequence_cache import SequenceCache, slots_of
-from prfaas.engine.weights import ModelFiles, verify_weights
-from prfaas.engine.wide_linear import WideLinear, should_widen
+from prfaas.engine.served_classes import Windows
 from prfaas.kvcache.layout import KVPiece, LayerKind, LayerRange
 from prfaas.kvcache.prefix_cache import PinnedPrefix
 
@@ -28,36 +28,34 @@ class TorchEngine:
     """Engine for real models; see prfaas.engine.protocol.Engine."""
 
     def __init__(self, files: ModelFiles, *, dtype: str, chunk_tokens: int, device: torch.device) -> None:
-        """Loads the weights. Raises WeightsError."""
-        verify_weights(files)
+        """Loads the weights. `dtype` may be `auto`: that of the weights. Raises WeightsError."""
+        loaded = load_model(files, dtype, device)
+        config = loaded.config.transformers
         self.device = device
-        self.dtype: torch.dtype = getattr(torch, dtype)
-        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        config = transformers.AutoConfig.from_pretrained(files.directory, local_files_only=True)
-        model_class = getattr(transformers, config.architectures[0])
-        self.model = model_class.from_pretrained(
-            files.directory, config=config, dtype=self.dtype, attn_implementation=ATTENTION, local_files_only=True
-        )
-        self.model.to(device)
-        if can_pack(self.dtype, device):
-            replace_linears(self.model, PackedLinear)
-        elif should_widen(self.dtype, device):
-            replace_linears(self.model, WideLinear)
-        self.layout = layout_of(config, dtype)
+        self.model = loaded.model
+        self.layout = loaded.config.layout
+        self.weights_xxh3_128 = loaded.weights_xxh3_128
+        self.dtype: torch.dtype = getattr(torch, self.layout.dtype)
         self.vocabulary_size: int = config.vocab_size
         # States before and after, queries, keys, values and their copies; gate, up and product of the MLP.
         self._chunk_token_bytes: int = _FLOAT_BYTES * (8 * config.hidden_size + 3 * config.intermediate_size)
         self._heads_per_kv_head: int = config.num_attention_heads // config.num_key_value_heads
-        # Gemma's classes take one mask per kind of layer, Llama's take the mask itself.
-        self._mask_per_kind = getattr(config, "layer_types", None) is not None
+        # Classes that know kinds of layers take one mask per kind, others take the mask itself.
+        self._mask_per_kind = loaded.config.windows is Windows.BY_LAYER
         self._description = EngineDescription(
             model=files.model,
-            fingerprint=fingerprint_of(files.model, files.weights_xxh3_128, self.layout, chunk_tokens),
+            fingerprint=fingerprint_of(files.model, loaded.weights_xxh3_128, files.config_xxh3_128, self.layout, chunk_tokens),
             layout=self.layout,
             max_context_tokens=files.max_context_tokens,
             chunk_tokens=chunk_tokens,
             eos_token_ids=files.eos_token_ids,
         )
+
+    def with_chunks(self, chunk_tokens: int) -> "TorchEngine":
+        """Returns an engine of the same model that prefills in other chunks. It shares the weights."""
+        other = copy.copy(self)
+        other._description = msgspec.structs.replace(self._description, chunk_tokens=chunk_tokens)
+        return other
 
     def describe(self) -> EngineDescription:
         return self._description
@@ -87,7 +85,7 @@ class TorchEngine:
                 raise PrefillCancelled
             end = min(start + self._description.chunk_tokens, len(token_ids))
             cache.begin_chunk(start, end, keep=prefix is not None and prefix.wants(start, end))
-            self._forward([token_ids[start:end]], [range(start, end)], self._chunk_masks(cache), cache)
+            self._forward(self.model.base_model, [token_ids[start:end]], [range(start, end)], self._chunk_masks(cache), cache)
             if prefix is not None and (block := cache.take_block()):
                 prefix.append(block, sum(piece.size_bytes for piece in block))
 
@@ -134,38 +132,42 @@ class TorchEngine:
                 raise EngineError(f"row {index} cannot be decoded: the KV of its layers {missing} is not installed")
             if sequence.tokens >= sequence.total_tokens:
                 raise EngineError(f"row {index} is full: it has all {sequence.total_tokens} tokens that were reserved")
-        no_masks = dict.fromkeys(("full_attention", "sliding_attention")) if self._mask_per_kind else None
-        positions = [[sequence.tokens] for sequence in sequences]
-        hidden = self._forward([[row.token_id] for row in rows], positions, no_masks, DecodeCache(sequences))
-        logits = self.model.lm_head(hidden[:, -1])
+        logits = self.logits(sequences, [row.token_id for row in rows])
         tokens = sample(logits, [row.sampler for row in rows], [row.forbid_eos for row in rows], self._description.eos_token_ids)
         for sequence in sequences:
             sequence.tokens += 1
         return tokens
 
+    @torch.inference_mode()
+    def logits(self, sequences: Sequence[SequenceCache], token_ids: Sequence[int]) -> torch.Tensor:
+        """Computes one token per sequence, by the class's own head. Returns [rows, vocabulary]; no sequence has grown."""
+        no_masks = dict.fromkeys(("full_attention", "sliding_attention")) if self._mask_per_kind else None
+        positions = [[sequence.tokens] for sequence in sequences]
+        output = self._forward(self.model, [[each] for each in token_ids], positions, no_masks, DecodeCache(sequences))
+        logits: torch.Tensor = output.logits[:, -1]
+        return logits
+
     def _forward(
         self,
+        module: Any,
         token_ids: Sequence[Sequence[int]],
         positions: Sequence[Sequence[int]],
         masks: Any,
         cache: PrefillCache | DecodeCache,
-    ) -> torch.Tensor:
-        """Runs the model without its head. Returns hidden states [rows, tokens, hidden size]."""
-        output = self.model.model(
+    ) -> Any:
+        """Runs the model, or what of it lies below its head."""
+        return module(
             input_ids=torch.tensor(token_ids, device=self.device),
             position_ids=torch.tensor(positions, device=self.device),
             attention_mask=masks,
             past_key_values=cache,
             use_cache=True,
         )
-        return output.last_hidden_state  # type: ignore[no-any-return]
 
     def _chunk_masks(self, cache: PrefillCache) -> Any:
-        if not self._mask_per_kind:
-            return None
         has_sliding = any(spec.kind is LayerKind.SLIDING for spec in self.layout.layers)
         sliding = sliding_mask(cache, self._heads_per_kv_head) if has_sliding else None
-        return {"full_attention": None, "sliding_attention": sliding}
+        return {"full_attention": None, "sliding_attention": sliding} if self._mask_per_kind else sliding
 
     def _check_tokens(self, token_ids: Sequence[int]) -> None:
         if token_ids and not 0 <= min(token_ids) <= max(token_ids) < self.vocabulary_size:

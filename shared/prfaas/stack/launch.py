@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from prfaas.engine.emulated_model import EMULATED_MODELS
-from prfaas.engine.weights import WeightsError
+from prfaas.engine.model_directory import WeightsError
+from prfaas.engine.model_reference import from_here
 from prfaas.site.sites import Description, DescriptionError, Role, Service, load_description
 from prfaas.stack.nats_server import NatsServerError
 from prfaas.stack.service_process import ServiceProcessError
@@ -54,7 +55,7 @@ def describe(path: Path, model: str | None, port: int | None) -> Description:
         return msgspec.structs.replace(service, config=service.config | {"http-shared-port": port})
 
     services = tuple(map(at_port, description.services))
-    return msgspec.structs.replace(description, services=services, model=model or description.model)
+    return msgspec.structs.replace(description, services=services, model=from_here(model or description.model))
 
 
 def emulated(description: Description) -> Description:

@@ -5,7 +5,9 @@ import time
 from concurrent.futures import Executor
 
 from prfaas.engine.factory import EngineConfig, build_engine
-from prfaas.engine.protocol import Engine
+from prfaas.engine.model_directory import WeightsError
+from prfaas.engine.protocol import Engine, EngineError
+from prfaas.process.runner import StartRefusedError
 from prfaas.telemetry.logs import get_logger
 
 _log = get_logger(__name__)
@@ -14,15 +16,18 @@ _LONG_TOKENS = 1 << 14
 
 
 async def load_engine(config: EngineConfig, executor: Executor | None = None) -> Engine:
-    """Builds the engine in a thread of the executor, or of the loop's own. Raises WeightsError, EngineError."""
+    """Builds the engine in a thread of the executor, or of the loop's own. Raises StartRefusedError."""
     started_at = time.monotonic()
     dtype = config.dtype if config.engine == "torch" else "no weights"
-    _log.info("engine_loading", model=config.model, engine=config.engine, dtype=dtype, threads=config.threads)
-    engine = await asyncio.get_running_loop().run_in_executor(executor, build_engine, config)
+    _log.info("engine_loading", model=config.model_name, engine=config.engine, dtype=dtype, threads=config.threads)
+    try:
+        engine = await asyncio.get_running_loop().run_in_executor(executor, build_engine, config)
+    except (WeightsError, EngineError) as error:
+        raise StartRefusedError(str(error)) from error
     layout = engine.describe().layout
     _log.info(
         "engine_loaded",
-        model=config.model,
+        model=config.model_name,
         took_s=time.monotonic() - started_at,
         kv_bytes_per_token=round((layout.total_bytes(2 * _LONG_TOKENS) - layout.total_bytes(_LONG_TOKENS)) / _LONG_TOKENS),
     )

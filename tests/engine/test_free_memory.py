@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from prfaas.worker.free_memory import free_bytes
+from prfaas.engine.free_memory import free_bytes
 
 MIB = 1 << 20
 

@@ -1,0 +1,124 @@
+"""Model classes that are proven to be served right, and settings that keep a model from being served; without torch."""
+
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Any
+
+from prfaas.engine.model_directory import WeightsError
+
+
+class UnservableModelError(WeightsError):
+    """Refusal of a model that the engine would not compute right, or is not known to. The message says what of it and why."""
+
+
+class Windows(StrEnum):
+    """Rule by which a class of transformers gives its layers sliding windows."""
+
+    NEVER = "never"
+    ALWAYS = "in every layer, where `sliding_window` is set"
+    BY_LAYER = "in the layers that `layer_types` names"
+
+
+SERVED = {
+    "Cohere2ForCausalLM": Windows.BY_LAYER,
+    "Gemma3ForCausalLM": Windows.BY_LAYER,
+    "GraniteForCausalLM": Windows.NEVER,
+    "LlamaForCausalLM": Windows.NEVER,
+    "MistralForCausalLM": Windows.ALWAYS,
+    "MixtralForCausalLM": Windows.ALWAYS,
+    "Olmo2ForCausalLM": Windows.NEVER,
+    "Olmo3ForCausalLM": Windows.BY_LAYER,
+    "Phi3ForCausalLM": Windows.ALWAYS,
+    "Qwen2ForCausalLM": Windows.BY_LAYER,
+    "Qwen3ForCausalLM": Windows.BY_LAYER,
+    "Qwen3MoeForCausalLM": Windows.ALWAYS,
+    "SmolLM3ForCausalLM": Windows.BY_LAYER,
+}
+"""Classes whose tokens and log-probabilities tests compare with transformers' own."""
+
+_RECURRENT = "its recurrent layers have a state that the engine `torch` does not ship yet"
+_LATENT = "its latent attention (MLA) has keys and values of different widths, which the KV layout does not have yet"
+_NESTED = "it takes more than text, and its text's settings lie in a nested `text_config`; its text part alone may be served"
+REFUSED = {
+    "BambaForCausalLM": _RECURRENT,
+    "DeepseekV2ForCausalLM": _LATENT,
+    "DeepseekV3ForCausalLM": _LATENT,
+    "FalconH1ForCausalLM": _RECURRENT,
+    "GPT2LMHeadModel": "its positions are learned vectors, which no test has proven here",
+    "GPTNeoXForCausalLM": "its layers are built in another way than those that were proven here",
+    "Gemma2ForCausalLM": "it caps its attention scores softly, which the kernels here do not",
+    "Gemma3ForConditionalGeneration": _NESTED,
+    "Gemma3nForCausalLM": "some of its layers use the KV of others",
+    "GptOssForCausalLM": "its attention sinks take part in every softmax, which the kernels here do not compute",
+    "GraniteMoeHybridForCausalLM": _RECURRENT,
+    "KimiLinearForCausalLM": _RECURRENT,
+    "Lfm2ForCausalLM": _RECURRENT,
+    "Llama4ForCausalLM": "its attention in chunks is no kind of layer that the KV layout has",
+    "Llama4ForConditionalGeneration": _NESTED,
+    "MambaForCausalLM": _RECURRENT,
+    "Mamba2ForCausalLM": _RECURRENT,
+    "MiniMaxForCausalLM": _RECURRENT,
+    "Mistral3ForConditionalGeneration": _NESTED,
+    "NemotronHForCausalLM": _RECURRENT,
+    "OlmoHybridForCausalLM": _RECURRENT,
+    "Qwen3NextForCausalLM": _RECURRENT,
+    "Qwen3_5ForCausalLM": _RECURRENT,
+    "RecurrentGemmaForCausalLM": _RECURRENT,
+}
+"""Classes that users ask for, each with the reason why it is not served."""
+
+STATELESS_ROPES = ("default", "linear", "llama3", "yarn")
+"""Variants of rotary embeddings whose angles depend on the position alone, and not on the longest one seen."""
+
+
+def check_class(config: dict[str, Any]) -> Windows:
+    """Returns the rule of windows of the class in a configuration as its file has it. Raises UnservableModelError."""
+    architectures = config.get("architectures")
+    if not isinstance(architectures, list) or len(architectures) != 1 or not isinstance(architectures[0], str):
+        raise UnservableModelError(
+            f"the configuration's `architectures` is {architectures!r}; expected is the name of one class of transformers"
+        )
+    name = architectures[0]
+    if name in REFUSED:
+        raise UnservableModelError(f"the class {name} is not served: {REFUSED[name]}")
+    if name not in SERVED:
+        own_code = "auto_map" in config
+        why = "it needs code of its own (`auto_map`), and no code of a model is run here" if own_code else "no test has proven it"
+        raise UnservableModelError(f"the class {name} is not served: {why}; served are {', '.join(sorted(SERVED))}")
+    for problem in _problems_of_file(config):
+        raise UnservableModelError(f"this {name} is not served: {problem}")
+    return SERVED[name]
+
+
+def check_settings(name: str, config: Any) -> None:
+    """Checks what transformers made of a configuration. Raises UnservableModelError."""
+    for problem in _problems_of_settings(config):
+        raise UnservableModelError(f"this {name} is not served: {problem}")
+
+
+def _problems_of_file(config: dict[str, Any]) -> Iterator[str]:
+    if config.get("quantization_config") is not None:
+        found = config["quantization_config"]
+        method = found.get("quant_method", "?") if isinstance(found, dict) else found
+        yield f"`quantization_config` says that its weights are quantized ({method}); expected are plain bfloat16 or float32"
+    if "text_config" in config:
+        yield _NESTED
+
+
+def _problems_of_settings(config: Any) -> Iterator[str]:
+    for rope in _ropes(config):
+        if (kind := rope.get("rope_type", "default")) not in STATELESS_ROPES:
+            yield (
+                f"its rotary embedding of `rope_type` {kind!r} depends on the length of the whole text, which differs between "
+                f"prefill and decode; expected is one of {', '.join(STATELESS_ROPES)}"
+            )
+    if (cap := getattr(config, "attn_logit_softcapping", None)) is not None:
+        yield f"`attn_logit_softcapping` is {cap}; the kernels here do not cap attention scores, so expected is none"
+    if getattr(config, "use_bidirectional_attention", False):
+        yield "`use_bidirectional_attention` is set; expected is causal attention, in which no token sees a later one"
+
+
+def _ropes(config: Any) -> list[dict[str, Any]]:
+    """Returns the settings of all rotary embeddings: one, or one for each kind of layer."""
+    found = getattr(config, "rope_parameters", None) or {}
+    return [each for each in found.values() if isinstance(each, dict)] if "rope_type" not in found else [found]
