@@ -64,7 +64,13 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3-moe": ("Qwen3Moe", {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "head_dim": 32}),
     "qwen3-moe-window": (
         "Qwen3Moe",
-        {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "use_sliding_window": True, "sliding_window": 48},
+        {
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 48,
+            "use_sliding_window": True,
+            "sliding_window": 48,
+        },
     ),
     "smollm3": ("SmolLM3", {"no_rope_layer_interval": 2}),
 }  # fmt: skip
