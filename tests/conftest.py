@@ -24,8 +24,11 @@ _MARKS = {
     "tests/engine/test_attention.py": pytest.mark.slow,
     "tests/engine/test_contract_torch.py": pytest.mark.slow,
     "tests/engine/test_decode.py": pytest.mark.slow,
+    "tests/engine/test_model_directory.py": pytest.mark.slow,
+    "tests/engine/test_own_models.py": pytest.mark.slow,
     "tests/engine/test_prefill.py": pytest.mark.slow,
     "tests/engine/test_prefix.py": pytest.mark.slow,
+    "tests/engine/test_refused_models.py": pytest.mark.slow,
     # A real browser, and links that take their time.
     "tests/gateway/console/test_browser.py": pytest.mark.slow,
     "tests/transfer/test_two_sites.py": pytest.mark.slow,

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,9 +80,6 @@ except WeightsError as error:
 
 def located(reference: str, home: Path) -> str:
     """Runs in a process of its own, since huggingface_hub reads its settings when it is imported."""
-    import subprocess
-    import sys
-
     environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", PROGRAM, reference], env=environment, capture_output=True, text=True, check=True)
     return done.stdout.strip()

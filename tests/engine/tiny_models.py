@@ -28,6 +28,7 @@ _SIZES = {
 }
 _MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
 _EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+_SMALL_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
 _LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 10_000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
@@ -61,16 +62,10 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
         {"use_sliding_window": True, "sliding_window": WINDOW_TOKENS, "max_window_layers": 1},
     ),
     "qwen3": ("Qwen3", {"head_dim": 32}),
-    "qwen3-moe": ("Qwen3Moe", {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "head_dim": 32}),
+    "qwen3-moe": ("Qwen3Moe", {**_SMALL_EXPERTS, "head_dim": 32}),
     "qwen3-moe-window": (
         "Qwen3Moe",
-        {
-            "num_experts": 4,
-            "num_experts_per_tok": 2,
-            "moe_intermediate_size": 48,
-            "use_sliding_window": True,
-            "sliding_window": 48,
-        },
+        {**_SMALL_EXPERTS, "use_sliding_window": True, "sliding_window": WINDOW_TOKENS},
     ),
     "smollm3": ("SmolLM3", {"no_rope_layer_interval": 2}),
 }  # fmt: skip

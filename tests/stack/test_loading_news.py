@@ -2,8 +2,8 @@ from prfaas.stack.loading_news import loading_news
 
 
 def test_loading_is_told_before_and_after_and_nothing_else_is() -> None:
-    begun = {"event": "engine_loading", "model": "m", "engine": "torch", "dtype": "bfloat16", "threads": 2}
-    assert loading_news(begun) == "loads m (torch, bfloat16, threads: 2)"
-    done = {"event": "engine_loaded", "model": "m", "took_s": 3.14, "kv_bytes_per_token": 23040}
-    assert loading_news(done) == "has loaded m in 3.1 s; a token has 23,040 bytes of KV"
+    begun = {"event": "engine_loading", "model": "m", "engine": "torch", "threads": 2}
+    assert loading_news(begun) == "loads m (torch, threads: 2)"
+    done = {"event": "engine_loaded", "model": "m", "took_s": 3.14, "dtype": "bfloat16", "kv_bytes_per_token": 23040}
+    assert loading_news(done) == "has loaded m in 3.1 s; a token has 23,040 bytes of KV in bfloat16"
     assert loading_news({"event": "ready"}) == ""

@@ -1,7 +1,7 @@
 """Self-test of a loaded model: KV prefilled in chunks, exported and imported gives the logits of the class's own forward.
 
-Reference is the class's whole forward with transformers' own masks, caches and attention. What so short a test cannot show, such
-as a window of 4,096 tokens, and what this attention leaves out too, such as soft caps, is read off the class's calls.
+Reference is the class's whole forward with transformers' own masks and attention. What so short a test cannot show, such as a
+window of 4,096 tokens, and what this attention leaves out too, such as soft caps, is read off the class's calls of attention.
 """
 
 import contextlib

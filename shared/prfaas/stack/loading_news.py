@@ -8,9 +8,10 @@ def loading_news(entry: Mapping[str, Any]) -> str:
     """Returns a predicate such as "loads gemma-3-270m"; empty for an entry that is no news of this kind."""
     match entry.get("event"):
         case "engine_loading":
-            return f"loads {entry['model']} ({entry['engine']}, {entry['dtype']}, threads: {entry['threads']})"
+            return f"loads {entry['model']} ({entry['engine']}, threads: {entry['threads']})"
         case "engine_loaded":
             return (
-                f"has loaded {entry['model']} in {entry['took_s']:.1f} s; a token has {entry['kv_bytes_per_token']:,} bytes of KV"
+                f"has loaded {entry['model']} in {entry['took_s']:.1f} s; "
+                f"a token has {entry['kv_bytes_per_token']:,} bytes of KV in {entry['dtype']}"
             )
     return ""

@@ -18,8 +18,7 @@ _LONG_TOKENS = 1 << 14
 async def load_engine(config: EngineConfig, executor: Executor | None = None) -> Engine:
     """Builds the engine in a thread of the executor, or of the loop's own. Raises StartRefusedError."""
     started_at = time.monotonic()
-    dtype = config.dtype if config.engine == "torch" else "no weights"
-    _log.info("engine_loading", model=config.model_name, engine=config.engine, dtype=dtype, threads=config.threads)
+    _log.info("engine_loading", model=config.model_name, engine=config.engine, threads=config.threads)
     try:
         engine = await asyncio.get_running_loop().run_in_executor(executor, build_engine, config)
     except (WeightsError, EngineError) as error:
@@ -29,6 +28,7 @@ async def load_engine(config: EngineConfig, executor: Executor | None = None) ->
         "engine_loaded",
         model=config.model_name,
         took_s=time.monotonic() - started_at,
+        dtype=layout.dtype,
         kv_bytes_per_token=round((layout.total_bytes(2 * _LONG_TOKENS) - layout.total_bytes(_LONG_TOKENS)) / _LONG_TOKENS),
     )
     return engine
