@@ -170,7 +170,8 @@ def test_what_cannot_be_started_is_one_sentence(wheel: Path, tmp_path: Path) -> 
             f"prfaas up: the port {port}, which gateway of local wants, is taken"
         )
     assert told("--model", "nonsense") == (
-        "prfaas up: the model 'nonsense' is unknown; known are emulated-1t, emulated-dense, gemma-3-270m, smollm2-135m\n"
+        "prfaas up: the model 'nonsense' is unknown; known are emulated-1t, emulated-dense, gemma-3-270m, smollm2-135m, "
+        "directories in Hugging Face's format, and names of repositories such as `organization/model`\n"
     )
     (tmp_path / ".run").mkdir(exist_ok=True)
     with FileLock(tmp_path / ".run/up.lock"):

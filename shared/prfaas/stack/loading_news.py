@@ -6,6 +6,13 @@ from typing import Any
 
 def loading_news(entry: Mapping[str, Any]) -> str:
     """Returns a predicate such as "loads gemma-3-270m"; empty for an entry that is no news of this kind."""
+    try:
+        return _predicate(entry)
+    except (KeyError, TypeError, ValueError):  # a worker of another version has other fields
+        return ""
+
+
+def _predicate(entry: Mapping[str, Any]) -> str:
     match entry.get("event"):
         case "engine_loading":
             return f"loads {entry['model']} ({entry['engine']}, threads: {entry['threads']})"
