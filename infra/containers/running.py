@@ -164,7 +164,8 @@ class Containers:
     def shape(self, name: str, network: str, rate_mbit: int) -> None:
         """Bounds what a container sends into a network."""
         interface = self._interface(name, network)
-        rate = ("tbf", "rate", f"{rate_mbit}mbit", "burst", "64k", "latency", "50ms")
+        # A burst of 64k lets the shortest train of an idle link's probe through at once, and nothing is seen.
+        rate = ("tbf", "rate", f"{rate_mbit}mbit", "burst", "8k", "latency", "50ms")
         self._in_network_of(name, "tc", "qdisc", "replace", "dev", interface, "root", *rate)
 
     def unshape(self, name: str, network: str) -> None:
