@@ -39,9 +39,9 @@ NEEDS: Final[dict[str, frozenset[str]]] = {
 }
 """Faults of which one must be there for a code."""
 HIDES_NEWS: Final = frozenset(
-    {"cut", "half_open", "stall", "unplug", "drop", "stop", "server_restart", "flip_stored", "flip_delivery"}
+    {"cut", "half_open", "stall", "slow", "unplug", "drop", "stop", "server_restart", "flip_stored", "flip_delivery"}
 )
-"""Faults that may keep a decode worker from hearing how a prefill ended."""
+"""Faults that may keep a decode worker from hearing in time that a prefill has begun, or how it ended."""
 COSTLY: Final = frozenset({"server_restart", "bucket_full", "drop"})
 """Single faults that may cost a request: the broker itself, and messages that are lost one by one."""
 
