@@ -1,12 +1,11 @@
 """The rules of the tree: imports run downwards, never in a circle, and services share only shared/prfaas."""
 
-import ast
 from collections.abc import Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
 
 import pytest
 
-from tests.source_tree import ROOT, import_graph, imported, modules
+from tests.source_tree import ROOT, import_graph, imported, modules, parsed
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("prfaas",),
@@ -103,7 +102,7 @@ def test_no_module_imports_another_ones_private_name() -> None:
     known = modules()
     wrong = []
     for module, path in known.items():
-        for other, name in imported(ast.parse((ROOT / path).read_text()), known):
+        for other, name in imported(parsed((ROOT / path).read_text()), known):
             if name.startswith("_") and not name.startswith("__"):
                 wrong.append(f"{module} imports {other}.{name}")
     assert wrong == []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.source_tree import ROOT
+from tests.source_tree import ROOT, parsed
 
 FOLDERS = ("services", "shared", "infra", "load", "tests", "examples")
 
@@ -37,7 +37,7 @@ def complaint(text: str) -> str:
 
 
 def complaints(path: Path) -> list[str]:
-    found = [(line, complaint(text)) for line, text in docstrings(ast.parse(path.read_text()))]
+    found = [(line, complaint(text)) for line, text in docstrings(parsed(path.read_text()))]
     return [f"{path.relative_to(ROOT)}:{line} {reason}" for line, reason in found if reason]
 
 
@@ -71,4 +71,4 @@ def test_a_fragment_is_told_from_a_sentence(text: str, reason: str) -> None:
 
 def test_attributes_of_classes_and_modules_are_read_too() -> None:
     source = '"""Module."""\nA = 1\n"""Of a module."""\nclass C:\n    """Class."""\n    b: int\n    """Of a class."""\n'
-    assert [line for line, text in docstrings(ast.parse(source)) if complaint(text)] == [3, 7]
+    assert [line for line, text in docstrings(parsed(source)) if complaint(text)] == [3, 7]

@@ -15,6 +15,7 @@ from prfaas.contracts.codes import (
 from prfaas.contracts.terms import Outcome
 from prfaas.contracts.to_gateway import Failed
 from prfaas.contracts.wire import decode, encode
+from tests.source_tree import parsed
 
 ROOT = Path(__file__).parents[2]
 WIRE = {
@@ -97,9 +98,7 @@ def test_the_enum_is_the_only_place_that_spells_a_code() -> None:
     for folder in ("services", "shared", "infra", "load"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             if path.name != "codes.py":
-                found += [
-                    f"{path.relative_to(ROOT)}:{line}: {text!r}" for line, text in spelled_codes(ast.parse(path.read_text()))
-                ]
+                found += [f"{path.relative_to(ROOT)}:{line}: {text!r}" for line, text in spelled_codes(parsed(path.read_text()))]
     assert not found
 
 
@@ -112,4 +111,4 @@ raise_it("no_answer")
 keys["engine"]
 log.info("no_answer")
 """
-    assert [text for _, text in sorted(spelled_codes(ast.parse(source)))] == ["engine", "timeout", "draining", "no_answer"]
+    assert [text for _, text in sorted(spelled_codes(parsed(source)))] == ["engine", "timeout", "draining", "no_answer"]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.source_tree import ROOT
+from tests.source_tree import ROOT, parsed
 
 STRUCTURE = ROOT / "docs/structure.md"
 PLACE = re.compile(r"`((?:[\w.-]+/)*[\w.-]+\.py):([A-Za-z_][\w.]*)`")
@@ -79,7 +79,7 @@ def files_named(short: str) -> list[Path]:
 
 def names_in(path: Path) -> set[str]:
     """Dotted names that a file defines: functions, classes, constants; methods, attributes, constructor arguments of classes."""
-    return set(_names(ast.parse(path.read_text()).body, ""))
+    return set(_names(parsed(path.read_text()).body, ""))
 
 
 def _names(body: list[ast.stmt], prefix: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ import re
 import sys
 
 from tests.docs.pages import STRUCTURE, section
-from tests.source_tree import ROOT, source_files
+from tests.source_tree import ROOT, parsed, source_files
 
 HEADING = re.compile(r"### `([\w/]+/)`")
 ROW = re.compile(r"\| `([\w./-]+)` \|")
@@ -46,7 +46,7 @@ def gone_files() -> list[str]:
 
 def _draft(path: str) -> str:
     """The docstring's first sentence as far as a row has room, cut where a part of it ends."""
-    text = ast.get_docstring(ast.parse((ROOT / path).read_text())) or ""
+    text = ast.get_docstring(parsed((ROOT / path).read_text())) or ""
     sentence = " ".join(text.partition("\n\n")[0].split()).split(". ")[0].rstrip(".")
     room = ROW_CHARACTERS - len(path) - 10
     while len(sentence) > room:

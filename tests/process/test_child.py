@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from prfaas.process.child import end_with_parent, running_with_parent
+from tests.source_tree import parsed
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 30.0
@@ -59,7 +60,7 @@ def test_a_child_of_a_living_parent_goes_on() -> None:
 
 def untied(source: Path) -> Iterator[str]:
     """Yields the places at which a file starts a process that would outlive its parent."""
-    for call in [node for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.Call)]:
+    for call in [node for node in ast.walk(parsed(source.read_text())) if isinstance(node, ast.Call)]:
         words = {each.arg: ast.unparse(each.value) for each in call.keywords}
         match ast.unparse(call.func).rpartition(".")[::2]:
             case (_, "Popen" | "create_subprocess_exec" | "create_subprocess_shell"):

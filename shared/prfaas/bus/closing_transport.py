@@ -25,6 +25,8 @@ class ClosingTransport(TcpTransport):
             return
         # A task of its own: all waits for this end share one future, which the first one that is cancelled would cancel.
         ending: asyncio.Task[None] = asyncio.ensure_future(super().wait_closed())  # type: ignore[no-untyped-call]
+        # Who waits may be cancelled meanwhile, and asyncio logs an error of a task that nobody has asked for.
+        ending.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         try:
             await asyncio.wait([ending], timeout=CLOSE_S)
         finally:
