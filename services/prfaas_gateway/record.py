@@ -119,18 +119,23 @@ class RequestRecord:
         placement = generation.placement
         self._seen.placed(placement.prefill_site, placement.reason, placement.decode_worker, time.monotonic())
 
+    def moved(self, started: Started) -> None:
+        """Takes where the KV comes from that the answer is decoded from now."""
+        assert self._root is not None
+        self._said |= {"outcome": started.outcome.value, "prefill_site": started.prefill_site}
+        self._root.set_attribute(names.PREFILL_SITE, started.prefill_site)
+        self._root.set_attribute(names.OUTCOME, started.outcome.value)
+        self._root.set_attribute(names.ROUTE_OFFLOADED, started.outcome is Outcome.OFFLOADED)
+        self._root.set_attribute(names.ROUTE_REASON, started.reason)
+        self._root.set_attribute(names.USAGE_CACHE_READ_INPUT_TOKENS, started.cached_tokens)
+
     def heard(self, event: GenerateEvent) -> None:
         assert self._root is not None and self._seen is not None
         match event:
             case Started():
                 self._seen.started(event, time.monotonic())
                 self._observers.shared.outcome(self._model_name, event.outcome, event.prefill_site)
-                self._said |= {"outcome": event.outcome.value, "prefill_site": event.prefill_site}
-                self._root.set_attribute(names.PREFILL_SITE, event.prefill_site)
-                self._root.set_attribute(names.OUTCOME, event.outcome.value)
-                self._root.set_attribute(names.ROUTE_OFFLOADED, event.outcome is Outcome.OFFLOADED)
-                self._root.set_attribute(names.ROUTE_REASON, event.reason)
-                self._root.set_attribute(names.USAGE_CACHE_READ_INPUT_TOKENS, event.cached_tokens)
+                self.moved(event)
             case Tokens():
                 self._tokens(len(event.token_ids))
             case Finished():

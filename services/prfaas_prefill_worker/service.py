@@ -143,7 +143,8 @@ class PrefillWorkerService:
     async def _fail(self, taken: TakenJob, error: Exception) -> None:
         try:
             await self._shipments.fail(taken, error)
-        except Exception as untold:  # the loop goes on; the queue gives the job to another worker when its time is over
+        except Exception as untold:  # the loop goes on; the queue hands the job over again, and its decode worker hears then
+            taken.forget()
             log.error("job_not_ended", request_id=taken.job.request_id, exc_info=untold)
 
     async def _do(self, taken: TakenJob) -> None:

@@ -246,7 +246,7 @@ class Exchange:
     async def _stream(self, answer: StreamedAnswer, generation: Generation) -> None:
         streaming = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
         async for event in generation:
-            answer.progress.follow(generation.moves, generation.started)
+            self._follow(answer.progress, generation)
             data = answer.handle(event)
             self._heard(event)
             if isinstance(event, Started):
@@ -256,11 +256,19 @@ class Exchange:
 
     async def _collect(self, answer: WholeAnswer, generation: Generation) -> None:
         async for event in generation:
-            answer.progress.follow(generation.moves, generation.started)
+            self._follow(answer.progress, generation)
             answer.handle(event)
             self._heard(event)
         assert answer.progress.latest is not None
         await self._reply.json(200, answer.body(), _started_headers(answer.progress.latest))
+
+    def _follow(self, progress: Progress, generation: Generation) -> None:
+        """Takes that the answer goes on somewhere else, where it does since the event before."""
+        started = generation.started
+        if generation.moves and progress.started is not None and started is not None and started is not progress.latest:
+            self._record.moved(started)
+            self._admitted.moved(started, self._gateway.config.site)
+        progress.follow(generation.moves, started)
 
     def _heard(self, event: GenerateEvent) -> None:
         self._record.heard(event)

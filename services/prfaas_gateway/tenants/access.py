@@ -55,17 +55,23 @@ class Admitted:
 
     def heard(self, event: GenerateEvent, own_site: str) -> None:
         """Counts what an event of the answer says was used."""
-        usage, metrics = self._caller.tenant.usage, self._access.metrics
         match event:
             case Started():
                 self._use(self._prompt_tokens)
-                if event.prefill_site != own_site:
-                    usage.ship(event.kv_bytes, asyncio.get_running_loop().time())
-                    metrics.link_bytes(self._caller.tenant, event.kv_bytes)
+                self._ship(event, own_site)
             case Tokens():
                 self._use(self.used_tokens + len(event.token_ids))
             case Finished():
                 self._use(max(self.used_tokens, self._prompt_tokens + event.completion_tokens))
+
+    def moved(self, started: Started, own_site: str) -> None:
+        """Counts what came over a link for an answer that goes on somewhere else: its tokens are counted already."""
+        self._ship(started, own_site)
+
+    def _ship(self, started: Started, own_site: str) -> None:
+        if started.prefill_site != own_site:
+            self._caller.tenant.usage.ship(started.kv_bytes, asyncio.get_running_loop().time())
+            self._access.metrics.link_bytes(self._caller.tenant, started.kv_bytes)
 
     def _use(self, tokens: int) -> None:
         """Takes the number of all tokens that the request has used."""

@@ -79,6 +79,8 @@ async def test_an_answer_goes_on_where_its_worker_was_lost(edge: Edge, stops_aft
     assert text == "one two three four" and usage["completion_tokens"] == len(WORDS)
     assert usage["prfaas"]["moves"] == 1
     assert usage["prfaas"]["prefill_site"] == "west", "its end was decoded from KV of the second one"
+    begun = 1 + (stops_after >= 0)
+    assert edge.metric("prfaas_tenant_link_bytes_total", tenant="") == 1000 * begun, "both have shipped KV for it"
     first, second = edge.site.generated
     assert second.request_id == f"{first.request_id}-1", "events of the two are told apart"
     assert second.token_ids == first.token_ids and len(unpack_tokens(second.sent_token_ids)) == sent
