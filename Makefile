@@ -108,7 +108,7 @@ bench-link-cut: $(VENV)/installed ## how soon offloading resumes after the emula
 bench-rolling-restart: $(VENV)/installed ## requests lost while every service and both servers are restarted, one after another
 	$(BIN)/python -m load.bench.rolling_restart $(if $(OUT),--json $(OUT))
 
-bench-faults: $(VENV)/installed ## requests lost, and time added, by each of 20 faults while requests keep coming
+bench-faults: $(VENV)/installed ## requests lost, and time added, by each of 22 faults while requests keep coming
 	$(BIN)/python -m load.bench.fault_table $(if $(OUT),--json $(OUT))
 
 bench-roles: $(VENV)/installed ## how long a worker takes to change its role, under requests of which none may be lost

@@ -24,6 +24,7 @@ WORK_S = 30.0
 FULL_DISK = "disk of the local store full 25 s"
 """Row that takes a disk of its own."""
 NONE = "none"
+WORKERS = (Role.PREFILL_WORKER, Role.DECODE_WORKER)
 AT_ONCE_S = {"none, requests of 7 s at once": 7.0, "none, requests of 20 s at once": 20.0}
 """Rows without a fault in which the requests of some seconds come all at once."""
 
@@ -157,13 +158,16 @@ async def _disk_full(world: World) -> None:
     world.disk.empty()
 
 
-async def _clock(world: World) -> None:
-    """The clock of every worker of the pd site is ahead from its next step on."""
-    shifts = world.harness.clock_shifts
-    workers = [*world.processes(Role.PREFILL_WORKER, HOME), *world.processes(Role.DECODE_WORKER, HOME)]
-    shifts.update({process.pid: CLOCK_SHIFT_S for process in workers})
-    await asyncio.sleep(40.0)
-    shifts.update({process.pid: 0.0 for process in workers})
+def _clocks(site: str, roles: Collection[Role], shift_s: float) -> Do:
+    """The clocks of a site's processes of these roles are shifted, each from its next step on."""
+
+    async def shift(world: World) -> None:
+        processes = [process for role in roles for process in world.processes(role, site)]
+        world.harness.clock_shifts.update({process.pid: shift_s for process in processes})
+        await asyncio.sleep(40.0)
+        world.harness.clock_shifts.update({process.pid: 0.0 for process in processes})
+
+    return shift
 
 
 def _poison(order: Order, *, kills: bool) -> Do:
@@ -203,7 +207,9 @@ ROWS: dict[str, Do] = {
     "local broker stopped 20 s": _broker_stopped(20.0),
     "gateway killed, back": _killed(Role.GATEWAY, HOME),
     "rolling restart of everything": _rolling_restart,
-    "clocks of the pd site's workers 20 s ahead": _clock,
+    "clocks of the pd site's workers 20 s ahead": _clocks(HOME, WORKERS, CLOCK_SHIFT_S),
+    "clock of the pd site's server 20 s ahead of all": _clocks(HOME, (*WORKERS, Role.GATEWAY, Role.SCHEDULER), -CLOCK_SHIFT_S),
+    "clocks of the far prefill workers 20 s ahead": _clocks(FAR, WORKERS, CLOCK_SHIFT_S),
     FULL_DISK: _disk_full,
     "prefill worker killed, back": _prefill_killed(HOME),
     "prefill worker stopped 10 s": _prefill_stopped(HOME, 10.0),

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 
 from load.worlds.auditing import Audited, Audits
-from load.worlds.clockwork import Future, Process, Task
+from load.worlds.clockwork import CancelledError, Future, Process, Task
 from load.worlds.model import CHUNK_TOKENS, FINGERPRINT, LAYOUT, MODEL, KVSequence
 from load.worlds.plan import HOME, dispatcher_of
 from load.worlds.prefill_watching import Holding, PrefillWatching
-from load.worlds.receiving import Receiver, settled
+from load.worlds.receiving import Receiver, opened, settled
 from load.worlds.seals import home_seals
 from load.worlds.surroundings import Surroundings
 from prfaas.contracts.codes import FailureCode
@@ -154,8 +154,14 @@ class Attempts:
                 secret=secret,
             )  # fmt: skip
             self.receivers[attempt.nuid] = receiver
-            await receiver.open()
-            sequence_number = await self._submit(order, transfer, named, secret)
+            opening = worker.spawn(opened(receiver))
+            try:
+                sequence_number = await self._submit(order, transfer, named, secret)
+            except (Exception, CancelledError):
+                await opening
+                raise
+            if (unopened := await opening) is not None:
+                raise unopened
             report = await self._await_kv(attempt, receiver, sequence_number)
             if report is not None:
                 self._verified(attempt, sequence)

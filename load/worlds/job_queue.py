@@ -16,7 +16,6 @@ from load.worlds.network import NO_RESPONDERS_S, Network
 from load.worlds.taken_job import Delivery, JobTaker, StoredJob, TakenJob
 from prfaas.bus.errors import BusError, BusTimeoutError, NoRespondersError, StreamError
 from prfaas.bus.job_streams import ACK_WAIT_S, MAX_DELIVERIES, MAX_JOBS, MAX_QUEUED_DELIVERIES, QUEUED_ACK_WAIT_S
-from prfaas.bus.taken_jobs import ACK_TIMEOUT_S
 from prfaas.contracts.to_decode import PrefillDispatched
 from prfaas.contracts.to_prefill import PrefillJob
 
@@ -109,10 +108,8 @@ class JobStream:
         self._network.carry((worker, self, "ack"), worker, worker.site, self.site, self._keep, stored)
 
     async def acknowledge(self, worker: Process, stored: StoredJob) -> None:
-        """Removes the job. A lost acknowledgement is only waited for: the job comes again then."""
-        answer: Future[bool] = Future()
-        self._network.carry((worker, self, "ack"), worker, worker.site, self.site, self._acknowledged, worker, stored, answer)
-        await worker.wait([answer], ACK_TIMEOUT_S)
+        """Removes the job. An acknowledgement that is lost is not missed: the job comes again then."""
+        self._network.carry((worker, self, "ack"), worker, worker.site, self.site, self.remove, stored)
 
     def remove(self, stored: StoredJob) -> None:
         if not stored.removed:
@@ -211,10 +208,6 @@ class JobStream:
         ]
         if workers:
             workers[0].call_soon(workers[0].job_given_up, self, stored)
-
-    def _acknowledged(self, worker: Process, stored: StoredJob, answer: Future[bool]) -> None:
-        self.remove(stored)
-        self._network.carry((self, worker, "acked"), None, self.site, worker.site, self._answer, worker, answer, False)
 
 
 class SiteJobs:

@@ -7,7 +7,7 @@ from load.worlds.surroundings import Surroundings
 from prfaas.bus.errors import BusError, BusTimeoutError, NoRespondersError, StreamError
 from prfaas.bus.patience import Patience
 from prfaas.contracts.codes import FailureCode
-from prfaas_decode_worker.prefill_watch import ANSWER_WAIT_S, ASK_ABSENT_EVERY_S, ASK_EVERY_S, LOOK_BACK_S, Loss
+from prfaas_decode_worker.prefill_watch import ANSWER_WAIT_S, ASK_ABSENT_EVERY_S, ASK_EVERY_S, FIRST_ASK_S, LOOK_BACK_S, Loss
 from prfaas_decode_worker.prefill_watch_core import SILENT_S, Gone, Holder, PrefillWatchCore
 
 IS_THERE_TIMEOUT_S = 1.0
@@ -50,7 +50,7 @@ class PrefillWatching:
     async def _until_held(self, holding: Holding, sequence_number: int) -> Loss | None:
         worker, site = self._worker, holding.site
         core = PrefillWatchCore(f"the queue of {site}", worker.monotonic_s, Patience(SILENT_S), own_site=site == HOME)
-        while not holding.held.done:
+        while not await self._is_held(holding):
             gone: Gone | None = None
             try:
                 last = await self._world.jobs[site].queued.last_stored(worker, ANSWER_WAIT_S)
@@ -65,13 +65,17 @@ class PrefillWatching:
             core.validate()
             if gone is not None and not holding.held.done:
                 return Loss(FailureCode.TIMEOUT, gone.reason)
-            await worker.wait([holding.held], ASK_EVERY_S)
         return None
+
+    async def _is_held(self, holding: Holding) -> bool:
+        await self._worker.wait([holding.held], ASK_EVERY_S)
+        return holding.held.done
 
     async def _until_gone(self, holding: Holding, receiver: Receiver) -> Loss:
         assert holding.holder is not None
         holder, core = holding.holder, self._watching(holding.holder)
         came = receiver.report().frames
+        await self._worker.sleep(FIRST_ASK_S)
         while True:
             if holder != holding.holder:
                 holder, core = holding.holder, self._watching(holding.holder)

@@ -188,3 +188,12 @@ async def settled(receiver: Receiver, timeout_s: float) -> tuple[TransferReport 
         return await receiver.verified(timeout_s), None
     except TransferError as error:
         return None, error
+
+
+async def opened(receiver: Receiver) -> TransferError | None:
+    """Turns an error of `open` into a result, as `settled` does."""
+    try:
+        await receiver.open()
+    except TransferError as error:
+        return error
+    return None

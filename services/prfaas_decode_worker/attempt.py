@@ -173,7 +173,6 @@ class Attempts:
                 self._verified(attempt, sequence)
                 return
             from_token = await self._kept.install(sequence, order.token_ids, order.prefill_site)
-            # The receiver first, then the job: its consumer keeps the object from the sweep, and frames flow at once.
             worker = order.prefill_worker
             if worker is not None and not await self._jobs.queue.is_there(order.prefill_site, worker):
                 worker = None  # it went before the scheduler could know: then any that is free
@@ -198,8 +197,13 @@ class Attempts:
                 idle_timeout_s=self._config.idle_timeout_s,
                 secret=prefill.secret,
             )
-            await receiver.open()
-            sequence_number = await self._jobs.submit(prefill, worker=worker, admitted=order.admitted, parent=attempt.span)
+            # Each is a round trip to a server, so the job does not wait for the receiver: frames that are stored before it is
+            # there are read all the same, and the sweep takes no object as young as that.
+            opening = asyncio.ensure_future(receiver.open())
+            try:
+                sequence_number = await self._jobs.submit(prefill, worker=worker, admitted=order.admitted, parent=attempt.span)
+            finally:
+                await opening
             reach(FaultPoint.JOB_STORED, order.request_id, order.attempt)
             report = await self._await_kv(attempt, receiver, sequence_number)
             if report is not None:

@@ -23,6 +23,8 @@ from prfaas_decode_worker.decoder_stages import (
     WordEnds,
 )
 
+SHOWN_TOKENS = 16_384
+"""Spellings that are kept, of which the latest make up most of any text."""
 _CONTINUATION_BYTES = range(0x80, 0xC0)
 
 MakeStage = Callable[[], Stage]
@@ -39,13 +41,14 @@ class TokenTexts:
         self._tokenizer = tokenizer
         added = tokenizer.get_added_tokens_decoder().values()
         self._special = frozenset(token.content for token in added if token.special)
+        self.shown = lru_cache(SHOWN_TOKENS)(self._shown)
         self._make_stages = decoder_stages(tokenizer)
         self._own_stages = self.new_stages()
 
     def new_stages(self) -> list[Stage]:
         return [make() for make in self._make_stages]
 
-    def shown(self, token_id: int) -> str | None:
+    def _shown(self, token_id: int) -> str | None:
         """Returns the token as the vocabulary spells it; None where it adds nothing to a text: a special token, or an id that
         only the model has."""
         token = self._tokenizer.id_to_token(token_id)

@@ -73,13 +73,16 @@ class KVComparison:
         return self._layout.layers[layer].kind is LayerKind.RECURRENT
 
     def _relative(self, theirs: memoryview, own: memoryview, tokens: int) -> float:
-        """Largest difference of a token's numbers, as a share of their size."""
+        """Largest difference of a token's numbers, as a share of their size, or of the median token's where that is larger.
+
+        Some tokens' values are nearly 0, the first one's above all, and nothing but rounding remains of them."""
         if len(theirs) != len(own):
             return float("inf")
         with np.errstate(all="ignore"):  # bytes that are no honest numbers
             ours = self._numbers(own).reshape(tokens, -1)
             difference = np.linalg.norm(self._numbers(theirs).reshape(tokens, -1) - ours, axis=1)
-            largest = float(np.max(difference / np.maximum(np.linalg.norm(ours, axis=1), _TINY)))
+            size = np.linalg.norm(ours, axis=1)
+            largest = float(np.max(difference / np.maximum(size, max(float(np.median(size)), _TINY))))
         return largest if np.isfinite(largest) else float("inf")
 
     def _numbers(self, data: memoryview) -> NDArray[np.float64]:

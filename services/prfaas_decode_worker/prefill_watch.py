@@ -17,6 +17,9 @@ from prfaas_decode_worker.prefill_watch_core import SILENT_S, Gone, Holder, Pref
 ASK_EVERY_S: Final = 0.5
 ASK_ABSENT_EVERY_S: Final = 0.25
 """Interval while no process subscribes for the worker."""
+FIRST_ASK_S: Final = 0.25
+"""Time after the news of a holder at which it is first asked. Most prefills of a few hundred tokens are over by then, and cost no
+question."""
 ANSWER_WAIT_S: Final = 0.75
 """Time after a question at which the next one is asked. The answer counts whenever it comes: a slow link is no dead worker."""
 MAX_KNOWN: Final = 256
@@ -84,7 +87,7 @@ class PrefillWatch:
         own_site, stored_at = holding.site == self._site, time.monotonic()
         whom = f"the job queue of site {holding.site}"
         core = PrefillWatchCore(whom, stored_at, Patience(SILENT_S), own_site=own_site)
-        while not holding.held.is_set():
+        while not await _is_held(holding):  # a job that was stored a moment ago is there
             gone: Gone | None = None
             try:
                 last = await self._queues.last_stored(holding.site, stored_at, ANSWER_WAIT_S)
@@ -100,11 +103,6 @@ class PrefillWatch:
                     return Loss(FailureCode.BROKER, f"the job queue of site {holding.site} was lost, and the job with it")
             if gone is not None and not holding.held.is_set():
                 return Loss(FailureCode.TIMEOUT, gone.reason)
-            try:
-                async with asyncio.timeout(ASK_EVERY_S):
-                    await holding.held.wait()
-            except TimeoutError:
-                continue
         return None
 
     async def _until_gone(self, holding: Holding, frames: Callable[[], int]) -> Loss:
@@ -113,6 +111,7 @@ class PrefillWatch:
         core, question = self._core(holder), self._question(holder)
         came = frames()
         try:
+            await asyncio.sleep(FIRST_ASK_S)
             while True:
                 if holder != holding.holder:
                     question.end()
@@ -175,3 +174,13 @@ class PrefillWatch:
         except BusError:
             return False
         return True
+
+
+async def _is_held(holding: Holding) -> bool:
+    """Returns whether a worker has the job, False after ASK_EVERY_S at the earliest."""
+    try:
+        async with asyncio.timeout(ASK_EVERY_S):
+            await holding.held.wait()
+    except TimeoutError:
+        return holding.held.is_set()
+    return True

@@ -71,5 +71,6 @@ class SentEvents:
 
 
 def _entries(emit: Emit) -> int:
-    details = emit.event.details if isinstance(emit.event, Tokens) else ()
-    return 1 + sum(1 + len(detail.top) for detail in details)
+    if isinstance(emit.event, Tokens) and emit.event.details:
+        return 1 + sum(1 + len(detail.top) for detail in emit.event.details)
+    return 1

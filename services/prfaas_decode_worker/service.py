@@ -100,6 +100,12 @@ class DecodeWorkerService:
             vocabulary,
             self._engine.sequence_bytes,
         )
+        admission = self._core.admission
+        self._metrics.watch(
+            running=lambda: len(admission.batch),
+            waiting=lambda: len(admission.requests) - len(admission.batch),
+            cache_usage_ratio=lambda: admission.cache_bytes / admission.limits.cache_bytes,
+        )
         blocks = BlockAnnouncer(bus, config.identity, incarnation=self._incarnation, sites=[config.site])
         kept = KeptPrefixes(
             self._engine,
@@ -233,10 +239,10 @@ class DecodeWorkerService:
                 request_id = request_id_of(order)
                 log.error("instruction_failed", request_id=request_id, instruction=type(order).__name__, exc_info=error)
                 self._handle(RequestBroken(time.monotonic(), request_id, fault_text(error)))
-        try:
-            self._measure()
-        except Exception as error:  # a gauge costs no request anything
-            log.error("not_measured", exc_info=error)
+        if self._core.requests:
+            self._idle.clear()
+        else:
+            self._idle.set()
 
     def _carry_out(self, order: Instruction) -> None:
         assert self._batch is not None
@@ -290,16 +296,6 @@ class DecodeWorkerService:
 
     def _distrust(self, news: KVDisagreed) -> None:
         self._outbox.put(TellScheduler(news))
-
-    def _measure(self) -> None:
-        if self._core.requests:
-            self._idle.clear()
-        else:
-            self._idle.set()
-        running = len(self._core.rows())
-        self._metrics.running.set(running)
-        self._metrics.waiting.set(len(self._core.requests) - running)
-        self._metrics.cache_usage_ratio.set(self._core.admission.cache_bytes / self._core.admission.limits.cache_bytes)
 
     def _heartbeat(self) -> Heartbeat:
         assert self._batch is not None

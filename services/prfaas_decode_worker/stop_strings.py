@@ -16,6 +16,8 @@ class StopMatcher:
 
     def push(self, text: str, *, counts: bool = True) -> tuple[str, bool]:
         """Returns what is certain now, and whether a stop string was met; after that nothing more comes."""
+        if not self._stop:
+            return text, False
         self._held += text
         if not counts:
             self._exempt_chars = len(self._held)

@@ -140,7 +140,6 @@ OF_ALL = {
     "pace observed": "_batch.observed.observe",
     "end counted": "_metrics.ended",
     "decoding timed": "_metrics.decode_s.observe",
-    "gauges": "_metrics.running.set",
     "output length": "_output_tokens.observe",
     "spans ended": "_spans._end",
 }

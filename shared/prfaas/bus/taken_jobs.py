@@ -53,11 +53,13 @@ class TakenJob:
         return self.job.waited_s + max(0.0, self._clock.unix_s - self._stored_unix_s)
 
     async def ack(self) -> None:
-        """Removes the job from the queue, whether it worked or not."""
+        """Removes the job from the queue, whether it worked or not.
+
+        Waits for no answer: where the word is lost, the job is delivered again, and refused then, as its attempt is over."""
         self.forget()
         try:
-            await self._bus.request_raw(self._message.reply, b"+ACK", ACK_TIMEOUT_S)
-        except BusError as error:  # the job is delivered again, and refused then: its attempt is over
+            await self._bus.publish_raw(self._message.reply, b"+ACK")
+        except BusError as error:
             _log.warning("job_not_acknowledged", transfer=self.job.transfer.object_name, reason=str(error))
 
     def forget(self) -> None:
