@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind
 
-TOLERANCES = {"bfloat16": 0.1, "float16": 0.02, "float32": 0.002}
-"""Largest relative difference of one token's keys or values in one layer that rounding is taken for, by dtype."""
+TOLERANCES = {"bfloat16": 0.5, "float16": 0.06, "float32": 0.002}
+"""Largest relative difference of one token's keys or values in one layer that rounding is taken for, by dtype. bfloat16 as
+`make bench-audit` shows: honest KV differs by up to 0.34, that of a prompt with another token by 0.74 or more. float16 has an eighth
+of its rounding."""
 _TINY = 1e-20
 
 

@@ -82,9 +82,16 @@ def test_rounding_agrees_and_is_told_where_all_processors_are_alike(dtype: str) 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_one_token_that_differs_is_enough(dtype: str) -> None:
     of = layout(dtype)
-    comparison = compared(of, pieces(of, []), pieces(of, [], token=TOKENS - 1, factor=1.3))
-    assert comparison.difference == pytest.approx(0.3 / 1.3, rel=0.05)
+    comparison = compared(of, pieces(of, []), pieces(of, [], token=TOKENS - 1, factor=2.5))
+    assert comparison.difference == pytest.approx(1.5 / 2.5, rel=0.05)
     assert comparison.verdict() is Verdict.DISAGREED
+
+
+def test_a_token_of_which_nothing_but_rounding_remains_is_judged_by_the_size_of_the_others() -> None:
+    of = layout("bfloat16")
+    tiny = pieces(of, [], token=TOKENS - 1, factor=1e-4)
+    assert compared(of, pieces(of, [], token=TOKENS - 1, factor=-1e-4), tiny).verdict() is Verdict.AGREED
+    assert compared(of, pieces(of, []), tiny).verdict() is Verdict.DISAGREED
 
 
 def test_another_prompts_kv_and_none_at_all_disagree() -> None:
