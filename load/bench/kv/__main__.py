@@ -24,7 +24,7 @@ from load.bench.kv.encrypted import BOTH, SEALED, TLS, WITHOUT, encrypted
 from load.bench.kv.methods import LAYERS, SITE, Job
 from load.bench.kv.report import Distance, Report, Row, Summary
 from load.bench.kv.run import Measured, measure
-from load.bench.kv.sites import MIB, prepare, two_sites
+from load.bench.kv.sites import MIB, ends, prepare, two_sites
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
 from prfaas.process import interruption
@@ -64,6 +64,7 @@ ON_LINK: list[Variant] = [
     ("lane, sealed", "lane", {"sealed": True}),
     ("lane, lossless, KV-like numbers", "lane", {"lossless": True, "like_kv": True}),
 ]
+LANE_TLS, LANE_BOTH = "lane, TLS", "lane, sealed, TLS"
 RESIDUAL_ROUNDS = 5
 """Least number of rounds: these runs are short, and a busy processor adds more to one than the millisecond that is compared."""
 RESIDUAL: list[Variant] = [("plain TCP", "tcp", {}), ("lane", "lane", {})]
@@ -156,6 +157,8 @@ class OnLink(NamedTuple):
     residual_minus_tcp_ms: float
     """Last layer's residual of the lane, less TCP's."""
     sealed_vs_plain: float
+    tls_vs_plain: float
+    both_vs_plain: float
 
 
 def aes_cpu_s() -> float:
@@ -176,21 +179,26 @@ def sealing_cpu(local: dict[str, Measured], between: Distance) -> float:
 
 async def link(bench: Bench, rate_mbit: float, rtt_ms: float) -> OnLink:
     with tempfile.TemporaryDirectory() as directory:
-        async with two_sites(Path(directory), rate_mbit, rtt_ms) as sites:
+        async with (
+            two_sites(Path(directory, "plain"), rate_mbit, rtt_ms) as sites,
+            two_sites(Path(directory, "tls"), rate_mbit, rtt_ms, tls=True) as over_tls,
+        ):
             await prepare(sites, "memory")
+            await prepare(over_tls, "memory")
+            tls = ends(over_tls)
+            variants = [*ON_LINK, (LANE_TLS, "lane", tls), (LANE_BOTH, "lane", tls | {"sealed": True})]
             port = free_port()
             async with WanProcess(("127.0.0.1", port), LinkShape(rate_mbit=rate_mbit, rtt_ms=rtt_ms)) as wan:
                 job = Job(
                     total_bytes=int(rate_mbit * 1e6 / 8 * (1.5 if rate_mbit > 200 else 2.0)) // MIB * MIB,
-                    send_endpoint=sites.endpoint("far", "bulk"),
-                    receive_endpoint=sites.endpoint(SITE, "bulk"),
+                    **ends(sites),
                     tcp_address=("127.0.0.1", wan.port),
                     tcp_port=port,
                     warm_bytes=int(rate_mbit * 1e6 / 8 * 0.5) // MIB * MIB,
                 )
-                pids = [server.pid for server in sites.servers.values()]
+                pids = [server.pid for each in (sites, over_tls) for server in each.servers.values()]
                 name = f"{rate_mbit:g} Mbit/s, {rtt_ms:g} ms RTT"
-                found = bench.table(f"{name}, {job.total_bytes // MIB} MiB", job, ON_LINK, pids)
+                found = bench.table(f"{name}, {job.total_bytes // MIB} MiB", job, variants, pids)
                 # A third of the link, so that no queue is left when the last piece is put.
                 piece_bytes = PACED_BYTES // LAYERS
                 pace_s = piece_bytes / (rate_mbit * 1e6 / 8) * 3
@@ -199,7 +207,8 @@ async def link(bench: Bench, rate_mbit: float, rtt_ms: float) -> OnLink:
                 residual = bench.table(what, paced, RESIDUAL, pids, rounds=max(bench.rounds, RESIDUAL_ROUNDS))
                 ratio = found["lane"].mib_per_s / found["plain TCP"].mib_per_s
                 more_ms = (residual["lane"].seconds - residual["plain TCP"].seconds) * 1e3
-                return OnLink(ratio, more_ms, found["lane, sealed"].mib_per_s / found["lane"].mib_per_s)
+                vs_plain = (found[what].mib_per_s / found["lane"].mib_per_s for what in ("lane, sealed", LANE_TLS, LANE_BOTH))
+                return OnLink(ratio, more_ms, *vs_plain)
 
 
 async def control(bench: Bench, rate_mbit: float, rtt_ms: float) -> dict[str, float]:
@@ -258,6 +267,8 @@ async def run(rounds: int) -> Report:
             sealed_and_tls_vs_plain_leaf=leaf[BOTH].mib_per_s / leaf[WITHOUT].mib_per_s,
             sealed_vs_plain_loopback=local["lane, sealed"].mib_per_s / lane,
             sealed_vs_plain_link=min(found.sealed_vs_plain for found in links),
+            tls_vs_plain_link=min(found.tls_vs_plain for found in links),
+            sealed_and_tls_vs_plain_link=min(found.both_vs_plain for found in links),
             sealing_cpu_vs_aes=sealing_cpu(local, between) / (2 * aes_cpu_s()),
             link_vs_raw_tcp=min(found.vs_tcp for found in links),
             residual_minus_tcp_ms=max(found.residual_minus_tcp_ms for found in links),

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from load.bench.kv.methods import FAR, SITE, Job
+from load.bench.kv.methods import Job
 from load.bench.kv.run import Measured
-from load.bench.kv.sites import MIB, prepare, two_sites
+from load.bench.kv.sites import MIB, ends, prepare, two_sites
 
 WITHOUT, TLS = "lane, leaf connection without TLS", "lane, leaf connection with TLS"
 SEALED, BOTH = "lane, sealed, leaf connection without TLS", "lane, sealed, leaf connection with TLS"
@@ -27,8 +27,7 @@ async def encrypted(table: Table) -> dict[str, Measured]:
             changes: dict[str, dict[str, Any]] = {}
             for open_frames, sealed, sites in ((WITHOUT, SEALED, plain), (TLS, BOTH, tls)):
                 await prepare(sites, "memory")
-                ends = {"send_endpoint": sites.endpoint(FAR, "bulk"), "receive_endpoint": sites.endpoint(SITE, "bulk")}
-                changes |= {open_frames: ends, sealed: ends | {"sealed": True}}
+                changes |= {open_frames: ends(sites), sealed: ends(sites) | {"sealed": True}}
             job = Job(total_bytes=BYTES, warm_bytes=32 * MIB, **changes[WITHOUT])
             pids = [server.pid for sites in (plain, tls) for server in sites.servers.values()]
             variants = [(what, "lane", changed) for what, changed in changes.items()]

@@ -34,7 +34,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     sealed_and_tls_vs_plain_leaf: float
     sealed_vs_plain_loopback: float
     sealed_vs_plain_link: float
-    """The lowest over all links."""
+    """The lowest over all links, as the next two."""
+    tls_vs_plain_link: float
+    sealed_and_tls_vs_plain_link: float
     sealing_cpu_vs_aes: float
     """CPU time that sealing added at both ends on loopback, less the checksums that it saved / AES-256-GCM over the same bytes
     twice, in one buffer."""

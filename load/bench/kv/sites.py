@@ -2,6 +2,7 @@
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 from load.bench.kv.methods import BUCKET, FAR, SITE
 from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
@@ -17,6 +18,11 @@ def two_sites(directory: Path, rate_mbit: float | None, rtt_ms: float, *, tls: b
     link = () if rate_mbit is None else (Link(between=(FAR, SITE), rate_mbit=rate_mbit, rtt_ms=rtt_ms),)
     sites = (Site(name=SITE, kind=SiteKind.PD, link_tls=tls), Site(name=FAR, kind=SiteKind.PRFAAS, dials=(SITE,)))
     return RunningSites(Description(model="none", sites=sites, links=link), directory)
+
+
+def ends(sites: RunningSites) -> dict[str, Any]:
+    """Returns the fields of a job that goes from FAR to SITE."""
+    return {"send_endpoint": sites.endpoint(FAR, "bulk"), "receive_endpoint": sites.endpoint(SITE, "bulk")}
 
 
 async def prepare(sites: RunningSites, storage: str) -> None:
