@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from prfaas.contracts.to_decode import Sampling
 from prfaas.engine.factory import EngineConfig, build_engine
 from prfaas.engine.protocol import DecodeRow, Engine
 from prfaas.engine.served_classes import SERVED
+from prfaas.engine.torch_engine import TorchEngine
 from prfaas.kvcache.layout import KVPiece
 from tests.engine.tiny_models import TINY, VOCABULARY, WINDOW_TOKENS, change_config, class_name, save_tiny
 
@@ -94,6 +96,29 @@ def test_tokens_and_logprobs_are_those_of_transformers(tiny: str, dtype: str, tm
     else:
         assert statistics.median(errors) <= ROUNDING * statistics.mean(spreads)
         assert statistics.median(regrets) <= ROUNDING * statistics.mean(spreads)
+
+
+def test_a_penalty_of_repetition_sees_prompt_and_answer_as_transformers_does(tmp_path: Path) -> None:
+    directory = save_tiny(tmp_path, "llama")
+    engine = engine_of(directory)
+    assert isinstance(engine, TorchEngine)
+    plain: Any = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype="float32")
+    prompt = prompts_of(8)[-1]
+    answered: dict[float, list[int]] = {}
+    for penalty in (1.0, 1.5):
+        sampling = Sampling(max_tokens=24, temperature=0, repetition_penalty=penalty, ignore_eos=True)
+        sequence = engine.reserve(len(prompt) - 1, len(prompt) + 24)
+        engine.prefill(prompt[:-1], partial(engine.install, sequence), lambda: False)
+        row = DecodeRow(sequence=sequence, token_id=prompt[-1], sampler=engine.sampler(sampling, prompt))
+        answered[penalty] = []
+        for _ in range(24):
+            row.token_id = engine.decode([row])[0].token_id
+            answered[penalty].append(row.token_id)
+        ids = torch.tensor([prompt])
+        said = {"repetition_penalty": penalty, "do_sample": False, "max_new_tokens": 24, "eos_token_id": None}
+        expected = plain.generate(ids, attention_mask=torch.ones_like(ids), **said)
+        assert answered[penalty] == expected[0, len(prompt) :].tolist()
+    assert answered[1.0] != answered[1.5]
 
 
 def kv_of(directory: Path, prompt: Sequence[int]) -> list[tuple[Any, bytes, bytes]]:

@@ -33,6 +33,7 @@ from prfaas_gateway.openai.shapes import Shape
 from prfaas_gateway.openai.types import ChatRequest, CompletionRequest, GenerationRequest
 from prfaas_gateway.openai.validation import PARSERS, sampling_of
 from prfaas_gateway.record import CLIENT_GONE_STATUS, CLIENT_REQUEST_ID, RequestRecord
+from prfaas_gateway.sampling_defaults import header_of
 from prfaas_gateway.tenants.access import Access, Admitted
 from prfaas_gateway.tenants.directory import Caller
 
@@ -226,11 +227,15 @@ class Exchange:
 
     def _job(self, request: ChatRequest | CompletionRequest, model: ServedModel, token_ids: list[int]) -> Job:
         is_chat = isinstance(request, ChatRequest)
+        default_max_tokens = self._gateway.config.default_max_tokens if is_chat else OPENAI_COMPLETION_TOKENS
+        defaults = model.sampling.left_to_model(request, default_max_tokens)
+        self._reply.headers.update(header_of(defaults))
         sampling = sampling_of(
             request,
             prompt_tokens=len(token_ids),
             context_tokens=model.context_tokens,
-            default_max_tokens=self._gateway.config.default_max_tokens if is_chat else OPENAI_COMPLETION_TOKENS,
+            default_max_tokens=default_max_tokens,
+            defaults=defaults,
             extra_stop=model.chat_stop if is_chat else (),
         )
         return Job(

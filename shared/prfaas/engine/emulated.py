@@ -186,7 +186,7 @@ class EmulatedEngine:
     def read(self, sequence: EmulatedSequence, piece: LayerRange) -> KVPiece:
         return sequence.read(piece)
 
-    def sampler(self, sampling: Sampling) -> Sampling:
+    def sampler(self, sampling: Sampling, prompt: Sequence[int] = ()) -> Sampling:
         """Returns the settings themselves. Only `top_logprobs` matters: the next token is certain."""
         return sampling
 

@@ -54,7 +54,7 @@ class DecodeRow(msgspec.Struct, kw_only=True):
     sequence: Any
     token_id: int
     sampler: Any
-    """Result of Engine.sampler, which holds the request's random state."""
+    """Result of Engine.sampler, which holds the request's state: random numbers, tokens seen."""
     forbid_eos: bool = False
     """True when the next token may not be an end token, since min_tokens is not reached yet."""
 
@@ -109,8 +109,8 @@ class Engine(Protocol):
         """Returns a copy of what was installed of a full layer. Safe beside a running decode."""
         ...
 
-    def sampler(self, sampling: Sampling) -> Any:
-        """Returns the random state and settings of one request. Decoding never depends on the rest of the batch."""
+    def sampler(self, sampling: Sampling, prompt: Sequence[int] = ()) -> Any:
+        """Returns settings and state of one request, with its whole prompt. Decoding never depends on the rest of the batch."""
         ...
 
     def decode(self, rows: Sequence[DecodeRow]) -> list[SampledToken]:

@@ -118,8 +118,8 @@ class TorchEngine:
     def read(self, sequence: SequenceCache, piece: LayerRange) -> KVPiece:
         return sequence.read(piece)
 
-    def sampler(self, sampling: Sampling) -> Sampler:
-        return Sampler(sampling)
+    def sampler(self, sampling: Sampling, prompt: Sequence[int] = ()) -> Sampler:
+        return Sampler(sampling, prompt)
 
     @torch.inference_mode()
     def decode(self, rows: Sequence[DecodeRow]) -> list[SampledToken]:
@@ -133,6 +133,8 @@ class TorchEngine:
             if sequence.tokens >= sequence.total_tokens:
                 raise EngineError(f"row {index} is full: it has all {sequence.total_tokens} tokens that were reserved")
         logits = self.logits(sequences, [row.token_id for row in rows])
+        for row in rows:
+            row.sampler.see(row.token_id)
         tokens = sample(logits, [row.sampler for row in rows], [row.forbid_eos for row in rows], self._description.eos_token_ids)
         for sequence in sequences:
             sequence.tokens += 1
