@@ -42,10 +42,10 @@ class KVComparison:
         if self._is_state(layer):
             self._keys[layer] = bytearray(piece.keys)
             return
-        row = piece.keys.nbytes // (end - start)
         needed = self._needed[layer]
-        at = slice((start - needed.start) * row, (end - needed.start) * row)
         for store, part in ((self._keys, piece.keys), (self._values, piece.values)):
+            row = part.nbytes // (end - start)
+            at = slice((start - needed.start) * row, (end - needed.start) * row)
             store.setdefault(layer, bytearray((needed.end - needed.start) * row))[at] = part
 
     def compare(self, piece: KVPiece) -> None:
@@ -54,11 +54,10 @@ class KVComparison:
         if self._is_state(layer):
             self._states_differ |= bytes(self._keys.get(layer, b"")) != piece.keys
             return
-        row = piece.keys.nbytes // (end - start)
         first = start - self._needed[layer].start
-        at = slice(first * row, (first + end - start) * row)
         for store, own in ((self._keys, piece.keys), (self._values, piece.values)):
-            theirs = memoryview(store.get(layer, b""))[at]
+            row = own.nbytes // (end - start)
+            theirs = memoryview(store.get(layer, b""))[first * row : (first + end - start) * row]
             if theirs != own:
                 self.difference = max(self.difference, self._relative(theirs, own, end - start))
 

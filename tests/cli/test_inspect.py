@@ -36,6 +36,16 @@ def test_layers_and_kv_come_from_the_configuration_alone(tmp_path: Path, capfd: 
     assert "served: yes" in said
 
 
+def test_latents_are_what_the_kv_of_latent_attention_consists_of(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    named = {"architectures": ["DeepseekV2ForCausalLM"], "model_type": "deepseek_v2"}
+    of_lite = {"num_key_value_heads": 16, "kv_lora_rank": 512, "qk_rope_head_dim": 64, "qk_nope_head_dim": 128, "v_head_dim": 128}
+    without = {"head_dim": None, "use_sliding_window": None, "sliding_window": None, "max_window_layers": None}
+    assert main(["inspect", write(tmp_path / "lite", **named, **of_lite, **without)]) == 0
+    said = capfd.readouterr().out
+    assert "layers: 4 of full attention (1 KV heads of 512 and 64)" in said
+    assert "once all windows are full: 4,608 bytes" in said
+
+
 def test_a_shipped_model_is_what_its_engine_says(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "gemma-3-270m"]) == 0
     layout = build_engine(EngineConfig()).describe().layout

@@ -16,6 +16,7 @@ from prfaas.engine.protocol import DecodeRow, Engine
 from prfaas.engine.served_classes import SERVED
 from prfaas.engine.torch_engine import TorchEngine
 from prfaas.kvcache.layout import KVPiece
+from prfaas.kvcache.prefix_cache import PrefixCache
 from tests.engine.tiny_models import TINY, VOCABULARY, WINDOW_TOKENS, change_config, class_name, save_tiny
 
 CHUNK_TOKENS = 32
@@ -119,6 +120,23 @@ def test_a_penalty_of_repetition_sees_prompt_and_answer_as_transformers_does(tmp
         expected = plain.generate(ids, attention_mask=torch.ones_like(ids), **said)
         assert answered[penalty] == expected[0, len(prompt) :].tolist()
     assert answered[1.0] != answered[1.5]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_latents_are_shipped_as_they_are_cached_and_a_cached_prefix_gives_the_same_bits(dtype: str, tmp_path: Path) -> None:
+    engine = engine_of(save_tiny(tmp_path, "deepseek-v3", dtype))
+    layout = engine.describe().layout
+    assert {(spec.kv_heads, spec.head_dim, spec.value_dim) for spec in layout.layers} == {(1, 24, 8)}, "not 4 heads of 24 and 12"
+    prompt, cache = prompts_of(9)[-1], PrefixCache(CHUNK_TOKENS, 1 << 20)
+    kv: list[list[bytes]] = []
+    for times in range(2):
+        pieces: list[KVPiece] = []
+        with cache.pin(prompt) as prefix:
+            assert prefix.cached_tokens == times * (len(prompt) // CHUNK_TOKENS * CHUNK_TOKENS)
+            engine.prefill(prompt, pieces.append, lambda: False, prefix=prefix)
+        of_layers = [[each for each in pieces if each.range.layer == layer] for layer in range(len(layout.layers))]
+        kv.append([b"".join(each.keys for each in of) + b"".join(each.values for each in of) for of in of_layers])
+    assert kv[0] == kv[1]
 
 
 def kv_of(directory: Path, prompt: Sequence[int]) -> list[tuple[Any, bytes, bytes]]:

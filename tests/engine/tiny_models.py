@@ -29,6 +29,15 @@ _SIZES = {
 _MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
 _EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 _SMALL_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+_LATENT = {
+    "num_key_value_heads": 4, "kv_lora_rank": 24, "q_lora_rank": 20, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8,
+    "v_head_dim": 12, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+}  # fmt: skip
+_LATENT_YARN = {
+    "rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 128, "mscale": 0.7,
+    "mscale_all_dim": 0.7,
+}  # fmt: skip
 _LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 10_000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
@@ -36,6 +45,10 @@ _LLAMA3 = {
 
 TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "cohere2": ("Cohere2", {"layer_types": _MIXED, "sliding_window": WINDOW_TOKENS, "logit_scale": 0.25}),
+    "deepseek-v2": ("DeepseekV2", {**_LATENT, "q_lora_rank": None, "rope_parameters": _LATENT_YARN}),
+    "deepseek-v2-groups": ("DeepseekV2", {**_LATENT, "topk_method": "group_limited_greedy", "n_group": 2, "topk_group": 1}),
+    "deepseek-v3": ("DeepseekV3", {**_LATENT, "n_group": 2, "topk_group": 1}),
+    "deepseek-v3-wide-values": ("DeepseekV3", {**_LATENT, "n_group": 1, "topk_group": 1, "v_head_dim": 32}),
     "gemma3": ("Gemma3Text", {"layer_types": _MIXED, "sliding_window": WINDOW_TOKENS, "head_dim": 32}),
     "gemma3-capped": ("Gemma3Text", {"layer_types": _MIXED, "sliding_window": WINDOW_TOKENS, "final_logit_softcapping": 5.0}),
     "granite": ("Granite", {"logits_scaling": 4.0, "attention_multiplier": 0.2, "residual_multiplier": 0.5}),

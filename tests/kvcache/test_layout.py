@@ -37,6 +37,26 @@ def test_a_block_keeps_its_tokens_what_the_window_sees_of_it_and_the_state() -> 
     assert list(HYBRID.block_ranges(8, 16)) == [LayerRange(0, 8, 16), LayerRange(1, 8, 16), LayerRange(2, 0, 16)]
 
 
+LATENTS = KVLayout(dtype="bfloat16", layers=(LayerSpec(kind=LayerKind.FULL, kv_heads=1, head_dim=512, value_dim=64),))
+"""DeepSeek V3's: a latent, and the rotary part of the keys."""
+
+
+def test_keys_and_values_of_unlike_widths_are_cut_apart_where_the_layout_says() -> None:
+    tokens = LayerRange(0, 10, 13)
+    assert (LATENTS.token_bytes(0), LATENTS.key_bytes(tokens), LATENTS.range_bytes(tokens)) == (1152, 3 * 1024, 3 * 1152)
+    data = memoryview(bytes(index % 251 for index in range(3 * 1152)))
+    piece = LATENTS.piece(tokens, data)
+    assert (piece.keys, piece.values) == (data[: 3 * 1024], data[3 * 1024 :])
+    part = piece.part(11, 12)
+    assert (part.keys, part.values) == (data[1024:2048], data[3 * 1024 + 128 : 3 * 1024 + 256])
+    assert LATENTS.layers[0].vector_dim == 64
+
+
+def test_a_state_is_all_keys() -> None:
+    piece = HYBRID.piece(LayerRange(2, 0, 7), memoryview(bytes(40)))
+    assert (piece.keys.nbytes, piece.values.nbytes) == (40, 0)
+
+
 def test_sizes_of_gemma_3_270m() -> None:
     """S_kv(l) = 3,072 B x l + 7.85 MB for l >= 511: three full layers, fifteen of which the last 511 tokens count."""
     sliding = LayerSpec(kind=LayerKind.SLIDING, kv_heads=1, head_dim=256, window_tokens=512)

@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _described(layout: KVLayout, context_tokens: int) -> str:
     kinds = Counter(
         f"{spec.kind} attention ({f'window of {spec.window_tokens:,} tokens, ' if spec.window_tokens else ''}"
-        f"{spec.kv_heads} KV heads of {spec.head_dim})"
+        f"{spec.kv_heads} KV heads of {spec.head_dim}{f' and {spec.value_dim}' if spec.value_dim else ''})"
         for spec in layout.layers
     )
     token_bytes = sum(layout.token_bytes(index) for index, spec in enumerate(layout.layers) if spec.kind is LayerKind.FULL)

@@ -10,7 +10,7 @@ from prfaas.engine.sequence_cache import SequenceCache
 
 
 class Ragged(NamedTuple):
-    """Keys or values of a batch, each row [1, kv_heads, its own length, head_dim]. Layers hand them to our attention."""
+    """Keys or values of a batch, each row [1, kv_heads, its own length, width]. Layers hand them to our attention."""
 
     rows: list[torch.Tensor]
 
@@ -26,7 +26,7 @@ class DecodeCache(Cache):
     def update(  # type: ignore[override]
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Ragged, Ragged]:
-        """Takes [rows, kv_heads, 1, head_dim] of the step's tokens. Returns all keys and values of each row."""
+        """Takes [rows, kv_heads, 1, width] of the step's tokens. Returns all keys and values of each row."""
         keys, values = [], []
         new = zip(self.sequences, key_states.squeeze(2).unbind(), value_states.squeeze(2).unbind(), strict=True)
         for sequence, new_keys, new_values in new:

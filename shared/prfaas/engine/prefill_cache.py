@@ -11,8 +11,8 @@ from prfaas.kvcache.prefix_cache import Block
 
 
 class PrefillCache(Cache):
-    """Keys and values as [kv_heads, tokens, head_dim], which attention reads fastest. Pieces leave in the canonical
-    order [tokens, kv_heads, head_dim]: with one KV head that is a view, with several a copy of the chunk's own tokens. Of a
+    """Keys and values as [kv_heads, tokens, width], which attention reads fastest. Pieces leave in the canonical
+    order [tokens, kv_heads, width]: with one KV head that is a view, with several a copy of the chunk's own tokens. Of a
     chunk that is kept as a block it always is a copy: a view would hold the whole prompt's buffers in memory.
 
     A full layer owns one buffer for the whole prompt and only ever appends to it. A sliding layer gets a new buffer per chunk
@@ -51,16 +51,15 @@ class PrefillCache(Cache):
         for layer, spec in enumerate(self.layout.layers):
             first = self._first_before(layer, tokens)
             end = tokens if spec.kind is LayerKind.SLIDING else self.prefill_tokens
-            shape = (spec.kv_heads, end - first, spec.head_dim)
-            keys = torch.empty(shape, dtype=self.dtype, device=self.device)
-            values = torch.empty(shape, dtype=self.dtype, device=self.device)
+            keys = self._empty(spec.kv_heads, end - first, spec.head_dim)
+            values = self._empty(spec.kv_heads, end - first, spec.value_width)
             for block in blocks:
                 piece = block.pieces[layer]
                 if piece.range.end > first:
                     piece = piece.part(max(first, piece.range.start), piece.range.end)
                     within = slice(piece.range.start - first, piece.range.end - first)
-                    keys[:, within] = self._tensor(piece.keys, layer)
-                    values[:, within] = self._tensor(piece.values, layer)
+                    keys[:, within] = self._tensor(piece.keys, spec.kv_heads, spec.head_dim)
+                    values[:, within] = self._tensor(piece.values, spec.kv_heads, spec.value_width)
             self._keys[layer], self._values[layer] = keys, values
 
     def begin_chunk(self, start: int, end: int, *, keep: bool = False) -> None:
@@ -84,7 +83,7 @@ class PrefillCache(Cache):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Takes the chunk's [1, kv_heads, chunk, head_dim]. Returns all that its attention may see, in the same order."""
+        """Takes the chunk's [1, kv_heads, chunk, width]. Returns all that its attention may see, in the same order."""
         first = self.first_position(layer_idx)
         keys = self._grown(self._keys, layer_idx, first, key_states)
         values = self._grown(self._values, layer_idx, first, value_states)
@@ -106,28 +105,30 @@ class PrefillCache(Cache):
         return max(0, position - (spec.window_tokens - 1)) if spec.kind is LayerKind.SLIDING else 0
 
     def _grown(self, buffers: dict[int, torch.Tensor], layer: int, first: int, new: torch.Tensor) -> torch.Tensor:
-        spec = self.layout.layers[layer]
-        if spec.kind is LayerKind.SLIDING:
-            buffer = torch.empty(spec.kv_heads, self.end - first, spec.head_dim, dtype=self.dtype, device=self.device)
+        _, kv_heads, _, width = new.shape
+        if self.layout.layers[layer].kind is LayerKind.SLIDING:
+            buffer = self._empty(kv_heads, self.end - first, width)
             if self.start > first:
                 buffer[:, : self.start - first] = buffers[layer][:, -(self.start - first) :]
             buffers[layer] = buffer
         elif layer in buffers:
             buffer = buffers[layer]
         else:
-            buffer = torch.empty(spec.kv_heads, self.prefill_tokens, spec.head_dim, dtype=self.dtype, device=self.device)
+            buffer = self._empty(kv_heads, self.prefill_tokens, width)
             buffers[layer] = buffer
         buffer[:, self.start - first : self.end - first] = new[0]
         return buffer[:, : self.end - first]
 
-    def _tensor(self, data: memoryview, layer: int) -> torch.Tensor:
-        """Returns canonical bytes as [kv_heads, tokens, head_dim]."""
-        spec = self.layout.layers[layer]
-        return torch.frombuffer(data, dtype=self.dtype).view(-1, spec.kv_heads, spec.head_dim).transpose(0, 1)
+    def _empty(self, kv_heads: int, tokens: int, width: int) -> torch.Tensor:
+        return torch.empty(kv_heads, tokens, width, dtype=self.dtype, device=self.device)
+
+    def _tensor(self, data: memoryview, kv_heads: int, width: int) -> torch.Tensor:
+        """Returns canonical bytes as [kv_heads, tokens, width]."""
+        return torch.frombuffer(data, dtype=self.dtype).view(-1, kv_heads, width).transpose(0, 1)
 
 
 def canonical_bytes(tensor: torch.Tensor) -> memoryview:
-    """Returns the bytes of [kv_heads, tokens, head_dim] in the order tokens, heads. A view keeps the tensor's memory alive."""
+    """Returns the bytes of [kv_heads, tokens, width] in the order tokens, heads. A view keeps the tensor's memory alive."""
     return tensor.transpose(0, 1).contiguous().view(torch.uint8).cpu().reshape(-1).numpy().data
 
 

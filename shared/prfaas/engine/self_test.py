@@ -78,11 +78,12 @@ def _check_calls(engine: TorchEngine) -> None:
             f"attention was called {len(calls)} times in {len(engine.layout.layers)} layers; expected is once in each"
         )
     for layer, (call, spec) in enumerate(zip(calls, engine.layout.layers, strict=True)):
-        expected = (1, spec.kv_heads, 2, spec.head_dim)
-        if (call.key_shape, call.value_shape) != (expected, expected):
+        kv_heads, key_dim, value_dim = engine.attended
+        expected = (1, kv_heads, 2, key_dim), (1, kv_heads, 2, value_dim)
+        if (call.key_shape, call.value_shape) != expected:
             raise SelfTestError(
                 f"keys and values of layer {layer} have the shapes {tuple(call.key_shape)} and {tuple(call.value_shape)}; "
-                f"expected are {expected} for both"
+                f"expected are {expected[0]} and {expected[1]}"
             )
         window_tokens = spec.window_tokens if spec.kind is LayerKind.SLIDING else None
         if (found := call.arguments.get("sliding_window")) != window_tokens:

@@ -13,7 +13,7 @@ def slots_of(layout: KVLayout, layer: int, total_tokens: int) -> int:
 
 
 class SequenceCache:
-    """Keys and values per layer, of shape [slots, kv_heads, head_dim]; token p lives in slot p % slots.
+    """Keys and values per layer, of shape [slots, kv_heads, width]; token p lives in slot p % slots.
 
     A sliding layer has one slot per token of its window, so it is a ring: the token that leaves the window is overwritten by
     the one that enters it, and attention needs no mask. (The slots' order does not matter: positions are inside the keys.)
@@ -30,9 +30,9 @@ class SequenceCache:
         self.keys: list[torch.Tensor] = []
         self.values: list[torch.Tensor] = []
         for layer, spec in enumerate(layout.layers):
-            shape = (slots_of(layout, layer, total_tokens), spec.kv_heads, spec.head_dim)
-            self.keys.append(torch.empty(shape, dtype=dtype, device=device))
-            self.values.append(torch.empty(shape, dtype=dtype, device=device))
+            slots = slots_of(layout, layer, total_tokens)
+            self.keys.append(torch.empty(slots, spec.kv_heads, spec.head_dim, dtype=dtype, device=device))
+            self.values.append(torch.empty(slots, spec.kv_heads, spec.value_width, dtype=dtype, device=device))
         self._needed = [layout.needed(layer, prefill_tokens) for layer in range(len(layout.layers))]
         self._installed = [needed.start for needed in self._needed]
 
@@ -49,11 +49,12 @@ class SequenceCache:
                 f"KV of layer {layer} came for tokens {start} to {end}; "
                 f"expected is a range from {self._installed[layer]}, up to {needed.end}"
             )
-        half_bytes = (end - start) * self.layout.token_bytes(layer) // 2
-        if len(piece.keys) != half_bytes or len(piece.values) != half_bytes:
+        key_bytes = self.layout.key_bytes(piece.range)
+        value_bytes = self.layout.range_bytes(piece.range) - key_bytes
+        if (len(piece.keys), len(piece.values)) != (key_bytes, value_bytes):
             raise EngineError(
                 f"KV of layer {layer}, tokens {start} to {end}, has {len(piece.keys)} and {len(piece.values)} bytes; "
-                f"keys and values have {half_bytes} each"
+                f"keys have {key_bytes} and values {value_bytes}"
             )
         _write(self.keys[layer], start, end, piece.keys)
         _write(self.values[layer], start, end, piece.values)
@@ -70,7 +71,7 @@ class SequenceCache:
         return [needed.layer for needed, end in zip(self._needed, self._installed, strict=True) if end != needed.end]
 
     def append(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Stores one token's [kv_heads, head_dim]. Returns all that it attends to as [1, kv_heads, slots, head_dim].
+        """Stores one token's [kv_heads, width]. Returns all that it attends to as [1, kv_heads, slots, width].
 
         The sequence grows only when `tokens` is raised, so a step that failed half-way may be done again."""
         layer_keys, layer_values = self.keys[layer], self.values[layer]

@@ -21,6 +21,8 @@ class Windows(StrEnum):
 
 SERVED = {
     "Cohere2ForCausalLM": Windows.BY_LAYER,
+    "DeepseekV2ForCausalLM": Windows.NEVER,
+    "DeepseekV3ForCausalLM": Windows.NEVER,
     "Gemma3ForCausalLM": Windows.BY_LAYER,
     "GraniteForCausalLM": Windows.NEVER,
     "LlamaForCausalLM": Windows.NEVER,
@@ -37,12 +39,9 @@ SERVED = {
 """Classes whose tokens and log-probabilities tests compare with transformers' own."""
 
 _RECURRENT = "its recurrent layers have a state that the engine `torch` does not ship yet"
-_LATENT = "its latent attention (MLA) has keys and values of different widths, which the KV layout does not have yet"
 _NESTED = "it takes more than text, and its text's settings lie in a nested `text_config`; its text part alone may be served"
 REFUSED = {
     "BambaForCausalLM": _RECURRENT,
-    "DeepseekV2ForCausalLM": _LATENT,
-    "DeepseekV3ForCausalLM": _LATENT,
     "FalconH1ForCausalLM": _RECURRENT,
     "GPT2LMHeadModel": "its positions are learned vectors, which no test has proven here",
     "GPTNeoXForCausalLM": "its layers are built in another way than those that were proven here",
@@ -53,7 +52,10 @@ REFUSED = {
     "GraniteMoeHybridForCausalLM": _RECURRENT,
     "KimiLinearForCausalLM": _RECURRENT,
     "Lfm2ForCausalLM": _RECURRENT,
-    "Llama4ForCausalLM": "its attention in chunks is no kind of layer that the KV layout has",
+    "Llama4ForCausalLM": (
+        "its queries are scaled by the length of the cache, which the rows of a batch do not share, "
+        "and its attention in chunks is no kind of layer that the KV layout has"
+    ),
     "Llama4ForConditionalGeneration": _NESTED,
     "MambaForCausalLM": _RECURRENT,
     "Mamba2ForCausalLM": _RECURRENT,

@@ -12,6 +12,7 @@ from prfaas.engine.attention import sliding_mask
 from prfaas.engine.decode_cache import DecodeCache
 from prfaas.engine.fingerprint import fingerprint_of
 from prfaas.engine.model_directory import ModelFiles
+from prfaas.engine.model_layout import attended, is_latent
 from prfaas.engine.model_loading import load_model
 from prfaas.engine.prefill_cache import PrefillCache
 from prfaas.engine.protocol import DecodeRow, EngineDescription, EngineError, PrefillCancelled, SampledToken
@@ -39,7 +40,14 @@ class TorchEngine:
         self.vocabulary_size: int = config.vocab_size
         # States before and after, queries, keys, values and their copies; gate, up and product of the MLP.
         self._chunk_token_bytes: int = _FLOAT_BYTES * (8 * config.hidden_size + 3 * config.intermediate_size)
-        self._heads_per_kv_head: int = config.num_attention_heads // config.num_key_value_heads
+        self.attended = attended(config)
+        self._heads_per_kv_head: int = config.num_attention_heads // self.attended.kv_heads
+        # Of a layer with latent attention: what it expands of each token, its parts, and their copies side by side.
+        self._expanded_token_bytes = (
+            4 * self.attended.kv_heads * max(self.attended.key_dim, self.attended.value_dim) * self.layout.dtype_bytes
+            if is_latent(config)
+            else 0
+        )
         # Classes that know kinds of layers take one mask per kind, others take the mask itself.
         self._mask_per_kind = loaded.config.windows is Windows.BY_LAYER
         self._description = EngineDescription(
@@ -107,6 +115,7 @@ class TorchEngine:
             self.layout.total_bytes(prefill_tokens)
             + chunk_tokens * self._chunk_token_bytes
             + chunk_tokens * prefill_tokens * _FLOAT_BYTES
+            + prefill_tokens * self._expanded_token_bytes
         )
 
     def free_bytes(self) -> int | None:
