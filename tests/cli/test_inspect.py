@@ -44,10 +44,27 @@ def test_a_shipped_model_is_what_its_engine_says(capfd: pytest.CaptureFixture[st
 
 def test_what_cannot_be_served_is_said_with_the_reason(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     types = ["linear_attention", "linear_attention", "linear_attention", "full_attention"]
-    assert main(["inspect", write(tmp_path / "next", architectures=["Qwen3NextForCausalLM"], layer_types=types)]) == 1
+    assert main(["inspect", write(tmp_path / "linear", architectures=["KimiLinearForCausalLM"], layer_types=types)]) == 1
     said = capfd.readouterr().out
     assert "layers: 3 of linear_attention, 1 of full_attention" in said
-    assert "served: no, the class Qwen3NextForCausalLM is not served: its recurrent layers" in said
+    assert "served: no, the class KimiLinearForCausalLM is not served: its latent attention" in said
+
+
+def test_recurrent_layers_have_states_of_one_size_at_every_length(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Sizes of Qwen3-Next-80B-A3B, whose configuration does not name the types of its layers."""
+    config = {
+        "architectures": ["Qwen3NextForCausalLM"], "model_type": "qwen3_next", "head_dim": 256, "num_hidden_layers": 48,
+        "num_key_value_heads": 2, "full_attention_interval": 4, "linear_conv_kernel_dim": 4, "linear_key_head_dim": 128,
+        "linear_value_head_dim": 128, "linear_num_key_heads": 16, "linear_num_value_heads": 32,
+    }  # fmt: skip
+    assert main(["inspect", write(tmp_path / "next", **config, use_sliding_window=None, sliding_window=None)]) == 0
+    said = capfd.readouterr().out
+    # In float32 a matrix of 128 x 128 in each of 32 heads; in bfloat16 four tokens of queries, keys and values.
+    state_bytes = 32 * 128 * 128 * 4 + (2 * 16 + 32) * 128 * 4 * 2
+    assert f"36 of recurrent state ({state_bytes:,} bytes), 12 of full attention (2 KV heads of 256)" in said
+    assert f"states of all recurrent layers, at every length: {36 * state_bytes:,} bytes" in said
+    assert "KV of one token more, once all windows are full: 24,576 bytes" in said
+    assert re.search(rf"8,192 +{(8192 * 24_576 + 36 * state_bytes) / 1e6:.1f} MB", said)
 
 
 def test_a_link_and_a_profile_say_where_offloading_can_pay(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,22 +1,25 @@
 """Cache of one chunked prefill. A layer's KV is handed out from here before its attention is computed."""
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache
 
+from prfaas.engine.model_layout import CachePlaces
+from prfaas.engine.state_cache import State, StateCache
 from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange
 from prfaas.kvcache.prefix_cache import Block
 
 
-class PrefillCache(Cache):
+class PrefillCache(StateCache):
     """Keys and values as [kv_heads, tokens, head_dim], which attention reads fastest. Pieces leave in the canonical
     order [tokens, kv_heads, head_dim]: with one KV head that is a view, with several a copy of the chunk's own tokens. Of a
     chunk that is kept as a block it always is a copy: a view would hold the whole prompt's buffers in memory.
 
     A full layer owns one buffer for the whole prompt and only ever appends to it. A sliding layer gets a new buffer per chunk
-    (the last window - 1 tokens and the chunk), so that what was handed out never changes.
+    (the last window - 1 tokens and the chunk), so that what was handed out never changes. The state of a recurrent layer leaves
+    as a copy, once a later layer begins: only then is it known to be done.
     """
 
     def __init__(
@@ -28,11 +31,12 @@ class PrefillCache(Cache):
         on_piece: Callable[[KVPiece], None],
         *,
         from_token: int = 0,
+        places: CachePlaces | None = None,
     ) -> None:
-        super().__init__(layers=[])
+        """`places`: those of the model's layers; None: each has keys and values."""
+        super().__init__(places or CachePlaces.of_attention(len(layout.layers)), dtype)
         self.layout = layout
         self.prefill_tokens = prefill_tokens
-        self.dtype = dtype
         self.device = device
         self.on_piece = on_piece
         self.from_token = from_token
@@ -43,12 +47,17 @@ class PrefillCache(Cache):
         self._kept: list[KVPiece] = []
         self._keys: dict[int, torch.Tensor] = {}
         self._values: dict[int, torch.Tensor] = {}
+        self._due_states: deque[int] = deque()
+        """Recurrent layers of the layout whose states after this chunk are to be handed out, or kept."""
 
     def load(self, blocks: Sequence[Block], tokens: int) -> None:
         """Takes the prompt's first `tokens` tokens as if they had just been computed, but hands nothing out."""
         assert self.end == 0, "cached blocks come first"
         self.end = tokens
         for layer, spec in enumerate(self.layout.layers):
+            if spec.kind is LayerKind.RECURRENT:
+                self._load_state(layer, blocks[-1].pieces[layer])
+                continue
             first = self._first_before(layer, tokens)
             end = tokens if spec.kind is LayerKind.SLIDING else self.prefill_tokens
             shape = (spec.kv_heads, end - first, spec.head_dim)
@@ -71,6 +80,17 @@ class PrefillCache(Cache):
         self._ranges = {piece.layer: piece for piece in ranges}
         self._kept_ranges = {piece.layer: piece for piece in self.layout.block_ranges(start, end)} if keep else {}
         self._kept = []
+        self._due_states = deque(
+            layer for layer in self.places.states.values() if layer in self._ranges or layer in self._kept_ranges
+        )
+
+    def end_chunk(self) -> None:
+        """Hands out the states that no later layer has. Raises EngineError for one that is not there."""
+        self.reached(len(self.layout.layers))
+
+    def reached(self, layer: int) -> None:
+        while self._due_states and self._due_states[0] < layer:
+            self._hand_out_state(self._due_states.popleft())
 
     def take_block(self) -> tuple[KVPiece, ...]:
         """Returns the chunk just computed, one piece per layer, in memory of its own; nothing if it is not to be kept."""
@@ -85,10 +105,12 @@ class PrefillCache(Cache):
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Takes the chunk's [1, kv_heads, chunk, head_dim]. Returns all that its attention may see, in the same order."""
-        first = self.first_position(layer_idx)
-        keys = self._grown(self._keys, layer_idx, first, key_states)
-        values = self._grown(self._values, layer_idx, first, value_states)
-        shipped, kept = self._ranges.get(layer_idx), self._kept_ranges.get(layer_idx)
+        layer = self.places.kv[layer_idx]
+        self.reached(layer)
+        first = self.first_position(layer)
+        keys = self._grown(self._keys, layer, first, key_states)
+        values = self._grown(self._values, layer, first, value_states)
+        shipped, kept = self._ranges.get(layer), self._kept_ranges.get(layer)
         if wanted := kept or shipped:
             within = slice(wanted.start - first, wanted.end - first)
             bytes_of = own_bytes if kept else canonical_bytes
@@ -99,6 +121,26 @@ class PrefillCache(Cache):
                 # May block: the link's back-pressure.
                 self.on_piece(piece.part(shipped.start, shipped.end))
         return keys.unsqueeze(0), values.unsqueeze(0)
+
+    def _load_state(self, layer: int, piece: KVPiece) -> None:
+        shape = self.places.state
+        assert shape is not None
+        state = State.zero(shape, self.dtype, self.device)
+        state.fill(piece.keys)
+        self.conv[layer] = state.parts.conv.unsqueeze(0)
+        if state.parts.recurrent is not None:
+            self.recurrent[layer] = state.parts.recurrent.unsqueeze(0)
+
+    def _hand_out_state(self, layer: int) -> None:
+        shape = self.places.state
+        assert shape is not None
+        state = State.zero(shape, self.dtype, torch.device("cpu"))
+        state.copy(self.rows(layer)[0])
+        piece = KVPiece(LayerRange(layer, 0, self.end), state.raw.numpy().data, memoryview(b""))
+        if layer in self._kept_ranges:
+            self._kept.append(piece)
+        if layer in self._ranges:
+            self.on_piece(piece)
 
     def _first_before(self, layer: int, position: int) -> int:
         """Returns the position of the first token that the one at `position` sees in this layer."""

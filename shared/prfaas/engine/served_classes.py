@@ -20,50 +20,49 @@ class Windows(StrEnum):
 
 
 SERVED = {
+    "BambaForCausalLM": Windows.BY_LAYER,
     "Cohere2ForCausalLM": Windows.BY_LAYER,
+    "FalconH1ForCausalLM": Windows.BY_LAYER,
     "Gemma3ForCausalLM": Windows.BY_LAYER,
     "GraniteForCausalLM": Windows.NEVER,
+    "GraniteMoeHybridForCausalLM": Windows.BY_LAYER,
+    "Lfm2ForCausalLM": Windows.BY_LAYER,
     "LlamaForCausalLM": Windows.NEVER,
     "MistralForCausalLM": Windows.ALWAYS,
     "MixtralForCausalLM": Windows.ALWAYS,
+    "NemotronHForCausalLM": Windows.BY_LAYER,
     "Olmo2ForCausalLM": Windows.NEVER,
     "Olmo3ForCausalLM": Windows.BY_LAYER,
+    "OlmoHybridForCausalLM": Windows.BY_LAYER,
     "Phi3ForCausalLM": Windows.ALWAYS,
     "Qwen2ForCausalLM": Windows.BY_LAYER,
     "Qwen3ForCausalLM": Windows.BY_LAYER,
     "Qwen3MoeForCausalLM": Windows.ALWAYS,
+    "Qwen3NextForCausalLM": Windows.BY_LAYER,
+    "Qwen3_5ForCausalLM": Windows.BY_LAYER,
     "SmolLM3ForCausalLM": Windows.BY_LAYER,
 }
 """Classes whose tokens and log-probabilities tests compare with transformers' own."""
 
-_RECURRENT = "its recurrent layers have a state that the engine `torch` does not ship yet"
 _LATENT = "its latent attention (MLA) has keys and values of different widths, which the KV layout does not have yet"
 _NESTED = "it takes more than text, and its text's settings lie in a nested `text_config`; its text part alone may be served"
 REFUSED = {
-    "BambaForCausalLM": _RECURRENT,
     "DeepseekV2ForCausalLM": _LATENT,
     "DeepseekV3ForCausalLM": _LATENT,
-    "FalconH1ForCausalLM": _RECURRENT,
     "GPT2LMHeadModel": "its positions are learned vectors, which no test has proven here",
     "GPTNeoXForCausalLM": "its layers are built in another way than those that were proven here",
     "Gemma2ForCausalLM": "it caps its attention scores softly, which the kernels here do not",
     "Gemma3ForConditionalGeneration": _NESTED,
     "Gemma3nForCausalLM": "some of its layers use the KV of others",
     "GptOssForCausalLM": "its attention sinks take part in every softmax, which the kernels here do not compute",
-    "GraniteMoeHybridForCausalLM": _RECURRENT,
-    "KimiLinearForCausalLM": _RECURRENT,
-    "Lfm2ForCausalLM": _RECURRENT,
+    "KimiLinearForCausalLM": _LATENT,
     "Llama4ForCausalLM": "its attention in chunks is no kind of layer that the KV layout has",
     "Llama4ForConditionalGeneration": _NESTED,
-    "MambaForCausalLM": _RECURRENT,
-    "Mamba2ForCausalLM": _RECURRENT,
-    "MiniMaxForCausalLM": _RECURRENT,
+    "MambaForCausalLM": "its scan of several tokens begins without the state before them: a prefill in chunks is another one",
+    "Mamba2ForCausalLM": "its configuration has no `max_position_embeddings`, to which requests are held here",
+    "MiniMaxForCausalLM": "its linear attention keeps its state in a cache of its own kind",
     "Mistral3ForConditionalGeneration": _NESTED,
-    "NemotronHForCausalLM": _RECURRENT,
-    "OlmoHybridForCausalLM": _RECURRENT,
-    "Qwen3NextForCausalLM": _RECURRENT,
-    "Qwen3_5ForCausalLM": _RECURRENT,
-    "RecurrentGemmaForCausalLM": _RECURRENT,
+    "RecurrentGemmaForCausalLM": "its recurrent layers keep their states in themselves, where they cannot be shipped from",
 }
 """Classes that users ask for, each with the reason why it is not served."""
 
