@@ -71,7 +71,7 @@ async def test_tokens_and_logprobs_are_equal_wherever_it_was_prefilled_and_whate
 
 
 async def test_requests_at_once_have_the_tokens_that_they_have_alone(own_stack: Stack) -> None:
-    """In float32: rounding, which differs with the batch, moves no token then."""
+    """Computes in float32: rounding, which differs with the batch, moves no token then."""
     await use_policy(own_stack, "local_only")
     alone = [await ask(own_stack, tokens) for tokens in LENGTHS]
     await use_policy(own_stack, "remote_all")

@@ -111,7 +111,7 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
         {**_DELTA, **_SMALL_EXPERTS, "head_dim": 32, "shared_expert_intermediate_size": 48, "mlp_only_layers": [0]},
     ),
     "qwen3-next-dense": ("Qwen3Next", {**_DELTA, "head_dim": 32, "mlp_only_layers": [0, 1, 2]}),
-    "qwen3.5": ("Qwen3_5Text", {**_DELTA, "head_dim": 32}),
+    "qwen3-5": ("Qwen3_5Text", {**_DELTA, "head_dim": 32}),
     "smollm3": ("SmolLM3", {"no_rope_layer_interval": 2}),
 }  # fmt: skip
 """Prefix of the class's name and settings by the tiny model's name. All classes that are served are here."""

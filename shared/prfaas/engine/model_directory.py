@@ -1,5 +1,6 @@
 """A model's directory in Hugging Face's format, read without torch and transformers: what serving must know of it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -83,15 +84,19 @@ def config_of(directory: Path) -> dict[str, Any]:
 
 def _json(path: Path, absent: dict[str, Any] | None = None) -> dict[str, Any]:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        # Not msgspec: some repositories have `Infinity` in config.json, which is no JSON, and which Python's own reader takes.
+        found = json.loads(path.read_bytes())
     except FileNotFoundError:
         if absent is not None:
             return absent
         raise WeightsError(f"{path.parent} has no {path.name}; expected is a model in Hugging Face's format") from None
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror}") from None
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path} is no JSON object: {error}") from None
+    if not isinstance(found, dict):
+        raise WeightsError(f"{path} is no JSON object, but {found!r:.40}")
+    return found
 
 
 def _number(directory: Path, config: dict[str, Any], name: str) -> int:

@@ -1,5 +1,6 @@
 """Model classes that are proven to be served right, and settings that keep a model from being served; without torch."""
 
+import math
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any
@@ -113,6 +114,10 @@ def _problems_of_settings(config: Any) -> Iterator[str]:
             )
     if (cap := getattr(config, "attn_logit_softcapping", None)) is not None:
         yield f"`attn_logit_softcapping` is {cap}; the kernels here do not cap attention scores, so expected is none"
+    # Nemotron-H's layers do not read theirs.
+    limit = None if config.model_type == "nemotron_h" else getattr(config, "time_step_limit", None)
+    if limit is not None and tuple(limit) != (0.0, math.inf):
+        yield f"`time_step_limit` is {list(limit)}; its layers leave it out where one token is computed, so expected is none"
     if getattr(config, "use_bidirectional_attention", False):
         yield "`use_bidirectional_attention` is set; expected is causal attention, in which no token sees a later one"
 

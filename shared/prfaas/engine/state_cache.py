@@ -13,7 +13,7 @@ from prfaas.engine.state_shape import StateShape
 
 class StateParts(NamedTuple):
     recurrent: torch.Tensor | None
-    """What the recurrence carries on; None in a layer that is a convolution alone."""
+    """Sums that the recurrence carries on; None in a layer that is a convolution alone."""
     conv: torch.Tensor
 
 

@@ -13,7 +13,7 @@ class StateShape(NamedTuple):
     conv: tuple[int, int]
     """[channels, tokens] that the short convolution still sees, in the model's dtype."""
     recurrent: tuple[int, ...] = ()
-    """What the recurrence carries on, in float32 whatever the model's dtype. Empty: the layer is a convolution alone."""
+    """Sums that the recurrence carries on, in float32 whatever the model's dtype. Empty: the layer is a convolution alone."""
     step_tokens: int = 1
     """Tokens that are computed at once: those of a chunk are filled up to whole steps."""
     step_token_bytes: int = 0
