@@ -85,7 +85,7 @@ def train(model: Any, ids: torch.Tensor, seconds: float) -> None:
         optimizer.zero_grad()
         if time.monotonic() - said_at > 20:
             said_at = time.monotonic()
-            print(f"{done:4.0%}  step {step}  loss {float(loss):.2f}", flush=True)
+            print(f"{done:4.0%}  step {step}  loss {loss.item():.2f}", flush=True)
 
 
 def loss_of(model: Any, batch: torch.Tensor) -> torch.Tensor:

@@ -251,7 +251,8 @@ def test_mamba_is_refused_since_its_chunks_are_not_its_whole_forward() -> None:
     config = transformers.MambaConfig(
         vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, state_size=8, initializer_range=0.5
     )
-    model = transformers.MambaForCausalLM(config).eval()
+    model: Any = transformers.MambaForCausalLM(config)
+    model.eval()
     ids = torch.tensor([random_tokens(1, 40)])
     whole = model(input_ids=ids, use_cache=False).logits[0, -1]
     cache = DynamicCache(config=config)
