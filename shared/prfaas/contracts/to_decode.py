@@ -36,6 +36,8 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Names the gateway's process: what a dead one asked for is for no client. Empty: it does not say."""
     tenant: str = ""
     """Owner of the request; empty without API keys."""
+    cache_scope: str = ""
+    """Name of those who share cached prefixes: prompts of two scopes never meet."""
     ttft_deadline_s: float
     """Time until the first token, counted from the arrival of this message: without one by then the request fails."""
 
