@@ -66,7 +66,7 @@ def measure(model: str, prompt_tokens: int, shared_tokens: int, rounds: int) -> 
     prefill(engine, first[:block_tokens], None)
     taken: dict[str, list[float]] = {"without a cache": [], "keeps its blocks": [], "after a cached prefix": []}
     for turn in range(rounds):
-        cache = PrefixCache(block_tokens, CAPACITY_BYTES)
+        cache = PrefixCache.for_model(engine.describe().layout, block_tokens, CAPACITY_BYTES)
         variants = {
             "without a cache": lambda: prefill(engine, first, None),
             "keeps its blocks": lambda cache=cache: prefill(engine, first, cache),  # type: ignore[misc]

@@ -32,9 +32,10 @@ def test_chunks_cover_what_is_needed_exactly_once(prefill_tokens: int, chunk_tok
         assert all(a[1] == b[0] for a, b in itertools.pairwise(covered))
 
 
-def test_a_block_keeps_its_tokens_what_the_window_sees_of_it_and_the_state() -> None:
-    assert list(HYBRID.block_ranges(32, 64)) == [LayerRange(0, 49, 64), LayerRange(1, 32, 64), LayerRange(2, 0, 64)]
-    assert list(HYBRID.block_ranges(8, 16)) == [LayerRange(0, 8, 16), LayerRange(1, 8, 16), LayerRange(2, 0, 16)]
+def test_a_block_keeps_its_tokens_of_full_layers_and_a_checkpoint_the_window_and_the_state() -> None:
+    assert list(HYBRID.block_ranges(32, 64)) == [LayerRange(1, 32, 64)]
+    assert list(HYBRID.checkpoint_ranges(64)) == [LayerRange(0, 49, 64), LayerRange(2, 0, 64)]
+    assert list(HYBRID.checkpoint_ranges(8)) == [LayerRange(0, 0, 8), LayerRange(2, 0, 8)]
 
 
 def test_sizes_of_gemma_3_270m() -> None:

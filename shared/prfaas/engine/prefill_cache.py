@@ -1,19 +1,19 @@
 """Cache of one chunked prefill. A layer's KV is handed out from here before its attention is computed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from transformers.cache_utils import Cache
 
+from prfaas.kvcache.block import Part, parts_of
 from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange
-from prfaas.kvcache.prefix_cache import Block
 
 
 class PrefillCache(Cache):
     """Keys and values as [kv_heads, tokens, head_dim], which attention reads fastest. Pieces leave in the canonical
     order [tokens, kv_heads, head_dim]: with one KV head that is a view, with several a copy of the chunk's own tokens. Of a
-    chunk that is kept as a block it always is a copy: a view would hold the whole prompt's buffers in memory.
+    chunk that is kept in a cache it always is a copy: a view would hold the whole prompt's buffers in memory.
 
     A full layer owns one buffer for the whole prompt and only ever appends to it. A sliding layer gets a new buffer per chunk
     (the last window - 1 tokens and the chunk), so that what was handed out never changes.
@@ -44,38 +44,34 @@ class PrefillCache(Cache):
         self._keys: dict[int, torch.Tensor] = {}
         self._values: dict[int, torch.Tensor] = {}
 
-    def load(self, blocks: Sequence[Block], tokens: int) -> None:
+    def load(self, pieces: Iterable[KVPiece], tokens: int) -> None:
         """Takes the prompt's first `tokens` tokens as if they had just been computed, but hands nothing out."""
         assert self.end == 0, "cached blocks come first"
         self.end = tokens
         for layer, spec in enumerate(self.layout.layers):
-            first = self._first_before(layer, tokens)
             end = tokens if spec.kind is LayerKind.SLIDING else self.prefill_tokens
-            shape = (spec.kv_heads, end - first, spec.head_dim)
-            keys = torch.empty(shape, dtype=self.dtype, device=self.device)
-            values = torch.empty(shape, dtype=self.dtype, device=self.device)
-            for block in blocks:
-                piece = block.pieces[layer]
-                if piece.range.end > first:
-                    piece = piece.part(max(first, piece.range.start), piece.range.end)
-                    within = slice(piece.range.start - first, piece.range.end - first)
-                    keys[:, within] = self._tensor(piece.keys, layer)
-                    values[:, within] = self._tensor(piece.values, layer)
-            self._keys[layer], self._values[layer] = keys, values
+            shape = (spec.kv_heads, end - self._first_before(layer, tokens), spec.head_dim)
+            self._keys[layer] = torch.empty(shape, dtype=self.dtype, device=self.device)
+            self._values[layer] = torch.empty(shape, dtype=self.dtype, device=self.device)
+        for piece in pieces:
+            layer, start, end = piece.range
+            first = self._first_before(layer, tokens)
+            self._keys[layer][:, start - first : end - first] = self._tensor(piece.keys, layer)
+            self._values[layer][:, start - first : end - first] = self._tensor(piece.values, layer)
 
-    def begin_chunk(self, start: int, end: int, *, keep: bool = False) -> None:
-        """Begins the chunk [start, end). `keep`: its KV is to be taken as a block afterwards."""
+    def begin_chunk(self, start: int, end: int, kept: Iterable[LayerRange] = ()) -> None:
+        """Begins the chunk [start, end). `kept`: ranges that are to be taken afterwards, at most one per layer."""
         assert start == self.end, f"chunks follow one another: {start} after {self.end}"
         self.start, self.end = start, end
         ranges = self.layout.chunk_ranges(start, end, self.prefill_tokens, self.from_token)
         self._ranges = {piece.layer: piece for piece in ranges}
-        self._kept_ranges = {piece.layer: piece for piece in self.layout.block_ranges(start, end)} if keep else {}
+        self._kept_ranges = {piece.layer: piece for piece in kept}
         self._kept = []
 
-    def take_block(self) -> tuple[KVPiece, ...]:
-        """Returns the chunk just computed, one piece per layer, in memory of its own; nothing if it is not to be kept."""
+    def take_kept(self) -> tuple[Part, Part]:
+        """Returns what was to be kept of the chunk just computed, in memory of its own: of its block, and of the checkpoint."""
         kept, self._kept = self._kept, []
-        return tuple(kept)
+        return parts_of(self.layout, kept)
 
     def first_position(self, layer: int) -> int:
         """Returns the position of the first token that `update` returns in this chunk."""

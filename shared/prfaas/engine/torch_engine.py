@@ -19,7 +19,7 @@ from prfaas.engine.sampling import Sampler, sample
 from prfaas.engine.sequence_cache import SequenceCache, slots_of
 from prfaas.engine.served_classes import Windows
 from prfaas.kvcache.layout import KVPiece, LayerKind, LayerRange
-from prfaas.kvcache.prefix_cache import PinnedPrefix
+from prfaas.kvcache.pinned_prefix import PinnedPrefix
 
 _FLOAT_BYTES = 4
 
@@ -76,18 +76,19 @@ class TorchEngine:
                 f"a prefill of {len(token_ids)} tokens exceeds the model's context of {self._description.max_context_tokens}"
             )
         cache = PrefillCache(self.layout, len(token_ids), self.dtype, self.device, on_piece, from_token=from_token)
-        if prefix is not None and prefix.blocks:
-            cache.load(prefix.blocks, prefix.tokens)
+        if prefix is not None and prefix.tokens:
+            cache.load(prefix.loaded(), prefix.tokens)
             for piece in prefix.needed(self.layout, len(token_ids), from_token):
                 on_piece(piece)
         for start in range(cache.end, len(token_ids), self._description.chunk_tokens):
             if cancelled():
                 raise PrefillCancelled
             end = min(start + self._description.chunk_tokens, len(token_ids))
-            cache.begin_chunk(start, end, keep=prefix is not None and prefix.wants(start, end))
+            kept = prefix.kept_ranges(self.layout, start, end) if prefix is not None else []
+            cache.begin_chunk(start, end, kept)
             self._forward(self.model.base_model, [token_ids[start:end]], [range(start, end)], self._chunk_masks(cache), cache)
-            if prefix is not None and (block := cache.take_block()):
-                prefix.append(block, sum(piece.size_bytes for piece in block))
+            if prefix is not None and prefix.wants(start, end):
+                prefix.append(*cache.take_kept())
 
     def reserve(self, prefill_tokens: int, total_tokens: int) -> SequenceCache:
         if not 0 <= prefill_tokens < total_tokens:

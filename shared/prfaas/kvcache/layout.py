@@ -109,9 +109,14 @@ class KVLayout(msgspec.Struct, frozen=True, kw_only=True):
                 yield LayerRange(layer, start, chunk_end)
 
     def block_ranges(self, block_start: int, block_end: int) -> Iterator[LayerRange]:
-        """Ranges of a prompt's block that a prefill needs to go on after it: full layers' tokens, what a window still sees of the
-        block, the state at its end."""
-        for layer in range(len(self.layers)):
-            needed = self.needed(layer, block_end, block_start)
-            recurrent = self.layers[layer].kind is LayerKind.RECURRENT
-            yield needed if recurrent else LayerRange(layer, max(block_start, needed.start), block_end)
+        """Ranges of a prompt's block that every prefill which goes on behind it needs: those of full layers."""
+        for layer, spec in enumerate(self.layers):
+            if spec.kind is LayerKind.FULL:
+                yield LayerRange(layer, block_start, block_end)
+
+    def checkpoint_ranges(self, end: int) -> Iterator[LayerRange]:
+        """Ranges that a prefill which goes on after `end` tokens needs beside the blocks: windows and states, none of them of use
+        at another length."""
+        for layer, spec in enumerate(self.layers):
+            if spec.kind is not LayerKind.FULL:
+                yield self.needed(layer, end)
