@@ -34,7 +34,7 @@ from prfaas_gateway.openai.types import ChatRequest, CompletionRequest, Generati
 from prfaas_gateway.openai.validation import PARSERS, sampling_of
 from prfaas_gateway.record import CLIENT_GONE_STATUS, CLIENT_REQUEST_ID, RequestRecord
 from prfaas_gateway.tenants.access import Access, Admitted
-from prfaas_gateway.tenants.directory import Caller
+from prfaas_gateway.tenants.directory import Caller, Tenant
 
 OPENAI_COMPLETION_TOKENS = 16
 """OpenAI's default `max_tokens` of a plain completion."""
@@ -103,7 +103,7 @@ class Endpoint:
                     # Only now: a body that arrives slowly holds no place among the requests in flight.
                     with gateway.admission.enter():
                         exchange = Exchange(
-                            gateway, self._name, headers, reply, record, self._shape, caller.tenant.label, admitted, client_id
+                            gateway, self._name, headers, reply, record, self._shape, caller.tenant, admitted, client_id
                         )
                         await until_disconnect(receive, reply, exchange.answer(body))
                 error_code = None
@@ -142,7 +142,7 @@ class Exchange:
         reply: Reply,
         record: RequestRecord,
         shape: Shape,
-        tenant: str,
+        tenant: Tenant,
         admitted: Admitted,
         client_id: str,
     ) -> None:
@@ -152,7 +152,8 @@ class Exchange:
         self._reply = reply
         self._record = record
         self._shape = shape
-        self._tenant = tenant
+        self._tenant = tenant.label
+        self._cache_scope = tenant.cache_scope
         self._admitted = admitted
         # The client's own id may repeat; ours names the request inside.
         self._client_id = client_id
@@ -237,6 +238,7 @@ class Exchange:
             request_id=self._request_id,
             model=model.name,
             tenant=self._tenant,
+            cache_scope=self._cache_scope,
             token_ids=token_ids,
             sampling=sampling,
             ttft_deadline_s=self._ttft_deadline_s,
