@@ -43,7 +43,11 @@ class PinnedPrefix:
         self._proofs: list[bytes] = []
         if lower is not None and cache.capacity_bytes:
             self._proofs = block_proofs(token_ids, cache.block_tokens, cache.hash_key, scope)
-            self.read_back = read_back(cache, lower, self._hashes[:most], self._proofs, self._proof_of, self._chain)
+            try:
+                self.read_back = read_back(cache, lower, self._hashes[:most], self._proofs, self._proof_of, self._chain)
+            except BaseException:  # such as MemoryError: what is pinned would stay so for ever
+                cache.release(self._chain)
+                raise
         self._done = resumable_blocks(cache, self._chain)
         """Number of blocks whose tokens are computed: behind the last of them the prompt is resumed."""
         self.cached_tokens = self.tokens
@@ -62,9 +66,11 @@ class PinnedPrefix:
     def __exit__(self, *_: object) -> None:
         self._refused = True
         chain, self._chain, self._done = self._chain, [], 0
-        if self._lower is not None and chain:
-            self._lower.keep(chain, self._proofs)
-        self._cache.release(chain)
+        try:
+            if self._lower is not None and chain:
+                self._lower.keep(chain, self._proofs)
+        finally:
+            self._cache.release(chain)
 
     @property
     def needs_checkpoints(self) -> bool:

@@ -21,7 +21,7 @@ from prfaas.kvcache.blocks import block_hashes
 from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange, LayerSpec
 from prfaas.kvcache.pinned_prefix import PinnedPrefix
 from prfaas.kvcache.prefix_cache import PrefixCache
-from prfaas.worker.disk_tier import writer
+from prfaas.worker.disk_tier import tier, writer
 from prfaas.worker.disk_tier.tier import DiskTier
 from tests.budget import examples
 
@@ -262,6 +262,26 @@ def test_a_full_disk_is_counted_and_no_prompt_fails(open_worker: Any, monkeypatc
     worker.serve(range(10))
     worker.written()
     assert open_worker().serve(range(10)) == 10
+
+
+def test_a_prompt_that_cannot_be_read_back_leaves_nothing_in_use(open_worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    before = open_worker()
+    before.serve(range(8))
+    before.written()
+    worker = open_worker()
+    with monkeypatch.context() as patched:
+        patched.setattr(tier, "read_block", no_memory)
+        with pytest.raises(MemoryError):
+            worker.serve(range(8))
+    with monkeypatch.context() as patched:
+        patched.setattr(worker.tier, "keep", no_memory)
+        with pytest.raises(MemoryError):
+            worker.serve(range(8))
+    assert worker.cache.pinned == 0
+    assert worker.serve(range(8)) == 8
 
 
 def test_nothing_is_read_that_is_sooner_computed(open_worker: Any) -> None:

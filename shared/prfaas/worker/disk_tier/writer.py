@@ -38,6 +38,7 @@ class TierWriter:
         """KV that waits. Grows on the asking thread; shrinks there too, by `take_written`."""
         self._jobs: queue.SimpleQueue[Write | Path | None] = queue.SimpleQueue()
         self._written: deque[Written] = deque()
+        self._stopped = False
         self._thread = threading.Thread(target=self._run, name="disk tier", daemon=True)
         self._thread.start()
 
@@ -61,12 +62,14 @@ class TierWriter:
         return ended
 
     def close(self, timeout_s: float) -> None:
-        """Writes what waits, as far as it goes within the time."""
+        """Writes what waits, as far as it goes within the time; a file under way then is finished."""
         self._jobs.put(None)
+        self._thread.join(timeout_s)
+        self._stopped = True
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        while (job := self._jobs.get()) is not None and not self._stopped:
             if isinstance(job, Write):
                 self._written.append(Written(job.number, job.size_bytes, failed=not self._write(job)))
             else:
