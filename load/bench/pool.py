@@ -1,8 +1,8 @@
 """Hits of the pool of prefix blocks on real prompts, by its size, under our order of eviction and by recency alone.
 
 The pool is the workers' own. Blocks have the size of 512 tokens of the paper's 1T model and no memory behind them; one token of a
-replayed prompt stands for a block. The bound is a pool of any size. Agents' sessions have no common clock: they begin at random
-moments of two hours.
+replayed prompt stands for a block. The bound is a pool of any size. Agents' sessions have no common clock: every
+second one begins at a random moment of an hour.
 """
 
 import argparse
@@ -36,7 +36,7 @@ BLOCK_TOKENS = 512
 TARGET_TOKENS = 15_000_000
 """Size of the pool for which the summary speaks, in tokens' worth of full layers' KV."""
 SIZES = {"mooncake": (2_000_000, 5_000_000, TARGET_TOKENS, 30_000_000, 60_000_000), "agentic": (5_000_000, TARGET_TOKENS)}
-AGENTIC_S = 7200.0
+AGENTIC_S = 3600.0
 PROFILE = builtin_profile("paper-1t-h200")
 LAYOUT = EMULATED_MODELS["emulated-1t"].layout(PROFILE, byte_scale=1.0, token_scale=1.0)
 
@@ -81,7 +81,8 @@ def agentic(seed: int = 1) -> list[Prompt]:
     source = random.Random(seed)
     arrivals: list[tuple[float, TraceRequest]] = []
     trace = read_agentx(TRACES / "agentx_compact.jsonl.gz")
-    for _, session in groupby(trace, key=lambda request: request.session.partition("/")[0]):
+    sessions = groupby(trace, key=lambda request: request.session.partition("/")[0])
+    for session in [list(requests) for _, requests in sessions][::2]:
         start_s = source.uniform(0.0, AGENTIC_S)
         arrivals += [(start_s + each.arrival_s, each) for each in session if start_s + each.arrival_s < AGENTIC_S]
     return _prompts(request for _, request in sorted(arrivals, key=lambda arrival: arrival[0]))

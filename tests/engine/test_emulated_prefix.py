@@ -66,12 +66,14 @@ def test_only_what_is_not_cached_takes_time() -> None:
     assert len(emitted) >= 8 and prefix.cached_tokens == 448
 
 
-def test_states_are_kept_at_checkpoints_only() -> None:
+def test_the_states_count_that_a_machine_would_keep() -> None:
     target = engine()
     cache = PrefixCache.for_model(target.layout, 64, 1 << 30)
     with_cache(target, prompt(130), cache)
-    assert cache.checkpoint_spacing > 2
-    assert cache.size_bytes == target.layout.total_bytes(128)
+    assert cache.size_bytes == target.layout.total_bytes(64) + target.layout.total_bytes(128, from_token=64)
+    tight = PrefixCache.for_model(target.layout, 64, target.layout.total_bytes(128))
+    with_cache(target, prompt(130), tight)
+    assert tight.size_bytes == target.layout.total_bytes(128), "two blocks, and the state behind them"
 
 
 def test_the_decode_side_reads_blocks_back() -> None:

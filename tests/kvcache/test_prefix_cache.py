@@ -37,8 +37,8 @@ def append(prefix: PinnedPrefix, token_ids: Sequence[int], size_bytes: int = BLO
     """Appends what the prefix wants to keep of the next block, as an engine does."""
     start, end = prefix.tokens, prefix.tokens + BLOCK_TOKENS
     layers = {part.layer for part in prefix.kept_ranges(LAYOUT if prefix.needs_checkpoints else DENSE, start, end)}
-    parts = [part_of(token_ids[:end], size_bytes, layer) if layer in layers else None for layer in (0, 1)]
-    return prefix.append(*parts)
+    block, checkpoint = (part_of(token_ids[:end], size_bytes, layer) if layer in layers else None for layer in (0, 1))
+    return prefix.append(block, checkpoint)
 
 
 def fill(prefix: PinnedPrefix, token_ids: Sequence[int], blocks: int | None = None) -> bool:
@@ -112,19 +112,45 @@ class Hybrid:
         with self.cache.pin(token_ids) as prefix:
             for end in range(prefix.tokens + 1, len(token_ids) + 1):
                 layers = {part.layer for part in prefix.kept_ranges(LAYOUT, end - 1, end)}
-                prefix.append(*(part_of(token_ids[:end], BLOCK_BYTES, layer) if layer in layers else None for layer in (0, 1)))
+                block, checkpoint = (
+                    part_of(token_ids[:end], BLOCK_BYTES, layer) if layer in layers else None for layer in (0, 1)
+                )
+                prefix.append(block, checkpoint)
         self.cache.validate()
         return prefix.cached_tokens
 
+    def look(self, token_ids: Sequence[int]) -> int:
+        with self.cache.pin(token_ids) as prefix:
+            return prefix.cached_tokens
+
 
 def test_a_prompt_is_resumed_at_the_last_checkpoint_within_what_it_shares() -> None:
-    hybrid = Hybrid()
+    hybrid = Hybrid(capacity_blocks=13)  # without room for spares
     assert hybrid.serve(range(10)) == 0
-    assert hybrid.serve(range(10)) == 10  # where the earlier prompt ended
-    assert hybrid.serve([*range(10), 50, 51, 52]) == 10
-    assert hybrid.serve([*range(7), 60, 61]) == 4  # every fourth block has one
-    assert hybrid.serve([*range(7), 70, 71]) == 7  # where prompts have parted before
-    assert hybrid.serve([*range(3), 80]) == 0
+    assert hybrid.look(range(10)) == 10  # where the earlier prompt ended
+    assert hybrid.look([*range(10), 50, 51, 52]) == 10
+    assert hybrid.look([*range(7), 60, 61]) == 4  # every fourth block has one
+    assert hybrid.look([*range(3), 80]) == 0
+
+
+def test_a_checkpoint_is_left_where_prompts_parted() -> None:
+    hybrid = Hybrid(capacity_blocks=22, spacing=1000)
+    assert hybrid.serve(range(10)) == 0
+    assert hybrid.serve([*range(5), *range(60, 65)]) == 0
+    assert hybrid.serve([*range(5), *range(70, 73)]) == 5
+
+
+def test_spares_are_everywhere_while_there_is_room_and_the_first_to_go() -> None:
+    hybrid = Hybrid()
+    hybrid.serve(range(10))
+    for shared in range(10):
+        assert hybrid.look([*range(shared), 99]) == shared
+    tight = Hybrid(capacity_blocks=20)
+    tight.serve(range(10))
+    assert tight.look([*range(7), 99]) == 7, "a spare that was used"
+    tight.serve(range(20, 24))
+    assert [tight.look([*range(shared), 99]) for shared in (10, 8, 7, 4)] == [10, 8, 7, 4], "is kept like the others"
+    assert [tight.look([*range(shared), 99]) for shared in (3, 2, 1)] == [0, 0, 0], "and others are not"
 
 
 def test_only_ends_at_which_a_prompt_can_be_resumed_are_announced() -> None:

@@ -6,8 +6,10 @@ import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
@@ -131,3 +133,9 @@ async def prefill_worker(server: NatsServer, **keys: Any) -> AsyncIterator[Place
         await lane.close()
         await bus.drain()
     assert not tasks.failed.done(), tasks.failed.result()
+
+
+@pytest.fixture
+async def place(tmp_path: Path) -> AsyncIterator[Place]:
+    async with NatsServer(tmp_path / "nats") as server, prefill_worker(server) as place:
+        yield place

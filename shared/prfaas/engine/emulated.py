@@ -18,8 +18,8 @@ from prfaas.engine.emulated_kv import PrefixHashes
 from prfaas.engine.emulated_model import EMULATED_MODELS, EOS_TOKEN_ID, MAX_CONTEXT_TOKENS
 from prfaas.engine.emulated_sequence import EmulatedSequence
 from prfaas.engine.protocol import DecodeRow, EngineDescription, EngineError, PrefillCancelled, SampledToken
-from prfaas.kvcache.block import parts_of
-from prfaas.kvcache.layout import KVLayout, KVPiece, LayerRange
+from prfaas.kvcache.block import Part
+from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange
 from prfaas.kvcache.pinned_prefix import PinnedPrefix
 
 SLICE_S = 0.05
@@ -107,10 +107,8 @@ class EmulatedEngine:
         if total_tokens > MAX_CONTEXT_TOKENS:
             raise EngineError(f"a prefill of {total_tokens} tokens exceeds the model's context of {MAX_CONTEXT_TOKENS}")
         hashes = PrefixHashes(token_ids)
-        cached_tokens = 0
-        if prefix is not None and (cached_tokens := prefix.tokens):
-            for piece in prefix.needed(self.layout, total_tokens, from_token):
-                on_piece(piece)
+        cached_tokens = self._load(prefix, hashes, total_tokens, from_token, on_piece) if prefix is not None else 0
+        if cached_tokens:
             due_s = time.monotonic()  # the link may have held up what is cached
         layers = len(self.layout.layers)
         begun_s = 0.0
@@ -121,17 +119,14 @@ class EmulatedEngine:
             layer_s = (ended_s - begun_s) / layers
             begun_s = ended_s
             parts = {part.layer: part for part in self.layout.chunk_ranges(start, end, total_tokens, from_token)}
-            ranges = prefix.kept_ranges(self.layout, start, end) if prefix is not None else []
-            kept = {part.layer: hashes.piece(self.layout, part) for part in ranges}
+            kept = prefix.kept_ranges(self.layout, start, end) if prefix is not None else []
+            block = {part.layer: hashes.piece(self.layout, part) for part in kept if self._is_full(part.layer)}
             for layer in range(layers):
                 piece = None
                 if layer in parts:
                     part = parts[layer]
-                    whole = kept.get(layer)
-                    if whole is None:
-                        piece = hashes.piece(self.layout, part)
-                    else:  # a state is handed out whole
-                        piece = whole if whole.range == part else whole.part(part.start, part.end)
+                    whole = block.get(layer)
+                    piece = hashes.piece(self.layout, part) if whole is None else whole.part(part.start, part.end)
                 due_s += layer_s
                 _sleep_until(due_s, cancelled)
                 if piece is not None:
@@ -140,7 +135,29 @@ class EmulatedEngine:
                     # Held for longer than the next layer computes, the device stood still. Being woken late is no such stall.
                     due_s += max(0.0, time.monotonic() - given_s - layer_s)
             if prefix is not None and prefix.wants(start, end):
-                prefix.append(*parts_of(self.layout, kept.values()))
+                states_bytes = sum(self.layout.range_bytes(part) for part in kept if not self._is_full(part.layer))
+                prefix.append(Part.of(block.values()), Part((), states_bytes))
+
+    def _load(
+        self,
+        prefix: PinnedPrefix,
+        hashes: PrefixHashes,
+        total_tokens: int,
+        from_token: int,
+        on_piece: Callable[[KVPiece], None],
+    ) -> int:
+        """Hands out what is cached. States, which count in the cache as on a machine that keeps them, are made when they are
+        needed, in no time. Returns the number of cached tokens."""
+        tokens = prefix.tokens
+        for piece in prefix.needed(self.layout, total_tokens, from_token):
+            on_piece(piece)
+        if tokens:
+            for state in self.layout.chunk_ranges(tokens, tokens, total_tokens, from_token):
+                on_piece(hashes.piece(self.layout, state))
+        return tokens
+
+    def _is_full(self, layer: int) -> bool:
+        return self.layout.layers[layer].kind is LayerKind.FULL
 
     def reserve(self, prefill_tokens: int, total_tokens: int) -> EmulatedSequence:
         if not 0 <= prefill_tokens < total_tokens:

@@ -29,7 +29,8 @@ def parts_of(layout: KVLayout, pieces: Iterable[KVPiece]) -> tuple[Part, Part]:
 
 
 class Checkpoint(Unit):
-    """Windows and states at a block's end, with which a prefill goes on behind it."""
+    """Windows and states at a block's end, with which a prefill goes on behind it. A spare one has no seconds: it is worth no
+    other's place."""
 
     __slots__ = ("block", "pieces")
 
@@ -48,7 +49,7 @@ class Block(Unit):
         super().__init__(part.size_bytes, seconds)
         self.hash = hash
         self.parent = parent
-        self.number = parent.number + 1 if parent is not None else 0
+        self.number: int = parent.number + 1 if parent is not None else 0
         """Count of the blocks before it."""
         self.proof = proof
         """Tokens of this block alone, packed, and of a prompt's first the scope: equal hashes of others must not meet."""

@@ -117,7 +117,8 @@ class BlockPool:
             assert block.children == children.get(block.hash, 0)
             assert bool(block.ticket) == self._is_free(block), "what may be evicted is on offer, and nothing else"
             if (checkpoint := block.checkpoint) is not None:
-                assert checkpoint.block is block and bool(checkpoint.ticket) == (not block.pins)
+                assert checkpoint.block is block
+                assert bool(checkpoint.ticket) == (not block.pins or not checkpoint.seconds)
         assert len(self._order) == sum(bool(unit.ticket) for unit in (*self._blocks.values(), *checkpoints))
 
     # What PinnedPrefix and a tier call.
@@ -158,33 +159,40 @@ class BlockPool:
         self._touched[hash] = None
         return block
 
-    def store_checkpoint(self, block: Block, part: Part) -> bool:
-        """Gives a pinned block its checkpoint. Returns False when it has one, or when what is pinned leaves no room."""
+    def store_checkpoint(self, block: Block, part: Part, *, spare: bool = False) -> bool:
+        """Gives a pinned block its checkpoint. Returns False when it has one, or when what is pinned, or with `spare` what is of
+        any worth, leaves no room."""
         assert block.pins and self.checkpoint_spacing
-        if block.checkpoint is not None or not self._make_room(part.size_bytes):
+        if block.checkpoint is not None or not self._make_room(part.size_bytes, spare=spare):
             return False
-        before = block.parent
-        while before is not None and before.checkpoint is None:
-            before = before.parent
-        start = 0 if before is None else before.number + 1
-        seconds = self.compute_s(start * self.block_tokens, (block.number + 1) * self.block_tokens)
-        block.checkpoint = Checkpoint(block, part, seconds)
+        block.checkpoint = Checkpoint(block, part, 0.0)
         self.size_bytes += part.size_bytes
-        self._order.took_in(block.checkpoint)
-        self._order.use(block.checkpoint)
+        if spare:  # it may go at any moment: the prefill that leaves it does not need it
+            self._order.offer(block.checkpoint)
+        else:
+            self.keep_checkpoint(block)
         self._touched[block.hash] = None
         return True
+
+    def keep_checkpoint(self, block: Block) -> None:
+        """Counts a use of a pinned block's checkpoint. A spare one is none any more."""
+        checkpoint = block.checkpoint
+        assert checkpoint is not None and block.pins
+        if not checkpoint.seconds:
+            self._order.withdraw(checkpoint)
+            before = block.parent
+            while before is not None and (before.checkpoint is None or not before.checkpoint.seconds):
+                before = before.parent
+            start = 0 if before is None else before.number + 1
+            checkpoint.seconds = self.compute_s(start * self.block_tokens, (block.number + 1) * self.block_tokens)
+            self._order.took_in(checkpoint)
+        self._order.use(checkpoint)
 
     def pin_block(self, block: Block) -> None:
         block.pins += 1
         self._order.withdraw(block)
-        if block.checkpoint is not None:
+        if block.checkpoint is not None and block.checkpoint.seconds:
             self._order.withdraw(block.checkpoint)
-
-    def resume(self, block: Block) -> None:
-        """Counts that a prompt goes on after a pinned block."""
-        if block.checkpoint is not None:
-            self._order.use(block.checkpoint)
 
     def release(self, chain: Sequence[Block]) -> None:
         for block in reversed(chain):
@@ -206,11 +214,11 @@ class BlockPool:
         elif not block.children:
             self._order.offer(block)
 
-    def _make_room(self, size_bytes: int) -> bool:
+    def _make_room(self, size_bytes: int, *, spare: bool = False) -> bool:
         if size_bytes > self.capacity_bytes:
             return False
         while self.size_bytes + size_bytes > self.capacity_bytes:
-            unit = self._order.take()
+            unit = self._order.take(worthless=spare)
             if unit is None:
                 return False
             self.size_bytes -= unit.size_bytes

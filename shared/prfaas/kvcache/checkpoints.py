@@ -8,7 +8,9 @@ within what it shares. They are placed
 - where an earlier prompt's blocks end to match and nothing could be resumed: two prompts parted there, and more may;
 - at regular distances, so far apart that they take an eighth of what the blocks between them take: they bound what the first
   prompt of a branch computes again. Closer ones cost more hits, by the room that they take, than they bring
-  (docs/cache-pool.md).
+  (docs/cache-pool.md);
+- as spares at closer ones, while there is room that nothing else wants: so close that they take eight times what the blocks
+  between them take. They are the first to go, and one that is used is kept like the others.
 """
 
 from prfaas.kvcache.layout import KVLayout, LayerKind
@@ -27,6 +29,11 @@ def checkpoint_spacing(layout: KVLayout, block_tokens: int) -> int:
         return _BLOCKS_TO_REGULAR * max(1, -(-window_tokens // block_tokens))
     checkpoint_bytes = sum(layout.range_bytes(part) for part in layout.checkpoint_ranges(max(block_tokens, window_tokens)))
     return max(1, -(-_BLOCKS_TO_REGULAR * checkpoint_bytes // block_bytes))
+
+
+def is_spare_place(spacing: int, place: int) -> bool:
+    """Tells whether a prefill leaves a spare checkpoint after so many blocks of a prompt."""
+    return not place % -(-spacing // _BLOCKS_TO_REGULAR**2)
 
 
 def checkpoint_places(spacing: int, *, resumed: int, matched: int, whole: int) -> frozenset[int]:

@@ -11,10 +11,6 @@ class ComputeSpeed:
     def __init__(self) -> None:
         self._weight = self._x = self._y = self._xx = self._xy = 0.0
 
-    @property
-    def is_known(self) -> bool:
-        return self._weight > 0
-
     def observe(self, start: int, end: int, seconds: float) -> None:
         """Takes the time of the chunk of tokens [start, end) of a prompt."""
         position, token_s = (start + end) / 2, seconds / (end - start)
@@ -26,7 +22,7 @@ class ComputeSpeed:
 
     def seconds(self, start: int, end: int) -> float:
         """Predicts the time of tokens [start, end), s. Before anything is observed all tokens take a second."""
-        if not self.is_known:
+        if not self._weight:
             return float(end - start)
         mean_position, mean_s = self._x / self._weight, self._y / self._weight
         spread = self._xx / self._weight - mean_position**2

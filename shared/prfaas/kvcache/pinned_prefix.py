@@ -7,7 +7,7 @@ from typing import Self
 from prfaas.kvcache.block import Block, Part
 from prfaas.kvcache.block_pool import BlockPool
 from prfaas.kvcache.blocks import block_hashes, block_proofs
-from prfaas.kvcache.checkpoints import checkpoint_places
+from prfaas.kvcache.checkpoints import checkpoint_places, is_spare_place
 from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange
 from prfaas.kvcache.lower_tier import LowerTier
 from prfaas.kvcache.read_back import ReadBack, read_back, resumable_blocks
@@ -58,7 +58,7 @@ class PinnedPrefix:
                 cache.checkpoint_spacing, resumed=self._done, matched=len(self._chain), whole=len(self._hashes)
             )
             if self._done:
-                cache.resume(self._chain[self._done - 1])
+                cache.keep_checkpoint(self._chain[self._done - 1])
 
     def __enter__(self) -> Self:
         return self
@@ -92,9 +92,11 @@ class PinnedPrefix:
 
     @property
     def wants_checkpoint(self) -> bool:
-        """Tells whether the next block's end is a place of a checkpoint, and has none."""
-        known = self._done < len(self._chain)
-        return self._done + 1 in self._places and not (known and self._cache.can_resume_after(self._chain[self._done]))
+        """Tells whether the next block's end is a place of a checkpoint, be it a spare one, and has none."""
+        place = self._done + 1
+        if not self.needs_checkpoints or not (place in self._places or is_spare_place(self._cache.checkpoint_spacing, place)):
+            return False
+        return place > len(self._chain) or not self._cache.can_resume_after(self._chain[self._done])
 
     def kept_ranges(self, layout: KVLayout, start: int, end: int) -> list[LayerRange]:
         """Returns the ranges of the next chunk that `append` takes, in the order of layers: the block's, unless it is cached,
@@ -121,7 +123,7 @@ class PinnedPrefix:
             self._chain.append(stored)
         self._done += 1
         if checkpoint is not None and checkpoint.size_bytes:
-            self._cache.store_checkpoint(self._chain[index], checkpoint)
+            self._cache.store_checkpoint(self._chain[index], checkpoint, spare=self._done not in self._places)
         return True
 
     def loaded(self) -> Iterator[KVPiece]:

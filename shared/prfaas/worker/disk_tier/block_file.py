@@ -57,9 +57,10 @@ def write_block(path: Path, head: bytes, part: Part) -> None:
     digest = xxhash.xxh3_128()
     try:
         with os.fdopen(open_secret(scratch), "wb", buffering=0) as file:
-            for data in (head, *(half for piece in part.pieces for half in (piece.keys, piece.values))):
+            halves = [half for piece in part.pieces for half in (piece.keys, piece.values)]
+            for data in (memoryview(head), *halves):
                 digest.update(data)
-                _write_all(file.fileno(), memoryview(data))
+                _write_all(file.fileno(), data)
             _write_all(file.fileno(), memoryview(digest.digest()))
         scratch.replace(path)
     except BaseException:

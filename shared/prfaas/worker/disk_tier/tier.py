@@ -120,7 +120,7 @@ class DiskTier:
             kept.append(entry)
             if not self._ensure_written(_name(entry, checkpoint=False), Part(block.pieces, block.size_bytes), proof):
                 break
-            if block.checkpoint is not None:
+            if block.checkpoint is not None and block.checkpoint.seconds:  # spares are for room in memory only
                 self._keep_checkpoint(entry, block.checkpoint, proof)
         self._index.release(kept)
 
