@@ -86,7 +86,7 @@ def test_a_hit_at_every_boundary_gives_the_bits_of_a_miss(engine: TorchEngine, t
     and once more where that has left a checkpoint."""
     cache = PrefixCache.for_model(engine.describe().layout, BLOCK_TOKENS, CAPACITY_BYTES)
     prefill(engine, text_ids[:700], cache)
-    for blocks in range(1, 6):
+    for blocks in (1, 4):
         shared_tokens = blocks * BLOCK_TOKENS + from_end
         prompt = text_ids[:shared_tokens] + text_ids[2000 + 60 * blocks : 2050 + 60 * blocks]
         expected = prefill(engine, prompt)
