@@ -32,7 +32,7 @@ def checkpoint_spacing(layout: KVLayout, block_tokens: int) -> int:
 
 
 def is_spare_place(spacing: int, place: int) -> bool:
-    """Tells whether a prefill leaves a spare checkpoint after so many blocks of a prompt."""
+    """Tells whether a prefill leaves a spare checkpoint after a number of blocks of a prompt."""
     return not place % -(-spacing // _BLOCKS_TO_REGULAR**2)
 
 
