@@ -17,7 +17,7 @@ JOBS ?= 2
 # Else each of the many processes of tests and benchmarks compiles all of its modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo up test test-fast test-ecosystem fuzz lint bench bench-engine bench-hostile bench-kv bench-audit bench-codec bench-probe bench-prefix bench-scheduler bench-dispatch bench-paper bench-policies bench-link-cut bench-rolling-restart bench-faults bench-roles bench-poison bench-replay contrast replay screenshots chaos soak worlds containers-test sbom clean
+.PHONY: help demo up test test-fast test-ecosystem fuzz lint bench bench-engine bench-hostile bench-kv bench-audit bench-codec bench-probe bench-prefix bench-pool bench-scheduler bench-dispatch bench-paper bench-policies bench-link-cut bench-rolling-restart bench-faults bench-roles bench-poison bench-replay contrast replay screenshots chaos soak worlds containers-test sbom clean
 
 ##@ See it work
 help: ## this list
@@ -89,6 +89,9 @@ bench-probe: $(VENV)/installed ## what the probe says of a link, and what a tran
 
 bench-prefix: $(VENV)/installed ## what prefix caches cost and save a prefill, on real models
 	$(BIN)/python -m load.bench.prefix $(if $(OUT),--json $(OUT))
+
+bench-pool: $(VENV)/installed ## what the pool of prefix blocks finds of real prompts by its size, against recency alone and any size
+	$(BIN)/python -m load.bench.pool $(if $(OUT),--json $(OUT))
 
 bench-scheduler: $(VENV)/installed ## decisions per second, in process and over the bus
 	$(BIN)/python -m load.bench.scheduler $(if $(OUT),--json $(OUT))

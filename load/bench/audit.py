@@ -60,11 +60,10 @@ def rounded(piece: KVPiece) -> KVPiece:
 
 def in_8_bits(layout: KVLayout) -> Callable[[KVPiece], KVPiece]:
     def through(piece: KVPiece) -> KVPiece:
-        parts = (piece.keys, piece.values)
-        coded = encode_int8(parts, layout.dtype, layout.layers[piece.range.layer].head_dim)
+        vector_dim = layout.layers[piece.range.layer].vector_dim
+        coded = encode_int8((piece.keys, piece.values), layout.dtype, vector_dim)
         assert coded is not None, "KV of a real model is finite"
-        raw = decode_int8(memoryview(coded), piece.size_bytes, layout.dtype, layout.layers[piece.range.layer].head_dim)
-        return KVPiece(piece.range, raw[: piece.keys.nbytes], raw[piece.keys.nbytes :])
+        return layout.piece(piece.range, decode_int8(memoryview(coded), piece.size_bytes, layout.dtype, vector_dim))
 
     return through
 

@@ -99,19 +99,18 @@ def through(codec: str, layout: KVLayout, pieces: Sequence[KVPiece]) -> Coded:
             if codec == "planes":
                 coded = encode_planes(part.parts, layout.dtype_bytes)
             elif codec == "int8" and spec.kind is not LayerKind.RECURRENT:
-                coded = encode_int8(part.parts, layout.dtype, spec.head_dim) or whole
+                coded = encode_int8(part.parts, layout.dtype, spec.vector_dim) or whole
             encoded_s = time.thread_time()
             if coded is whole:
                 decoded = memoryview(bytes(len(whole))) if codec == "zeros" else whole
             elif codec == "planes":
                 decoded = decode_planes(memoryview(coded), len(whole), layout.dtype_bytes)
             else:
-                decoded = decode_int8(memoryview(coded), len(whole), layout.dtype, spec.head_dim)
+                decoded = decode_int8(memoryview(coded), len(whole), layout.dtype, spec.vector_dim)
             decode_s += time.thread_time() - encoded_s
             encode_s += encoded_s - started_s
             raw_bytes, coded_bytes = raw_bytes + len(whole), coded_bytes + len(coded)
-            half = len(decoded) if spec.kind is LayerKind.RECURRENT else len(decoded) // 2
-            installed.append(KVPiece(part.range, decoded[:half], decoded[half:]))
+            installed.append(layout.piece(part.range, decoded))
     return Coded(installed, raw_bytes, coded_bytes, encode_s, decode_s)
 
 

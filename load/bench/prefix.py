@@ -7,8 +7,10 @@ import argparse
 import random
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -20,8 +22,11 @@ from prfaas.engine.weights import SOURCES
 from prfaas.kvcache.layout import KVPiece
 from prfaas.kvcache.prefix_cache import PrefixCache
 from prfaas.process import interruption
+from prfaas.worker.disk_tier.tier import DiskTier
 
 CAPACITY_BYTES = 1 << 30
+DEADLINE_S = 60.0
+"""Longest wait for files to be written."""
 
 
 def prefill(engine: Engine, token_ids: Sequence[int], cache: PrefixCache | None, from_token: int = 0) -> tuple[float, int]:
@@ -47,6 +52,10 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     """A prefill that keeps its blocks, to one without a cache."""
     cached_ratio: float
     """One that begins after the shared prefix, to one without a cache."""
+    disk_ratio: float
+    """One that begins after the shared prefix, which a worker before had written to disk, to one without a cache. The file
+    system may have the files in memory."""
+    disk_read_bytes_per_s: float
     whole_bytes: int
     rest_bytes: int
 
@@ -57,6 +66,32 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Shipped where the decode worker has the prefix too."""
 
 
+def from_disk(engine: Engine, first: Sequence[int], second: Sequence[int], shared_tokens: int) -> tuple[float, float]:
+    """CPU seconds of `second` by a worker that has `first` on disk from one before it, and the speed of reading, bytes/s."""
+    with tempfile.TemporaryDirectory(prefix="bench-prefix-") as folder:
+        cache, disk = with_disk(engine, Path(folder))
+        prefill(engine, first, cache)
+        disk.close(DEADLINE_S)
+        cache, disk = with_disk(engine, Path(folder))
+        cpu_s, _ = prefill(engine, second, cache, shared_tokens)
+        disk.close(DEADLINE_S)
+        return cpu_s, disk.speed.bytes_per_s
+
+
+def with_disk(engine: Engine, folder: Path) -> tuple[PrefixCache, DiskTier]:
+    at = engine.describe()
+    cache = PrefixCache.for_model(at.layout, at.chunk_tokens, CAPACITY_BYTES)
+    cache.lower = disk = DiskTier(
+        folder,
+        CAPACITY_BYTES,
+        at.fingerprint,
+        block_tokens=at.chunk_tokens,
+        checkpoint_spacing=cache.checkpoint_spacing,
+        compute_s=cache.compute_s,
+    )
+    return cache, disk
+
+
 def measure(model: str, prompt_tokens: int, shared_tokens: int, rounds: int) -> Found:
     engine = build_engine(EngineConfig(model=model, device="cpu"))
     block_tokens = engine.describe().chunk_tokens
@@ -64,9 +99,12 @@ def measure(model: str, prompt_tokens: int, shared_tokens: int, rounds: int) -> 
     first, second = (source.choices(range(1000, 40_000), k=prompt_tokens) for _ in range(2))
     second[:shared_tokens] = first[:shared_tokens]
     prefill(engine, first[:block_tokens], None)
-    taken: dict[str, list[float]] = {"without a cache": [], "keeps its blocks": [], "after a cached prefix": []}
+    taken: dict[str, list[float]] = {
+        "without a cache": [], "keeps its blocks": [], "after a cached prefix": [], "after one on disk": [],
+    }  # fmt: skip
+    read_bytes_per_s: list[float] = []
     for turn in range(rounds):
-        cache = PrefixCache(block_tokens, CAPACITY_BYTES)
+        cache = PrefixCache.for_model(engine.describe().layout, block_tokens, CAPACITY_BYTES)
         variants = {
             "without a cache": lambda: prefill(engine, first, None),
             "keeps its blocks": lambda cache=cache: prefill(engine, first, cache),  # type: ignore[misc]
@@ -76,6 +114,9 @@ def measure(model: str, prompt_tokens: int, shared_tokens: int, rounds: int) -> 
             taken[name].append(cpu_s)
         cpu_s, rest_bytes = prefill(engine, second, cache, shared_tokens)
         taken["after a cached prefix"].append(cpu_s)
+        cpu_s, bytes_per_s = from_disk(engine, first, second, shared_tokens)
+        taken["after one on disk"].append(cpu_s)
+        read_bytes_per_s.append(bytes_per_s)
     plain = taken["without a cache"]
     ratios = {
         name: statistics.median(mine / its for mine, its in zip(samples, plain, strict=True)) for name, samples in taken.items()
@@ -90,6 +131,8 @@ def measure(model: str, prompt_tokens: int, shared_tokens: int, rounds: int) -> 
         plain_cpu_s=statistics.median(plain),
         keeping_ratio=ratios["keeps its blocks"],
         cached_ratio=ratios["after a cached prefix"],
+        disk_ratio=ratios["after one on disk"],
+        disk_read_bytes_per_s=statistics.median(read_bytes_per_s),
         whole_bytes=whole_bytes,
         rest_bytes=rest_bytes,
     )

@@ -59,7 +59,7 @@ class Scales(msgspec.Struct, frozen=True, kw_only=True):
         return EmulatedEngine(MODEL, self._config(profile), chunk_tokens=self.chunk_tokens)
 
     def cache_keys(self, role: Role) -> dict[str, Any]:
-        """A worker's, for a cache of `cache_blocks`; prefill workers keep states with each block, decode workers full layers."""
+        """A worker's, for `cache_blocks`; prefill workers have room for a state with each, decode workers for full layers."""
         layout = self.engine(H20_NAME).layout
         first_bytes, both_bytes = (layout.total_bytes(count * self.chunk_tokens) for count in (1, 2))
         block_bytes = first_bytes if role is Role.PREFILL_WORKER else both_bytes - first_bytes

@@ -172,7 +172,7 @@ class Attempts:
             if not order.token_ids:
                 self._verified(attempt, sequence)
                 return
-            from_token = await self._kept.install(sequence, order.token_ids, order.prefill_site)
+            from_token = await self._kept.install(sequence, order.token_ids, order.prefill_site, order.cache_scope)
             worker = order.prefill_worker
             if worker is not None and not await self._jobs.queue.is_there(order.prefill_site, worker):
                 worker = None  # it went before the scheduler could know: then any that is free
@@ -186,6 +186,7 @@ class Attempts:
                 tenant=order.tenant,
                 timeout_s=order.timeout_s,
                 lossy=self._config.engine.lossy_kv,
+                cache_scope=order.cache_scope,
             )
             audited = self._audits.draw_for(prefill)
             attempt.receiver = receiver = KVReceiver(
@@ -219,7 +220,8 @@ class Attempts:
             if attempt.receiver is not None:
                 await self._after(attempt, "receiver_not_closed", attempt.receiver.close())
         if report is not None and not report.lossy_frames:
-            await self._after(attempt, "prefix_not_kept", self._kept.keep(sequence, order.token_ids, order.prefill_site))
+            keeping = self._kept.keep(sequence, order.token_ids, order.prefill_site, order.cache_scope)
+            await self._after(attempt, "prefix_not_kept", keeping)
 
     async def _after(self, attempt: Attempt, failed: str, work: Coroutine[Any, Any, None]) -> None:
         """Does what the request does not need any more: an error is only logged, as `failed`."""

@@ -129,6 +129,7 @@ class Audits:
             tenant=first.tenant,
             timeout_s=self._config.audit_timeout_s,
             lossy=False,
+            cache_scope=first.cache_scope,
         )
         receiver = KVReceiver(
             self._lane,

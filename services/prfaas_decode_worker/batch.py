@@ -106,8 +106,8 @@ class Batch:
     def _input(self, row: Row) -> DecodeRow:
         reach(FaultPoint.DECODING, row.request_id, self._core.requests[row.request_id].generated)
         if row.request_id not in self._samplers:
-            sampling = self._core.requests[row.request_id].generate.sampling
-            self._samplers[row.request_id] = self._engine.sampler(sampling)
+            request = self._core.requests[row.request_id]
+            self._samplers[row.request_id] = self._engine.sampler(request.generate.sampling, request.prompt)
         return DecodeRow(
             sequence=self._sequences[row.request_id],
             token_id=row.token_id,

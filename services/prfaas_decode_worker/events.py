@@ -156,6 +156,7 @@ class BeginAttempt:
     timeout_s: float
     admitted: bool = False
     """True if the queue may refuse it no more."""
+    cache_scope: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind
 
 TOLERANCES = {"bfloat16": 0.5, "float16": 0.06, "float32": 0.002}
-"""Largest relative difference of one token's keys or values in one layer that rounding is taken for, by dtype. bfloat16 as
-`make bench-audit` shows: honest KV differs by up to 0.34, that of a prompt with another token by 0.74 or more. float16 has an eighth
-of its rounding."""
+"""Largest relative difference of one token's keys or values in one layer that rounding is taken for, by dtype. For bfloat16 as
+`make bench-audit` shows: honest KV differs by up to 0.34, that of a prompt with another token by 0.74 or more. float16 rounds
+by an eighth of that."""
 _TINY = 1e-20
 
 
@@ -42,10 +42,10 @@ class KVComparison:
         if self._is_state(layer):
             self._keys[layer] = bytearray(piece.keys)
             return
-        row = piece.keys.nbytes // (end - start)
         needed = self._needed[layer]
-        at = slice((start - needed.start) * row, (end - needed.start) * row)
         for store, part in ((self._keys, piece.keys), (self._values, piece.values)):
+            row = part.nbytes // (end - start)
+            at = slice((start - needed.start) * row, (end - needed.start) * row)
             store.setdefault(layer, bytearray((needed.end - needed.start) * row))[at] = part
 
     def compare(self, piece: KVPiece) -> None:
@@ -54,11 +54,10 @@ class KVComparison:
         if self._is_state(layer):
             self._states_differ |= bytes(self._keys.get(layer, b"")) != piece.keys
             return
-        row = piece.keys.nbytes // (end - start)
         first = start - self._needed[layer].start
-        at = slice(first * row, (first + end - start) * row)
         for store, own in ((self._keys, piece.keys), (self._values, piece.values)):
-            theirs = memoryview(store.get(layer, b""))[at]
+            row = own.nbytes // (end - start)
+            theirs = memoryview(store.get(layer, b""))[first * row : (first + end - start) * row]
             if theirs != own:
                 self.difference = max(self.difference, self._relative(theirs, own, end - start))
 

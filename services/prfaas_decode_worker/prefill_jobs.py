@@ -38,6 +38,7 @@ class Prefill(NamedTuple):
     token_ids: Sequence[int]
     tenant: str
     timeout_s: float
+    cache_scope: str
 
 
 class PrefillJobs:
@@ -62,6 +63,7 @@ class PrefillJobs:
         tenant: str,
         timeout_s: float,
         lossy: bool,
+        cache_scope: str,
     ) -> Prefill:
         """Returns a prefill with an object, and where its site is sealed a secret, of its own."""
         transfer = KVTransfer(
@@ -75,7 +77,7 @@ class PrefillJobs:
             fingerprint=self._description.fingerprint,
         )
         secret = self._seals.new_secret(prefill_site)
-        return Prefill(request_id, transfer, secret, prefill_site, token_ids, tenant, timeout_s)
+        return Prefill(request_id, transfer, secret, prefill_site, token_ids, tenant, timeout_s, cache_scope)
 
     async def submit(
         self,
@@ -95,6 +97,7 @@ class PrefillJobs:
             reply_to=subjects.prefill_progress(self._site, self._config.name),
             decode_site=self._site,
             tenant=prefill.tenant,
+            cache_scope=prefill.cache_scope,
             timeout_s=prefill.timeout_s,
             worker=worker,
             priority=priority,

@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from prfaas.engine.protocol import Engine
+from prfaas.kvcache.block import Block, Part
+from prfaas.kvcache.block_pool import Changes
 from prfaas.kvcache.layout import KVPiece, LayerKind, LayerRange
-from prfaas.kvcache.prefix_cache import Block, Changes, PrefixCache
+from prfaas.kvcache.prefix_cache import PrefixCache
 
 
 class KeptPrefixes:
@@ -27,20 +29,20 @@ class KeptPrefixes:
         self._changed = changed
         self._site = site
 
-    async def install(self, sequence: Any, token_ids: Sequence[int], prefill_site: str) -> int:
-        """Fills a fresh sequence with what is kept of its prompt, less than all of it.
+    async def install(self, sequence: Any, token_ids: Sequence[int], prefill_site: str, scope: str = "") -> int:
+        """Fills a fresh sequence with what is kept of its prompt for `scope`, less than all of it.
 
         Returns the token from which the rest must come, from `prefill_site`. Raises what the engine raises."""
         makers = {self._site, prefill_site}
-        with self._cache.pin(token_ids, max_tokens=len(token_ids) - 1, makers=makers) as prefix:
+        with self._cache.pin(token_ids, max_tokens=len(token_ids) - 1, makers=makers, scope=scope) as prefix:
             if prefix.blocks:
                 await asyncio.to_thread(self._install, sequence, prefix.blocks)
             return prefix.cached_tokens
 
-    async def keep(self, sequence: Any, token_ids: Sequence[int], prefill_site: str) -> None:
+    async def keep(self, sequence: Any, token_ids: Sequence[int], prefill_site: str, scope: str = "") -> None:
         """Stores what of a verified prompt, made by `prefill_site`, is not kept yet. The own site's KV takes the place
         of another's. Raises what the engine raises. It may be decoded meanwhile."""
-        with self._cache.pin(token_ids) as prefix:
+        with self._cache.pin(token_ids, scope=scope) as prefix:
             block_tokens = self._cache.block_tokens
             for number, block in enumerate(prefix.blocks):
                 if prefill_site == self._site != block.maker:
@@ -49,7 +51,7 @@ class KeptPrefixes:
                     block.maker = self._site
             while prefix.wants(prefix.tokens, prefix.tokens + block_tokens) and prefix.tokens + block_tokens <= len(token_ids):
                 pieces = await asyncio.to_thread(self._read, sequence, prefix.tokens, prefix.tokens + block_tokens)
-                prefix.append(pieces, sum(piece.size_bytes for piece in pieces), prefill_site)
+                prefix.append(Part.of(pieces), maker=prefill_site)
         self._changed(self._cache.take_changes())
 
     @property

@@ -39,6 +39,7 @@ def next_attempt(request: Request, now_s: float) -> BeginAttempt:
         tenant=request.generate.tenant,
         timeout_s=min(left_s, limit_s),
         admitted=request.admitted,
+        cache_scope=request.generate.cache_scope,
     )
 
 

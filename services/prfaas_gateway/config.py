@@ -1,7 +1,7 @@
 """Keys of the gateway's configuration."""
 
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
@@ -23,6 +23,9 @@ class GatewayConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_fie
     served_model_name: tuple[str, ...] = ()
     """Names by which clients know the model, where there is one in `models`, instead of its own: the last component of its path.
     The first one stands in answers."""
+    generation_config: Literal["auto", "vllm"] = "auto"
+    """`auto`: requests that do not say how to sample are sampled as a model's generation_config.json says. `vllm`: as OpenAI's
+    defaults say, whatever the model. vLLM has this option by the same name."""
     tenants_file: str | None = None
     """TOML file, mode 0600, of tenants, their limits and hashes of their API keys (`prfaas keys`). Unset: all clients may ask."""
     tenant_gateways: Annotated[int, Meta(ge=1)] = 1

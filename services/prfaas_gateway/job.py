@@ -16,6 +16,8 @@ class Job:
     request_id: str
     model: str
     tenant: str
+    cache_scope: str
+    """Name of those who share cached prefixes with this prompt."""
     token_ids: list[int]
     sampling: Sampling
     ttft_deadline_s: float

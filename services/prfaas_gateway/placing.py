@@ -152,7 +152,7 @@ class Placing:
             max_tokens=job.sampling.max_tokens,
             ttft_deadline_s=max(0.0, job.left_s),
             refused_by=tuple(refused_by),
-            block_hashes=bytes(block_hashes(job.token_ids, self.block_tokens, self.hash_key)),
+            block_hashes=bytes(block_hashes(job.token_ids, self.block_tokens, self.hash_key, job.cache_scope)),
             block_tokens=self.block_tokens,
         )
         whom = f"The scheduler of site {self.site}"
@@ -204,6 +204,7 @@ class Placing:
             gateway=self.gateway,
             gateway_incarnation=self.incarnation,
             tenant=job.tenant,
+            cache_scope=job.cache_scope,
             ttft_deadline_s=job.left_s,
         )
         subject = subjects.generate(self.site, placement.decode_worker)

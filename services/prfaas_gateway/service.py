@@ -164,10 +164,10 @@ class GatewayService:
 
     async def _load_models(self) -> tuple[list[ModelFiles], list[ServedModel]]:
         """Raises StartRefusedError."""
-        turns, names = Turns(self._config.tokenizer_threads), self._config.served_model_name
+        turns = Turns(self._config.tokenizer_threads)
         try:
             files = [await asyncio.to_thread(self._load_files, reference) for reference in self._config.models]
-            models = [await asyncio.to_thread(ServedModel.load, each, names, self._tokenizing, turns) for each in files]
+            models = [await asyncio.to_thread(ServedModel.load, each, self._config, self._tokenizing, turns) for each in files]
         except WeightsError as error:
             raise StartRefusedError(str(error)) from error
         return files, models

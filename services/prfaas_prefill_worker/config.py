@@ -27,6 +27,10 @@ class PrefillWorkerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unkno
     """Pd sites whose schedulers may place prompts here; the worker announces itself to each."""
     prefix_cache_mib: Annotated[int, Meta(ge=0)] = 512
     """Memory for the KV of earlier prompts' blocks, of `engine.chunk-tokens` each; 0 keeps none."""
+    prefix_cache_disk_mib: Annotated[int, Meta(ge=0)] = 0
+    """Disk space for the same blocks, beneath the memory: what was pushed out of it, or lost by a restart, is read back."""
+    prefix_cache_disk_directory: str = ""
+    """Directory for these, this worker's own. Who reads it can learn the prompts: docs/security.md."""
     prefill_memory_mib: Annotated[int, Meta(ge=0)] = 0
     """Memory that one prefill may take; a longer one is refused before it begins. 0: what host, container or device have free."""
     unsent_mib: Annotated[int, Meta(ge=1)] = 64
@@ -47,5 +51,9 @@ class PrefillWorkerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unkno
     def __post_init__(self) -> None:
         super().__post_init__()
         check_hash_key(self.block_hash_key_file)
+        if self.prefix_cache_disk_mib and not self.prefix_cache_disk_directory:
+            raise ValueError("`prefix-cache-disk-mib` needs a `prefix-cache-disk-directory`")
+        if self.prefix_cache_disk_mib and not self.prefix_cache_mib:
+            raise ValueError("`prefix-cache-disk-mib` needs a `prefix-cache-mib`: what is read from disk goes into memory")
         if self.bulk is None:
             raise ValueError("a prefill worker ships KV: it needs a `bulk` endpoint")

@@ -42,6 +42,7 @@ class Run:
     timeout_s: float
     """Rest of the job's time."""
     tenant: str = ""
+    cache_scope: str = ""
     kv_secret: bytes | None = None
     """Secret to seal the KV's frames with; None: they go in clear."""
 

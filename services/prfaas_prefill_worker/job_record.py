@@ -17,6 +17,7 @@ from prfaas.telemetry.tracing import Tracing
 from prfaas.transfer.send_options import SendReport
 from prfaas.worker.identity import Identity
 from prfaas_prefill_worker.events import Refuse
+from prfaas_prefill_worker.prefiller import Prefilled
 
 _REFUSED_RESULTS = {FailureCode.WORKER_LOST: "redelivered"}
 """Label of a refused job by its code, where the two differ."""
@@ -79,12 +80,14 @@ class JobRecord:
     def __exit__(self, *_: object) -> None:
         self._prefill.end()
 
-    def prefilled(self, prefill_s: float, cached_tokens: int) -> None:
-        metrics = self._records.metrics
+    def prefilled(self, prefill_s: float, prefilled: Prefilled) -> None:
+        metrics, cached_tokens, on_disk = self._records.metrics, prefilled.cached_tokens, prefilled.read_back
         metrics.prefill_s.observe(prefill_s)
         metrics.tokens.inc(self._tokens - cached_tokens)
         metrics.prefix_queries.inc(self._tokens)
         metrics.prefix_hits.inc(cached_tokens)
+        metrics.hit("memory", cached_tokens - on_disk.tokens, prefilled.saved_s)
+        metrics.hit("disk", on_disk.tokens, on_disk.saved_s)
         self._prefill.set_attribute(names.PREFILL_CACHED_TOKENS, cached_tokens)
 
     def given_up(self, code: FailureCode, reason: str) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from functools import partial
+from pathlib import Path
 
 from prfaas.bus.job_consumer import JobConsumer
 from prfaas.bus.taken_jobs import TakenJob
@@ -11,15 +12,18 @@ from prfaas.contracts.terms import Role
 from prfaas.contracts.to_prefill import CancelPrefill
 from prfaas.contracts.to_scheduler import Heartbeat
 from prfaas.engine.free_memory import free_bytes
+from prfaas.kvcache.compute_speed import ComputeSpeed
 from prfaas.kvcache.prefix_cache import PrefixCache
 from prfaas.process.incarnation import new_incarnation
-from prfaas.process.runner import ServiceContext
+from prfaas.process.runner import ServiceContext, StartRefusedError
 from prfaas.sealing.job_seal import JobSeals
 from prfaas.sealing.keys import read_hash_key
 from prfaas.telemetry.fault_points import FaultPoint, reach
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics.clock import watch_clock
 from prfaas.worker.block_announcer import BlockAnnouncer
+from prfaas.worker.disk_tier.folder import DiskTierError
+from prfaas.worker.disk_tier.tier import DiskTier
 from prfaas.worker.engine_loading import load_engine
 from prfaas.worker.engine_thread import engine_thread
 from prfaas.worker.lifecycle import WorkerLifecycle
@@ -27,11 +31,14 @@ from prfaas_prefill_worker.announced_queue import SharedQueue
 from prfaas_prefill_worker.config import PrefillWorkerConfig
 from prfaas_prefill_worker.events import CancelHeard, JobTaken, PrefillEnded, Refuse
 from prfaas_prefill_worker.prefiller import Prefiller
+from prfaas_prefill_worker.prefix_metrics import PrefixMetrics
 from prfaas_prefill_worker.readiness import Readiness
 from prfaas_prefill_worker.service_core import PrefillCore
 from prfaas_prefill_worker.shipment import Shipments
 
 TAKE_TIMEOUT_S = 1.0
+CLOSE_DISK_S = 5.0
+"""Time at the end for what waits to be written to disk."""
 WATCH_QUEUE_EVERY_S = 1.0
 """Interval of looks at the queue, the same as of announcements."""
 
@@ -44,6 +51,7 @@ class PrefillWorkerService:
         self._context = context
         self._incarnation = new_incarnation()
         self._thread = engine_thread()
+        self._disk: DiskTier | None = None
         self.lifecycle = WorkerLifecycle(config.identity, context, self, movable=config.movable)
 
     async def start(self) -> None:
@@ -68,11 +76,17 @@ class PrefillWorkerService:
         bus = connections.bus
         blocks = BlockAnnouncer(bus, config.identity, incarnation=self._incarnation, sites=config.serves)
         hash_key = read_hash_key(config.block_hash_key_file)
-        self._prefix_cache = PrefixCache(description.chunk_tokens, config.prefix_cache_mib << 20, hash_key)
-        prefiller = Prefiller(engine, self._thread, self._prefix_cache, blocks.changed)
+        speed = ComputeSpeed()
+        self._prefix_cache = PrefixCache.for_model(
+            description.layout, description.chunk_tokens, config.prefix_cache_mib << 20, hash_key, compute_s=speed.seconds
+        )
+        prefiller = Prefiller(engine, self._thread, self._prefix_cache, speed, blocks.changed)
         self._shipments = Shipments(config, context, connections, prefiller, self._core, self._incarnation)
         self._shipments.links.open(config.serves)
         self._core.handle(PrefillEnded(*await prefiller.warm_up()))
+        await self._open_disk(speed)
+        PrefixMetrics(context.registry, description.model, self._prefix_cache, self._disk)
+        blocks.changed(self._prefix_cache.take_changes())
         # Work comes in only now that it can be done.
         for decode_site in config.serves:
             cancelled = partial(self._cancel, decode_site)
@@ -103,7 +117,29 @@ class PrefillWorkerService:
 
     async def stop(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
+        if self._disk is not None:
+            await asyncio.to_thread(self._disk.close, CLOSE_DISK_S)
         await self.lifecycle.close()
+
+    async def _open_disk(self, speed: ComputeSpeed) -> None:
+        """Opens the tier on disk, if there is one. Its blocks are worth what they take to compute: that was seen before."""
+        config = self._config
+        if not config.prefix_cache_disk_mib:
+            return
+        opened = partial(
+            DiskTier,
+            Path(config.prefix_cache_disk_directory),
+            config.prefix_cache_disk_mib << 20,
+            self._description.fingerprint,
+            block_tokens=self._description.chunk_tokens,
+            checkpoint_spacing=self._prefix_cache.checkpoint_spacing,
+            compute_s=speed.seconds,
+        )
+        try:
+            self._disk = await asyncio.get_running_loop().run_in_executor(self._thread, opened)
+        except DiskTierError as error:
+            raise StartRefusedError(str(error)) from error
+        self._prefix_cache.lower = self._disk
 
     # What the lifecycle calls.
 

@@ -104,4 +104,4 @@ class PrefillCore:
             )
         if not 0 <= transfer.from_token < len(token_ids):
             return Refuse(job, FailureCode.BAD_JOB, f"the transfer begins at token {transfer.from_token} of {len(token_ids)}")
-        return Run(job, token_ids, job.timeout_s - age_s, secret.tenant, secret.kv_secret or None)
+        return Run(job, token_ids, job.timeout_s - age_s, secret.tenant, secret.cache_scope, secret.kv_secret or None)

@@ -76,7 +76,7 @@ class Shipments:
                     run, sender, lambda: self._core.cancelled(run.job) or time.monotonic() >= due_at
                 )
                 prefill_s = time.monotonic() - started_at
-                record.prefilled(prefill_s, prefilled.cached_tokens)
+                record.prefilled(prefill_s, prefilled)
                 # What the link made it wait for is no part of T_prefill: a policy would take a slow link for a slow machine.
                 self._core.handle(PrefillEnded(len(run.token_ids) - prefilled.cached_tokens, prefill_s - sender.blocked_s))
                 await self._progress.done(taken, prefilled, prefill_s)

@@ -11,7 +11,7 @@ from typing import Any
 from prfaas.engine.factory import EngineConfig, build_engine
 from prfaas.engine.protocol import Engine
 from prfaas.kvcache.layout import KVPiece
-from prfaas.kvcache.prefix_cache import PinnedPrefix
+from prfaas.kvcache.pinned_prefix import PinnedPrefix
 from prfaas.process.runner import run_service
 from prfaas.worker import engine_loading
 from prfaas_prefill_worker import service

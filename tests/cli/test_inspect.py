@@ -36,6 +36,16 @@ def test_layers_and_kv_come_from_the_configuration_alone(tmp_path: Path, capfd: 
     assert "served: yes" in said
 
 
+def test_latents_are_what_the_kv_of_latent_attention_consists_of(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    named = {"architectures": ["DeepseekV2ForCausalLM"], "model_type": "deepseek_v2"}
+    of_lite = {"num_key_value_heads": 16, "kv_lora_rank": 512, "qk_rope_head_dim": 64, "qk_nope_head_dim": 128, "v_head_dim": 128}
+    without = {"head_dim": None, "use_sliding_window": None, "sliding_window": None, "max_window_layers": None}
+    assert main(["inspect", write(tmp_path / "lite", **named, **of_lite, **without)]) == 0
+    said = capfd.readouterr().out
+    assert "layers: 4 of full attention (1 KV heads of 512 and 64)" in said
+    assert "once all windows are full: 4,608 bytes" in said
+
+
 def test_a_shipped_model_is_what_its_engine_says(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "gemma-3-270m"]) == 0
     layout = build_engine(EngineConfig()).describe().layout
@@ -44,10 +54,27 @@ def test_a_shipped_model_is_what_its_engine_says(capfd: pytest.CaptureFixture[st
 
 def test_what_cannot_be_served_is_said_with_the_reason(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     types = ["linear_attention", "linear_attention", "linear_attention", "full_attention"]
-    assert main(["inspect", write(tmp_path / "next", architectures=["Qwen3NextForCausalLM"], layer_types=types)]) == 1
+    assert main(["inspect", write(tmp_path / "linear", architectures=["GptOssForCausalLM"], layer_types=types)]) == 1
     said = capfd.readouterr().out
     assert "layers: 3 of linear_attention, 1 of full_attention" in said
-    assert "served: no, the class Qwen3NextForCausalLM is not served: its recurrent layers" in said
+    assert "served: no, the class GptOssForCausalLM is not served: its attention sinks" in said
+
+
+def test_recurrent_layers_have_states_of_one_size_at_every_length(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Sizes of Qwen3-Next-80B-A3B, whose configuration does not name the types of its layers."""
+    config = {
+        "architectures": ["Qwen3NextForCausalLM"], "model_type": "qwen3_next", "head_dim": 256, "num_hidden_layers": 48,
+        "num_key_value_heads": 2, "full_attention_interval": 4, "linear_conv_kernel_dim": 4, "linear_key_head_dim": 128,
+        "linear_value_head_dim": 128, "linear_num_key_heads": 16, "linear_num_value_heads": 32,
+    }  # fmt: skip
+    assert main(["inspect", write(tmp_path / "next", **config, use_sliding_window=None, sliding_window=None)]) == 0
+    said = capfd.readouterr().out
+    # In float32 a matrix of 128 x 128 in each of 32 heads; in bfloat16 four tokens of queries, keys and values.
+    state_bytes = 32 * 128 * 128 * 4 + (2 * 16 + 32) * 128 * 4 * 2
+    assert f"36 of recurrent state ({state_bytes:,} bytes), 12 of full attention (2 KV heads of 256)" in said
+    assert f"states of all recurrent layers, at every length: {36 * state_bytes:,} bytes" in said
+    assert "KV of one token more, once all windows are full: 24,576 bytes" in said
+    assert re.search(rf"8,192 +{(8192 * 24_576 + 36 * state_bytes) / 1e6:.1f} MB", said)
 
 
 def test_a_link_and_a_profile_say_where_offloading_can_pay(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

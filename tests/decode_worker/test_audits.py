@@ -54,7 +54,9 @@ class Site:
         self.audits = Audits(config, self.jobs, lane, layout, self.tasks, metrics, self.distrusted.append, lambda: self.drawn)
 
     def prefill(self, request_id: str = "r", site: str = FAR) -> Prefill:
-        return self.jobs.prefill(request_id, request_id, 1, site, prompt(), from_token=0, tenant="", timeout_s=9.0, lossy=False)
+        return self.jobs.prefill(
+            request_id, request_id, 1, site, prompt(), from_token=0, tenant="", timeout_s=9.0, lossy=False, cache_scope=""
+        )
 
     def served(self, request_id: str = "r", tokens: tuple[int, ...] | None = None) -> Audited:
         """A prefill of the other site that was drawn; `tokens` are those that it computed."""

@@ -24,7 +24,7 @@ BROKEN_AT = 3
 class Engine(FragileEngine):
     """Answers with token 5; the third step of a sequence whose sampler is `breaks` breaks, one of `babbles` has no text."""
 
-    def sampler(self, sampling: Sampling) -> Any:
+    def sampler(self, sampling: Sampling, prompt: Sequence[int] = ()) -> Any:
         if sampling.seed == 1:
             raise RuntimeError("no random numbers today")
         return {2: "breaks", 3: "babbles"}.get(sampling.seed or 0, "")

@@ -17,7 +17,7 @@ DTYPES = ("bfloat16", "float16", "float32")
 
 def layout(dtype: str, *, state_bytes: int = 0) -> KVLayout:
     layers = [
-        LayerSpec(kind=LayerKind.FULL, kv_heads=2, head_dim=8),
+        LayerSpec(kind=LayerKind.FULL, kv_heads=2, head_dim=8, value_dim=4),
         LayerSpec(kind=LayerKind.SLIDING, kv_heads=1, head_dim=16, window_tokens=10),
     ]
     if state_bytes:
@@ -42,10 +42,11 @@ def pieces(
             out.append(KVPiece(LayerRange(layer, 0, TOKENS), memoryview(state or bytes(spec.state_bytes)), memoryview(b"")))
             continue
         random = np.random.default_rng(layer)
-        both = random.standard_normal((2, TOKENS, spec.kv_heads * spec.head_dim))
-        both *= 1 + noise * np.random.default_rng(99).uniform(-1, 1, both.shape)
+        both = [random.standard_normal((TOKENS, spec.kv_heads * width)) for width in (spec.head_dim, spec.value_width)]
+        for part in both:
+            part *= 1 + noise * np.random.default_rng(99).uniform(-1, 1, part.shape)
         if token is not None and layer == 1:
-            both[0, token] *= factor
+            both[0][token] *= factor
         edges = [needed.start, *(cut for cut in sorted(set(cuts)) if needed.start < cut < needed.end), needed.end]
         for start, end in pairwise(edges):
             keys, values = (packed(part[start:end], of.dtype) for part in both)

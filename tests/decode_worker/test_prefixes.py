@@ -10,9 +10,9 @@ from prfaas.contracts.to_decode import Sampling
 from prfaas.engine.emulated import EmulatedConfig, EmulatedEngine
 from prfaas.engine.emulated_sequence import EmulatedSequence
 from prfaas.engine.protocol import DecodeRow, EngineError
+from prfaas.kvcache.block_pool import Changes
 from prfaas.kvcache.blocks import block_hashes
 from prfaas.kvcache.layout import KVPiece
-from prfaas.kvcache.prefix_cache import Changes
 from prfaas_decode_worker.prefixes import KeptPrefixes
 
 BLOCK_TOKENS = 64
@@ -70,6 +70,16 @@ async def test_a_later_prompt_gets_what_it_shares_and_the_same_answer(engine: Em
     assert kept.pinned == 0
     assert stored[:3] == list(block_hashes(first, BLOCK_TOKENS)) and len(stored) == 3
     assert not any(changes.removed for changes in heard)
+
+
+async def test_equal_prompts_of_two_scopes_share_nothing(engine: EmulatedEngine) -> None:
+    kept = KeptPrefixes(engine, 1 << 30, lambda changes: None, site=HOME)
+    sequence = engine.reserve(200, 220)
+    for piece in transferred(engine, prompt(200), 0):
+        engine.install(sequence, piece)
+    await kept.keep(sequence, prompt(200), HOME, "a")
+    found = [await kept.install(engine.reserve(200, 220), prompt(200), HOME, scope) for scope in ("a", "b", "")]
+    assert found == [192, 0, 0]
 
 
 async def test_it_stays_within_its_memory_and_tells_what_it_gave_up(engine: EmulatedEngine) -> None:

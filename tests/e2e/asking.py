@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from openai import AsyncOpenAI
 
+from prfaas.engine.model_reference import model_name
 from prfaas.site.sites import Role
 from prfaas.stack.stack import Stack
 
@@ -40,7 +41,7 @@ async def complete(stack: Stack, prompt: str | list[int], max_tokens: int = 12, 
     async with client_of(stack) as client:
         headers = {"x-prfaas-report": "1", "x-prfaas-ttft-deadline-s": "500"} | more.pop("headers", {})
         raw = await client.completions.with_raw_response.create(
-            model=stack.description.model,
+            model=model_name(stack.description.model),
             prompt=prompt,
             max_tokens=max_tokens,
             temperature=0,

@@ -11,6 +11,7 @@ import pytest_asyncio
 import torch
 import transformers
 
+from prfaas.engine.emulated_model import EOS_TOKEN_ID
 from prfaas.site.sites import Role
 from prfaas.stack.stack import Stack
 from tests.e2e.conftest import describe
@@ -19,12 +20,16 @@ from tests.engine.tiny_models import CONTEXT_TOKENS, save_tiny
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]
 OUTPUT_TOKENS = 12
 NAMES = ("mine", "mine-too")
+PENALTY = 1.3
+"""Penalty of repetition: the model's own, which transformers' `generate` reads from the same file."""
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = save_tiny(tmp_path_factory.mktemp("models"), "qwen2-window", shard_bytes=100_000)
     (directory / "chat_template.jinja").write_text("{% for message in messages %}{{ message.content }}{% endfor %}")
+    settings = {"eos_token_id": EOS_TOKEN_ID, "do_sample": True, "temperature": 0.6, "repetition_penalty": PENALTY}
+    (directory / "generation_config.json").write_bytes(msgspec.json.encode(settings))
     return directory
 
 
@@ -62,6 +67,7 @@ async def test_an_answer_is_that_of_transformers_wherever_it_was_prefilled(own_s
         answer = await client.post("/v1/completions", json=body)
         assert answer.status_code == 200, answer.text
         assert answer.headers["x-prfaas-prefill-site"] == ("remote" if tokens > 100 else "local")
+        assert answer.headers["x-prfaas-sampling-defaults"] == f"repetition_penalty={PENALTY}"
         assert answer.json()["choices"][0]["text"] == greedy(model, prompt_of(tokens))
 
 

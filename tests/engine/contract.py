@@ -90,7 +90,7 @@ class EngineContract:
         assert prefilled(engine, []) == []
 
     def test_a_cached_prefix_changes_no_bit(self, engine: Engine, prompt: Sequence[int]) -> None:
-        cache = PrefixCache(engine.describe().chunk_tokens, CACHE_BYTES)
+        cache = PrefixCache.for_model(engine.describe().layout, engine.describe().chunk_tokens, CACHE_BYTES)
         expected = joined(prefilled(engine, prompt))
         assert joined(prefilled(engine, prompt, cache)) == expected
         with cache.pin(prompt) as prefix:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prfaas.engine.attention import attention, causal_on_cpu, causal_on_gpu, sliding_mask
+from prfaas.engine.decode_cache import Ragged
 from prfaas.engine.prefill_cache import PrefillCache
 from prfaas.kvcache.layout import KVLayout, LayerKind, LayerSpec
 from tests.budget import examples
@@ -59,6 +60,20 @@ def test_a_chunk_sees_itself_and_all_before_it(
     assert output.dtype is dtype
     expected = defined(query, key, value, window_tokens=past_tokens + tokens)
     torch.testing.assert_close(output.double(), expected, rtol=0, atol=ROUNDING[dtype])
+
+
+@pytest.mark.parametrize(("key_dim", "value_dim"), [(16, 12), (12, 16)])
+@pytest.mark.parametrize("past_tokens", [0, 40])
+@torch.inference_mode()
+def test_values_may_be_narrower_and_wider_than_keys(key_dim: int, value_dim: int, past_tokens: int) -> None:
+    query, key, value = states(30, past_tokens, 2, 2, torch.float32, 5)
+    query, key, value = query[..., :key_dim], key[..., :key_dim], value[..., :value_dim]
+    output, _ = attention(torch.nn.Module(), query, key, value, None, SCALING)
+    assert output.shape == (1, 30, 4, value_dim)
+    expected = defined(query, key, value, window_tokens=past_tokens + 30)
+    torch.testing.assert_close(output.transpose(1, 2).double(), expected, rtol=0, atol=1e-5)
+    last, _ = attention(torch.nn.Module(), query[:, :, -1:], Ragged([key]), Ragged([value]), None, SCALING)
+    torch.testing.assert_close(last.transpose(1, 2).double(), expected[:, :, -1:], rtol=0, atol=1e-5)
 
 
 @torch.inference_mode()

@@ -19,11 +19,13 @@ from prfaas.capacity.builtin import builtin_profile
 from prfaas.contracts.to_decode import Sampling
 from prfaas.engine import emulated
 from prfaas.engine.emulated import EmulatedConfig
+from prfaas.engine.emulated_kv import PrefixHashes
 from prfaas.engine.emulated_model import EMULATED_MODELS, byte_tokenizer, kv_line
+from prfaas.engine.emulated_sequence import EmulatedSequence
 from prfaas.engine.factory import EngineConfig, build_engine
 from prfaas.engine.protocol import DecodeRow, EngineError, PrefillCancelled
 from prfaas.engine.weights import prepare
-from prfaas.kvcache.layout import KVPiece, LayerKind
+from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange, LayerSpec
 from prfaas.process.config import ConfigError, load_config
 from tests.budget import examples
 from tests.engine.emulated_at_hand import answer, engine, prefilled, prompt
@@ -104,6 +106,20 @@ def test_the_cache_of_another_prompt_gives_another_answer(tokens: int, data: st.
     layer = data.draw(st.integers(0, len(target.layout.layers) - 1))
     mixed = [(bad if good.range.layer == layer else good) for good, bad in zip(right, wrong, strict=True)]
     assert answer(target, mixed, tokens) != answer(target, right, tokens)
+
+
+def test_keys_and_values_may_have_unlike_widths() -> None:
+    layout = KVLayout(dtype="bfloat16", layers=(LayerSpec(kind=LayerKind.FULL, kv_heads=1, head_dim=12, value_dim=4),))
+    hashes, sequence = PrefixHashes(prompt(20)), EmulatedSequence(layout, 20, 24)
+    whole = hashes.piece(layout, LayerRange(0, 0, 20))
+    assert (whole.keys.nbytes, whole.values.nbytes) == (20 * 24, 20 * 8)
+    for start, end in ((0, 7), (7, 20)):
+        sequence.install(hashes.piece(layout, LayerRange(0, start, end)))
+    assert sequence.read(LayerRange(0, 0, 20)) == whole
+    assert sequence.read(LayerRange(0, 5, 9)) == whole.part(5, 9)
+    data = memoryview(bytes(20 * 32))
+    with pytest.raises(EngineError, match="expected are 480 of keys and 160 of values"):
+        EmulatedSequence(layout, 20, 24).install(KVPiece(LayerRange(0, 0, 20), data[:320], data[320:]))
 
 
 def test_order_of_tokens_matters() -> None:

@@ -28,7 +28,7 @@ def with_cache(target: EmulatedEngine, token_ids: Sequence[int], cache: PrefixCa
 def test_a_cached_prefix_changes_no_byte(tokens: int, shared: int, model: str, data: st.DataObject) -> None:
     target = engine(model, chunk_tokens=64)
     token_ids = prompt(tokens)
-    cache = PrefixCache(64, 1 << 30)
+    cache = PrefixCache.for_model(target.layout, 64, 1 << 30)
     with_cache(target, token_ids[:shared] + prompt(10, seed=1), cache)
     assert answer(target, with_cache(target, token_ids, cache), tokens) == answer(target, prefilled(target, token_ids), tokens)
     from_token = 64 * data.draw(st.integers(0, (tokens - 1) // 64))
@@ -43,7 +43,7 @@ def test_a_wrong_cached_block_changes_the_answer() -> None:
     target, token_ids = engine(), prompt(200)
     right = answer(target, prefilled(target, token_ids), 200)
     for block in range(3):
-        cache = PrefixCache(64, 1 << 30)
+        cache = PrefixCache.for_model(target.layout, 64, 1 << 30)
         with_cache(target, token_ids, cache)
         assert answer(target, with_cache(target, token_ids, cache), 200) == right
         with cache.pin(token_ids) as prefix:
@@ -52,7 +52,8 @@ def test_a_wrong_cached_block_changes_the_answer() -> None:
 
 
 def test_only_what_is_not_cached_takes_time() -> None:
-    paced, cache, token_ids = engine(time_scale=20.0), PrefixCache(64, 1 << 30), prompt(500)
+    paced, token_ids = engine(time_scale=20.0), prompt(500)
+    cache = PrefixCache.for_model(paced.layout, 64, 1 << 30)
     with_cache(engine(), token_ids[:448], cache)
     started_s = time.monotonic()
     with_cache(paced, token_ids, cache)
@@ -65,11 +66,14 @@ def test_only_what_is_not_cached_takes_time() -> None:
     assert len(emitted) >= 8 and prefix.cached_tokens == 448
 
 
-def test_blocks_count_the_states_that_a_machine_would_keep() -> None:
+def test_the_states_count_that_a_machine_would_keep() -> None:
     target = engine()
-    cache = PrefixCache(64, 1 << 30)
+    cache = PrefixCache.for_model(target.layout, 64, 1 << 30)
     with_cache(target, prompt(130), cache)
     assert cache.size_bytes == target.layout.total_bytes(64) + target.layout.total_bytes(128, from_token=64)
+    tight = PrefixCache.for_model(target.layout, 64, target.layout.total_bytes(128))
+    with_cache(target, prompt(130), tight)
+    assert tight.size_bytes == target.layout.total_bytes(128), "two blocks, and the state behind them"
 
 
 def test_the_decode_side_reads_blocks_back() -> None:

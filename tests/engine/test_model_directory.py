@@ -42,10 +42,12 @@ def test_the_gateway_needs_no_weights(directory: Path) -> None:
 def test_end_tokens_are_those_of_the_generation_first(directory: Path) -> None:
     write(directory / "generation_config.json", {"eos_token_id": [7, 9]})
     assert read(directory).eos_token_ids == {7, 9}
+    assert read(directory).generation_config == {"eos_token_id": [7, 9]}
     write(directory / "generation_config.json", {})
     change_config(directory, eos_token_id=[3, 4])
     assert read(directory).eos_token_ids == {3, 4}
     (directory / "generation_config.json").unlink()
+    assert read(directory).generation_config == {}
     change_config(directory, eos_token_id=None)
     assert read(directory).eos_token_ids == set()
 

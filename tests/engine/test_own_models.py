@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from prfaas.contracts.to_decode import Sampling
 from prfaas.engine.factory import EngineConfig, build_engine
 from prfaas.engine.protocol import DecodeRow, Engine
 from prfaas.engine.served_classes import SERVED
+from prfaas.engine.torch_engine import TorchEngine
 from prfaas.kvcache.layout import KVPiece
+from prfaas.kvcache.prefix_cache import PrefixCache
 from tests.engine.tiny_models import TINY, VOCABULARY, WINDOW_TOKENS, change_config, class_name, save_tiny
 
 CHUNK_TOKENS = 32
@@ -94,6 +97,46 @@ def test_tokens_and_logprobs_are_those_of_transformers(tiny: str, dtype: str, tm
     else:
         assert statistics.median(errors) <= ROUNDING * statistics.mean(spreads)
         assert statistics.median(regrets) <= ROUNDING * statistics.mean(spreads)
+
+
+def test_a_penalty_of_repetition_sees_prompt_and_answer_as_transformers_does(tmp_path: Path) -> None:
+    directory = save_tiny(tmp_path, "llama")
+    engine = engine_of(directory)
+    assert isinstance(engine, TorchEngine)
+    plain: Any = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype="float32")
+    prompt = prompts_of(8)[-1]
+    answered: dict[float, list[int]] = {}
+    for penalty in (1.0, 1.5):
+        sampling = Sampling(max_tokens=24, temperature=0, repetition_penalty=penalty, ignore_eos=True)
+        sequence = engine.reserve(len(prompt) - 1, len(prompt) + 24)
+        engine.prefill(prompt[:-1], partial(engine.install, sequence), lambda: False)
+        row = DecodeRow(sequence=sequence, token_id=prompt[-1], sampler=engine.sampler(sampling, prompt))
+        answered[penalty] = []
+        for _ in range(24):
+            row.token_id = engine.decode([row])[0].token_id
+            answered[penalty].append(row.token_id)
+        ids = torch.tensor([prompt])
+        said = {"repetition_penalty": penalty, "do_sample": False, "max_new_tokens": 24, "eos_token_id": None}
+        expected = plain.generate(ids, attention_mask=torch.ones_like(ids), **said)
+        assert answered[penalty] == expected[0, len(prompt) :].tolist()
+    assert answered[1.0] != answered[1.5]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_latents_are_shipped_as_they_are_cached_and_a_cached_prefix_gives_the_same_bits(dtype: str, tmp_path: Path) -> None:
+    engine = engine_of(save_tiny(tmp_path, "deepseek-v3", dtype))
+    layout = engine.describe().layout
+    assert {(spec.kv_heads, spec.head_dim, spec.value_dim) for spec in layout.layers} == {(1, 24, 8)}, "not 4 heads of 24 and 12"
+    prompt, cache = prompts_of(9)[-1], PrefixCache(CHUNK_TOKENS, 1 << 20)
+    kv: list[list[bytes]] = []
+    for times in range(2):
+        pieces: list[KVPiece] = []
+        with cache.pin(prompt) as prefix:
+            assert prefix.cached_tokens == times * (len(prompt) // CHUNK_TOKENS * CHUNK_TOKENS)
+            engine.prefill(prompt, pieces.append, lambda: False, prefix=prefix)
+        of_layers = [[each for each in pieces if each.range.layer == layer] for layer in range(len(layout.layers))]
+        kv.append([b"".join(each.keys for each in of) + b"".join(each.values for each in of) for of in of_layers])
+    assert kv[0] == kv[1]
 
 
 def kv_of(directory: Path, prompt: Sequence[int]) -> list[tuple[Any, bytes, bytes]]:

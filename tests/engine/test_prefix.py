@@ -70,7 +70,7 @@ def decode(engine: TorchEngine, token_ids: Sequence[int], pieces: Sequence[KVPie
 # The prefix ends inside the first window, behind it, and at the prompt's own end.
 @pytest.mark.parametrize(("shared_tokens", "prompt_tokens"), [(128, 300), (640, 700), (768, 768)])
 def test_a_hit_gives_the_bits_of_a_miss(engine: TorchEngine, text_ids: list[int], shared_tokens: int, prompt_tokens: int) -> None:
-    cache = PrefixCache(BLOCK_TOKENS, CAPACITY_BYTES)
+    cache = PrefixCache.for_model(engine.describe().layout, BLOCK_TOKENS, CAPACITY_BYTES)
     prefill(engine, text_ids[: shared_tokens + 1], cache)
     prompt = text_ids[:shared_tokens] + text_ids[2000 : 2000 + prompt_tokens - shared_tokens]
     assert cached(cache, prompt) == shared_tokens
@@ -80,13 +80,28 @@ def test_a_hit_gives_the_bits_of_a_miss(engine: TorchEngine, text_ids: list[int]
     assert prefill(engine, prompt, cache) == expected
 
 
+@pytest.mark.parametrize("from_end", [-1, 0, 1])
+def test_a_hit_at_every_boundary_gives_the_bits_of_a_miss(engine: TorchEngine, text_ids: list[int], from_end: int) -> None:
+    """Prompts that leave an earlier one around the ends of its blocks, each of them twice: once where nothing could be resumed,
+    and once more where that has left a checkpoint."""
+    cache = PrefixCache.for_model(engine.describe().layout, BLOCK_TOKENS, CAPACITY_BYTES)
+    prefill(engine, text_ids[:700], cache)
+    for blocks in (1, 4):
+        shared_tokens = blocks * BLOCK_TOKENS + from_end
+        prompt = text_ids[:shared_tokens] + text_ids[2000 + 60 * blocks : 2050 + 60 * blocks]
+        expected = prefill(engine, prompt)
+        assert prefill(engine, prompt, cache) == expected
+        assert cached(cache, prompt) == len(prompt) // BLOCK_TOKENS * BLOCK_TOKENS
+        assert prefill(engine, prompt, cache) == expected
+
+
 def test_what_the_decode_worker_has_is_not_handed_out(engine: TorchEngine, text_ids: list[int]) -> None:
     """The prefill worker has as much of it, or less, or more."""
     prompt = text_ids[:700]
     whole = prefill(engine, prompt)
     layout = engine.describe().layout
     for cached_tokens, from_token in ((256, 256), (0, 384), (640, 384)):
-        cache = PrefixCache(BLOCK_TOKENS, CAPACITY_BYTES)
+        cache = PrefixCache.for_model(engine.describe().layout, BLOCK_TOKENS, CAPACITY_BYTES)
         prefill(engine, prompt[:cached_tokens], cache)
         for layer, (start, keys, values) in prefill(engine, prompt, cache, from_token).items():
             needed = layout.needed(layer, len(prompt), from_token)
@@ -95,31 +110,33 @@ def test_what_the_decode_worker_has_is_not_handed_out(engine: TorchEngine, text_
 
 
 def test_eviction_in_the_middle_of_all_this_changes_no_bit(engine: TorchEngine, text_ids: list[int]) -> None:
-    block_bytes = sum(
-        engine.describe().layout.range_bytes(part) for part in engine.describe().layout.block_ranges(0, BLOCK_TOKENS)
-    )
-    cache = PrefixCache(BLOCK_TOKENS, 3 * block_bytes)
+    layout = engine.describe().layout
+    block_bytes = sum(layout.range_bytes(part) for part in layout.block_ranges(0, BLOCK_TOKENS))
+    checkpoint_bytes = sum(layout.range_bytes(part) for part in layout.checkpoint_ranges(512))
+    cache = PrefixCache.for_model(layout, BLOCK_TOKENS, 5 * block_bytes + 2 * checkpoint_bytes)
     prompts = [text_ids[:520], text_ids[:256] + text_ids[1000:1200], text_ids[600:900]]
     expected = [prefill(engine, prompt) for prompt in prompts]
     hits = []
-    for index in (0, 1, 2, 0):
+    for index in (0, 1, 1, 2, 0, 1):
         hits.append(cached(cache, prompts[index]))
         assert prefill(engine, prompts[index], cache) == expected[index]
-    assert hits == [0, 256, 0, 128]
-    assert cache.size_bytes == 3 * block_bytes
+    assert hits[:4] == [0, 0 if checkpoint_bytes else 256, 384, 0] and any(hits[4:])
+    assert cache.evicted_bytes
 
 
 def test_a_cancelled_prefill_leaves_whole_blocks_and_nothing_in_use(engine: TorchEngine, text_ids: list[int]) -> None:
-    cache = PrefixCache(BLOCK_TOKENS, CAPACITY_BYTES)
+    cache = PrefixCache.for_model(engine.describe().layout, BLOCK_TOKENS, CAPACITY_BYTES)
     seen: list[KVPiece] = []
     with pytest.raises(PrefillCancelled), cache.pin(text_ids[:500]) as prefix:
         engine.prefill(text_ids[:500], seen.append, lambda: len(cache) == 2, prefix=prefix)
-    assert (cache.pinned, cached(cache, text_ids[:500])) == (0, 256)
+    # Of a model with windows the blocks are there, but no checkpoint yet.
+    found = 0 if cache.checkpoint_spacing else 256
+    assert (cache.pinned, len(cache), cached(cache, text_ids[:500])) == (0, 2, found)
 
     def broken_link(_: KVPiece) -> None:
         raise ConnectionError("the link is gone")
 
-    for tokens, kept in ((500, 256), (100, 0)):
+    for tokens, kept in ((500, found), (100, 0)):
         with pytest.raises(ConnectionError), cache.pin(text_ids[:tokens]) as prefix:
             engine.prefill(text_ids[:tokens], broken_link, lambda: False, prefix=prefix)
         assert (cache.pinned, cached(cache, text_ids[:tokens])) == (0, kept)
@@ -128,10 +145,10 @@ def test_a_cancelled_prefill_leaves_whole_blocks_and_nothing_in_use(engine: Torc
 
 def test_blocks_own_their_memory(engine: TorchEngine, text_ids: list[int]) -> None:
     """The cache counts all that it holds: no view keeps the buffers of a whole prompt alive."""
-    cache = PrefixCache(BLOCK_TOKENS, CAPACITY_BYTES)
+    cache = PrefixCache.for_model(engine.describe().layout, BLOCK_TOKENS, CAPACITY_BYTES)
     prefill(engine, text_ids[:300], cache)
     with cache.pin(text_ids[:300]) as prefix:
-        halves = [half for block in prefix.blocks for piece in block.pieces for half in (piece.keys, piece.values)]
+        halves = [half for piece in prefix.loaded() for half in (piece.keys, piece.values)]
         owners: list[Any] = [half.obj for half in halves]  # arrays, whose base is the tensor
     assert [owner.base.untyped_storage().nbytes() for owner in owners] == [half.nbytes for half in halves]
 

@@ -82,6 +82,7 @@ CONFIG_CHANGES: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("phi3", {"rope_parameters": LONGROPE}, "`rope_type` 'longrope' depends on the length of the whole text"),
     ("gemma3", {"attn_logit_softcapping": 50.0}, r"`attn_logit_softcapping` is 50\.0"),
+    ("granite-hybrid", {"time_step_limit": [0.001, 0.1]}, r"`time_step_limit` is \[0\.001, 0\.1\]"),
     ("gemma3", {"use_bidirectional_attention": True}, "`use_bidirectional_attention` is set"),
     ("gemma3", {"sliding_window": 1}, "`sliding_window` is 1; expected are at least 2 tokens"),
     ("llama", {"hidden_size": "wide"}, "transformers does not take the configuration"),

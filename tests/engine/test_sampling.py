@@ -2,9 +2,11 @@
 
 import math
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,8 +18,8 @@ PROBABILITIES = torch.tensor([0.5, 0.3, 0.15, 0.05])
 LOGITS = PROBABILITIES.log()
 
 
-def sampler(temperature: float = 1.0, top_p: float = 1.0, seed: int | None = 0, top_logprobs: int | None = None) -> Sampler:
-    return Sampler(Sampling(max_tokens=1, temperature=temperature, top_p=top_p, seed=seed, top_logprobs=top_logprobs))
+def sampler(temperature: float = 1.0, top_p: float = 1.0, seed: int | None = 0, **others: Any) -> Sampler:
+    return Sampler(Sampling(max_tokens=1, temperature=temperature, top_p=top_p, seed=seed, **others))
 
 
 def draw(logits: torch.Tensor, one: Sampler, forbid_eos: bool = False) -> SampledToken:
@@ -74,6 +76,61 @@ def test_the_nucleus_is_that_of_its_definition(weights: list[float], top_p: floa
 def test_top_p_of_equal_tokens_takes_as_many_as_it_needs(top_p: float, tokens: int) -> None:
     drawn = {draw(torch.zeros(64), one).token_id for one in [sampler(top_p=top_p, seed=4)] for _ in range(1500)}
     assert len(drawn) == tokens
+
+
+@pytest.mark.parametrize(
+    ("top_k", "drawn"), [(-1, {0, 1, 2, 3}), (0, {0, 1, 2, 3}), (1, {0}), (2, {0, 1}), (4, {0, 1, 2, 3}), (9, {0, 1, 2, 3})]
+)
+def test_top_k_keeps_so_many(top_k: int, drawn: set[int]) -> None:
+    assert set(counts(sampler(top_k=top_k), 400)) == drawn
+
+
+def test_top_k_keeps_all_that_are_as_likely_as_its_last() -> None:
+    one = sampler(top_k=2, seed=4)
+    assert {draw(torch.tensor([1.0, 0.0, 0.0, -1.0]), one).token_id for _ in range(200)} == {0, 1, 2}
+
+
+@pytest.mark.parametrize(("min_p", "drawn"), [(0.05, {0, 1, 2, 3}), (0.2, {0, 1, 2}), (0.5, {0, 1}), (1.0, {0})])
+def test_min_p_keeps_what_is_as_likely_by_comparison(min_p: float, drawn: set[int]) -> None:
+    assert set(counts(sampler(min_p=min_p), 400)) == drawn
+
+
+def test_top_p_is_of_the_mass_that_top_k_and_min_p_leave() -> None:
+    assert set(counts(sampler(top_p=0.6), 400)) == {0, 1}
+    assert set(counts(sampler(top_p=0.6, top_k=2), 400)) == {0}
+    assert set(counts(sampler(top_p=0.6, min_p=0.5), 400)) == {0}
+
+
+@given(top_k=st.integers(1, 30), top_p=st.floats(0.01, 1), seed=st.integers(0, 2**32))
+def test_what_may_be_drawn_is_what_transformers_leaves(top_k: int, top_p: float, seed: int) -> None:
+    logits = 3 * torch.randn(1, 30, generator=torch.Generator().manual_seed(seed))
+    left = transformers.TopPLogitsWarper(top_p)(None, transformers.TopKLogitsWarper(top_k)(None, logits))
+    one = sampler(top_k=top_k, top_p=top_p, seed=seed)
+    assert all(left[0, draw(logits[0], one).token_id] > -torch.inf for _ in range(20))
+
+
+@given(penalty=st.floats(0.1, 10), seen=st.lists(st.integers(0, 29)), seed=st.integers(0, 2**32))
+def test_the_penalty_of_repetition_is_that_of_transformers(penalty: float, seen: list[int], seed: int) -> None:
+    logits = 3 * torch.randn(1, 30, generator=torch.Generator().manual_seed(seed))
+    half = len(seen) // 2
+    one = Sampler(Sampling(max_tokens=1, repetition_penalty=penalty), seen[:half])
+    for token_id in seen[half:]:
+        one.see(token_id)
+    expected = logits
+    if seen:
+        expected = transformers.RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor([seen]), logits)
+    assert torch.equal(one.penalized(logits[0]), expected[0])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.01])
+def test_a_penalized_token_gives_way_and_its_logprob_stays(temperature: float) -> None:
+    """0.5 to the power of 2 is less than 0.3."""
+    one = Sampler(Sampling(max_tokens=1, temperature=temperature, repetition_penalty=2.0, top_logprobs=1))
+    assert draw(LOGITS, one).token_id == 0
+    one.see(0)
+    token = draw(LOGITS, one)
+    assert (token.token_id, token.top[0][0]) == (1, 0)
+    assert token.logprob == pytest.approx(math.log(0.3), abs=1e-6)
 
 
 def test_logits_that_differ_in_their_last_bits_give_the_same_tokens() -> None:

@@ -10,7 +10,8 @@ HELLO = [{"role": "user", "content": "hello"}]
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8)
 names = st.sampled_from([
     "model", "prompt", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "min_tokens", "temperature",
-    "top_p", "seed", "stop", "ignore_eos", "logprobs", "top_logprobs", "role", "content", "type", "text", "include_usage",
+    "top_p", "top_k", "min_p", "repetition_penalty", "seed", "stop", "ignore_eos", "logprobs", "top_logprobs", "role", "content",
+    "type", "text", "include_usage",
     *UNSUPPORTED, *INERT,
 ]) | st.text(max_size=4)  # fmt: skip
 values = st.recursive(

@@ -71,7 +71,7 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.005)
 
 
-def model_files(directory: Path) -> ModelFiles:
+def model_files(directory: Path, generation_config: dict[str, Any] | None = None) -> ModelFiles:
     tokenizer = directory / "tokenizer.json"
     tiny_tokenizer().save(str(tokenizer))
     return ModelFiles(
@@ -83,6 +83,7 @@ def model_files(directory: Path) -> ModelFiles:
         max_context_tokens=100,
         eos_token_ids=frozenset({2}),
         chat_template=TEMPLATE,
+        generation_config=generation_config or {},
         special_tokens={"bos_token": "<s>"},
         chat_stop=("\nQ:",),
     )
@@ -98,14 +99,17 @@ def make_tenants(directory: Path, limits: Mapping[str, Limits]) -> tuple[str, di
 
 
 @asynccontextmanager
-async def running_edge(directory: Path, tracing: Tracing | None = None, **settings: Any) -> AsyncIterator[Edge]:
+async def running_edge(
+    directory: Path, tracing: Tracing | None = None, of_model: dict[str, Any] | None = None, **settings: Any
+) -> AsyncIterator[Edge]:
+    """`of_model`: what the model's generation_config.json says."""
     async with NatsServer(directory / "nats") as nats, asyncio.timeout(100):
         site = await ScriptedSite.connect(nats.client_url)
         registry = CollectorRegistry()
         tasks = Tasks()
         config = GatewayConfig(site=SITE, models=("tiny",), control=NatsEndpoint(url=nats.client_url), **settings)
         context = ServiceContext(tasks, registry, tracing or Tracing())
-        service = GatewayService(config, context, load_files=lambda _name: model_files(directory))
+        service = GatewayService(config, context, load_files=lambda _name: model_files(directory, of_model))
         await service.start()
         server = HttpServer(service.app(service_routes(service.ready, registry)), "127.0.0.1", 0)
         serving = asyncio.create_task(server.serve())

@@ -21,8 +21,8 @@ def beat(worker: str, role: Role = Role.DECODE, *, running: int = 0, draining: b
 def job(request_id: str, tokens: int = 100) -> Job:
     deadline_at = asyncio.get_running_loop().time() + 30
     return Job(
-        request_id=request_id, model="m", tenant="", token_ids=[1] * tokens, sampling=Sampling(max_tokens=1), ttft_deadline_s=30,
-        deadline_at=deadline_at,
+        request_id=request_id, model="m", tenant="", cache_scope="", token_ids=[1] * tokens, sampling=Sampling(max_tokens=1),
+        ttft_deadline_s=30, deadline_at=deadline_at,
     )  # fmt: skip
 
 

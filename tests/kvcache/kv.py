@@ -20,7 +20,7 @@ LAYOUT = KVLayout(
         LayerSpec(kind=LayerKind.SLIDING, kv_heads=1, head_dim=32, window_tokens=64),
         LayerSpec(kind=LayerKind.FULL, kv_heads=2, head_dim=32),
         LayerSpec(kind=LayerKind.RECURRENT, state_bytes=100_000),
-        LayerSpec(kind=LayerKind.FULL, kv_heads=1, head_dim=64),
+        LayerSpec(kind=LayerKind.FULL, kv_heads=1, head_dim=96, value_dim=32),
     ),
 )
 
@@ -40,20 +40,14 @@ def make_transfer(
 
 
 def make_piece(layout: KVLayout, piece: LayerRange, seed: int = 0) -> KVPiece:
-    data = random.Random(hash((seed, *piece))).randbytes(layout.range_bytes(piece))
-    if layout.layers[piece.layer].kind is LayerKind.RECURRENT:
-        return KVPiece(piece, memoryview(data), memoryview(b""))
-    half = len(data) // 2
-    return KVPiece(piece, memoryview(data[:half]), memoryview(data[half:]))
+    return layout.piece(piece, memoryview(random.Random(hash((seed, *piece))).randbytes(layout.range_bytes(piece))))
 
 
 def gaussian_piece(layout: KVLayout, piece: LayerRange, seed: int = 0) -> KVPiece:
     """bfloat16 numbers of a kind that a codec can shrink, as real KV."""
     count = layout.range_bytes(piece) // 2
     numbers = np.random.default_rng((seed, *piece)).standard_normal(count).astype(np.float32)
-    data = (numbers.view(np.uint32) >> 16).astype(np.uint16).tobytes()
-    half = 0 if layout.layers[piece.layer].kind is LayerKind.RECURRENT else len(data) // 2
-    return KVPiece(piece, memoryview(data[: len(data) - half]), memoryview(data[len(data) - half :]))
+    return layout.piece(piece, memoryview((numbers.view(np.uint32) >> 16).astype(np.uint16).tobytes()))
 
 
 def make_pieces(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prfaas.kvcache.blocks import block_hashes, unpack_hashes
+from prfaas.kvcache.blocks import block_hashes, block_proofs, unpack_hashes
 
 TOKENS = st.lists(st.integers(0, 3), max_size=40)
 
@@ -28,6 +28,21 @@ def test_without_the_key_no_hash_can_be_guessed() -> None:
     keyed = set(block_hashes(tokens, 512, b"key"))
     assert len(keyed) == 4
     assert not keyed & set(block_hashes(tokens, 512)) and not keyed & set(block_hashes(tokens, 512, b"another key"))
+
+
+@pytest.mark.parametrize("key", [b"", b"key"])
+def test_prompts_of_two_scopes_have_no_hash_and_no_proof_in_common(key: bytes) -> None:
+    hashes = [set(block_hashes(range(2048), 512, key, scope)) for scope in ("", "a", "b")]
+    proofs = [set(block_proofs(range(2048), 512, key, scope)) for scope in ("", "a", "b")]
+    assert len(set().union(*hashes)) == len(set().union(*proofs)) == 12
+    assert block_hashes(range(2048), 512, key, "a") == block_hashes(range(2048), 512, key, "a")
+
+
+@given(TOKENS, TOKENS, st.integers(1, 8))
+def test_equal_proofs_are_equal_prefixes(one: list[int], other: list[int], block_tokens: int) -> None:
+    pairs = zip(block_proofs(one, block_tokens, b"k"), block_proofs(other, block_tokens, b"k"), strict=False)
+    for index, (first, second) in enumerate(pairs, start=1):
+        assert len(first) == 32 and (first == second) == (one[: index * block_tokens] == other[: index * block_tokens])
 
 
 def test_hashes_travel_packed() -> None:

@@ -32,9 +32,30 @@ def test_chunks_cover_what_is_needed_exactly_once(prefill_tokens: int, chunk_tok
         assert all(a[1] == b[0] for a, b in itertools.pairwise(covered))
 
 
-def test_a_block_keeps_its_tokens_what_the_window_sees_of_it_and_the_state() -> None:
-    assert list(HYBRID.block_ranges(32, 64)) == [LayerRange(0, 49, 64), LayerRange(1, 32, 64), LayerRange(2, 0, 64)]
-    assert list(HYBRID.block_ranges(8, 16)) == [LayerRange(0, 8, 16), LayerRange(1, 8, 16), LayerRange(2, 0, 16)]
+def test_a_block_keeps_its_tokens_of_full_layers_and_a_checkpoint_the_window_and_the_state() -> None:
+    assert list(HYBRID.block_ranges(32, 64)) == [LayerRange(1, 32, 64)]
+    assert list(HYBRID.checkpoint_ranges(64)) == [LayerRange(0, 49, 64), LayerRange(2, 0, 64)]
+    assert list(HYBRID.checkpoint_ranges(8)) == [LayerRange(0, 0, 8), LayerRange(2, 0, 8)]
+
+
+LATENTS = KVLayout(dtype="bfloat16", layers=(LayerSpec(kind=LayerKind.FULL, kv_heads=1, head_dim=512, value_dim=64),))
+"""DeepSeek V3's: a latent, and the rotary part of the keys."""
+
+
+def test_keys_and_values_of_unlike_widths_are_cut_apart_where_the_layout_says() -> None:
+    tokens = LayerRange(0, 10, 13)
+    assert (LATENTS.token_bytes(0), LATENTS.key_bytes(tokens), LATENTS.range_bytes(tokens)) == (1152, 3 * 1024, 3 * 1152)
+    data = memoryview(bytes(index % 251 for index in range(3 * 1152)))
+    piece = LATENTS.piece(tokens, data)
+    assert (piece.keys, piece.values) == (data[: 3 * 1024], data[3 * 1024 :])
+    part = piece.part(11, 12)
+    assert (part.keys, part.values) == (data[1024:2048], data[3 * 1024 + 128 : 3 * 1024 + 256])
+    assert LATENTS.layers[0].vector_dim == 64
+
+
+def test_a_state_is_all_keys() -> None:
+    piece = HYBRID.piece(LayerRange(2, 0, 7), memoryview(bytes(40)))
+    assert (piece.keys.nbytes, piece.values.nbytes) == (40, 0)
 
 
 def test_sizes_of_gemma_3_270m() -> None:

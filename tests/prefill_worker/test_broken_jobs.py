@@ -13,7 +13,7 @@ from prfaas.engine.emulated import EmulatedEngine
 from prfaas_prefill_worker.job_record import JobRecord, JobRecords
 from prfaas_prefill_worker.service_core import PrefillCore
 from tests.bus.submitting import dispatch_to
-from tests.prefill_worker.test_prefix import DEADLINE_S, MODEL, SITE, WORKER, Place, place, prompt
+from tests.prefill_worker.prefix_place import DEADLINE_S, MODEL, SITE, WORKER, Place, place, prompt
 
 __all__ = ["place"]
 

@@ -14,7 +14,7 @@ from prfaas.telemetry.metrics.queue import QueueMetrics
 from prfaas_scheduler.dispatch import Dispatcher
 from prfaas_scheduler.queue.objectives import Objectives
 from prfaas_scheduler.queue.options import QueueOptions
-from tests.prefill_worker.test_prefix import DEADLINE_S, SITE, WORKER, Place, place, prompt
+from tests.prefill_worker.prefix_place import DEADLINE_S, SITE, WORKER, Place, place, prompt
 
 __all__ = ["place"]
 

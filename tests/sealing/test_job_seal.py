@@ -51,18 +51,19 @@ def seals(directory: Path, own: PrivateKey, **peers: PrivateKey) -> JobSeals:
 
 
 def test_what_was_sealed_opens_and_nothing_of_it_is_to_be_seen() -> None:
-    sealed = seal(HOME, FAR.public, JOB, SECRET)
-    assert (sealed.token_ids, sealed.tenant) == (b"", "")
+    job = msgspec.structs.replace(JOB, cache_scope="group")
+    sealed = seal(HOME, FAR.public, job, SECRET)
+    assert (sealed.token_ids, sealed.tenant, sealed.cache_scope) == (b"", "", "")
     message = encode(sealed)
-    for hidden in (PROMPT[:16], SECRET[:16], b"acme"):
-        assert hidden in encode(JOB) + SECRET and hidden not in message
+    for hidden in (PROMPT[:16], SECRET[:16], b"acme", b"group"):
+        assert hidden in encode(job) + SECRET and hidden not in message
     opened = unseal(FAR, HOME.public, decode(message, PrefillJob))
-    assert opened == JobSecret(token_ids=PROMPT, tenant="acme", kv_secret=SECRET)
+    assert opened == JobSecret(token_ids=PROMPT, tenant="acme", cache_scope="group", kv_secret=SECRET)
 
 
 def test_every_open_field_is_covered() -> None:
     """A field that is added to a job must be added to what its seal covers, or hidden in it."""
-    hidden, set_on_the_way = {"token_ids", "tenant", "sealed", "transfer"}, {"waited_s"}
+    hidden, set_on_the_way = {"token_ids", "tenant", "cache_scope", "sealed", "transfer"}, {"waited_s"}
     assert set(PrefillJob.__struct_fields__) - hidden - set_on_the_way == set(OTHERS)
     assert set(KVTransfer.__struct_fields__) == set(OTHER_TRANSFERS)
     sealed = seal(HOME, FAR.public, JOB, SECRET)
@@ -107,7 +108,7 @@ def test_a_job_sealed_for_another_site_does_not_open() -> None:
 
 def test_a_prompt_beside_the_seal_is_refused() -> None:
     sealed = seal(HOME, FAR.public, JOB, SECRET)
-    for changes in ({"token_ids": PROMPT}, {"tenant": "other"}):
+    for changes in ({"token_ids": PROMPT}, {"tenant": "other"}, {"cache_scope": "other"}):
         with pytest.raises(SealError, match="beside its seal"):
             unseal(FAR, HOME.public, msgspec.structs.replace(sealed, **changes))
 

@@ -86,6 +86,53 @@ def test_a_real_model_s_weights_are_prepared_once_and_workers_are_chosen_by_a_pr
     assert services["home-scheduler"].get("profiles") is None
 
 
+def own_model(path: str) -> str:
+    return (EXAMPLES / "two_hosts.toml").read_text().replace('"gemma-3-270m"', f'"{path}"')
+
+
+def test_a_model_s_directory_is_mounted_where_it_lies(tmp_path: Path) -> None:
+    (tmp_path / "sites.toml").write_text(own_model("/$models/of:2/mine"))
+    services = compose(tmp_path, "home", description=tmp_path / "sites.toml")["services"]
+    at = "/$$models/of:2/mine"
+    mount = {"type": "bind", "source": at, "target": at, "read_only": True, "bind": {"create_host_path": False}}
+    for name in ("home-gateway", "home-prefill-worker", "home-prefill-worker-gpu", "home-decode-worker"):
+        assert services[name]["volumes"][-1] == mount, name
+        assert services[name]["environment"] == {"PRFAAS_CACHE_DIR": "/tmp/prfaas"}
+    assert all("models" not in str(services[name]) for name in ("home-scheduler", "home-bandwidth-probe", "home-nats"))
+    assert "home-weights" not in services, "nothing is to be prepared"
+
+
+def test_one_worker_s_own_model_is_mounted_for_it_alone_beside_the_weights_of_the_others(tmp_path: Path) -> None:
+    text = (EXAMPLES / "two_hosts.toml").read_text()
+    where = 'site = "home"\nrole = "decode-worker"\n'
+    assert where in text
+    (tmp_path / "sites.toml").write_text(text.replace(where, where + 'model = "/models/mine"\n'))
+    services = compose(tmp_path, "home", description=tmp_path / "sites.toml")["services"]
+    assert [name for name, each in services.items() if "/models/mine" in str(each)] == [
+        "home-decode-worker", "home-decode-worker-gpu",
+    ]  # fmt: skip
+    assert services["home-weights"]["command"][-1] == "gemma-3-270m"
+
+
+@pytest.mark.parametrize(("model", "message"), [
+    ("models/mine", "containers cannot have the model 'models/mine': expected is the absolute path of its directory"),
+    ("./mine", "containers cannot have the model './mine'"),
+    ("~/mine", "containers cannot have the model '~/mine'"),
+    ("/models/../etc/mine", "containers cannot have the model '/models/../etc/mine'"),
+    ("/etc/prfaas/mine", "containers cannot mount the model's directory /etc/prfaas/mine: they have a /etc/prfaas of their own"),
+    ("/var", "containers cannot mount the model's directory /var: they have a /var/lib/prfaas of their own"),
+])  # fmt: skip
+@pytest.mark.parametrize("action", ["compose", "kubernetes"])
+def test_a_model_that_cannot_be_mounted_is_refused_before_a_file_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], action: str, model: str, message: str
+) -> None:
+    (tmp_path / "sites.toml").write_text(own_model(model))
+    made = tmp_path / "made"
+    assert main(["site", action, "--sites", str(tmp_path / "sites.toml"), "--directory", str(made)]) == 2
+    assert message in capsys.readouterr().err
+    assert not made.exists() or not list(made.iterdir())
+
+
 def test_a_cluster_of_servers_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     description = tmp_path / "sites.toml"
     servers = "".join(f"[[sites.servers]]\ncluster-port = {port}\n" for port in (6222, 6223, 6224))

@@ -61,6 +61,24 @@ def test_an_emulated_worker_needs_no_torch_and_no_weights_and_a_real_one_both(tm
         assert pod["initContainers"][0]["args"][-1] == "gemma-3-270m", name
 
 
+def test_a_model_s_directory_is_a_claim_mounted_where_it_lay(tmp_path: Path) -> None:
+    text = (EXAMPLES / "two_hosts.toml").read_text().replace('"gemma-3-270m"', '"/models/Llama-3.2_1B"')
+    found = render(tmp_path, text)
+    for site, name in (("home", "gateway"), ("home", "prefill-worker"), ("home", "decode-worker"), ("far", "prefill-worker")):
+        pod = patch_of(found[site], name)["spec"]["template"]["spec"]
+        claim = {"claimName": "model-llama-3-2-1b", "readOnly": True}
+        assert pod["volumes"][1:] == [{"name": "model-1", "persistentVolumeClaim": claim}]
+        assert pod["containers"] == [
+            {
+                "name": name,
+                "env": [{"name": "PRFAAS_CACHE_DIR", "value": "/tmp/prfaas"}],
+                "volumeMounts": [{"name": "model-1", "mountPath": "/models/Llama-3.2_1B", "readOnly": True}],
+            }
+        ]
+        assert "initContainers" not in pod
+    assert "model" not in str(patch_of(found["home"], "scheduler"))
+
+
 def test_only_a_site_that_dials_goes_out_and_only_to_leaf_ports(tmp_path: Path) -> None:
     found = render(tmp_path, emulated())
     assert "out-to-other-sites.yaml" not in found["home"]["resources"]

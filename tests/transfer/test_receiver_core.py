@@ -177,7 +177,7 @@ def test_deadlines() -> None:
 def in_8_bits(message: bytes) -> bytes:
     frame = kv.decode_frame(memoryview(message))
     spec = LAYOUT.layers[frame.head.range.layer]
-    encoded = encode_int8([frame.payload], LAYOUT.dtype, spec.head_dim or 1)
+    encoded = encode_int8([frame.payload], LAYOUT.dtype, spec.vector_dim or 1)
     assert encoded is not None
     return rewrite(message, encoded, codec=kv.Codec.INT8)
 

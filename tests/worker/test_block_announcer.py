@@ -9,8 +9,8 @@ from prfaas.bus.control import ControlBus
 from prfaas.contracts import subjects
 from prfaas.contracts.terms import Role
 from prfaas.contracts.to_scheduler import BlocksChanged, BlocksHeld
+from prfaas.kvcache.block_pool import Changes
 from prfaas.kvcache.blocks import pack_hashes, unpack_hashes
-from prfaas.kvcache.prefix_cache import Changes
 from prfaas.worker import block_announcer
 from prfaas.worker.block_announcer import BlockAnnouncer
 from prfaas.worker.identity import Identity

@@ -27,8 +27,8 @@ log = get_logger(__name__)
 
 
 RESPONSE_HEADERS = (
-    "x-request-id", "x-prfaas-outcome", "x-prfaas-prefill-site", "x-prfaas-reason", "x-prfaas-trace-id", "retry-after",
-    "x-should-retry", *RATE_LIMIT_HEADERS,
+    "x-request-id", "x-prfaas-outcome", "x-prfaas-prefill-site", "x-prfaas-reason", "x-prfaas-sampling-defaults",
+    "x-prfaas-trace-id", "retry-after", "x-should-retry", *RATE_LIMIT_HEADERS,
 )  # fmt: skip
 """Headers that a page of another origin may read."""
 

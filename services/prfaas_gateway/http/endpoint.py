@@ -33,8 +33,9 @@ from prfaas_gateway.openai.shapes import Shape
 from prfaas_gateway.openai.types import ChatRequest, CompletionRequest, GenerationRequest
 from prfaas_gateway.openai.validation import PARSERS, sampling_of
 from prfaas_gateway.record import CLIENT_GONE_STATUS, CLIENT_REQUEST_ID, RequestRecord
+from prfaas_gateway.sampling_defaults import header_of
 from prfaas_gateway.tenants.access import Access, Admitted
-from prfaas_gateway.tenants.directory import Caller
+from prfaas_gateway.tenants.directory import Caller, Tenant
 
 OPENAI_COMPLETION_TOKENS = 16
 """OpenAI's default `max_tokens` of a plain completion."""
@@ -103,7 +104,7 @@ class Endpoint:
                     # Only now: a body that arrives slowly holds no place among the requests in flight.
                     with gateway.admission.enter():
                         exchange = Exchange(
-                            gateway, self._name, headers, reply, record, self._shape, caller.tenant.label, admitted, client_id
+                            gateway, self._name, headers, reply, record, self._shape, caller.tenant, admitted, client_id
                         )
                         await until_disconnect(receive, reply, exchange.answer(body))
                 error_code = None
@@ -142,7 +143,7 @@ class Exchange:
         reply: Reply,
         record: RequestRecord,
         shape: Shape,
-        tenant: str,
+        tenant: Tenant,
         admitted: Admitted,
         client_id: str,
     ) -> None:
@@ -152,7 +153,8 @@ class Exchange:
         self._reply = reply
         self._record = record
         self._shape = shape
-        self._tenant = tenant
+        self._tenant = tenant.label
+        self._cache_scope = tenant.cache_scope
         self._admitted = admitted
         # The client's own id may repeat; ours names the request inside.
         self._client_id = client_id
@@ -226,17 +228,22 @@ class Exchange:
 
     def _job(self, request: ChatRequest | CompletionRequest, model: ServedModel, token_ids: list[int]) -> Job:
         is_chat = isinstance(request, ChatRequest)
+        default_max_tokens = self._gateway.config.default_max_tokens if is_chat else OPENAI_COMPLETION_TOKENS
+        defaults = model.sampling.left_to_model(request, default_max_tokens)
+        self._reply.headers.update(header_of(defaults))
         sampling = sampling_of(
             request,
             prompt_tokens=len(token_ids),
             context_tokens=model.context_tokens,
-            default_max_tokens=self._gateway.config.default_max_tokens if is_chat else OPENAI_COMPLETION_TOKENS,
+            default_max_tokens=default_max_tokens,
+            defaults=defaults,
             extra_stop=model.chat_stop if is_chat else (),
         )
         return Job(
             request_id=self._request_id,
             model=model.name,
             tenant=self._tenant,
+            cache_scope=self._cache_scope,
             token_ids=token_ids,
             sampling=sampling,
             ttft_deadline_s=self._ttft_deadline_s,

@@ -31,9 +31,6 @@ UNSUPPORTED: Final[dict[str, Any]] = {
     "reasoning_effort": "none",
     "verbosity": "medium",
     "web_search_options": NEVER,
-    "top_k": -1,
-    "min_p": 0,
-    "repetition_penalty": 1,
     "use_beam_search": False,
     "stop_token_ids": [],
     "prompt_logprobs": NEVER,
@@ -58,7 +55,6 @@ UNSUPPORTED: Final[dict[str, Any]] = {
 """Fields of a request, each with a value that asks for nothing."""
 
 ALSO_NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
-    "top_k": (0,),  # off in vLLM, as -1 is
     # Without tools there is nothing to choose and nothing to call side by side.
     "tool_choice": ("auto",),
     "function_call": ("auto",),

@@ -1,7 +1,7 @@
 """Untrusted bytes in, a well-formed request out, or an ApiError that names the field."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -32,6 +32,10 @@ INERT: Final[dict[str, Any]] = {
     "prompt_cache_options": dict,
     "service_tier": str,
 }
+
+
+SAMPLED: Final = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+"""Fields of a request that go to the sampler as they are, where they are said."""
 
 
 def parse_completion(body: bytes) -> CompletionRequest:
@@ -69,9 +73,12 @@ def sampling_of(
     prompt_tokens: int,
     context_tokens: int,
     default_max_tokens: int,
+    defaults: Mapping[str, Any] = {},
     extra_stop: tuple[str, ...] = (),
 ) -> Sampling:
-    """Raises ApiError: the prompt with its answer does not fit into the context, or min_tokens exceeds max_tokens."""
+    """Returns what is said, or the model's `defaults`, or OpenAI's.
+
+    Raises ApiError: the prompt with its answer does not fit into the context, or min_tokens exceeds max_tokens."""
     asked = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
     param = "messages" if isinstance(request, ChatRequest) else "prompt"
     if prompt_tokens < 1:
@@ -80,15 +87,14 @@ def sampling_of(
     if room_tokens < 1 or (asked is not None and asked > room_tokens):
         wanted = f"; you asked for {asked} more" if asked is not None and room_tokens >= 1 else ""
         raise context_exceeded(context_tokens, f"{prompt_tokens}{wanted}", param)
-    max_tokens = asked if asked is not None else min(default_max_tokens, room_tokens)
+    max_tokens = asked if asked is not None else min(defaults.get("max_tokens", default_max_tokens), room_tokens)
     if request.min_tokens > max_tokens:
         message = f"`min_tokens` is {request.min_tokens}, more than the {max_tokens} tokens of `max_tokens`."
         raise invalid(message, "min_tokens", FailureCode.INVALID_VALUE)
+    said = {name: value for name in SAMPLED if (value := getattr(request, name)) is not None}
     return Sampling(
-        max_tokens=max_tokens,
+        **{**defaults, **said, "max_tokens": max_tokens},
         min_tokens=request.min_tokens,
-        temperature=request.temperature,
-        top_p=request.top_p,
         seed=request.seed,
         # `extra_stop` is the model's end of turn, which is an end token in all but name.
         stop=_stop(request.stop) if request.ignore_eos else (*_stop(request.stop), *extra_stop),

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from prfaas.secrets.api_keys import parse_key, tenant_label
+from prfaas.secrets.api_keys import parse_key, prefix_group_label, tenant_label
 from prfaas.secrets.tenants_file import Limits, Tenants
 from prfaas_gateway.tenants.usage import Usage
 
@@ -16,6 +16,8 @@ class Tenant:
     label: str
     """Name for other processes and sites: it does not show the tenant's own."""
     usage: Usage
+    cache_scope: str = ""
+    """Name of those who share cached prefixes, likewise: the tenant alone, or its group."""
 
 
 class KeyRefusedWhy(StrEnum):
@@ -52,9 +54,14 @@ class Directory:
 
     def take(self, tenants: Tenants, now_s: float) -> None:
         """Replaces the content of the file."""
-        kept = {name: self._tenants.get(name) for name in tenants.tenants}
+        kept = self._tenants
         self._tenants = {
-            name: kept[name] or Tenant(name, tenant_label(name), Usage(limits, self._gateways, now_s))
+            name: Tenant(
+                name,
+                tenant_label(name),
+                kept[name].usage if name in kept else Usage(limits, self._gateways, now_s),
+                prefix_group_label(limits.prefix_group) if limits.prefix_group else tenant_label(name),
+            )
             for name, limits in tenants.tenants.items()
         }
         for name, limits in tenants.tenants.items():

@@ -18,7 +18,7 @@ from prfaas.engine.factory import EngineConfig
 from prfaas.engine.model_directory import WeightsError, config_of
 from prfaas.engine.model_reference import directory_of
 from prfaas.engine.weights import INSTALL_TORCH, prepare
-from prfaas.kvcache.layout import KVLayout, LayerKind
+from prfaas.kvcache.layout import KVLayout, LayerKind, LayerSpec
 
 LENGTHS = (1 << 10, 1 << 13, 1 << 15, 1 << 17)
 
@@ -62,19 +62,25 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _described(layout: KVLayout, context_tokens: int) -> str:
-    kinds = Counter(
-        f"{spec.kind} attention ({f'window of {spec.window_tokens:,} tokens, ' if spec.window_tokens else ''}"
-        f"{spec.kv_heads} KV heads of {spec.head_dim})"
-        for spec in layout.layers
-    )
+    kinds = Counter(_kind(spec) for spec in layout.layers)
+    state_bytes = sum(spec.state_bytes for spec in layout.layers)
+    states = f"states of all recurrent layers, at every length: {state_bytes:,} bytes\n" if state_bytes else ""
     token_bytes = sum(layout.token_bytes(index) for index, spec in enumerate(layout.layers) if spec.kind is LayerKind.FULL)
     rows = [["tokens", "KV of a request", "bytes per token"]]
     rows += [[f"{n:,}", _size(layout.total_bytes(n)), f"{layout.total_bytes(n) / n:,.0f}"] for n in _lengths(context_tokens)]
     return (
         f"layers: {', '.join(f'{count} of {kind}' for kind, count in kinds.items())}\n"
         f"dtype: {layout.dtype}\ncontext: {context_tokens:,} tokens\n"
-        f"KV of one token more, once all windows are full: {token_bytes:,} bytes\n\n{format_table(rows)}\n"
+        f"KV of one token more, once all windows are full: {token_bytes:,} bytes\n{states}\n{format_table(rows)}\n"
     )
+
+
+def _kind(spec: LayerSpec) -> str:
+    if spec.kind is LayerKind.RECURRENT:
+        return f"recurrent state ({spec.state_bytes:,} bytes)"
+    window = f"window of {spec.window_tokens:,} tokens, " if spec.window_tokens else ""
+    values = f" and {spec.value_dim}" if spec.value_dim else ""
+    return f"{spec.kind} attention ({window}{spec.kv_heads} KV heads of {spec.head_dim}{values})"
 
 
 def _over_link(layout: KVLayout, context_tokens: int, link_mbit: float, rtt_ms: float, profile: Profile | None) -> str:

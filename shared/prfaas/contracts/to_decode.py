@@ -12,6 +12,12 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float = 1.0
     """0 is greedy."""
     top_p: float = 1.0
+    top_k: int = 0
+    """Number of the likeliest tokens that may be drawn; 0 and -1: all."""
+    min_p: float = 0.0
+    """Least probability of a token that may be drawn, as a part of the likeliest one's."""
+    repetition_penalty: float = 1.0
+    """Divisor of the positive logits, and factor of the negative ones, of tokens in the prompt or the answer so far."""
     seed: int | None = None
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
@@ -36,6 +42,8 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Names the gateway's process: what a dead one asked for is for no client. Empty: it does not say."""
     tenant: str = ""
     """Owner of the request; empty without API keys."""
+    cache_scope: str = ""
+    """Name of those who share cached prefixes: prompts of two scopes never meet."""
     ttft_deadline_s: float
     """Time until the first token, counted from the arrival of this message: without one by then the request fails."""
 

@@ -27,6 +27,8 @@ class PrefillJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     decode_site: SubjectToken
     tenant: Label = ""
     """Links are shared fairly between tenants. Empty: all requests without a tenant of their own."""
+    cache_scope: Label = ""
+    """Name of those who share cached prefixes: prompts of two scopes never meet."""
     timeout_s: Seconds
     """Counted from the moment the queue stored the job: later the job is useless."""
     worker: SubjectToken | None = None
@@ -46,6 +48,7 @@ class JobSecret(msgspec.Struct, frozen=True, kw_only=True):
 
     token_ids: bytes
     tenant: Label = ""
+    cache_scope: Label = ""
     kv_secret: bytes = b""
     """Secret that both ends of the transfer derive its key from; empty where frames go in clear."""
 

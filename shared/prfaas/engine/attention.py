@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch.nn.attention.bias import causal_lower_right
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from prfaas.engine.decode_cache import Ragged
@@ -26,16 +26,24 @@ def attention(
     scaling: float,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Takes `query` as [rows, heads, tokens, head_dim]. Returns [rows, tokens, heads, head_dim]."""
+    """Takes `query` as [rows, heads, tokens, key width]. Returns [rows, tokens, heads, value width]."""
     if isinstance(key, Ragged) or isinstance(value, Ragged):
         assert isinstance(key, Ragged) and isinstance(value, Ragged)
         return _ragged(query, key, value, scaling), None
+    value_dim = value.shape[3]
+    query, key, value = _as_wide(query, key, value)
     if attention_mask is not None:
         output = scaled_dot_product_attention(_grouped(query, key), key, value, attn_mask=attention_mask, scale=scaling)
         output = output.reshape(query.shape)
     else:
         output = (causal_on_cpu if query.device.type == "cpu" else causal_on_gpu)(query, key, value, scaling)
-    return output.transpose(1, 2).contiguous(), None
+    return output[..., :value_dim].transpose(1, 2).contiguous(), None
+
+
+def _as_wide(*states: torch.Tensor) -> list[torch.Tensor]:
+    """Returns the states as wide as the widest of them, for kernels that want keys and values alike. Zeros change no sum."""
+    widest = max(each.shape[3] for each in states)
+    return [each if each.shape[3] == widest else pad(each, (0, widest - each.shape[3])) for each in states]
 
 
 def causal_on_gpu(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
@@ -70,12 +78,13 @@ def _grouped(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
 
 def _ragged(query: torch.Tensor, key: Ragged, value: Ragged, scaling: float) -> torch.Tensor:
     """Attention of one token per row. A call per row is as fast here as a padded one, and needs neither padding nor copies."""
-    rows, heads, _, head_dim = query.shape
+    rows, heads, _, _ = query.shape
     grouped = _grouped(query, key.rows[0])
-    outputs = [
-        scaled_dot_product_attention(grouped[row : row + 1], key.rows[row], value.rows[row], scale=scaling) for row in range(rows)
-    ]
-    return torch.cat(outputs).view(rows, 1, heads, head_dim)
+    outputs = []
+    for row in range(rows):
+        row_query, row_key, row_value = _as_wide(grouped[row : row + 1], key.rows[row], value.rows[row])
+        outputs.append(scaled_dot_product_attention(row_query, row_key, row_value, scale=scaling))
+    return torch.cat(outputs).view(rows, 1, heads, -1)[..., : value.rows[0].shape[3]]
 
 
 def sliding_mask(cache: PrefillCache, heads_per_kv_head: int) -> torch.Tensor | None:

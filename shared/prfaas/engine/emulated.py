@@ -18,8 +18,9 @@ from prfaas.engine.emulated_kv import PrefixHashes
 from prfaas.engine.emulated_model import EMULATED_MODELS, EOS_TOKEN_ID, MAX_CONTEXT_TOKENS
 from prfaas.engine.emulated_sequence import EmulatedSequence
 from prfaas.engine.protocol import DecodeRow, EngineDescription, EngineError, PrefillCancelled, SampledToken
+from prfaas.kvcache.block import Part
 from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange
-from prfaas.kvcache.prefix_cache import PinnedPrefix
+from prfaas.kvcache.pinned_prefix import PinnedPrefix
 
 SLICE_S = 0.05
 """Longest sleep of a prefill between two looks at `cancelled()`."""
@@ -118,7 +119,8 @@ class EmulatedEngine:
             layer_s = (ended_s - begun_s) / layers
             begun_s = ended_s
             parts = {part.layer: part for part in self.layout.chunk_ranges(start, end, total_tokens, from_token)}
-            block = self._block(hashes, start, end) if prefix is not None and prefix.wants(start, end) else {}
+            kept = prefix.kept_ranges(self.layout, start, end) if prefix is not None else []
+            block = {part.layer: hashes.piece(self.layout, part) for part in kept if self._is_full(part.layer)}
             for layer in range(layers):
                 piece = None
                 if layer in parts:
@@ -132,8 +134,9 @@ class EmulatedEngine:
                     on_piece(piece)
                     # Held for longer than the next layer computes, the device stood still. Being woken late is no such stall.
                     due_s += max(0.0, time.monotonic() - given_s - layer_s)
-            if prefix is not None and block:
-                prefix.append(tuple(block.values()), self._block_bytes(start, end))
+            if prefix is not None and prefix.wants(start, end):
+                states_bytes = sum(self.layout.range_bytes(part) for part in kept if not self._is_full(part.layer))
+                prefix.append(Part.of(block.values()), Part((), states_bytes))
 
     def _load(
         self,
@@ -143,7 +146,8 @@ class EmulatedEngine:
         from_token: int,
         on_piece: Callable[[KVPiece], None],
     ) -> int:
-        """Hands out what is cached. Returns the number of cached tokens."""
+        """Hands out what is cached. States, which count in the cache as on a machine that keeps them, are made when they are
+        needed, in no time. Returns the number of cached tokens."""
         tokens = prefix.tokens
         for piece in prefix.needed(self.layout, total_tokens, from_token):
             on_piece(piece)
@@ -152,17 +156,8 @@ class EmulatedEngine:
                 on_piece(hashes.piece(self.layout, state))
         return tokens
 
-    def _block(self, hashes: PrefixHashes, start: int, end: int) -> dict[int, KVPiece]:
-        """Returns the block's pieces by layer, of full layers only. A state at its end is made when it is needed, in no time."""
-        return {
-            part.layer: hashes.piece(self.layout, part)
-            for part in self.layout.block_ranges(start, end)
-            if self.layout.layers[part.layer].kind is LayerKind.FULL
-        }
-
-    def _block_bytes(self, start: int, end: int) -> int:
-        """Returns the size of a block with the states, which the emulated machine would have to keep."""
-        return sum(self.layout.range_bytes(part) for part in self.layout.block_ranges(start, end))
+    def _is_full(self, layer: int) -> bool:
+        return self.layout.layers[layer].kind is LayerKind.FULL
 
     def reserve(self, prefill_tokens: int, total_tokens: int) -> EmulatedSequence:
         if not 0 <= prefill_tokens < total_tokens:
@@ -186,7 +181,7 @@ class EmulatedEngine:
     def read(self, sequence: EmulatedSequence, piece: LayerRange) -> KVPiece:
         return sequence.read(piece)
 
-    def sampler(self, sampling: Sampling) -> Sampling:
+    def sampler(self, sampling: Sampling, prompt: Sequence[int] = ()) -> Sampling:
         """Returns the settings themselves. Only `top_logprobs` matters: the next token is certain."""
         return sampling
 

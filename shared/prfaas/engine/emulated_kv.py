@@ -37,9 +37,10 @@ class PrefixHashes:
         if spec.kind is LayerKind.RECURRENT:
             state = _values(self._hashes[part.end - 1 : part.end], part.layer, spec.state_bytes // 2)
             return KVPiece(part, _bytes(state), memoryview(b""))
-        row = spec.kv_heads * spec.head_dim
-        values = _values(self._hashes[part.start : part.end], part.layer, 2 * row)
-        return KVPiece(part, _bytes(values[:, :row]), _bytes(values[:, row:]))
+        keys = spec.kv_heads * spec.head_dim
+        row = keys + spec.kv_heads * spec.value_width
+        values = _values(self._hashes[part.start : part.end], part.layer, row)
+        return KVPiece(part, _bytes(values[:, :keys]), _bytes(values[:, keys:]))
 
 
 def _values(hashes: Words, layer: int, row: int) -> NDArray[np.uint16]:

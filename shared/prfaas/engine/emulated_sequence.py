@@ -18,10 +18,9 @@ class EmulatedSequence:
         self._keys: list[bytearray] = []
         self._values: list[bytearray] = []
         for needed in self._needed:
-            recurrent = layout.layers[needed.layer].kind is LayerKind.RECURRENT
-            size_bytes = layout.range_bytes(needed) if prefill_tokens else 0
-            self._keys.append(bytearray(size_bytes if recurrent else size_bytes // 2))
-            self._values.append(bytearray(0 if recurrent else size_bytes // 2))
+            key_bytes, size_bytes = (layout.key_bytes(needed), layout.range_bytes(needed)) if prefill_tokens else (0, 0)
+            self._keys.append(bytearray(key_bytes))
+            self._values.append(bytearray(size_bytes - key_bytes))
         self._state: int | None = None
 
     def install(self, piece: KVPiece) -> None:
@@ -39,36 +38,31 @@ class EmulatedSequence:
                 f"KV of layer {layer} came for tokens {start} to {end}; "
                 f"expected is a range from {self._installed[layer]}, up to {needed.end}"
             )
-        size_bytes = self.layout.range_bytes(piece.range)
-        got_bytes = len(piece.keys) + len(piece.values)
+        key_bytes = self.layout.key_bytes(piece.range)
+        value_bytes = self.layout.range_bytes(piece.range) - key_bytes
         recurrent = self.layout.layers[layer].kind is LayerKind.RECURRENT
-        if (
-            got_bytes != size_bytes
-            or (recurrent and len(piece.values))
-            or (not recurrent and len(piece.keys) != len(piece.values))
-        ):
+        if (len(piece.keys), len(piece.values)) != (key_bytes, value_bytes):
             raise EngineError(
                 f"KV of layer {layer}, tokens {start} to {end}, has {len(piece.keys)} and {len(piece.values)} bytes; "
-                f"expected are {size_bytes}, {'all in one state' if recurrent else 'half of them keys'}"
+                f"expected are {key_bytes} of {'a state' if recurrent else 'keys'} and {value_bytes} of values"
             )
         if recurrent:
             if end != needed.end:
                 raise EngineError(f"the state of layer {layer} came for {end} tokens; needed is that after {needed.end}")
             self._keys[layer][:] = piece.keys
         else:
-            row_bytes = self.layout.token_bytes(layer) // 2
-            at = slice((start - needed.start) * row_bytes, (end - needed.start) * row_bytes)
-            self._keys[layer][at] = piece.keys
-            self._values[layer][at] = piece.values
+            for store, part in ((self._keys[layer], piece.keys), (self._values[layer], piece.values)):
+                row_bytes = len(part) // (end - start)
+                store[(start - needed.start) * row_bytes : (end - needed.start) * row_bytes] = part
         self._installed[layer] = end
 
     def read(self, piece: LayerRange) -> KVPiece:
         """Returns a copy of installed tokens of a full layer."""
         layer, start, end = piece
         assert self.layout.layers[layer].kind is LayerKind.FULL and end <= self._installed[layer]
-        row_bytes = self.layout.token_bytes(layer) // 2
-        at = slice(start * row_bytes, end * row_bytes)
-        return KVPiece(piece, memoryview(self._keys[layer][at]), memoryview(self._values[layer][at]))
+        whole = KVPiece(self._needed[layer], memoryview(self._keys[layer]), memoryview(self._values[layer]))
+        part = whole.part(start, end)
+        return KVPiece(piece, memoryview(bytearray(part.keys)), memoryview(bytearray(part.values)))
 
     def next_state(self, row: int, token_id: int) -> int:
         """Returns the hash with one more token, which `advance` makes the sequence's own. Raises EngineError."""

@@ -7,7 +7,7 @@ import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from prfaas.engine.model_directory import config_of
-from prfaas.engine.model_layout import layout_of
+from prfaas.engine.model_layout import CachePlaces, layout_of, places_of
 from prfaas.engine.served_classes import UnservableModelError, Windows, check_class, check_settings
 from prfaas.kvcache.layout import KVLayout
 
@@ -22,6 +22,7 @@ class ModelConfig(NamedTuple):
     windows: Windows
     transformers: Any
     layout: KVLayout
+    places: CachePlaces
 
 
 def read_config(directory: Path, dtype: str) -> ModelConfig:
@@ -37,7 +38,8 @@ def read_config(directory: Path, dtype: str) -> ModelConfig:
     if MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type) != name:
         raise UnservableModelError(f"`model_type` is {config.model_type!r}, which is not that of the class {name}")
     check_settings(name, config)
-    return ModelConfig(name, windows, config, layout_of(config, windows, _dtype(config, dtype)))
+    layout = layout_of(config, windows, _dtype(config, dtype))
+    return ModelConfig(name, windows, config, layout, places_of(config, windows))
 
 
 def _dtype(config: Any, asked: str) -> str:

@@ -1,5 +1,6 @@
 """A model's directory in Hugging Face's format, read without torch and transformers: what serving must know of it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
     eos_token_ids: frozenset[int]
     chat_template: str | None
     """Jinja2 template over `messages`, `add_generation_prompt` and the special tokens. None: the model has no chats."""
+    generation_config: dict[str, Any] = {}
+    """Contents of generation_config.json; empty where there is none."""
     special_tokens: dict[str, str] = {}
     """Texts of `bos_token`, `eos_token` and the like for the template."""
     chat_stop: tuple[str, ...] = ()
@@ -59,6 +62,7 @@ def read_directory(
             f"the model in {directory} has no {TOKENIZER}: expected is the file that transformers' fast tokenizers save"
         )
     of_tokenizer = _json(directory / _TOKENIZER_CONFIG, absent={})
+    of_generation = _json(directory / _GENERATION_CONFIG, absent={})
     return ModelFiles(
         model=model,
         directory=directory,
@@ -66,7 +70,8 @@ def read_directory(
         config_xxh3_128=xxhash.xxh3_128_hexdigest(msgspec.json.encode(config, order="sorted")),
         vocabulary_tokens=_number(directory, config, "vocab_size"),
         max_context_tokens=_number(directory, config, "max_position_embeddings"),
-        eos_token_ids=_eos_token_ids(directory, config),
+        eos_token_ids=_eos_token_ids(directory, config, of_generation),
+        generation_config=of_generation,
         chat_template=chat_template or _chat_template(directory, of_tokenizer),
         special_tokens=_special_tokens(of_tokenizer),
         chat_stop=chat_stop,
@@ -83,15 +88,19 @@ def config_of(directory: Path) -> dict[str, Any]:
 
 def _json(path: Path, absent: dict[str, Any] | None = None) -> dict[str, Any]:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        # Not msgspec: some repositories have `Infinity` in config.json, which is no JSON, and which Python's own reader takes.
+        found = json.loads(path.read_bytes())
     except FileNotFoundError:
         if absent is not None:
             return absent
         raise WeightsError(f"{path.parent} has no {path.name}; expected is a model in Hugging Face's format") from None
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror}") from None
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path} is no JSON object: {error}") from None
+    if not isinstance(found, dict):
+        raise WeightsError(f"{path} is no JSON object, but {found!r:.40}")
+    return found
 
 
 def _number(directory: Path, config: dict[str, Any], name: str) -> int:
@@ -107,9 +116,9 @@ def _text_config(config: dict[str, Any]) -> dict[str, Any]:
     return nested if isinstance(nested, dict) else {}
 
 
-def _eos_token_ids(directory: Path, config: dict[str, Any]) -> frozenset[int]:
+def _eos_token_ids(directory: Path, config: dict[str, Any], of_generation: dict[str, Any]) -> frozenset[int]:
     """Returns the end tokens that transformers' `generate` stops at: the generation's own, else the configuration's."""
-    found = _json(directory / _GENERATION_CONFIG, absent={}).get("eos_token_id")
+    found = of_generation.get("eos_token_id")
     if found is None:
         found = config.get("eos_token_id", [])
     ids = found if isinstance(found, list) else [found]

@@ -8,6 +8,7 @@ import transformers
 
 from prfaas.engine.attention import ATTENTION
 from prfaas.engine.free_memory import free_bytes
+from prfaas.engine.latent_attention import expand_row_by_row
 from prfaas.engine.model_config import ModelConfig, read_config
 from prfaas.engine.model_directory import ModelFiles, WeightsError
 from prfaas.engine.packed_linear import PackedLinear, can_pack, replace_linears
@@ -40,6 +41,7 @@ def load_model(files: ModelFiles, dtype: str, device: torch.device) -> LoadedMod
     if states_of(shards) != before:
         raise WeightsError(f"the weights in {files.directory} changed while they were loaded; start again")
     model.to(device)
+    expand_row_by_row(model)
     if can_pack(torch_dtype, device):
         replace_linears(model, PackedLinear)
     elif should_widen(torch_dtype, device):

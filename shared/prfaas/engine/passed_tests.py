@@ -10,6 +10,7 @@ import msgspec
 import torch
 import xxhash
 
+from prfaas.engine.fingerprint import kernel_versions
 from prfaas.engine.torch_engine import TorchEngine
 from prfaas.engine.weights import cache_root
 
@@ -33,6 +34,7 @@ def _identity(engine: TorchEngine, config_xxh3_128: str) -> str:
         config_xxh3_128,
         engine.layout.dtype,
         *(importlib.metadata.version(name) for name in ("torch", "transformers")),
+        kernel_versions(),
         engine.device.type,
         platform.machine() if on_cpu else torch.cuda.get_device_name(engine.device),
         torch.backends.cpu.get_cpu_capability() if on_cpu else "",

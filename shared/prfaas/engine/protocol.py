@@ -7,7 +7,7 @@ import msgspec
 
 from prfaas.contracts.to_decode import Sampling
 from prfaas.kvcache.layout import KVLayout, KVPiece, LayerRange
-from prfaas.kvcache.prefix_cache import PinnedPrefix
+from prfaas.kvcache.pinned_prefix import PinnedPrefix
 
 
 class EngineDescription(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +54,7 @@ class DecodeRow(msgspec.Struct, kw_only=True):
     sequence: Any
     token_id: int
     sampler: Any
-    """Result of Engine.sampler, which holds the request's random state."""
+    """Result of Engine.sampler, which holds the request's state: random numbers, tokens seen."""
     forbid_eos: bool = False
     """True when the next token may not be an end token, since min_tokens is not reached yet."""
 
@@ -73,8 +73,9 @@ class Engine(Protocol):
         prefix: PinnedPrefix | None = None,
         from_token: int = 0,
     ) -> None:
-        """Prefills all of `token_ids` in chunks of `chunk_tokens` from position 0. Blocks of `prefix` are loaded instead of
-        computed, and every whole chunk that it has room for is added to it: the KV is the same bits with and without it.
+        """Prefills all of `token_ids` in chunks of `chunk_tokens` from position 0. What `prefix` has is loaded instead of
+        computed, and every whole chunk that it has room for is added to it, as `kept_ranges` says: the KV is the same bits with
+        and without it.
 
         Hands out every range of KVLayout.chunk_ranges as soon as its layer is computed, on the calling thread, those of
         cached blocks first. `on_piece` may block: that is the back-pressure of the link. A piece's buffers stay valid and
@@ -109,8 +110,8 @@ class Engine(Protocol):
         """Returns a copy of what was installed of a full layer. Safe beside a running decode."""
         ...
 
-    def sampler(self, sampling: Sampling) -> Any:
-        """Returns the random state and settings of one request. Decoding never depends on the rest of the batch."""
+    def sampler(self, sampling: Sampling, prompt: Sequence[int] = ()) -> Any:
+        """Returns settings and state of one request, with its whole prompt. Decoding never depends on the rest of the batch."""
         ...
 
     def decode(self, rows: Sequence[DecodeRow]) -> list[SampledToken]:

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 
@@ -11,14 +11,30 @@ from prfaas.engine.protocol import BadLogitsError, SampledToken
 
 
 class Sampler:
-    """Settings and random state of one request. Without a seed the state comes from the system."""
+    """Settings and state of one request. Without a seed the random state comes from the system."""
 
-    def __init__(self, sampling: Sampling) -> None:
+    def __init__(self, sampling: Sampling, prompt: Iterable[int] = ()) -> None:
         self.temperature = sampling.temperature
         self.top_p = sampling.top_p
+        self.top_k = sampling.top_k
+        self.min_p = sampling.min_p
+        self.repetition_penalty = sampling.repetition_penalty
         self.top_logprobs = sampling.top_logprobs
         self.random = random.Random(sampling.seed)
         self._returned: list[float] = []
+        self._seen = set(prompt) if self.repetition_penalty != 1 else set()
+
+    def see(self, token_id: int) -> None:
+        """Takes a token of the request's text, maybe once more, for the repetition penalty."""
+        if self.repetition_penalty != 1:
+            self._seen.add(token_id)
+
+    def penalized(self, logits: torch.Tensor) -> torch.Tensor:
+        """Returns a copy of the row's logits with the tokens that have been seen made less likely."""
+        seen = torch.tensor(list(self._seen), dtype=torch.int64, device=logits.device)
+        values = logits[seen]
+        weakened = torch.where(values > 0, values / self.repetition_penalty, values * self.repetition_penalty)
+        return logits.index_copy(0, seen, weakened)
 
     def uniform(self) -> float:
         """Draws from [0, 1)."""
@@ -34,8 +50,8 @@ def sample(
 ) -> list[SampledToken]:
     """Returns one token per row of [rows, vocabulary] logits, which it may change.
 
-    Log-probabilities are the model's, before temperature. Raises BadLogitsError. Whatever it raises, no random state has
-    moved then."""
+    Log-probabilities are the model's, before penalty and temperature. Raises BadLogitsError. Whatever it raises, no random state
+    has moved then."""
     forbidden = [row for row, forbid in enumerate(forbid_eos) if forbid]
     if forbidden and eos_token_ids:
         logits[torch.tensor(forbidden)[:, None], torch.tensor(sorted(eos_token_ids))] = -torch.inf
@@ -50,7 +66,9 @@ def sample(
             token_id = best_id
             if sampler.temperature > 0:
                 drawn.append((sampler, sampler.uniform()))
-                token_id = _draw(logits[row].float(), sampler, drawn[-1][1])
+                token_id = _draw(_scored(logits[row], sampler), sampler, drawn[-1][1])
+            elif sampler.repetition_penalty != 1:
+                token_id = int(_scored(logits[row], sampler).argmax())
             if sampler.top_logprobs is None:
                 tokens.append(SampledToken(token_id=token_id))
             else:
@@ -61,6 +79,11 @@ def sample(
             sampler.give_back(uniform)
         raise
     return tokens
+
+
+def _scored(logits: torch.Tensor, sampler: Sampler) -> torch.Tensor:
+    """Returns a row's logits in float32, after the penalty."""
+    return logits.float() if sampler.repetition_penalty == 1 else sampler.penalized(logits.float())
 
 
 def _draw(logits: torch.Tensor, sampler: Sampler, uniform: float) -> int:
@@ -74,10 +97,24 @@ def _draw(logits: torch.Tensor, sampler: Sampler, uniform: float) -> int:
     temperature = max(sampler.temperature, torch.finfo(torch.float32).tiny)
     scores = (logits - logits.max()) / temperature
     noise = _gumbel_noise(len(scores), uniform).to(scores.device)
-    if sampler.top_p >= 1:
+    ids = _likely(scores, sampler)
+    if ids is None:
         return int((scores + noise).argmax())
-    nucleus = _nucleus(scores.softmax(-1), sampler.top_p)
-    return int(nucleus[(scores[nucleus] + noise[nucleus]).argmax()])
+    return int(ids[(scores[ids] + noise[ids]).argmax()])
+
+
+def _likely(scores: torch.Tensor, sampler: Sampler) -> torch.Tensor | None:
+    """Returns the ids of the tokens that may be drawn; None: all. As in vLLM, top_p is of the mass that min_p and top_k leave.
+
+    Tokens as likely as the last one of top_k may be drawn too: which of equals come first depends on the processor."""
+    least = math.log(sampler.min_p) if sampler.min_p > 0 else -math.inf
+    if 0 < sampler.top_k < len(scores):
+        least = max(least, float(scores.topk(sampler.top_k).values[-1]))
+    ids = None if least == -math.inf else (scores >= least).nonzero().squeeze(1)
+    if sampler.top_p >= 1:
+        return ids
+    nucleus = _nucleus((scores if ids is None else scores[ids]).softmax(-1), sampler.top_p)
+    return nucleus if ids is None else ids[nucleus]
 
 
 def _gumbel_noise(tokens: int, uniform: float) -> torch.Tensor:

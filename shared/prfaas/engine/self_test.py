@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AttentionInterface
+from transformers import AttentionInterface, DynamicCache
 
 from prfaas.engine.attention import ATTENTION, attention
 from prfaas.engine.protocol import EngineError
@@ -22,6 +22,9 @@ BOUNDS = {torch.float32: 1e-4, torch.bfloat16: 0.1}
 """Difference of logits by dtype that is rounding, since sums run in other orders: the root mean square over the vocabulary,
 median of the tokens, in standard deviations of the reference's logits. In bfloat16 the shipped models differ by 0.03 and 0.02,
 as much as transformers' own kernels do among themselves."""
+STATE_BOUNDS = {torch.float32: 1e-3, torch.bfloat16: 0.5}
+"""Difference of a recurrent layer's state that is rounding, by its own size. One that was lost differs by 1, and one of another
+prompt by more: even where a model's logits hardly show it."""
 CHUNK_TOKENS = 64
 STEPS = 6
 _PROMPT_TOKENS = 160
@@ -73,16 +76,17 @@ def _check_calls(engine: TorchEngine) -> None:
     AttentionInterface.register(_PROBE, probe)
     with _attention_of(engine, _PROBE):
         engine.prefill([0, 0], lambda _: None, lambda: False)
-    if [call.module.layer_idx for call in calls] != list(range(len(engine.layout.layers))):
-        raise SelfTestError(
-            f"attention was called {len(calls)} times in {len(engine.layout.layers)} layers; expected is once in each"
-        )
-    for layer, (call, spec) in enumerate(zip(calls, engine.layout.layers, strict=True)):
-        expected = (1, spec.kv_heads, 2, spec.head_dim)
-        if (call.key_shape, call.value_shape) != (expected, expected):
+    places = engine.places.kv
+    if [call.module.layer_idx for call in calls] != list(places):
+        raise SelfTestError(f"attention was called {len(calls)} times in {len(places)} layers; expected is once in each")
+    kv_heads, key_dim, value_dim = engine.attended
+    expected = (1, kv_heads, 2, key_dim), (1, kv_heads, 2, value_dim)
+    for layer, call in zip(places, calls, strict=True):
+        spec = engine.layout.layers[places[layer]]
+        if (call.key_shape, call.value_shape) != expected:
             raise SelfTestError(
                 f"keys and values of layer {layer} have the shapes {tuple(call.key_shape)} and {tuple(call.value_shape)}; "
-                f"expected are {expected} for both"
+                f"expected are {expected[0]} and {expected[1]}"
             )
         window_tokens = spec.window_tokens if spec.kind is LayerKind.SLIDING else None
         if (found := call.arguments.get("sliding_window")) != window_tokens:
@@ -97,8 +101,13 @@ def _check_calls(engine: TorchEngine) -> None:
 def _difference(engine: TorchEngine) -> float:
     prompt_tokens = min(_prompt_tokens(engine), engine.describe().max_context_tokens - STEPS)
     token_ids = random.Random(1).choices(range(engine.vocabulary_size), k=prompt_tokens + STEPS)
-    lengths = (prompt_tokens // 2, prompt_tokens)
+    lengths = [prompt_tokens // 2, prompt_tokens]
+    if engine.places.states:
+        # Recurrent layers compute a last chunk of one token in another way than longer ones.
+        lengths.append(CHUNK_TOKENS + 1)
     sequences = [_imported(engine, token_ids[:length], length + STEPS) for length in lengths]
+    for length, sequence in zip(lengths, sequences, strict=True):
+        _check_states(engine, token_ids[:length], sequence)
     positions = [[length + step for length in lengths] for step in range(STEPS)]
     with _attention_of(engine, "sdpa"):
         kept = torch.tensor([position for step in positions for position in step], device=engine.device)
@@ -108,10 +117,32 @@ def _difference(engine: TorchEngine) -> float:
     for step in positions:
         computed.append(engine.logits(sequences, [token_ids[position] for position in step]).float())
         for sequence in sequences:
-            sequence.tokens += 1
+            sequence.grow()
     differences = (torch.cat(computed) - expected).pow(2).mean(-1).sqrt()
     # The median: where a router of experts stands on the edge, rounding alone moves single tokens far.
     return float(differences.median() / expected.std())
+
+
+def _check_states(engine: TorchEngine, token_ids: Sequence[int], sequence: SequenceCache) -> None:
+    """Checks imported states against those that the class's whole forward leaves in transformers' own cache."""
+    if not engine.places.states:
+        return
+    own: Any = DynamicCache(config=engine.model.config)
+    with _attention_of(engine, "sdpa"):
+        ids = torch.tensor([token_ids], device=engine.device)
+        engine.model.base_model(input_ids=ids, past_key_values=own, use_cache=True)
+    for layer, place in engine.places.states.items():
+        expected = own.layers[layer].recurrent_states[0], own.layers[layer].conv_states[0]
+        for found, whole in zip(sequence.states[place].parts, expected, strict=True):
+            if found is None:
+                continue
+            difference = float((found.float() - whole[0].float()).norm() / whole.float().norm())
+            if not difference <= (bound := STATE_BOUNDS[engine.dtype]):
+                raise SelfTestError(
+                    f"{engine.describe().model} fails its self-test: after a prefill of {len(token_ids)} tokens in chunks "
+                    f"the state of layer {layer} differs by {difference:.2g} of its size from that after the class's whole "
+                    f"forward; in {engine.layout.dtype} at most {bound:g} is rounding"
+                )
 
 
 def _prompt_tokens(engine: TorchEngine) -> int:

@@ -1,27 +1,41 @@
-"""KV of one decoding request: allocated once, filled by `install`, then one token longer per step."""
+"""KV and states of one decoding request: allocated once, filled by `install`, then one token longer per step."""
 
 import numpy as np
 import torch
 
 from prfaas.engine.protocol import EngineError
+from prfaas.engine.state_cache import State, StateParts
+from prfaas.engine.state_shape import StateShape
 from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange
 
 
 def slots_of(layout: KVLayout, layer: int, total_tokens: int) -> int:
+    """Returns the tokens that a layer holds: none in a recurrent one, which has a state instead."""
     spec = layout.layers[layer]
+    if spec.kind is LayerKind.RECURRENT:
+        return 0
     return min(total_tokens, spec.window_tokens) if spec.kind is LayerKind.SLIDING else total_tokens
 
 
 class SequenceCache:
-    """Keys and values per layer, of shape [slots, kv_heads, head_dim]; token p lives in slot p % slots.
+    """Keys and values per layer, of shape [slots, kv_heads, width]; token p lives in slot p % slots.
 
     A sliding layer has one slot per token of its window, so it is a ring: the token that leaves the window is overwritten by
     the one that enters it, and attention needs no mask. (The slots' order does not matter: positions are inside the keys.)
+
+    A recurrent layer has a state after all tokens so far, which a step replaces as a whole.
     """
 
     def __init__(
-        self, layout: KVLayout, prefill_tokens: int, total_tokens: int, dtype: torch.dtype, device: torch.device
+        self,
+        layout: KVLayout,
+        prefill_tokens: int,
+        total_tokens: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        state: StateShape | None = None,
     ) -> None:
+        """`state`: shape of the states of recurrent layers; None where there are none."""
         self.layout = layout
         self.prefill_tokens = prefill_tokens
         self.total_tokens = total_tokens
@@ -30,9 +44,13 @@ class SequenceCache:
         self.keys: list[torch.Tensor] = []
         self.values: list[torch.Tensor] = []
         for layer, spec in enumerate(layout.layers):
-            shape = (slots_of(layout, layer, total_tokens), spec.kv_heads, spec.head_dim)
-            self.keys.append(torch.empty(shape, dtype=dtype, device=device))
-            self.values.append(torch.empty(shape, dtype=dtype, device=device))
+            slots = slots_of(layout, layer, total_tokens)
+            self.keys.append(torch.empty(slots, spec.kv_heads, spec.head_dim, dtype=dtype, device=device))
+            self.values.append(torch.empty(slots, spec.kv_heads, spec.value_width, dtype=dtype, device=device))
+        recurrent = [layer for layer, spec in enumerate(layout.layers) if spec.kind is LayerKind.RECURRENT]
+        self.states = {layer: State.zero(state, dtype, device) for layer in recurrent if state is not None}
+        self.next_states: dict[int, StateParts] = {}
+        """States after the step that was computed last, until `grow` makes them the sequence's own."""
         self._needed = [layout.needed(layer, prefill_tokens) for layer in range(len(layout.layers))]
         self._installed = [needed.start for needed in self._needed]
 
@@ -49,14 +67,30 @@ class SequenceCache:
                 f"KV of layer {layer} came for tokens {start} to {end}; "
                 f"expected is a range from {self._installed[layer]}, up to {needed.end}"
             )
-        half_bytes = (end - start) * self.layout.token_bytes(layer) // 2
-        if len(piece.keys) != half_bytes or len(piece.values) != half_bytes:
+        if layer in self.states:
+            self._install_state(piece)
+            return
+        key_bytes = self.layout.key_bytes(piece.range)
+        value_bytes = self.layout.range_bytes(piece.range) - key_bytes
+        if (len(piece.keys), len(piece.values)) != (key_bytes, value_bytes):
             raise EngineError(
                 f"KV of layer {layer}, tokens {start} to {end}, has {len(piece.keys)} and {len(piece.values)} bytes; "
-                f"keys and values have {half_bytes} each"
+                f"keys have {key_bytes} and values {value_bytes}"
             )
         _write(self.keys[layer], start, end, piece.keys)
         _write(self.values[layer], start, end, piece.values)
+        self._installed[layer] = end
+
+    def _install_state(self, piece: KVPiece) -> None:
+        layer, _, end = piece.range
+        needed, size_bytes = self._needed[layer], self.layout.layers[layer].state_bytes
+        if end != needed.end:
+            raise EngineError(f"the state of layer {layer} came for {end} tokens; needed is that after {needed.end}")
+        if len(piece.keys) != size_bytes or len(piece.values):
+            raise EngineError(
+                f"the state of layer {layer} has {len(piece.keys)} and {len(piece.values)} bytes; expected are {size_bytes}"
+            )
+        self.states[layer].fill(piece.keys)
         self._installed[layer] = end
 
     def read(self, piece: LayerRange) -> KVPiece:
@@ -70,9 +104,9 @@ class SequenceCache:
         return [needed.layer for needed, end in zip(self._needed, self._installed, strict=True) if end != needed.end]
 
     def append(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Stores one token's [kv_heads, head_dim]. Returns all that it attends to as [1, kv_heads, slots, head_dim].
+        """Stores one token's [kv_heads, width]. Returns all that it attends to as [1, kv_heads, slots, width].
 
-        The sequence grows only when `tokens` is raised, so a step that failed half-way may be done again."""
+        The sequence grows only with `grow`, so a step that failed half-way may be done again."""
         layer_keys, layer_values = self.keys[layer], self.values[layer]
         slots = layer_keys.shape[0]
         slot = self.tokens % slots
@@ -81,6 +115,13 @@ class SequenceCache:
         if self.tokens + 1 < slots:
             layer_keys, layer_values = layer_keys[: self.tokens + 1], layer_values[: self.tokens + 1]
         return layer_keys.transpose(0, 1).unsqueeze(0), layer_values.transpose(0, 1).unsqueeze(0)
+
+    def grow(self) -> None:
+        """Makes the token that was computed last the sequence's own. Nothing of it fails."""
+        for layer, parts in self.next_states.items():
+            self.states[layer].copy(parts)
+        self.next_states.clear()
+        self.tokens += 1
 
 
 def _read(slots: torch.Tensor) -> memoryview:

@@ -1,5 +1,6 @@
 """Model classes that are proven to be served right, and settings that keep a model from being served; without torch."""
 
+import math
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any
@@ -20,50 +21,51 @@ class Windows(StrEnum):
 
 
 SERVED = {
+    "BambaForCausalLM": Windows.BY_LAYER,
     "Cohere2ForCausalLM": Windows.BY_LAYER,
+    "DeepseekV2ForCausalLM": Windows.NEVER,
+    "DeepseekV3ForCausalLM": Windows.NEVER,
+    "FalconH1ForCausalLM": Windows.BY_LAYER,
     "Gemma3ForCausalLM": Windows.BY_LAYER,
     "GraniteForCausalLM": Windows.NEVER,
+    "GraniteMoeHybridForCausalLM": Windows.BY_LAYER,
+    "KimiLinearForCausalLM": Windows.BY_LAYER,
+    "Lfm2ForCausalLM": Windows.BY_LAYER,
     "LlamaForCausalLM": Windows.NEVER,
     "MistralForCausalLM": Windows.ALWAYS,
     "MixtralForCausalLM": Windows.ALWAYS,
+    "NemotronHForCausalLM": Windows.BY_LAYER,
     "Olmo2ForCausalLM": Windows.NEVER,
     "Olmo3ForCausalLM": Windows.BY_LAYER,
+    "OlmoHybridForCausalLM": Windows.BY_LAYER,
     "Phi3ForCausalLM": Windows.ALWAYS,
     "Qwen2ForCausalLM": Windows.BY_LAYER,
     "Qwen3ForCausalLM": Windows.BY_LAYER,
     "Qwen3MoeForCausalLM": Windows.ALWAYS,
+    "Qwen3NextForCausalLM": Windows.BY_LAYER,
+    "Qwen3_5ForCausalLM": Windows.BY_LAYER,
     "SmolLM3ForCausalLM": Windows.BY_LAYER,
 }
 """Classes whose tokens and log-probabilities tests compare with transformers' own."""
 
-_RECURRENT = "its recurrent layers have a state that the engine `torch` does not ship yet"
-_LATENT = "its latent attention (MLA) has keys and values of different widths, which the KV layout does not have yet"
 _NESTED = "it takes more than text, and its text's settings lie in a nested `text_config`; its text part alone may be served"
 REFUSED = {
-    "BambaForCausalLM": _RECURRENT,
-    "DeepseekV2ForCausalLM": _LATENT,
-    "DeepseekV3ForCausalLM": _LATENT,
-    "FalconH1ForCausalLM": _RECURRENT,
     "GPT2LMHeadModel": "its positions are learned vectors, which no test has proven here",
     "GPTNeoXForCausalLM": "its layers are built in another way than those that were proven here",
     "Gemma2ForCausalLM": "it caps its attention scores softly, which the kernels here do not",
     "Gemma3ForConditionalGeneration": _NESTED,
     "Gemma3nForCausalLM": "some of its layers use the KV of others",
     "GptOssForCausalLM": "its attention sinks take part in every softmax, which the kernels here do not compute",
-    "GraniteMoeHybridForCausalLM": _RECURRENT,
-    "KimiLinearForCausalLM": _RECURRENT,
-    "Lfm2ForCausalLM": _RECURRENT,
-    "Llama4ForCausalLM": "its attention in chunks is no kind of layer that the KV layout has",
+    "Llama4ForCausalLM": (
+        "its queries are scaled by the length of the cache, which the rows of a batch do not share, "
+        "and its attention in chunks is no kind of layer that the KV layout has"
+    ),
     "Llama4ForConditionalGeneration": _NESTED,
-    "MambaForCausalLM": _RECURRENT,
-    "Mamba2ForCausalLM": _RECURRENT,
-    "MiniMaxForCausalLM": _RECURRENT,
+    "MambaForCausalLM": "its scan of several tokens begins without the state before them: a prefill in chunks is another one",
+    "Mamba2ForCausalLM": "its configuration has no `max_position_embeddings`, to which requests are held here",
+    "MiniMaxForCausalLM": "its linear attention keeps its state in a cache of its own kind",
     "Mistral3ForConditionalGeneration": _NESTED,
-    "NemotronHForCausalLM": _RECURRENT,
-    "OlmoHybridForCausalLM": _RECURRENT,
-    "Qwen3NextForCausalLM": _RECURRENT,
-    "Qwen3_5ForCausalLM": _RECURRENT,
-    "RecurrentGemmaForCausalLM": _RECURRENT,
+    "RecurrentGemmaForCausalLM": "its recurrent layers keep their states in themselves, where they cannot be shipped from",
 }
 """Classes that users ask for, each with the reason why it is not served."""
 
@@ -114,6 +116,10 @@ def _problems_of_settings(config: Any) -> Iterator[str]:
             )
     if (cap := getattr(config, "attn_logit_softcapping", None)) is not None:
         yield f"`attn_logit_softcapping` is {cap}; the kernels here do not cap attention scores, so expected is none"
+    # Nemotron-H's layers do not read theirs.
+    limit = None if config.model_type == "nemotron_h" else getattr(config, "time_step_limit", None)
+    if limit is not None and tuple(limit) != (0.0, math.inf):
+        yield f"`time_step_limit` is {list(limit)}; its layers leave it out where one token is computed, so expected is none"
     if getattr(config, "use_bidirectional_attention", False):
         yield "`use_bidirectional_attention` is set; expected is causal attention, in which no token sees a later one"
 

@@ -12,6 +12,7 @@ from prfaas.engine.attention import sliding_mask
 from prfaas.engine.decode_cache import DecodeCache
 from prfaas.engine.fingerprint import fingerprint_of
 from prfaas.engine.model_directory import ModelFiles
+from prfaas.engine.model_layout import RECURRENT_KINDS, attended, is_latent
 from prfaas.engine.model_loading import load_model
 from prfaas.engine.prefill_cache import PrefillCache
 from prfaas.engine.protocol import DecodeRow, EngineDescription, EngineError, PrefillCancelled, SampledToken
@@ -19,7 +20,7 @@ from prfaas.engine.sampling import Sampler, sample
 from prfaas.engine.sequence_cache import SequenceCache, slots_of
 from prfaas.engine.served_classes import Windows
 from prfaas.kvcache.layout import KVPiece, LayerKind, LayerRange
-from prfaas.kvcache.prefix_cache import PinnedPrefix
+from prfaas.kvcache.pinned_prefix import PinnedPrefix
 
 _FLOAT_BYTES = 4
 
@@ -34,12 +35,20 @@ class TorchEngine:
         self.device = device
         self.model = loaded.model
         self.layout = loaded.config.layout
+        self.places = loaded.config.places
         self.weights_xxh3_128 = loaded.weights_xxh3_128
         self.dtype: torch.dtype = getattr(torch, self.layout.dtype)
         self.vocabulary_size: int = config.vocab_size
         # States before and after, queries, keys, values and their copies; gate, up and product of the MLP.
         self._chunk_token_bytes: int = _FLOAT_BYTES * (8 * config.hidden_size + 3 * config.intermediate_size)
-        self._heads_per_kv_head: int = config.num_attention_heads // config.num_key_value_heads
+        self.attended = attended(config)
+        self._heads_per_kv_head: int = config.num_attention_heads // self.attended.kv_heads
+        # Of a layer with latent attention: what it expands of each token, its parts, and their copies side by side.
+        self._expanded_token_bytes = (
+            4 * self.attended.kv_heads * max(self.attended.key_dim, self.attended.value_dim) * self.layout.dtype_bytes
+            if is_latent(config)
+            else 0
+        )
         # Classes that know kinds of layers take one mask per kind, others take the mask itself.
         self._mask_per_kind = loaded.config.windows is Windows.BY_LAYER
         self._description = EngineDescription(
@@ -75,38 +84,49 @@ class TorchEngine:
             raise EngineError(
                 f"a prefill of {len(token_ids)} tokens exceeds the model's context of {self._description.max_context_tokens}"
             )
-        cache = PrefillCache(self.layout, len(token_ids), self.dtype, self.device, on_piece, from_token=from_token)
-        if prefix is not None and prefix.blocks:
-            cache.load(prefix.blocks, prefix.tokens)
+        cache = PrefillCache(
+            self.layout, len(token_ids), self.dtype, self.device, on_piece, from_token=from_token, places=self.places
+        )
+        if prefix is not None and prefix.tokens:
+            cache.load(prefix.loaded(), prefix.tokens)
             for piece in prefix.needed(self.layout, len(token_ids), from_token):
                 on_piece(piece)
         for start in range(cache.end, len(token_ids), self._description.chunk_tokens):
             if cancelled():
                 raise PrefillCancelled
             end = min(start + self._description.chunk_tokens, len(token_ids))
-            cache.begin_chunk(start, end, keep=prefix is not None and prefix.wants(start, end))
+            kept = prefix.kept_ranges(self.layout, start, end) if prefix is not None else []
+            cache.begin_chunk(start, end, kept)
             self._forward(self.model.base_model, [token_ids[start:end]], [range(start, end)], self._chunk_masks(cache), cache)
-            if prefix is not None and (block := cache.take_block()):
-                prefix.append(block, sum(piece.size_bytes for piece in block))
+            cache.end_chunk()
+            if prefix is not None and prefix.wants(start, end):
+                prefix.append(*cache.take_kept())
 
     def reserve(self, prefill_tokens: int, total_tokens: int) -> SequenceCache:
         if not 0 <= prefill_tokens < total_tokens:
             raise EngineError(f"a sequence of {total_tokens} tokens has no room to go on after {prefill_tokens} prefilled ones")
         if total_tokens > self._description.max_context_tokens:
             raise EngineError(f"{total_tokens} tokens exceed the model's context of {self._description.max_context_tokens}")
-        return SequenceCache(self.layout, prefill_tokens, total_tokens, self.dtype, self.device)
+        return SequenceCache(self.layout, prefill_tokens, total_tokens, self.dtype, self.device, self.places.state)
 
     def sequence_bytes(self, total_tokens: int) -> int:
         layers = range(len(self.layout.layers))
-        return sum(slots_of(self.layout, layer, total_tokens) * self.layout.token_bytes(layer) for layer in layers)
+        tokens_bytes = sum(slots_of(self.layout, layer, total_tokens) * self.layout.token_bytes(layer) for layer in layers)
+        # A step's states stand beside those before it until it is done.
+        return tokens_bytes + 2 * sum(spec.state_bytes for spec in self.layout.layers)
 
     def prefill_bytes(self, prefill_tokens: int) -> int:
         chunk_tokens = min(prefill_tokens, self._description.chunk_tokens)
-        # A mask of one number per pair of a chunk's token and one before it; layers free what they compute with.
+        states_bytes = sum(spec.state_bytes for spec in self.layout.layers)
+        state = self.places.state
+        # A mask of one number per pair of a chunk's token and one before it; layers free what they compute with. States are held
+        # once as they grow and once as they leave, and their layers compute in squares.
         return (
             self.layout.total_bytes(prefill_tokens)
+            + (0 if state is None else states_bytes + state.chunk_bytes(chunk_tokens))
             + chunk_tokens * self._chunk_token_bytes
             + chunk_tokens * prefill_tokens * _FLOAT_BYTES
+            + prefill_tokens * self._expanded_token_bytes
         )
 
     def free_bytes(self) -> int | None:
@@ -118,8 +138,8 @@ class TorchEngine:
     def read(self, sequence: SequenceCache, piece: LayerRange) -> KVPiece:
         return sequence.read(piece)
 
-    def sampler(self, sampling: Sampling) -> Sampler:
-        return Sampler(sampling)
+    def sampler(self, sampling: Sampling, prompt: Sequence[int] = ()) -> Sampler:
+        return Sampler(sampling, prompt)
 
     @torch.inference_mode()
     def decode(self, rows: Sequence[DecodeRow]) -> list[SampledToken]:
@@ -133,17 +153,21 @@ class TorchEngine:
             if sequence.tokens >= sequence.total_tokens:
                 raise EngineError(f"row {index} is full: it has all {sequence.total_tokens} tokens that were reserved")
         logits = self.logits(sequences, [row.token_id for row in rows])
+        for row in rows:
+            row.sampler.see(row.token_id)
         tokens = sample(logits, [row.sampler for row in rows], [row.forbid_eos for row in rows], self._description.eos_token_ids)
         for sequence in sequences:
-            sequence.tokens += 1
+            sequence.grow()
         return tokens
 
     @torch.inference_mode()
     def logits(self, sequences: Sequence[SequenceCache], token_ids: Sequence[int]) -> torch.Tensor:
         """Computes one token per sequence, by the class's own head. Returns [rows, vocabulary]; no sequence has grown."""
-        no_masks = dict.fromkeys(("full_attention", "sliding_attention")) if self._mask_per_kind else None
+        no_masks = dict.fromkeys(RECURRENT_KINDS) if self._mask_per_kind else None
         positions = [[sequence.tokens] for sequence in sequences]
-        output = self._forward(self.model, [[each] for each in token_ids], positions, no_masks, DecodeCache(sequences))
+        cache = DecodeCache(sequences, self.places, self.dtype)
+        output = self._forward(self.model, [[each] for each in token_ids], positions, no_masks, cache)
+        cache.hand_back()
         logits: torch.Tensor = output.logits[:, -1]
         return logits
 
@@ -167,7 +191,7 @@ class TorchEngine:
     def _chunk_masks(self, cache: PrefillCache) -> Any:
         has_sliding = any(spec.kind is LayerKind.SLIDING for spec in self.layout.layers)
         sliding = sliding_mask(cache, self._heads_per_kv_head) if has_sliding else None
-        return {"full_attention": None, "sliding_attention": sliding} if self._mask_per_kind else sliding
+        return dict.fromkeys(RECURRENT_KINDS) | {"sliding_attention": sliding} if self._mask_per_kind else sliding
 
     def _check_tokens(self, token_ids: Sequence[int]) -> None:
         if token_ids and not 0 <= min(token_ids) <= max(token_ids) < self.vocabulary_size:

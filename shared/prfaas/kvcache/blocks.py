@@ -13,15 +13,20 @@ from collections.abc import Iterable, Sequence
 import xxhash
 
 HASH_BYTES = 8
+PROOF_BYTES = 32
 
 
-def block_hashes(token_ids: Sequence[int], block_tokens: int, key: bytes = b"") -> "array[int]":
-    """One 64-bit hash per whole block, each chained to the one before it, so that equal hashes mean equal prefixes. Messages
-    carry them packed, as little-endian uint64. `key`: at most 64 bytes that all gateways and workers share; empty: none."""
+def block_hashes(token_ids: Sequence[int], block_tokens: int, key: bytes = b"", scope: str = "") -> "array[int]":
+    """One 64-bit hash per whole block, each chained to the one before it, so that equal hashes mean equal prefixes of one scope:
+    those who share cached prefixes. Messages carry them packed, as little-endian uint64. `key`: at most 64 bytes that all
+    gateways and workers share; empty: none."""
     packed = memoryview(array("I", token_ids)).cast("B")
     block_bytes = 4 * block_tokens
     hashes = array("Q")
     parent = block_tokens  # other block sizes never meet
+    if scope:
+        root = hashlib.blake2b(_root(block_tokens, scope), digest_size=HASH_BYTES, key=key, person=b"scope")
+        parent = int.from_bytes(root.digest(), "little")
     for end in range(block_bytes, len(packed) + 1, block_bytes):
         block = packed[end - block_bytes : end]
         if key:
@@ -32,6 +37,25 @@ def block_hashes(token_ids: Sequence[int], block_tokens: int, key: bytes = b"") 
             parent = xxhash.xxh3_64_intdigest(block, parent)
         hashes.append(parent)
     return hashes
+
+
+def block_proofs(token_ids: Sequence[int], block_tokens: int, key: bytes = b"", scope: str = "") -> list[bytes]:
+    """One 256-bit digest per whole block, chained like the hashes. They stand for the tokens where those must not: who does not
+    have the key cannot try whether a prompt begins with a text that it guesses."""
+    packed = memoryview(array("I", token_ids)).cast("B")
+    block_bytes = 4 * block_tokens
+    proofs = []
+    proof = _root(block_tokens, scope)
+    for end in range(block_bytes, len(packed) + 1, block_bytes):
+        digest = hashlib.blake2b(proof, digest_size=PROOF_BYTES, key=key, person=b"proof")
+        digest.update(packed[end - block_bytes : end])
+        proof = digest.digest()
+        proofs.append(proof)
+    return proofs
+
+
+def _root(block_tokens: int, scope: str) -> bytes:
+    return block_tokens.to_bytes(HASH_BYTES, "little") + scope.encode()
 
 
 def pack_hashes(hashes: Iterable[int]) -> bytes:

@@ -1,9 +1,10 @@
 """Canonical KV layout: what a model's cache consists of, neutral to block size, parallelism and engine.
 
-Per layer and token range the bytes are keys then values, each [tokens, kv_heads, head_dim] in `dtype`, C order. A recurrent
+Per layer and token range the bytes are keys then values, each [tokens, kv_heads, its width] in `dtype`, C order. A recurrent
 layer has one state of fixed size at an exact length instead.
 """
 
+import math
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import NamedTuple
@@ -21,10 +22,22 @@ class LayerSpec(msgspec.Struct, frozen=True, kw_only=True):
     kind: LayerKind
     kv_heads: int = 0
     head_dim: int = 0
+    """Width of a key, and of a value unless that has a width of its own."""
+    value_dim: int = 0
+    """Width of a value where it is not a key's; 0: it is."""
     window_tokens: int = 0
     """Length of a sliding window: a token attends to itself and the window_tokens - 1 before it."""
     state_bytes: int = 0
     """Size of the state of a recurrent layer."""
+
+    @property
+    def value_width(self) -> int:
+        return self.value_dim or self.head_dim
+
+    @property
+    def vector_dim(self) -> int:
+        """Width of the longest vectors that keys and values can both be cut into."""
+        return math.gcd(self.head_dim, self.value_width)
 
 
 class LayerRange(NamedTuple):
@@ -50,9 +63,12 @@ class KVPiece(NamedTuple):
         """Tokens [start, end) of the piece, without a copy. A recurrent state has no parts."""
         layer, first, last = self.range
         assert first <= start < end <= last and self.values.nbytes, f"{self.range} has no part {start} to {end}"
-        row = self.keys.nbytes // (last - first)
-        within = slice((start - first) * row, (end - first) * row)
-        return KVPiece(LayerRange(layer, start, end), self.keys[within], self.values[within])
+
+        def within(data: memoryview) -> memoryview:
+            row_bytes = data.nbytes // (last - first)
+            return data[(start - first) * row_bytes : (end - first) * row_bytes]
+
+        return KVPiece(LayerRange(layer, start, end), within(self.keys), within(self.values))
 
 
 class KVLayout(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +83,7 @@ class KVLayout(msgspec.Struct, frozen=True, kw_only=True):
     def token_bytes(self, layer: int) -> int:
         """Bytes of one token's keys and values in `layer`; 0 for a recurrent layer."""
         spec = self.layers[layer]
-        return 2 * spec.kv_heads * spec.head_dim * self.dtype_bytes
+        return spec.kv_heads * (spec.head_dim + spec.value_width) * self.dtype_bytes
 
     def needed(self, layer: int, prefill_tokens: int, from_token: int = 0) -> LayerRange:
         """Tokens of `layer` that decoding after `prefill_tokens` can still see. Full layers begin at `from_token`: a worker that
@@ -82,6 +98,18 @@ class KVLayout(msgspec.Struct, frozen=True, kw_only=True):
         if spec.kind is LayerKind.RECURRENT:
             return spec.state_bytes
         return (piece.end - piece.start) * self.token_bytes(piece.layer)
+
+    def key_bytes(self, piece: LayerRange) -> int:
+        """Bytes of the range before those of its values; of a state all."""
+        spec = self.layers[piece.layer]
+        if spec.kind is LayerKind.RECURRENT:
+            return spec.state_bytes
+        return (piece.end - piece.start) * spec.kv_heads * spec.head_dim * self.dtype_bytes
+
+    def piece(self, part: LayerRange, data: memoryview) -> KVPiece:
+        """Returns the canonical bytes of a range as keys and values, without a copy."""
+        key_bytes = self.key_bytes(part)
+        return KVPiece(part, data[:key_bytes], data[key_bytes:])
 
     def total_bytes(self, prefill_tokens: int, from_token: int = 0) -> int:
         """Bytes that a transfer of `prefill_tokens` tokens carries, without headers; S_kv(l) of Eq 1."""
@@ -109,9 +137,14 @@ class KVLayout(msgspec.Struct, frozen=True, kw_only=True):
                 yield LayerRange(layer, start, chunk_end)
 
     def block_ranges(self, block_start: int, block_end: int) -> Iterator[LayerRange]:
-        """Ranges of a prompt's block that a prefill needs to go on after it: full layers' tokens, what a window still sees of the
-        block, the state at its end."""
-        for layer in range(len(self.layers)):
-            needed = self.needed(layer, block_end, block_start)
-            recurrent = self.layers[layer].kind is LayerKind.RECURRENT
-            yield needed if recurrent else LayerRange(layer, max(block_start, needed.start), block_end)
+        """Ranges of a prompt's block that every prefill which goes on behind it needs: those of full layers."""
+        for layer, spec in enumerate(self.layers):
+            if spec.kind is LayerKind.FULL:
+                yield LayerRange(layer, block_start, block_end)
+
+    def checkpoint_ranges(self, end: int) -> Iterator[LayerRange]:
+        """Ranges that a prefill which goes on after `end` tokens needs beside the blocks: windows and states, none of them of use
+        at another length."""
+        for layer, spec in enumerate(self.layers):
+            if spec.kind is not LayerKind.FULL:
+                yield self.needed(layer, end)

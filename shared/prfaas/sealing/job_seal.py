@@ -46,7 +46,7 @@ class JobSeals:
         return secrets.token_bytes(SECRET_BYTES) if prefill_site in self._peers else None
 
     def seal(self, prefill_site: str, job: PrefillJob, kv_secret: bytes) -> PrefillJob:
-        """Returns the job with prompt, tenant and the transfer's secret sealed for the site."""
+        """Returns the job with prompt, tenant, cache scope and the transfer's secret sealed for the site."""
         assert self._own is not None, "checked by SealingConfig"
         own, theirs = self._own.read()[0], self._peers[prefill_site].read()[0]
         return seal(own, theirs, job, kv_secret)
@@ -57,7 +57,7 @@ class JobSeals:
         if peer is None:
             if job.sealed:
                 raise SealError(f"the job is sealed, and this worker has no key of site {job.decode_site}")
-            return JobSecret(token_ids=job.token_ids, tenant=job.tenant)
+            return JobSecret(token_ids=job.token_ids, tenant=job.tenant, cache_scope=job.cache_scope)
         if not job.sealed:
             raise SealError(f"the job is not sealed, and this worker takes sealed ones only from site {job.decode_site}")
         assert self._own is not None, "checked by SealingConfig"
@@ -70,12 +70,12 @@ class JobSeals:
 
 def seal(own: PrivateKey, theirs: PublicKey, job: PrefillJob, kv_secret: bytes) -> PrefillJob:
     """Returns the job with its secret part sealed by `own` for `theirs`."""
-    secret = JobSecret(token_ids=job.token_ids, tenant=job.tenant, kv_secret=kv_secret)
+    secret = JobSecret(token_ids=job.token_ids, tenant=job.tenant, cache_scope=job.cache_scope, kv_secret=kv_secret)
     head = theirs.key_id + own.key_id
     bound = _LABEL + head + _open_fields(job)
     body = encode(secret)
     sealed = _SUITE.encrypt(_mac(own, theirs, bound, body).finalize() + body, theirs.key, bound)
-    return msgspec.structs.replace(job, token_ids=b"", tenant="", sealed=head + sealed)
+    return msgspec.structs.replace(job, token_ids=b"", tenant="", cache_scope="", sealed=head + sealed)
 
 
 def unseal(own: PrivateKey, theirs: PublicKey, job: PrefillJob) -> JobSecret:
@@ -87,8 +87,8 @@ def unseal(own: PrivateKey, theirs: PublicKey, job: PrefillJob) -> JobSecret:
         _mac(own, theirs, bound, body).verify(plain[:_MAC_BYTES])
     except (InvalidTag, InvalidSignature, ValueError):
         raise SealError("the job's seal is broken: it was changed on the way, or is not of the site that it names") from None
-    if job.token_ids or job.tenant:
-        raise SealError("the job is sealed, and has a prompt or tenant beside its seal")
+    if job.token_ids or job.tenant or job.cache_scope:
+        raise SealError("the job is sealed, and has a prompt, tenant or cache scope beside its seal")
     secret = decode(body, JobSecret)
     if len(secret.kv_secret) != SECRET_BYTES:
         raise SealError(f"the job's transfer has a secret of {len(secret.kv_secret)} bytes, expected {SECRET_BYTES}")

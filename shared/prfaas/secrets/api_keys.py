@@ -43,6 +43,11 @@ def parse_key(text: str) -> ApiKey | None:
     return ApiKey(form["id"], text) if form else None
 
 
+def prefix_group_label(group: str) -> str:
+    """Returns a short name of a group of tenants that share cached prefixes. It is never that of a tenant."""
+    return hashlib.blake2b(group.encode(), digest_size=6, person=b"prefix group").hexdigest()
+
+
 def tenant_label(tenant: str) -> str:
     """Returns a short name of a tenant that is the same at every gateway, for other sites: it does not show the tenant's name."""
     return hashlib.blake2b(tenant.encode(), digest_size=6, person=b"prfaas tenant").hexdigest()

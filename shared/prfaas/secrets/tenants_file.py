@@ -36,6 +36,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     requests_at_once: Amount | None = None
     link_bytes_per_day: Amount | None = None
     """Bytes of KV that cross a link for the tenant."""
+    prefix_group: TenantName | None = None
+    """Tenants that name the same group share cached prefixes, and can tell by the time of an answer what the others have sent.
+    None: the tenant shares them with no other."""
 
 
 class KeyEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):

@@ -15,14 +15,15 @@ import msgspec.yaml
 from prfaas.site.container_files import (
     CACHE,
     CONTAINER_FOLDER,
-    EMULATED_CACHE,
     HTTP_PORT,
+    SCRATCH_CACHE,
     SERVER_NAME,
     STORE,
     WORKERS,
     files_of,
     is_emulated,
-    real_models,
+    mounted_models,
+    prepared_models,
 )
 from prfaas.site.sites import Description, DescriptionError, Link, Role, Service, Site, is_loopback
 
@@ -88,7 +89,7 @@ class _ComposeFile:
         for site in self._sites:
             self._networks[site.name] = {"internal": True}
             services |= self._server(site)
-            if real_models(self._description, site):
+            if prepared_models(self._description, site):
                 services[f"{site.name}-weights"] = self._weights_job(site)
             for service in self._description.services:
                 if service.site == site.name:
@@ -196,16 +197,17 @@ class _ComposeFile:
             found["networks"][f"{site.name}-clients"] = {}
             found["ports"] = [f"${{PRFAAS_BIND:-127.0.0.1}}:{service.http_port or HTTP_PORT}:{HTTP_PORT}"]
         if service.role is Role.GATEWAY or service.role in WORKERS:
-            if real_models(self._description, site):
+            found["volumes"] += [_mounted(str(model)) for model in mounted_models(self._description, [service])]
+            if prepared_models(self._description, site):
                 depends[f"{site.name}-weights"] = {"condition": "service_completed_successfully"}
                 found["volumes"].append(f"{site.name}-weights:{CACHE}:ro")
             else:
-                found["environment"] = {"PRFAAS_CACHE_DIR": EMULATED_CACHE}
+                found["environment"] = {"PRFAAS_CACHE_DIR": SCRATCH_CACHE}
         return found | {"depends_on": depends}
 
     def _weights_job(self, site: Site) -> dict[str, Any]:
         self._volumes[f"{site.name}-weights"] = {}
-        command = ["python", "-m", "prfaas.engine.weights", *real_models(self._description, site)]
+        command = ["python", "-m", "prfaas.engine.weights", *prepared_models(self._description, site)]
         job = _hardened("weights", command, _REAL)
         return job | {"network_mode": "none", "restart": "no", "volumes": [f"{site.name}-weights:{CACHE}"]}
 
@@ -218,6 +220,12 @@ def compose_profiles(description: Description, sites: Sequence[str]) -> str:
 
 def _command(service: Service) -> list[str]:
     return [f"prfaas-{service.role}", "--config", f"{CONTAINER_FOLDER}/{service.site}/{service.name}.toml"]
+
+
+def _mounted(directory: str) -> dict[str, Any]:
+    """Returns the mount of a folder of the host at its own path. One that is missing there is an error, and not made."""
+    path = directory.replace("$", "$$")  # compose would take it for a variable
+    return {"type": "bind", "source": path, "target": path, "read_only": True, "bind": {"create_host_path": False}}
 
 
 def _link_flags(link: Link) -> list[str]:

@@ -5,8 +5,8 @@ Each process gets its own configuration and secrets, and no others.
 
 import re
 import tomllib
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
@@ -20,14 +20,15 @@ CLIENT_PORT, LEAF_PORT, MONITOR_PORT, HTTP_PORT = 4222, 7422, 8222, 8000
 SERVER_NAME = "nats"
 """Name of a site's server in the site's own network."""
 WORKERS = (Role.PREFILL_WORKER, Role.DECODE_WORKER)
-EMULATED_CACHE = "/tmp/prfaas"
-"""Cache of processes of an emulated model, which write the few files that it has themselves."""
+SCRATCH_CACHE = "/tmp/prfaas"
+"""Cache of processes without a volume of prepared weights, which write the few files that they keep themselves."""
 
 
 def in_containers(description: Description) -> Description:
     """Returns the description with the addresses, ports and folders that its sites have in containers.
 
-    `host` stays: it is where other machines reach the site. Raises DescriptionError for a site with several servers."""
+    `host` stays: it is where other machines reach the site. Raises DescriptionError for a site with several servers, and for a
+    model that containers cannot have."""
 
     def placed(site: Site) -> Site:
         if site.servers:
@@ -42,6 +43,7 @@ def in_containers(description: Description) -> Description:
             monitor_port=MONITOR_PORT,
         )
 
+    mounted_models(description, description.services)
     return msgspec.structs.replace(description, sites=tuple(map(placed, description.sites)))
 
 
@@ -50,10 +52,43 @@ def is_emulated(service: Service) -> bool:
     return bool(service.config.get("engine", {}).get("engine") == "emulated")
 
 
-def real_models(description: Description, site: Site) -> list[str]:
-    """Returns the models that workers of the site compute for real."""
+def prepared_models(description: Description, site: Site) -> list[str]:
+    """Returns the models, by name, whose weights the workers of the site find in the volume that a job fills."""
     workers = [each for each in description.services if each.site == site.name and each.role in WORKERS and not is_emulated(each)]
-    return sorted({each.model or description.model for each in workers})
+    return sorted({model for each in workers for model in _models_of(description, each) if not _is_path(model)})
+
+
+def mounted_models(description: Description, services: Iterable[Service]) -> list[PurePosixPath]:
+    """Returns the directories of models that the services read where they lie, in their hosts as in their containers.
+
+    Raises DescriptionError for a model that is neither such a directory nor known by its name."""
+    references = sorted({model for each in services for model in _models_of(description, each) if _is_path(model)})
+    return [_mountable(reference) for reference in references]
+
+
+def _models_of(description: Description, service: Service) -> list[str]:
+    """Returns references to the models that a service reads. Its `config` wins over the description, as in its file."""
+    own = service.model or description.model
+    if service.role is Role.GATEWAY:
+        return list(service.config.get("models", [own]))
+    return [service.config.get("engine", {}).get("model", own)] if service.role in WORKERS else []
+
+
+def _is_path(model: str) -> bool:
+    return "/" in model or model in (".", "..")
+
+
+def _mountable(reference: str) -> PurePosixPath:
+    path = PurePosixPath(reference)
+    if not path.is_absolute() or ".." in path.parts:
+        raise DescriptionError(
+            f"containers cannot have the model {reference!r}: expected is the absolute path of its directory, without `..`, "
+            "which they mount; they reach no repository of a hub"
+        )
+    for taken in (CONTAINER_FOLDER, PurePosixPath(STORE), PurePosixPath(CACHE)):
+        if path.is_relative_to(taken) or taken.is_relative_to(path):
+            raise DescriptionError(f"containers cannot mount the model's directory {path}: they have a {taken} of their own")
+    return path
 
 
 def files_of(directory: Path, service: Service) -> list[str]:

@@ -4,6 +4,7 @@ The manifests themselves are written by hand, in `kubernetes/` beside this file:
 differs between sites comes from the description: the files of each process, how many there are, and where their images are.
 """
 
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -13,11 +14,12 @@ import msgspec.yaml
 
 from prfaas.site.container_files import (
     CONTAINER_FOLDER,
-    EMULATED_CACHE,
+    SCRATCH_CACHE,
     WORKERS,
     files_of,
     is_emulated,
-    real_models,
+    mounted_models,
+    prepared_models,
     server_files,
 )
 from prfaas.site.sites import Description, DescriptionError, Role, Service, Site, is_loopback
@@ -75,6 +77,11 @@ def write_kubernetes(
 def namespace_of(site: Site) -> str:
     """Returns the namespace of a site, in the small letters and hyphens that Kubernetes takes."""
     return "prfaas-" + site.name.lower().replace("_", "-")
+
+
+def claim_of(directory: PurePosixPath) -> str:
+    """Returns the name of the claim of the volume with a model's directory. Restricted pods mount no folder of a node."""
+    return "model-" + re.sub(r"[^a-z0-9]+", "-", directory.name.lower()).strip("-")
 
 
 class _Kustomization:
@@ -146,13 +153,22 @@ class _Kustomization:
             config = f"{self._site.name}/{service.name}.toml"
             items.append({"key": _key(config), "path": f"{_POD_FILES}/{role}-{number}.toml"})
         pod: dict[str, Any] = {"volumes": [{"name": "files", "secret": {"secretName": f"{role}-files", "items": items}}]}
-        models = real_models(self._description, self._site)
-        if role in WORKERS and is_emulated(services[0]):
-            pod["containers"] = [{"name": role.value, "image": "prfaas/control", "env": _emulated_cache()}]
-        elif role in WORKERS or (role is Role.GATEWAY and models):
-            pod["initContainers"] = [_weights_job(models)]
-        elif role is Role.GATEWAY:
-            pod["containers"] = [{"name": role.value, "env": _emulated_cache()}]
+        container: dict[str, Any] = {"name": role.value}
+        prepared = prepared_models(self._description, self._site)
+        emulated = role in WORKERS and is_emulated(services[0])
+        if emulated:
+            container["image"] = "prfaas/control"
+        if prepared and not emulated and role in (Role.GATEWAY, *WORKERS):
+            pod["initContainers"] = [_weights_job(prepared)]
+        elif role in (Role.GATEWAY, *WORKERS):
+            container["env"] = [{"name": "PRFAAS_CACHE_DIR", "value": SCRATCH_CACHE}]
+        for number, directory in enumerate(mounted_models(self._description, services), 1):
+            claim = {"claimName": claim_of(directory), "readOnly": True}
+            pod["volumes"].append({"name": f"model-{number}", "persistentVolumeClaim": claim})
+            mount = {"name": f"model-{number}", "mountPath": str(directory), "readOnly": True}
+            container.setdefault("volumeMounts", []).append(mount)
+        if len(container) > 1:
+            pod["containers"] = [container]
         return _stateful_set(role.value, {"replicas": len(services), "template": {"spec": pod}})
 
     def _scaling_patch(self) -> dict[str, Any]:
@@ -187,10 +203,6 @@ def _key(file: str) -> str:
 
 def _items(files: Sequence[str]) -> list[dict[str, str]]:
     return [{"key": _key(file), "path": file} for file in files]
-
-
-def _emulated_cache() -> list[dict[str, str]]:
-    return [{"name": "PRFAAS_CACHE_DIR", "value": EMULATED_CACHE}]
 
 
 def _stateful_set(name: str, spec: dict[str, Any]) -> dict[str, Any]:

@@ -170,8 +170,7 @@ def message_slice(payload: bytes) -> FrameSlice:
 def check_piece(layout: KVLayout, piece: KVPiece) -> None:
     """Raises ValueError when the piece is not what `layout` says."""
     layer, start, end = piece.range
-    size = piece.keys.nbytes + piece.values.nbytes
-    if size != layout.range_bytes(piece.range) or (piece.values and piece.keys.nbytes != piece.values.nbytes):
+    if (piece.keys.nbytes, piece.size_bytes) != (layout.key_bytes(piece.range), layout.range_bytes(piece.range)):
         raise ValueError(
             f"layer {layer}, tokens {start} to {end}: {piece.keys.nbytes} + {piece.values.nbytes} bytes came, "
             f"expected {layout.range_bytes(piece.range)}"
@@ -183,23 +182,21 @@ def cut_piece(layout: KVLayout, piece: KVPiece, max_payload_bytes: int) -> Itera
 
     Raises ValueError when not even one token fits."""
     layer, start, end = piece.range
-    keys, values = piece.keys.cast("B"), piece.values.cast("B")
+    whole = KVPiece(piece.range, piece.keys.cast("B"), piece.values.cast("B"))
     if layout.layers[layer].kind is LayerKind.RECURRENT:
-        for offset in range(0, len(keys), max_payload_bytes):
-            part = keys[offset : offset + max_payload_bytes]
+        for offset in range(0, len(whole.keys), max_payload_bytes):
+            part = whole.keys[offset : offset + max_payload_bytes]
             yield FrameSlice(piece.range, offset, (part,), len(part))
         return
     token_bytes = layout.token_bytes(layer)
-    half = token_bytes // 2
     most = max_payload_bytes // token_bytes
     if most == 0:
         raise ValueError(f"one token of layer {layer} has {token_bytes} bytes and a frame takes {max_payload_bytes}")
     # Even slices: a full frame and a sliver cost more than two halves.
     step = -(-(end - start) // -(-(end - start) // most))
     for first in range(start, end, step):
-        last = min(first + step, end)
-        low, high = (first - start) * half, (last - start) * half
-        yield FrameSlice(LayerRange(layer, first, last), 0, (keys[low:high], values[low:high]), 2 * (high - low))
+        tokens = whole.part(first, min(first + step, end))
+        yield FrameSlice(tokens.range, 0, (tokens.keys, tokens.values), tokens.size_bytes)
 
 
 def manifest_digest(frame_digests: Iterable[bytes]) -> bytes:

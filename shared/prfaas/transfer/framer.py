@@ -192,7 +192,7 @@ class Framer:
             case kv.Codec.PLANES:
                 encoded = encode_planes(part.parts, self._layout.dtype_bytes)
             case kv.Codec.INT8:
-                encoded = encode_int8(part.parts, self._layout.dtype, self._layout.layers[part.range.layer].head_dim)
+                encoded = encode_int8(part.parts, self._layout.dtype, self._layout.layers[part.range.layer].vector_dim)
         if encoded is None:
             return kv.Codec.RAW, part
         chooser.encoded(codec, part.raw_bytes, len(encoded), time.perf_counter() - since)

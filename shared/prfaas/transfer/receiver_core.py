@@ -209,8 +209,7 @@ class ReceiverCore:
             return self._state_part(head.range, head.offset, payload)
         self._covered[layer] = end
         self.raw_bytes += len(payload)
-        half = len(payload) // 2
-        return [Install(KVPiece(head.range, payload[:half], payload[half:]))]
+        return [Install(self._layout.piece(head.range, payload))]
 
     def _decoded(self, frame: IncomingFrame) -> memoryview:
         """Raises FrameError."""
@@ -220,7 +219,7 @@ class ReceiverCore:
             case Codec.PLANES:
                 return decode_planes(payload, head.raw_bytes, self._layout.dtype_bytes)
             case Codec.INT8 if spec.kind is not LayerKind.RECURRENT:
-                return decode_int8(payload, head.raw_bytes, self._layout.dtype, spec.head_dim)
+                return decode_int8(payload, head.raw_bytes, self._layout.dtype, spec.vector_dim)
             case Codec.RAW if len(payload) == head.raw_bytes:
                 return payload
         raise FrameError(f"it has {len(payload)} bytes in codec {head.codec.name}, and says {head.raw_bytes}")

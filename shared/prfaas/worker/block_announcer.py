@@ -11,8 +11,8 @@ from prfaas.bus.errors import BusError
 from prfaas.contracts import subjects
 from prfaas.contracts.to_scheduler import BlocksChanged, BlocksHeld
 from prfaas.contracts.wire import encode
+from prfaas.kvcache.block_pool import Changes
 from prfaas.kvcache.blocks import pack_hashes
-from prfaas.kvcache.prefix_cache import Changes
 from prfaas.telemetry.logs import get_logger
 from prfaas.worker.identity import Identity
 

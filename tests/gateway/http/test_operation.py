@@ -21,12 +21,13 @@ from prfaas.bus.errors import NotConnectedError
 from prfaas.contracts.to_decode import Generate
 from prfaas.kvcache.blocks import block_hashes, unpack_hashes
 from prfaas.process.config import ConfigError, load_config
+from prfaas.secrets.tenants_file import Limits
 from prfaas.stack.nats_server import NatsServer
 from prfaas.telemetry import names
 from prfaas.telemetry.tracing import Tracing
 from prfaas_gateway.config import GatewayConfig
 from prfaas_gateway.service import watch_bus
-from tests.gateway.conftest import Edge, running_edge, until
+from tests.gateway.conftest import Edge, make_tenants, running_edge, until
 from tests.gateway.scripted_site import DEADLINE_S, SITE, Emitter
 
 ASK = {"model": "tiny", "prompt": "hello"}
@@ -283,6 +284,21 @@ async def test_the_process(tmp_path: Path) -> None:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
+
+
+async def test_equal_prompts_of_two_tenants_are_told_apart(tmp_path: Path) -> None:
+    shared = Limits(prefix_group="both")
+    path, keys = make_tenants(tmp_path, {"acme": Limits(), "other": Limits(), "east": shared, "west": shared})
+    async with running_edge(tmp_path, block_tokens=3, tenants_file=path) as edge:
+        for key in keys.values():
+            body = {"model": "tiny", "prompt": [5, 6, 7, 8, 9, 10, 11]}
+            answer = await edge.post("/v1/completions", body, authorization=f"Bearer {key}")
+            assert answer.status_code == 200
+        acme, other, east, west = (unpack_hashes(placed.block_hashes) for placed in edge.site.placed)
+        assert east == west and not set(acme) & {*other, *east} and not set(other) & set(east)
+        scopes = [generate.cache_scope for generate in edge.site.generated]
+        assert scopes[2] == scopes[3] and len(set(scopes)) == 3
+        assert acme == block_hashes([5, 6, 7, 8, 9, 10, 11], 3, scope=scopes[0]), "workers find them by what they are sent"
 
 
 async def test_the_scheduler_is_told_the_prompts_whole_blocks(tmp_path: Path) -> None:

@@ -127,7 +127,9 @@ def test_whole_numbers_may_be_written_as_fractions(text: str) -> None:
 
 
 @pytest.mark.parametrize(("fields", "path"), [
-    ({"top_k": 5}, "top_k"),
+    ({"top_k": -2}, "top_k"),
+    ({"top_k": 5.5}, "top_k"),
+    ({"repetition_penalty": 0}, "repetition_penalty"),
     ({"tool_choice": "required"}, "tool_choice"),
     ({"logit_bias": {"5": 1}}, "logit_bias"),
     ({"logit_bias": {"5": False}}, "logit_bias"),

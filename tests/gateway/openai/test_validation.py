@@ -42,14 +42,17 @@ def test_minimal_requests_get_openais_defaults() -> None:
 
 def test_everything_supported_reaches_the_sampler() -> None:
     request = chat(
-        max_completion_tokens=7, min_tokens=2, temperature=0, top_p=0.5, seed=-3, stop=["a", "b"], ignore_eos=True, logprobs=True,
-        top_logprobs=4,
+        max_completion_tokens=7, min_tokens=2, temperature=0, top_p=0.5, top_k=9, min_p=0.1, repetition_penalty=1.1, seed=-3,
+        stop=["a", "b"], ignore_eos=True, logprobs=True, top_logprobs=4,
     )  # fmt: skip
     assert sampling(request, extra_stop=("c",)) == Sampling(
         max_tokens=7,
         min_tokens=2,
         temperature=0,
         top_p=0.5,
+        top_k=9,
+        min_p=0.1,
+        repetition_penalty=1.1,
         seed=-3,
         stop=("a", "b"),
         ignore_eos=True,
@@ -91,6 +94,9 @@ def test_nulls_are_absent_fields() -> None:
     ({"temperature": "hot"}, "temperature"),
     ({"top_p": 0}, "top_p"),
     ({"top_p": 1.1}, "top_p"),
+    ({"top_k": -2}, "top_k"),
+    ({"min_p": 1.1}, "min_p"),
+    ({"repetition_penalty": 0}, "repetition_penalty"),
     ({"seed": 2**63}, "seed"),
     ({"seed": 1.5}, "seed"),
     ({"stop": ""}, "stop"),

@@ -1,5 +1,7 @@
 import datetime
 
+import msgspec
+
 from prfaas.secrets.api_keys import ApiKey, make_key
 from prfaas.secrets.tenants_file import KeyEntry, Limits, Revocation, Tenants
 from prfaas_gateway.tenants.directory import Caller, Directory, KeyRefused, KeyRefusedWhy
@@ -29,6 +31,18 @@ def test_all_keys_of_a_tenant_use_its_limits_together() -> None:
     assert (caller(directory, first).key_id, caller(directory, second).key_id) == (first.id, second.id)
     assert isinstance(caller(directory, first).tenant.usage.enter(0.0), Place)
     assert isinstance(caller(directory, second).tenant.usage.enter(0.0), LimitReached)
+
+
+def test_a_tenant_shares_cached_prefixes_with_its_group_only() -> None:
+    keys = {name: make_key() for name in ("acme", "east", "west", "group")}
+    found = tenants({key: name for name, key in keys.items()})
+    limits = {name: Limits(prefix_group="group" if name in ("east", "west") else None) for name in keys}
+    directory = Directory(msgspec.structs.replace(found, tenants=limits), 1, 0.0)
+    scopes = {name: caller(directory, key).tenant.cache_scope for name, key in keys.items()}
+    assert scopes["east"] == scopes["west"]
+    assert all(scopes.values()) and len(set(scopes.values())) == 3, "a group is no tenant, whatever its name is"
+    directory.take(found, 0.0)
+    assert len({caller(directory, key).tenant.cache_scope for key in keys.values()}) == 4, "a change of the file takes effect"
 
 
 def test_a_key_is_rotated_without_losing_what_was_used() -> None:

@@ -23,8 +23,25 @@ class PrefillMetrics:
         self.prefix_hits = Counter(
             "vllm:prefix_cache_hits", "Prompt tokens found there, and not computed.", ["model_name"], registry=registry
         ).labels(model_name)  # fmt: skip
+        self._hit_tokens = Counter(
+            "prfaas_prefix_hit_tokens",
+            "Prompt tokens found in the prefix cache, by tier.",
+            ["model_name", "tier"],
+            registry=registry,
+        )
+        self._saved_s = Counter(
+            "prfaas_prefix_saved_seconds",
+            "Predicted time to compute what was found, less that to read it.",
+            ["model_name", "tier"],
+            registry=registry,
+        )
         self._jobs = Counter("prfaas_prefill_jobs", "Jobs taken, by how they ended.", ["model_name", "result"], registry=registry)
         self._model_name = model_name
+
+    def hit(self, tier: str, tokens: int, saved_s: float) -> None:
+        """`tier` is memory or disk."""
+        self._hit_tokens.labels(self._model_name, tier).inc(tokens)
+        self._saved_s.labels(self._model_name, tier).inc(max(0.0, saved_s))
 
     def job(self, result: str) -> None:
         """`result` is done, failed, redelivered, or the code of a refusal (cancelled, expired, wrong_model, ...)."""

@@ -1,0 +1,162 @@
+"""Cached prefix of one prompt, in use: nothing of it is evicted before the `with` block ends. It grows by what is computed."""
+
+from array import array
+from collections.abc import Container, Iterator, Sequence
+from typing import Self
+
+from prfaas.kvcache.block import Block, Part
+from prfaas.kvcache.block_pool import BlockPool
+from prfaas.kvcache.blocks import block_hashes, block_proofs
+from prfaas.kvcache.checkpoints import checkpoint_places, is_spare_place
+from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange
+from prfaas.kvcache.lower_tier import LowerTier
+from prfaas.kvcache.read_back import ReadBack, read_back, resumable_blocks
+
+
+class PinnedPrefix:
+    def __init__(
+        self,
+        cache: BlockPool,
+        lower: LowerTier | None,
+        token_ids: Sequence[int],
+        max_tokens: int,
+        makers: Container[str] | None,
+        scope: str,
+    ) -> None:
+        self._cache = cache
+        self._lower = lower
+        self._packed = memoryview(array("I", token_ids)).cast("B")
+        self._scope = scope.encode()
+        self._hashes = block_hashes(token_ids, cache.block_tokens, cache.hash_key, scope)
+        self._refused = cache.capacity_bytes == 0
+        self._chain: list[Block] = []
+        """Blocks of the prompt that were found or stored, pinned."""
+        most = min(len(self._hashes), max_tokens // cache.block_tokens)
+        for index in range(most):
+            block = cache.find(self._hashes[index], self._last, self._proof_of(index))
+            if block is None or (makers is not None and block.maker not in makers):
+                break
+            cache.pin_block(block)
+            self._chain.append(block)
+        self.read_back = ReadBack(0, 0, 0.0)
+        """Part of it that came from the lower tier."""
+        self._proofs: list[bytes] = []
+        if lower is not None and cache.capacity_bytes:
+            self._proofs = block_proofs(token_ids, cache.block_tokens, cache.hash_key, scope)
+            try:
+                self.read_back = read_back(cache, lower, self._hashes[:most], self._proofs, self._proof_of, self._chain)
+            except BaseException:  # such as MemoryError: what is pinned would stay so for ever
+                cache.release(self._chain)
+                raise
+        self._done = resumable_blocks(cache, self._chain)
+        """Number of blocks whose tokens are computed: behind the last of them the prompt is resumed."""
+        self.cached_tokens = self.tokens
+        """Tokens that were cached from the start."""
+        self._places: frozenset[int] = frozenset()
+        if cache.checkpoint_spacing:
+            self._places = checkpoint_places(
+                cache.checkpoint_spacing, resumed=self._done, matched=len(self._chain), whole=len(self._hashes)
+            )
+            if self._done:
+                cache.keep_checkpoint(self._chain[self._done - 1])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._refused = True
+        chain, self._chain, self._done = self._chain, [], 0
+        try:
+            if self._lower is not None and chain:
+                self._lower.keep(chain, self._proofs)
+        finally:
+            self._cache.release(chain)
+
+    @property
+    def needs_checkpoints(self) -> bool:
+        return self._cache.checkpoint_spacing > 0
+
+    @property
+    def blocks(self) -> list[Block]:
+        """Blocks of the tokens that are cached, those appended included."""
+        return self._chain[: self._done]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are cached, those appended included."""
+        return self._done * self._cache.block_tokens
+
+    def wants(self, start: int, end: int) -> bool:
+        """Tells whether `append` would take the block of tokens [start, end), as far as one can tell before it is made."""
+        return not self._refused and start == self.tokens and end == start + self._cache.block_tokens
+
+    @property
+    def wants_checkpoint(self) -> bool:
+        """Tells whether the next block's end is a place of a checkpoint, be it a spare one, and has none."""
+        place = self._done + 1
+        if not self.needs_checkpoints or not (place in self._places or is_spare_place(self._cache.checkpoint_spacing, place)):
+            return False
+        return place > len(self._chain) or not self._cache.can_resume_after(self._chain[self._done])
+
+    def kept_ranges(self, layout: KVLayout, start: int, end: int) -> list[LayerRange]:
+        """Returns the ranges of the next chunk that `append` takes, in the order of layers: the block's, unless it is cached,
+        and the checkpoint's, where one is placed. Empty when it takes nothing."""
+        if not self.wants(start, end):
+            return []
+        kept = [] if self._done < len(self._chain) else [*layout.block_ranges(start, end)]
+        assert self.needs_checkpoints or not any(layout.checkpoint_ranges(end)), "a cache of a model with other layers"
+        if self.wants_checkpoint:
+            kept += layout.checkpoint_ranges(end)
+        return sorted(kept)
+
+    def append(self, block: Part | None, checkpoint: Part | None = None, maker: str = "") -> bool:
+        """Takes the prompt's next block, None for one that is cached, and what is kept of its end. Once one is refused, all that
+        follow are."""
+        index = self._done
+        if self._refused or index >= len(self._hashes):
+            return False
+        if index == len(self._chain):
+            stored = self._next(index, block, maker)
+            self._refused = stored is None
+            if stored is None:
+                return False
+            self._chain.append(stored)
+        self._done += 1
+        if checkpoint is not None and checkpoint.size_bytes:
+            self._cache.store_checkpoint(self._chain[index], checkpoint, spare=self._done not in self._places)
+        return True
+
+    def loaded(self) -> Iterator[KVPiece]:
+        """Yields the KV with which a prefill goes on after the cached tokens."""
+        for block in self.blocks:
+            yield from block.pieces
+        if self._done and (checkpoint := self._chain[self._done - 1].checkpoint) is not None:
+            yield from checkpoint.pieces
+
+    def needed(self, layout: KVLayout, prefill_tokens: int, from_token: int) -> Iterator[KVPiece]:
+        """Yields the pieces of the cached tokens that a transfer carries, in the order in which they were computed."""
+        for piece in self.loaded():
+            layer, start, end = piece.range
+            if layout.layers[layer].kind is LayerKind.RECURRENT:
+                if end == prefill_tokens:
+                    yield piece
+                continue
+            start = max(start, layout.needed(layer, prefill_tokens, from_token).start)
+            if start < end:
+                yield piece.part(start, end)
+
+    @property
+    def _last(self) -> Block | None:
+        return self._chain[-1] if self._chain else None
+
+    def _next(self, index: int, part: Part | None, maker: str) -> Block | None:
+        found = self._cache.find(self._hashes[index], self._last, self._proof_of(index))
+        if found is not None:  # of another prompt, stored meanwhile
+            self._cache.pin_block(found)
+            return found
+        return None if part is None else self._cache.store(self._hashes[index], self._last, self._proof_of(index), part, maker)
+
+    def _proof_of(self, index: int) -> bytes:
+        size = 4 * self._cache.block_tokens
+        tokens = bytes(self._packed[index * size : (index + 1) * size])
+        return tokens if index else self._scope + tokens

@@ -1,0 +1,1 @@
+"""Prefix blocks on disk: bounded, checked when they are read, and still there after a restart."""
