@@ -69,7 +69,10 @@ def read_directory(
         tokenizer=tokenizer,
         config_xxh3_128=xxhash.xxh3_128_hexdigest(msgspec.json.encode(config, order="sorted")),
         vocabulary_tokens=_number(directory, config, "vocab_size"),
-        max_context_tokens=_number(directory, config, "max_position_embeddings"),
+        # Kimi's configuration has a name of its own for it.
+        max_context_tokens=_number(
+            directory, config, "model_max_length" if config.get("model_type") == "kimi_linear" else "max_position_embeddings"
+        ),
         eos_token_ids=_eos_token_ids(directory, config, of_generation),
         generation_config=of_generation,
         chat_template=chat_template or _chat_template(directory, of_tokenizer),
