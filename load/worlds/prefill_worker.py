@@ -125,7 +125,7 @@ class PrefillWorker(JobTaker):
             self._readiness.set(ready=True)
             if self._own:
                 self._readiness.taken += 1
-                self._readiness.took_job()
+                self._readiness.set(ready=False)
                 # A pull that stands ends by itself: a job may still come that waits here.
                 self.pulls_until_s = self.clockwork.now_s + TAKE_TIMEOUT_S * self.world.chance.random()
                 await self._do(self._own.popleft())

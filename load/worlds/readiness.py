@@ -51,10 +51,6 @@ class Readiness:
             self._ready = ready
             self.start()
 
-    def took_job(self) -> None:
-        """Notes that the worker waits no longer, which the next repetition tells."""
-        self._ready = False
-
     async def _tell(self) -> None:
         worker = self._worker
         told = PrefillReadiness(

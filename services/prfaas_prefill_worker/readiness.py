@@ -47,10 +47,6 @@ class Readiness:
             self._ready = ready
             self._changed.set()
 
-    def took_job(self) -> None:
-        """Notes that the worker waits no longer. The dispatcher knows what it has sent, so the next repetition tells it."""
-        self._ready = False
-
     async def run(self) -> None:
         """Tells the dispatcher again and again, until it is cancelled."""
         while True:

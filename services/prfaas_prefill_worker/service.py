@@ -170,7 +170,7 @@ class PrefillWorkerService:
                 if leaving and self.lifecycle.leaving and not await self._readiness.tell():
                     return
                 continue
-            self._readiness.took_job()
+            self._readiness.set(ready=False)
             try:
                 await self._do(taken)
             except Exception as error:  # one job must not take those behind it with it

@@ -66,3 +66,10 @@ def test_sizes_of_gemma_3_270m() -> None:
     assert layout.total_bytes(8192) == 3072 * 8192 + 15 * 511 * 1024
     assert layout.total_bytes(100) == 18 * 1024 * 100
     assert layout.total_bytes(0) == 0
+
+
+def test_a_field_that_came_later_changes_no_fingerprint_where_it_says_nothing() -> None:
+    assert [set(spec) for spec in HYBRID.identity()["layers"]] == [
+        {"kind", "kv_heads", "head_dim", "window_tokens", "state_bytes"}
+    ] * len(HYBRID.layers)
+    assert LATENTS.identity()["layers"][0]["value_dim"] == 64

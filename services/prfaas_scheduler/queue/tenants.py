@@ -44,6 +44,10 @@ class Shares:
         share = self.weight(tenant) / self._total_weight if self._total_weight else 1.0
         return self._work_s.get(tenant, 0.0) >= share * self._total_s * (1 - 1e-9)
 
+    def is_below(self, tenant: str, other: str) -> bool:
+        """True if `tenant` had and waits for less work by its weight than `other`."""
+        return self._work_s.get(tenant, 0.0) / self.weight(tenant) < self._work_s.get(other, 0.0) / self.weight(other)
+
     def _fade(self, now_s: float) -> None:
         # Step by step: every call would walk over all tenants.
         if now_s - self._at < REMEMBERED_S / 32:

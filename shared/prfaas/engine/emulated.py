@@ -232,5 +232,5 @@ def _check_tokens(token_ids: Sequence[int]) -> None:
 
 def _fingerprint(model: str, layout: KVLayout, chunk_tokens: int, token_scale: float) -> str:
     """Hash of what decides the bytes. The machine's profile and time scale change the pace only, and are left out."""
-    parts = {"emulated": model, "layout": layout, "chunk_tokens": chunk_tokens, "token_scale": token_scale}
+    parts = {"emulated": model, "layout": layout.identity(), "chunk_tokens": chunk_tokens, "token_scale": token_scale}
     return xxhash.xxh3_128_hexdigest(msgspec.json.encode(parts))

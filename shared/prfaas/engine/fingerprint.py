@@ -24,7 +24,7 @@ def fingerprint_of(model: str, weights_xxh3_128: str, config_xxh3_128: str, layo
         "model": model,
         "weights": weights_xxh3_128,
         "config": config_xxh3_128,
-        "layout": layout,
+        "layout": layout.identity(),
         "chunk_tokens": chunk_tokens,
         "computation": COMPUTATION,
         "torch": importlib.metadata.version("torch").partition("+")[0],

@@ -7,7 +7,7 @@ layer has one state of fixed size at an exact length instead.
 import math
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -75,6 +75,15 @@ class KVLayout(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str
     """`bfloat16`, `float32`, `float16`."""
     layers: tuple[LayerSpec, ...]
+
+    def identity(self) -> dict[str, Any]:
+        """Returns what fingerprints hash. A field that came later is left out where it says nothing, so that workers of the
+        version before take the KV of those of this one."""
+        found: dict[str, Any] = msgspec.to_builtins(self)
+        for spec in found["layers"]:
+            if not spec["value_dim"]:
+                del spec["value_dim"]
+        return found
 
     @property
     def dtype_bytes(self) -> int:

@@ -11,6 +11,7 @@ from load.worlds.mutation import Mutation, mutated
 from load.worlds.plan import HOME, SCHEDULER, Fault, Plan, RequestPlan, WorkerPlan
 from load.worlds.world import World
 from prfaas.bus.unheard_failures import UnheardFailures
+from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.to_decode import Sampling
 from prfaas.transfer.sender_core import SenderCore
 from prfaas.transfer.sender_events import SendFrame
@@ -61,13 +62,15 @@ def codes(world: World) -> set[str]:
 @pytest.mark.parametrize("seed", range(8))
 def test_a_failure_that_a_broken_link_has_swallowed_is_heard_when_it_is_back(seed: int) -> None:
     world = failure_that_a_link_swallows(seed)
-    assert world.violations == [] and codes(world) == {"engine"}
+    # The storm before it may lose the queue's own answer too.
+    assert world.violations == [] and codes(world) - {FailureCode.JOB_NOT_QUEUED} == {"engine"}
 
 
 def test_told_once_only_it_would_pass_for_a_prefill_that_takes_long() -> None:
     never = Mutation("never again", UnheardFailures, "take_due", lambda _: lambda unheard, now_s: [])
     with mutated(never):
-        assert any(codes(failure_that_a_link_swallows(seed)) != {"engine"} for seed in range(8))
+        found = [codes(failure_that_a_link_swallows(seed)) - {FailureCode.JOB_NOT_QUEUED} for seed in range(8)]
+        assert any(each != {"engine"} for each in found)
 
 
 def test_a_job_that_waits_behind_a_broken_link_costs_seconds() -> None:

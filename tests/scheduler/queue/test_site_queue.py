@@ -151,6 +151,23 @@ def test_a_tenant_that_waits_for_less_overtakes_none_that_would_be_late_for_it()
     assert drain(queue) == ["short", "many 0", "few", "many 1"], "few fits before many 1 once many 0 is done"
 
 
+def test_of_two_tenants_that_ask_alike_neither_is_served_alone() -> None:
+    """Each keeps three jobs in the queue: who was served just now waits for less until it asks again."""
+    queue = SiteQueue()
+    busy(queue)
+    for number in range(3):
+        for tenant in ("east", "west"):
+            arrive(queue, job(f"{tenant} {number}", 1.0, due_s=100.0, tenant=tenant, expires_s=900.0))
+    served: list[str] = []
+    for number in range(3, 27):
+        (got,) = dispatched(ready(queue, "w0", float(number)))
+        served.append(got.split()[0])
+        # What ran before has ended: its tenant asks again.
+        again = served[-2] if len(served) > 1 else "east"
+        arrive(queue, job(f"{again} {number}", 1.0, now_s=float(number), due_s=100.0, tenant=again, expires_s=900.0))
+    assert min(served.count("east"), served.count("west")) >= 8, served
+
+
 @given(st.lists(st.tuples(st.floats(0.01, 3), st.floats(0, 5), st.sampled_from("aaab")), min_size=2, max_size=40))
 def test_jobs_that_are_in_time_in_the_order_of_due_dates_stay_so_whoever_overtakes(jobs: list[tuple[float, float, str]]) -> None:
     queue, ends_s = SiteQueue(), 0.01
