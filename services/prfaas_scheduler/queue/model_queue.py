@@ -153,7 +153,7 @@ class ModelQueue:
         return [next(iter(self.running.ready))] if self.running.ready else []
 
     def _next_of(self, worker: str) -> Waiting | None:
-        """The worker's next job: the first in the order, or one of a tenant that waits for less, had less and can overtake it.
+        """The worker's next job: the first in the order, or one of a tenant that waits for far less and can overtake it.
 
         Without any in the order it is one that was put off."""
         if (first := self._heads.first(worker)) is not None:
@@ -161,10 +161,7 @@ class ModelQueue:
                 return first
 
             def may_overtake(waiting: Waiting) -> bool:
-                tenants = waiting.job.tenant, first.job.tenant
-                # By what waits alone, whoever was served just now would wait for less, and be served again.
-                below = self._backlogs.is_below(*tenants) and self._shares.is_below(*tenants)
-                return below and waiting.job.worker in (None, worker)
+                return waiting.job.worker in (None, worker) and self._backlogs.is_below(waiting.job.tenant, first.job.tenant)
 
             return self._order.overtaker(self.running.left_s, self._now_s, may_overtake) or first
         for target in (worker, None):

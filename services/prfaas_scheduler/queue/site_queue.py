@@ -3,8 +3,8 @@
 Rules, for the jobs of each model:
 
 - A job is bound late: a worker that is ready gets the next job. Only a job that wants one worker's cache waits for that worker.
-- Jobs run in the order of their due dates, those of a higher priority first. One of a tenant that waits for less work and
-  lately had less, by its weight, overtakes those of tenants that wait for more, if it makes none of them late.
+- Jobs run in the order of their due dates, those of a higher priority first. One of a tenant that waits for less than
+  half of the work, by its weight, that another waits for overtakes that one's, if it makes none of them late.
 - When a job would be late, the longest of those up to it gives way (Moore and Hodgson, 1968: the fewest jobs are late). With
   several tenants, it is the longest of those that have more than their weighted share of the site.
 - A job that gives way is put off. It runs when nothing else is due, in deficit round robin among the tenants. It never returns

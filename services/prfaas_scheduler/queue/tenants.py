@@ -44,10 +44,6 @@ class Shares:
         share = self.weight(tenant) / self._total_weight if self._total_weight else 1.0
         return self._work_s.get(tenant, 0.0) >= share * self._total_s * (1 - 1e-9)
 
-    def is_below(self, tenant: str, other: str) -> bool:
-        """True if `tenant` had and waits for less work by its weight than `other`."""
-        return self._work_s.get(tenant, 0.0) / self.weight(tenant) < self._work_s.get(other, 0.0) / self.weight(other)
-
     def _fade(self, now_s: float) -> None:
         # Step by step: every call would walk over all tenants.
         if now_s - self._at < REMEMBERED_S / 32:
@@ -81,8 +77,10 @@ class Backlogs:
             del self._jobs[job.tenant], self._work_s[job.tenant]
 
     def is_below(self, tenant: str, other: str) -> bool:
-        """True if `tenant` waits for less work by its weight than `other`. Jobs of both must wait."""
-        return self._work_s[tenant] / self._weight(tenant) < self._work_s[other] / self._weight(other)
+        """True if `tenant` waits for less than half of the work that `other` waits for, by weight. Jobs of both must wait.
+
+        Less alone would not do: who was served just now waits for a little less, and would be served again and again."""
+        return 2 * self._work_s[tenant] / self._weight(tenant) < self._work_s[other] / self._weight(other)
 
     def validate(self, jobs: Iterable[Job]) -> None:
         """Compares the sums with a walk over all jobs that wait."""
