@@ -4,125 +4,17 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import hypothesis.strategies as st
 import pytest
-from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from prfaas.kvcache.block import Part
-from prfaas.kvcache.block_pool import ComputeTime
 from prfaas.kvcache.blocks import block_hashes
-from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange, LayerSpec
-from prfaas.kvcache.pinned_prefix import PinnedPrefix
-from prfaas.kvcache.prefix_cache import PrefixCache
 from prfaas.worker.disk_tier import block_file, tier, writer
-from prfaas.worker.disk_tier.tier import DiskTier
-from tests.budget import examples
-
-FULL = LayerSpec(kind=LayerKind.FULL, kv_heads=1, head_dim=1)
-DENSE = KVLayout(dtype="bfloat16", layers=(FULL,))
-HYBRID = KVLayout(dtype="bfloat16", layers=(FULL, LayerSpec(kind=LayerKind.RECURRENT, state_bytes=1)))
-KEY = b"k" * 32
-BLOCK_BYTES = 100
-FILE_BYTES = 400
-"""More than a file of one block has."""
-
-
-def piece(token_ids: Sequence[int], layer: int) -> Part:
-    """Content that says which prefix it belongs to."""
-    content = bytes([layer, *token_ids]).ljust(BLOCK_BYTES, b"\0")
-    return Part.of([KVPiece(LayerRange(layer, 0, len(token_ids)), memoryview(content), memoryview(b""))])
-
-
-class Worker:
-    """A pool with a tier beneath it, and prompts in blocks of one token."""
-
-    def __init__(
-        self,
-        directory: Path,
-        *,
-        memory_blocks: int = 100,
-        disk_blocks: int = 100,
-        spacing: int = 0,
-        queue_bytes: int = 1 << 20,
-        fingerprint: str = "model",
-        compute_s: ComputeTime | None = None,
-    ) -> None:
-        self.layout = HYBRID if spacing else DENSE
-        compute = compute_s or (lambda start, end: float(end - start))
-        self.cache = PrefixCache(1, memory_blocks * BLOCK_BYTES, KEY, checkpoint_spacing=spacing, compute_s=compute)
-        self.tier = self.cache.lower = DiskTier(
-            directory,
-            disk_blocks * FILE_BYTES,
-            fingerprint,
-            block_tokens=1,
-            checkpoint_spacing=spacing,
-            compute_s=compute,
-            queue_bytes=queue_bytes,
-        )
-        self.held: set[int] = set()
-
-    def serve(self, token_ids: Sequence[int]) -> int:
-        """Prefills a prompt. Returns the tokens that were not computed, all of whose KV it checks."""
-        with self.cache.pin(token_ids) as prefix:
-            self.check(prefix, token_ids)
-            for end in range(prefix.tokens + 1, len(token_ids) + 1):
-                layers = {part.layer for part in prefix.kept_ranges(self.layout, end - 1, end)}
-                block, checkpoint = (piece(token_ids[:end], layer) if layer in layers else None for layer in (0, 1))
-                prefix.append(block, checkpoint)
-        self.read_tokens = prefix.read_back.tokens
-        self.hear()
-        return prefix.cached_tokens
-
-    def look(self, token_ids: Sequence[int]) -> int:
-        """Returns the tokens that would not be computed."""
-        with self.cache.pin(token_ids) as prefix:
-            self.check(prefix, token_ids)
-            return prefix.cached_tokens
-
-    def check(self, prefix: PinnedPrefix, token_ids: Sequence[int]) -> None:
-        loaded = {(each.range.layer, each.range.end): bytes(each.keys) for each in prefix.loaded()}
-        expected = {(0, end): bytes(piece(token_ids[:end], 0).pieces[0].keys) for end in range(1, prefix.tokens + 1)}
-        if self.cache.checkpoint_spacing and prefix.tokens:
-            expected[1, prefix.tokens] = bytes(piece(token_ids[: prefix.tokens], 1).pieces[0].keys)
-        assert loaded == expected
-
-    def hear(self) -> None:
-        """Takes what would be announced."""
-        self.cache.validate()
-        stored, removed = self.cache.take_changes()
-        assert not self.held & set(stored) and self.held >= set(removed)
-        self.held = self.held - set(removed) | set(stored)
-        assert self.held == {hash for hash in self.held if self.cache.holds(hash)}
-
-    def written(self) -> None:
-        """Waits until the queue is empty."""
-        done = threading.Event()
-        self.tier._writer._jobs.put(Signal(done))  # type: ignore[arg-type]
-        assert done.wait(60.0)
-        self.hear()
-
-    def close(self) -> None:
-        self.tier.close(60.0)
-
-    def files(self) -> list[Path]:
-        return sorted(path for path in self.tier._folder.path.iterdir())
-
-
-class Signal:
-    """A deletion that says when its turn has come."""
-
-    def __init__(self, done: threading.Event) -> None:
-        self._done = done
-
-    def unlink(self, *, missing_ok: bool) -> None:
-        self._done.set()
+from prfaas.worker.disk_tier.folder import DiskTierError, TierFolder
+from tests.worker.disk_tier.tier_at_hand import BLOCK_BYTES, FILE_BYTES, KEY, Worker
 
 
 @pytest.fixture(params=[0, 4], ids=["every block", "checkpoints"])
@@ -251,9 +143,12 @@ def test_what_the_queue_has_no_room_for_is_not_written_and_a_request_never_waits
     assert open_worker().serve(range(10)) == 10
 
 
-def test_a_full_disk_is_counted_and_no_prompt_fails(open_worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError(), RuntimeError("unforeseen")], ids=repr)
+def test_a_write_that_fails_is_counted_and_neither_a_prompt_nor_the_thread_ends_by_it(
+    open_worker: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise error
 
     with monkeypatch.context() as patched:
         patched.setattr(writer, "write_block", full)
@@ -264,6 +159,17 @@ def test_a_full_disk_is_counted_and_no_prompt_fails(open_worker: Any, monkeypatc
     worker.serve(range(10))
     worker.written()
     assert open_worker().serve(range(10)) == 10
+
+
+def test_a_directory_that_cannot_be_read_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(_: TierFolder) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TierFolder, "files", forbidden)
+        with pytest.raises(DiskTierError, match=f"what lies in the directory {tmp_path} .* cannot be read"):
+            Worker(tmp_path)
+    Worker(tmp_path).close()  # which is free again
 
 
 def test_a_prompt_that_cannot_be_read_back_leaves_nothing_in_use(open_worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,7 +240,7 @@ def test_a_process_killed_at_any_moment_leaves_a_tier_that_can_be_read(tmp_path:
 import sys
 from pathlib import Path
 sys.path.insert(0, {str(Path.cwd())!r})
-from tests.worker.disk_tier.test_tier import Worker
+from tests.worker.disk_tier.tier_at_hand import Worker
 worker = Worker(Path({str(tmp_path / "kv")!r}), disk_blocks=30)
 print("open", flush=True)
 for prompt in range(1_000_000):
@@ -352,60 +258,3 @@ for prompt in range(1_000_000):
         assert worker.tier.damaged == 0
         assert any(found), "something was written before it was killed"
         worker.close()
-
-
-PROMPTS = st.lists(st.integers(1, 2), min_size=1, max_size=6)
-
-
-class AnyOrder(RuleBasedStateMachine):
-    """Prompts served in memory and on disk that hold a part of them, over restarts and damage: only right KV, always."""
-
-    spacing = 0
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.directory = Path(tempfile.mkdtemp())
-        self.worker = self.opened()
-
-    def opened(self) -> Worker:
-        return Worker(self.directory, memory_blocks=7, disk_blocks=6, spacing=self.spacing)
-
-    @rule(token_ids=PROMPTS)
-    def serve(self, token_ids: list[int]) -> None:
-        self.worker.serve(token_ids)
-
-    @rule()
-    def write(self) -> None:
-        self.worker.written()
-
-    @rule()
-    def restart(self) -> None:
-        self.worker.close()
-        self.worker = self.opened()
-
-    @rule(data=st.data())
-    def damage(self, data: st.DataObject) -> None:
-        self.worker.written()
-        if files := self.worker.files():
-            path = data.draw(st.sampled_from(files))
-            path.write_bytes(path.read_bytes()[: data.draw(st.integers(0, 300))])
-
-    @invariant()
-    def holds(self) -> None:
-        self.worker.hear()
-        assert self.worker.cache.pinned == 0
-
-    def teardown(self) -> None:
-        self.worker.close()
-        shutil.rmtree(self.directory)
-
-
-class AnyOrderWithCheckpoints(AnyOrder):
-    spacing = 2
-
-
-SETTINGS = settings(max_examples=examples(50), stateful_step_count=30, deadline=None)
-TestAnyOrder = AnyOrder.TestCase
-TestAnyOrder.settings = SETTINGS
-TestAnyOrderWithCheckpoints = AnyOrderWithCheckpoints.TestCase
-TestAnyOrderWithCheckpoints.settings = SETTINGS

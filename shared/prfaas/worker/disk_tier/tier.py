@@ -12,7 +12,7 @@ from prfaas.kvcache.block import Block, Checkpoint, Part
 from prfaas.kvcache.block_pool import BlockPool, ComputeTime
 from prfaas.telemetry.logs import get_logger
 from prfaas.worker.disk_tier.block_file import DamagedFileError, encode_head, read_block, size_of
-from prfaas.worker.disk_tier.folder import FileName, FoundFile, TierFolder
+from prfaas.worker.disk_tier.folder import DiskTierError, FileName, FoundFile, TierFolder
 from prfaas.worker.disk_tier.read_speed import ReadSpeed
 from prfaas.worker.disk_tier.writer import TierWriter, Write
 
@@ -53,7 +53,11 @@ class DiskTier:
         """Counts of files: read, found damaged, not written for want of room in the queue, and not written for an error."""
         self.written_bytes = 0
         self._writer = TierWriter(queue_bytes)
-        self._take_over()
+        try:
+            self._take_over()
+        except OSError as error:
+            self.close(0.0)
+            raise DiskTierError(f"what lies in the directory {directory} of the prefix cache cannot be read: {error}") from error
 
     @property
     def size_bytes(self) -> int:

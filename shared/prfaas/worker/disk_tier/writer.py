@@ -78,8 +78,8 @@ class TierWriter:
     def _write(self, write: Write) -> bool:
         try:
             write_block(write.path, write.head, write.part)
-        except OSError as error:  # such as a full disk: the block is computed again when it is needed
-            _log.warning("prefix_block_not_written", path=str(write.path), error=str(error))
+        except Exception as error:  # a full disk above all; whatever it is, the block is computed again, and the thread goes on
+            _log.warning("prefix_block_not_written", path=str(write.path), error=str(error) or repr(error))
             return False
         return True
 
