@@ -13,7 +13,7 @@ from prfaas_decode_worker.prefill_watch import Holding, PrefillWatch
 
 
 class Asked:
-    """Stands for queues and bus: every question is noted, and nobody listens."""
+    """Stands for queues and bus: every question is noted, and no worker is there."""
 
     def __init__(self) -> None:
         self.queues: list[str] = []
