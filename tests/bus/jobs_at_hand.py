@@ -49,3 +49,10 @@ async def all_waited_for(consumer: JobConsumer) -> None:
 async def stored(bus: ControlBus) -> int:
     streams = subjects.jobs_stream(SITE, HOME), subjects.dispatched_stream(SITE)
     return sum([(await bus.jetstream().stream_info(stream)).state.messages for stream in streams])
+
+
+async def none_stored(bus: ControlBus) -> None:
+    """Returns once no job is stored: the server hears an acknowledgement at its leisure."""
+    async with asyncio.timeout(DEADLINE_S):
+        while await stored(bus):
+            await asyncio.sleep(0.01)

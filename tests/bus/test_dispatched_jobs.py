@@ -12,7 +12,7 @@ from prfaas.bus.taken_jobs import TakenJob
 from prfaas.contracts import subjects
 from prfaas.contracts.to_decode import PrefillDispatched
 from tests.bus.conftest import Connect
-from tests.bus.jobs_at_hand import DEADLINE_S, HOME, MODEL, SERVES, SITE, all_waited_for, make_job, stored, take
+from tests.bus.jobs_at_hand import DEADLINE_S, HOME, MODEL, SERVES, SITE, all_waited_for, make_job, none_stored, take
 from tests.bus.submitting import dispatch_to, hold
 
 # ---- dispatched jobs
@@ -46,7 +46,7 @@ async def test_a_job_is_dispatched_once_however_often_it_is_tried(connect: Conne
     assert taken.deliveries == 1 and taken.job.transfer == make_job().transfer
     assert await two.take(0.1) is None
     await taken.ack()
-    assert await stored(bus) == 0
+    await none_stored(bus)
     told = await asyncio.wait_for(heard.get(), DEADLINE_S)
     assert (told.worker, told.nuid) == ("one", "n") and heard.empty()
 
@@ -115,7 +115,7 @@ async def test_a_job_for_one_worker_waits_for_it_and_comes_before_shared_ones(co
     assert await two.take(0.1) is None
     for each in taken:
         await each.ack()
-    assert await stored(one._bus) == 0
+    await none_stored(one._bus)
 
 
 async def test_a_waiting_worker_gets_its_own_job_at_once(connect: Connect) -> None:
@@ -180,8 +180,7 @@ async def test_a_job_for_a_worker_that_is_gone_leaves_the_queue_with_its_time(co
     async with asyncio.timeout(DEADLINE_S):
         assert not await JobQueue(bus).is_there(SITE, "nobody")
         assert await JobQueue(bus).is_there(SITE, "one")
-        while await stored(bus):
-            continue
+        await none_stored(bus)
 
 
 async def test_a_process_that_left_is_there_no_more_though_another_one_has_its_name(connect: Connect) -> None:

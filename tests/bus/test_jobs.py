@@ -21,7 +21,7 @@ from prfaas.contracts.wire import encode
 from prfaas.site.server_ports import ServerPorts
 from prfaas.stack.nats_server import NatsServer, plain_config
 from tests.bus.conftest import Connect
-from tests.bus.jobs_at_hand import DEADLINE_S, HOME, MODEL, SERVES, SITE, make_job, stored, take
+from tests.bus.jobs_at_hand import DEADLINE_S, HOME, MODEL, SERVES, SITE, make_job, none_stored, stored, take
 from tests.bus.submitting import dispatch_to
 from tests.machine import missing, no_right_to_make_devices
 
@@ -37,7 +37,7 @@ async def test_a_job_is_taken_once_and_gone_after_its_ack(connect: Connect) -> N
     assert await consumer.take(0.1) is None
     assert await stored(bus) == 1
     await taken.ack()
-    assert await stored(bus) == 0
+    await none_stored(bus)
 
 
 async def test_the_same_attempt_is_stored_once_another_attempt_anew(connect: Connect) -> None:
@@ -117,7 +117,7 @@ async def test_a_job_in_progress_is_kept_and_a_lost_one_is_delivered_again(conne
     again = await take(first)
     assert again.job == taken.job and again.deliveries > 1, "no other worker gets what this one may have begun"
     await again.ack()
-    assert await stored(bus) == 0
+    await none_stored(bus)
 
 
 async def test_a_job_that_is_handed_over_again_to_the_process_that_holds_it_is_the_same_one(connect: Connect) -> None:
@@ -134,7 +134,7 @@ async def test_a_job_that_is_handed_over_again_to_the_process_that_holds_it_is_t
             redelivered = info.num_redelivered or 0
     assert await consumer.take(0.2) is None and consumer.taken == 1
     await taken.ack()
-    assert await stored(bus) == 0
+    await none_stored(bus)
     await dispatch_to(bus, SITE, "one", make_job("t2"))
     assert (await take(consumer)).job.transfer.transfer_id == "t2"
 
@@ -153,18 +153,14 @@ async def test_after_the_last_delivery_the_decode_worker_hears_of_it(connect: Co
     failed = await asyncio.wait_for(heard.get(), DEADLINE_S)
     assert (failed.transfer_id, failed.attempt, failed.code) == ("t1", 1, "max_deliveries")
     failing.cancel()
-    async with asyncio.timeout(DEADLINE_S):
-        while await stored(bus):
-            continue
+    await none_stored(bus)
 
 
 async def test_a_job_that_nobody_takes_expires(connect: Connect) -> None:
     bus = await connect()
     await JobConsumer.open(bus, SITE, MODEL, "one", incarnation="i0", serves=SERVES)
     await JobQueue(bus).submit(SITE, make_job(timeout_s=0.5), timeout_s=DEADLINE_S)
-    async with asyncio.timeout(DEADLINE_S):
-        while await stored(bus):
-            continue
+    await none_stored(bus)
 
 
 async def test_a_message_that_is_no_job_is_removed(connect: Connect) -> None:
@@ -175,7 +171,7 @@ async def test_a_message_that_is_no_job_is_removed(connect: Connect) -> None:
     taken = await take(consumer)
     assert taken.job.transfer == make_job().transfer
     await taken.ack()
-    assert await stored(bus) == 0
+    await none_stored(bus)
 
 
 async def test_the_trace_context_goes_with_the_job(connect: Connect) -> None:
@@ -312,9 +308,7 @@ async def test_a_job_that_points_beyond_its_own_site_is_removed(
     taken = await take(consumer)
     assert taken.job.transfer == honest.transfer
     await taken.ack()
-    async with asyncio.timeout(DEADLINE_S):
-        while await stored(bus):
-            await asyncio.sleep(0.01)
+    await none_stored(bus)
 
 
 async def test_pd_sites_get_their_turn(connect: Connect) -> None:

@@ -4,7 +4,7 @@ import nats
 import pytest
 
 from prfaas.site.server_ports import ServerPorts
-from prfaas.stack.nats_server import NatsServer, NatsServerError
+from prfaas.stack.nats_server import NatsServer, NatsServerError, plain_config
 
 
 async def test_start_picks_ports_and_serves_jetstream(tmp_path: Path) -> None:
@@ -49,6 +49,19 @@ async def test_a_bad_configuration_is_quoted(tmp_path: Path) -> None:
 async def test_a_taken_port_is_an_error_not_a_hang(tmp_path: Path) -> None:
     async with NatsServer(tmp_path / "a") as first:
         second = NatsServer(tmp_path / "b", ports=ServerPorts(client=first.ports.client))
+        with pytest.raises(NatsServerError, match="address already in use"):
+            await second.start()
+        assert not second.running
+
+
+def clustered(ports: ServerPorts, store: Path) -> str:
+    route = f'["nats://127.0.0.1:{ports.cluster}"]'
+    return plain_config(ports, store) + f'cluster {{ name: one, listen: "127.0.0.1:{ports.cluster}", routes: {route} }}\n'
+
+
+async def test_a_taken_port_for_the_others_of_a_cluster_is_an_error_too(tmp_path: Path) -> None:
+    async with NatsServer(tmp_path / "a") as first:
+        second = NatsServer(tmp_path / "b", clustered, ServerPorts(cluster=first.ports.client))
         with pytest.raises(NatsServerError, match="address already in use"):
             await second.start()
         assert not second.running

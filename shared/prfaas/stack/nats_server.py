@@ -26,6 +26,7 @@ _LISTENING = {
     "leaf": re.compile(r"Listening for leafnode connections on \S+:(\d+)"),
     "monitor": re.compile(r"Starting https? monitor on \S+:(\d+)"),
 }
+_CLUSTER_LISTENING = "Listening for route connections"
 _POLL_S = 0.01
 _WATCH_S = 0.2
 
@@ -162,7 +163,8 @@ class NatsServer:
             with self.log_path.open("rb") as log:
                 log.seek(log_start)
                 text = log.read().decode(errors="replace")
-            if "Server is ready" in text:
+            # A server says that it is ready before it listens for the others of its cluster, and ends where it cannot.
+            if "Server is ready" in text and (not self.ports.cluster or _CLUSTER_LISTENING in text):
                 found = {kind: match.group(1) for kind, pattern in _LISTENING.items() if (match := pattern.search(text))}
                 self.ports = ServerPorts(**{kind: int(port) for kind, port in found.items()}, cluster=self.ports.cluster)
                 return
