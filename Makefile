@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?=
+BEFORE ?=
 OTEL ?=
 MODEL ?= gemma-3-270m
 PORT ?= 8000
@@ -17,7 +18,7 @@ JOBS ?= 2
 # Else each of the many processes of tests and benchmarks compiles all of its modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo up test test-fast test-ecosystem fuzz lint bench bench-engine bench-hostile bench-kv bench-audit bench-codec bench-probe bench-prefix bench-pool bench-scheduler bench-dispatch bench-paper bench-policies bench-link-cut bench-rolling-restart bench-faults bench-roles bench-poison bench-replay contrast replay screenshots chaos soak worlds containers-test sbom clean
+.PHONY: help demo up test test-fast test-ecosystem fuzz lint bench bench-engine bench-hostile bench-kv bench-audit bench-codec bench-probe bench-prefix bench-pool bench-scheduler bench-dispatch bench-paper bench-policies bench-link-cut bench-rolling-restart bench-faults bench-roles bench-versions bench-poison bench-replay contrast replay screenshots chaos soak worlds containers-test sbom clean
 
 ##@ See it work
 help: ## this list
@@ -113,6 +114,9 @@ bench-rolling-restart: $(VENV)/installed ## requests lost while every service an
 
 bench-faults: $(VENV)/installed ## requests lost, and time added, by each of 22 faults while requests keep coming
 	$(BIN)/python -m load.bench.fault_table $(if $(OUT),--json $(OUT))
+
+bench-versions: $(VENV)/installed ## what a request costs here and in another checkout (BEFORE=folder), both running, asked in turn
+	$(BIN)/python -m load.bench.versions $(BEFORE) $(if $(OUT),--json $(OUT))
 
 bench-roles: $(VENV)/installed ## how long a worker takes to change its role, under requests of which none may be lost
 	$(BIN)/python -m load.bench.roles $(if $(OUT),--json $(OUT))

@@ -14,10 +14,10 @@ ABSENT_S: Final = 1.0
 every 0.2 s."""
 CUT_S: Final = 2.0
 """The same for a worker of another site that does not answer either: the link between may be back at once."""
-SILENT_S: Final = 2.5
+SILENT_S: Final = 1.8
 """Time after its last sign at which a worker that still subscribes is given up, if it used to answer at once: it is stopped, or
 its link stands still."""
-MAX_STEP_S: Final = 2.25
+MAX_STEP_S: Final = 1.5
 """Longest time between two looks that counts. This process has stood still for what is beyond it, and could hear no sign."""
 
 

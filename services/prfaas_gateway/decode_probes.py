@@ -12,12 +12,12 @@ from prfaas.bus.patience import Patience
 from prfaas.contracts.to_gateway import Running
 from prfaas_gateway.decode_workers import DecodeWorker
 
-ABSENT_S: Final = 1.5
+ABSENT_S: Final = 1.0
 """Time without a subscriber under a worker's name after which it is gone. One that lost its connection dials every 0.2 s."""
-SILENT_S: Final = 2.5
+SILENT_S: Final = 1.8
 """Time after its last answer at which a worker that still subscribes is given up, if it used to answer at once, and if there is
 another one."""
-STOOD_STILL_S: Final = 2.0
+STOOD_STILL_S: Final = 1.5
 """Time from a question to the end of its wait beyond which this process itself stood still, and could hear no answer."""
 
 LOST_AFTER_ANSWERS: Final = 3

@@ -9,9 +9,9 @@ from prfaas.bus.job_consumer import JobConsumer
 from prfaas.bus.taken_jobs import TakenJob
 from prfaas.contracts import subjects
 from prfaas.contracts.terms import Role
-from prfaas.contracts.to_prefill import CancelPrefill
+from prfaas.contracts.to_prefill import CancelPrefill, PrefillJob
 from prfaas.contracts.to_scheduler import Heartbeat
-from prfaas.engine.free_memory import free_bytes
+from prfaas.engine.free_memory import FreeMemory
 from prfaas.kvcache.compute_speed import ComputeSpeed
 from prfaas.kvcache.prefix_cache import PrefixCache
 from prfaas.process.incarnation import new_incarnation
@@ -70,6 +70,7 @@ class PrefillWorkerService:
             engine.prefill_bytes,
         )
         self._engine = engine
+        self._free_memory = FreeMemory()
         # Connections, and what stands on them.
         assert config.bulk is not None
         connections = await self.lifecycle.connect(config.control, config.bulk)
@@ -185,19 +186,21 @@ class PrefillWorkerService:
 
     async def _do(self, taken: TakenJob) -> None:
         reach(FaultPoint.JOB_TAKEN, taken.job.request_id, taken.deliveries)
-        (verdict,) = self._core.handle(JobTaken(taken.job, taken.age_s, taken.deliveries, self._free_bytes()))
+        (verdict,) = self._core.handle(JobTaken(taken.job, taken.age_s, taken.deliveries, self._free_bytes(taken.job)))
         if isinstance(verdict, Refuse):
             await self._shipments.refuse(taken, verdict)
         else:
             self._queue.take(len(verdict.token_ids), time.monotonic())
             await self._shipments.run(taken, verdict)
 
-    def _free_bytes(self) -> int | None:
-        """Returns what a prefill may take: the setting, else what is free. Some 0.2 ms, less than a thread's turn."""
+    def _free_bytes(self, job: PrefillJob) -> int | None:
+        """Returns what a prefill may take: the setting, else what is free."""
         if self._config.prefill_memory_mib:
             return self._config.prefill_memory_mib << 20
         on_device = self._engine.free_bytes()
-        return free_bytes() if on_device is None else on_device
+        if on_device is not None:
+            return on_device
+        return self._free_memory.for_bytes(self._engine.prefill_bytes(job.transfer.prefill_tokens), time.monotonic())
 
     def _cache_usage(self) -> float | None:
         """Returns the taken share of the prefix cache, in hundredths: a heartbeat that says nothing new is quickly read."""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from prfaas.engine.free_memory import free_bytes
+from prfaas.engine.free_memory import READING_HOLDS_S, FreeMemory, free_bytes
 
 MIB = 1 << 20
 
@@ -45,3 +45,18 @@ def test_nothing_is_known_on_a_host_without_these_files(tmp_path: Path) -> None:
 
 def test_this_host_says_something() -> None:
     assert (free_bytes() or 0) > 0
+
+
+def test_a_reading_is_held_while_what_is_wanted_is_a_small_part_of_it() -> None:
+    readings = iter([100 * MIB, 90 * MIB, 80 * MIB])
+    memory = FreeMemory(lambda: next(readings))
+    assert memory.for_bytes(20 * MIB, 1.0) == 100 * MIB
+    assert memory.for_bytes(20 * MIB, 1.1) == 80 * MIB, "what was asked for counts as taken"
+    assert memory.for_bytes(20 * MIB, 1.2) == 90 * MIB, "more than a part of what is left: read again"
+    assert memory.for_bytes(1 * MIB, 1.2 + READING_HOLDS_S) == 80 * MIB, "an old reading says nothing"
+
+
+def test_where_nothing_is_known_nothing_is_read_anew_for_each_prefill() -> None:
+    readings = iter([None, 5 * MIB])
+    memory = FreeMemory(lambda: next(readings))
+    assert [memory.for_bytes(9 * MIB, 1.0), memory.for_bytes(9 * MIB, 1.1)] == [None, None]

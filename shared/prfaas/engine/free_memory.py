@@ -1,7 +1,12 @@
 """Memory that this process may still take: what the host has free, and what its control groups (v2) leave of their limits."""
 
+from collections.abc import Callable
+from math import inf
 from pathlib import Path
 
+READING_HOLDS_S = 0.5
+READING_MARGIN = 4
+"""What is wanted may be at most this part of what a reading leaves; for more, the kernel is asked again."""
 _UNLIMITED = "max"
 
 
@@ -9,6 +14,26 @@ def free_bytes(root: Path = Path("/")) -> int | None:
     """Returns the least of them; None where nothing is known. Pages of files that can be dropped count as free."""
     known = [each for each in (_host_bytes(root), *_group_bytes(root)) if each is not None]
     return max(0, min(known)) if known else None
+
+
+class FreeMemory:
+    """Free memory that is read seldom: a reading takes the processor time of several messages.
+
+    All that was asked for since a reading counts as taken."""
+
+    def __init__(self, read: Callable[[], int | None] = free_bytes) -> None:
+        self._read = read
+        self._read_at = -inf
+        self._left_bytes: int | None = None
+
+    def for_bytes(self, wanted_bytes: int, now_s: float) -> int | None:
+        """Returns what may be taken, before these bytes are; None where nothing is known."""
+        left_bytes = self._left_bytes
+        held = now_s - self._read_at < READING_HOLDS_S and (left_bytes is None or wanted_bytes * READING_MARGIN <= left_bytes)
+        if not held:
+            left_bytes, self._read_at = self._read(), now_s
+        self._left_bytes = None if left_bytes is None else max(0, left_bytes - wanted_bytes)
+        return left_bytes
 
 
 def _host_bytes(root: Path) -> int | None:

@@ -65,7 +65,7 @@ class FrameQueue:
         return arrived
 
     def on_hashed(self, frames: int) -> None:
-        """Called on the digest's thread with the number of frames that it has hashed."""
+        """Called with the number of frames that are hashed, on the digest's thread where it has one."""
         self._hashed = frames
         self._free()
 

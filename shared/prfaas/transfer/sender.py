@@ -104,7 +104,7 @@ class KVSender:
                 self._transfer,
                 size_bytes=self._framer.total_bytes,
                 chunks=self._framer.frames,
-                sha256=await asyncio.to_thread(self._object_digest.result),
+                sha256=await self._object_digest.result(),
                 last_sequence=last_sequence,
             )
         finally:
