@@ -90,10 +90,14 @@ def test_a_job_in_the_queue_of_a_site_that_has_lost_all_its_workers_is_prefilled
     """The worker has the first job when it is lost; the second one waits in the site's queue."""
     requests = [request("first", 1.0, 40), request("second", 1.1, 3)]
     plan = replace(PLAN, token_s=0.03, dispatchers=dispatchers, requests=requests, faults=[Fault(kind, "far1-p0", 1.3, 8.0)])
+    first_work_s = 40 * plan.token_s
     worlds = [World(replace(plan, seed=seed)).run() for seed in range(8)]
     assert [world.violations for world in worlds] == [[]] * len(worlds)
     waited = [client for world in worlds for client in world.clients if client.plan.name == "second"]
-    assert all(client.first_token_s < MOST_LOSS_S for client in waited)
+    # A stopped worker is given up by both at about the same time: at home the second may wait behind the first.
+    assert all(client.first_token_s < MOST_LOSS_S + (first_work_s if kind == "stop" else 0.0) for client in waited)
+    moved = [client for world in worlds for client in world.clients if client.plan.name == "first"]
+    assert all(client.first_token_s < MOST_LOSS_S + 2 * first_work_s for client in moved)
     assert any("no_prefill_worker" in codes(world) for world in worlds)
 
 
