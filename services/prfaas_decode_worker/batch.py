@@ -13,6 +13,7 @@ from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics.decode import DecodeMetrics
 from prfaas.worker.engine_thread import engine_thread
 from prfaas.worker.faults import fault_text
+from prfaas_decode_worker.constraints import Constraints
 from prfaas_decode_worker.decode_step import decode_step
 from prfaas_decode_worker.events import Event, StepDone, StepFailed
 from prfaas_decode_worker.service_core import DecodeCore, Row
@@ -32,6 +33,7 @@ class Batch:
         metrics: DecodeMetrics,
         tell: Callable[[Event], None],
         flushed: Callable[[], Awaitable[None]],
+        constraints: Constraints,
     ) -> None:
         """Waits for `flushed` after each step, which returns when the step's events are on the bus.
 
@@ -44,6 +46,7 @@ class Batch:
         self._metrics = metrics
         self._tell = tell
         self._flushed = flushed
+        self._constraints = constraints
         self._samplers: dict[str, Any] = {}
         self._thread = engine_thread()
         self._work = asyncio.Event()
@@ -54,6 +57,7 @@ class Batch:
 
     def release(self, request_id: str) -> None:
         self._samplers.pop(request_id, None)
+        self._constraints.end(request_id)
 
     async def run(self) -> None:
         while True:
@@ -64,9 +68,10 @@ class Batch:
 
     def shut_down(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
+        self._constraints.shut_down()
 
     async def _step(self) -> bool:
-        """Returns whether there was anything to decode."""
+        """Returns whether a step was done. Where none was, what it waits for wakes the loop."""
         rows = self._core.rows()
         if not rows:
             return False
@@ -74,9 +79,13 @@ class Batch:
         inputs: dict[str, DecodeRow] = {}
         for row in rows:
             try:
-                inputs[row.request_id] = self._input(row)
+                # A row whose grammar is not ready sits the step out, and the others do not wait for it.
+                if (entry := self._input(row)) is not None:
+                    inputs[row.request_id] = entry
             except Exception as error:
                 self._failed(row.request_id, error)
+        if not inputs:
+            return False
         started_s = time.monotonic()
         step = partial(decode_step, self._engine, list(inputs.values()))
         outcomes = await asyncio.get_running_loop().run_in_executor(self._thread, step)
@@ -84,13 +93,16 @@ class Batch:
 
         # A token for each row that has one, an end for each that has not.
         results = list(zip(inputs, outcomes, strict=True))
+        for request_id in inputs:
+            if (constraint := self._constraints.get(request_id)) is not None:
+                constraint.end_step()
         tokens = tuple((request_id, outcome) for request_id, outcome in results if not isinstance(outcome, Exception))
         if tokens:
             self._tell(StepDone(ended_s, tokens))
         for request_id, outcome in results:
             if isinstance(outcome, Exception):
                 self._failed(request_id, outcome)
-        self._count(len(rows), len(tokens), ended_s - started_s)
+        self._count(len(inputs), len(tokens), ended_s - started_s)
         return True
 
     def _count(self, rows: int, tokens: int, step_s: float) -> None:
@@ -103,7 +115,11 @@ class Batch:
         except Exception as error:
             log.error("step_not_counted", rows=rows, exc_info=error)
 
-    def _input(self, row: Row) -> DecodeRow:
+    def _input(self, row: Row) -> DecodeRow | None:
+        """Returns None for a row that cannot be in the step yet."""
+        constraint = self._constraints.get(row.request_id)
+        if constraint is not None and not constraint.begin_step(row.token_id):
+            return None
         reach(FaultPoint.DECODING, row.request_id, self._core.requests[row.request_id].generated)
         if row.request_id not in self._samplers:
             request = self._core.requests[row.request_id]
@@ -113,6 +129,7 @@ class Batch:
             token_id=row.token_id,
             sampler=self._samplers[row.request_id],
             forbid_eos=row.forbid_eos,
+            allowed=None if constraint is None else constraint.allowed,
         )
 
     def _failed(self, request_id: str, error: Exception) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from prfaas.engine.protocol import BadLogitsError, DecodeRow, Engine, EngineError, SampledToken
+from prfaas.engine.protocol import DecodeRow, Engine, EngineError, RowsFailedError, SampledToken
 
 
 def decode_step(engine: Engine, rows: Sequence[DecodeRow]) -> list[SampledToken | Exception]:
@@ -14,7 +14,7 @@ def decode_step(engine: Engine, rows: Sequence[DecodeRow]) -> list[SampledToken 
         return []
     try:
         tokens = engine.decode(rows)
-    except BadLogitsError as error:
+    except RowsFailedError as error:
         if not error.rows or not set(error.rows) <= set(range(len(rows))):
             return [error] * len(rows)
         others = iter(decode_step(engine, [row for index, row in enumerate(rows) if index not in error.rows]))

@@ -54,6 +54,11 @@ class TokenTexts:
         token = self._tokenizer.id_to_token(token_id)
         return None if token in self._special else token
 
+    def special(self, token_id: int, shown: frozenset[str]) -> str | None:
+        """Returns a special token as it is spelled, if it is one of those shown."""
+        token: str | None = self._tokenizer.id_to_token(token_id)
+        return token if token in shown else None
+
     def token_bytes(self, token_id: int) -> bytes:
         """Returns the token's own bytes, special tokens as they are spelled; none for an id that only the model has."""
         piece: str | bytes = self._tokenizer.id_to_token(token_id) or ""
@@ -65,14 +70,18 @@ class TokenTexts:
 class Detokenizer:
     """Text of one list of token ids as it grows."""
 
-    def __init__(self, texts: TokenTexts) -> None:
+    def __init__(self, texts: TokenTexts, shown_tokens: frozenset[str] = frozenset()) -> None:
+        """`shown_tokens`: special tokens that are text."""
         self._texts = texts
+        self._shown_tokens = shown_tokens
         self._stages = texts.new_stages()
         self._sent_chars = 0
 
     def push(self, token_id: int) -> str:
         """Returns the text that is certain now."""
         token = self._texts.shown(token_id)
+        if token is None and self._shown_tokens:
+            token = self._texts.special(token_id, self._shown_tokens)
         return "" if token is None else self._sent(self._through([token], self._stages))
 
     def flush(self) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from functools import partial
 
 from nats.aio.msg import Msg
 from opentelemetry import context as trace_context
@@ -33,6 +34,7 @@ from prfaas_decode_worker.admission import Limits
 from prfaas_decode_worker.attempt import Attempts
 from prfaas_decode_worker.batch import Batch
 from prfaas_decode_worker.config import DecodeWorkerConfig
+from prfaas_decode_worker.constraints import Constraints
 from prfaas_decode_worker.events import (
     Answer,
     BeginAttempt,
@@ -55,7 +57,7 @@ from prfaas_decode_worker.outbox import Outbox
 from prfaas_decode_worker.prefixes import KeptPrefixes
 from prfaas_decode_worker.service_core import DecodeCore
 from prfaas_decode_worker.spans import RequestSpans
-from prfaas_decode_worker.text import load_vocabulary
+from prfaas_decode_worker.text import load_grammar_tokenizer, load_vocabulary
 
 TICK_S = 0.1
 
@@ -84,6 +86,7 @@ class DecodeWorkerService:
         self._engine = await load_engine(config.engine)
         # Before anything is connected: a large vocabulary takes seconds, in which no connection could be kept alive.
         vocabulary = await asyncio.to_thread(load_vocabulary, config.engine.model)
+        grammar_tokenizer = await asyncio.to_thread(load_grammar_tokenizer, config.engine.model)
         self._description = self._engine.describe()
         # Connections, and the bucket that KV comes through.
         assert config.bulk is not None
@@ -114,6 +117,8 @@ class DecodeWorkerService:
             site=config.site,
             hash_key=read_hash_key(config.block_hash_key_file),
         )
+        loop = asyncio.get_running_loop()
+        self._constraints = Constraints(grammar_tokenizer, partial(loop.call_soon_threadsafe, self._wake_batch))
         self._attempts = Attempts(config, context, connections, kept, self._handle, self._distrust)
         self._batch = Batch(
             self._engine,
@@ -122,6 +127,7 @@ class DecodeWorkerService:
             metrics=self._metrics,
             tell=self._handle,
             flushed=self._outbox.join,
+            constraints=self._constraints,
         )
         # Work comes in only now that it can be done.
         await blocks.start()
@@ -249,6 +255,8 @@ class DecodeWorkerService:
         match order:
             case Answer(request_id, answer):
                 self._answers.pop(request_id).set_result(answer)
+                if isinstance(answer, GenerateAccepted):
+                    self._begin_grammar(request_id)
                 if isinstance(answer, GenerateRefused) and answer.code != FailureCode.DUPLICATE:
                     self._spans.refused(request_id, answer.code)
             case BeginAttempt():
@@ -264,6 +272,15 @@ class DecodeWorkerService:
                 self._release(order)
             case TellScheduler():
                 self._outbox.put(order)
+
+    def _begin_grammar(self, request_id: str) -> None:
+        request = self._core.requests.get(request_id)
+        if request is not None and request.generate.sampling.grammar:
+            self._constraints.begin(request_id, request.generate.sampling.grammar)
+
+    def _wake_batch(self) -> None:
+        if self._batch is not None:
+            self._batch.wake()
 
     def _release(self, release: Release) -> None:
         assert self._batch is not None

@@ -140,11 +140,14 @@ class DecodeCore:
             answer = GenerateRefused(request_id=generate.request_id, code=code, message=message, retry_after_s=1.0)
             return [Answer(generate.request_id, answer)]
         self.requests[generate.request_id] = request
-        accepted = Answer(generate.request_id, GenerateAccepted(request_id=generate.request_id, incarnation=self.incarnation))
+        accepted = Answer(generate.request_id, self._accepted(generate.request_id))
         if ended is not None and ended.finish_reason is not None:
             started = Emit(generate.reply_to, request.started(cached_tokens=0))
             return [accepted, started, *self._finish(request, ended.finish_reason, ended.rest, now_s)]
         return [accepted, *self._admit(now_s)]
+
+    def _accepted(self, request_id: str) -> GenerateAccepted:
+        return GenerateAccepted(request_id=request_id, incarnation=self.incarnation, follows_grammar=True)
 
     def _never(self, generate: Generate) -> Refusal | None:
         if self.draining:

@@ -1,11 +1,12 @@
 """Text of an answer: detokenized, and cut before the first stop string."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
 from prfaas.contracts.to_decode import Sampling
+from prfaas.engine.grammar.matcher import GrammarTokenizer
 from prfaas.engine.model_directory import WeightsError
 from prfaas.engine.tokenizer_file import load_tokenizer
 from prfaas.engine.weights import prepare
@@ -25,8 +26,9 @@ class TextDelta(NamedTuple):
 class TextStream:
     """Text of one answer, token by token. Stop strings count from token `min_tokens` + 1 on, as vLLM has it."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], min_tokens: int = 0) -> None:
-        self._detokenizer = Detokenizer(texts_of(tokenizer))
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], min_tokens: int = 0, shown_tokens: Iterable[str] = ()) -> None:
+        """`shown_tokens`: special tokens that are text."""
+        self._detokenizer = Detokenizer(texts_of(tokenizer), frozenset(shown_tokens))
         self._matcher = StopMatcher(stop)
         self._min_tokens = min_tokens
         self._tokens = 0
@@ -57,10 +59,19 @@ class TokenizerVocabulary:
         self._texts = texts_of(tokenizer)
 
     def new_text(self, sampling: Sampling) -> TextStream:
-        return TextStream(self._tokenizer, sampling.stop, sampling.min_tokens)
+        return TextStream(self._tokenizer, sampling.stop, sampling.min_tokens, sampling.shown_tokens)
 
     def token_bytes(self, token_id: int) -> bytes:
         return self._texts.token_bytes(token_id)
+
+
+def load_grammar_tokenizer(model: str) -> GrammarTokenizer:
+    """Returns the tokenizer of a model as grammars see it, which is read once the first one asks. Raises StartRefusedError."""
+    try:
+        files = prepare(model)
+    except WeightsError as error:
+        raise StartRefusedError(str(error)) from error
+    return GrammarTokenizer(files.tokenizer, files.vocabulary_tokens, files.eos_token_ids)
 
 
 def load_vocabulary(model: str) -> TokenizerVocabulary:

@@ -220,6 +220,12 @@ class Placing:
             )
         if isinstance(answer, Refused):
             raise UnansweredError(placement.decode_worker, answer.error)
+        if isinstance(answer, GenerateAccepted) and job.sampling.grammar and not answer.follows_grammar:
+            why = f"decode worker {placement.decode_worker!r} is of a version that knows no grammars"
+            await self.cancel(job.request_id, placement.decode_worker, why)
+            return GenerateRefused(
+                request_id=job.request_id, code=FailureCode.NO_ANSWER, message=why, retry_after_s=RETRY_AFTER_S
+            )
         return answer
 
     async def _ask(

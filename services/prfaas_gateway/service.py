@@ -34,6 +34,7 @@ from prfaas_gateway.console.recent_requests import KEPT
 from prfaas_gateway.decode_watch import DecodeWatch
 from prfaas_gateway.decode_workers import DecodeWorker, DecodeWorkers
 from prfaas_gateway.generation import Generations
+from prfaas_gateway.grammar_check import GrammarChecker
 from prfaas_gateway.home_placement import HomeLimits, HomePlacement
 from prfaas_gateway.http.app import make_app
 from prfaas_gateway.http.endpoint import Gateway
@@ -79,6 +80,7 @@ class GatewayService:
         )
         self._admission = Admission(config.max_requests)
         self._tokenizing = ThreadPoolExecutor(config.tokenizer_threads, thread_name_prefix="tokenize")
+        self._grammars = GrammarChecker()
         self._bus: ControlBus | None = None
         self._gateway: Gateway | None = None
         self._large_requests: LargeRequestReader | None = None
@@ -115,6 +117,7 @@ class GatewayService:
             admission=self._admission,
             bodies=Bodies(config.max_requests, max(config.max_body_bytes, config.max_bodies_mib << 20)),
             large_requests=self._large_requests,
+            grammars=self._grammars,
             generations=generations,
             observers=self._observers,
         )
@@ -155,6 +158,7 @@ class GatewayService:
 
     async def stop(self) -> None:
         self._tokenizing.shutdown(wait=False, cancel_futures=True)
+        self._grammars.close()
         if self._losing is not None:
             self._losing.cancel()
         if self._large_requests is not None:

@@ -39,7 +39,7 @@ from tests.decode_worker.core_at_hand import DEADLINE_S, EOS, POISON, ask, event
 def test_a_request_runs_from_placement_to_length() -> None:
     core = make_core()
     accepted, begin = core.handle(GenerateAsked(0.0, ask(max_tokens=2)))
-    assert accepted == Answer("r1", GenerateAccepted(request_id="r1", incarnation="i1"))
+    assert accepted == Answer("r1", GenerateAccepted(request_id="r1", incarnation="i1", follows_grammar=True))
     assert isinstance(begin, BeginAttempt)
     assert (begin.prefill_site, begin.attempt, begin.token_ids, begin.timeout_s) == ("far", 1, (1, 2), 4.0)
     (first,) = events_of(core.handle(AttemptVerified(1.0, "r1", 1, 100.25, TransferReport(bytes=5))))
@@ -213,7 +213,8 @@ def test_no_first_token_in_time_fails_the_request_and_ends_its_attempt() -> None
 def test_requests_wait_for_a_slot_in_order_and_the_line_is_bounded() -> None:
     core = make_core(slots=1, waiting=1)
     core.handle(GenerateAsked(0.0, ask("r1")))
-    assert core.handle(GenerateAsked(0.0, ask("r2"))) == [Answer("r2", GenerateAccepted(request_id="r2", incarnation="i1"))]
+    accepted = GenerateAccepted(request_id="r2", incarnation="i1", follows_grammar=True)
+    assert core.handle(GenerateAsked(0.0, ask("r2"))) == [Answer("r2", accepted)]
     (refused,) = core.handle(GenerateAsked(0.0, ask("r3")))
     assert isinstance(refused, Answer) and isinstance(refused.answer, GenerateRefused)
     assert refused.answer.code == "overloaded"

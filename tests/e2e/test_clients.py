@@ -4,10 +4,12 @@ import asyncio
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from typing import Annotated, Literal
 
 import httpx
 import openai
 import pytest
+from pydantic import BaseModel, Field
 
 from prfaas.site.sites import Role
 from prfaas.stack.stack import Stack
@@ -63,6 +65,30 @@ async def test_chat_streams_and_counts(stack: Stack) -> None:
     assert usage.prompt_tokens_details.cached_tokens == 0
     reasons = {choice.finish_reason for chunk in chunks for choice in chunk.choices if choice.finish_reason}
     assert reasons <= {"stop", "length"} and len(reasons) == 1
+
+
+class City(BaseModel):
+    name: Annotated[str, Field(max_length=20)]
+    country: Literal["France", "Spain"]
+    inhabitants: Annotated[int, Field(ge=0, le=99_999_999)] | None
+    rivers: Annotated[list[Literal["Seine", "Loire"]], Field(max_length=2)]
+
+
+async def test_an_answer_follows_its_schema_beside_others_that_follow_none(stack: Stack) -> None:
+    prompt = tokens_of(30)
+    alone = await complete(stack, prompt, max_tokens=40)
+    async with client_of(stack) as client:
+        asked = client.chat.completions.parse(
+            model="smollm2-135m",
+            messages=[{"role": "user", "content": "Describe Paris as JSON."}],
+            response_format=City,
+            max_completion_tokens=200,
+            seed=3,
+        )
+        answer, beside = await asyncio.gather(asked, complete(stack, prompt, max_tokens=40))
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.choices[0].message.parsed is not None
+    assert beside.tokens == alone.tokens
 
 
 async def test_a_seed_gives_the_same_sample_in_both_sites(stack: Stack) -> None:

@@ -1,5 +1,6 @@
 """The emulated engine keeps the profile's pace and sizes, and its answer depends on every byte that was installed."""
 
+import json
 import subprocess
 import sys
 import threading
@@ -20,15 +21,17 @@ from prfaas.contracts.to_decode import Sampling
 from prfaas.engine import emulated
 from prfaas.engine.emulated import EmulatedConfig
 from prfaas.engine.emulated_kv import PrefixHashes
-from prfaas.engine.emulated_model import EMULATED_MODELS, byte_tokenizer, kv_line
+from prfaas.engine.emulated_model import EMULATED_MODELS, EOS_TOKEN_ID, byte_tokenizer, kv_line
 from prfaas.engine.emulated_sequence import EmulatedSequence
 from prfaas.engine.factory import EngineConfig, build_engine
+from prfaas.engine.grammar import forms
 from prfaas.engine.protocol import DecodeRow, EngineError, PrefillCancelled
 from prfaas.engine.weights import prepare
 from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange, LayerSpec
 from prfaas.process.config import ConfigError, load_config
 from tests.budget import examples
 from tests.engine.emulated_at_hand import answer, engine, prefilled, prompt
+from tests.engine.grammar.following import bytes_at
 
 
 @settings(deadline=None, max_examples=examples(40))
@@ -316,3 +319,21 @@ def test_a_slow_taker_of_pieces_slows_the_prefill() -> None:
 
     paced.prefill(prompt(64), take, lambda: False)
     assert time.monotonic() - started_s >= 2 * want_s - layer_s - 1e-3
+
+
+def test_an_answer_follows_a_grammar(tmp_path: Path) -> None:
+    last = prompt(50)[-1]
+    target = engine()
+    sequence = target.reserve(50, 400)
+    for piece in prefilled(target, prompt(50)):
+        target.install(sequence, piece)
+    matcher = bytes_at(tmp_path).matcher(forms.json_schema({"type": "array", "items": {"enum": ["a", "bc"]}, "minItems": 1}))
+    said, token_id = bytearray(), last
+    while True:
+        row = DecodeRow(sequence=sequence, token_id=token_id, sampler=Sampling(max_tokens=1), allowed=matcher.mask)
+        token_id = target.decode([row])[0].token_id
+        if token_id == EOS_TOKEN_ID:
+            break
+        matcher.take(token_id)
+        said.append(token_id)
+    assert set(json.loads(said)) <= {"a", "bc"}

@@ -110,6 +110,8 @@ class ScriptedSite:
     script: Script = say_hello
     incarnation: str = "i1"
     """Identity of the worker that accepts requests; another one is the worker started again."""
+    follows_grammar: bool = True
+    """False: the worker is of a version that knows no grammars."""
     slots: int | None = None
     """Requests that the worker runs at once; more are refused, by the scheduler or by the worker."""
     answers_place: bool = True
@@ -231,7 +233,9 @@ class ScriptedSite:
         refusal = self.refusal
         if self.full:
             refusal = GenerateRefused(request_id=generate.request_id, code=FULL.code, message=FULL.message, retry_after_s=0.1)
-        accepted = GenerateAccepted(request_id=generate.request_id, incarnation=self.incarnation)
+        accepted = GenerateAccepted(
+            request_id=generate.request_id, incarnation=self.incarnation, follows_grammar=self.follows_grammar
+        )
         await self.client.publish(message.reply, encode(refusal or accepted))
         if refusal is None:
             emitter = self.emitters[generate.request_id] = Emitter(self.client, generate)

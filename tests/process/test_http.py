@@ -25,13 +25,42 @@ async def test_health_readiness_and_metrics_over_a_real_port() -> None:
             assert (await client.get("/ready")).status_code == 200
             metrics = await client.get("/metrics")
             assert "frames_total 3.0" in metrics.text and metrics.headers["content-type"].startswith("text/plain")
-            openmetrics = await client.get("/metrics", headers={"accept": "application/openmetrics-text; version=1.0.0"})
-            assert openmetrics.text.endswith("# EOF\n")
             assert (await client.get("/nothing")).status_code == 404
     finally:
         server.stop()
         async with asyncio.timeout(60):
             await serving
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        ("", "text/plain; version=0.0.4"),
+        ("*/*", "text/plain; version=0.0.4"),
+        # Prometheus 2.42, then 3.
+        (
+            "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,"
+            "text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
+            "text/plain; version=0.0.4",
+        ),
+        (
+            "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;version=1.0.0;"
+            "escaping=allow-utf-8;q=0.5,text/plain;version=0.0.4;q=0.3",
+            "application/openmetrics-text; version=1.0.0",
+        ),
+        ("text/plain;version=1.0.0;escaping=underscores", "text/plain; version=0.0.4"),
+        ("application/openmetrics-text; version=1.0.0; escaping=dots", "text/plain; version=0.0.4"),
+    ],
+)
+async def test_metrics_keep_their_names_whatever_the_scraper_asks_for(accept: str, content_type: str) -> None:
+    registry = CollectorRegistry()
+    Counter("vllm:frames", "Frames.", registry=registry).inc(3)
+    app = Starlette(routes=service_routes(lambda: None, registry))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:
+        metrics = await client.get("/metrics", headers={"accept": accept})
+    assert metrics.headers["content-type"].startswith(content_type)
+    assert "\nvllm:frames_total 3.0\n" in metrics.text
+    assert metrics.text.endswith("# EOF\n") == content_type.startswith("application")
 
 
 async def test_a_taken_port_is_named_before_anything_starts() -> None:

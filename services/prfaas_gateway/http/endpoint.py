@@ -20,12 +20,14 @@ from prfaas.telemetry.wall_clock import unix_s
 from prfaas_gateway.admission import Admission
 from prfaas_gateway.config import GatewayConfig
 from prfaas_gateway.generation import Generation, Generations
+from prfaas_gateway.grammar_check import GrammarChecker
 from prfaas_gateway.http.headers import check_request_id, header_value, ttft_deadline_of
 from prfaas_gateway.http.io import Bodies, Body, ClientGoneError, Reply, until_disconnect
 from prfaas_gateway.job import Job, too_late
 from prfaas_gateway.large_requests import LARGE_BODY_BYTES, LargeRequest, LargeRequestReader
 from prfaas_gateway.models import ServedModel
 from prfaas_gateway.observers import Observers
+from prfaas_gateway.openai.answer_form import form_of
 from prfaas_gateway.openai.answers import AnswerHead, StreamedAnswer, UsageOptions, WholeAnswer, error_event
 from prfaas_gateway.openai.errors import ApiError, events_lost, internal, unknown_model
 from prfaas_gateway.openai.progress import EventGapError, Progress
@@ -57,6 +59,7 @@ class Gateway:
     admission: Admission
     bodies: Bodies
     large_requests: LargeRequestReader
+    grammars: GrammarChecker
     generations: Generations
     observers: Observers
 
@@ -174,10 +177,12 @@ class Exchange:
         if tracing.enabled:
             self._reply.headers["x-prfaas-trace-id"] = trace_id(root)
         with request_logs(self._request_id, root):
+            form = form_of(request)
+            grammar = "" if form is None else await self._in_time(self._gateway.grammars.grammar_of(form))
             if token_ids is None:
                 start_ns = time.time_ns()
                 token_ids = await self._in_time(self._tokenized(request, model))
-            job = self._job(request, model, token_ids)
+            job = self._job(request, model, token_ids, grammar)
             self._record.tokenized(len(token_ids), job.sampling, start_ns)
             self._admitted.reserve(len(token_ids), job.sampling.max_tokens)
             async with self._gateway.generations.run(job, root) as generation:
@@ -226,7 +231,7 @@ class Exchange:
             return await model.prompts.of_messages(request.messages, self._tenant)
         return await model.prompts.of_prompt(request.prompt, self._tenant)
 
-    def _job(self, request: ChatRequest | CompletionRequest, model: ServedModel, token_ids: list[int]) -> Job:
+    def _job(self, request: ChatRequest | CompletionRequest, model: ServedModel, token_ids: list[int], grammar: str) -> Job:
         is_chat = isinstance(request, ChatRequest)
         default_max_tokens = self._gateway.config.default_max_tokens if is_chat else OPENAI_COMPLETION_TOKENS
         defaults = model.sampling.left_to_model(request, default_max_tokens)
@@ -238,6 +243,7 @@ class Exchange:
             default_max_tokens=default_max_tokens,
             defaults=defaults,
             extra_stop=model.chat_stop if is_chat else (),
+            grammar=grammar,
         )
         return Job(
             request_id=self._request_id,

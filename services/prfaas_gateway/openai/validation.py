@@ -34,6 +34,9 @@ INERT: Final[dict[str, Any]] = {
 }
 
 
+FORMS: Final = frozenset(["response_format", "structured_outputs", "guided_json"])
+"""Fields that hold JSON schemas, in which a null says something."""
+VERBATIM: Final = FORMS | {"messages"}
 SAMPLED: Final = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 """Fields of a request that go to the sampler as they are, where they are said."""
 
@@ -75,6 +78,7 @@ def sampling_of(
     default_max_tokens: int,
     defaults: Mapping[str, Any] = {},
     extra_stop: tuple[str, ...] = (),
+    grammar: str = "",
 ) -> Sampling:
     """Returns what is said, or the model's `defaults`, or OpenAI's.
 
@@ -97,9 +101,11 @@ def sampling_of(
         min_tokens=request.min_tokens,
         seed=request.seed,
         # `extra_stop` is the model's end of turn, which is an end token in all but name.
-        stop=_stop(request.stop) if request.ignore_eos else (*_stop(request.stop), *extra_stop),
+        # A grammar says by itself where the answer ends, and may have that string inside.
+        stop=_stop(request.stop) if request.ignore_eos or grammar else (*_stop(request.stop), *extra_stop),
         ignore_eos=request.ignore_eos,
         top_logprobs=_top_logprobs(request),
+        grammar=grammar,
     )
 
 
@@ -120,7 +126,7 @@ def _fields(body: bytes) -> dict[str, Any]:
     try:
         value = msgspec.json.decode(body)
         if isinstance(value, dict):
-            value = {name: item if name == "messages" else plain(item) for name, item in value.items() if item is not None}
+            value = {name: item if name in VERBATIM else plain(item) for name, item in value.items() if item is not None}
     except UnicodeDecodeError as error:
         message = f"The body is not valid UTF-8: byte 0x{error.object[error.start]:02x} starts no character."
         raise invalid(message) from error
@@ -132,6 +138,9 @@ def _fields(body: bytes) -> dict[str, Any]:
         raise invalid(f"The body must be a JSON object, not {_json_name(value)}.")
     for name in INERT.keys() & value.keys():
         _check_inert(name, value.pop(name))
+    for name in FORMS & value.keys():
+        if value[name] in ({}, [], ""):  # asks for nothing, as everywhere
+            del value[name]
     fields = take_unsupported(value, UNSUPPORTED)
     if isinstance(options := fields.get("stream_options"), dict):
         fields["stream_options"] = take_unsupported(options, UNSUPPORTED_IN_STREAM_OPTIONS, "stream_options")

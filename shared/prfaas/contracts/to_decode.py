@@ -23,6 +23,10 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     ignore_eos: bool = False
     top_logprobs: int | None = None
     """Alternatives per token; 0: the chosen token's log-probability only; None: no log-probabilities at all."""
+    grammar: str = ""
+    """Grammar that the answer follows, in llguidance's form; empty: none. See GenerateAccepted.follows_grammar."""
+    shown_tokens: tuple[str, ...] = ()
+    """Special tokens that are part of the text all the same, such as those that mark a call."""
 
 
 class Generate(msgspec.Struct, frozen=True, kw_only=True, tag=True):

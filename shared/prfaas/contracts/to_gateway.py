@@ -46,6 +46,8 @@ class GenerateAccepted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     request_id: str
     incarnation: str = ""
     """Heartbeat.incarnation of the process that has the request."""
+    follows_grammar: bool = False
+    """True if it knows of `Sampling.grammar`: a process of an older version would leave it out without a word."""
 
 
 class GenerateRefused(msgspec.Struct, frozen=True, kw_only=True, tag=True):

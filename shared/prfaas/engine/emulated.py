@@ -18,6 +18,7 @@ from prfaas.engine.emulated_kv import PrefixHashes
 from prfaas.engine.emulated_model import EMULATED_MODELS, EOS_TOKEN_ID, MAX_CONTEXT_TOKENS
 from prfaas.engine.emulated_sequence import EmulatedSequence
 from prfaas.engine.protocol import DecodeRow, EngineDescription, EngineError, PrefillCancelled, SampledToken
+from prfaas.engine.row_masks import allowed_ids, masks_of
 from prfaas.kvcache.block import Part
 from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange
 from prfaas.kvcache.pinned_prefix import PinnedPrefix
@@ -28,6 +29,10 @@ HIDDEN_SHARE = 0.25
 """Share of a decode step that the host may take between two steps without slowing the emulated device."""
 _ANSWER_BYTES = b"abcdefghijklmnopqrstuvwxyz      "
 """Bytes of answers. Each is a whole character, so that each token is text at once."""
+
+_LETTERS = frozenset(_ANSWER_BYTES)
+_ENDS = frozenset([*b'"]},:', EOS_TOKEN_ID])
+"""Tokens that end a string, a list or an object in JSON, or the answer."""
 
 
 class EmulatedConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
@@ -202,17 +207,27 @@ class EmulatedEngine:
         else:
             self._step_due_s = called_s + step_s
         time.sleep(max(0.0, self._step_due_s - time.monotonic()))
-        tokens = [_token(row, state) for row, state in zip(rows, states, strict=True)]
+        masks = masks_of(rows)
+        tokens = [_token(row, state, masks.get(index)) for index, (row, state) in enumerate(zip(rows, states, strict=True))]
         # Nothing below can fail: a step that raises has advanced no sequence.
         for row, state in zip(rows, states, strict=True):
             row.sequence.advance(state)
         return tokens
 
 
-def _token(row: DecodeRow, state: int) -> SampledToken:
-    token_id = _ANSWER_BYTES[state % len(_ANSWER_BYTES)]
+def _token(row: DecodeRow, state: int, mask: bytes | None) -> SampledToken:
+    token_id = _ANSWER_BYTES[state % len(_ANSWER_BYTES)] if mask is None else _allowed(state, mask)
     logprobs = row.sampler.top_logprobs
     return SampledToken(token_id=token_id, logprob=None if logprobs is None else 0.0, top=((token_id, 0.0),) if logprobs else ())
+
+
+def _allowed(state: int, mask: bytes) -> int:
+    """Returns one of the tokens that a grammar allows. It prefers what ends a part of it: answers would grow without end."""
+    ids = allowed_ids(mask, EOS_TOKEN_ID + 1)
+    ends = [token_id for token_id in ids if token_id in _ENDS]
+    letters = [token_id for token_id in ids if token_id in _LETTERS]
+    choice = (ends if state % 3 == 0 else letters) or ends or letters or ids
+    return choice[state // 3 % len(choice)]
 
 
 def _sleep_until(due_s: float, cancelled: Callable[[], bool]) -> None:

@@ -27,12 +27,19 @@ class EngineError(Exception):
     """Refusal of an engine. The message says what it could not do; the request fails with it."""
 
 
-class BadLogitsError(EngineError):
-    """Failure of some rows for which the model computed no usable numbers. The step may be done again without them."""
+class RowsFailedError(EngineError):
+    """Failure of some rows of a batch. The step may be done again without them."""
+
+    def __init__(self, rows: Sequence[int], message: str) -> None:
+        super().__init__(message)
+        self.rows = tuple(rows)
+
+
+class BadLogitsError(RowsFailedError):
+    """Failure of some rows for which the model computed no usable numbers."""
 
     def __init__(self, rows: Sequence[int]) -> None:
-        super().__init__(f"the model's output is not finite in rows {list(rows)} of the batch")
-        self.rows = tuple(rows)
+        super().__init__(rows, f"the model's output is not finite in rows {list(rows)} of the batch")
 
 
 class PrefillCancelled(Exception):
@@ -57,6 +64,9 @@ class DecodeRow(msgspec.Struct, kw_only=True):
     """Result of Engine.sampler, which holds the request's state: random numbers, tokens seen."""
     forbid_eos: bool = False
     """True when the next token may not be an end token, since min_tokens is not reached yet."""
+    allowed: Callable[[], bytes] | None = None
+    """Returns the tokens that may come next, as a mask of one bit per token (GrammarMatcher.mask); None: all may. It may wait for
+    the mask, or raise: then the row fails."""
 
 
 class Engine(Protocol):
@@ -117,6 +127,7 @@ class Engine(Protocol):
     def decode(self, rows: Sequence[DecodeRow]) -> list[SampledToken]:
         """Computes one step of a ragged batch: appends each row's token to its sequence, and samples each row's next one.
 
-        Raises EngineError, BadLogitsError, or what a library raises. Whatever it raises, no sequence has grown and no random
+        A row's `allowed` is asked for when its logits are there, and may be asked again. Raises EngineError, RowsFailedError,
+        or what a library raises. Whatever it raises, no sequence has grown and no random
         state has moved then, so that the step may be done again with other rows."""
         ...

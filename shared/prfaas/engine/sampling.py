@@ -2,12 +2,13 @@
 
 import math
 import random
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 
 from prfaas.contracts.to_decode import Sampling
-from prfaas.engine.protocol import BadLogitsError, SampledToken
+from prfaas.engine.protocol import BadLogitsError, RowsFailedError, SampledToken
 
 
 class Sampler:
@@ -46,12 +47,16 @@ class Sampler:
 
 
 def sample(
-    logits: torch.Tensor, samplers: Sequence[Sampler], forbid_eos: Sequence[bool], eos_token_ids: Collection[int]
+    logits: torch.Tensor,
+    samplers: Sequence[Sampler],
+    forbid_eos: Sequence[bool],
+    eos_token_ids: Collection[int],
+    masks: Mapping[int, torch.Tensor] = MappingProxyType({}),
 ) -> list[SampledToken]:
     """Returns one token per row of [rows, vocabulary] logits, which it may change.
 
-    Log-probabilities are the model's, before penalty and temperature. Raises BadLogitsError. Whatever it raises, no random state
-    has moved then."""
+    `masks`: [vocabulary] booleans of the tokens that may come, by row; in a row without one all may. Log-probabilities are the
+    model's, before penalty, mask and temperature. Raises RowsFailedError. Whatever it raises, no random state has moved then."""
     forbidden = [row for row, forbid in enumerate(forbid_eos) if forbid]
     if forbidden and eos_token_ids:
         logits[torch.tensor(forbidden)[:, None], torch.tensor(sorted(eos_token_ids))] = -torch.inf
@@ -66,9 +71,11 @@ def sample(
             token_id = best_id
             if sampler.temperature > 0:
                 drawn.append((sampler, sampler.uniform()))
-                token_id = _draw(_scored(logits[row], sampler), sampler, drawn[-1][1])
-            elif sampler.repetition_penalty != 1:
-                token_id = int(_scored(logits[row], sampler).argmax())
+                token_id = _draw(_scored(logits[row], sampler, masks.get(row)), sampler, drawn[-1][1])
+            elif sampler.repetition_penalty != 1 or row in masks:
+                token_id = int(_scored(logits[row], sampler, masks.get(row)).argmax())
+            if row in masks and not masks[row][token_id]:
+                raise RowsFailedError([row], "no token is left that the answer's grammar and the request's other wishes allow")
             if sampler.top_logprobs is None:
                 tokens.append(SampledToken(token_id=token_id))
             else:
@@ -81,9 +88,10 @@ def sample(
     return tokens
 
 
-def _scored(logits: torch.Tensor, sampler: Sampler) -> torch.Tensor:
-    """Returns a row's logits in float32, after the penalty."""
-    return logits.float() if sampler.repetition_penalty == 1 else sampler.penalized(logits.float())
+def _scored(logits: torch.Tensor, sampler: Sampler, mask: torch.Tensor | None) -> torch.Tensor:
+    """Returns a row's logits in float32, after the penalty, and without the tokens that may not come."""
+    scores = logits.float() if sampler.repetition_penalty == 1 else sampler.penalized(logits.float())
+    return scores if mask is None else scores.masked_fill(~mask, -torch.inf)
 
 
 def _draw(logits: torch.Tensor, sampler: Sampler, uniform: float) -> int:

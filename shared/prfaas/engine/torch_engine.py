@@ -16,6 +16,7 @@ from prfaas.engine.model_layout import RECURRENT_KINDS, attended, is_latent
 from prfaas.engine.model_loading import load_model
 from prfaas.engine.prefill_cache import PrefillCache
 from prfaas.engine.protocol import DecodeRow, EngineDescription, EngineError, PrefillCancelled, SampledToken
+from prfaas.engine.row_masks import masks_of, token_mask
 from prfaas.engine.sampling import Sampler, sample
 from prfaas.engine.sequence_cache import SequenceCache, slots_of
 from prfaas.engine.served_classes import Windows
@@ -155,7 +156,13 @@ class TorchEngine:
         logits = self.logits(sequences, [row.token_id for row in rows])
         for row in rows:
             row.sampler.see(row.token_id)
-        tokens = sample(logits, [row.sampler for row in rows], [row.forbid_eos for row in rows], self._description.eos_token_ids)
+        tokens = sample(
+            logits,
+            [row.sampler for row in rows],
+            [row.forbid_eos for row in rows],
+            self._description.eos_token_ids,
+            {index: token_mask(mask, self.vocabulary_size).to(logits.device) for index, mask in masks_of(rows).items()},
+        )
         for sequence in sequences:
             sequence.grow()
         return tokens

@@ -32,7 +32,8 @@ _ACCEPTING_TURNS = 1000
 
 
 def service_routes(ready: Callable[[], str | None], registry: CollectorRegistry) -> list[Route]:
-    """`/health`: 200 while the loop turns. `/ready`: 200, or 503 with the reason. `/metrics`: Prometheus or OpenMetrics text."""
+    """`/health`: 200 while the loop turns. `/ready`: 200, or 503 with the reason. `/metrics`: plain text, or OpenMetrics for who
+    takes any name."""
 
     async def health(_request: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -44,10 +45,18 @@ def service_routes(ready: Callable[[], str | None], registry: CollectorRegistry)
         return JSONResponse({"status": "not ready", "reason": reason}, status_code=503)
 
     async def metrics(request: Request) -> Response:
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        encode, content_type = choose_encoder(_keeping_names(request.headers.get("accept", "")))
         return Response(encode(registry), headers={"content-type": content_type})
 
     return [Route("/health", health), Route("/ready", readiness), Route("/metrics", metrics)]
+
+
+def _keeping_names(accept: str) -> str:
+    """Returns what of an Accept header leaves metrics their names; else, an empty one, which asks for plain text.
+
+    prometheus_client writes `vllm:...` as `vllm_...` in every form whose asker does not say that it takes other names. Prometheus
+    2 does not say so and takes colons all the same."""
+    return ",".join(form for form in accept.split(",") if "escaping=allow-utf-8" in form.replace(" ", ""))
 
 
 class HttpServer(Collector):

@@ -133,7 +133,7 @@ def test_whole_numbers_may_be_written_as_fractions(text: str) -> None:
     ({"tool_choice": "required"}, "tool_choice"),
     ({"logit_bias": {"5": 1}}, "logit_bias"),
     ({"logit_bias": {"5": False}}, "logit_bias"),
-    ({"response_format": {"type": "json_object"}}, "response_format"),
+    ({"response_format": {"type": "xml"}}, "response_format.type"),
     ({"stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),
     ({"messages": [{"role": "user", "content": "x", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
     ({"messages": [{"role": "user", "content": "x", "reasoning_content": "hm"}]}, "messages[0].reasoning_content"),

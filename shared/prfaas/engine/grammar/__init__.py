@@ -1,0 +1,1 @@
+"""Grammars that answers must follow, by llguidance. It needs neither torch nor a model's weights."""
