@@ -26,6 +26,8 @@ class GatewayConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_fie
     generation_config: Literal["auto", "vllm"] = "auto"
     """`auto`: requests that do not say how to sample are sampled as a model's generation_config.json says. `vllm`: as OpenAI's
     defaults say, whatever the model. vLLM has this option by the same name."""
+    tool_call_parser: Literal["auto", "hermes", "llama3_json", "mistral", "pythonic", "none"] = "auto"
+    """Way in which the models write calls of tools, by vLLM's names. `auto`: as chat templates tell. `none`: they call none."""
     tenants_file: str | None = None
     """TOML file, mode 0600, of tenants, their limits and hashes of their API keys (`prfaas keys`). Unset: all clients may ask."""
     tenant_gateways: Annotated[int, Meta(ge=1)] = 1

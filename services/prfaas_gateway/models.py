@@ -10,11 +10,17 @@ from prfaas.engine.tokenizer_file import load_tokenizer
 from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.wall_clock import unix_s
 from prfaas_gateway.config import GatewayConfig
+from prfaas_gateway.openai.calls.families import FAMILIES, family_of
+from prfaas_gateway.openai.calls.pieces import CallFamily
 from prfaas_gateway.prompts import Prompts
 from prfaas_gateway.sampling_defaults import SamplingDefaults, defaults_of
 from prfaas_gateway.turns import Turns
 
 log = get_logger(__name__)
+
+
+def _call_family(parser: str, chat_template: str | None) -> CallFamily | None:
+    return family_of(chat_template) if parser == "auto" else FAMILIES.get(parser)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +32,8 @@ class ServedModel:
     prompts: Prompts
     context_tokens: int
     sampling: SamplingDefaults
+    call_family: CallFamily | None
+    """Way in which the model calls tools; None: it takes none."""
     chat_stop: tuple[str, ...]
     """Strings that end a chat answer, beside the client's own."""
     fingerprint: str
@@ -58,6 +66,7 @@ class ServedModel:
             served_names=config.served_model_name or (files.model,),
             prompts=prompts,
             sampling=sampling,
+            call_family=_call_family(config.tool_call_parser, files.chat_template),
             context_tokens=files.max_context_tokens,
             chat_stop=files.chat_stop,
             fingerprint=f"fp_{files.config_xxh3_128[:12]}",

@@ -1,20 +1,14 @@
 """Chat template and tokenizer of one model: messages or text in, token ids out."""
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
-import jinja2
-from jinja2.ext import Extension, loopcontrols
-from jinja2.nodes import CallBlock, Node
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer, decoders, normalizers
 
 from prfaas.contracts.codes import FailureCode
+from prfaas_gateway.chat_template import PLAIN, ChatTemplate, Rendering
 from prfaas_gateway.openai.errors import context_exceeded, invalid
 from prfaas_gateway.openai.types import ChatMessage, ChatRequest, CompletionRequest
 from prfaas_gateway.turns import Turns
@@ -37,19 +31,13 @@ class Prompts:
         special_tokens: Mapping[str, str] | None = None,
         vocabulary_tokens: int | None = None,
     ) -> None:
-        """`chat_template` is Jinja source as models ship it, run in a sandbox: it comes with the weights, not from us. It may use
-        the `special_tokens` by their names. None: chats are refused.
+        """`chat_template` and `special_tokens` are those of ChatTemplate. None: chats are refused.
 
         `vocabulary_tokens`: tokens that the model has, where it may have fewer than its tokenizer.
 
         Prompts of `context_tokens` and more are refused before they are tokenized where that can be known. `turns` are those of
         the executor's threads."""
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation])
-        environment.filters["tojson"] = _tojson
-        environment.globals["raise_exception"] = _raise_exception
-        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-        environment.globals.update(special_tokens or {})
-        self._template = None if chat_template is None else environment.from_string(chat_template)
+        self._template = None if chat_template is None else ChatTemplate(chat_template, special_tokens or {})
         self._tokenizer = tokenizer
         tokenizer_tokens: int = tokenizer.get_vocab_size(with_added_tokens=True)
         self._vocabulary_size = min(tokenizer_tokens, vocabulary_tokens or tokenizer_tokens)
@@ -59,11 +47,11 @@ class Prompts:
         self._context_tokens = context_tokens
         self._longest_token_chars = _longest_token_chars(tokenizer)
 
-    async def of_messages(self, messages: list[ChatMessage], tenant: str = "") -> list[int]:
+    async def of_messages(self, messages: list[ChatMessage], tenant: str = "", rendering: Rendering = PLAIN) -> list[int]:
         """Raises ApiError when the template refuses the messages, or they cannot fit into the context."""
         if len(messages) > INLINE_MESSAGES:
-            return await self._off_loop(lambda: self._of_messages(messages), tenant)
-        text = self.render(messages)
+            return await self._off_loop(lambda: self._of_messages(messages, rendering), tenant)
+        text = self.render(messages, rendering)
         if len(text) <= INLINE_CHARS:
             return self._of_rendered(text)
         return await self._off_loop(lambda: self._of_rendered(text), tenant)
@@ -77,25 +65,21 @@ class Prompts:
     def of_request(self, request: ChatRequest | CompletionRequest) -> list[int]:
         """Tokenizes in the calling thread. Raises ApiError."""
         if isinstance(request, ChatRequest):
-            return self._of_messages(request.messages)
+            return self._of_messages(request.messages, Rendering.of(request))
         return self._of_prompt(request.prompt)
 
-    def render(self, messages: list[ChatMessage]) -> str:
+    def render(self, messages: list[ChatMessage], rendering: Rendering = PLAIN) -> str:
         """Raises ApiError when there is no template, or it refuses the messages."""
         if self._template is None:
             message = "This model has no chat template, so it takes no messages: use /v1/completions."
             raise invalid(message, "messages", FailureCode.INVALID_VALUE)
-        try:
-            return self._template.render(messages=[_message(message) for message in messages], add_generation_prompt=True)
-        except jinja2.TemplateError as error:
-            message = f"The model's chat template does not take these messages: {error}."
-            raise invalid(message, "messages", FailureCode.INVALID_VALUE) from error
+        return self._template.render(messages, rendering)
 
-    def _of_messages(self, messages: list[ChatMessage]) -> list[int]:
+    def _of_messages(self, messages: list[ChatMessage], rendering: Rendering) -> list[int]:
         # Every message has a token at the least: its role, or what ends it.
         if self._context_tokens is not None and len(messages) >= self._context_tokens:
             raise context_exceeded(self._context_tokens, f"{len(messages)} messages", "messages")
-        return self._of_rendered(self.render(messages))
+        return self._of_rendered(self.render(messages, rendering))
 
     def _of_rendered(self, text: str) -> list[int]:
         # The template writes all special tokens itself: the tokenizer must not add a second one at the beginning.
@@ -134,20 +118,6 @@ class Prompts:
             return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
 
-class Generation(Extension):
-    """The block `{% generation %}`, with which templates mark what the model has written. Only training asks for it."""
-
-    tags = {"generation"}  # noqa: RUF012 - jinja2 has it so
-
-    def parse(self, parser: Parser) -> Node:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return CallBlock(self.call_method("_as_it_is"), [], [], body).set_lineno(line)
-
-    def _as_it_is(self, caller: Callable[[], str]) -> str:
-        return caller()
-
-
 def _longest_token_chars(tokenizer: Tokenizer) -> int | None:
     """Returns the most characters that one token stands for. None: a token may stand for any number."""
     by_bytes = isinstance(tokenizer.decoder, decoders.ByteLevel) or getattr(tokenizer.model, "byte_fallback", False)
@@ -157,20 +127,3 @@ def _longest_token_chars(tokenizer: Tokenizer) -> int | None:
     if not by_bytes or not keeps_length or strips:
         return None
     return max(map(len, tokenizer.get_vocab(with_added_tokens=True)))
-
-
-def _message(message: ChatMessage) -> dict[str, Any]:
-    # Templates know `system`; `developer` is its newer name.
-    fields: dict[str, Any] = {"role": "system" if message.role == "developer" else message.role, "content": message.text}
-    if message.name is not None:
-        fields["name"] = message.name
-    return fields
-
-
-def _tojson(value: Any, indent: int | None = None, **_: Any) -> str:
-    """Encodes without the escapes for HTML of Jinja's own filter: models have not seen those in training."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _raise_exception(message: str) -> None:
-    raise jinja2.TemplateError(message)

@@ -18,6 +18,7 @@ from prfaas.telemetry.logs import get_logger, request_logs
 from prfaas.telemetry.tracing import extract, trace_id
 from prfaas.telemetry.wall_clock import unix_s
 from prfaas_gateway.admission import Admission
+from prfaas_gateway.chat_template import PLAIN, Rendering
 from prfaas_gateway.config import GatewayConfig
 from prfaas_gateway.generation import Generation, Generations
 from prfaas_gateway.grammar_check import GrammarChecker
@@ -32,6 +33,8 @@ from prfaas_gateway.openai.answers import AnswerHead, StreamedAnswer, UsageOptio
 from prfaas_gateway.openai.errors import ApiError, events_lost, internal, unknown_model
 from prfaas_gateway.openai.progress import EventGapError, Progress
 from prfaas_gateway.openai.shapes import Shape
+from prfaas_gateway.openai.tool_shape import ToolChatShape
+from prfaas_gateway.openai.tool_use import tool_use_of
 from prfaas_gateway.openai.types import ChatRequest, CompletionRequest, GenerationRequest
 from prfaas_gateway.openai.validation import PARSERS, sampling_of
 from prfaas_gateway.record import CLIENT_GONE_STATUS, CLIENT_REQUEST_ID, RequestRecord
@@ -177,16 +180,20 @@ class Exchange:
         if tracing.enabled:
             self._reply.headers["x-prfaas-trace-id"] = trace_id(root)
         with request_logs(self._request_id, root):
-            form = form_of(request)
+            # Now, with the field that is wrong: a grammar takes longer than the check of what surrounds it.
+            rendering = Rendering.of(request) if isinstance(request, ChatRequest) and token_ids is None else PLAIN
+            tool_use = tool_use_of(request, model.call_family)
+            form = form_of(request) if tool_use is None else tool_use.form
             grammar = "" if form is None else await self._in_time(self._gateway.grammars.grammar_of(form))
             if token_ids is None:
                 start_ns = time.time_ns()
-                token_ids = await self._in_time(self._tokenized(request, model))
-            job = self._job(request, model, token_ids, grammar)
+                token_ids = await self._in_time(self._tokenized(request, model, rendering))
+            job = self._job(request, model, token_ids, grammar, () if tool_use is None else tool_use.family.marks)
             self._record.tokenized(len(token_ids), job.sampling, start_ns)
             self._admitted.reserve(len(token_ids), job.sampling.max_tokens)
             async with self._gateway.generations.run(job, root) as generation:
-                await self._answer_from(generation, request, model, job)
+                shape = self._shape if tool_use is None else ToolChatShape(tool_use)
+                await self._answer_from(generation, request, model, job, shape)
 
     async def _parsed(self, data: bytes) -> tuple[ChatRequest | CompletionRequest, list[int] | None]:
         """Returns the request, and its prompt's tokens where the process for large requests has made them already."""
@@ -196,14 +203,14 @@ class Exchange:
         return await self._in_time(self._gateway.large_requests.read(large, self._tenant))
 
     async def _answer_from(
-        self, generation: Generation, request: ChatRequest | CompletionRequest, model: ServedModel, job: Job
+        self, generation: Generation, request: ChatRequest | CompletionRequest, model: ServedModel, job: Job, shape: Shape
     ) -> None:
         head = AnswerHead(
             request_id=self._request_id,
             created=int(unix_s()),
             model=model.served_names[0],
             system_fingerprint=model.fingerprint,
-            shape=self._shape,
+            shape=shape,
         )
         self._record.placed(generation)
         progress = Progress(prompt_tokens=len(job.token_ids), detours=job.detours)
@@ -226,12 +233,19 @@ class Exchange:
         except TimeoutError as error:
             raise too_late(self._ttft_deadline_s) from error
 
-    async def _tokenized(self, request: ChatRequest | CompletionRequest, model: ServedModel) -> list[int]:
+    async def _tokenized(self, request: ChatRequest | CompletionRequest, model: ServedModel, rendering: Rendering) -> list[int]:
         if isinstance(request, ChatRequest):
-            return await model.prompts.of_messages(request.messages, self._tenant)
+            return await model.prompts.of_messages(request.messages, self._tenant, rendering)
         return await model.prompts.of_prompt(request.prompt, self._tenant)
 
-    def _job(self, request: ChatRequest | CompletionRequest, model: ServedModel, token_ids: list[int], grammar: str) -> Job:
+    def _job(
+        self,
+        request: ChatRequest | CompletionRequest,
+        model: ServedModel,
+        token_ids: list[int],
+        grammar: str,
+        shown_tokens: tuple[str, ...],
+    ) -> Job:
         is_chat = isinstance(request, ChatRequest)
         default_max_tokens = self._gateway.config.default_max_tokens if is_chat else OPENAI_COMPLETION_TOKENS
         defaults = model.sampling.left_to_model(request, default_max_tokens)
@@ -244,6 +258,7 @@ class Exchange:
             defaults=defaults,
             extra_stop=model.chat_stop if is_chat else (),
             grammar=grammar,
+            shown_tokens=shown_tokens,
         )
         return Job(
             request_id=self._request_id,

@@ -106,12 +106,13 @@ class StreamedAnswer:
                 return self._text(event.text, event.details) if event.text or event.details else b""
             case Finished():
                 held_back = self._text(event.text, ()) if event.text else b""
+                held_back += b"".join(map(self._chunk, shape.closing()))
                 return held_back + self._chunk(shape.ending(event.finish_reason)) + self._last_usage() + DONE
             case Failed():
                 return b""
 
     def _text(self, text: str, details: tuple[TokenDetail, ...]) -> bytes:
-        return self._chunk(self.head.shape.delta(text, details))
+        return b"".join(map(self._chunk, self.head.shape.deltas(text, details)))
 
     def _chunk(self, choice: Choice) -> bytes:
         usage: Usage | UnsetType | None = UNSET

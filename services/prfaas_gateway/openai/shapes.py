@@ -68,7 +68,13 @@ class Shape(Protocol):
         """Returns the chunk before the first text, where the shape has one."""
         ...
 
-    def delta(self, text: str, details: Sequence[TokenDetail]) -> Choice: ...
+    def deltas(self, text: str, details: Sequence[TokenDetail]) -> list[Choice]:
+        """Returns the chunks of a text: one, unless the shape holds some of it back or cuts it up."""
+        ...
+
+    def closing(self) -> list[Choice]:
+        """Returns the chunks of what was held back; no text follows."""
+        ...
 
     def ending(self, finish_reason: str) -> Choice: ...
 
@@ -87,10 +93,13 @@ class CompletionShape:
     def opening(self) -> Choice | None:
         return None
 
-    def delta(self, text: str, details: Sequence[TokenDetail]) -> Choice:
+    def deltas(self, text: str, details: Sequence[TokenDetail]) -> list[Choice]:
         logprobs = CompletionLogprobsGathered()
         logprobs.add(details)
-        return CompletionChoice(text=text, logprobs=logprobs.block(logprobs.entries.raw()))
+        return [CompletionChoice(text=text, logprobs=logprobs.block(logprobs.entries.raw()))]
+
+    def closing(self) -> list[Choice]:
+        return []
 
     def ending(self, finish_reason: str) -> Choice:
         return CompletionChoice(text="", finish_reason=finish_reason)
@@ -109,10 +118,13 @@ class ChatShape:
     def opening(self) -> Choice | None:
         return ChatChunkChoice(delta=ChatDelta(role="assistant", content=""))
 
-    def delta(self, text: str, details: Sequence[TokenDetail]) -> Choice:
+    def deltas(self, text: str, details: Sequence[TokenDetail]) -> list[Choice]:
         logprobs = ChatLogprobsGathered()
         logprobs.add(details)
-        return ChatChunkChoice(delta=ChatDelta(content=text), logprobs=logprobs.block(logprobs.entries.raw()))
+        return [ChatChunkChoice(delta=ChatDelta(content=text), logprobs=logprobs.block(logprobs.entries.raw()))]
+
+    def closing(self) -> list[Choice]:
+        return []
 
     def ending(self, finish_reason: str) -> Choice:
         return ChatChunkChoice(delta=ChatDelta(), finish_reason=finish_reason)

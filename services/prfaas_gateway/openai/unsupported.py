@@ -18,9 +18,6 @@ UNSUPPORTED: Final[dict[str, Any]] = {
     "frequency_penalty": 0,
     "presence_penalty": 0,
     "logit_bias": {},
-    "tools": [],
-    "tool_choice": "none",
-    "parallel_tool_calls": False,
     "functions": [],
     "function_call": "none",
     "modalities": ["text"],
@@ -43,16 +40,23 @@ UNSUPPORTED: Final[dict[str, Any]] = {
     "truncate_prompt_tokens": NEVER,
     "guided_decoding_backend": NEVER,
     "guided_whitespace_pattern": NEVER,
-    "add_generation_prompt": True,
-    "continue_final_message": False,
     "chat_template": NEVER,
-    "chat_template_kwargs": {},
     "documents": [],
     "return_token_ids": False,
     "return_tokens_as_token_ids": False,
     "priority": 0,
 }
 """Fields of a request, each with a value that asks for nothing."""
+
+OF_CHATS: Final[dict[str, Any]] = {
+    "tools": [],
+    "tool_choice": "none",
+    "parallel_tool_calls": False,
+    "add_generation_prompt": True,
+    "continue_final_message": False,
+    "chat_template_kwargs": {},
+}
+"""Fields that chats have, and plain completions do not."""
 
 ALSO_NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     # Without tools there is nothing to choose and nothing to call side by side.
@@ -62,9 +66,7 @@ ALSO_NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
 }
 
 UNSUPPORTED_IN_MESSAGE: Final[dict[str, Any]] = {
-    "tool_calls": [],
     "function_call": NEVER,
-    "tool_call_id": "",
     "audio": NEVER,
     "refusal": "",
     "annotations": [],

@@ -12,6 +12,7 @@ from prfaas_gateway.openai.errors import ApiError, context_exceeded, invalid
 from prfaas_gateway.openai.plain import plain
 from prfaas_gateway.openai.types import ChatMessage, ChatRequest, CompletionRequest, GenerationRequest
 from prfaas_gateway.openai.unsupported import (
+    OF_CHATS,
     UNSUPPORTED,
     UNSUPPORTED_IN_MESSAGE,
     UNSUPPORTED_IN_PART,
@@ -34,8 +35,8 @@ INERT: Final[dict[str, Any]] = {
 }
 
 
-FORMS: Final = frozenset(["response_format", "structured_outputs", "guided_json"])
-"""Fields that hold JSON schemas, in which a null says something."""
+FORMS: Final = frozenset(["response_format", "structured_outputs", "guided_json", "tools", "tool_choice", "chat_template_kwargs"])
+"""Fields that hold JSON schemas, or go to the chat template, in which a null says something."""
 VERBATIM: Final = FORMS | {"messages"}
 SAMPLED: Final = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 """Fields of a request that go to the sampler as they are, where they are said."""
@@ -46,6 +47,7 @@ def parse_completion(body: bytes) -> CompletionRequest:
     fields = _fields(body)
     if isinstance(fields.get("prompt"), list):
         fields["prompt"] = _one_prompt(fields["prompt"])
+    fields = take_unsupported(fields, OF_CHATS)
     if fields.get("logprobs") is False:
         del fields["logprobs"]  # a chat request's way to ask for none
     return _convert(fields, CompletionRequest)
@@ -79,6 +81,7 @@ def sampling_of(
     defaults: Mapping[str, Any] = {},
     extra_stop: tuple[str, ...] = (),
     grammar: str = "",
+    shown_tokens: tuple[str, ...] = (),
 ) -> Sampling:
     """Returns what is said, or the model's `defaults`, or OpenAI's.
 
@@ -106,6 +109,7 @@ def sampling_of(
         ignore_eos=request.ignore_eos,
         top_logprobs=_top_logprobs(request),
         grammar=grammar,
+        shown_tokens=shown_tokens,
     )
 
 
@@ -161,18 +165,36 @@ def _message(message: Any, where: str) -> ChatMessage:
     except RecursionError as error:
         raise invalid("The body is nested too deeply.") from error
     try:
-        return msgspec.convert(_served_fields(message, where) if isinstance(message, dict) else message, ChatMessage)
+        taken = msgspec.convert(_served_fields(message, where) if isinstance(message, dict) else message, ChatMessage)
     except msgspec.ValidationError as error:
         raise _named(error, prefix=where) from error
+    _check_calls(taken, where)
+    return taken
+
+
+def _check_calls(message: ChatMessage, where: str) -> None:
+    """Raises ApiError for a message that lacks what its role needs, or has what another role has."""
+    missing, strange = None, None
+    if message.content is None and not message.tool_calls:
+        missing = "content"
+    elif message.role == "tool" and message.tool_call_id is None:
+        missing = "tool_call_id"
+    elif message.role != "tool" and message.tool_call_id:
+        strange, its = "tool_call_id", "tool"
+    elif message.role != "assistant" and message.tool_calls:
+        strange, its = "tool_calls", "assistant"
+    if missing is not None:
+        path = f"{where}.{missing}"
+        raise invalid(f"Missing required parameter: `{path}`.", path, FailureCode.MISSING_REQUIRED_PARAMETER)
+    if strange is not None:
+        path = f"{where}.{strange}"
+        raise invalid(f"`{path}` is a field of messages of role `{its}`.", path, FailureCode.INVALID_VALUE)
 
 
 def _served_fields(message: dict[str, Any], where: str) -> dict[str, Any]:
-    if message.get("role") in ("tool", "function"):
-        raise invalid(
-            f"Messages of role `{message['role']}` are not supported by this server.",
-            f"{where}.role",
-            FailureCode.UNSUPPORTED_VALUE,
-        )
+    if message.get("role") == "function":
+        told = "Messages of role `function` are not supported by this server; `tool` has taken its place."
+        raise invalid(told, f"{where}.role", FailureCode.UNSUPPORTED_VALUE)
     fields = take_unsupported(message, UNSUPPORTED_IN_MESSAGE, where)
     if isinstance(parts := fields.get("content"), list):
         fields["content"] = [_part(part, f"{where}.content[{index}]") for index, part in enumerate(parts)]

@@ -17,7 +17,10 @@ EOS = "<eos>"
 EOS_TOKEN_ID = 256
 MAX_CONTEXT_TOKENS = 1 << 18
 CHAT_TEMPLATE = """\
-{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}
+{% if tools %}tools: {{ tools | tojson }}
+{% endif %}{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\
+{% for call in message['tool_calls'] or [] %}<tool_call>{{ call['function'] | tojson }}</tool_call>{% endfor %}
+
 {% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"""
 
 _VALUE_BYTES = 2

@@ -17,6 +17,8 @@ from prfaas_gateway.openai.validation import INERT, parse_chat, parse_completion
 from tests.budget import examples
 from tests.gateway.bodies import HELLO, bodies, values
 
+CALL: Any = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
 
 def completion(**fields: Any) -> CompletionRequest:
     return parse_completion(json.dumps({"model": "m", "prompt": "hello", **fields}).encode())
@@ -157,8 +159,12 @@ def test_prompt_forms(prompt: Any, expected: str | list[int]) -> None:
     ([{"role": "user", "content": []}], "messages[0].content"),
     ([{"content": "hi"}], "messages[0].role"),
     ([{"role": "wizard", "content": "hi"}], "messages[0].role"),
-    ([*HELLO, {"role": "tool", "content": "hi", "tool_call_id": "x"}], "messages[1].role"),
-    ([{"role": "assistant", "content": "hi", "tool_calls": [{}]}], "messages[0].tool_calls"),
+    ([*HELLO, {"role": "function", "content": "hi", "name": "x"}], "messages[1].role"),
+    ([*HELLO, {"role": "tool", "content": "hi"}], "messages[1].tool_call_id"),
+    ([{"role": "user", "content": "hi", "tool_call_id": "x"}], "messages[0].tool_call_id"),
+    ([{"role": "user", "content": "hi", "tool_calls": [CALL]}], "messages[0].tool_calls"),
+    ([{"role": "assistant", "content": "hi", "tool_calls": [{}]}], "messages[0].tool_calls[0].id"),
+    ([{"role": "assistant", "content": None, "tool_calls": []}], "messages[0].content"),
     ([{"role": "user", "content": [{"type": "text", "text": 3}]}], "messages[0].content[0].text"),
     ([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}]}], "messages[0].content[1].type"),
     ([{"role": "user", "content": "hi", "mood": "good"}], "messages[0].mood"),

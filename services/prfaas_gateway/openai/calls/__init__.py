@@ -1,0 +1,1 @@
+"""Calls of functions in the text of an answer, one file per family of models."""
