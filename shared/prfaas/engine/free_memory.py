@@ -6,7 +6,7 @@ from pathlib import Path
 
 READING_HOLDS_S = 0.5
 READING_MARGIN = 4
-"""What is wanted may be at most this part of what a reading leaves; for more, the kernel is asked again."""
+"""Part of what a reading leaves that may be wanted without asking the kernel again: one over this."""
 _UNLIMITED = "max"
 
 
