@@ -139,7 +139,9 @@ class BlocksChanged(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     sequence: Count
     """Counts from 1, without gaps within an incarnation."""
     stored: bytes = b""
-    """Block hashes, packed like PlaceRequest.block_hashes."""
+    """Block hashes, packed like PlaceRequest.block_hashes: of those that came, and of those that moved between tiers."""
+    on_disk: bytes = b""
+    """One bit for each of `stored`, packed by kvcache.blocks.pack_flags: set where it has to be read from disk."""
     removed: bytes = b""
 
 
@@ -149,6 +151,8 @@ class BlocksHeld(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     incarnation: Label
     sequence: Count
     hashes: bytes
+    on_disk: bytes = b""
+    """One bit for each of `hashes`, as in BlocksChanged."""
 
 
 class LinkEstimate(msgspec.Struct, frozen=True, kw_only=True, tag=True):

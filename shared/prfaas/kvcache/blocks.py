@@ -58,6 +58,21 @@ def _root(block_tokens: int, scope: str) -> bytes:
     return block_tokens.to_bytes(HASH_BYTES, "little") + scope.encode()
 
 
+def pack_flags(flags: Iterable[bool]) -> bytes:
+    """Returns one bit for each, from the lowest of the first byte on; empty when none is set."""
+    packed = bytearray()
+    for index, flag in enumerate(flags):
+        if not index % 8:
+            packed.append(0)
+        packed[-1] |= flag << index % 8
+    return bytes(packed) if any(packed) else b""
+
+
+def is_flagged(packed: bytes, index: int) -> bool:
+    """Tells whether a bit is set; those beyond the end are not."""
+    return index // 8 < len(packed) and bool(packed[index // 8] >> index % 8 & 1)
+
+
 def pack_hashes(hashes: Iterable[int]) -> bytes:
     return array("Q", hashes).tobytes()
 
