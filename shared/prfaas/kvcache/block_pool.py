@@ -19,7 +19,7 @@ ComputeTime = Callable[[int, int], float]
 
 
 class Tier(Enum):
-    """Where blocks are held."""
+    """Place in which blocks are held."""
 
     MEMORY = "memory"
     DISK = "disk"
