@@ -78,6 +78,8 @@ async def test_each_act_works_for_somebody_or_is_one_that_nobody_may_do(can: Can
         "hear jobs that are dispatched to p0",
         "hear KV made in local",
         "hear KV made in remote",
+        "ask local p0 for a prefix, as remote",
+        "hear prefixes that are pulled within local",
     }
 
 

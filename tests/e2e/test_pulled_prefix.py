@@ -1,4 +1,4 @@
-"""Gemma 3 270M: a prefix that the prefill site has cached is pulled to the pd site, and the answer is the same to the last bit."""
+"""Gemma 3 270M: a prefix that the prefill site has cached is pulled to the pd site, and the answer is the same, bit for bit."""
 
 import msgspec
 import pytest
