@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
+import pytest
+
 from prfaas.sealing.config import SealingConfig
 from prfaas.sealing.keys import PrivateKey
 from prfaas.stack.nats_server import NatsServer
+from prfaas.transfer.errors import TransferError
 from tests.prefill_worker.prefix_place import BLOCK_TOKENS, SITE, prompt
-from tests.prefill_worker.pulls.pair import Pair, pair, server, source, two_workers
+from tests.prefill_worker.pulls.pair import Pair, pair, patient, server, source, two_workers
 
-__all__ = ["pair", "server"]
+__all__ = ["pair", "patient", "server"]
 
 
 async def test_a_prefix_is_pulled_and_counts_as_cached(pair: Pair) -> None:
@@ -41,7 +44,7 @@ async def test_at_every_end_of_a_block_the_same_is_shipped(pair: Pair) -> None:
     assert pair.pulls("failed") == 0 and pair.pulls("done") >= 2
 
 
-async def test_a_prefix_on_disk_is_sent_too(server: NatsServer, tmp_path: Path) -> None:
+async def test_a_prefix_on_disk_is_sent_too(server: NatsServer, patient: None, tmp_path: Path) -> None:
     keys = {"prefix_cache_disk_mib": 64, "prefix_cache_disk_directory": str(tmp_path / "kv")}
     async with two_workers(server, keys, {}) as pair:
         await pair.holder.prefill(prompt(200))
@@ -56,7 +59,8 @@ async def test_what_is_pulled_while_the_holder_computes_comes_between_its_chunks
     receiver, _ = await pair.holder.submit(prompt(4000, seed=5))
     report = await pair.puller.prefill(prompt(200), pull=source(192))
     assert report.cached_tokens == 192
-    assert not receiver.report().cached_tokens, "the holder is not through with its own"
+    with pytest.raises(TransferError, match="not complete"):  # the holder, which takes seconds, is not through with its own
+        await receiver.verified(0.001)
     await receiver.close()
 
 
@@ -79,7 +83,7 @@ async def test_switched_off_a_worker_neither_pulls_nor_sends(server: NatsServer)
         assert not pair.puller.worker._heartbeat().pulls
 
 
-async def test_workers_with_a_key_pull_sealed_and_never_in_clear(server: NatsServer, tmp_path: Path) -> None:
+async def test_workers_with_a_key_pull_sealed_and_never_in_clear(server: NatsServer, patient: None, tmp_path: Path) -> None:
     private = tmp_path / "site.key"
     private.write_text(PrivateKey.generate().line)
     sealed = {"sealing": SealingConfig(private_key_file=str(private))}
