@@ -2,7 +2,7 @@
 
 import msgspec
 
-from prfaas.contracts.kv import TransferReport
+from prfaas.contracts.kv import PrefixSource, TransferReport
 from prfaas.contracts.terms import Outcome
 from prfaas.contracts.to_decode import Generate
 from prfaas.contracts.to_gateway import (
@@ -159,14 +159,17 @@ def test_a_failed_remote_attempt_falls_back_to_the_local_site_and_says_so() -> N
     assert event.outcome is Outcome.FALLBACK_TIMEOUT and "no frame for 3 s" in event.reason
 
 
-def test_the_named_worker_gets_the_first_attempt_only() -> None:
+def test_the_named_worker_and_what_may_be_pulled_are_the_first_attempts_only() -> None:
     core = make_core()
+    pull = PrefixSource(site="home", worker="p2", tokens=4, timeout_s=1.0)
     generate = ask(remote=False)
-    generate = msgspec.structs.replace(generate, placement=msgspec.structs.replace(generate.placement, prefill_worker="p1"))
+    generate = msgspec.structs.replace(
+        generate, placement=msgspec.structs.replace(generate.placement, prefill_worker="p1", pull=pull)
+    )
     _, begin = core.handle(GenerateAsked(0.0, generate))
-    assert isinstance(begin, BeginAttempt) and begin.prefill_worker == "p1"
+    assert isinstance(begin, BeginAttempt) and (begin.prefill_worker, begin.pull) == ("p1", pull)
     *_, again = core.handle(AttemptFailed(1.0, "r1", 1, "worker_lost", "gone"))
-    assert isinstance(again, BeginAttempt) and again.prefill_worker is None
+    assert isinstance(again, BeginAttempt) and (again.prefill_worker, again.pull) == (None, None)
 
 
 def test_the_client_hears_what_was_cached_and_the_report_what_was_saved() -> None:

@@ -27,8 +27,8 @@ class LinkCore:
     def window_bytes(self) -> int:
         return self._window.size_bytes
 
-    def join(self, key: int, tenant: str = "") -> None:
-        self._turns.join(key, tenant)
+    def join(self, key: int, tenant: str = "", *, background: bool = False) -> None:
+        self._turns.join(key, tenant, background=background)
 
     def leave(self, key: int) -> None:
         self._turns.leave(key)
