@@ -107,6 +107,10 @@ class RequestRecord:
             names.REQUEST_TEMPERATURE: sampling.temperature,
             names.REQUEST_TOP_P: sampling.top_p,
         }
+        if sampling.presence_penalty:
+            attributes[names.REQUEST_PRESENCE_PENALTY] = sampling.presence_penalty
+        if sampling.frequency_penalty:
+            attributes[names.REQUEST_FREQUENCY_PENALTY] = sampling.frequency_penalty
         if sampling.seed is not None:
             attributes[names.REQUEST_SEED] = sampling.seed
         if sampling.stop:

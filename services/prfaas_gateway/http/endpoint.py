@@ -177,7 +177,8 @@ class Exchange:
             if token_ids is None:
                 start_ns = time.time_ns()
                 token_ids = await self._in_time(self._tokenized(request, model))
-            job = self._job(request, model, token_ids)
+            bad_words = await self._in_time(model.prompts.bad_words(request.bad_words, self._tenant))
+            job = self._job(request, model, token_ids, bad_words)
             self._record.tokenized(len(token_ids), job.sampling, start_ns)
             self._admitted.reserve(len(token_ids), job.sampling.max_tokens)
             async with self._gateway.generations.run(job, root) as generation:
@@ -226,17 +227,26 @@ class Exchange:
             return await model.prompts.of_messages(request.messages, self._tenant)
         return await model.prompts.of_prompt(request.prompt, self._tenant)
 
-    def _job(self, request: ChatRequest | CompletionRequest, model: ServedModel, token_ids: list[int]) -> Job:
+    def _job(
+        self,
+        request: ChatRequest | CompletionRequest,
+        model: ServedModel,
+        token_ids: list[int],
+        bad_words: tuple[tuple[int, ...], ...],
+    ) -> Job:
         is_chat = isinstance(request, ChatRequest)
         default_max_tokens = self._gateway.config.default_max_tokens if is_chat else OPENAI_COMPLETION_TOKENS
         defaults = model.sampling.left_to_model(request, default_max_tokens)
         self._reply.headers.update(header_of(defaults))
+        model.prompts.check_vocabulary(list(request.logit_bias), "logit_bias")
+        model.prompts.check_vocabulary(request.stop_token_ids, "stop_token_ids")
         sampling = sampling_of(
             request,
             prompt_tokens=len(token_ids),
             context_tokens=model.context_tokens,
             default_max_tokens=default_max_tokens,
             defaults=defaults,
+            bad_words=bad_words,
             extra_stop=model.chat_stop if is_chat else (),
         )
         return Job(

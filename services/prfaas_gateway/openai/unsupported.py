@@ -15,9 +15,6 @@ UNSUPPORTED: Final[dict[str, Any]] = {
     "best_of": 1,
     "echo": False,
     "suffix": "",
-    "frequency_penalty": 0,
-    "presence_penalty": 0,
-    "logit_bias": {},
     "tools": [],
     "tool_choice": "none",
     "parallel_tool_calls": False,
@@ -32,7 +29,6 @@ UNSUPPORTED: Final[dict[str, Any]] = {
     "verbosity": "medium",
     "web_search_options": NEVER,
     "use_beam_search": False,
-    "stop_token_ids": [],
     "prompt_logprobs": NEVER,
     "length_penalty": 1,
     "skip_special_tokens": True,
@@ -40,7 +36,6 @@ UNSUPPORTED: Final[dict[str, Any]] = {
     "spaces_between_special_tokens": True,
     "include_stop_str_in_output": False,
     "allowed_token_ids": [],
-    "bad_words": [],
     "structured_outputs": NEVER,
     "truncate_prompt_tokens": NEVER,
     "add_generation_prompt": True,
@@ -91,11 +86,9 @@ def take_unsupported(fields: dict[str, Any], unsupported: dict[str, Any], where:
 
 
 def asks_for_nothing(name: str, value: Any, neutral: Any) -> bool:
-    """Tells whether a plain value (see `plain`) is neutral, empty, or a bias of nothing."""
+    """Tells whether a plain value (see `plain`) is neutral or empty."""
     if value in ("", [], {}):
         return True
-    if name == "logit_bias" and isinstance(value, dict):
-        return all(bias == 0 and not isinstance(bias, bool) for bias in value.values())
     # JSON's true is not its 1, though Python's is.
     return any(
         value == each and isinstance(value, bool) == isinstance(each, bool) for each in (neutral, *ALSO_NEUTRAL.get(name, ()))

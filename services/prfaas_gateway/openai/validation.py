@@ -74,9 +74,10 @@ def sampling_of(
     context_tokens: int,
     default_max_tokens: int,
     defaults: Mapping[str, Any] = {},
+    bad_words: tuple[tuple[int, ...], ...] = (),
     extra_stop: tuple[str, ...] = (),
 ) -> Sampling:
-    """Returns what is said, or the model's `defaults`, or OpenAI's.
+    """Returns what is said, or the model's `defaults`, or OpenAI's. `bad_words` are the request's in tokens.
 
     Raises ApiError: the prompt with its answer does not fit into the context, or min_tokens exceeds max_tokens."""
     asked = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
@@ -95,6 +96,11 @@ def sampling_of(
     return Sampling(
         **{**defaults, **said, "max_tokens": max_tokens},
         min_tokens=request.min_tokens,
+        presence_penalty=request.presence_penalty,
+        frequency_penalty=request.frequency_penalty,
+        logit_bias=tuple((token_id, bias) for token_id, bias in request.logit_bias.items() if bias),
+        stop_token_ids=tuple(request.stop_token_ids),
+        bad_words=bad_words,
         seed=request.seed,
         # `extra_stop` is the model's end of turn, which is an end token in all but name.
         stop=_stop(request.stop) if request.ignore_eos else (*_stop(request.stop), *extra_stop),
@@ -193,7 +199,7 @@ def _one_prompt(prompts: list[Any]) -> Any:
 
 def _convert(fields: dict[str, Any], kind: type[Request]) -> Request:
     try:
-        request = msgspec.convert(fields, kind)
+        request = msgspec.convert(fields, kind, str_keys=True)
     except msgspec.ValidationError as error:
         raise _named(error) from error
     both = (request.max_tokens, request.max_completion_tokens)
@@ -202,7 +208,7 @@ def _convert(fields: dict[str, Any], kind: type[Request]) -> Request:
     return request
 
 
-_AT = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
+_AT = re.compile(r"^(?P<what>.*?)(?: - at (?P<key>`key` in )?`\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
 _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
 _MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$", re.DOTALL)
 
@@ -219,6 +225,8 @@ def _named(error: msgspec.ValidationError, prefix: str = "") -> ApiError:
     if missing := _MISSING.match(what):
         param = f"{path}.{missing['name']}" if path else missing["name"]
         return invalid(f"Missing required parameter: `{param}`.", param, FailureCode.MISSING_REQUIRED_PARAMETER)
+    if match["key"]:
+        what = f"A key is wrong: {what[0].lower()}{what[1:]}"
     return invalid(f"Invalid value for `{path}`: {what[0].lower()}{what[1:]}.", path or None, FailureCode.INVALID_VALUE)
 
 

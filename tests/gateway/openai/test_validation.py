@@ -43,9 +43,10 @@ def test_minimal_requests_get_openais_defaults() -> None:
 def test_everything_supported_reaches_the_sampler() -> None:
     request = chat(
         max_completion_tokens=7, min_tokens=2, temperature=0, top_p=0.5, top_k=9, min_p=0.1, repetition_penalty=1.1, seed=-3,
-        stop=["a", "b"], ignore_eos=True, logprobs=True, top_logprobs=4,
+        stop=["a", "b"], ignore_eos=True, logprobs=True, top_logprobs=4, presence_penalty=-0.5, frequency_penalty=2,
+        logit_bias={"7": 3, "8": 0, "9": -100}, stop_token_ids=[4, 5], bad_words=["x"],
     )  # fmt: skip
-    assert sampling(request, extra_stop=("c",)) == Sampling(
+    assert sampling(request, extra_stop=("c",), bad_words=((1, 2),)) == Sampling(
         max_tokens=7,
         min_tokens=2,
         temperature=0,
@@ -53,6 +54,11 @@ def test_everything_supported_reaches_the_sampler() -> None:
         top_k=9,
         min_p=0.1,
         repetition_penalty=1.1,
+        presence_penalty=-0.5,
+        frequency_penalty=2,
+        logit_bias=((7, 3), (9, -100)),
+        bad_words=((1, 2),),
+        stop_token_ids=(4, 5),
         seed=-3,
         stop=("a", "b"),
         ignore_eos=True,
@@ -97,6 +103,18 @@ def test_nulls_are_absent_fields() -> None:
     ({"top_k": -2}, "top_k"),
     ({"min_p": 1.1}, "min_p"),
     ({"repetition_penalty": 0}, "repetition_penalty"),
+    ({"presence_penalty": 2.1}, "presence_penalty"),
+    ({"frequency_penalty": -2.1}, "frequency_penalty"),
+    ({"frequency_penalty": False}, "frequency_penalty"),
+    ({"logit_bias": {"hello": 1}}, "logit_bias"),
+    ({"logit_bias": {"-1": 1}}, "logit_bias"),
+    ({"logit_bias": {"5": 101}}, "logit_bias[...]"),
+    ({"logit_bias": {"5": False}}, "logit_bias[...]"),
+    ({"logit_bias": {str(each): 1 for each in range(1025)}}, "logit_bias"),
+    ({"stop_token_ids": [1, -1]}, "stop_token_ids[1]"),
+    ({"stop_token_ids": 3}, "stop_token_ids"),
+    ({"bad_words": ["a", ""]}, "bad_words[1]"),
+    ({"bad_words": [3]}, "bad_words[0]"),
     ({"seed": 2**63}, "seed"),
     ({"seed": 1.5}, "seed"),
     ({"stop": ""}, "stop"),
@@ -191,7 +209,7 @@ def test_the_unsupported_is_refused_by_name_and_its_neutral_value_accepted(name:
         assert chat(**{name: UNSUPPORTED[name]}) == chat()
 
 
-@pytest.mark.parametrize(("name", "value"), [("n", True), ("n", 2), ("echo", 0), ("tools", [{}]), ("frequency_penalty", False)])
+@pytest.mark.parametrize(("name", "value"), [("n", True), ("n", 2), ("echo", 0), ("tools", [{}])])
 def test_what_only_looks_neutral_is_refused(name: str, value: Any) -> None:
     with pytest.raises(ApiError) as raises:
         completion(**{name: value})
