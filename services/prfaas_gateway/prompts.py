@@ -70,17 +70,17 @@ class Prompts:
             return self._of_rendered(text)
         return await self._off_loop(lambda: self._of_rendered(text), tenant)
 
-    async def of_prompt(self, prompt: str | list[int], tenant: str = "") -> list[int]:
+    async def of_prompts(self, prompts: Sequence[str | list[int]], tenant: str = "") -> list[list[int]]:
         """Raises ApiError for a token id that is not in the vocabulary, and for what cannot fit into the context."""
-        if isinstance(prompt, list) or len(prompt) <= INLINE_CHARS:
-            return self._of_prompt(prompt)
-        return await self._off_loop(lambda: self._of_prompt(prompt), tenant)
+        if sum(len(prompt) for prompt in prompts if isinstance(prompt, str)) <= INLINE_CHARS:
+            return [self._of_prompt(prompt) for prompt in prompts]
+        return await self._off_loop(lambda: [self._of_prompt(prompt) for prompt in prompts], tenant)
 
-    def of_request(self, request: ChatRequest | CompletionRequest) -> list[int]:
-        """Tokenizes in the calling thread. Raises ApiError."""
+    def of_request(self, request: ChatRequest | CompletionRequest) -> list[list[int]]:
+        """Tokenizes each prompt in the calling thread. Raises ApiError."""
         if isinstance(request, ChatRequest):
-            return self._of_messages(request.messages)
-        return self._of_prompt(request.prompt)
+            return [self._of_messages(request.messages)]
+        return [self._of_prompt(prompt) for prompt in request.prompts]
 
     async def bad_words(self, words: Sequence[str], tenant: str = "") -> tuple[tuple[int, ...], ...]:
         """Returns the tokens of each word, as it begins a text and as it follows a space. Raises ApiError."""

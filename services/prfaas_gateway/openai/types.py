@@ -5,6 +5,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+MAX_CHOICES = 128
+"""Most choices, and most prompts, of a request, whatever is configured: OpenAI's bound of `n`."""
+ChoiceCount = Annotated[int, Meta(ge=1, le=MAX_CHOICES)]
 TokenCount = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Temperature = Annotated[float, Meta(ge=0, le=2)]
 TopP = Annotated[float, Meta(gt=0, le=1)]
@@ -29,6 +32,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     model: str
     stream: bool = False
     stream_options: StreamOptions | None = None
+    n: ChoiceCount = 1
     max_tokens: TokenCount | None = None
     max_completion_tokens: TokenCount | None = None
     min_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
@@ -46,11 +50,27 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     stop: StopString | Annotated[list[StopString], Meta(max_length=4)] | None = None
     ignore_eos: bool = False
 
+    @property
+    def choices_per_prompt(self) -> int:
+        """Answers that are generated for each prompt."""
+        return self.n
+
 
 class CompletionRequest(GenerationRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    prompt: str | list[int]
-    """Text or token ids. A list of one prompt is replaced by that prompt."""
+    prompt: str | list[int | str | list[int]]
+    """Text or token ids, or a list of texts or of lists of token ids."""
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
+    best_of: ChoiceCount | None = None
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """The prompts one by one. Raises no error: `validation` has seen to it that entries are of one kind."""
+        is_list = isinstance(self.prompt, list) and self.prompt and not isinstance(self.prompt[0], int)
+        return self.prompt if is_list else [self.prompt]  # type: ignore[return-value, list-item]
+
+    @property
+    def choices_per_prompt(self) -> int:
+        return self.best_of or self.n
 
 
 class TextPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -171,7 +191,7 @@ class AnswerBody(msgspec.Struct, frozen=True, kw_only=True):
     created: int
     model: str
     system_fingerprint: str
-    choices: list[Choice]
+    choices: list[Choice] | msgspec.Raw
     usage: Usage | UnsetType | None = UNSET
 
 

@@ -11,8 +11,6 @@ NEVER: Final = object()
 """The neutral value of a field that has none; null and empty ones still ask for nothing."""
 
 UNSUPPORTED: Final[dict[str, Any]] = {
-    "n": 1,
-    "best_of": 1,
     "echo": False,
     "suffix": "",
     "tools": [],
@@ -48,6 +46,9 @@ UNSUPPORTED: Final[dict[str, Any]] = {
     "priority": 0,
 }
 """Fields of a request, each with a value that asks for nothing."""
+
+UNSUPPORTED_IN_CHAT: Final[dict[str, Any]] = {"best_of": 1}
+"""Fields of completions that chats do not have, at OpenAI neither."""
 
 ALSO_NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     # Without tools there is nothing to choose and nothing to call side by side.

@@ -10,9 +10,10 @@ from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.to_decode import Sampling
 from prfaas_gateway.openai.errors import ApiError, context_exceeded, invalid
 from prfaas_gateway.openai.plain import plain
-from prfaas_gateway.openai.types import ChatMessage, ChatRequest, CompletionRequest, GenerationRequest
+from prfaas_gateway.openai.types import MAX_CHOICES, ChatMessage, ChatRequest, CompletionRequest, GenerationRequest
 from prfaas_gateway.openai.unsupported import (
     UNSUPPORTED,
+    UNSUPPORTED_IN_CHAT,
     UNSUPPORTED_IN_MESSAGE,
     UNSUPPORTED_IN_PART,
     UNSUPPORTED_IN_STREAM_OPTIONS,
@@ -41,16 +42,19 @@ SAMPLED: Final = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty"
 def parse_completion(body: bytes) -> CompletionRequest:
     """Raises ApiError."""
     fields = _fields(body)
-    if isinstance(fields.get("prompt"), list):
-        fields["prompt"] = _one_prompt(fields["prompt"])
+    if isinstance(prompts := fields.get("prompt"), list):
+        _check_prompts(prompts)
     if fields.get("logprobs") is False:
         del fields["logprobs"]  # a chat request's way to ask for none
-    return _convert(fields, CompletionRequest)
+    request = _convert(fields, CompletionRequest)
+    if request.best_of is not None:
+        _check_best_of(request, request.best_of)
+    return request
 
 
 def parse_chat(body: bytes) -> ChatRequest:
     """Raises ApiError."""
-    fields = _fields(body)
+    fields = take_unsupported(_fields(body), UNSUPPORTED_IN_CHAT)
     if isinstance(messages := fields.get("messages"), list):
         # One by one: of a million wrong ones only the first is looked at.
         fields["messages"] = [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
@@ -111,7 +115,8 @@ def sampling_of(
 
 def _top_logprobs(request: CompletionRequest | ChatRequest) -> int | None:
     if isinstance(request, CompletionRequest):
-        return request.logprobs
+        chooses = request.best_of is not None and request.best_of > request.n
+        return 0 if request.logprobs is None and chooses else request.logprobs
     return (request.top_logprobs or 0) if request.logprobs else None
 
 
@@ -186,15 +191,30 @@ def _part(part: Any, where: str) -> Any:
     return take_unsupported(part, UNSUPPORTED_IN_PART, where)
 
 
-def _one_prompt(prompts: list[Any]) -> Any:
-    """Returns the only prompt of a batch. A flat list of numbers is one prompt already."""
+def _check_prompts(prompts: list[Any]) -> None:
+    """Raises ApiError for a list of prompts that is too long, and where entries differ. A flat list of numbers is one prompt."""
     if not prompts or not isinstance(prompts[0], str | list):
-        return prompts
-    if len(prompts) > 1:
-        raise invalid(
-            f"`prompt` holds {len(prompts)} prompts; this server takes one a request.", "prompt", FailureCode.UNSUPPORTED_VALUE
-        )
-    return prompts[0]
+        try:
+            msgspec.convert(prompts, list[int])
+        except msgspec.ValidationError as error:
+            raise _named(error, prefix="prompt") from error
+        return
+    if len(prompts) > MAX_CHOICES:
+        message = f"`prompt` holds {len(prompts)} prompts; a request has at most {MAX_CHOICES}."
+        raise invalid(message, "prompt", FailureCode.INVALID_VALUE)
+    for index, prompt in enumerate(prompts):
+        if type(prompt) is not type(prompts[0]):
+            message = f"`prompt[{index}]` is no {'string' if isinstance(prompts[0], str) else 'array'}, as those before it are."
+            raise invalid(message, f"prompt[{index}]", FailureCode.INVALID_VALUE)
+
+
+def _check_best_of(request: CompletionRequest, best_of: int) -> None:
+    if best_of < request.n:
+        message = f"`best_of` is {best_of}, less than the {request.n} answers of `n` that are to be chosen from them."
+        raise invalid(message, "best_of", FailureCode.INVALID_VALUE)
+    if request.stream and best_of > request.n:
+        message = "`best_of` chooses among whole answers, so they cannot be streamed; leave out `stream`, or `best_of`."
+        raise invalid(message, "best_of", FailureCode.INVALID_VALUE)
 
 
 def _convert(fields: dict[str, Any], kind: type[Request]) -> Request:

@@ -12,7 +12,7 @@ from openai.types.chat import completion_create_params as chat_params
 from prfaas.contracts.to_decode import Sampling
 from prfaas_gateway.openai.errors import ApiError
 from prfaas_gateway.openai.types import ChatRequest, CompletionRequest
-from prfaas_gateway.openai.unsupported import UNSUPPORTED
+from prfaas_gateway.openai.unsupported import UNSUPPORTED, UNSUPPORTED_IN_CHAT
 from prfaas_gateway.openai.validation import INERT, parse_chat, parse_completion, sampling_of
 from tests.budget import examples
 from tests.gateway.bodies import HELLO, bodies, values
@@ -95,6 +95,9 @@ def test_nulls_are_absent_fields() -> None:
     ({"max_tokens": 10**30}, "max_tokens"),
     ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens"),
     ({"min_tokens": -1}, "min_tokens"),
+    ({"n": 0}, "n"),
+    ({"n": 129}, "n"),
+    ({"n": True}, "n"),
     ({"temperature": 2.1}, "temperature"),
     ({"temperature": -0.1}, "temperature"),
     ({"temperature": "hot"}, "temperature"),
@@ -143,8 +146,14 @@ def test_what_is_wrong_is_named(fields: dict[str, Any], param: str) -> None:
     ({"prompt": None}, "prompt"),
     ({"prompt": 3}, "prompt"),
     ({"prompt": {}}, "prompt"),
-    ({"prompt": ["a", "b"]}, "prompt"),
-    ({"prompt": [[1], [2]]}, "prompt"),
+    ({"prompt": ["a"] * 129}, "prompt"),
+    ({"prompt": ["a", [1]]}, "prompt[1]"),
+    ({"prompt": [[1], "a"]}, "prompt[1]"),
+    ({"prompt": [[1], [2, "a"]]}, "prompt[1][1]"),
+    ({"prompt": [1, [2]]}, "prompt[1]"),
+    ({"n": 3, "best_of": 2}, "best_of"),
+    ({"n": 1, "best_of": 2, "stream": True}, "best_of"),
+    ({"best_of": 0}, "best_of"),
     ({"prompt": [1, "a"]}, "prompt[1]"),
     ({"prompt": [1, True]}, "prompt[1]"),
     ({"logprobs": True}, "logprobs"),
@@ -158,10 +167,24 @@ def test_what_is_wrong_with_a_completion_is_named(fields: dict[str, Any], param:
 
 
 @pytest.mark.parametrize(("prompt", "expected"), [
-    ("hi", "hi"), (["hi"], "hi"), ([1, 2], [1, 2]), ([[1, 2]], [1, 2]), ("", ""), ([], []), ([""], ""), ([[]], []),
+    ("hi", ["hi"]), (["hi"], ["hi"]), ([1, 2], [[1, 2]]), ([[1, 2]], [[1, 2]]), ("", [""]), ([], [[]]), ([""], [""]),
+    ([[]], [[]]), (["a", "b"], ["a", "b"]), ([[1], [2, 3]], [[1], [2, 3]]), ([[], []], [[], []]),
 ])  # fmt: skip
-def test_prompt_forms(prompt: Any, expected: str | list[int]) -> None:
-    assert completion(prompt=prompt).prompt == expected
+def test_prompt_forms(prompt: Any, expected: list[str] | list[list[int]]) -> None:
+    assert completion(prompt=prompt).prompts == expected
+
+
+def test_the_best_of_several_needs_their_log_probabilities() -> None:
+    assert sampling(completion(best_of=3)).top_logprobs == 0
+    assert sampling(completion(best_of=3, logprobs=2)).top_logprobs == 2
+    assert sampling(completion(best_of=3, n=3)).top_logprobs is None
+
+
+def test_best_of_is_for_completions_alone() -> None:
+    with pytest.raises(ApiError) as raises:
+        chat(best_of=2)
+    assert refused(raises) == (400, "best_of", "unsupported_parameter")
+    assert chat(best_of=1) == chat()
 
 
 @pytest.mark.parametrize(("messages", "param"), [
@@ -209,7 +232,7 @@ def test_the_unsupported_is_refused_by_name_and_its_neutral_value_accepted(name:
         assert chat(**{name: UNSUPPORTED[name]}) == chat()
 
 
-@pytest.mark.parametrize(("name", "value"), [("n", True), ("n", 2), ("echo", 0), ("tools", [{}])])
+@pytest.mark.parametrize(("name", "value"), [("echo", 0), ("tools", [{}])])
 def test_what_only_looks_neutral_is_refused(name: str, value: Any) -> None:
     with pytest.raises(ApiError) as raises:
         completion(**{name: value})
@@ -221,7 +244,7 @@ def test_what_only_looks_neutral_is_refused(name: str, value: Any) -> None:
     (CompletionRequest, completion_params.CompletionCreateParamsBase),
 ])  # fmt: skip
 def test_nothing_that_the_openai_client_can_send_is_unknown_to_us(struct: type[msgspec.Struct], params: type) -> None:
-    known = {field.name for field in msgspec.structs.fields(struct)} | set(UNSUPPORTED) | set(INERT)
+    known = {field.name for field in msgspec.structs.fields(struct)} | set(UNSUPPORTED) | set(UNSUPPORTED_IN_CHAT) | set(INERT)
     assert set(params.__annotations__) <= known
 
 
