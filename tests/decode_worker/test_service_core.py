@@ -1,6 +1,7 @@
 """The decode core, one story at a time: requests from their placement to their end."""
 
 import msgspec
+import pytest
 
 from prfaas.contracts.kv import PrefixSource, TransferReport
 from prfaas.contracts.terms import Outcome
@@ -77,6 +78,17 @@ def test_a_stop_string_ends_the_answer() -> None:
     started(core, ask(stop=("9",)))
     *_, finished = events_of(step(core, 9))
     assert isinstance(finished, Finished) and finished.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("ignore_eos", [False, True])
+def test_a_stop_token_ends_as_an_end_token_does_also_where_those_are_ignored(ignore_eos: bool) -> None:
+    core = make_core()
+    started(core, ask("r1", stop_token_ids=(5, 6), min_tokens=1, ignore_eos=ignore_eos))
+    (early,) = events_of(step(core, 5))
+    assert isinstance(early, Tokens) and early.token_ids == (5,)
+    (finished,) = events_of(step(core, 6))
+    assert isinstance(finished, Finished)
+    assert (finished.finish_reason, finished.text, finished.completion_tokens) == ("stop", "", 2)
 
 
 def test_eos_and_stop_strings_end_nothing_before_min_tokens() -> None:

@@ -11,13 +11,8 @@ NEVER: Final = object()
 """The neutral value of a field that has none; null and empty ones still ask for nothing."""
 
 UNSUPPORTED: Final[dict[str, Any]] = {
-    "n": 1,
-    "best_of": 1,
     "echo": False,
     "suffix": "",
-    "frequency_penalty": 0,
-    "presence_penalty": 0,
-    "logit_bias": {},
     "tools": [],
     "tool_choice": "none",
     "parallel_tool_calls": False,
@@ -32,7 +27,6 @@ UNSUPPORTED: Final[dict[str, Any]] = {
     "verbosity": "medium",
     "web_search_options": NEVER,
     "use_beam_search": False,
-    "stop_token_ids": [],
     "prompt_logprobs": NEVER,
     "length_penalty": 1,
     "skip_special_tokens": True,
@@ -40,7 +34,6 @@ UNSUPPORTED: Final[dict[str, Any]] = {
     "spaces_between_special_tokens": True,
     "include_stop_str_in_output": False,
     "allowed_token_ids": [],
-    "bad_words": [],
     "structured_outputs": NEVER,
     "truncate_prompt_tokens": NEVER,
     "add_generation_prompt": True,
@@ -53,6 +46,9 @@ UNSUPPORTED: Final[dict[str, Any]] = {
     "priority": 0,
 }
 """Fields of a request, each with a value that asks for nothing."""
+
+UNSUPPORTED_IN_CHAT: Final[dict[str, Any]] = {"best_of": 1}
+"""Fields of completions that chats do not have, at OpenAI neither."""
 
 ALSO_NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     # Without tools there is nothing to choose and nothing to call side by side.
@@ -91,11 +87,9 @@ def take_unsupported(fields: dict[str, Any], unsupported: dict[str, Any], where:
 
 
 def asks_for_nothing(name: str, value: Any, neutral: Any) -> bool:
-    """Tells whether a plain value (see `plain`) is neutral, empty, or a bias of nothing."""
+    """Tells whether a plain value (see `plain`) is neutral or empty."""
     if value in ("", [], {}):
         return True
-    if name == "logit_bias" and isinstance(value, dict):
-        return all(bias == 0 and not isinstance(bias, bool) for bias in value.values())
     # JSON's true is not its 1, though Python's is.
     return any(
         value == each and isinstance(value, bool) == isinstance(each, bool) for each in (neutral, *ALSO_NEUTRAL.get(name, ()))

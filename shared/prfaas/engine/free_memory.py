@@ -6,7 +6,7 @@ from pathlib import Path
 
 READING_HOLDS_S = 0.5
 READING_MARGIN = 4
-"""Part of what a reading leaves that may be wanted without asking the kernel again: one over this."""
+"""One part in so many of what a reading leaves may be taken without asking the kernel again."""
 _UNLIMITED = "max"
 
 

@@ -2,39 +2,33 @@
 
 import math
 import random
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 
 from prfaas.contracts.to_decode import Sampling
+from prfaas.engine.logit_adjustments import LogitAdjustments
 from prfaas.engine.protocol import BadLogitsError, SampledToken
 
 
 class Sampler:
     """Settings and state of one request. Without a seed the random state comes from the system."""
 
-    def __init__(self, sampling: Sampling, prompt: Iterable[int] = ()) -> None:
+    def __init__(self, sampling: Sampling, prompt: Collection[int] = ()) -> None:
         self.temperature = sampling.temperature
         self.top_p = sampling.top_p
         self.top_k = sampling.top_k
         self.min_p = sampling.min_p
-        self.repetition_penalty = sampling.repetition_penalty
         self.top_logprobs = sampling.top_logprobs
         self.random = random.Random(sampling.seed)
         self._returned: list[float] = []
-        self._seen = set(prompt) if self.repetition_penalty != 1 else set()
+        self.adjustments = LogitAdjustments.of(sampling, prompt)
+        """None for a request that changes no logits: its row costs no more for those of others."""
 
-    def see(self, token_id: int) -> None:
-        """Takes a token of the request's text, maybe once more, for the repetition penalty."""
-        if self.repetition_penalty != 1:
-            self._seen.add(token_id)
-
-    def penalized(self, logits: torch.Tensor) -> torch.Tensor:
-        """Returns a copy of the row's logits with the tokens that have been seen made less likely."""
-        seen = torch.tensor(list(self._seen), dtype=torch.int64, device=logits.device)
-        values = logits[seen]
-        weakened = torch.where(values > 0, values / self.repetition_penalty, values * self.repetition_penalty)
-        return logits.index_copy(0, seen, weakened)
+    def see(self, token_id: int, position: int) -> None:
+        """Takes the token that was fed at a position of the request's text, maybe once more."""
+        if self.adjustments is not None:
+            self.adjustments.see(token_id, position)
 
     def uniform(self) -> float:
         """Draws from [0, 1)."""
@@ -50,8 +44,8 @@ def sample(
 ) -> list[SampledToken]:
     """Returns one token per row of [rows, vocabulary] logits, which it may change.
 
-    Log-probabilities are the model's, before penalty and temperature. Raises BadLogitsError. Whatever it raises, no random state
-    has moved then."""
+    Log-probabilities are the model's, before bias, penalties and temperature. Raises BadLogitsError, EngineError. Whatever it
+    raises, no random state has moved then."""
     forbidden = [row for row, forbid in enumerate(forbid_eos) if forbid]
     if forbidden and eos_token_ids:
         logits[torch.tensor(forbidden)[:, None], torch.tensor(sorted(eos_token_ids))] = -torch.inf
@@ -67,7 +61,7 @@ def sample(
             if sampler.temperature > 0:
                 drawn.append((sampler, sampler.uniform()))
                 token_id = _draw(_scored(logits[row], sampler), sampler, drawn[-1][1])
-            elif sampler.repetition_penalty != 1:
+            elif sampler.adjustments is not None:
                 token_id = int(_scored(logits[row], sampler).argmax())
             if sampler.top_logprobs is None:
                 tokens.append(SampledToken(token_id=token_id))
@@ -82,8 +76,8 @@ def sample(
 
 
 def _scored(logits: torch.Tensor, sampler: Sampler) -> torch.Tensor:
-    """Returns a row's logits in float32, after the penalty."""
-    return logits.float() if sampler.repetition_penalty == 1 else sampler.penalized(logits.float())
+    """Returns a row's logits in float32, changed as its request asks. Raises EngineError."""
+    return logits.float() if sampler.adjustments is None else sampler.adjustments.apply(logits.float())
 
 
 def _draw(logits: torch.Tensor, sampler: Sampler, uniform: float) -> int:
