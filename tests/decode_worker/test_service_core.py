@@ -225,6 +225,16 @@ def test_no_first_token_in_time_fails_the_request_and_ends_its_attempt() -> None
     assert (release.request_id, release.ended, release.completion_tokens, release.decode_s) == ("r1", "deadline", 0, 0.0)
 
 
+@pytest.mark.parametrize("left_s", [0.0, 1e-15])
+def test_a_request_that_comes_when_no_time_is_left_is_refused_and_takes_no_place_in_the_line(left_s: float) -> None:
+    core = make_core(slots=1, waiting=0)
+    late = msgspec.structs.replace(ask(), ttft_deadline_s=left_s)
+    (refused,) = core.handle(GenerateAsked(100.0, late))
+    assert isinstance(refused, Answer) and isinstance(refused.answer, GenerateRefused)
+    assert refused.answer.code == "deadline" and not core.requests
+    core.validate()
+
+
 def test_requests_wait_for_a_slot_in_order_and_the_line_is_bounded() -> None:
     core = make_core(slots=1, waiting=1)
     core.handle(GenerateAsked(0.0, ask("r1")))

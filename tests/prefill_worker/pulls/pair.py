@@ -1,5 +1,6 @@
 """Two real prefill workers of a site, with one server: one has a prefix, the other pulls it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -37,6 +38,12 @@ class Pair(NamedTuple):
 
     def sends(self, result: str, site: str = "") -> float:
         return self.holder.counted("prfaas_prefix_sends_total", to_site=site, result=result)
+
+    async def until_sent(self) -> None:
+        """Returns once the holder is done: the puller has the prefix a moment before."""
+        async with asyncio.timeout(DEADLINE_S):
+            while not self.sends("done", SITE) or self.holder.worker._prefix_cache.pinned:
+                await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

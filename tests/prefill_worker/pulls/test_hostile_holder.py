@@ -123,9 +123,7 @@ async def test_who_knows_a_hash_and_not_the_tokens_gets_nothing(pair: Pair) -> N
         assert isinstance(answer, PrefixRefused), what
     assert pair.sends("not_held") == 2 and pair.sends("bad") == len(others) - 2
     assert isinstance(await asked(pair, right), PrefixComing)
-    async with asyncio.timeout(DEADLINE_S):
-        while not pair.sends("done", SITE) or pair.holder.worker._prefix_cache.pinned:  # given back on the engine's thread
-            await asyncio.sleep(0.01)
+    await pair.until_sent()
 
 
 def wanted(pair: Pair, scope: str) -> SendPrefix:

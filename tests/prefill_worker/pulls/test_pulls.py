@@ -23,6 +23,7 @@ async def test_a_prefix_is_pulled_and_counts_as_cached(pair: Pair) -> None:
     assert pair.puller.counted("prfaas_prefix_hit_tokens_total", tier="pulled") == 128
     assert pair.puller.counted("prfaas_prefix_hit_tokens_total", tier="memory") == 0
     assert pair.puller.counted("prfaas_prefix_saved_seconds_total", tier="pulled") > 0
+    await pair.until_sent()
     assert pair.sends("done", SITE) == 1
     assert pair.puller.counted("prfaas_prefilled_tokens_total") == 210 - 128
     assert pair.puller.worker._heartbeat().pull_bytes_per_s > 0
