@@ -39,6 +39,11 @@ class Link:
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def busy(self) -> bool:
+        """True while it has transfers."""
+        return bool(self._users)
+
     def join(self, user: LinkUser, tenant: str = "", *, background: bool = False) -> int:
         self._next_key += 1
         if not self._users:

@@ -67,6 +67,10 @@ class LinkCore:
         if rate is not None and rtt_s is not None:
             self._window.update(rate, rtt_s, now_s)
 
+    def unbounded(self, now_s: float) -> bool:
+        """Returns whether no rate holds frames back now."""
+        return self._budget.bytes_per_s(now_s) is None
+
     def ask(self, worker: str, destination: str, waiting_bytes: int, now_s: float) -> EgressAsked:
         """The question for a lease, asked now; `waiting_bytes`: what all transfers together would send by and by."""
         return EgressAsked(
