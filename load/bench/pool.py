@@ -3,6 +3,8 @@
 The pool is the workers' own. Blocks have the size of 512 tokens of the paper's 1T model and no memory behind them; one token of a
 replayed prompt stands for a block. The bound is a pool of any size. Agents' sessions have no common clock: every
 second one begins at a random moment of an hour.
+
+Then pulls of a prefix between two real sites (`pull.py`).
 """
 
 import argparse
@@ -16,6 +18,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from load.bench import pull
 from load.json_option import add_json_option, write_json
 from load.machine import Conditions, conditions
 from prfaas.capacity.builtin import builtin_profile
@@ -27,6 +30,7 @@ from prfaas.kvcache.eviction import CREDIT_TURNOVERS
 from prfaas.kvcache.layout import KVLayout, LayerKind
 from prfaas.kvcache.prefix_cache import PrefixCache
 from prfaas.process import interruption
+from prfaas.stack.launch import START_ERRORS
 from prfaas.traces.agentx import read_agentx
 from prfaas.traces.mooncake import read_mooncake
 from prfaas.traces.request import TraceRequest
@@ -70,6 +74,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     conditions: Conditions
     bounds: dict[str, Hits]
     points: list[Point]
+    pulls: list[pull.Turn]
     summary: dict[str, float]
 
 
@@ -208,8 +213,9 @@ def summary(points: Sequence[Point]) -> dict[str, float]:
     }
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m load.bench.pool", description=__doc__.splitlines()[0])
+    parser.add_argument("--pulls", type=int, default=2, help=f"prompts of {pull.PREFIX_TOKENS} tokens to pull and to compute")
     add_json_option(parser)
     options = parser.parse_args()
     at = conditions()
@@ -220,9 +226,16 @@ def main() -> None:
         bounds[name] = bound(prompts)
         print(f"{name:9} {len(prompts)} prompts; a pool of any size finds {bounds[name].share:.1%} of the tokens", flush=True)
         points += measure(name, prompts, SIZES[name], bounds[name])
-    report = Report(conditions=at, bounds=bounds, points=points, summary=summary(points))
+    try:
+        turns = interruption.run(pull.measure(options.pulls))
+        of_pulls = pull.summary(turns)
+    except (*START_ERRORS, RuntimeError) as error:
+        print(f"load.bench.pool: {error}", file=sys.stderr)
+        return 1
+    report = Report(conditions=at, bounds=bounds, points=points, pulls=turns, summary=summary(points) | of_pulls)
     print("\n".join(f"{name} {value:.4f}" for name, value in report.summary.items()))
     write_json(report, options.json)
+    return 0
 
 
 if __name__ == "__main__":

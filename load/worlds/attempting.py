@@ -16,6 +16,7 @@ from prfaas.contracts.to_decode import PrefillDispatched, PrefillDone, PrefillFa
 from prfaas.contracts.to_prefill import CancelPrefill, PrefillJob
 from prfaas.contracts.wire import pack_tokens
 from prfaas.kvcache.layout import KVPiece, LayerKind, LayerRange
+from prfaas.transfer.errors import TransferError
 from prfaas.worker.faults import failure_code, fault_text
 from prfaas_decode_worker.attempt import ABORT_REASON_S
 from prfaas_decode_worker.audits import teeing
@@ -158,9 +159,9 @@ class Attempts:
             try:
                 sequence_number = await self._submit(order, transfer, named, secret)
             except (Exception, CancelledError):
-                await opening
+                await self._open(opening)
                 raise
-            if (unopened := await opening) is not None:
+            if (unopened := await self._open(opening)) is not None:
                 raise unopened
             report = await self._await_kv(attempt, receiver, sequence_number)
             if report is not None:
@@ -177,6 +178,15 @@ class Attempts:
                 self.receivers.pop(attempt.nuid, None)
         if report is not None:
             self._keep(sequence, order)
+
+    async def _open(self, opening: Task) -> TransferError | None:
+        """Waits for the receiver. A wait that is cancelled ends the opening, as asyncio's does."""
+        try:
+            unopened: TransferError | None = await opening
+            return unopened
+        except CancelledError:
+            opening.cancel()
+            raise
 
     async def _submit(self, order: BeginAttempt, transfer: KVTransfer, named: str | None, secret: bytes | None) -> int:
         job = PrefillJob(

@@ -143,9 +143,8 @@ class Receiver:
         self.core.validate()
 
     def _reopen(self, start_sequence: int) -> None:
-        if self._consumer is not None and self._reachable:
-            self._store.delete_consumer(self._consumer)
-        self._consumer = None
+        if self._consumer is not None:
+            self._consumer.deliver = lambda *_: None  # it is deleted once the server can be reached
         if self._opening is not None:
             self._opening.cancel()
         self._opening = self._process.spawn(self._reopen_consumer(start_sequence))

@@ -202,7 +202,9 @@ class Attempts:
             # there are read all the same, and the sweep takes no object as young as that.
             opening = asyncio.ensure_future(receiver.open())
             try:
-                sequence_number = await self._jobs.submit(prefill, worker=worker, admitted=order.admitted, parent=attempt.span)
+                sequence_number = await self._jobs.submit(
+                    prefill, worker=worker, admitted=order.admitted, pull=order.pull, parent=attempt.span
+                )
             finally:
                 await opening
             reach(FaultPoint.JOB_STORED, order.request_id, order.attempt)

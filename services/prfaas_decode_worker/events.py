@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from prfaas.contracts.kv import TransferReport
+from prfaas.contracts.kv import PrefixSource, TransferReport
 from prfaas.contracts.terms import Outcome
 from prfaas.contracts.to_decode import Generate
 from prfaas.contracts.to_gateway import GenerateAccepted, GenerateEvent, GenerateRefused, PrefillTimes
@@ -157,6 +157,8 @@ class BeginAttempt:
     admitted: bool = False
     """True if the queue may refuse it no more."""
     cache_scope: str = ""
+    pull: PrefixSource | None = None
+    """Source from which the prefill worker may pull the prompt's prefix."""
 
 
 @dataclass(frozen=True, slots=True)

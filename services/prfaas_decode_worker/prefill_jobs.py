@@ -10,7 +10,7 @@ from opentelemetry.trace import Span
 from prfaas.bus.control import ControlBus
 from prfaas.bus.jobs import JobQueue
 from prfaas.contracts import subjects
-from prfaas.contracts.kv import KVTransfer
+from prfaas.contracts.kv import KVTransfer, PrefixSource
 from prfaas.contracts.to_prefill import CancelPrefill, PrefillJob
 from prfaas.contracts.wire import pack_tokens
 from prfaas.engine.protocol import EngineDescription
@@ -86,6 +86,7 @@ class PrefillJobs:
         worker: str | None = None,
         priority: int = 0,
         admitted: bool = False,
+        pull: PrefixSource | None = None,
         parent: Span | Context | None = None,
     ) -> int:
         """Returns and raises what JobQueue.submit does."""
@@ -102,6 +103,7 @@ class PrefillJobs:
             worker=worker,
             priority=priority,
             admitted=admitted,
+            pull=pull,
         )
         if prefill.secret is not None:
             job = self._seals.seal(prefill.prefill_site, job, prefill.secret)

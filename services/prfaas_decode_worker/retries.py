@@ -21,7 +21,8 @@ MIN_ATTEMPT_S = 0.2
 def next_attempt(request: Request, now_s: float) -> BeginAttempt:
     """Counts and returns the request's next attempt.
 
-    The first one goes to the worker that the placement names, if it names one; the others go to any free worker of the site."""
+    The first one goes to the worker that the placement names, if it names one, and may pull what it names; the others go to any
+    free worker of the site."""
     request.attempt += 1
     request.attempts_at_site += 1
     left_s = request.first_token_due_at - now_s
@@ -40,6 +41,7 @@ def next_attempt(request: Request, now_s: float) -> BeginAttempt:
         timeout_s=min(left_s, limit_s),
         admitted=request.admitted,
         cache_scope=request.generate.cache_scope,
+        pull=placement.pull if request.attempt == 1 else None,
     )
 
 

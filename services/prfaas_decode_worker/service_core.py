@@ -163,6 +163,8 @@ class DecodeCore:
     def _refusal(self, request: Request, now_s: float) -> Refusal | None:
         if self.deaths.deadly(request.prompt, now_s):
             return Refusal(FailureCode.PREFILL_CRASH, DEADLY)
+        if now_s >= request.first_token_due_at:  # in the waiting line it would take a place that it cannot leave but by failing
+            return Refusal(FailureCode.DEADLINE, request.too_late("it came too late to begin"))
         return self.admission.refusal(len(request.prompt), request.generate.sampling.max_tokens, request.cache_bytes)
 
     def _admit(self, now_s: float) -> list[Instruction]:

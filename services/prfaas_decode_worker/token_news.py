@@ -27,8 +27,9 @@ def take_token(request: Request, token: SampledToken, vocabulary: Vocabulary, eo
     request.generated += 1
     request.next_token = token.token_id
     # Samplers draw no end token before `min_tokens`. Where an engine does, it is a token like any other.
-    may_end = not sampling.ignore_eos and request.generated > sampling.min_tokens
-    if may_end and token.token_id in eos_token_ids:
+    may_end = request.generated > sampling.min_tokens
+    is_end = token.token_id in sampling.stop_token_ids or (not sampling.ignore_eos and token.token_id in eos_token_ids)
+    if may_end and is_end:
         return TokenNews(True, "", finish_reason=FinishReason.STOP, rest=request.text.flush().text)
     details = () if sampling.top_logprobs is None else (token_detail(vocabulary, request.text, token),)
     return _told(request, request.text.push(token.token_id), details)

@@ -18,23 +18,24 @@ class Admission:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def check(self) -> None:
-        """Raises ApiError 429 or 503 when no request would be taken now."""
+    def check(self, requests: int = 1) -> None:
+        """Raises ApiError 429 or 503 when that number of requests would not be taken now."""
         if self._draining:
             raise unavailable("This gateway is shutting down.", 1.0, FailureCode.DRAINING)
-        if self.running >= self._limit:
-            raise overloaded(f"This gateway already has {self._limit} requests in flight.", 1.0)
+        if self.running + requests > self._limit:
+            more = f", and this is {requests} more" if requests > 1 else ""
+            raise overloaded(f"This gateway already has {self.running} requests in flight, of at most {self._limit}{more}.", 1.0)
 
     @contextmanager
-    def enter(self) -> Iterator[None]:
-        """Counts a request until it ends. Raises ApiError as `check` does."""
-        self.check()
-        self.running += 1
+    def enter(self, requests: int = 1) -> Iterator[None]:
+        """Counts a request, or each further choice of one, until it ends. Raises ApiError as `check` does."""
+        self.check(requests)
+        self.running += requests
         self._idle.clear()
         try:
             yield
         finally:
-            self.running -= 1
+            self.running -= requests
             if not self.running:
                 self._idle.set()
 

@@ -48,6 +48,8 @@ class GatewayConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_fie
     """Memory for bodies that arrive or wait to be parsed. Beyond it the client that holds the most loses its oldest (408)."""
     max_requests: Annotated[int, Meta(ge=1)] = 512
     """Requests in flight; one more is refused with 429. Requests whose bodies still arrive are counted apart, up to as many."""
+    max_choices: Annotated[int, Meta(ge=1, le=128)] = 32
+    """Most answers of one request: its prompts times `n` or `best_of`. Each counts as a request in flight."""
     default_max_tokens: Annotated[int, Meta(ge=1)] = 1024
     """Length of a chat answer whose request does not say; a plain completion's is 16, as OpenAI's."""
     ttft_deadline_s: Seconds = 30.0

@@ -48,8 +48,9 @@ class LargeRequest(NamedTuple):
 
 class ReadRequest(NamedTuple):
     request: ChatRequest | CompletionRequest
-    """The request with an empty prompt: `token_ids` replace it."""
-    token_ids: list[int]
+    """The request with empty prompts, as many as it had: `prompts` replace them."""
+    prompts: list[list[int]]
+    """Token ids."""
 
 
 class LargeRequestReader:
@@ -167,7 +168,7 @@ class LargeRequests:
 def _without_prompt(request: ChatRequest | CompletionRequest) -> ChatRequest | CompletionRequest:
     if isinstance(request, ChatRequest):
         return msgspec.structs.replace(request, messages=[])
-    return msgspec.structs.replace(request, prompt="")
+    return msgspec.structs.replace(request, prompt=[""] * len(request.prompts))
 
 
 def serve(asked: BinaryIO, answers: BinaryIO) -> None:

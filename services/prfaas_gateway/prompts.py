@@ -1,9 +1,9 @@
 """Chat template and tokenizer of one model: messages or text in, token ids out."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from typing import Final
+from typing import Final, TypeVar
 
 from tokenizers import Tokenizer, decoders, normalizers
 
@@ -12,6 +12,8 @@ from prfaas_gateway.chat_template import PLAIN, ChatTemplate, Rendering
 from prfaas_gateway.openai.errors import context_exceeded, invalid
 from prfaas_gateway.openai.types import ChatMessage, ChatRequest, CompletionRequest
 from prfaas_gateway.turns import Turns
+
+Result = TypeVar("Result")
 
 INLINE_CHARS: Final = 2000
 """Longer prompts are tokenized off the event loop. A hop to a thread costs about as much as this many characters."""
@@ -56,17 +58,31 @@ class Prompts:
             return self._of_rendered(text)
         return await self._off_loop(lambda: self._of_rendered(text), tenant)
 
-    async def of_prompt(self, prompt: str | list[int], tenant: str = "") -> list[int]:
+    async def of_prompts(self, prompts: Sequence[str | list[int]], tenant: str = "") -> list[list[int]]:
         """Raises ApiError for a token id that is not in the vocabulary, and for what cannot fit into the context."""
-        if isinstance(prompt, list) or len(prompt) <= INLINE_CHARS:
-            return self._of_prompt(prompt)
-        return await self._off_loop(lambda: self._of_prompt(prompt), tenant)
+        if sum(len(prompt) for prompt in prompts if isinstance(prompt, str)) <= INLINE_CHARS:
+            return [self._of_prompt(prompt) for prompt in prompts]
+        return await self._off_loop(lambda: [self._of_prompt(prompt) for prompt in prompts], tenant)
 
-    def of_request(self, request: ChatRequest | CompletionRequest) -> list[int]:
-        """Tokenizes in the calling thread. Raises ApiError."""
+    def of_request(self, request: ChatRequest | CompletionRequest) -> list[list[int]]:
+        """Tokenizes each prompt in the calling thread. Raises ApiError."""
         if isinstance(request, ChatRequest):
-            return self._of_messages(request.messages, Rendering.of(request))
-        return self._of_prompt(request.prompt)
+            return [self._of_messages(request.messages, Rendering.of(request))]
+        return [self._of_prompt(prompt) for prompt in request.prompts]
+
+    async def bad_words(self, words: Sequence[str], tenant: str = "") -> tuple[tuple[int, ...], ...]:
+        """Returns the tokens of each word, as it begins a text and as it follows a space. Raises ApiError."""
+        if sum(map(len, words)) <= INLINE_CHARS:
+            return self._bad_words(words)
+        return await self._off_loop(lambda: self._bad_words(words), tenant)
+
+    def _bad_words(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        texts = [text for word in words for text in ((word.strip(), f" {word.strip()}") if word.strip() else (word,))]
+        encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False) if texts else []
+        found = dict.fromkeys(tuple(encoding.ids) for encoding in encodings if encoding.ids)
+        for token_ids in found:
+            self.check_vocabulary(token_ids, "bad_words")
+        return tuple(found)
 
     def render(self, messages: list[ChatMessage], rendering: Rendering = PLAIN) -> str:
         """Raises ApiError when there is no template, or it refuses the messages."""
@@ -90,7 +106,7 @@ class Prompts:
             return self._token_ids(prompt, "prompt")
         if self._context_tokens is not None and len(prompt) >= self._context_tokens:
             raise context_exceeded(self._context_tokens, str(len(prompt)), "prompt")
-        self._check_vocabulary(prompt, "prompt")
+        self.check_vocabulary(prompt, "prompt")
         return prompt
 
     def _token_ids(self, text: str, param: str, *, add_special_tokens: bool = True) -> list[int]:
@@ -101,10 +117,10 @@ class Prompts:
         # Unlike `encode`, it lets other threads run while it works.
         ids: list[int] = self._tokenizer.encode_batch([text], add_special_tokens=add_special_tokens)[0].ids
         if self._may_exceed:
-            self._check_vocabulary(ids, param)
+            self.check_vocabulary(ids, param)
         return ids
 
-    def _check_vocabulary(self, token_ids: list[int], param: str) -> None:
+    def check_vocabulary(self, token_ids: Sequence[int], param: str) -> None:
         """Raises ApiError for a token that the model does not have."""
         for token_id in (min(token_ids, default=0), max(token_ids, default=0)):
             if not 0 <= token_id < self._vocabulary_size:
@@ -112,7 +128,7 @@ class Prompts:
                 message = f"Token id {token_id} at position {at} is not in the vocabulary of {self._vocabulary_size} tokens."
                 raise invalid(message, param, FailureCode.INVALID_VALUE)
 
-    async def _off_loop(self, work: Callable[[], list[int]], tenant: str) -> list[int]:
+    async def _off_loop(self, work: Callable[[], Result], tenant: str) -> Result:
         with self._turns.joined(tenant) as turn:
             await turn.granted.wait()
             return await asyncio.get_running_loop().run_in_executor(self._executor, work)

@@ -40,7 +40,10 @@ class RequestRecord:
         self._series: ModelRequests | None = None
         self._arrived_s = time.monotonic()
         self._arrived_ns = time.time_ns()
-        self._last_token_s: float | None = None
+        self._last_token_s: dict[int, float] = {}
+        """Moment of each choice's last token."""
+        self._completion_tokens: dict[int, int] = {}
+        self._finish_reasons: dict[int, str] = {}
         self._first_token_ns = 0
         self._said: dict[str, Any] = {}
         self._root: Span | None = None
@@ -107,6 +110,10 @@ class RequestRecord:
             names.REQUEST_TEMPERATURE: sampling.temperature,
             names.REQUEST_TOP_P: sampling.top_p,
         }
+        if sampling.presence_penalty:
+            attributes[names.REQUEST_PRESENCE_PENALTY] = sampling.presence_penalty
+        if sampling.frequency_penalty:
+            attributes[names.REQUEST_FREQUENCY_PENALTY] = sampling.frequency_penalty
         if sampling.seed is not None:
             attributes[names.REQUEST_SEED] = sampling.seed
         if sampling.stop:
@@ -129,28 +136,37 @@ class RequestRecord:
         self._root.set_attribute(names.ROUTE_REASON, started.reason)
         self._root.set_attribute(names.USAGE_CACHE_READ_INPUT_TOKENS, started.cached_tokens)
 
-    def heard(self, event: GenerateEvent) -> None:
+    def heard(self, event: GenerateEvent, choice: int = 0) -> None:
+        """Counts an event of one of the request's choices. Spans and the console tell of the first one's prefill."""
         assert self._root is not None and self._seen is not None
         match event:
             case Started():
-                self._seen.started(event, time.monotonic())
                 self._observers.shared.outcome(self._model_name, event.outcome, event.prefill_site)
-                self.moved(event)
+                if not choice:
+                    self._seen.started(event, time.monotonic())
+                    self.moved(event)
             case Tokens():
-                self._tokens(len(event.token_ids))
+                self._tokens(len(event.token_ids), choice)
             case Finished():
-                self._seen.finished(event)
+                if not choice:
+                    self._seen.finished(event)
                 self._observers.shared.success.labels(self._model_name, event.finish_reason).inc()
-                self._said |= {"completion_tokens": event.completion_tokens, "finish_reason": event.finish_reason}
-                self._root.set_attribute(names.RESPONSE_FINISH_REASONS, [event.finish_reason])
-                self._root.set_attribute(names.USAGE_OUTPUT_TOKENS, event.completion_tokens)
+                self._completion_tokens[choice] = event.completion_tokens
+                self._finish_reasons[choice] = event.finish_reason
+                self._seen.completion_tokens = completion_tokens = sum(self._completion_tokens.values())
+                reasons = [reason for _, reason in sorted(self._finish_reasons.items())]
+                self._said |= {"completion_tokens": completion_tokens, "finish_reason": ",".join(reasons)}
+                self._root.set_attribute(names.RESPONSE_FINISH_REASONS, reasons)
+                self._root.set_attribute(names.USAGE_OUTPUT_TOKENS, completion_tokens)
 
-    def _tokens(self, count: int) -> None:
+    def _tokens(self, count: int, choice: int) -> None:
         assert self._root is not None
         assert self._series is not None and self._seen is not None
         now_s = time.monotonic()
         self._seen.completion_tokens += count
-        if self._last_token_s is None:
+        self._completion_tokens[choice] = self._completion_tokens.get(choice, 0) + count
+        last_token_s = self._last_token_s.get(choice)
+        if not self._last_token_s:
             self._first_token_ns = time.time_ns()
             ttft_s = now_s - self._arrived_s
             self._series.time_to_first_token.observe(ttft_s)
@@ -158,10 +174,10 @@ class RequestRecord:
             self._root.set_attribute(names.RESPONSE_TIME_TO_FIRST_CHUNK, ttft_s)
             self._seen.first_token_at = now_s
             self._observers.requests.first_token(self._seen, unix_s())
-        elif count:
-            self._series.inter_token.observe((now_s - self._last_token_s) / count)
+        elif count and last_token_s is not None:
+            self._series.inter_token.observe((now_s - last_token_s) / count)
         self._series.generation_tokens.inc(count)
-        self._last_token_s = now_s
+        self._last_token_s[choice] = now_s
 
     def detoured(self, moves: int, detours: Mapping[str, int]) -> None:
         """Takes the times of each detour of a request whose answer had begun."""
@@ -188,7 +204,7 @@ class RequestRecord:
             return
         self._seen.ended_at, self._seen.status, self._seen.error = time.monotonic(), status, error_code or ""
         observers.requests.ended(self._seen, unix_s())
-        if self._last_token_s is not None:
+        if self._last_token_s:
             observers.tracing.record(names.STREAM, parent=self._root, start_ns=self._first_token_ns, end_ns=time.time_ns())
         if error_code is None:
             self._series.e2e.observe(duration_s)

@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta, field
 
+from prfaas.bus.bulk.bucket import DEFAULT_PULL_BUCKET_MIB
 from prfaas.contracts.terms import Role
 from prfaas.engine.factory import EngineConfig
 from prfaas.link.config import LinkConfig
@@ -31,6 +32,13 @@ class PrefillWorkerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unkno
     """Disk space for the same blocks, beneath the memory: what was pushed out of it, or lost by a restart, is read back."""
     prefix_cache_disk_directory: str = ""
     """Directory for these, this worker's own. Who reads it can learn the prompts: docs/security.md."""
+    cache_pulls: bool = True
+    """Lets the worker pull cached prefixes from other workers of its site, and send its own to those of sites that it serves."""
+    pulls_from: tuple[SubjectToken, ...] = ()
+    """Other sites from whose workers it may pull too. What such a site has made wrong then harms prompts of this one."""
+    pull_bucket_mib: Annotated[int, Meta(ge=16)] = DEFAULT_PULL_BUCKET_MIB
+    """Memory of the site's NATS server for prefixes on their way, of all its prefill workers together. Each site that they may
+    come from has an equal part."""
     prefill_memory_mib: Annotated[int, Meta(ge=0)] = 0
     """Memory that one prefill may take; a longer one is refused before it begins. 0: what host, container or device have free."""
     unsent_mib: Annotated[int, Meta(ge=1)] = 64
@@ -47,6 +55,21 @@ class PrefillWorkerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unkno
     @property
     def identity(self) -> Identity:
         return Identity(self.site, self.name, Role.PREFILL)
+
+    @property
+    def pulled_sites(self) -> tuple[str, ...]:
+        """Sites whose workers may be asked for prefixes."""
+        return (self.site, *(site for site in self.pulls_from if site != self.site)) if self.cache_pulls else ()
+
+    @property
+    def asking_sites(self) -> tuple[str, ...]:
+        """Sites whose workers may ask this one."""
+        return (self.site, *(site for site in self.serves if site != self.site)) if self.cache_pulls else ()
+
+    @property
+    def pull_bucket_bytes(self) -> int:
+        """Size of the bucket of each of `pulled_sites`."""
+        return (self.pull_bucket_mib << 20) // max(1, len(self.pulled_sites))
 
     def __post_init__(self) -> None:
         super().__post_init__()

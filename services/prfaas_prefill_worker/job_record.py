@@ -18,6 +18,7 @@ from prfaas.transfer.send_options import SendReport
 from prfaas.worker.identity import Identity
 from prfaas_prefill_worker.events import Refuse
 from prfaas_prefill_worker.prefiller import Prefilled
+from prfaas_prefill_worker.pulls.puller import Pulled
 
 _REFUSED_RESULTS = {FailureCode.WORKER_LOST: "redelivered"}
 """Label of a refused job by its code, where the two differ."""
@@ -51,6 +52,7 @@ class JobRecord:
         self._taken = taken
         self._tokens = tokens
         self._started_ns = time.time_ns()
+        self._pulled = Pulled()
 
     def __enter__(self) -> Self:
         job, transfer, age_s = self._taken.job, self._taken.job.transfer, self._taken.age_s
@@ -80,13 +82,21 @@ class JobRecord:
     def __exit__(self, *_: object) -> None:
         self._prefill.end()
 
+    def pulled(self, pulled: Pulled) -> None:
+        """Takes what was pulled before the prefill, which finds it in memory."""
+        self._pulled = pulled
+        self._prefill.set_attribute(names.PREFILL_PULLED_TOKENS, pulled.tokens)
+
     def prefilled(self, prefill_s: float, prefilled: Prefilled) -> None:
         metrics, cached_tokens, on_disk = self._records.metrics, prefilled.cached_tokens, prefilled.read_back
         metrics.prefill_s.observe(prefill_s)
         metrics.tokens.inc(self._tokens - cached_tokens)
         metrics.prefix_queries.inc(self._tokens)
         metrics.prefix_hits.inc(cached_tokens)
-        metrics.hit("memory", cached_tokens - on_disk.tokens, prefilled.saved_s)
+        in_memory = cached_tokens - on_disk.tokens
+        pulled = min(self._pulled.tokens, in_memory)
+        metrics.hit("memory", in_memory - pulled, prefilled.saved_s * (in_memory - pulled) / max(1, in_memory))
+        metrics.hit("pulled", pulled, self._pulled.saved_s)
         metrics.hit("disk", on_disk.tokens, on_disk.saved_s)
         self._prefill.set_attribute(names.PREFILL_CACHED_TOKENS, cached_tokens)
 

@@ -18,6 +18,9 @@ _TIMEOUT_S = 0.5
 _AFTER_FAILURE_S = 0.2
 _LEAST_PAUSE_S = 0.01
 """Pause between two questions: transfers that come and go must not become a flood of them."""
+BRIEF_S = 0.05
+"""Age of a transfer at which a lease is asked for because of it, where no rate holds it back. Those of short prompts are over by
+then, and the two questions would cost more than their frames."""
 
 log = get_logger(__name__)
 
@@ -53,9 +56,17 @@ async def keep_leased(link: Link, bus: ControlBus, identity: Identity, destinati
             answered = failure is None
             log.info("egress_leased" if answered else "egress_unleased", destination=destination, reason=failure)
         await asyncio.sleep(_LEAST_PAUSE_S)
-        # A first transfer or a last one changes what is wanted: it is told at once.
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause_s):
-                await link.started_or_ended.wait()
-        except TimeoutError:
-            pass
+                await _changed(link, was_busy=asked.transfers > 0)
+
+
+async def _changed(link: Link, *, was_busy: bool) -> None:
+    """Returns when a first transfer or a last one changes what is wanted: it is told at once."""
+    while True:
+        await link.started_or_ended.wait()
+        if link.core.unbounded(time.monotonic()):
+            await asyncio.sleep(BRIEF_S)
+        if link.busy is not was_busy or not link.core.unbounded(time.monotonic()):
+            return
+        link.started_or_ended.clear()

@@ -16,6 +16,7 @@ from prfaas.telemetry.wall_clock import unix_s
 from prfaas_prefill_worker.chunk_marks import ChunkMarks
 from prfaas_prefill_worker.chunk_times import ChunkTimes
 from prfaas_prefill_worker.events import Run
+from prfaas_prefill_worker.pool_calls import PoolCalls
 
 
 class KVSink(Protocol):
@@ -50,6 +51,8 @@ class Prefiller:
         """`prefix_cache` and `speed`, by which it knows what blocks are worth, belong to the engine's thread from now on;
         `cache_changed` is called on the loop's."""
         self.description = engine.describe()
+        self.calls = PoolCalls(thread)
+        """Calls of others to `prefix_cache`."""
         self._engine = engine
         self._thread = thread
         self._prefix_cache = prefix_cache
@@ -87,11 +90,15 @@ class Prefiller:
             sink.put(piece)
             times.held(time.monotonic() - now_s)
 
+        def called_off() -> bool:
+            self.calls.run_waiting()
+            return cancelled()
+
         try:
             with self._prefix_cache.pin(run.token_ids, scope=run.cache_scope) as prefix:
                 times.begin(prefix.cached_tokens)
                 from_token = run.job.transfer.from_token
-                self._engine.prefill(run.token_ids, put, cancelled, prefix=prefix, from_token=from_token)
+                self._engine.prefill(run.token_ids, put, called_off, prefix=prefix, from_token=from_token)
                 ended_unix_s = unix_s()
                 # Here and not on the loop: the manifest leaves in one write with the last frames.
                 sink.finish(cached_tokens=prefix.cached_tokens)

@@ -32,6 +32,7 @@ from prfaas_prefill_worker.config import PrefillWorkerConfig
 from prfaas_prefill_worker.events import CancelHeard, JobTaken, PrefillEnded, Refuse
 from prfaas_prefill_worker.prefiller import Prefiller
 from prfaas_prefill_worker.prefix_metrics import PrefixMetrics
+from prfaas_prefill_worker.pulls.pulls import Pulls
 from prfaas_prefill_worker.readiness import Readiness
 from prfaas_prefill_worker.service_core import PrefillCore
 from prfaas_prefill_worker.shipment import Shipments
@@ -52,6 +53,7 @@ class PrefillWorkerService:
         self._incarnation = new_incarnation()
         self._thread = engine_thread()
         self._disk: DiskTier | None = None
+        self._pulls: Pulls | None = None
         self.lifecycle = WorkerLifecycle(config.identity, context, self, movable=config.movable)
 
     async def start(self) -> None:
@@ -88,6 +90,10 @@ class PrefillWorkerService:
         await self._open_disk(speed)
         PrefixMetrics(context.registry, description.model, self._prefix_cache, self._disk)
         blocks.changed(self._prefix_cache.take_changes())
+        if config.cache_pulls and config.prefix_cache_mib:
+            self._pulls = Pulls(config, context, connections, prefiller, self._prefix_cache, self._shipments.links)
+            await self._pulls.start()
+            self._shipments.pulls = self._pulls
         # Work comes in only now that it can be done.
         for decode_site in config.serves:
             cancelled = partial(self._cancel, decode_site)
@@ -117,6 +123,8 @@ class PrefillWorkerService:
         await self.lifecycle.drain()
 
     async def stop(self) -> None:
+        if self._pulls is not None:
+            self._pulls.close()
         self._thread.shutdown(wait=False, cancel_futures=True)
         if self._disk is not None:
             await asyncio.to_thread(self._disk.close, CLOSE_DISK_S)
@@ -236,6 +244,14 @@ class PrefillWorkerService:
             running=self._queue.running,
             cache_usage=self._cache_usage(),
             kv_points=self._kv_points,
+            pull_bytes_per_s=_rounded(0.0 if self._pulls is None else self._pulls.bytes_per_s),
+            disk_bytes_per_s=_rounded(0.0 if self._disk is None else self._disk.speed.bytes_per_s),
+            pulls=self._pulls is not None,
             movable=self.lifecycle.movable,
             draining=self.lifecycle.leaving,
         )
+
+
+def _rounded(bytes_per_s: float) -> float:
+    """Two digits: a heartbeat that says nothing new is quickly read."""
+    return float(f"{bytes_per_s:.1e}")

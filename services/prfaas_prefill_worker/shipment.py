@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any
 
 from prfaas.bus.taken_jobs import TakenJob
@@ -22,6 +23,7 @@ from prfaas_prefill_worker.job_record import JobRecord, JobRecords
 from prfaas_prefill_worker.links import Links
 from prfaas_prefill_worker.prefiller import Prefiller
 from prfaas_prefill_worker.progress import ProgressTeller
+from prfaas_prefill_worker.pulls.pulls import Pulls
 from prfaas_prefill_worker.service_core import PrefillCore
 
 log = get_logger(__name__)
@@ -47,6 +49,8 @@ class Shipments:
         self._core = core
         self._records = JobRecords(config.identity, prefiller.description.model, context.tracing, context.registry)
         self._progress = ProgressTeller(connections.bus, config.site, config.name, incarnation)
+        self.pulls: Pulls | None = None
+        """Set once jobs may name a prefix to be pulled."""
         self._room = asyncio.Semaphore(config.tails)
         self._tails: set[asyncio.Task[None]] = set()
 
@@ -68,6 +72,10 @@ class Shipments:
         """Returns when the next job may be prefilled."""
         with JobRecord(self._records, taken, len(run.token_ids)) as record:
             due_at = time.monotonic() + run.timeout_s
+            if self.pulls is not None and run.job.pull is not None:
+                # Before anything is told or sent: until then the job waits, and its decode worker's clocks for frames do not run.
+                record.pulled(await self.pulls.pull(run, lambda: self._core.cancelled(run.job)))
+                run = replace(run, timeout_s=max(0.0, due_at - time.monotonic()))
             sender = self._open_sender(run)
             await self._progress.started(taken)
             started_at = time.monotonic()

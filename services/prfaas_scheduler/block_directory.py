@@ -11,7 +11,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from prfaas.contracts.to_scheduler import BlocksChanged, BlocksHeld
-from prfaas.kvcache.blocks import unpack_hashes
+from prfaas.kvcache.blocks import is_flagged, unpack_hashes
 
 MAX_BLOCKS = 2_000_000
 """Most pairs of worker and block that are kept: about 130 bytes each."""
@@ -27,6 +27,8 @@ class Level(NamedTuple):
     blocks: int
     workers: int
     """Bitmask of these workers."""
+    on_disk: int = 0
+    """Bitmask of those among them that have to read some of it from disk."""
 
 
 @dataclass(slots=True)
@@ -60,6 +62,8 @@ class BlockDirectory:
         """Free bit numbers, of workers that left."""
         self._holders: dict[int, int] = {}
         """Block hash -> bitmask of its holders, the oldest hash first."""
+        self._on_disk: dict[int, int] = {}
+        """Block hash -> bitmask of those of its holders that have it on disk."""
 
     # ---- announcements
 
@@ -113,7 +117,7 @@ class BlockDirectory:
             cache.certain = False
         cache.sequence = changed.sequence
         self._remove(cache, removed)
-        self._store(cache, stored)
+        self._store(cache, stored, changed.on_disk)
         return self.needs_list(key, now_s)
 
     def replace(self, key: str, held: BlocksHeld) -> None:
@@ -125,7 +129,7 @@ class BlockDirectory:
             return
         self._restart(cache, held.incarnation)
         cache.sequence, cache.certain, cache.pause_s = held.sequence, True, FIRST_PAUSE_S
-        self._store(cache, hashes)
+        self._store(cache, hashes, held.on_disk)
 
     # ---- queries
 
@@ -136,7 +140,7 @@ class BlockDirectory:
         for blocks in range(len(hashes) if holders else 0, 0, -1):
             mask = holders.get(hashes[blocks - 1], 0)
             if mask != last and (new := mask & ~seen):
-                found.append(Level(blocks, new))
+                found.append(Level(blocks, new, self._on_disk.get(hashes[blocks - 1], 0) & new))
                 seen |= new
             last = mask
         return found
@@ -157,14 +161,18 @@ class BlockDirectory:
         self._remove(cache, list(cache.hashes))
         cache.incarnation, cache.sequence = incarnation, 0
 
-    def _store(self, cache: _Cache, hashes: Iterable[int]) -> None:
+    def _store(self, cache: _Cache, hashes: Iterable[int], on_disk: bytes) -> None:
         bit, own, holders = cache.bit, cache.hashes, self._holders
-        for block in hashes:
+        for index, block in enumerate(hashes):
             if block not in own:
                 own[block] = None
                 self.blocks += 1
                 mask = holders.get(block)
                 holders[block] = bit if mask is None else mask | bit  # `bit` itself: most blocks have one holder
+            elif block in self._on_disk:
+                self._leave_disk(block, bit)
+            if on_disk and is_flagged(on_disk, index):
+                self._on_disk[block] = self._on_disk.get(block, 0) | bit
         if self.blocks > self.max_blocks:
             self._shed()
 
@@ -179,6 +187,15 @@ class BlockDirectory:
                     del holders[block]
                 else:
                     holders[block] = mask ^ bit
+                if block in self._on_disk:
+                    self._leave_disk(block, bit)
+
+    def _leave_disk(self, block: int, bit: int) -> None:
+        left = self._on_disk[block] & ~bit
+        if left:
+            self._on_disk[block] = left
+        else:
+            del self._on_disk[block]
 
     def _shed(self) -> None:
         """Drops the hashes that were announced first. Their holders are not asked for them again."""
@@ -186,6 +203,7 @@ class BlockDirectory:
         for block in list(islice(self._holders, surplus)):
             if surplus <= 0:
                 break
+            self._on_disk.pop(block, None)
             for key in self.keys(self._holders.pop(block), len(self._keys)):
                 del self._caches[key].hashes[block]
                 self.blocks -= 1
@@ -196,6 +214,8 @@ class BlockDirectory:
         for block, mask in self._holders.items():
             assert mask, "a block without a holder is dropped"
             assert all(block in self._caches[key].hashes for key in self.keys(mask, len(self._keys)))
+        for block, mask in self._on_disk.items():
+            assert mask and mask & self._holders.get(block, 0) == mask, "who has it on disk has it"
         # Each pair that one index has is in the other, and there are equally many.
         assert sum(mask.bit_count() for mask in self._holders.values()) == self.blocks <= self.max_blocks
         assert sum(len(cache.hashes) for cache in self._caches.values()) == self.blocks

@@ -1,6 +1,6 @@
 """Sites as places to prefill: their queue, speed and link, and how one of them would prefill one prompt."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -11,6 +11,8 @@ from prfaas_scheduler.pools import Points
 from prfaas_scheduler.prompt import Prompt
 from prfaas_scheduler.queue.announced import SeenQueue
 
+PULL_MARGIN = 1.25
+"""Factor by which a pull has to be sooner than computing the same tokens: predictions are no promises."""
 FORESEEN = 2.0
 """Prompts of up to this many times the longest observed one have a prediction that a request may be refused for."""
 
@@ -83,6 +85,18 @@ class Holder(NamedTuple):
     cached_tokens: int
     wait_s: float
     """Wait until it can begin: behind jobs bound to it, else behind the job that it runs."""
+    read_s: float = 0.0
+    """Time to read what it has on disk; 0 in memory, and while its speed is not known."""
+
+
+class Source(NamedTuple):
+    """A worker from which others may pull a prefix."""
+
+    site: str
+    worker: str
+    tokens: int
+    pull_s: float
+    """Predicted time until it is there."""
 
 
 class Route(NamedTuple):
@@ -93,7 +107,9 @@ class Route(NamedTuple):
     cached_tokens: int
     wait_s: float
     work_s: float | None
-    """None while nothing has been observed."""
+    """A pull included; None while nothing has been observed."""
+    pull: Source | None = None
+    """Source that the worker pulls the cached tokens from; None: it has them."""
 
     @property
     def prefill_s(self) -> float | None:
@@ -111,6 +127,10 @@ class Candidate:
     """Prefix tokens cached at every worker of the site."""
     holder: Holder | None = None
     """None if no worker caches more than every worker does."""
+    near: Source | None = None
+    """Worker of the site itself from which the others may pull more than they cache."""
+    far: Source | None = None
+    """Worker of another site, likewise."""
 
     @property
     def name(self) -> str:
@@ -118,13 +138,18 @@ class Candidate:
 
     @cached_property
     def route(self) -> Route:
-        """The route to the holder if that is done sooner, else to any worker."""
-        unbound = self._unbound(self.site.wait_s)
-        if self.holder is None:
-            return unbound
-        worker, cached_tokens, wait_s = self.holder
-        bound = Route(worker, cached_tokens, wait_s, self.site.work_s(self.prompt.prefill_tokens, cached_tokens))
-        return bound if bound.wait_s + (bound.work_s or 0.0) <= unbound.wait_s + (unbound.work_s or 0.0) else unbound
+        """The one that is done soonest: to the holder, to any worker, or to any worker that pulls the prefix."""
+        routes = [self._unbound(self.site.wait_s)]
+        if self.holder is not None:
+            worker, cached_tokens, wait_s, read_s = self.holder
+            work_s = self.site.work_s(self.prompt.prefill_tokens, cached_tokens)
+            routes.insert(0, Route(worker, cached_tokens, wait_s, None if work_s is None else work_s + read_s))
+        routes += [route for source in (self.near, self.far) if (route := self._pulled(source)) is not None]
+        return min(routes, key=lambda route: route.wait_s + (route.work_s or 0.0))
+
+    def without_far(self) -> "Candidate":
+        """Returns the same place where nothing is pulled from other sites."""
+        return self if self.far is None else replace(self, far=None)
 
     @property
     def uncached_tokens(self) -> int:
@@ -152,3 +177,13 @@ class Candidate:
 
     def _unbound(self, wait_s: float) -> Route:
         return Route(None, self.common_tokens, wait_s, self.site.work_s(self.prompt.prefill_tokens, self.common_tokens))
+
+    def _pulled(self, source: Source | None) -> Route | None:
+        """Returns the route by which any worker pulls the prefix, if that is clearly sooner than computing it."""
+        if source is None or source.tokens <= self.common_tokens:
+            return None
+        rest_s = self.site.work_s(self.prompt.prefill_tokens, source.tokens)
+        whole_s = self.site.work_s(self.prompt.prefill_tokens, self.common_tokens)
+        if rest_s is None or whole_s is None or PULL_MARGIN * source.pull_s + rest_s >= whole_s:
+            return None
+        return Route(None, source.tokens, self.site.wait_s, source.pull_s + rest_s, source)

@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from prfaas.process.config import ServiceConfig, SubjectToken
 from prfaas_scheduler.block_directory import MAX_BLOCKS
-from prfaas_scheduler.fleet import Fleet
+from prfaas_scheduler.fleet import Fleet, PullOptions
 from prfaas_scheduler.policies.base import Policy
 from prfaas_scheduler.policies.registry import POLICIES, PolicyOptions
 from prfaas_scheduler.queue.objectives import PROPORTIONAL_FROM_TOKENS, Objectives
@@ -68,6 +68,15 @@ class SchedulerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_f
 
     max_cached_blocks: Annotated[int, Meta(ge=1)] = MAX_BLOCKS
     """Most pairs of worker and cached block to keep, about 130 bytes each; beyond it the oldest are dropped."""
+
+    cache_pulls: bool = True
+    """Lets prompts be placed where their cached prefix is not, and workers pull it from where it is."""
+    pulls_from: tuple[SubjectToken, ...] = ()
+    """Other sites from which the prefill workers of this one may pull too."""
+
+    @property
+    def pulls(self) -> PullOptions:
+        return PullOptions(self.cache_pulls, tuple(site for site in self.pulls_from if site != self.site))
 
     def make_policy(self) -> Policy:
         """A fresh policy."""

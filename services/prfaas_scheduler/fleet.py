@@ -2,16 +2,17 @@
 
 import heapq
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import NamedTuple
 
 from prfaas.contracts.terms import Role
 from prfaas.contracts.to_scheduler import Heartbeat, LinkEstimate
 from prfaas_scheduler.backlog import Backlog
-from prfaas_scheduler.block_directory import MAX_BLOCKS, BlockDirectory
-from prfaas_scheduler.breaker import Breaker
-from prfaas_scheduler.candidates import Candidate, Holder, PrefillSite
+from prfaas_scheduler.block_directory import MAX_BLOCKS, BlockDirectory, Level
+from prfaas_scheduler.breaker import Breaker, BreakerState
+from prfaas_scheduler.candidates import Candidate, Holder, PrefillSite, Source
 from prfaas_scheduler.decode_load import batch_limit
 from prfaas_scheduler.placed_prefill import PlacedPrefill
 from prfaas_scheduler.pools import DecodePool, PrefillPool, Worker
@@ -27,8 +28,24 @@ DECODE_SLACK = 1 / 8
 cached share, so that a system prompt that all requests share gathers them nowhere."""
 
 
+PULL_OVERHEAD_S = 0.05
+"""Time of a pull beside its bytes: questions, the holder's chunk, and the last look."""
+UNKNOWN_PULL_BYTES_PER_S = 125e6
+"""Rate within a site while no worker of it has pulled anything."""
+
 MAX_SITES = 256
 """Sites that are remembered at once. A name costs its sender nothing, a place here costs memory and a metric's series."""
+
+
+class PullOptions(NamedTuple):
+    """Pulls that prompts may be placed with."""
+
+    enabled: bool
+    sites: tuple[str, ...] = ()
+    """Other sites from which the own one may pull."""
+
+
+NO_PULLS = PullOptions(False)
 
 
 @dataclass(slots=True)
@@ -54,7 +71,10 @@ class Decoder(NamedTuple):
 class Fleet:
     """All state of one pd site's scheduler. Time moves by `advance` and never back; all answers are as of then."""
 
-    def __init__(self, site: str, max_blocks: int = MAX_BLOCKS, tpot_objective_s: float = 0.0) -> None:
+    def __init__(
+        self, site: str, max_blocks: int = MAX_BLOCKS, tpot_objective_s: float = 0.0, pulls: PullOptions = NO_PULLS
+    ) -> None:
+        self.pulls = pulls
         self.site = site
         """The pd site whose scheduler this is."""
         self.tpot_objective_s = tpot_objective_s
@@ -175,11 +195,56 @@ class Fleet:
     def candidates(self, prompt: Prompt, model: str, fingerprint: str) -> dict[str, Candidate]:
         """The same sites as places for one prompt."""
         found = {}
+        longest: dict[str, Holder] = {}
         for name, pool in self._prefillers.get((model, fingerprint), {}).items():
             site = self._prefill_site(name, pool)
-            common_tokens, holder = self._cached(pool, site.backlog, prompt) if prompt.levels else (0, None)
-            found[name] = Candidate(site=site, prompt=prompt, common_tokens=common_tokens, holder=holder)
+            common_tokens, holder = 0, None
+            if prompt.levels:
+                common_tokens, longest_here = self._cached(pool, site, prompt)
+                if longest_here is not None:
+                    longest[name] = longest_here
+                    holder = longest_here if longest_here.cached_tokens > common_tokens else None
+            found[name] = Candidate(
+                site=site,
+                prompt=prompt,
+                common_tokens=common_tokens,
+                holder=holder,
+                near=None if holder is None else self._near(site, pool, holder, common_tokens),
+            )
+        own = found.get(self.site)
+        if own is not None and (far := self._far(found, longest, own)) is not None:
+            found[self.site] = replace(own, far=far)
         return found
+
+    def _near(self, site: PrefillSite, pool: PrefillPool, holder: Holder, common_tokens: int) -> Source | None:
+        """Returns the site's holder as a source for its other workers."""
+        if not self._sends(site.name, holder) or len(pool) < 2:
+            return None
+        size_bytes = site.kv_bytes(holder.cached_tokens) - site.kv_bytes(common_tokens)
+        pull_s = PULL_OVERHEAD_S + holder.read_s + size_bytes / (pool.pull_bytes_per_s or UNKNOWN_PULL_BYTES_PER_S)
+        return Source(site.name, holder.worker, holder.cached_tokens, pull_s)
+
+    def _far(self, found: Mapping[str, Candidate], longest: Mapping[str, Holder], own: Candidate) -> Source | None:
+        """Returns the worker of another site from which the own one would get most, and of several as good the one that is there
+        first. Its link has to be known, and its KV trusted."""
+        sources = []
+        for name in self.pulls.sites:
+            holder, remote = longest.get(name), found.get(name)
+            if holder is None or remote is None or holder.cached_tokens <= own.common_tokens:
+                continue
+            link = remote.site.link
+            known = link is not None and link.samples and link.goodput_bytes_per_s > 0
+            trusted = self.site_state(name).breaker.state(self._now_s) is BreakerState.CLOSED
+            if link is None or not known or not trusted or not self._sends(name, holder):
+                continue
+            size_bytes = own.site.kv_bytes(holder.cached_tokens) - own.site.kv_bytes(own.common_tokens)
+            ship_s = (remote.site.backlog.kv_bytes + size_bytes) / link.goodput_bytes_per_s
+            pull_s = PULL_OVERHEAD_S + holder.read_s + 2 * link.rtt_s + ship_s
+            sources.append(Source(name, holder.worker, holder.cached_tokens, pull_s))
+        return min(sources, key=lambda source: (-source.tokens, source.pull_s, source.site), default=None)
+
+    def _sends(self, site: str, holder: Holder) -> bool:
+        return self.pulls.enabled and self.workers[f"{site}.{Role.PREFILL}.{holder.worker}"].beat.pulls
 
     def _prefill_site(self, name: str, pool: PrefillPool) -> PrefillSite:
         state = self.site_state(name)
@@ -198,8 +263,8 @@ class Fleet:
             placed_tokens=state.placed_tokens,
         )
 
-    def _cached(self, pool: PrefillPool, backlog: Backlog, prompt: Prompt) -> tuple[int, Holder | None]:
-        """(prefix tokens that all workers of a site cache, its holder)."""
+    def _cached(self, pool: PrefillPool, site: PrefillSite, prompt: Prompt) -> tuple[int, Holder | None]:
+        """(prefix tokens that all workers of a site cache, the worker that caches most)."""
         bits, seen = pool.bits, 0
         holder: Holder | None = None
         for level in prompt.levels:
@@ -207,14 +272,19 @@ class Fleet:
             if not here:
                 continue
             seen |= here
+            if holder is None:
+                workers = [self.workers[key] for key in self.directory.keys(here, HOLDERS)]
+                holders = [self._holder(worker, level, pool, site, prompt) for worker in workers]
+                holder = min(holders, key=lambda each: each.wait_s + each.read_s)
             if seen == bits:
                 return prompt.cached_tokens(level), holder
-            if holder is None:
-                names = [self.workers[key].beat.worker for key in self.directory.keys(here, HOLDERS)]
-                waits_s = [backlog.worker_wait_s(name, len(pool), self._now_s) for name in names]
-                wait_s = min(waits_s)
-                holder = Holder(names[waits_s.index(wait_s)], prompt.cached_tokens(level), wait_s)
         return 0, holder
+
+    def _holder(self, worker: Worker, level: Level, pool: PrefillPool, site: PrefillSite, prompt: Prompt) -> Holder:
+        tokens, beat = prompt.cached_tokens(level), worker.beat
+        wait_s = site.backlog.worker_wait_s(beat.worker, len(pool), self._now_s)
+        reads = level.on_disk & worker.bit and beat.disk_bytes_per_s
+        return Holder(beat.worker, tokens, wait_s, site.kv_bytes(tokens) / beat.disk_bytes_per_s if reads else 0.0)
 
     def _admit(self, site: str) -> bool:
         """Returns whether the site is one of MAX_SITES: sites that nothing is known of any more make room."""

@@ -104,6 +104,8 @@ class PrefillPool:
         self._workers: dict[str, Worker] = {}
         self.bits = 0
         """Bitmask of its workers in BlockDirectory."""
+        self.pull_bytes_per_s = 0.0
+        """Rate of pulls within the site, as a worker announced it last; 0: none has."""
         self._observers: dict[str, Worker] = {}
         """Workers that have observed how long a prefill takes, the first that came first."""
 
@@ -114,6 +116,7 @@ class PrefillPool:
         key = worker.beat.key
         self._workers[key] = worker
         self.bits |= worker.bit
+        self.pull_bytes_per_s = worker.beat.pull_bytes_per_s or self.pull_bytes_per_s
         if worker.beat.prefill_points:
             self._observers[key] = worker
 

@@ -82,7 +82,7 @@ class SchedulerService:
         policy = config.make_policy()
         if isinstance(policy, Threshold):
             self._metrics.watch_threshold(lambda: policy.threshold_tokens, context.registry)
-        self._core = SchedulerCore(config.site, policy, config.max_cached_blocks, config.tpot_objective_s)
+        self._core = SchedulerCore(config.site, policy, config.max_cached_blocks, config.tpot_objective_s, config.pulls)
         directory = self._core.fleet.directory
         self._metrics.watch_directory(
             blocks=lambda: directory.blocks, dropped=lambda: directory.dropped, registry=context.registry

@@ -4,11 +4,12 @@ from dataclasses import replace
 from typing import overload
 
 from prfaas.contracts.codes import TOO_MANY, FailureCode
+from prfaas.contracts.kv import PrefixSource
 from prfaas.contracts.to_gateway import Placement, Refusal
 from prfaas.contracts.to_scheduler import AttemptEnded, PlaceRequest
 from prfaas.kvcache.blocks import unpack_hashes
 from prfaas_scheduler.block_directory import MAX_BLOCKS
-from prfaas_scheduler.candidates import Candidate, Route
+from prfaas_scheduler.candidates import Candidate, Route, Source
 from prfaas_scheduler.events import (
     Answer,
     AttemptOver,
@@ -25,7 +26,7 @@ from prfaas_scheduler.events import (
     SiteDistrusted,
     WorkerGone,
 )
-from prfaas_scheduler.fleet import Decoder, Fleet
+from prfaas_scheduler.fleet import NO_PULLS, Decoder, Fleet, PullOptions
 from prfaas_scheduler.placed_prefill import PlacedPrefill
 from prfaas_scheduler.policies.base import Candidates, Choice, Policy
 from prfaas_scheduler.prompt import Prompt
@@ -35,6 +36,8 @@ UNKNOWN_SHARE = 0.5
 """Share of the TTFT deadline that a remote attempt may use while nothing is known of the local site's speed."""
 MIN_SHARE, MAX_SHARE = 0.3, 0.7
 """Bounds of that share once something is known: predictions are no promises."""
+PULL_SLACK, PULL_LEAST_S = 1.5, 0.25
+"""A pull may take this many times its prediction, and this much more."""
 LOCAL_SLACK = 1.5
 """A local prefill may take this many times its prediction before the client's deadline breaks."""
 
@@ -42,8 +45,15 @@ LOCAL_SLACK = 1.5
 class SchedulerCore:
     """One pd site's scheduler."""
 
-    def __init__(self, site: str, policy: Policy, max_blocks: int = MAX_BLOCKS, tpot_objective_s: float = 0.0) -> None:
-        self.fleet = Fleet(site, max_blocks, tpot_objective_s)
+    def __init__(
+        self,
+        site: str,
+        policy: Policy,
+        max_blocks: int = MAX_BLOCKS,
+        tpot_objective_s: float = 0.0,
+        pulls: PullOptions = NO_PULLS,
+    ) -> None:
+        self.fleet = Fleet(site, max_blocks, tpot_objective_s, pulls)
         self.policy = policy
 
     @overload
@@ -218,11 +228,13 @@ def _not_in_time(message: str, late_s: float) -> Refusal:
 
 def _placement(request: PlaceRequest, decoder: Decoder, candidates: Candidates, choice: Choice) -> Placement:
     route = choice.candidate.route
-    fallback = candidates.local if choice.candidate is not candidates.local else None
+    local = candidates.local
+    fallback = local if local is not None and choice.candidate.name != local.name else None
     return Placement(
         transfer_id=request.request_id,
         prefill_site=choice.candidate.name,
         prefill_worker=route.worker,
+        pull=_source(route.pull),
         fallback_site=fallback.name if fallback else None,
         decode_worker=decoder.worker.beat.worker,
         outcome=choice.outcome,
@@ -234,12 +246,24 @@ def _placement(request: PlaceRequest, decoder: Decoder, candidates: Candidates, 
 def _cached(route: Route, prompt: Prompt, decoder: Decoder) -> str:
     """End of the reason: what caches have of the prompt, if anything."""
     end = ""
-    if route.cached_tokens:
+    if route.pull is not None:
+        source = route.pull
+        end += f"; {source.tokens} of {prompt.prefill_tokens} tokens are pulled from {source.worker} of {source.site}"
+        end += f" in {source.pull_s:.2f} s"
+    elif route.cached_tokens:
         where = route.worker or "every prefill worker there"
         end += f"; {route.cached_tokens} of {prompt.prefill_tokens} tokens cached at {where}"
     if decoder.cached_tokens:
         end += f"; {decoder.cached_tokens} at decode worker {decoder.worker.beat.worker}"
     return end
+
+
+def _source(source: Source | None) -> PrefixSource | None:
+    """Returns what a job is told of a pull. It is late somewhat after its prediction: half as long again, for what it is off."""
+    if source is None:
+        return None
+    timeout_s = PULL_SLACK * source.pull_s + PULL_LEAST_S
+    return PrefixSource(site=source.site, worker=source.worker, tokens=source.tokens, timeout_s=timeout_s)
 
 
 def _fallback_after_s(timeout_s: float, fallback: Candidate | None) -> float:

@@ -35,6 +35,7 @@ async def test_a_prefill_site_says_in_a_pd_site_what_it_was_given_and_hears_noth
         "announce the queue of remote",
         "answer a local process as remote",
         "write KV made in remote",
+        "write a prefix that local pulls from remote",
         "send a train as remote",
     }
 
@@ -48,7 +49,9 @@ async def test_a_pd_site_reaches_its_own_jobs_in_a_prefill_site_and_nothing_of_a
     assert acts_of(can, f"all of {OTHER}", HOME) == set(), "two pd sites that share a prefill site are not joined"
 
 
-@pytest.mark.parametrize("what", [act.what for act in HEARD if act.what.startswith(("hear prompts", "hear jobs", "hear KV"))])
+@pytest.mark.parametrize(
+    "what", [act.what for act in HEARD if act.what.startswith(("hear prompts", "hear jobs", "hear KV", "hear prefixes"))]
+)
 async def test_prompts_and_kv_are_heard_by_their_receiver_only(can: Can, what: str) -> None:
     hearing = {actor.name for actor in ACTORS if can[what, actor.name]}
     assert hearing <= {f"{HOME} d0"}
@@ -75,6 +78,8 @@ async def test_each_act_works_for_somebody_or_is_one_that_nobody_may_do(can: Can
         "hear jobs that are dispatched to p0",
         "hear KV made in local",
         "hear KV made in remote",
+        "ask local p0 for a prefix, as remote",
+        "hear prefixes that are pulled within local",
     }
 
 

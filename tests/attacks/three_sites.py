@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import msgspec
+
 from load.emulated_stack import many_sites
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.site.sites import Description
@@ -12,7 +14,10 @@ HOME, OTHER, FAR = "local", "east", "remote"
 
 
 def description() -> Description:
-    return many_sites([HOME, OTHER], {FAR: (HOME, OTHER)}, policy="remote_all")
+    """`local` pulls prefixes from `remote` too, `east` only within itself."""
+    found = many_sites([HOME, OTHER], {FAR: (HOME, OTHER)}, policy="remote_all")
+    sites = tuple(msgspec.structs.replace(site, pulls_from=(FAR,) if site.name == HOME else ()) for site in found.sites)
+    return msgspec.structs.replace(found, sites=sites)
 
 
 class Actor(NamedTuple):

@@ -80,6 +80,13 @@ SAID = (
     Act("write KV made in local", "bulk", f"$O.{subjects.kv_bucket(HOME, HOME)}.C.n"),
     Act("write KV made in remote", "bulk", f"$O.{subjects.kv_bucket(HOME, FAR)}.C.n"),
     Act("write KV made in east", "bulk", f"$O.{subjects.kv_bucket(HOME, OTHER)}.C.n"),
+    Act("ask local p0 for a prefix, as local", "ctl", subjects.send_prefix(HOME, "p0", HOME)),
+    Act("ask local p0 for a prefix, as remote", "ctl", subjects.send_prefix(HOME, "p0", FAR)),
+    Act("ask remote p0 for a prefix, as local", "ctl", subjects.send_prefix(FAR, "p0", HOME), FAR),
+    Act("ask remote p0 for a prefix, as east", "ctl", subjects.send_prefix(FAR, "p0", OTHER), FAR),
+    Act("write a prefix that is pulled within local", "bulk", f"$O.{subjects.pull_bucket(HOME, HOME)}.C.n"),
+    Act("write a prefix that local pulls from remote", "bulk", f"$O.{subjects.pull_bucket(HOME, FAR)}.C.n"),
+    Act("write a prefix that is pulled within remote", "bulk", f"$O.{subjects.pull_bucket(FAR, FAR)}.C.n", FAR),
     Act("send a train as remote", "bulk", subjects.probe_train(HOME, FAR)),
 )
 HEARD = (
@@ -94,6 +101,7 @@ HEARD = (
     Act("hear replies to local p0", "ctl", f"{subjects.replies(HOME, HOME, 'p0')}.c.t"),
     Act("hear KV made in local", "bulk", f"$O.{subjects.kv_bucket(HOME, HOME)}.C.n"),
     Act("hear KV made in remote", "bulk", f"$O.{subjects.kv_bucket(HOME, FAR)}.C.n"),
+    Act("hear prefixes that are pulled within local", "bulk", f"$O.{subjects.pull_bucket(HOME, HOME)}.C.n"),
     Act("hear KV that d0 is handed", "bulk", f"{subjects.replies(HOME, HOME, 'd0')}.c.t"),
 )
 Can = dict[tuple[str, str], bool]

@@ -1,5 +1,7 @@
 """Answers that another worker goes on with."""
 
+from typing import Any
+
 import hypothesis.strategies as st
 import msgspec
 from hypothesis import given
@@ -25,6 +27,7 @@ from prfaas_decode_worker.events import (
 from prfaas_decode_worker.service_core import DecodeCore
 from tests.decode_worker.core_at_hand import (
     DEADLINE_S,
+    EOS,
     ask,
     events_of,
     make_core,
@@ -54,11 +57,20 @@ def told(events: list[GenerateEvent]) -> tuple[str, list[int]]:
     max_tokens=st.integers(1, 12),
     min_tokens=st.integers(0, 4),
     stop=st.sampled_from([(), ("9",), ("8",)]),
+    stop_token_ids=st.sampled_from([(), (5,), (EOS, 4)]),
+    ignore_eos=st.booleans(),
 )
 def test_an_answer_that_another_worker_goes_on_with_is_the_same(
-    token_ids: list[int], sent: int, max_tokens: int, min_tokens: int, stop: tuple[str, ...]
+    token_ids: list[int],
+    sent: int,
+    max_tokens: int,
+    min_tokens: int,
+    stop: tuple[str, ...],
+    stop_token_ids: tuple[int, ...],
+    ignore_eos: bool,
 ) -> None:
-    generate = ask(max_tokens=max_tokens, min_tokens=min_tokens, stop=stop, prompt=(1, 2, 3))
+    ends: dict[str, Any] = {"stop": stop, "stop_token_ids": stop_token_ids, "ignore_eos": ignore_eos, "min_tokens": min_tokens}
+    generate = ask(max_tokens=max_tokens, prompt=(1, 2, 3), **ends)
     whole = answer_of(make_core(cache_bytes=10_000), generate, token_ids)
     # The first worker is lost after some of its events came, perhaps just before the last one.
     came = list(whole[:-1][: 1 + sent])

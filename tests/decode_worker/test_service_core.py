@@ -1,8 +1,9 @@
 """The decode core, one story at a time: requests from their placement to their end."""
 
 import msgspec
+import pytest
 
-from prfaas.contracts.kv import TransferReport
+from prfaas.contracts.kv import PrefixSource, TransferReport
 from prfaas.contracts.terms import Outcome
 from prfaas.contracts.to_decode import Generate
 from prfaas.contracts.to_gateway import (
@@ -77,6 +78,17 @@ def test_a_stop_string_ends_the_answer() -> None:
     started(core, ask(stop=("9",)))
     *_, finished = events_of(step(core, 9))
     assert isinstance(finished, Finished) and finished.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("ignore_eos", [False, True])
+def test_a_stop_token_ends_as_an_end_token_does_also_where_those_are_ignored(ignore_eos: bool) -> None:
+    core = make_core()
+    started(core, ask("r1", stop_token_ids=(5, 6), min_tokens=1, ignore_eos=ignore_eos))
+    (early,) = events_of(step(core, 5))
+    assert isinstance(early, Tokens) and early.token_ids == (5,)
+    (finished,) = events_of(step(core, 6))
+    assert isinstance(finished, Finished)
+    assert (finished.finish_reason, finished.text, finished.completion_tokens) == ("stop", "", 2)
 
 
 def test_eos_and_stop_strings_end_nothing_before_min_tokens() -> None:
@@ -159,14 +171,17 @@ def test_a_failed_remote_attempt_falls_back_to_the_local_site_and_says_so() -> N
     assert event.outcome is Outcome.FALLBACK_TIMEOUT and "no frame for 3 s" in event.reason
 
 
-def test_the_named_worker_gets_the_first_attempt_only() -> None:
+def test_the_named_worker_and_what_may_be_pulled_are_the_first_attempts_only() -> None:
     core = make_core()
+    pull = PrefixSource(site="home", worker="p2", tokens=4, timeout_s=1.0)
     generate = ask(remote=False)
-    generate = msgspec.structs.replace(generate, placement=msgspec.structs.replace(generate.placement, prefill_worker="p1"))
+    generate = msgspec.structs.replace(
+        generate, placement=msgspec.structs.replace(generate.placement, prefill_worker="p1", pull=pull)
+    )
     _, begin = core.handle(GenerateAsked(0.0, generate))
-    assert isinstance(begin, BeginAttempt) and begin.prefill_worker == "p1"
+    assert isinstance(begin, BeginAttempt) and (begin.prefill_worker, begin.pull) == ("p1", pull)
     *_, again = core.handle(AttemptFailed(1.0, "r1", 1, "worker_lost", "gone"))
-    assert isinstance(again, BeginAttempt) and again.prefill_worker is None
+    assert isinstance(again, BeginAttempt) and (again.prefill_worker, again.pull) == (None, None)
 
 
 def test_the_client_hears_what_was_cached_and_the_report_what_was_saved() -> None:
@@ -208,6 +223,16 @@ def test_no_first_token_in_time_fails_the_request_and_ends_its_attempt() -> None
     assert ended == EndAttempt("r1", 1, "far")
     assert isinstance(release, Release)
     assert (release.request_id, release.ended, release.completion_tokens, release.decode_s) == ("r1", "deadline", 0, 0.0)
+
+
+@pytest.mark.parametrize("left_s", [0.0, 1e-15])
+def test_a_request_that_comes_when_no_time_is_left_is_refused_and_takes_no_place_in_the_line(left_s: float) -> None:
+    core = make_core(slots=1, waiting=0)
+    late = msgspec.structs.replace(ask(), ttft_deadline_s=left_s)
+    (refused,) = core.handle(GenerateAsked(100.0, late))
+    assert isinstance(refused, Answer) and isinstance(refused.answer, GenerateRefused)
+    assert refused.answer.code == "deadline" and not core.requests
+    core.validate()
 
 
 def test_requests_wait_for_a_slot_in_order_and_the_line_is_bounded() -> None:

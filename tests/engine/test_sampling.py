@@ -114,12 +114,13 @@ def test_the_penalty_of_repetition_is_that_of_transformers(penalty: float, seen:
     logits = 3 * torch.randn(1, 30, generator=torch.Generator().manual_seed(seed))
     half = len(seen) // 2
     one = Sampler(Sampling(max_tokens=1, repetition_penalty=penalty), seen[:half])
-    for token_id in seen[half:]:
-        one.see(token_id)
+    for position, token_id in enumerate(seen[half:], half):
+        one.see(token_id, position)
     expected = logits
     if seen:
         expected = transformers.RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor([seen]), logits)
-    assert torch.equal(one.penalized(logits[0]), expected[0])
+    found = logits[0] if one.adjustments is None else one.adjustments.apply(logits[0])
+    assert torch.equal(found, expected[0])
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.01])
@@ -127,7 +128,7 @@ def test_a_penalized_token_gives_way_and_its_logprob_stays(temperature: float) -
     """0.5 to the power of 2 is less than 0.3."""
     one = Sampler(Sampling(max_tokens=1, temperature=temperature, repetition_penalty=2.0, top_logprobs=1))
     assert draw(LOGITS, one).token_id == 0
-    one.see(0)
+    one.see(0, 0)
     token = draw(LOGITS, one)
     assert (token.token_id, token.top[0][0]) == (1, 0)
     assert token.logprob == pytest.approx(math.log(0.3), abs=1e-6)

@@ -11,7 +11,8 @@ scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False,
 names = st.sampled_from([
     "model", "prompt", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "min_tokens", "temperature",
     "top_p", "top_k", "min_p", "repetition_penalty", "seed", "stop", "ignore_eos", "logprobs", "top_logprobs", "role", "content",
-    "type", "text", "include_usage",
+    "type", "text", "include_usage", "presence_penalty", "frequency_penalty", "logit_bias", "stop_token_ids", "bad_words",
+    "n", "best_of",
     *UNSUPPORTED, *INERT,
 ]) | st.text(max_size=4)  # fmt: skip
 values = st.recursive(

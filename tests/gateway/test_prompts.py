@@ -22,26 +22,26 @@ def message(role: Any, content: str | list[TextPart]) -> ChatMessage:
 
 
 async def test_text_is_tokenized_with_one_bos() -> None:
-    assert await prompts().of_prompt("hello world") == [BOS, WORDS.index("hello"), WORDS.index("world")]
+    assert await prompts().of_prompts(["hello world"]) == [[BOS, WORDS.index("hello"), WORDS.index("world")]]
 
 
 async def test_token_ids_are_taken_as_they_are() -> None:
-    assert await prompts().of_prompt([3, 4]) == [3, 4]
+    assert await prompts().of_prompts([[3, 4], [5]]) == [[3, 4], [5]]
 
 
 @pytest.mark.parametrize("bad", [-1, len(WORDS), 10**12])
 async def test_token_ids_outside_of_the_vocabulary_are_refused(bad: int) -> None:
     with pytest.raises(ApiError, match="position 1") as raises:
-        await prompts().of_prompt([3, bad])
+        await prompts().of_prompts([[3, bad]])
     assert (raises.value.status, raises.value.body.param) == (400, "prompt")
 
 
 async def test_text_of_tokens_that_the_model_lacks_is_refused() -> None:
     """A model of text alone has no row for the token that stands for an image, and its tokenizer has the token."""
     lacking = Prompts(tiny_tokenizer(), TEMPLATE, special_tokens={}, vocabulary_tokens=WORDS.index("assistant"))
-    assert await lacking.of_prompt("user") == [BOS, WORDS.index("user")]
+    assert await lacking.of_prompts(["user"]) == [[BOS, WORDS.index("user")]]
     with pytest.raises(ApiError, match="Token id 11 at position 1 is not in the vocabulary of 11 tokens"):
-        await lacking.of_prompt("assistant")
+        await lacking.of_prompts(["assistant"])
 
 
 async def test_messages_are_rendered_by_the_models_template() -> None:
@@ -69,7 +69,7 @@ def test_a_model_without_a_template_takes_no_messages() -> None:
 async def test_a_long_prompt_is_tokenized_off_the_event_loop() -> None:
     text = "hello " * INLINE_CHARS
     with ThreadPoolExecutor(1) as executor:
-        assert await Prompts(tiny_tokenizer(), TEMPLATE, executor).of_prompt(text) == await prompts().of_prompt(text)
+        assert await Prompts(tiny_tokenizer(), TEMPLATE, executor).of_prompts([text]) == await prompts().of_prompts([text])
 
 
 async def test_many_messages_are_rendered_off_the_event_loop() -> None:

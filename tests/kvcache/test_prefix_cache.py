@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from prfaas.kvcache import pinned_prefix
 from prfaas.kvcache.block import Part
+from prfaas.kvcache.block_pool import Tier
 from prfaas.kvcache.blocks import block_hashes
 from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange, LayerSpec
 from prfaas.kvcache.pinned_prefix import PinnedPrefix
@@ -157,7 +158,7 @@ def test_only_ends_at_which_a_prompt_can_be_resumed_are_announced() -> None:
     hybrid = Hybrid(capacity_blocks=13)
     hybrid.serve(range(10))
     hashes = block_hashes(range(10), 1)
-    assert hybrid.cache.take_changes() == ([hashes[3], hashes[7], hashes[9]], [])
+    assert hybrid.cache.take_changes() == (dict.fromkeys((hashes[3], hashes[7], hashes[9]), Tier.MEMORY), [])
     hybrid.serve(range(20, 30))
     _, removed = hybrid.cache.take_changes()
     assert set(removed) == {hashes[3], hashes[7], hashes[9]} and hybrid.serve(range(10)) == 0
@@ -246,10 +247,10 @@ def test_changes_are_told_once_and_cancel_out() -> None:
     (hash_one,), (hash_two,), (hash_three,) = (block_hashes(tokens, BLOCK_TOKENS) for tokens in (one, two, three))
     for tokens in (one, two, three):
         store(cache, tokens)
-    assert cache.take_changes() == ([hash_two, hash_three], [])
-    assert cache.take_changes() == ([], [])
+    assert cache.take_changes() == ({hash_two: Tier.MEMORY, hash_three: Tier.MEMORY}, [])
+    assert cache.take_changes() == ({}, [])
     store(cache, one)
-    assert cache.take_changes() == ([hash_one], [hash_two])
+    assert cache.take_changes() == ({hash_one: Tier.MEMORY}, [hash_two])
 
 
 PROMPTS = st.lists(st.integers(1, 2), max_size=12)

@@ -136,3 +136,20 @@ class AnyOrder(RuleBasedStateMachine):
 
 TestAnyOrder = AnyOrder.TestCase
 TestAnyOrder.settings = settings(max_examples=examples(50), deadline=None)
+
+
+def test_the_background_has_its_turns_while_no_request_has_anything_to_send() -> None:
+    turns = Turns()
+    for key in (1, 2):
+        turns.join(key, "", background=True)
+        turns.offer(key, FRAME, urgent=False)
+    for key, tenant in ((3, ""), (4, "other")):
+        turns.join(key, tenant)
+        turns.offer(key, FRAME, urgent=False)
+    assert serve(turns, 10) == {3: 5 * FRAME, 4: 5 * FRAME}
+    turns.offer(3, 0, urgent=False)
+    turns.offer(4, 0, urgent=False)
+    assert serve(turns, 100) == {1: 50 * FRAME, 2: 50 * FRAME}
+    for key in (3, 4):
+        turns.offer(key, FRAME, urgent=False)
+    assert serve(turns, 10) == {3: 5 * FRAME, 4: 5 * FRAME}, "its tenant's requests did not pay for the background"

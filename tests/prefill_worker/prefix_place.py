@@ -16,7 +16,7 @@ from prfaas.bus.bulk import BulkLane, ensure_kv_bucket
 from prfaas.bus.control import ControlBus
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.contracts import subjects
-from prfaas.contracts.kv import KVTransfer, TransferReport
+from prfaas.contracts.kv import KVTransfer, PrefixSource, TransferReport
 from prfaas.contracts.to_prefill import PrefillJob
 from prfaas.contracts.to_scheduler import BlocksChanged
 from prfaas.contracts.wire import pack_tokens
@@ -42,19 +42,24 @@ def prompt(tokens: int, seed: int = 0) -> list[int]:
 
 
 class Place:
-    def __init__(self, bus: ControlBus, lane: BulkLane, worker: PrefillWorkerService, registry: CollectorRegistry) -> None:
+    def __init__(
+        self, name: str, bus: ControlBus, lane: BulkLane, worker: PrefillWorkerService, registry: CollectorRegistry
+    ) -> None:
         self.bus, self.lane, self.worker, self.registry = bus, lane, worker, registry
+        self.name = name
         self.engine = EmulatedEngine(MODEL, EMULATED, chunk_tokens=BLOCK_TOKENS)
         self.changed: asyncio.Queue[BlocksChanged] = asyncio.Queue()
 
-    async def submit(self, token_ids: Sequence[int], from_token: int = 0, scope: str = "") -> tuple[KVReceiver, Any]:
+    async def submit(
+        self, token_ids: Sequence[int], from_token: int = 0, scope: str = "", pull: PrefixSource | None = None
+    ) -> tuple[KVReceiver, Any]:
         """A job that is dispatched to the worker."""
-        receiver, job, sequence = await self.make_job(token_ids, from_token, scope)
-        await dispatch_to(self.bus, SITE, WORKER, job)
+        receiver, job, sequence = await self.make_job(token_ids, from_token, scope, pull)
+        await dispatch_to(self.bus, SITE, self.name, job)
         return receiver, sequence
 
     async def make_job(
-        self, token_ids: Sequence[int], from_token: int = 0, scope: str = ""
+        self, token_ids: Sequence[int], from_token: int = 0, scope: str = "", pull: PrefixSource | None = None
     ) -> tuple[KVReceiver, PrefillJob, Any]:
         """A job, the open receiver of its KV, and the sequence into which that goes."""
         transfer = KVTransfer(
@@ -80,12 +85,15 @@ class Place:
             decode_site=SITE,
             cache_scope=scope,
             timeout_s=DEADLINE_S,
+            pull=pull,
         )
         return receiver, job, sequence
 
-    async def prefill(self, token_ids: Sequence[int], from_token: int = 0, scope: str = "") -> TransferReport:
+    async def prefill(
+        self, token_ids: Sequence[int], from_token: int = 0, scope: str = "", pull: PrefixSource | None = None
+    ) -> TransferReport:
         """Receives a prefill, and asserts that its KV is, byte for byte, that of the whole prompt's prefill."""
-        receiver, sequence = await self.submit(token_ids, from_token, scope)
+        receiver, sequence = await self.submit(token_ids, from_token, scope, pull)
         report = await receiver.verified(DEADLINE_S)
         await receiver.close()
         expected = self.engine.reserve(len(token_ids), len(token_ids) + 1)
@@ -110,18 +118,12 @@ async def prefill_worker(server: NatsServer, **keys: Any) -> AsyncIterator[Place
     bus = await ControlBus.connect(endpoint, "test")
     lane = await BulkLane.connect(endpoint, name="test", timeout_s=60)
     await ensure_kv_bucket(lane, subjects.kv_bucket(SITE, SITE), max_bytes=1 << 28, ttl_s=60)
-    config = PrefillWorkerConfig(
-        site=SITE,
-        name=WORKER,
-        control=endpoint,
-        bulk=endpoint,
-        serves=(SITE,),
-        engine=EngineConfig(engine="emulated", model=MODEL, chunk_tokens=BLOCK_TOKENS, emulated=EMULATED),
-        **keys,
-    )
+    engine = EngineConfig(engine="emulated", model=MODEL, chunk_tokens=BLOCK_TOKENS, emulated=EMULATED)
+    own: dict[str, Any] = {"name": WORKER, "engine": engine, **keys}
+    config = PrefillWorkerConfig(site=SITE, control=endpoint, bulk=endpoint, serves=(SITE,), **own)
     tasks, registry = Tasks(), CollectorRegistry()
     worker = PrefillWorkerService(config, ServiceContext(tasks, registry, Tracing()))
-    place = Place(bus, lane, worker, registry)
+    place = Place(config.name, bus, lane, worker, registry)
     await bus.subscribe(subjects.all_blocks(SITE), BlocksChanged, place.changed.put_nowait)
     try:
         await worker.start()

@@ -1,7 +1,7 @@
 """The directory of cached blocks says what a walk over all workers' caches would, whatever they announce in whatever order."""
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import hypothesis.strategies as st
 import pytest
@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from prfaas.contracts.terms import Role
 from prfaas.contracts.to_scheduler import BlocksChanged, BlocksHeld
+from prfaas.kvcache.blocks import pack_flags
 from prfaas_scheduler.block_directory import FIRST_PAUSE_S, BlockDirectory, Level
 from tests.budget import examples
 
@@ -22,8 +23,15 @@ def packed(hashes: Iterable[int]) -> bytes:
 
 
 def changed(
-    sequence: int, stored: Iterable[int] = (), removed: Iterable[int] = (), *, incarnation: str = "i", worker: str = "a"
+    sequence: int,
+    stored: Iterable[int] = (),
+    removed: Iterable[int] = (),
+    *,
+    incarnation: str = "i",
+    worker: str = "a",
+    on_disk: Collection[int] = (),
 ) -> BlocksChanged:
+    stored = list(stored)
     return BlocksChanged(
         site="home",
         worker=worker,
@@ -31,12 +39,15 @@ def changed(
         incarnation=incarnation,
         sequence=sequence,
         stored=packed(stored),
+        on_disk=pack_flags(block in on_disk for block in stored),
         removed=packed(removed),
     )
 
 
-def held(sequence: int, hashes: Iterable[int], *, incarnation: str = "i") -> BlocksHeld:
-    return BlocksHeld(incarnation=incarnation, sequence=sequence, hashes=packed(hashes))
+def held(sequence: int, hashes: Iterable[int], *, incarnation: str = "i", on_disk: Collection[int] = ()) -> BlocksHeld:
+    hashes = list(hashes)
+    flags = pack_flags(block in on_disk for block in hashes)
+    return BlocksHeld(incarnation=incarnation, sequence=sequence, hashes=packed(hashes), on_disk=flags)
 
 
 def prefixes(directory: BlockDirectory, chain: list[int]) -> dict[str, int]:
@@ -111,6 +122,7 @@ class Cache:
     def __init__(self, incarnation: str) -> None:
         self.incarnation, self.sequence = incarnation, 0
         self.blocks: set[int] = set()
+        self.on_disk: set[int] = set()
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -143,8 +155,14 @@ class AnyOrder(RuleBasedStateMachine):
             self.real[key] = Cache(str(self.count))
             self.exact.discard(key)
 
-    @rule(key=WORKERS, stored=BLOCKS, removed=BLOCKS, lost=st.sampled_from([False, False, True]))
-    def worker_announces(self, key: str, stored: list[int], removed: list[int], lost: bool) -> None:
+    @rule(
+        key=WORKERS,
+        stored=BLOCKS,
+        removed=BLOCKS,
+        lost=st.sampled_from([False, False, True]),
+        on_disk=st.sets(st.integers(1, 12)),
+    )
+    def worker_announces(self, key: str, stored: list[int], removed: list[int], lost: bool, on_disk: set[int]) -> None:
         if key not in self.real:
             self.directory.apply(key, changed(1, stored), self.now_s)
             return
@@ -152,10 +170,11 @@ class AnyOrder(RuleBasedStateMachine):
         cache.sequence += 1
         cache.blocks -= set(removed)
         cache.blocks |= set(stored)
+        cache.on_disk = cache.on_disk - set(stored) - set(removed) | (on_disk & set(stored))
         if lost:
             self.exact.discard(key)
             return
-        message = changed(cache.sequence, stored, set(removed) - set(stored), incarnation=cache.incarnation)
+        message = changed(cache.sequence, stored, set(removed) - set(stored), incarnation=cache.incarnation, on_disk=on_disk)
         self.now_s += 1000.0  # longer than any pause between questions
         asked = self.directory.apply(key, message, self.now_s)
         if cache.sequence == 1:
@@ -166,7 +185,7 @@ class AnyOrder(RuleBasedStateMachine):
     def worker_answers(self, key: str) -> None:
         if key in self.real:
             cache = self.real[key]
-            self.directory.replace(key, held(cache.sequence, cache.blocks, incarnation=cache.incarnation))
+            self.directory.replace(key, held(cache.sequence, cache.blocks, incarnation=cache.incarnation, on_disk=cache.on_disk))
             self.exact.add(key)
 
     @invariant()
@@ -182,6 +201,9 @@ class AnyOrder(RuleBasedStateMachine):
                 (at for at, block in enumerate(chain, 1) if block in self.real[key].blocks), default=0
             )
         assert found.keys() <= self.real.keys()
+        on_disk = {key for level in self.directory.find(chain) for key in self.directory.keys(level.on_disk, 99)}
+        for key in self.exact & found.keys():
+            assert (key in on_disk) is (chain[found[key] - 1] in self.real[key].on_disk)
         levels = [level.blocks for level in self.directory.find(chain)]
         assert levels == sorted(set(levels), reverse=True)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prfaas.contracts.kv import KVTransfer
+from prfaas.contracts.kv import KVTransfer, PrefixSource
 from prfaas.contracts.to_prefill import JobSecret, PrefillJob
 from prfaas.contracts.wire import decode, encode
 from prfaas.sealing.config import SealingConfig
@@ -26,6 +26,7 @@ OTHERS: dict[str, Any] = {
     "worker": "p7",
     "priority": -1,
     "admitted": True,
+    "pull": PrefixSource(site="far", worker="p1", tokens=32, timeout_s=1.0),
 }
 OTHER_TRANSFERS: dict[str, Any] = {
     "transfer_id": "u",

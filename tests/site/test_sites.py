@@ -97,12 +97,13 @@ config = {{ {keys} }}
     [
         ("decode-worker", "", 1024),
         ("decode-worker", "bucket-mib = 64", 64),
-        ("prefill-worker", "movable = true", 1024),
+        ("prefill-worker", "movable = true, cache-pulls = false", 1024),
+        ("prefill-worker", "movable = true, pull-bucket-mib = 32", 1024),
     ],
 )
 def test_a_server_without_the_memory_of_its_kv_buckets_is_refused(tmp_path: Path, role: str, keys: str, mib: int) -> None:
     services = MEMORY.format(role=role, keys=keys)
-    needed_bytes = mib << 20
+    needed_bytes = (mib + 32 * ("pull-bucket" in keys)) << 20
     load(tmp_path, TWO_SITES.replace('kind = "pd"', f'kind = "pd"\nmax-memory-bytes = {needed_bytes}') + services)
     with pytest.raises(DescriptionError, match=f"{role}.*{mib} MiB.*max-memory-bytes.*at least {needed_bytes}"):
         load(tmp_path, TWO_SITES.replace('kind = "pd"', f'kind = "pd"\nmax-memory-bytes = {needed_bytes - 1}') + services)
@@ -110,3 +111,13 @@ def test_a_server_without_the_memory_of_its_kv_buckets_is_refused(tmp_path: Path
 
 def test_a_site_that_only_prefills_needs_no_memory_for_kv(tmp_path: Path) -> None:
     load(tmp_path, TWO_SITES.replace('kind = "prfaas"', 'kind = "prfaas"\nmax-memory-bytes = 1048576'))
+
+
+def test_prefixes_are_pulled_from_sites_only_that_send_kv_here(tmp_path: Path) -> None:
+    load(tmp_path, TWO_SITES.replace('kind = "pd"', 'kind = "pd"\npulls-from = ["remote"]'))
+    for wrong in (
+        TWO_SITES.replace('kind = "pd"', 'kind = "pd"\npulls-from = ["local"]'),
+        TWO_SITES.replace('kind = "prfaas"', 'kind = "prfaas"\npulls-from = ["local"]'),
+    ):
+        with pytest.raises(DescriptionError, match="which sends it no KV"):
+            load(tmp_path, wrong)

@@ -85,4 +85,5 @@ def _prefill(site: str, index: int, profile: Profile) -> Heartbeat:
         max_context_tokens=1 << 18,
         prefill_points=seen.points(),
         kv_points=tuple((float(point.tokens), point.kv_bytes) for point in PRFAAS.prefill),
+        pulls=True,
     )

@@ -30,6 +30,7 @@ from prfaas.contracts.terms import Role
 from prfaas.contracts.to_gateway import Placement, Refusal
 from prfaas.contracts.to_scheduler import AttemptEnded, Heartbeat, LinkEstimate, PlaceRequest
 from prfaas_scheduler.events import AttemptOver, CacheChanged, HeartbeatReceived, LinkMeasured, PlacementRequested
+from prfaas_scheduler.fleet import PullOptions
 from prfaas_scheduler.service_core import SchedulerCore
 
 PREEMPTED_US = 100.0
@@ -192,8 +193,9 @@ def _request(number: int, tokens: int, hashes: bytes) -> PlaceRequest:
 
 
 def measure(policy: str, workers: int, decisions: int, cached_blocks: int = 0, seed: int = 1) -> InProcess:
-    core = SchedulerCore(HOME, make_policy(policy))
     fleet = make_fleet(workers)
+    remotes = tuple(dict.fromkeys(link.source for link in fleet.links))
+    core = SchedulerCore(HOME, make_policy(policy), pulls=PullOptions(True, remotes))
     caches = Caches(fleet, cached_blocks, seed)
     world = _World(fleet, core, caches, seed)
     world.advance(INTERVAL_S)

@@ -50,6 +50,9 @@ def tool_use_of(request: GenerationRequest, family: CallFamily | None) -> ToolUs
             f'`{form.param}` is not supported beside `tools` that may be called: send `tool_choice: "none"`, or leave it out.'
         )
         raise invalid(message, form.param, FailureCode.UNSUPPORTED_VALUE)
+    if request.n > 1:
+        message = "`n` above 1 is not supported beside `tools` that may be called: send the request again for another answer."
+        raise invalid(message, "n", FailureCode.UNSUPPORTED_VALUE)
     return ToolUse(family=family, functions=names, parallel=request.parallel_tool_calls, form=_form(request, family))
 
 

@@ -8,12 +8,19 @@ from msgspec import UNSET, Meta, UnsetType
 from prfaas_gateway.openai.structured import Choices, ResponseFormat, Schema, StructuredOutputs
 from prfaas_gateway.openai.tool_types import Tool, ToolCall, ToolCallDelta, ToolChoice
 
+MAX_CHOICES = 128
+"""Most choices, and most prompts, of a request, whatever is configured: OpenAI's bound of `n`."""
+ChoiceCount = Annotated[int, Meta(ge=1, le=MAX_CHOICES)]
 TokenCount = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Temperature = Annotated[float, Meta(ge=0, le=2)]
 TopP = Annotated[float, Meta(gt=0, le=1)]
 TopK = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 MinP = Annotated[float, Meta(ge=0, le=1)]
 RepetitionPenalty = Annotated[float, Meta(ge=0.1, le=10)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Bias = Annotated[float, Meta(ge=-100, le=100)]
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+BadWord = Annotated[str, Meta(min_length=1, max_length=256)]
 StopString = Annotated[str, Meta(min_length=1, max_length=1024)]
 
 
@@ -28,6 +35,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     model: str
     stream: bool = False
     stream_options: StreamOptions | None = None
+    n: ChoiceCount = 1
     max_tokens: TokenCount | None = None
     max_completion_tokens: TokenCount | None = None
     min_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
@@ -36,6 +44,11 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     top_k: TopK | None = None
     min_p: MinP | None = None
     repetition_penalty: RepetitionPenalty | None = None
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    logit_bias: Annotated[dict[TokenId, Bias], Meta(max_length=1024)] = {}
+    stop_token_ids: Annotated[list[TokenId], Meta(max_length=256)] = []
+    bad_words: Annotated[list[BadWord], Meta(max_length=128)] = []
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: StopString | Annotated[list[StopString], Meta(max_length=4)] | None = None
     ignore_eos: bool = False
@@ -46,11 +59,27 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     guided_choice: Choices | None = None
     guided_grammar: str | None = None
 
+    @property
+    def choices_per_prompt(self) -> int:
+        """Answers that are generated for each prompt."""
+        return self.n
+
 
 class CompletionRequest(GenerationRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    prompt: str | list[int]
-    """Text or token ids. A list of one prompt is replaced by that prompt."""
+    prompt: str | list[int | str | list[int]]
+    """Text or token ids, or a list of texts or of lists of token ids."""
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
+    best_of: ChoiceCount | None = None
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """The prompts one by one. Raises no error: `validation` has seen to it that entries are of one kind."""
+        is_list = isinstance(self.prompt, list) and self.prompt and not isinstance(self.prompt[0], int)
+        return self.prompt if is_list else [self.prompt]  # type: ignore[return-value, list-item]
+
+    @property
+    def choices_per_prompt(self) -> int:
+        return self.best_of or self.n
 
 
 class TextPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -185,7 +214,7 @@ class AnswerBody(msgspec.Struct, frozen=True, kw_only=True):
     created: int
     model: str
     system_fingerprint: str
-    choices: list[Choice]
+    choices: list[Choice] | msgspec.Raw
     usage: Usage | UnsetType | None = UNSET
 
 

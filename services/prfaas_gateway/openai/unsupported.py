@@ -11,13 +11,8 @@ NEVER: Final = object()
 """The neutral value of a field that has none; null and empty ones still ask for nothing."""
 
 UNSUPPORTED: Final[dict[str, Any]] = {
-    "n": 1,
-    "best_of": 1,
     "echo": False,
     "suffix": "",
-    "frequency_penalty": 0,
-    "presence_penalty": 0,
-    "logit_bias": {},
     "functions": [],
     "function_call": "none",
     "modalities": ["text"],
@@ -28,7 +23,6 @@ UNSUPPORTED: Final[dict[str, Any]] = {
     "verbosity": "medium",
     "web_search_options": NEVER,
     "use_beam_search": False,
-    "stop_token_ids": [],
     "prompt_logprobs": NEVER,
     "length_penalty": 1,
     "skip_special_tokens": True,
@@ -36,7 +30,6 @@ UNSUPPORTED: Final[dict[str, Any]] = {
     "spaces_between_special_tokens": True,
     "include_stop_str_in_output": False,
     "allowed_token_ids": [],
-    "bad_words": [],
     "truncate_prompt_tokens": NEVER,
     "guided_decoding_backend": NEVER,
     "guided_whitespace_pattern": NEVER,
@@ -57,6 +50,8 @@ OF_CHATS: Final[dict[str, Any]] = {
     "chat_template_kwargs": {},
 }
 """Fields that chats have, and plain completions do not."""
+UNSUPPORTED_IN_CHAT: Final[dict[str, Any]] = {"best_of": 1}
+"""Fields of completions that chats do not have, at OpenAI neither."""
 
 ALSO_NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     # Without tools there is nothing to choose and nothing to call side by side.
@@ -93,11 +88,9 @@ def take_unsupported(fields: dict[str, Any], unsupported: dict[str, Any], where:
 
 
 def asks_for_nothing(name: str, value: Any, neutral: Any) -> bool:
-    """Tells whether a plain value (see `plain`) is neutral, empty, or a bias of nothing."""
+    """Tells whether a plain value (see `plain`) is neutral or empty."""
     if value in ("", [], {}):
         return True
-    if name == "logit_bias" and isinstance(value, dict):
-        return all(bias == 0 and not isinstance(bias, bool) for bias in value.values())
     # JSON's true is not its 1, though Python's is.
     return any(
         value == each and isinstance(value, bool) == isinstance(each, bool) for each in (neutral, *ALSO_NEUTRAL.get(name, ()))

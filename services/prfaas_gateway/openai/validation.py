@@ -10,10 +10,11 @@ from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.to_decode import Sampling
 from prfaas_gateway.openai.errors import ApiError, context_exceeded, invalid
 from prfaas_gateway.openai.plain import plain
-from prfaas_gateway.openai.types import ChatMessage, ChatRequest, CompletionRequest, GenerationRequest
+from prfaas_gateway.openai.types import MAX_CHOICES, ChatMessage, ChatRequest, CompletionRequest, GenerationRequest
 from prfaas_gateway.openai.unsupported import (
     OF_CHATS,
     UNSUPPORTED,
+    UNSUPPORTED_IN_CHAT,
     UNSUPPORTED_IN_MESSAGE,
     UNSUPPORTED_IN_PART,
     UNSUPPORTED_IN_STREAM_OPTIONS,
@@ -45,17 +46,20 @@ SAMPLED: Final = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty"
 def parse_completion(body: bytes) -> CompletionRequest:
     """Raises ApiError."""
     fields = _fields(body)
-    if isinstance(fields.get("prompt"), list):
-        fields["prompt"] = _one_prompt(fields["prompt"])
+    if isinstance(prompts := fields.get("prompt"), list):
+        _check_prompts(prompts)
     fields = take_unsupported(fields, OF_CHATS)
     if fields.get("logprobs") is False:
         del fields["logprobs"]  # a chat request's way to ask for none
-    return _convert(fields, CompletionRequest)
+    request = _convert(fields, CompletionRequest)
+    if request.best_of is not None:
+        _check_best_of(request, request.best_of)
+    return request
 
 
 def parse_chat(body: bytes) -> ChatRequest:
     """Raises ApiError."""
-    fields = _fields(body)
+    fields = take_unsupported(_fields(body), UNSUPPORTED_IN_CHAT)
     if isinstance(messages := fields.get("messages"), list):
         # One by one: of a million wrong ones only the first is looked at.
         fields["messages"] = [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
@@ -79,11 +83,12 @@ def sampling_of(
     context_tokens: int,
     default_max_tokens: int,
     defaults: Mapping[str, Any] = {},
+    bad_words: tuple[tuple[int, ...], ...] = (),
     extra_stop: tuple[str, ...] = (),
     grammar: str = "",
     shown_tokens: tuple[str, ...] = (),
 ) -> Sampling:
-    """Returns what is said, or the model's `defaults`, or OpenAI's.
+    """Returns what is said, or the model's `defaults`, or OpenAI's. `bad_words` are the request's in tokens.
 
     Raises ApiError: the prompt with its answer does not fit into the context, or min_tokens exceeds max_tokens."""
     asked = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
@@ -102,6 +107,11 @@ def sampling_of(
     return Sampling(
         **{**defaults, **said, "max_tokens": max_tokens},
         min_tokens=request.min_tokens,
+        presence_penalty=request.presence_penalty,
+        frequency_penalty=request.frequency_penalty,
+        logit_bias=tuple((token_id, bias) for token_id, bias in request.logit_bias.items() if bias),
+        stop_token_ids=tuple(request.stop_token_ids),
+        bad_words=bad_words,
         seed=request.seed,
         # `extra_stop` is the model's end of turn, which is an end token in all but name.
         # A grammar says by itself where the answer ends, and may have that string inside.
@@ -115,7 +125,8 @@ def sampling_of(
 
 def _top_logprobs(request: CompletionRequest | ChatRequest) -> int | None:
     if isinstance(request, CompletionRequest):
-        return request.logprobs
+        chooses = request.best_of is not None and request.best_of > request.n
+        return 0 if request.logprobs is None and chooses else request.logprobs
     return (request.top_logprobs or 0) if request.logprobs else None
 
 
@@ -211,20 +222,35 @@ def _part(part: Any, where: str) -> Any:
     return take_unsupported(part, UNSUPPORTED_IN_PART, where)
 
 
-def _one_prompt(prompts: list[Any]) -> Any:
-    """Returns the only prompt of a batch. A flat list of numbers is one prompt already."""
+def _check_prompts(prompts: list[Any]) -> None:
+    """Raises ApiError for a list of prompts that is too long, and where entries differ. A flat list of numbers is one prompt."""
     if not prompts or not isinstance(prompts[0], str | list):
-        return prompts
-    if len(prompts) > 1:
-        raise invalid(
-            f"`prompt` holds {len(prompts)} prompts; this server takes one a request.", "prompt", FailureCode.UNSUPPORTED_VALUE
-        )
-    return prompts[0]
+        try:
+            msgspec.convert(prompts, list[int])
+        except msgspec.ValidationError as error:
+            raise _named(error, prefix="prompt") from error
+        return
+    if len(prompts) > MAX_CHOICES:
+        message = f"`prompt` holds {len(prompts)} prompts; a request has at most {MAX_CHOICES}."
+        raise invalid(message, "prompt", FailureCode.INVALID_VALUE)
+    for index, prompt in enumerate(prompts):
+        if type(prompt) is not type(prompts[0]):
+            message = f"`prompt[{index}]` is no {'string' if isinstance(prompts[0], str) else 'array'}, as those before it are."
+            raise invalid(message, f"prompt[{index}]", FailureCode.INVALID_VALUE)
+
+
+def _check_best_of(request: CompletionRequest, best_of: int) -> None:
+    if best_of < request.n:
+        message = f"`best_of` is {best_of}, less than the {request.n} answers of `n` that are to be chosen from them."
+        raise invalid(message, "best_of", FailureCode.INVALID_VALUE)
+    if request.stream and best_of > request.n:
+        message = "`best_of` chooses among whole answers, so they cannot be streamed; leave out `stream`, or `best_of`."
+        raise invalid(message, "best_of", FailureCode.INVALID_VALUE)
 
 
 def _convert(fields: dict[str, Any], kind: type[Request]) -> Request:
     try:
-        request = msgspec.convert(fields, kind)
+        request = msgspec.convert(fields, kind, str_keys=True)
     except msgspec.ValidationError as error:
         raise _named(error) from error
     both = (request.max_tokens, request.max_completion_tokens)
@@ -233,7 +259,7 @@ def _convert(fields: dict[str, Any], kind: type[Request]) -> Request:
     return request
 
 
-_AT = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
+_AT = re.compile(r"^(?P<what>.*?)(?: - at (?P<key>`key` in )?`\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
 _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
 _MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$", re.DOTALL)
 
@@ -250,6 +276,8 @@ def _named(error: msgspec.ValidationError, prefix: str = "") -> ApiError:
     if missing := _MISSING.match(what):
         param = f"{path}.{missing['name']}" if path else missing["name"]
         return invalid(f"Missing required parameter: `{param}`.", param, FailureCode.MISSING_REQUIRED_PARAMETER)
+    if match["key"]:
+        what = f"A key is wrong: {what[0].lower()}{what[1:]}"
     return invalid(f"Invalid value for `{path}`: {what[0].lower()}{what[1:]}.", path or None, FailureCode.INVALID_VALUE)
 
 

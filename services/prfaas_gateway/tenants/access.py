@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -40,29 +40,45 @@ class Admitted:
         self._headers = headers
         self._said = said
         self.place = place
-        self._prompt_tokens = 0
+        self._prompt_tokens: Sequence[int] = (0,)
+        """Tokens of the prompt that each choice is charged with."""
+        self._prompts_used_tokens = 0
+        self._answer_tokens: dict[int, int] = {}
+        """Tokens of each choice's answer so far."""
         self.used_tokens = 0
         """Tokens of the prompt and the answer so far; none while the prompt is not computed."""
 
-    def reserve(self, prompt_tokens: int, max_tokens: int) -> None:
-        """Takes the tokens that the request may use. Raises ApiError 429, and 400 where the limit is less than that."""
-        needed = prompt_tokens + max_tokens
+    def reserve(self, prompt_tokens: Sequence[int], max_tokens: int) -> None:
+        """Takes the tokens that the request may use: those of the prompt that each choice is charged with, and of all answers.
+
+        Raises ApiError 429, and 400 where the limit is less than that."""
+        needed = sum(prompt_tokens) + max_tokens
         self._prompt_tokens = prompt_tokens
         reached = self._caller.tenant.usage.reserve(self.place, needed, asyncio.get_running_loop().time())
         self._access.show_limits(self._caller, self._headers)
         if reached is not None:
-            raise self._access.refused(self._caller, reached, self._said, needed)
+            said = f"Prompt and `max_tokens` together are {needed} tokens"
+            raise self._access.refused(self._caller, reached, self._said, said)
 
-    def heard(self, event: GenerateEvent, own_site: str) -> None:
-        """Counts what an event of the answer says was used."""
+    def widen(self, answers: int) -> None:
+        """Counts the request as that number at once. Raises ApiError 429, and 400 where the limit is less than that."""
+        reached = self._caller.tenant.usage.widen(self.place, answers, asyncio.get_running_loop().time())
+        if reached is not None:
+            raise self._access.refused(self._caller, reached, self._said, f"The request asks for {answers} answers at once")
+
+    def heard(self, event: GenerateEvent, own_site: str, choice: int = 0) -> None:
+        """Counts what an event of an answer says was used."""
         match event:
             case Started():
-                self._use(self._prompt_tokens)
+                self._prompts_used_tokens += self._prompt_tokens[choice]
+                self._use()
                 self._ship(event, own_site)
             case Tokens():
-                self._use(self.used_tokens + len(event.token_ids))
+                self._answer_tokens[choice] = self._answer_tokens.get(choice, 0) + len(event.token_ids)
+                self._use()
             case Finished():
-                self._use(max(self.used_tokens, self._prompt_tokens + event.completion_tokens))
+                self._answer_tokens[choice] = max(self._answer_tokens.get(choice, 0), event.completion_tokens)
+                self._use()
 
     def moved(self, started: Started, own_site: str) -> None:
         """Counts what came over a link for an answer that goes on somewhere else: its tokens are counted already."""
@@ -73,8 +89,8 @@ class Admitted:
             self._caller.tenant.usage.ship(started.kv_bytes, asyncio.get_running_loop().time())
             self._access.metrics.link_bytes(self._caller.tenant, started.kv_bytes)
 
-    def _use(self, tokens: int) -> None:
-        """Takes the number of all tokens that the request has used."""
+    def _use(self) -> None:
+        tokens = self._prompts_used_tokens + sum(self._answer_tokens.values())
         self._access.metrics.tokens(self._caller.tenant, tokens - self.used_tokens)
         self.used_tokens = tokens
 
@@ -108,8 +124,8 @@ class Access:
         finally:
             usage.leave(place, admitted.used_tokens, clock())
 
-    def refused(self, caller: Caller, reached: LimitReached, said: dict[str, str], needed_tokens: int = 0) -> ApiError:
-        """Counts and logs a refusal, and returns its error."""
+    def refused(self, caller: Caller, reached: LimitReached, said: dict[str, str], needs: str = "") -> ApiError:
+        """Counts and logs a refusal, and returns its error. `needs`: what exceeds the limit by itself."""
         self.metrics.limit_reached(caller.tenant, reached.limit)
         log.warning(
             "limit_reached", audit=True, limit=reached.limit.value, tenant=caller.tenant.name, key_id=caller.key_id,
@@ -117,7 +133,7 @@ class Access:
         )  # fmt: skip
         allowed = _WORDS[reached.limit].format(reached.allowed)
         if reached.retry_after_s is None:
-            message = f"Prompt and `max_tokens` together are {needed_tokens} tokens, and your limit here is {allowed}."
+            message = f"{needs}, and your limit here is {allowed}."
             return ApiError(400, message, code=FailureCode.REQUEST_EXCEEDS_LIMIT)
         message = f"Your limit of {allowed} is reached. Try again in {max(1, math.ceil(reached.retry_after_s))} s."
         return overloaded(message, reached.retry_after_s, FailureCode.RATE_LIMIT_EXCEEDED)

@@ -35,6 +35,8 @@ class Place:
     """One request of the tenant that has been let in."""
 
     entered_at_s: float
+    answers: int = 1
+    """Answers that it asks for at once."""
     reserved_tokens: int = 0
 
 
@@ -62,7 +64,8 @@ class Usage:
 
     @property
     def running(self) -> int:
-        return len(self._places)
+        """Requests at once: one that asks for several answers is as many."""
+        return sum(place.answers for place in self._places)
 
     def change(self, limits: Limits, now_s: float) -> None:
         """Takes other limits. What was used stays used, and what runs goes on."""
@@ -85,10 +88,8 @@ class Usage:
 
     def enter(self, now_s: float) -> Place | LimitReached:
         """Lets a request in and counts it, or says which limit keeps it out: then nothing is counted."""
-        if self._at_once is not None and len(self._places) >= self._at_once:
-            oldest = next(iter(self._places))
-            ends_in_s = oldest.entered_at_s + self._duration_s.value - now_s
-            return LimitReached(Limit.REQUESTS_AT_ONCE, self._at_once, max(_LEAST_RETRY_S, ends_in_s))
+        if self._at_once is not None and self.running >= self._at_once:
+            return self._at_once_reached(self._at_once, next(iter(self._places)), now_s)
         waits = [
             LimitReached(limit, bucket.capacity, bucket.seconds_until(self._usual(limit, bucket), now_s))
             for limit, bucket in self._buckets.items()
@@ -101,6 +102,19 @@ class Usage:
         place = Place(now_s)
         self._places[place] = None
         return place
+
+    def widen(self, place: Place, answers: int, now_s: float) -> LimitReached | None:
+        """Takes that a request asks for several answers at once, or says that these are too many: then it stays one."""
+        if self._at_once is not None and self.running - place.answers + answers > self._at_once:
+            if answers > self._at_once:
+                return LimitReached(Limit.REQUESTS_AT_ONCE, self._at_once, None)
+            return self._at_once_reached(self._at_once, next(each for each in self._places if each is not place), now_s)
+        place.answers = answers
+        return None
+
+    def _at_once_reached(self, at_once: int, oldest: Place, now_s: float) -> LimitReached:
+        ends_in_s = oldest.entered_at_s + self._duration_s.value - now_s
+        return LimitReached(Limit.REQUESTS_AT_ONCE, at_once, max(_LEAST_RETRY_S, ends_in_s))
 
     def _usual(self, limit: Limit, bucket: Bucket) -> float:
         """Returns what one request usually takes: sooner it would be let in, and refused when its tokens are counted."""

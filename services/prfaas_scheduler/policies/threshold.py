@@ -9,8 +9,8 @@ from prfaas_scheduler.prompt import Prompt
 class Threshold:
     """Prompts with more than t uncached tokens go to a remote site, the others stay.
 
-    While bandwidth is scarce, what the pd site has cached counts alone; while it is abundant, the longest cache of all does. The
-    paper then ships that cache to the pd site; here the prompt goes to where the cache is.
+    While bandwidth is scarce, what the pd site has cached counts alone; while it is abundant, the longest cache of all does. What
+    may be pulled (`pulls-from`), as in the paper, then counts as the pd site's own; else the prompt goes to where it is.
     """
 
     name = "threshold"
@@ -25,7 +25,7 @@ class Threshold:
 
     def choose(self, prompt: Prompt, candidates: Candidates) -> Choice:
         t = self.threshold_tokens
-        local, remote = candidates.local, candidates.best_remote()
+        local, remote = self._home(candidates), candidates.best_remote()
         if local is None:
             return candidates.only_remote(f"{prompt.prefill_tokens} tokens, t = {t}")
         uncached_tokens = local.uncached_tokens
@@ -40,6 +40,11 @@ class Threshold:
         if remote is None:
             return candidates.no_remote(f"{uncached_tokens} uncached tokens > t = {t}")
         return Choice(remote, Outcome.OFFLOADED, f"{uncached_tokens} uncached tokens > t = {t}")
+
+    def _home(self, candidates: Candidates) -> Candidate | None:
+        """Returns the pd site with the caches that count."""
+        local = candidates.local
+        return local.without_far() if local is not None and self.bandwidth_scarce else local
 
     def _attracts(self, remote: Candidate, local_uncached_tokens: int) -> bool:
         return remote.uncached_tokens < local_uncached_tokens and remote.uncached_tokens <= self.threshold_tokens

@@ -80,7 +80,7 @@ class ResolvedThreshold(Threshold):
 
     def choose(self, prompt: Prompt, candidates: Candidates) -> Choice:
         # Control when it is due.
-        local = candidates.local
+        local = self._home(candidates)
         local_tokens = prompt.prefill_tokens if local is None else local.uncached_tokens
         remote = candidates.best_remote()
         self._requests.append((local_tokens, local_tokens if remote is None else remote.uncached_tokens))

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from prfaas.contracts.fields import Bucket, Count, Id, Label, Marks, SubjectToken
+from prfaas.contracts.fields import Bucket, Count, Id, Label, Marks, Seconds, SubjectToken
 
 
 class KVTransfer(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +27,17 @@ class KVTransfer(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def object_name(self) -> str:
         return f"{self.transfer_id}.{self.attempt}"
+
+
+class PrefixSource(msgspec.Struct, frozen=True, kw_only=True):
+    """Worker that has a prompt's prefix, which the one that prefills may pull instead of computing it."""
+
+    site: SubjectToken
+    worker: SubjectToken
+    tokens: Count
+    """Tokens of the prefix, whole blocks."""
+    timeout_s: Seconds
+    """Time after which the pull is late, and the prefix is computed."""
 
 
 class KVStored(msgspec.Struct, frozen=True, kw_only=True):

@@ -96,6 +96,11 @@ def cancel_prefill(site: str, decode_site: str) -> str:
     return f"prfaas.{site}.prefill.cancel.{decode_site}"
 
 
+def send_prefix(site: str, worker: str, asking_site: str) -> str:
+    """Request/reply: prefill workers of `asking_site` -> the named prefill worker, SendPrefix -> PrefixComing | PrefixRefused."""
+    return f"prfaas.{site}.prefill.{worker}.send.{asking_site}"
+
+
 def events(site: str, gateway: str) -> str:
     """Prefix of the events of all requests of one gateway; `events_from` completes it."""
     return f"prfaas.{site}.gateway.{gateway}.events"
@@ -201,9 +206,14 @@ def kv_bucket(site: str, prefill_site: str) -> str:
     return f"kv-{site}" if prefill_site == site else f"kv-{site}{BETWEEN_SITES}{prefill_site}"
 
 
+def pull_bucket(site: str, holder_site: str) -> str:
+    """Object-store bucket (bulk account) for cached prefixes that prefill workers of `site` pull from those of `holder_site`."""
+    return f"pulls-{site}" if holder_site == site else f"pulls-{site}{BETWEEN_SITES}{holder_site}"
+
+
 def kv_bucket_site(bucket: str) -> str:
-    """Site whose decode workers read the bucket."""
-    return bucket.removeprefix("kv-").partition(BETWEEN_SITES)[0]
+    """Site whose workers read the bucket, which is one for KV or for pulls."""
+    return bucket.partition("-")[2].partition(BETWEEN_SITES)[0]
 
 
 def kv_stored(bucket: str, nuid: str) -> str:

@@ -18,6 +18,16 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     """Least probability of a token that may be drawn, as a part of the likeliest one's."""
     repetition_penalty: float = 1.0
     """Divisor of the positive logits, and factor of the negative ones, of tokens in the prompt or the answer so far."""
+    presence_penalty: float = 0.0
+    """Subtracted from the logits of tokens in the answer so far."""
+    frequency_penalty: float = 0.0
+    """Subtracted likewise, times how often each token is there."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Pairs of a token id and what is added to its logit."""
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    """Sequences of token ids that do not come in the answer."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Tokens that end the answer as an end token does, also where end tokens are ignored."""
     seed: int | None = None
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False

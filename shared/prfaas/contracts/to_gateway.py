@@ -6,7 +6,7 @@ Events of one request are numbered from 0 without gaps: a lost one is an error, 
 import msgspec
 
 from prfaas.contracts.fields import Count, Marks
-from prfaas.contracts.kv import TransferReport
+from prfaas.contracts.kv import PrefixSource, TransferReport
 from prfaas.contracts.terms import Outcome
 
 
@@ -17,6 +17,8 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     prefill_site: str
     prefill_worker: str | None = None
     """Worker that holds the prompt's prefix, for the first attempt; None: any worker of the site."""
+    pull: PrefixSource | None = None
+    """Worker from which the one that prefills may get the prompt's prefix; for the first attempt."""
     decode_worker: str
     outcome: Outcome
     reason: str

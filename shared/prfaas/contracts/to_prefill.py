@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from prfaas.contracts.fields import Count, Id, Label, Seconds, Size, Subject, SubjectToken
-from prfaas.contracts.kv import KVTransfer
+from prfaas.contracts.kv import KVTransfer, PrefixSource
 
 BACKGROUND_PRIORITY = -1
 LEASE_S = 1.0
@@ -39,6 +39,8 @@ class PrefillJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The queue may put it off, but not refuse it any more: another attempt, or an answer that goes on elsewhere."""
     waited_s: Seconds = 0.0
     """Time that the job spent in the site's queue before it was put into its worker's; part of its age."""
+    pull: PrefixSource | None = None
+    """Source from which the worker may pull the prompt's prefix, if it does not have it. It never has to."""
     sealed: bytes = b""
     """JobSecret for the prefill site's workers alone, made by sealing.job_seal; empty in a plain job."""
 
@@ -51,6 +53,39 @@ class JobSecret(msgspec.Struct, frozen=True, kw_only=True):
     cache_scope: Label = ""
     kv_secret: bytes = b""
     """Secret that both ends of the transfer derive its key from; empty where frames go in clear."""
+
+
+class SendPrefix(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Request of a prefill worker that is to compute a prefix to one that has it. It is sent as a transfer of that length.
+
+    The proofs stand for tokens and cache scope: who does not know both cannot ask for the KV, and what is found by a hash is
+    sent only if it is theirs."""
+
+    transfer: KVTransfer
+    """`bucket` is the asking site's for pulls, `prefill_tokens` the whole prefix, `from_token` the blocks that the asking worker
+    has."""
+    asking_site: SubjectToken
+    hashes: bytes
+    """Hashes of the prefix's blocks, packed, made by kvcache.blocks.block_hashes."""
+    proofs: bytes
+    """Their proofs, one after another, made by kvcache.blocks.block_proofs."""
+    timeout_s: Seconds
+    """Time after which the answer is of no use."""
+    sealed: bytes = b""
+    """The transfer's secret for the holder's site, made by sealing.pull_seal; empty where frames go in clear."""
+
+
+class PrefixComing(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Reply to SendPrefix: the frames are on their way."""
+
+
+class PrefixRefused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Reply to SendPrefix."""
+
+    reason: Label
+
+
+SendPrefixReply = PrefixComing | PrefixRefused
 
 
 class DispatcherHere(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -70,6 +70,12 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Prefill: observed (tokens, seconds) in rising order; read by capacity.observed.interpolated."""
     kv_points: Points = ()
     """Prefill: (tokens, KV bytes) of the model in rising order; read by capacity.observed.interpolated."""
+    pulls: bool = False
+    """Prefill: the worker can pull cached prefixes, and send its own."""
+    pull_bytes_per_s: Size = 0.0
+    """Prefill: rate of the last prefixes pulled within its site; 0: none yet."""
+    disk_bytes_per_s: Size = 0.0
+    """Prefill: rate at which cached blocks were read from disk lately; 0: none were."""
     running: Count = 0
     """Decode: requests in the batch. Prefill: jobs that it computes, 0 or 1."""
     slots: Count = 0
@@ -139,7 +145,9 @@ class BlocksChanged(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     sequence: Count
     """Counts from 1, without gaps within an incarnation."""
     stored: bytes = b""
-    """Block hashes, packed like PlaceRequest.block_hashes."""
+    """Block hashes, packed like PlaceRequest.block_hashes: of those that came, and of those that moved between tiers."""
+    on_disk: bytes = b""
+    """One bit for each of `stored`, packed by kvcache.blocks.pack_flags: set where it has to be read from disk."""
     removed: bytes = b""
 
 
@@ -149,6 +157,8 @@ class BlocksHeld(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     incarnation: Label
     sequence: Count
     hashes: bytes
+    on_disk: bytes = b""
+    """One bit for each of `hashes`, as in BlocksChanged."""
 
 
 class LinkEstimate(msgspec.Struct, frozen=True, kw_only=True, tag=True):

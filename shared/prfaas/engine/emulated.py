@@ -112,7 +112,7 @@ class EmulatedEngine:
         if total_tokens > MAX_CONTEXT_TOKENS:
             raise EngineError(f"a prefill of {total_tokens} tokens exceeds the model's context of {MAX_CONTEXT_TOKENS}")
         hashes = PrefixHashes(token_ids)
-        cached_tokens = self._load(prefix, hashes, total_tokens, from_token, on_piece) if prefix is not None else 0
+        cached_tokens = self._load(prefix, total_tokens, from_token, on_piece) if prefix is not None else 0
         if cached_tokens:
             due_s = time.monotonic()  # the link may have held up what is cached
         layers = len(self.layout.layers)
@@ -140,26 +140,20 @@ class EmulatedEngine:
                     # Held for longer than the next layer computes, the device stood still. Being woken late is no such stall.
                     due_s += max(0.0, time.monotonic() - given_s - layer_s)
             if prefix is not None and prefix.wants(start, end):
-                states_bytes = sum(self.layout.range_bytes(part) for part in kept if not self._is_full(part.layer))
-                prefix.append(Part.of(block.values()), Part((), states_bytes))
+                states = hashes.states(self.layout, [part for part in kept if not self._is_full(part.layer)])
+                prefix.append(Part.of(block.values()), states)
 
     def _load(
         self,
         prefix: PinnedPrefix,
-        hashes: PrefixHashes,
         total_tokens: int,
         from_token: int,
         on_piece: Callable[[KVPiece], None],
     ) -> int:
-        """Hands out what is cached. States, which count in the cache as on a machine that keeps them, are made when they are
-        needed, in no time. Returns the number of cached tokens."""
-        tokens = prefix.tokens
+        """Hands out what is cached. Returns the number of cached tokens."""
         for piece in prefix.needed(self.layout, total_tokens, from_token):
             on_piece(piece)
-        if tokens:
-            for state in self.layout.chunk_ranges(tokens, tokens, total_tokens, from_token):
-                on_piece(hashes.piece(self.layout, state))
-        return tokens
+        return prefix.tokens
 
     def _is_full(self, layer: int) -> bool:
         return self.layout.layers[layer].kind is LayerKind.FULL

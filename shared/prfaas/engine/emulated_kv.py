@@ -7,10 +7,12 @@ whatever chunks and after whatever cached prefix it is made, and another prompt,
 from collections.abc import Sequence
 from functools import cache
 from statistics import NormalDist
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from prfaas.kvcache.block import Part
 from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange
 
 Words = NDArray[np.uint64]
@@ -35,12 +37,44 @@ class PrefixHashes:
         """Returns keys and values of tokens [start, end), or the state after `end` tokens."""
         spec = layout.layers[part.layer]
         if spec.kind is LayerKind.RECURRENT:
-            state = _values(self._hashes[part.end - 1 : part.end], part.layer, spec.state_bytes // 2)
-            return KVPiece(part, _bytes(state), memoryview(b""))
+            return _state(self._hashes[part.end - 1 : part.end], layout, part)
         keys = spec.kv_heads * spec.head_dim
         row = keys + spec.kv_heads * spec.value_width
         values = _values(self._hashes[part.start : part.end], part.layer, row)
         return KVPiece(part, _bytes(values[:, :keys]), _bytes(values[:, keys:]))
+
+    def states(self, layout: KVLayout, parts: Sequence[LayerRange]) -> Part:
+        """Returns the states after as many tokens. They count as what a machine keeps, and are made when they are looked at."""
+        assert all(layout.layers[part.layer].kind is LayerKind.RECURRENT for part in parts), "windows are not emulated"
+        size_bytes = sum(layout.range_bytes(part) for part in parts)
+        last = parts[0].end - 1 if parts else 0
+        return Part(_States(self._hashes[last : last + 1].copy(), layout, parts), size_bytes)
+
+
+class _States(Sequence[KVPiece]):
+    def __init__(self, last_hash: Words, layout: KVLayout, parts: Sequence[LayerRange]) -> None:
+        self._last_hash = last_hash
+        self._layout = layout
+        self._parts = parts
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    @overload
+    def __getitem__(self, index: int) -> KVPiece: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[KVPiece]: ...
+
+    def __getitem__(self, index: int | slice) -> KVPiece | Sequence[KVPiece]:
+        if isinstance(index, slice):
+            return _States(self._last_hash, self._layout, self._parts[index])
+        return _state(self._last_hash, self._layout, self._parts[index])
+
+
+def _state(last_hash: Words, layout: KVLayout, part: LayerRange) -> KVPiece:
+    state = _values(last_hash, part.layer, layout.layers[part.layer].state_bytes // 2)
+    return KVPiece(part, _bytes(state), memoryview(b""))
 
 
 def _values(hashes: Words, layer: int, row: int) -> NDArray[np.uint16]:

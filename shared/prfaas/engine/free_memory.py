@@ -6,7 +6,7 @@ from pathlib import Path
 
 READING_HOLDS_S = 0.5
 READING_MARGIN = 4
-"""What is wanted may be at most this part of what a reading leaves; for more, the kernel is asked again."""
+"""Divisor of what a reading leaves: more than that part is not taken without asking the kernel again."""
 _UNLIMITED = "max"
 
 

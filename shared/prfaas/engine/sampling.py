@@ -2,40 +2,34 @@
 
 import math
 import random
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
 
 from prfaas.contracts.to_decode import Sampling
+from prfaas.engine.logit_adjustments import LogitAdjustments
 from prfaas.engine.protocol import BadLogitsError, RowsFailedError, SampledToken
 
 
 class Sampler:
     """Settings and state of one request. Without a seed the random state comes from the system."""
 
-    def __init__(self, sampling: Sampling, prompt: Iterable[int] = ()) -> None:
+    def __init__(self, sampling: Sampling, prompt: Collection[int] = ()) -> None:
         self.temperature = sampling.temperature
         self.top_p = sampling.top_p
         self.top_k = sampling.top_k
         self.min_p = sampling.min_p
-        self.repetition_penalty = sampling.repetition_penalty
         self.top_logprobs = sampling.top_logprobs
         self.random = random.Random(sampling.seed)
         self._returned: list[float] = []
-        self._seen = set(prompt) if self.repetition_penalty != 1 else set()
+        self.adjustments = LogitAdjustments.of(sampling, prompt)
+        """None for a request that changes no logits: its row costs no more for those of others."""
 
-    def see(self, token_id: int) -> None:
-        """Takes a token of the request's text, maybe once more, for the repetition penalty."""
-        if self.repetition_penalty != 1:
-            self._seen.add(token_id)
-
-    def penalized(self, logits: torch.Tensor) -> torch.Tensor:
-        """Returns a copy of the row's logits with the tokens that have been seen made less likely."""
-        seen = torch.tensor(list(self._seen), dtype=torch.int64, device=logits.device)
-        values = logits[seen]
-        weakened = torch.where(values > 0, values / self.repetition_penalty, values * self.repetition_penalty)
-        return logits.index_copy(0, seen, weakened)
+    def see(self, token_id: int, position: int) -> None:
+        """Takes the token that was fed at a position of the request's text, maybe once more."""
+        if self.adjustments is not None:
+            self.adjustments.see(token_id, position)
 
     def uniform(self) -> float:
         """Draws from [0, 1)."""
@@ -56,7 +50,8 @@ def sample(
     """Returns one token per row of [rows, vocabulary] logits, which it may change.
 
     `masks`: [vocabulary] booleans of the tokens that may come, by row; in a row without one all may. Log-probabilities are the
-    model's, before penalty, mask and temperature. Raises RowsFailedError. Whatever it raises, no random state has moved then."""
+    model's, before bias, penalties, mask and temperature. Raises RowsFailedError, EngineError. Whatever it raises, no random
+    state has moved then."""
     forbidden = [row for row, forbid in enumerate(forbid_eos) if forbid]
     if forbidden and eos_token_ids:
         logits[torch.tensor(forbidden)[:, None], torch.tensor(sorted(eos_token_ids))] = -torch.inf
@@ -72,7 +67,7 @@ def sample(
             if sampler.temperature > 0:
                 drawn.append((sampler, sampler.uniform()))
                 token_id = _draw(_scored(logits[row], sampler, masks.get(row)), sampler, drawn[-1][1])
-            elif sampler.repetition_penalty != 1 or row in masks:
+            elif sampler.adjustments is not None or row in masks:
                 token_id = int(_scored(logits[row], sampler, masks.get(row)).argmax())
             if row in masks and not masks[row][token_id]:
                 raise RowsFailedError([row], "no token is left that the answer's grammar and the request's other wishes allow")
@@ -89,8 +84,10 @@ def sample(
 
 
 def _scored(logits: torch.Tensor, sampler: Sampler, mask: torch.Tensor | None) -> torch.Tensor:
-    """Returns a row's logits in float32, after the penalty, and without the tokens that may not come."""
-    scores = logits.float() if sampler.repetition_penalty == 1 else sampler.penalized(logits.float())
+    """Returns a row's logits in float32, changed as its request asks, and without the tokens that may not come.
+
+    Raises EngineError."""
+    scores = logits.float() if sampler.adjustments is None else sampler.adjustments.apply(logits.float())
     return scores if mask is None else scores.masked_fill(~mask, -torch.inf)
 
 

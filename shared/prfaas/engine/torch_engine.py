@@ -154,8 +154,8 @@ class TorchEngine:
             if sequence.tokens >= sequence.total_tokens:
                 raise EngineError(f"row {index} is full: it has all {sequence.total_tokens} tokens that were reserved")
         logits = self.logits(sequences, [row.token_id for row in rows])
-        for row in rows:
-            row.sampler.see(row.token_id)
+        for row, sequence in zip(rows, sequences, strict=True):
+            row.sampler.see(row.token_id, sequence.tokens)
         tokens = sample(
             logits,
             [row.sampler for row in rows],

@@ -1,6 +1,6 @@
 """A block of a prompt in a cache, and the checkpoint at its end: the two things that are stored and evicted."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Self
 
 from prfaas.kvcache.eviction import Unit
@@ -10,7 +10,7 @@ from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind
 class Part(NamedTuple):
     """KV of a block or of a checkpoint, as an engine made it. The pieces own their memory and are never changed."""
 
-    pieces: tuple[KVPiece, ...]
+    pieces: Sequence[KVPiece]
     size_bytes: int
 
     @classmethod

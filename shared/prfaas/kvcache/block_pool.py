@@ -6,6 +6,7 @@ that need checkpoints (`checkpoints.py`), a block without one at its end or behi
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
 from typing import NamedTuple, Self
 
 from prfaas.kvcache.block import Block, Checkpoint, Part
@@ -17,10 +18,18 @@ ComputeTime = Callable[[int, int], float]
 """Predicts the time to compute tokens [start, end) of a prompt, s."""
 
 
+class Tier(Enum):
+    """Place in which blocks are held."""
+
+    MEMORY = "memory"
+    DISK = "disk"
+
+
 class Changes(NamedTuple):
     """Hashes of blocks after which a prompt can be resumed, as far as they differ from the last time."""
 
-    stored: list[int]
+    stored: dict[int, Tier]
+    """Those that came, or moved, to this tier."""
     removed: list[int]
 
 
@@ -53,8 +62,8 @@ class BlockPool:
         self._order: EvictionOrder[Block | Checkpoint] = EvictionOrder(capacity_bytes, credit_turnovers)
         self._touched: dict[int, None] = {}
         """Hashes of blocks that may have come or gone since `take_changes`, in that order."""
-        self._told: set[int] = set()
-        """Hashes that were held at the last `take_changes`."""
+        self._told: dict[int, Tier] = {}
+        """Hashes that were held at the last `take_changes`, and where."""
 
     @classmethod
     def for_model(
@@ -73,21 +82,25 @@ class BlockPool:
     def __len__(self) -> int:
         return len(self._blocks)
 
-    def holds(self, hash: int) -> bool:
-        """Tells whether a prompt can be resumed after this block."""
+    def tier(self, hash: int) -> Tier | None:
+        """Returns where all is that a prompt needs which is resumed after this block; None when it cannot be."""
         block = self._blocks.get(hash)
-        return block is not None and self.can_resume_after(block)
+        return Tier.MEMORY if block is not None and self.can_resume_after(block) else None
 
     def take_changes(self) -> Changes:
         """Changes since the last call, at most the hashes held then and those held now."""
-        stored: list[int] = []
+        stored: dict[int, Tier] = {}
         removed: list[int] = []
         for hash in self._touched:
-            if (held := self.holds(hash)) != (hash in self._told):
-                (stored if held else removed).append(hash)
+            if (tier := self.tier(hash)) is self._told.get(hash):
+                continue
+            if tier is None:
+                removed.append(hash)
+                del self._told[hash]
+            else:
+                stored[hash] = tier
         self._touched.clear()
         self._told.update(stored)
-        self._told.difference_update(removed)
         return Changes(stored, removed)
 
     @property
@@ -103,8 +116,8 @@ class BlockPool:
         sizes = [unit.size_bytes for unit in (*self._blocks.values(), *checkpoints)]
         assert self.size_bytes == sum(sizes) and (self.size_bytes <= self.capacity_bytes)
         assert not checkpoints or self.checkpoint_spacing
-        held = {hash for hash in {*self._blocks, *self._told} if self.holds(hash)}
-        assert held ^ self._told <= self._touched.keys(), "a change that nobody will hear of"
+        changed = {hash for hash in {*self._blocks, *self._told} if self.tier(hash) is not self._told.get(hash)}
+        assert changed <= self._touched.keys(), "a change that nobody will hear of"
         children: dict[int, int] = {}
         for block in self._blocks.values():
             assert block.pins >= 0

@@ -25,7 +25,7 @@ def block_hashes(token_ids: Sequence[int], block_tokens: int, key: bytes = b"", 
     hashes = array("Q")
     parent = block_tokens  # other block sizes never meet
     if scope:
-        root = hashlib.blake2b(_root(block_tokens, scope), digest_size=HASH_BYTES, key=key, person=b"scope")
+        root = hashlib.blake2b(proof_root(block_tokens, scope.encode()), digest_size=HASH_BYTES, key=key, person=b"scope")
         parent = int.from_bytes(root.digest(), "little")
     for end in range(block_bytes, len(packed) + 1, block_bytes):
         block = packed[end - block_bytes : end]
@@ -45,17 +45,38 @@ def block_proofs(token_ids: Sequence[int], block_tokens: int, key: bytes = b"", 
     packed = memoryview(array("I", token_ids)).cast("B")
     block_bytes = 4 * block_tokens
     proofs = []
-    proof = _root(block_tokens, scope)
+    proof = proof_root(block_tokens, scope.encode())
     for end in range(block_bytes, len(packed) + 1, block_bytes):
-        digest = hashlib.blake2b(proof, digest_size=PROOF_BYTES, key=key, person=b"proof")
-        digest.update(packed[end - block_bytes : end])
-        proof = digest.digest()
+        proof = next_proof(proof, packed[end - block_bytes : end], key)
         proofs.append(proof)
     return proofs
 
 
-def _root(block_tokens: int, scope: str) -> bytes:
-    return block_tokens.to_bytes(HASH_BYTES, "little") + scope.encode()
+def proof_root(block_tokens: int, scope: bytes) -> bytes:
+    """Returns what the proof of a prompt's first block is chained to."""
+    return block_tokens.to_bytes(HASH_BYTES, "little") + scope
+
+
+def next_proof(before: bytes, packed_tokens: bytes | memoryview, key: bytes) -> bytes:
+    """Returns the proof of a block, from that of the block before it and its own tokens, packed."""
+    digest = hashlib.blake2b(before, digest_size=PROOF_BYTES, key=key, person=b"proof")
+    digest.update(packed_tokens)
+    return digest.digest()
+
+
+def pack_flags(flags: Iterable[bool]) -> bytes:
+    """Returns one bit for each, from the lowest of the first byte on; empty when none is set."""
+    packed = bytearray()
+    for index, flag in enumerate(flags):
+        if not index % 8:
+            packed.append(0)
+        packed[-1] |= flag << index % 8
+    return bytes(packed) if any(packed) else b""
+
+
+def is_flagged(packed: bytes, index: int) -> bool:
+    """Tells whether a bit is set; those beyond the end are not."""
+    return index // 8 < len(packed) and bool(packed[index // 8] >> index % 8 & 1)
 
 
 def pack_hashes(hashes: Iterable[int]) -> bytes:

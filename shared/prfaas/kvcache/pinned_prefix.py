@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Container, Iterator, Sequence
+from itertools import takewhile
 from typing import Self
 
 from prfaas.kvcache.block import Block, Part
@@ -67,8 +68,10 @@ class PinnedPrefix:
         self._refused = True
         chain, self._chain, self._done = self._chain, [], 0
         try:
-            if self._lower is not None and chain:
-                self._lower.keep(chain, self._proofs)
+            # What another site has made stays in memory: a file does not tell.
+            own = [*takewhile(lambda block: not block.maker, chain)]
+            if self._lower is not None and own:
+                self._lower.keep(own, self._proofs)
         finally:
             self._cache.release(chain)
 
@@ -130,12 +133,14 @@ class PinnedPrefix:
         """Yields the KV with which a prefill goes on after the cached tokens."""
         for block in self.blocks:
             yield from block.pieces
-        if self._done and (checkpoint := self._chain[self._done - 1].checkpoint) is not None:
-            yield from checkpoint.pieces
+        yield from self._at_end()
 
     def needed(self, layout: KVLayout, prefill_tokens: int, from_token: int) -> Iterator[KVPiece]:
         """Yields the pieces of the cached tokens that a transfer carries, in the order in which they were computed."""
-        for piece in self.loaded():
+        # States after fewer tokens are of no use to who receives it, nor looked at.
+        states_only = not any(spec.kind is LayerKind.SLIDING for spec in layout.layers)
+        of_blocks = (piece for block in self.blocks for piece in block.pieces)
+        for piece in of_blocks if states_only and self.tokens != prefill_tokens else self.loaded():
             layer, start, end = piece.range
             if layout.layers[layer].kind is LayerKind.RECURRENT:
                 if end == prefill_tokens:
@@ -144,6 +149,10 @@ class PinnedPrefix:
             start = max(start, layout.needed(layer, prefill_tokens, from_token).start)
             if start < end:
                 yield piece.part(start, end)
+
+    def _at_end(self) -> Sequence[KVPiece]:
+        checkpoint = self._chain[self._done - 1].checkpoint if self._done else None
+        return () if checkpoint is None else checkpoint.pieces
 
     @property
     def _last(self) -> Block | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Container, Sequence
 
-from prfaas.kvcache.block_pool import BlockPool, Changes
+from prfaas.kvcache.block_pool import BlockPool, Changes, Tier
 from prfaas.kvcache.lower_tier import LowerTier
 from prfaas.kvcache.pinned_prefix import PinnedPrefix
 
@@ -22,8 +22,9 @@ class PrefixCache(BlockPool):
         lower tier is read first, as far as that is sooner done than computing it."""
         return PinnedPrefix(self, self.lower, token_ids, len(token_ids) if max_tokens is None else max_tokens, makers, scope)
 
-    def holds(self, hash: int) -> bool:
-        return super().holds(hash) or (self.lower is not None and self.lower.holds(hash))
+    def tier(self, hash: int) -> Tier | None:
+        in_memory = super().tier(hash)
+        return Tier.DISK if in_memory is None and self.lower is not None and self.lower.holds(hash) else in_memory
 
     def take_changes(self) -> Changes:
         self._hear_of_lower()

@@ -39,12 +39,17 @@ class Link:
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
 
-    def join(self, user: LinkUser, tenant: str = "") -> int:
+    @property
+    def busy(self) -> bool:
+        """True while it has transfers."""
+        return bool(self._users)
+
+    def join(self, user: LinkUser, tenant: str = "", *, background: bool = False) -> int:
         self._next_key += 1
         if not self._users:
             self.started_or_ended.set()
         self._users[self._next_key] = user
-        self.core.join(self._next_key, tenant)
+        self.core.join(self._next_key, tenant, background=background)
         return self._next_key
 
     def leave(self, key: int) -> None:

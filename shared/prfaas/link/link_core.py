@@ -27,8 +27,8 @@ class LinkCore:
     def window_bytes(self) -> int:
         return self._window.size_bytes
 
-    def join(self, key: int, tenant: str = "") -> None:
-        self._turns.join(key, tenant)
+    def join(self, key: int, tenant: str = "", *, background: bool = False) -> None:
+        self._turns.join(key, tenant, background=background)
 
     def leave(self, key: int) -> None:
         self._turns.leave(key)
@@ -66,6 +66,10 @@ class LinkCore:
         rate, rtt_s = self.estimate.rate_bytes_per_s, self.estimate.rtt_s
         if rate is not None and rtt_s is not None:
             self._window.update(rate, rtt_s, now_s)
+
+    def unbounded(self, now_s: float) -> bool:
+        """Returns whether no rate holds frames back now."""
+        return self._budget.bytes_per_s(now_s) is None
 
     def ask(self, worker: str, destination: str, waiting_bytes: int, now_s: float) -> EgressAsked:
         """The question for a lease, asked now; `waiting_bytes`: what all transfers together would send by and by."""

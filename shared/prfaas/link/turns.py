@@ -1,7 +1,8 @@
 """Fair turns of the transfers that share a link. Pure; keys are the caller's.
 
 Start-time fair queueing on two levels: tenants, then the transfers of a tenant. A transfer that joins starts at the virtual time
-of the one served now. A transfer whose decode waits on it weighs more, and no transfer starves.
+of the one served now. A transfer whose decode waits on it weighs more, and no transfer of a request starves. Those in the
+background have their turns while no request has anything to send.
 """
 
 URGENT_WEIGHT = 8.0
@@ -19,10 +20,11 @@ class _Tenant:
 
 
 class _Flow:
-    __slots__ = ("head_bytes", "tenant", "urgent", "virtual")
+    __slots__ = ("background", "head_bytes", "tenant", "urgent", "virtual")
 
-    def __init__(self, tenant: _Tenant) -> None:
+    def __init__(self, tenant: _Tenant, *, background: bool) -> None:
         self.tenant = tenant
+        self.background = background
         self.virtual = tenant.served
         self.head_bytes = 0
         self.urgent = False
@@ -38,10 +40,10 @@ class Turns:
     def __len__(self) -> int:
         return len(self._flows)
 
-    def join(self, key: int, tenant: str) -> None:
+    def join(self, key: int, tenant: str, *, background: bool = False) -> None:
         owner = self._tenants.setdefault(tenant, _Tenant(self._served))
         owner.flows += 1
-        self._flows[key] = _Flow(owner)
+        self._flows[key] = _Flow(owner, background=background)
 
     def leave(self, key: int) -> None:
         flow = self._flows.pop(key, None)
@@ -61,12 +63,19 @@ class Turns:
 
     def next(self) -> int | None:
         """Key of the flow whose turn it is; None when no flow has anything to send."""
-        waiting = [(flow.tenant.virtual, flow.virtual, key) for key, flow in self._flows.items() if flow.head_bytes]
-        return min(waiting)[2] if waiting else None
+        waiting = [
+            (flow.background, 0.0 if flow.background else flow.tenant.virtual, flow.virtual, key)
+            for key, flow in self._flows.items()
+            if flow.head_bytes
+        ]
+        return min(waiting)[3] if waiting else None
 
     def serve(self, key: int) -> int:
         """Charges the flow for its head. Returns the head's size in bytes."""
         flow = self._flows[key]
+        if flow.background:  # its tenant's requests do not pay for it
+            flow.virtual += flow.head_bytes
+            return flow.head_bytes
         cost = flow.head_bytes / (URGENT_WEIGHT if flow.urgent else 1.0)
         self._served, flow.tenant.served = flow.tenant.virtual, flow.virtual
         flow.tenant.virtual += cost

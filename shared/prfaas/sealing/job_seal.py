@@ -15,15 +15,16 @@ from cryptography.hazmat.primitives import hashes, hmac
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from prfaas.contracts.kv import KVTransfer
 from prfaas.contracts.to_prefill import JobSecret, PrefillJob
 from prfaas.contracts.wire import BadMessageError, decode, encode
 from prfaas.sealing.config import SealingConfig
 from prfaas.sealing.keys import KEY_ID_BYTES, KeyFile, PrivateKey, PublicKey
 
-_SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
+SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 _LABEL = b"prfaas prefill job 1"
-_MAC_BYTES = 32
-_HEAD_BYTES = 2 * KEY_ID_BYTES
+MAC_BYTES = 32
+HEAD_BYTES = 2 * KEY_ID_BYTES
 SECRET_BYTES = 32
 
 
@@ -62,7 +63,7 @@ class JobSeals:
             raise SealError(f"the job is not sealed, and this worker takes sealed ones only from site {job.decode_site}")
         assert self._own is not None, "checked by SealingConfig"
         own = self._own.find(job.sealed[:KEY_ID_BYTES])
-        theirs = peer.find(job.sealed[KEY_ID_BYTES:_HEAD_BYTES])
+        theirs = peer.find(job.sealed[KEY_ID_BYTES:HEAD_BYTES])
         if own is None or theirs is None:
             raise SealError("the job is sealed with a key that this worker does not hold")
         return unseal(own, theirs, job)
@@ -74,17 +75,17 @@ def seal(own: PrivateKey, theirs: PublicKey, job: PrefillJob, kv_secret: bytes) 
     head = theirs.key_id + own.key_id
     bound = _LABEL + head + _open_fields(job)
     body = encode(secret)
-    sealed = _SUITE.encrypt(_mac(own, theirs, bound, body).finalize() + body, theirs.key, bound)
+    sealed = SUITE.encrypt(author_mac(own, theirs, bound, body).finalize() + body, theirs.key, bound)
     return msgspec.structs.replace(job, token_ids=b"", tenant="", cache_scope="", sealed=head + sealed)
 
 
 def unseal(own: PrivateKey, theirs: PublicKey, job: PrefillJob) -> JobSecret:
     """Returns the secret part of a job that `theirs` sealed for `own`. Raises SealError."""
-    bound = _LABEL + job.sealed[:_HEAD_BYTES] + _open_fields(job)
+    bound = _LABEL + job.sealed[:HEAD_BYTES] + _open_fields(job)
     try:
-        plain = _SUITE.decrypt(job.sealed[_HEAD_BYTES:], own.key, bound)
-        body = plain[_MAC_BYTES:]
-        _mac(own, theirs, bound, body).verify(plain[:_MAC_BYTES])
+        plain = SUITE.decrypt(job.sealed[HEAD_BYTES:], own.key, bound)
+        body = plain[MAC_BYTES:]
+        author_mac(own, theirs, bound, body).verify(plain[:MAC_BYTES])
     except (InvalidTag, InvalidSignature, ValueError):
         raise SealError("the job's seal is broken: it was changed on the way, or is not of the site that it names") from None
     if job.token_ids or job.tenant or job.cache_scope:
@@ -95,7 +96,8 @@ def unseal(own: PrivateKey, theirs: PublicKey, job: PrefillJob) -> JobSecret:
     return secret
 
 
-def _mac(own: PrivateKey, theirs: PublicKey, bound: bytes, body: bytes) -> hmac.HMAC:
+def author_mac(own: PrivateKey, theirs: PublicKey, bound: bytes, body: bytes) -> hmac.HMAC:
+    """Returns the MAC that only holders of one of the two sites' keys can make."""
     shared = HKDF(hashes.SHA256(), 32, salt=None, info=b"prfaas author of prefill jobs 1").derive(own.key.exchange(theirs.key))
     mac = hmac.HMAC(shared, hashes.SHA256())
     mac.update(len(bound).to_bytes(8, "little"))
@@ -108,12 +110,17 @@ def _open_fields(job: PrefillJob) -> bytes:
     """Every open field but `waited_s`, which the dispatcher sets: it can only make a job older than it is.
 
     By name: a later version's new fields change nothing of what this one checks."""
-    transfer = job.transfer
-    return encode(
-        (
-            *(job.request_id, job.model, job.reply_to, job.decode_site, job.timeout_s),
-            *(job.worker, job.priority, job.admitted),
-            *(transfer.transfer_id, transfer.attempt, transfer.bucket, transfer.nuid, transfer.prefill_tokens),
-            *(transfer.from_token, transfer.lossy, transfer.fingerprint),
-        )
+    fields = (
+        *(job.request_id, job.model, job.reply_to, job.decode_site, job.timeout_s),
+        *(job.worker, job.priority, job.admitted),
+        *transfer_fields(job.transfer),
+    )
+    # Left out where it says nothing, so that workers of the version before take the jobs of this one.
+    return encode(fields if (pull := job.pull) is None else (*fields, pull.site, pull.worker, pull.tokens, pull.timeout_s))
+
+
+def transfer_fields(transfer: KVTransfer) -> tuple[str | int | bool, ...]:
+    return (
+        *(transfer.transfer_id, transfer.attempt, transfer.bucket, transfer.nuid, transfer.prefill_tokens),
+        *(transfer.from_token, transfer.lossy, transfer.fingerprint),
     )

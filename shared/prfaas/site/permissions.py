@@ -71,6 +71,10 @@ def crossing(description: Description, sender: Site, receiver: Site) -> dict[str
         messages += [subjects.queue_state(receiver.name, sender.name)] if len(tellers) > len(workers) else []
         bulk += _frames(receiver.name, sender.name)
         bulk.append(subjects.probe_train(receiver.name, sender.name))
+    if sender.name in receiver.pulls_from:
+        bulk += _stored_at(subjects.pull_bucket(receiver.name, sender.name))
+    if receiver.name in sender.pulls_from:
+        messages.append(subjects.send_prefix(receiver.name, "*", sender.name))
     if sender.kind is SiteKind.PD:
         requests.append(subjects.jobs(receiver.name, sender.name, "*"))
         messages += [subjects.worker_alive(receiver.name, "*"), subjects.prefill_alive(receiver.name, "*", "*")]
@@ -162,12 +166,10 @@ def _decode_worker(description: Description, site: str, name: str) -> dict[str, 
         ),
     )
     buckets = [subjects.kv_bucket(site, at) for at in prefill_sites]
-    # Only in a cluster can another server take a bucket's place.
-    moved = buckets if len(description.site(site).server_names) > 1 else []
     bulk = Permissions(
         publish=(
             *(subject for bucket in buckets for subject in _kept_bucket(bucket)),
-            *(f"$JS.API.STREAM.DELETE.{stream_name(bucket)}" for bucket in moved),
+            *_moved_buckets(description, site, buckets),
             *(_replies(at, site) for at in prefill_sites),
         ),
         subscribe=tuple(subjects.kv_stored(bucket, "*") for bucket in buckets),
@@ -179,6 +181,7 @@ def _prefill_worker(description: Description, site: str, name: str) -> dict[str,
     served = description.served_sites(site)
     streams = [subjects.jobs_stream(site, at) for at in served]
     own = subjects.dispatched_stream(site)
+    pulled, pulling = description.pulled_sites(site), description.pulling_sites(site)
     control = Permissions(
         publish=(
             *(subject for stream in streams for subject in _worked_queue(stream)),
@@ -190,6 +193,7 @@ def _prefill_worker(description: Description, site: str, name: str) -> dict[str,
             *(subjects.blocks(at, site, PREFILL, name) for at in served),
             subjects.probe_transfers(site),
             subjects.probe_egress(site),
+            *(subjects.send_prefix(at, "*", site) for at in pulled),
             *(_replies(at, site) for at in _and_own(served, site)),
         ),
         subscribe=(
@@ -198,10 +202,22 @@ def _prefill_worker(description: Description, site: str, name: str) -> dict[str,
             *(subjects.cancel_prefill(site, at) for at in served),
             subjects.worker_alive(site, name),
             subjects.prefill_alive(site, name, "*"),
+            *(subjects.send_prefix(site, name, at) for at in pulling),
             *_asked_of_workers(site, PREFILL, name),
         ),
     )
-    return {CONTROL: control, BULK: Permissions(tuple(subject for at in served for subject in _frames(at, site)))}
+    own_buckets = [subjects.pull_bucket(site, at) for at in pulled]
+    bulk = Permissions(
+        publish=(
+            *(subject for at in served for subject in _frames(at, site)),
+            *(subject for at in pulling for subject in _stored_at(subjects.pull_bucket(at, site))),
+            *(subject for bucket in own_buckets for subject in _kept_bucket(bucket)),
+            *_moved_buckets(description, site, own_buckets),
+            *(_replies(at, site) for at in pulled),
+        ),
+        subscribe=tuple(subjects.kv_stored(bucket, "*") for bucket in own_buckets),
+    )
+    return {CONTROL: control, BULK: bulk}
 
 
 def _bandwidth_probe(description: Description, site: str, _name: str) -> dict[str, Permissions]:
@@ -248,7 +264,10 @@ def _progress(site: str, prefill_site: str, worker: str) -> str:
 
 
 def _frames(site: str, prefill_site: str) -> list[str]:
-    bucket = subjects.kv_bucket(site, prefill_site)
+    return _stored_at(subjects.kv_bucket(site, prefill_site))
+
+
+def _stored_at(bucket: str) -> list[str]:
     return [f"$O.{bucket}.C.*", f"$O.{bucket}.M.*", subjects.kv_stored(bucket, "*")]
 
 
@@ -290,6 +309,12 @@ def _kept_bucket(bucket: str) -> list[str]:
     consumers = [f"$JS.API.CONSUMER.CREATE.{stream}.>", f"$JS.API.CONSUMER.LIST.{stream}"]
     consumers += [f"$JS.API.CONSUMER.{verb}.{stream}.*" for verb in ("DELETE", "MSG.NEXT")]
     return [*_made_stream(stream), f"$JS.API.STREAM.PURGE.{stream}", f"$JS.API.DIRECT.GET.{stream}.>", *consumers]
+
+
+def _moved_buckets(description: Description, site: str, buckets: Sequence[str]) -> list[str]:
+    """Only in a cluster can another server take a bucket's place."""
+    clustered = len(description.site(site).server_names) > 1
+    return [f"$JS.API.STREAM.DELETE.{stream_name(bucket)}" for bucket in buckets] if clustered else []
 
 
 def _made_stream(stream: str) -> list[str]:

@@ -35,7 +35,9 @@ def service_settings(description: Description, service: Service, around: Surroun
             return _of_probe(description, service, around) | settings
         case Role.SCHEDULER:
             places = description.site(service.site).kind is SiteKind.PD
-            return {"places": places, "serves": description.served_sites(service.site)} | settings
+            from_sites = description.site(service.site).pulls_from
+            serves = description.served_sites(service.site)
+            return {"places": places, "serves": serves} | ({"pulls-from": from_sites} if from_sites else {}) | settings
 
 
 def endpoint_settings(description: Description, site: str, key: Key, around: Surroundings) -> dict[str, Any]:
@@ -84,6 +86,8 @@ def _of_gateway(description: Description, service: Service) -> dict[str, Any]:
 def _of_worker(description: Description, service: Service, settings: Mapping[str, Any]) -> dict[str, Any]:
     # A worker of one role may get the other one, so each knows what both need.
     of_prefill: dict[str, Any] = {} if "serves" in settings else {"serves": description.served_sites(service.site)}
+    if "pulls-from" not in settings and (from_sites := description.site(service.site).pulls_from):
+        of_prefill["pulls-from"] = from_sites
     neighbours = [neighbour.name for neighbour in description.neighbours(service.site)]
     of_decode = {"prefill-sites": neighbours} | settings.get(Role.DECODE_WORKER, {})
     if (alone := unleased_bytes_per_s(description, service.site)) is not None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 
 from prfaas.contracts.subjects import BETWEEN_SITES
-from prfaas.site.kv_memory import lacking_memory
+from prfaas.site.kv_memory import lacking_memory, pull_bucket_mib
 from prfaas.site.link_shape import LinkShape
 
 AUTHORITY_FOLDER = "authority"
@@ -76,6 +76,9 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """TLS 1.3 on the leaf connections that come in here, with certificates on both ends. Unset: unless `host` is loopback."""
     seals: tuple[Name, ...] = ()
     """Prefill sites, maybe this one too, whose jobs and KV are sealed from worker to worker. Only for pd sites."""
+    pulls_from: tuple[Name, ...] = ()
+    """Other sites from whose prefill workers those of this one may pull cached prefixes, beside each other. Only for pd sites:
+    what such a site has made wrong then harms prompts that it was not given."""
     client_tls: bool = False
     """TLS 1.3 between the site's own services and its server."""
     client_port: Port = 0
@@ -195,6 +198,14 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """Returns the pd sites that may place work in this one: itself and its neighbours."""
         return [site.name for site in (self.site(name), *self.neighbours(name)) if site.kind is SiteKind.PD]
 
+    def pulled_sites(self, name: str) -> list[str]:
+        """Returns the sites from whose prefill workers those of this one may pull: itself, and those that it names."""
+        return [name, *self.site(name).pulls_from]
+
+    def pulling_sites(self, name: str) -> list[str]:
+        """Returns the sites whose prefill workers may pull from those of this one."""
+        return [site.name for site in self.sites if name in self.pulled_sites(site.name)]
+
     def sealing_peers(self, name: str) -> list[str]:
         """Returns the sites with which this one exchanges sealed jobs and KV, in either direction."""
         return sorted({*self.site(name).seals, *(site.name for site in self.sites if name in site.seals)})
@@ -213,6 +224,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 if self.site(dialled).name == site.name:
                     raise DescriptionError(f"site {site.name} dials itself")
             self._validate_seals(site)
+            self._validate_pulls(site)
             self._validate_servers(site)
             for destination in site.egress_mbit:
                 if destination not in self.served_sites(site.name) or destination == site.name:
@@ -236,8 +248,18 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 raise DescriptionError(f"two services of site {service.site} have the same name: {service.name}")
             taken.add((service.site, service.name))
             keeps_buckets = service.role is Role.DECODE_WORKER or service.config.get("movable")
-            if keeps_buckets and (why := lacking_memory(self.site(service.site).max_memory_bytes, service.config)):
+            max_memory_bytes = self.site(service.site).max_memory_bytes
+            if keeps_buckets and (why := lacking_memory(max_memory_bytes, service.config, self._pull_bucket_mib(service.site))):
                 raise DescriptionError(f"{service.role} {service.name} of site {service.site} {why}")
+
+    def _pull_bucket_mib(self, site: str) -> int:
+        """Returns what the buckets of the site's pulls take."""
+        workers = [
+            service.config
+            for service in self.services
+            if service.site == site and (service.role is Role.PREFILL_WORKER or service.config.get("movable"))
+        ]
+        return max((pull_bucket_mib(config) for config in workers), default=0)
 
     def _validate_servers(self, site: Site) -> None:
         if len(site.servers) % 2 == 0 and site.servers:
@@ -250,6 +272,11 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         for name in site.server_names:
             if name in taken:
                 raise DescriptionError(f"a server of site {site.name} would be called {name}, as another site's is")
+
+    def _validate_pulls(self, site: Site) -> None:
+        for holder in site.pulls_from:
+            if holder == site.name or site.name not in self.served_sites(holder):
+                raise DescriptionError(f"site {site.name} pulls from {holder}, which sends it no KV: that goes to pd sites only")
 
     def _validate_seals(self, site: Site) -> None:
         if site.seals and site.kind is not SiteKind.PD:

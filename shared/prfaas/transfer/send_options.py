@@ -8,6 +8,8 @@ class SendOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Bound of the whole transfer."""
     tenant: str = ""
     """Tenants share the link evenly, and so do the transfers of one."""
+    background: bool = False
+    """No request waits for it: it is sent while the link has nothing else to send."""
     idle_timeout_s: float = 10.0
     """Bound of a standstill of the link."""
     buffer_bytes: int = 64 << 20

@@ -72,7 +72,7 @@ class KVSender:
     def open(self) -> Self:
         """Joins the link and sends the opening frame at once, so that a mismatch shows before anything is computed."""
         self._lane.add_listener(self)
-        self._key = self._link.join(self, self._options.tenant)
+        self._key = self._link.join(self, self._options.tenant, background=self._options.background)
         self._ticker = asyncio.create_task(self._tick(), name=f"kv sender {self._transfer.object_name}")
         self._framer.put_opening()
         return self

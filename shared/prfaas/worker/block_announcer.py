@@ -11,8 +11,8 @@ from prfaas.bus.errors import BusError
 from prfaas.contracts import subjects
 from prfaas.contracts.to_scheduler import BlocksChanged, BlocksHeld
 from prfaas.contracts.wire import encode
-from prfaas.kvcache.block_pool import Changes
-from prfaas.kvcache.blocks import pack_hashes
+from prfaas.kvcache.block_pool import Changes, Tier
+from prfaas.kvcache.blocks import pack_flags, pack_hashes
 from prfaas.telemetry.logs import get_logger
 from prfaas.worker.identity import Identity
 
@@ -32,10 +32,10 @@ class BlockAnnouncer:
         self._sites = tuple(sites)
         self._incarnation = incarnation
         self._sequence = 0
-        self._held: dict[int, None] = {}
+        self._held: dict[int, Tier] = {}
         """Hashes in the order in which they were stored, so that the first ones are whole beginnings of prompts."""
         self._news: dict[int, bool] = {}
-        """Changes that are not told yet: hash -> held now?"""
+        """Blocks whose change is not told yet: hash -> is it one that schedulers were told of as held?"""
         self._woken = asyncio.Event()
 
     async def start(self) -> None:
@@ -45,11 +45,15 @@ class BlockAnnouncer:
 
     def changed(self, changes: Changes) -> None:
         for block in changes.removed:
+            told = self._news.get(block, block in self._held)
             self._held.pop(block, None)
-            self._note(block, False)
-        for block in changes.stored:
-            self._held[block] = None
-            self._note(block, True)
+            self._news.pop(block, None)
+            if told:
+                self._news[block] = True
+        for block, tier in changes.stored.items():
+            told = self._news.pop(block, block in self._held)
+            self._held[block] = tier
+            self._news[block] = told
         if self._news:
             self._woken.set()
 
@@ -61,14 +65,11 @@ class BlockAnnouncer:
                 self._woken.clear()
             await asyncio.sleep(INTERVAL_S)
 
-    def _note(self, block: int, held: bool) -> None:
-        if self._news.pop(block, held) == held:
-            self._news[block] = held
-
     def _take(self) -> BlocksChanged:
-        news = list(islice(self._news.items(), MAX_HASHES))
-        for block, _ in news:
+        news = list(islice(self._news, MAX_HASHES))
+        for block in news:
             del self._news[block]
+        stored = [block for block in news if block in self._held]
         self._sequence += 1
         return BlocksChanged(
             site=self._identity.site,
@@ -76,8 +77,9 @@ class BlockAnnouncer:
             role=self._identity.role,
             incarnation=self._incarnation,
             sequence=self._sequence,
-            stored=pack_hashes(block for block, held in news if held),
-            removed=pack_hashes(block for block, held in news if not held),
+            stored=pack_hashes(stored),
+            on_disk=pack_flags(self._held[block] is Tier.DISK for block in stored),
+            removed=pack_hashes(block for block in news if block not in self._held),
         )
 
     async def _tell(self, changed: BlocksChanged) -> None:
@@ -90,7 +92,11 @@ class BlockAnnouncer:
                 _log.warning("blocks_not_announced", to_site=site, reason=str(error))
 
     async def _tell_all(self, asked: Msg) -> None:
+        first = list(islice(self._held, MAX_HASHES))
         held = BlocksHeld(
-            incarnation=self._incarnation, sequence=self._sequence, hashes=pack_hashes(islice(self._held, MAX_HASHES))
+            incarnation=self._incarnation,
+            sequence=self._sequence,
+            hashes=pack_hashes(first),
+            on_disk=pack_flags(self._held[block] is Tier.DISK for block in first),
         )
         await self._bus.publish_raw(asked.reply, encode(held))

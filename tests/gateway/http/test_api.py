@@ -73,6 +73,27 @@ async def test_completion_of_text_and_of_token_ids(edge: Edge) -> None:
     assert edge.site.generated[0].sampling.stop == ()
 
 
+async def test_fields_of_sampling_reach_the_decode_worker_in_tokens(edge: Edge) -> None:
+    body = {
+        "model": "tiny", "prompt": "hello", "presence_penalty": 0.5, "frequency_penalty": -1, "logit_bias": {"3": -100},
+        "stop_token_ids": [4], "bad_words": ["hello world", " x "],
+    }  # fmt: skip
+    assert (await edge.http.post("/v1/completions", json=body)).status_code == 200
+    (generate,) = edge.site.generated
+    found = generate.sampling
+    assert (found.presence_penalty, found.frequency_penalty, found.logit_bias) == (0.5, -1, ((3, -100),))
+    assert (found.stop_token_ids, found.bad_words) == ((4,), (tuple(ids("hello", "world")), tuple(ids("x"))))
+
+
+@pytest.mark.parametrize(("field", "value"), [("logit_bias", {"3": 1, "12": 1}), ("stop_token_ids", [3, 12])])
+async def test_tokens_that_the_model_does_not_have_are_refused(edge: Edge, field: str, value: object) -> None:
+    answer = await edge.http.post("/v1/completions", json={"model": "tiny", "prompt": "hello", field: value})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"], error["code"]) == (400, field, "invalid_value")
+    assert "Token id 12" in error["message"]
+    assert not edge.site.placed
+
+
 async def test_logprobs(edge: Edge) -> None:
     async def script(_generate: Generate, emit: Emitter) -> None:
         await emit.started()

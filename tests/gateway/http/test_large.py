@@ -57,7 +57,7 @@ def of_4_mib(start: bytes, item: bytes, end: bytes) -> bytes:
 @pytest.mark.parametrize(("path", "body", "param", "code"), [
     ("/v1/completions", {"model": "tiny", "prompt": "hello " * 200_000}, "prompt", "context_length_exceeded"),
     ("/v1/completions", of_4_mib(b'{"model":"tiny","prompt":[', b"3", b"]}"), "prompt", "context_length_exceeded"),
-    ("/v1/completions", of_4_mib(b'{"model":"tiny","prompt":[', b"[]", b"]}"), "prompt", "unsupported_value"),
+    ("/v1/completions", of_4_mib(b'{"model":"tiny","prompt":[', b"[]", b"]}"), "prompt", "invalid_value"),
     ("/v1/completions", of_4_mib(b'{"model":"tiny","prompt":"x","stop":[', b'"x"', b"]}"), "stop", "invalid_value"),
     ("/v1/completions", {"model": "nope", "prompt": FILL}, "model", "model_not_found"),
     ("/v1/completions", b"[" * 3_000_000, None, None),

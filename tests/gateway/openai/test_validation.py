@@ -12,7 +12,7 @@ from openai.types.chat import completion_create_params as chat_params
 from prfaas.contracts.to_decode import Sampling
 from prfaas_gateway.openai.errors import ApiError
 from prfaas_gateway.openai.types import ChatRequest, CompletionRequest
-from prfaas_gateway.openai.unsupported import UNSUPPORTED
+from prfaas_gateway.openai.unsupported import UNSUPPORTED, UNSUPPORTED_IN_CHAT
 from prfaas_gateway.openai.validation import INERT, parse_chat, parse_completion, sampling_of
 from tests.budget import examples
 from tests.gateway.bodies import HELLO, bodies, values
@@ -45,9 +45,10 @@ def test_minimal_requests_get_openais_defaults() -> None:
 def test_everything_supported_reaches_the_sampler() -> None:
     request = chat(
         max_completion_tokens=7, min_tokens=2, temperature=0, top_p=0.5, top_k=9, min_p=0.1, repetition_penalty=1.1, seed=-3,
-        stop=["a", "b"], ignore_eos=True, logprobs=True, top_logprobs=4,
+        stop=["a", "b"], ignore_eos=True, logprobs=True, top_logprobs=4, presence_penalty=-0.5, frequency_penalty=2,
+        logit_bias={"7": 3, "8": 0, "9": -100}, stop_token_ids=[4, 5], bad_words=["x"],
     )  # fmt: skip
-    assert sampling(request, extra_stop=("c",)) == Sampling(
+    assert sampling(request, extra_stop=("c",), bad_words=((1, 2),)) == Sampling(
         max_tokens=7,
         min_tokens=2,
         temperature=0,
@@ -55,6 +56,11 @@ def test_everything_supported_reaches_the_sampler() -> None:
         top_k=9,
         min_p=0.1,
         repetition_penalty=1.1,
+        presence_penalty=-0.5,
+        frequency_penalty=2,
+        logit_bias=((7, 3), (9, -100)),
+        bad_words=((1, 2),),
+        stop_token_ids=(4, 5),
         seed=-3,
         stop=("a", "b"),
         ignore_eos=True,
@@ -91,6 +97,9 @@ def test_nulls_are_absent_fields() -> None:
     ({"max_tokens": 10**30}, "max_tokens"),
     ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens"),
     ({"min_tokens": -1}, "min_tokens"),
+    ({"n": 0}, "n"),
+    ({"n": 129}, "n"),
+    ({"n": True}, "n"),
     ({"temperature": 2.1}, "temperature"),
     ({"temperature": -0.1}, "temperature"),
     ({"temperature": "hot"}, "temperature"),
@@ -99,6 +108,18 @@ def test_nulls_are_absent_fields() -> None:
     ({"top_k": -2}, "top_k"),
     ({"min_p": 1.1}, "min_p"),
     ({"repetition_penalty": 0}, "repetition_penalty"),
+    ({"presence_penalty": 2.1}, "presence_penalty"),
+    ({"frequency_penalty": -2.1}, "frequency_penalty"),
+    ({"frequency_penalty": False}, "frequency_penalty"),
+    ({"logit_bias": {"hello": 1}}, "logit_bias"),
+    ({"logit_bias": {"-1": 1}}, "logit_bias"),
+    ({"logit_bias": {"5": 101}}, "logit_bias[...]"),
+    ({"logit_bias": {"5": False}}, "logit_bias[...]"),
+    ({"logit_bias": {str(each): 1 for each in range(1025)}}, "logit_bias"),
+    ({"stop_token_ids": [1, -1]}, "stop_token_ids[1]"),
+    ({"stop_token_ids": 3}, "stop_token_ids"),
+    ({"bad_words": ["a", ""]}, "bad_words[1]"),
+    ({"bad_words": [3]}, "bad_words[0]"),
     ({"seed": 2**63}, "seed"),
     ({"seed": 1.5}, "seed"),
     ({"stop": ""}, "stop"),
@@ -127,8 +148,14 @@ def test_what_is_wrong_is_named(fields: dict[str, Any], param: str) -> None:
     ({"prompt": None}, "prompt"),
     ({"prompt": 3}, "prompt"),
     ({"prompt": {}}, "prompt"),
-    ({"prompt": ["a", "b"]}, "prompt"),
-    ({"prompt": [[1], [2]]}, "prompt"),
+    ({"prompt": ["a"] * 129}, "prompt"),
+    ({"prompt": ["a", [1]]}, "prompt[1]"),
+    ({"prompt": [[1], "a"]}, "prompt[1]"),
+    ({"prompt": [[1], [2, "a"]]}, "prompt[1][1]"),
+    ({"prompt": [1, [2]]}, "prompt[1]"),
+    ({"n": 3, "best_of": 2}, "best_of"),
+    ({"n": 1, "best_of": 2, "stream": True}, "best_of"),
+    ({"best_of": 0}, "best_of"),
     ({"prompt": [1, "a"]}, "prompt[1]"),
     ({"prompt": [1, True]}, "prompt[1]"),
     ({"logprobs": True}, "logprobs"),
@@ -142,10 +169,24 @@ def test_what_is_wrong_with_a_completion_is_named(fields: dict[str, Any], param:
 
 
 @pytest.mark.parametrize(("prompt", "expected"), [
-    ("hi", "hi"), (["hi"], "hi"), ([1, 2], [1, 2]), ([[1, 2]], [1, 2]), ("", ""), ([], []), ([""], ""), ([[]], []),
+    ("hi", ["hi"]), (["hi"], ["hi"]), ([1, 2], [[1, 2]]), ([[1, 2]], [[1, 2]]), ("", [""]), ([], [[]]), ([""], [""]),
+    ([[]], [[]]), (["a", "b"], ["a", "b"]), ([[1], [2, 3]], [[1], [2, 3]]), ([[], []], [[], []]),
 ])  # fmt: skip
-def test_prompt_forms(prompt: Any, expected: str | list[int]) -> None:
-    assert completion(prompt=prompt).prompt == expected
+def test_prompt_forms(prompt: Any, expected: list[str] | list[list[int]]) -> None:
+    assert completion(prompt=prompt).prompts == expected
+
+
+def test_the_best_of_several_needs_their_log_probabilities() -> None:
+    assert sampling(completion(best_of=3)).top_logprobs == 0
+    assert sampling(completion(best_of=3, logprobs=2)).top_logprobs == 2
+    assert sampling(completion(best_of=3, n=3)).top_logprobs is None
+
+
+def test_best_of_is_for_completions_alone() -> None:
+    with pytest.raises(ApiError) as raises:
+        chat(best_of=2)
+    assert refused(raises) == (400, "best_of", "unsupported_parameter")
+    assert chat(best_of=1) == chat()
 
 
 @pytest.mark.parametrize(("messages", "param"), [
@@ -197,7 +238,7 @@ def test_the_unsupported_is_refused_by_name_and_its_neutral_value_accepted(name:
         assert chat(**{name: UNSUPPORTED[name]}) == chat()
 
 
-@pytest.mark.parametrize(("name", "value"), [("n", True), ("n", 2), ("echo", 0), ("tools", [{}]), ("frequency_penalty", False)])
+@pytest.mark.parametrize(("name", "value"), [("echo", 0), ("tools", [{}])])
 def test_what_only_looks_neutral_is_refused(name: str, value: Any) -> None:
     with pytest.raises(ApiError) as raises:
         completion(**{name: value})
@@ -209,7 +250,7 @@ def test_what_only_looks_neutral_is_refused(name: str, value: Any) -> None:
     (CompletionRequest, completion_params.CompletionCreateParamsBase),
 ])  # fmt: skip
 def test_nothing_that_the_openai_client_can_send_is_unknown_to_us(struct: type[msgspec.Struct], params: type) -> None:
-    known = {field.name for field in msgspec.structs.fields(struct)} | set(UNSUPPORTED) | set(INERT)
+    known = {field.name for field in msgspec.structs.fields(struct)} | set(UNSUPPORTED) | set(UNSUPPORTED_IN_CHAT) | set(INERT)
     assert set(params.__annotations__) <= known
 
 

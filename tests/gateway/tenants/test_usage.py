@@ -175,3 +175,18 @@ def test_each_gateway_grants_its_part() -> None:
     small.leave(entered(small, 0.0), 0, 0.0)
     refused = small.enter(0.0)
     assert isinstance(refused, LimitReached) and refused.retry_after_s == pytest.approx(180.0)
+
+
+def test_a_request_for_several_answers_is_as_many_at_once() -> None:
+    usage = Usage(Limits(requests_at_once=4), 1, 0.0)
+    wide, other = entered(usage, 0.0), entered(usage, 1.0)
+    assert usage.widen(wide, 5, 1.0) == LimitReached(Limit.REQUESTS_AT_ONCE, 4, None), "waiting helps nothing"
+    assert usage.running == 2
+    check_refusal(usage.widen(wide, 4, 1.0), Limit.REQUESTS_AT_ONCE, 4, 1.0)
+    assert usage.widen(wide, 3, 1.0) is None
+    assert usage.running == 4
+    check_refusal(usage.enter(1.0), Limit.REQUESTS_AT_ONCE, 4, 1.0)
+    usage.leave(other, 0, 2.0)
+    assert usage.widen(wide, 4, 2.0) is None
+    usage.leave(wide, 0, 2.0)
+    assert usage.running == 0

@@ -53,3 +53,14 @@ def test_a_plan_has_faults_by_its_profile() -> None:
     plans = [make_plan(seed) for seed in range(300)]
     assert all(len(plan.faults) == {"calm": 0, "single": 1}.get(plan.profile, len(plan.faults)) for plan in plans)
     assert {fault.kind for plan in plans for fault in plan.faults} >= {"kill", "stop", "cut", "stall", "flip_stored", "drop"}
+
+
+@pytest.mark.parametrize("seed", [1002780, 1011260])
+def test_an_attempt_that_is_cancelled_while_its_receiver_opens_keeps_nothing(seed: int) -> None:
+    """The site's server is away: the opening that is waited for must end with the wait."""
+    assert run_world(seed).violations == []
+
+
+@pytest.mark.parametrize("seed", [2024461, 2029355])
+def test_a_consumer_that_could_not_be_deleted_is_deleted_when_its_receiver_reads_again(seed: int) -> None:
+    assert run_world(seed).violations == []

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prfaas.kvcache.block import Part
-from prfaas.kvcache.block_pool import ComputeTime
+from prfaas.kvcache.block_pool import ComputeTime, Tier
 from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange, LayerSpec
 from prfaas.kvcache.pinned_prefix import PinnedPrefix
 from prfaas.kvcache.prefix_cache import PrefixCache
@@ -52,7 +52,7 @@ class Worker:
             compute_s=compute,
             queue_bytes=queue_bytes,
         )
-        self.held: set[int] = set()
+        self.held: dict[int, Tier] = {}
 
     def serve(self, token_ids: Sequence[int]) -> int:
         """Prefills a prompt. Returns the tokens that were not computed, all of whose KV it checks."""
@@ -83,9 +83,11 @@ class Worker:
         """Takes what would be announced."""
         self.cache.validate()
         stored, removed = self.cache.take_changes()
-        assert not self.held & set(stored) and self.held >= set(removed)
-        self.held = self.held - set(removed) | set(stored)
-        assert self.held == {hash for hash in self.held if self.cache.holds(hash)}
+        assert not self.held.items() & stored.items() and self.held.keys() >= set(removed)
+        for hash in removed:
+            del self.held[hash]
+        self.held.update(stored)
+        assert self.held == {hash: self.cache.tier(hash) for hash in self.held}
 
     def written(self) -> None:
         """Waits until the queue is empty."""

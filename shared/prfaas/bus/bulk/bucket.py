@@ -16,6 +16,8 @@ STREAM_NOT_FOUND = 10059
 API_TIMEOUT_S = 5.0
 DEFAULT_BUCKET_MIB = 1024
 """Memory for KV under way to one site, in the buckets of all sites that send it."""
+DEFAULT_PULL_BUCKET_MIB = 256
+"""Memory for cached prefixes under way between prefill workers, likewise."""
 
 
 class JetStreamError(LaneError):

@@ -39,7 +39,7 @@ class PrefillMetrics:
         self._model_name = model_name
 
     def hit(self, tier: str, tokens: int, saved_s: float) -> None:
-        """`tier` is memory or disk."""
+        """`tier` is memory, disk, or pulled from another worker."""
         self._hit_tokens.labels(self._model_name, tier).inc(tokens)
         self._saved_s.labels(self._model_name, tier).inc(max(0.0, saved_s))
 

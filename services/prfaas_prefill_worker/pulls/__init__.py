@@ -1,0 +1,1 @@
+"""Cached prefixes that prefill workers send one another instead of computing them again."""
