@@ -83,7 +83,7 @@ def simulated(case: Case, arm: Arm, *, objectives: Objectives = FLAT, disturbanc
             keys=scheduler_keys(arm.policy, case.threshold_tokens, told.ttft_s) | dict(arm.keys),
             link=case.link,
             timing=Timing(ttft_deadline_s=DEADLINE_S, objectives=told),
-            cache_blocks=case.cache_blocks,
+            cache_bytes=case.cache_bytes,
             block_tokens=case.block_tokens,
             queue=arm.queue,
             batch_limited=arm.batch_limited,
