@@ -122,6 +122,7 @@ def scenario(
     noise: float = 0.0,
     slowness: tuple[float, ...] = (),
     link_bias: float = 1.0,
+    tenants: Sequence[str] = (),
 ) -> Scenario:
     """`keys`: of the scheduler, instead of the deployment's own. Keys, arrivals, link and timing come scaled already.
     `cache_bytes`: of each worker, in blocks of `block_tokens` of the profile."""
@@ -144,6 +145,7 @@ def scenario(
         policy=lambda: make_policy(used),
         tpot_objective_s=tpot_objective_s,
         arrivals=arrivals,
+        tenants=tenants,
     )
     far = PrfaasSite(name=FAR, prefill=prefill(H200, deployment.n_prfaas), links={HOME: link})
     return Scenario(

@@ -160,6 +160,7 @@ class PrefillStation:
         arriving = queue_events.Job(
             job_id=job.job_id,
             model=MODEL,
+            tenant=job.tenant,
             prefill_tokens=job.prompt.tokens,
             work_s=self.predicted_s(job, cached_tokens),
             arrived_at=self._clock.now_s,

@@ -135,6 +135,7 @@ class _Request:
             prompt,
             link,
             job_id=self._id,
+            tenant=home.site.tenants[self._index] if home.site.tenants else "",
             from_token=self._decoder.cache.served(prompt.blocks, self._site) * state.block_tokens,
             worker=self._worker,
             due_at=self._due_at(),

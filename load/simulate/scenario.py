@@ -77,6 +77,8 @@ class PdSite(msgspec.Struct, frozen=True, kw_only=True):
     tpot_objective_s: float = 0.0
     """Objective that its scheduler is told; 0: none."""
     arrivals: Sequence[Arrival]
+    tenants: Sequence[str] = ()
+    """Tenant of each arrival; empty: all are of one."""
     movable: MovableWorkers | None = None
     """None: every worker keeps its role."""
 
