@@ -40,6 +40,7 @@ def real_sites() -> Description:
     """Computes in fp32: in 16 bits the other rows of a batch may tip a near tie, which is no fault's doing."""
     worker = {"engine": {"dtype": "float32"}} | _KEEP_LITTLE
     changes: dict[Role, dict[str, Any]] = {
+        Role.GATEWAY: {"http-port": free_port()},  # one that is started again must be found at its address
         Role.SCHEDULER: {"threshold-tokens": 100},
         Role.DECODE_WORKER: worker,
         Role.PREFILL_WORKER: worker,

@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Sequence
 
-import msgspec
 import uvloop
 from rich.console import Console
 
@@ -40,7 +39,7 @@ from load.paper.run import WARM_UP, LiveRun, LiveStack, live
 from load.paper.stack import Scales
 from load.report import Report, summarize
 from load.search import sustained_rate
-from load.simulate.cases import BLOCK_TOKENS, CACHE_BLOCKS, cases
+from load.simulate.cases import BLOCK_TOKENS, CACHE_BYTES, cases
 from load.simulate.paper import (
     DEPLOYMENTS,
     HOME,
@@ -104,11 +103,10 @@ class Bench:
                     found[name] = await self._raise_rate(stack, deployment)
                 if name == REFERENCE:
                     held = await self._hold_cases(stack, [case for case in CASES if case != REUSE])
-        caching = msgspec.structs.replace(self._scales, chunk_tokens=REUSE_CHUNK_TOKENS)
-        caching = msgspec.structs.replace(caching, cache_blocks=CACHE_BLOCKS * BLOCK_TOKENS // caching.block_tokens)
+        caching = self._scales.with_caches(CACHE_BYTES, REUSE_CHUNK_TOKENS)
         async with live(DEPLOYMENTS[REFERENCE], caching) as stack:
             self._say.print(
-                f"{REFERENCE}, workers with prefix caches of {caching.cache_blocks} x {caching.block_tokens} tokens: up"
+                f"{REFERENCE}, workers with prefix caches of {caching.cache_mib} MiB ({caching.cache_bytes / 1e9:.0f} GB): up"
             )
             held += await self._hold_cases(stack, [REUSE], caching.block_tokens)
         return Results(

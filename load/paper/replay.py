@@ -16,7 +16,7 @@ import msgspec
 from load.paper.__main__ import REUSE_CHUNK_TOKENS
 from load.paper.results import CASE_SLO, TPOT_S
 from load.paper.stack import Scales, description
-from load.simulate.cases import BLOCK_TOKENS, CACHE_BLOCKS
+from load.simulate.cases import CACHE_BYTES
 from load.simulate.paper import DEPLOYMENTS, HOME, THRESHOLD_TOKENS
 from load.simulate.policies import POLICIES, scheduler_keys
 from load.traces import MOONCAKE_BUCKET_S, MOONCAKE_CONVERSATION
@@ -26,13 +26,12 @@ from prfaas.site.sites import Description, Role
 from prfaas.stack.launch import START_ERRORS, fresh_directory, say
 from prfaas.stack.stack import Stack
 
-SCALES = Scales(chunk_tokens=REUSE_CHUNK_TOKENS)
 REPORT_FOLDER = "report"
 
 
 async def run(policy: str, seconds: float, seed: int) -> int:
     """Returns the exit status of `prfaas replay`."""
-    scales = msgspec.structs.replace(SCALES, cache_blocks=CACHE_BLOCKS * BLOCK_TOKENS // SCALES.block_tokens)
+    scales = Scales().with_caches(CACHE_BYTES, REUSE_CHUNK_TOKENS)
     keys = scales.keys(scheduler_keys(policy, THRESHOLD_TOKENS, CASE_SLO.ttft_s))
     directory = fresh_directory("replay")
     async with Stack(with_scheduler(description(DEPLOYMENTS["threshold"], scales), keys), directory, progress=say) as stack:

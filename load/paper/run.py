@@ -93,7 +93,7 @@ class LiveStack:
         try:
             # Of no use to one run is what another one has left in caches.
             self._runs += 1
-            prompts = TokenPrompts(self._runs, block_tokens=scales.chunk_tokens if scales.cache_blocks else 0)
+            prompts = TokenPrompts(self._runs, block_tokens=scales.chunk_tokens if scales.cache_mib else 0)
             records = await replay(target, scaled, prompts)
         finally:
             shaping.cancel()
@@ -121,7 +121,7 @@ class LiveStack:
             timing=Timing(ttft_deadline_s=TTFT_DEADLINE_S / scales.time),
             token_scale=scales.tokens,
             time_scale=scales.time,
-            cache_blocks=scales.cache_blocks,
+            cache_bytes=scales.cache_bytes,
             block_tokens=scales.block_tokens,
         )
 
@@ -173,8 +173,9 @@ class LiveStack:
 
         prefill = {}
         for site, engine in self._engines.items():
-            computed = [r.arrival.prompt_tokens - 1 - r.cached_tokens for r in records if not r.error and r.prefill_site == site]
-            nominal = [engine.prefill_s(tokens) if tokens else 0.0 for tokens in computed]
+            of_site = [r for r in records if not r.error and r.prefill_site == site]
+            computed = [(r.arrival.prompt_tokens - 1 - r.cached_tokens, r.cached_tokens) for r in of_site]
+            nominal = [engine.prefill_s(tokens, cached_tokens) if tokens else 0.0 for tokens, cached_tokens in computed]
             if sum(nominal) and (measured_s := mean_s(site, PREFILL_TIMER)):
                 prefill[site] = measured_s * len(nominal) / sum(nominal) - 1
         step_s = mean_s(HOME, STEP_TIMER)

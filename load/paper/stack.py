@@ -15,6 +15,7 @@ from prfaas.site.sites import Description, Link, Role, Service, Site, SiteKind
 from prfaas_scheduler.queue.objectives import PROPORTIONAL_FROM_TOKENS
 
 MODEL = "emulated-1t"
+MIB = 1 << 20
 
 
 class Scales(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,8 +26,8 @@ class Scales(msgspec.Struct, frozen=True, kw_only=True):
     tokens: float = 32.0
     chunk_tokens: int = 256
     """Scaled tokens in a chunk."""
-    cache_blocks: int = 0
-    """Blocks in each worker's prefix cache; a block is a chunk."""
+    cache_mib: int = 0
+    """Memory of each worker for its prefix cache, scaled; 0: none. A block is a chunk."""
 
     @property
     def block_tokens(self) -> int:
@@ -58,12 +59,20 @@ class Scales(msgspec.Struct, frozen=True, kw_only=True):
         """Builds the engine that a worker with this profile has."""
         return EmulatedEngine(MODEL, self._config(profile), chunk_tokens=self.chunk_tokens)
 
-    def cache_keys(self, role: Role) -> dict[str, Any]:
-        """A worker's, for `cache_blocks`; prefill workers have room for a state with each, decode workers for full layers."""
-        layout = self.engine(H20_NAME).layout
-        first_bytes, both_bytes = (layout.total_bytes(count * self.chunk_tokens) for count in (1, 2))
-        block_bytes = first_bytes if role is Role.PREFILL_WORKER else both_bytes - first_bytes
-        return {"prefix-cache-mib": math.ceil(self.cache_blocks * block_bytes / 2**20)}
+    def with_caches(self, cache_bytes: float, chunk_tokens: int) -> "Scales":
+        """Returns the same with caches of the paper's bytes, rounded up to a whole scaled MiB."""
+        cache_mib = math.ceil(cache_bytes / self.bytes / MIB)
+        return msgspec.structs.replace(self, chunk_tokens=chunk_tokens, cache_mib=cache_mib)
+
+    @property
+    def cache_bytes(self) -> int:
+        """The paper's bytes in a cache."""
+        return round(self.cache_mib * MIB * self.bytes)
+
+    @property
+    def cache_keys(self) -> dict[str, Any]:
+        """A worker's."""
+        return {"prefix-cache-mib": self.cache_mib}
 
     def engine_keys(self, profile: str) -> dict[str, Any]:
         """`[engine]` of a worker's configuration."""
@@ -84,12 +93,12 @@ def description(deployment: Deployment, scales: Scales) -> Description:
     ]
     # A batch of BS_max, and beside it as many requests whose KV is still to come as in the simulation.
     places = {"slots": H20.batch_max(), "coming": SLOTS - H20.batch_max(), "waiting": 512}
-    decode = {"engine": scales.engine_keys(H20_NAME)} | places | scales.cache_keys(Role.DECODE_WORKER)
+    decode = {"engine": scales.engine_keys(H20_NAME)} | places | scales.cache_keys
     services += [
         Service(site=HOME, role=Role.DECODE_WORKER, name=f"d{index}", config=decode) for index in range(deployment.n_decode)
     ]
     for site, count, profile in ((HOME, deployment.n_prefill, H20_NAME), (FAR, deployment.n_prfaas, H200_NAME)):
-        prefill = {"engine": scales.engine_keys(profile)} | scales.cache_keys(Role.PREFILL_WORKER)
+        prefill = {"engine": scales.engine_keys(profile)} | scales.cache_keys
         services += [Service(site=site, role=Role.PREFILL_WORKER, name=f"p{index}", config=prefill) for index in range(count)]
     sites = [Site(name=HOME, kind=SiteKind.PD)]
     links = []

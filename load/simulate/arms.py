@@ -3,7 +3,7 @@
 The arms of others are readings of their public documents (`prfaas_scheduler.policies.readings`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import inf
 from typing import Any, NamedTuple
 
@@ -73,8 +73,15 @@ class Disturbance(NamedTuple):
 NONE = Disturbance()
 
 
-def simulated(case: Case, arm: Arm, *, objectives: Objectives = FLAT, disturbance: Disturbance = NONE) -> SimResult:
-    """One arm in one case, on the paper's machines."""
+def simulated(
+    case: Case,
+    arm: Arm,
+    *,
+    objectives: Objectives = FLAT,
+    disturbance: Disturbance = NONE,
+    tenants: Sequence[str] = (),
+) -> SimResult:
+    """One arm in one case, on the paper's machines. `tenants`: of each arrival."""
     told = objectives._replace(ttft_s=objectives.ttft_s * disturbance.told_objective)
     return simulate(
         scenario(
@@ -83,7 +90,7 @@ def simulated(case: Case, arm: Arm, *, objectives: Objectives = FLAT, disturbanc
             keys=scheduler_keys(arm.policy, case.threshold_tokens, told.ttft_s) | dict(arm.keys),
             link=case.link,
             timing=Timing(ttft_deadline_s=DEADLINE_S, objectives=told),
-            cache_blocks=case.cache_blocks,
+            cache_bytes=case.cache_bytes,
             block_tokens=case.block_tokens,
             queue=arm.queue,
             batch_limited=arm.batch_limited,
@@ -91,5 +98,6 @@ def simulated(case: Case, arm: Arm, *, objectives: Objectives = FLAT, disturbanc
             noise=disturbance.noise,
             slowness=(disturbance.straggler,),
             link_bias=disturbance.link_bias,
+            tenants=tenants,
         )
     )

@@ -21,9 +21,9 @@ MACHINES = DEPLOYMENTS["threshold"]
 MOONCAKE_BUCKET_S = 3.0
 MAX_PROMPT_TOKENS = 131_072
 BLOCK_TOKENS = 512
-CACHE_BLOCKS = 16_384
-"""Size of a worker's prefix cache, where it has one: 8.4 million tokens, about 145 GB of this model's full layers, as in a
-node's memory."""
+CACHE_BYTES = 145_000_000_000
+"""Memory of a node for its worker's prefix cache, where it has one: 8.4 million tokens of this model's full layers, if it kept
+nothing else. A recurrent state takes as much of it as 21 blocks."""
 
 
 class Case(NamedTuple):
@@ -34,8 +34,8 @@ class Case(NamedTuple):
     threshold_tokens: int
     """The paper's solver on these very lengths: with caches, on what one cache that forgets nothing would leave to compute."""
     duration_s: float
-    cache_blocks: int = 0
-    """Size of each worker's prefix cache; 0: none."""
+    cache_bytes: int = 0
+    """Memory of each worker for its prefix cache; 0: none."""
     block_tokens: int = BLOCK_TOKENS
 
 
@@ -62,9 +62,7 @@ def cases(
 
     def caching(name: str, what: str, arrivals: Sequence[Arrival]) -> Case:
         threshold = solved_threshold(uncached(arrivals))
-        return Case(
-            name, what, arrivals, STEADY, threshold, duration_s, CACHE_BLOCKS * BLOCK_TOKENS // block_tokens, block_tokens
-        )
+        return Case(name, what, arrivals, STEADY, threshold, duration_s, CACHE_BYTES, block_tokens)
 
     def uncached(arrivals: Sequence[Arrival]) -> list[Arrival]:
         """Arrivals with the lengths that one cache for all of them, which forgets nothing, would leave."""

@@ -42,7 +42,7 @@ def simulated(case: Case, policy: str, threshold_tokens: int, *, caches_announce
             keys=scheduler_keys(policy, threshold_tokens, SLO.ttft_s),
             link=case.link,
             timing=TIMING,
-            cache_blocks=case.cache_blocks,
+            cache_bytes=case.cache_bytes,
             block_tokens=case.block_tokens,
             caches_announced=caches_announced,
         )

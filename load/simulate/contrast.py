@@ -76,7 +76,7 @@ def relative_load(case: Case, local_share: float) -> float:
     """Returns the load, in `cases`' terms, at which the pd site alone would be this busy. `case` is at load 1."""
     prompts = [TraceRequest(0.0, each.prompt_tokens, 0, each.block_ids, case.block_tokens) for each in case.arrivals]
     lengths = [each.prompt_tokens for each in case.arrivals]
-    if case.cache_blocks:
+    if case.cache_bytes:
         lengths = [max(2, tokens) for tokens in uncached_tokens(prompts)]
     output_tokens = sum(each.output_tokens for each in case.arrivals) / len(case.arrivals)
     alone_req_s = MACHINES.n_prefill * len(lengths) / sum(H20.prefill_s(tokens) for tokens in lengths)

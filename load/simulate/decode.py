@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from itertools import count
 
-from load.simulate.cache import BlockCache
+from load.simulate.cache import WorkerCache, kept_by
 from load.simulate.clock import Clock
 from load.simulate.scenario import DecodePool
 from prfaas.capacity.observed import ObservedTimes, RecentMean
@@ -22,9 +22,21 @@ class DecodeWorker:
 
     A request that joins during a step waits for its end. With a limit, one that has its KV waits until the batch has room."""
 
-    def __init__(self, clock: Clock, site: str, name: str, pool: DecodePool, token_scale: float, time_scale: float) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        site: str,
+        name: str,
+        pool: DecodePool,
+        token_scale: float,
+        time_scale: float,
+        *,
+        block_tokens: int = 512,
+    ) -> None:
+        """`block_tokens`: size of a block of its cache, in tokens of the profile."""
         self.name = name
-        self.cache = BlockCache(site, name, Role.DECODE, pool.cache_blocks)
+        kept = kept_by(Role.DECODE, pool.profile, block_tokens)
+        self.cache = WorkerCache(site, name, Role.DECODE, kept, pool.cache_bytes)
         self.slots = pool.slots
         self.waiting_limit = pool.waiting
         self.held = 0

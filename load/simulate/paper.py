@@ -113,7 +113,7 @@ def scenario(
     timing: Timing | None = None,
     token_scale: float = 1.0,
     time_scale: float = 1.0,
-    cache_blocks: int = 0,
+    cache_bytes: int = 0,
     block_tokens: int = 512,
     caches_announced: bool = True,
     queue: QueueOptions | None = None,
@@ -122,15 +122,14 @@ def scenario(
     noise: float = 0.0,
     slowness: tuple[float, ...] = (),
     link_bias: float = 1.0,
+    tenants: Sequence[str] = (),
 ) -> Scenario:
     """`keys`: of the scheduler, instead of the deployment's own. Keys, arrivals, link and timing come scaled already.
-    `cache_blocks`: of each worker, of `block_tokens` of the profile each."""
+    `cache_bytes`: of each worker, in blocks of `block_tokens` of the profile."""
     used = keys or deployment.keys
 
     def prefill(profile: Profile, workers: int) -> PrefillPool:
-        return PrefillPool(
-            profile=profile, workers=workers, cache_blocks=cache_blocks, queue=queue, noise=noise, slowness=slowness
-        )
+        return PrefillPool(profile=profile, workers=workers, cache_bytes=cache_bytes, queue=queue, noise=noise, slowness=slowness)
 
     home = PdSite(
         name=HOME,
@@ -140,12 +139,13 @@ def scenario(
             workers=deployment.n_decode,
             slots=SLOTS,
             waiting=10_000,
-            cache_blocks=cache_blocks,
+            cache_bytes=cache_bytes,
             batch_limited=batch_limited,
         ),
         policy=lambda: make_policy(used),
         tpot_objective_s=tpot_objective_s,
         arrivals=arrivals,
+        tenants=tenants,
     )
     far = PrfaasSite(name=FAR, prefill=prefill(H200, deployment.n_prfaas), links={HOME: link})
     return Scenario(

@@ -5,13 +5,14 @@ from collections import deque
 from collections.abc import Callable
 from math import exp, inf
 
-from load.simulate.cache import BlockCache
+from load.simulate.cache import Kept, WorkerCache, kept_by
 from load.simulate.clock import Clock
 from load.simulate.prefill_job import PIECES, Job, ignore, piece_bytes
 from load.simulate.scenario import MODEL, PrefillPool
 from prfaas.capacity.observed import ObservedTimes, interpolated
 from prfaas.contracts.terms import Role
 from prfaas.contracts.to_scheduler import BlocksChanged
+from prfaas.kvcache.pinned_prefix import PinnedPrefix
 from prfaas_prefill_worker.announced_queue import SharedQueue
 from prfaas_scheduler.queue import events as queue_events
 from prfaas_scheduler.queue.events import Dispatch, JobArrived, JobGone, TimePassed, WorkerGone, WorkerReady
@@ -24,7 +25,7 @@ WINDOW_PIECES = 2
 
 
 class PrefillWorker:
-    def __init__(self, site: str, name: str, cache_blocks: int) -> None:
+    def __init__(self, site: str, name: str, kept: Kept, cache_bytes: int) -> None:
         self.name = name
         self.leaving = False
         """True once it only takes jobs that are bound to it."""
@@ -33,7 +34,7 @@ class PrefillWorker:
         self.busy = False
         self.own: deque[Job] = deque()
         """Jobs that are bound to it; it takes these first."""
-        self.cache = BlockCache(site, name, Role.PREFILL, cache_blocks)
+        self.cache = WorkerCache(site, name, Role.PREFILL, kept, cache_bytes)
         self.observed = ObservedTimes()
         """Observed T_prefill, which is what live workers announce."""
         self.busy_s = 0.0
@@ -45,10 +46,16 @@ class PrefillWorker:
 class _Run:
     """One job on one worker."""
 
-    __slots__ = ("arrivals_at", "computed_tokens", "job", "piece_s", "sizes", "started_at", "worker")
+    __slots__ = ("arrivals_at", "computed", "computed_tokens", "job", "piece_s", "prefix", "sizes", "started_at", "worker")
 
-    def __init__(self, worker: PrefillWorker, job: Job, computed_tokens: int, started_at: float) -> None:
+    def __init__(
+        self, worker: PrefillWorker, job: Job, prefix: PinnedPrefix | None, computed_tokens: int, started_at: float
+    ) -> None:
         self.worker, self.job, self.computed_tokens, self.started_at = worker, job, computed_tokens, started_at
+        self.prefix = prefix
+        """Cached prefix in use; None where nothing is kept."""
+        self.computed = 0
+        """Pieces that are computed."""
         self.sizes: list[float] = []
         self.piece_s: list[float] = []
         """Time that each piece takes to compute."""
@@ -64,7 +71,10 @@ class PrefillStation:
         token_scale: float,
         time_scale: float,
         announce: Callable[[BlocksChanged], None] = lambda changed: None,
+        *,
+        block_tokens: int = 512,
     ) -> None:
+        """`block_tokens`: size of a block of the caches, in tokens of the profile."""
         self.site = site
         self._announce = announce
         self.cached_tokens = 0
@@ -80,7 +90,7 @@ class PrefillStation:
         self.queue = SiteQueue(pool.queue) if pool.queue is not None else None
         """The queue with due dates; None: first come first served."""
         self._queued: dict[str, Job] = {}
-        self._cache_blocks = pool.cache_blocks
+        self._kept, self._cache_bytes = kept_by(Role.PREFILL, pool.profile, block_tokens), pool.cache_bytes
         self._noise, self._random = pool.noise, random.Random(f"{site} noise")
         self.workers: list[PrefillWorker] = []
         """Workers, those that have left included."""
@@ -89,7 +99,7 @@ class PrefillStation:
             self.add(f"p{index}").slowness = pool.slowness[index] if index < len(pool.slowness) else 1.0
 
     def add(self, name: str) -> PrefillWorker:
-        worker = self._by_name[name] = PrefillWorker(self.site, name, self._cache_blocks)
+        worker = self._by_name[name] = PrefillWorker(self.site, name, self._kept, self._cache_bytes)
         self.workers.append(worker)
         # Live workers warm up with a chunk of no request, so that the first placement has a figure.
         chunk_tokens = round(CHUNK_TOKENS / self._token_scale)
@@ -137,8 +147,10 @@ class PrefillStation:
         """Jobs that no worker has taken."""
         return len(self._fifo) if self.queue is None else len(self.queue)
 
-    def prefill_s(self, tokens: int) -> float:
-        return self._profile.prefill_s(tokens * self._token_scale) / self._time_scale
+    def prefill_s(self, tokens: int, cached_tokens: int = 0) -> float:
+        """Time of tokens behind cached ones, to which they attend as well."""
+        scale = self._token_scale
+        return self._profile.rest_s((cached_tokens + tokens) * scale, cached_tokens * scale) / self._time_scale
 
     # ---- the queue with due dates
 
@@ -148,6 +160,7 @@ class PrefillStation:
         arriving = queue_events.Job(
             job_id=job.job_id,
             model=MODEL,
+            tenant=job.tenant,
             prefill_tokens=job.prompt.tokens,
             work_s=self.predicted_s(job, cached_tokens),
             arrived_at=self._clock.now_s,
@@ -206,32 +219,36 @@ class PrefillStation:
         worker.on_left()
 
     def _begin(self, worker: PrefillWorker, job: Job) -> None:
-        """T of what is computed, as the emulated engine takes it: attention's time for the cached prefix is left out."""
+        """Computes what is not cached, in the time that the emulated engine takes for it."""
         worker.busy = True
         prompt = job.prompt
-        job.cached_tokens = worker.cache.cached(prompt.blocks) * prompt.block_tokens
-        computed_tokens = prompt.tokens - job.cached_tokens
+        prefix = worker.cache.pin(prompt.blocks)
+        job.cached_tokens = cached_tokens = len(prefix.blocks) * prompt.block_tokens if prefix is not None else 0
+        computed_tokens = prompt.tokens - cached_tokens
         worker.queue.take(computed_tokens, self._clock.now_s)
-        run = _Run(worker, job, computed_tokens, self._clock.now_s)
+        run = _Run(worker, job, prefix, computed_tokens, self._clock.now_s)
         factor = worker.slowness * (exp(self._random.gauss(0.0, self._noise)) if self._noise else 1.0)
         if job.link is None:
-            whole_s = self.prefill_s(computed_tokens) * factor if computed_tokens else 0.0
+            whole_s = self.prefill_s(computed_tokens, cached_tokens) * factor if computed_tokens else 0.0
             self._clock.after(whole_s, self._local_done, run)
             return
         run.sizes = piece_bytes(self._profile, prompt.tokens * self._token_scale, job.from_token * self._token_scale)
         begun_s = 0.0
         for index in range(PIECES):
-            ended_s = self.prefill_s(computed_tokens * (index + 1) // PIECES) * factor if computed_tokens else 0.0
+            done = computed_tokens * (index + 1) // PIECES
+            ended_s = self.prefill_s(done, cached_tokens) * factor if computed_tokens else 0.0
             run.piece_s.append(max(0.0, ended_s - begun_s))
             begun_s = max(begun_s, ended_s)
         self._clock.after(run.piece_s[0], self._computed, run, 0)
 
     def _local_done(self, run: _Run) -> None:
+        run.computed = PIECES
         run.job.arrived()
         self._end(run)
 
     def _computed(self, run: _Run, index: int) -> None:
         """A piece is computed: it is sent once the window has room."""
+        run.computed = index + 1
         if run.job.cancelled:
             self._end(run)
         elif index >= WINDOW_PIECES and (free_at := run.arrivals_at[index - WINDOW_PIECES]) > self._clock.now_s:
@@ -265,7 +282,10 @@ class PrefillStation:
                 observed_s = sum(run.piece_s) if run.piece_s else self._clock.now_s - run.started_at
                 worker.observed.observe(run.computed_tokens, observed_s)
             self.cached_tokens += job.cached_tokens
-            if (changed := worker.cache.use(job.prompt.blocks)) is not None:
+        if run.prefix is not None:
+            # What was computed stays, even if nobody wants the answer any more.
+            tokens = job.cached_tokens + run.computed_tokens * run.computed // PIECES
+            if (changed := worker.cache.release(run.prefix, tokens // job.prompt.block_tokens)) is not None:
                 self._announce(changed)
         worker.busy_s += self._clock.now_s - run.started_at
         self._ask(worker)

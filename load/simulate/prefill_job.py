@@ -33,7 +33,7 @@ class Job:
 
     __slots__ = (
         "cached_tokens", "cancelled", "due_at", "expires_at", "from_token", "job_id", "link", "on_refused",
-        "on_stopped", "on_verified", "prompt", "verified", "worker",
+        "on_stopped", "on_verified", "prompt", "tenant", "verified", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -42,6 +42,7 @@ class Job:
         link: Link | None,
         *,
         job_id: str = "",
+        tenant: str = "",
         from_token: int = 0,
         worker: str | None = None,
         due_at: float = inf,
@@ -51,7 +52,7 @@ class Job:
     ) -> None:
         """`link`: None within a site. `from_token`: first token that full layers ship. `worker`: the only one that may take it.
         `due_at`, `expires_at`: what a queue with due dates goes by."""
-        self.prompt, self.link, self.job_id = prompt, link, job_id
+        self.prompt, self.link, self.job_id, self.tenant = prompt, link, job_id, tenant
         self.from_token, self.worker = from_token, worker
         self.due_at, self.expires_at = due_at, expires_at
         self.on_verified, self.on_refused = on_verified, on_refused

@@ -135,7 +135,8 @@ class _Request:
             prompt,
             link,
             job_id=self._id,
-            from_token=self._decoder.cache.cached(prompt.blocks) * state.block_tokens if prompt.blocks else 0,
+            tenant=home.site.tenants[self._index] if home.site.tenants else "",
+            from_token=self._decoder.cache.served(prompt.blocks, self._site) * state.block_tokens,
             worker=self._worker,
             due_at=self._due_at(),
             expires_at=self._deadline_at - END_MARGIN_S,
@@ -166,7 +167,7 @@ class _Request:
             return
         self._report(job, "", None)
         self._home.decode_tokens += job.from_token
-        if (changed := self._decoder.cache.use(self._prompt.blocks)) is not None:
+        if (changed := self._decoder.cache.keep(self._prompt.blocks, self._site)) is not None:
             self._requests.announcing.blocks(self._home, changed)
         self._decoder.join(self._arrival.output_tokens, self._first, self._last)
 

@@ -20,8 +20,8 @@ class PrefillPool(msgspec.Struct, frozen=True, kw_only=True):
 
     profile: Profile
     workers: int
-    cache_blocks: int = 0
-    """Size of each worker's prefix cache; 0: none."""
+    cache_bytes: int = 0
+    """Memory of each worker for its prefix cache, which KV and states share; 0: none."""
     queue: QueueOptions | None = None
     """Queue with due dates, bound late; None: first come first served."""
     noise: float = 0.0
@@ -37,8 +37,8 @@ class DecodePool(msgspec.Struct, frozen=True, kw_only=True):
     """Requests that a worker holds at once, those that wait for their KV included."""
     waiting: int = 64
     """Requests that may wait for a slot; more are refused."""
-    cache_blocks: int = 0
-    """Size of each worker's cache of served prompts, for which full layers need not be shipped again; 0: none."""
+    cache_bytes: int = 0
+    """Memory of each worker for its cache of served prompts, for which full layers need not be shipped again; 0: none."""
     batch_limited: bool = True
     """True: the batch is never larger than BS_max, and a request that has its KV waits for room in it."""
 
@@ -77,6 +77,8 @@ class PdSite(msgspec.Struct, frozen=True, kw_only=True):
     tpot_objective_s: float = 0.0
     """Objective that its scheduler is told; 0: none."""
     arrivals: Sequence[Arrival]
+    tenants: Sequence[str] = ()
+    """Tenant of each arrival; empty: all are of one."""
     movable: MovableWorkers | None = None
     """None: every worker keeps its role."""
 

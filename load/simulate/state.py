@@ -52,7 +52,16 @@ class State:
                 self.links[remote.name, destination] = Link(spec)
 
     def decoder(self, site: PdSite, name: str) -> DecodeWorker:
-        return DecodeWorker(self.clock, site.name, name, site.decode, self.scenario.token_scale, self.scenario.time_scale)
+        made_by = self.scenario
+        return DecodeWorker(
+            self.clock,
+            site.name,
+            name,
+            site.decode,
+            made_by.token_scale,
+            made_by.time_scale,
+            block_tokens=made_by.block_tokens,
+        )
 
     def control_s(self, link: Link | None) -> float:
         """Delay of one control message, within a site or over a link."""
@@ -64,4 +73,5 @@ class State:
 
     def _station(self, name: str, pool: PrefillPool) -> PrefillStation:
         scale, pace = self.scenario.token_scale, self.scenario.time_scale
-        return PrefillStation(self.clock, name, pool, scale, pace, self._announce_blocks)
+        block_tokens = self.scenario.block_tokens
+        return PrefillStation(self.clock, name, pool, scale, pace, self._announce_blocks, block_tokens=block_tokens)

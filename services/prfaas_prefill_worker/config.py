@@ -33,9 +33,11 @@ class PrefillWorkerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unkno
     prefix_cache_disk_directory: str = ""
     """Directory for these, this worker's own. Who reads it can learn the prompts: docs/security.md."""
     cache_pulls: bool = True
-    """Lets the worker pull cached prefixes from other workers of its site, and send its own to those of sites that it serves."""
+    """Lets the worker pull cached prefixes from other workers of its site, and send its own to theirs."""
     pulls_from: tuple[SubjectToken, ...] = ()
     """Other sites from whose workers it may pull too. What such a site has made wrong then harms prompts of this one."""
+    pulled_by: tuple[SubjectToken, ...] = ()
+    """Other sites whose workers may pull from this one: those that name it in their `pulls-from`."""
     pull_bucket_mib: Annotated[int, Meta(ge=16)] = DEFAULT_PULL_BUCKET_MIB
     """Memory of the site's NATS server for prefixes on their way, of all its prefill workers together. Each site that they may
     come from has an equal part."""
@@ -64,7 +66,7 @@ class PrefillWorkerConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unkno
     @property
     def asking_sites(self) -> tuple[str, ...]:
         """Sites whose workers may ask this one."""
-        return (self.site, *(site for site in self.serves if site != self.site)) if self.cache_pulls else ()
+        return (self.site, *(site for site in self.pulled_by if site != self.site)) if self.cache_pulls else ()
 
     @property
     def pull_bucket_bytes(self) -> int:

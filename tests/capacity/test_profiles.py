@@ -38,6 +38,14 @@ def test_a_steep_line_does_not_fall_below_the_first_points_part() -> None:
     assert profile.kv_bytes(10) == pytest.approx(1.0)
 
 
+def test_what_is_computed_attends_to_what_is_cached() -> None:
+    profile = line((100, 1.0, 10.0), (200, 1.5, 12.0), (400, 5.5, 40.0))
+    assert profile.rest_s(300, 0) == profile.prefill_s(300)
+    assert profile.rest_s(300, 200) == pytest.approx(3.5 - 1.5 + 0.5), "with the part that every prefill takes"
+    dented = line((100, 1.0, 10.0), (200, 5.0, 12.0), (400, 5.5, 40.0))
+    assert dented.rest_s(400, 200) == dented.prefill_s(200), "no less than without anything before"
+
+
 @given(st.floats(min_value=0.001, max_value=1e6))
 def test_built_in_profiles_are_positive_everywhere(tokens: float) -> None:
     for profile in PROFILES.values():

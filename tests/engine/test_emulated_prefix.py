@@ -52,18 +52,18 @@ def test_a_wrong_cached_block_changes_the_answer() -> None:
 
 
 def test_only_what_is_not_cached_takes_time() -> None:
-    paced, token_ids = engine(time_scale=20.0), prompt(500)
+    paced, token_ids = engine(profile="paper-1t-h20", time_scale=20.0), prompt(4000)
     cache = PrefixCache.for_model(paced.layout, 64, 1 << 30)
-    with_cache(engine(), token_ids[:448], cache)
+    with_cache(engine(), token_ids[:3840], cache)
     started_s = time.monotonic()
     with_cache(paced, token_ids, cache)
     took_s = time.monotonic() - started_s
-    assert took_s >= paced.prefill_s(52) - 1e-3
+    assert took_s >= paced.prefill_s(160, 3840) - 1e-3 > paced.prefill_s(160) + 0.01, "it attends to what is cached"
     emitted: list[float] = []
-    with cache.pin(token_ids[:448]) as prefix:
+    with cache.pin(token_ids[:3840]) as prefix:
         started_s = time.monotonic()
-        paced.prefill(token_ids[:448], lambda piece: emitted.append(time.monotonic()), lambda: False, prefix=prefix)
-    assert len(emitted) >= 8 and prefix.cached_tokens == 448
+        paced.prefill(token_ids[:3840], lambda piece: emitted.append(time.monotonic()), lambda: False, prefix=prefix)
+    assert len(emitted) >= 8 and prefix.cached_tokens == 3840
 
 
 def test_the_states_count_that_a_machine_would_keep() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from prfaas.kvcache import pinned_prefix
+from prfaas.kvcache import prompt_blocks
 from prfaas.kvcache.block import Part
 from prfaas.kvcache.block_pool import Tier
 from prfaas.kvcache.blocks import block_hashes
@@ -207,7 +207,7 @@ def test_two_that_store_the_same_share_it() -> None:
 
 
 def test_other_tokens_of_the_same_hash_are_a_miss(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pinned_prefix, "block_hashes", lambda token_ids, tokens, *_: list(range(len(token_ids) // tokens)))
+    monkeypatch.setattr(prompt_blocks, "block_hashes", lambda token_ids, tokens, *_: list(range(len(token_ids) // tokens)))
     cache = PrefixCache(BLOCK_TOKENS, 1000)
     assert store(cache, [1, 1, 2, 2])
     assert cached(cache, [1, 1, 2, 2]) == 4
@@ -225,7 +225,7 @@ def test_equal_prompts_of_two_scopes_never_meet(monkeypatch: pytest.MonkeyPatch)
 
     for collide in (False, True):
         if collide:
-            monkeypatch.setattr(pinned_prefix, "block_hashes", lambda token_ids, *_: list(range(len(token_ids) // 2)))
+            monkeypatch.setattr(prompt_blocks, "block_hashes", lambda token_ids, *_: list(range(len(token_ids) // 2)))
         cache = PrefixCache(BLOCK_TOKENS, 1000)
         with cache.pin([1, 1, 2, 2], scope="a") as prefix:
             fill(prefix, [1, 1, 2, 2])
@@ -234,7 +234,7 @@ def test_equal_prompts_of_two_scopes_never_meet(monkeypatch: pytest.MonkeyPatch)
 
 def test_equal_last_tokens_behind_another_parent_are_a_miss(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second block's own tokens and hash agree, what came before does not."""
-    monkeypatch.setattr(pinned_prefix, "block_hashes", lambda token_ids, *_: [token_ids[0], 99][: len(token_ids) // 2])
+    monkeypatch.setattr(prompt_blocks, "block_hashes", lambda token_ids, *_: [token_ids[0], 99][: len(token_ids) // 2])
     cache = PrefixCache(BLOCK_TOKENS, 1000)
     store(cache, [1, 1, 5, 5])
     store(cache, [2, 2])

@@ -1,4 +1,4 @@
-"""When a worker asks for a lease: at intervals, and because of a transfer."""
+"""Leases: asked for at intervals, and because of a transfer."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

@@ -11,6 +11,7 @@ from prfaas_scheduler.queue.heads import Heads
 from prfaas_scheduler.queue.options import QueueOptions
 from prfaas_scheduler.queue.refusal import refusal
 from prfaas_scheduler.queue.running import Running
+from prfaas_scheduler.queue.tenant_room import TenantRoom
 from prfaas_scheduler.queue.tenants import Backlogs, DeficitRoundRobin, Shares
 
 
@@ -24,6 +25,7 @@ class ModelQueue:
         self._shares = Shares(options.weights)
         self._backlogs = Backlogs(self._shares.weight)
         self._floor = ClassFloor(options.class_floor)
+        self._room = TenantRoom()
         self._waiting: dict[str, Waiting] = {}
         """All jobs that wait, by id."""
         self._order = DueOrder()
@@ -93,6 +95,8 @@ class ModelQueue:
         if len(self._waiting) >= self._options.max_jobs:
             return [refusal(job, f"{len(self._waiting)} jobs wait there already")]
         # Take it in, and find out whom that makes late.
+        of_share = self._shares.of_share(job.tenant)
+        self._room.arrived(of_share)
         self._numbers += 1
         waiting = self._waiting[job.job_id] = Waiting(job, self._numbers, job.due_at)
         heapq.heappush(self._expiries, (job.expires_at - job.work_s, waiting.number, job.job_id))
@@ -100,7 +104,7 @@ class ModelQueue:
         self._backlogs.add(job)
         if waiting.latest_start_at >= self._now_s:  # else no queue, however short, would do
             self._floor.arrived(job.prefill_tokens)
-        leave_s = self._floor.leave_s(job.prefill_tokens)
+        leave_s = max(self._floor.leave_s(job.prefill_tokens), self._room.leave_s(of_share))
         short_s = self.wait_s + leave_s - (waiting.latest_start_at - self._now_s)
         self._enter(waiting)
         if leave_s and short_s > 0:
@@ -200,15 +204,16 @@ class ModelQueue:
         self._drop(waiting)
         self._shares.add(job.tenant, -job.work_s, self._now_s)
         if not waiting.put_off:
-            self._count_missed(waiting)
+            self._count_missed(waiting, late_s)
         workers, work_s = len(self.running), self.running.left_s + self._order.work_s
         message = f"{workers} workers have {work_s:.1f} s of work that is due before: it would be {late_s:.1f} s late"
         return refusal(job, message, late_s)
 
-    def _count_missed(self, waiting: Waiting) -> None:
-        """Counts a job that is not in time, if it could have been on its arrival."""
+    def _count_missed(self, waiting: Waiting, late_s: float) -> None:
+        """Counts a job that is not in time, if it could have been on its arrival. `late_s`: what the queue is too long for it."""
         if waiting.latest_start_at >= waiting.job.arrived_at:
             self._floor.missed(waiting.job.prefill_tokens)
+            self._room.missed(self._shares.of_share(waiting.job.tenant), late_s)
 
     def _victim(self, late: Waiting) -> Waiting:
         """The job to give way for one that would be late."""
@@ -240,7 +245,7 @@ class ModelQueue:
         """Puts a job off: it runs when nothing else is due, and at the latest when its last moment is near."""
         self._leave_order(waiting)
         waiting.put_off = True
-        self._count_missed(waiting)
+        self._count_missed(waiting, 0.0)
         self._put_off_queue(waiting.job.worker).add(waiting)
         last_start_at = self._last_end_at(waiting.job) - waiting.job.work_s
         heapq.heappush(self._last_starts, (last_start_at, waiting.number, waiting.job.job_id))

@@ -7,6 +7,8 @@ Rules, for the jobs of each model:
   half of the work, by its weight, that another waits for overtakes that one's, if it makes none of them late.
 - When a job would be late, the longest of those up to it gives way (Moore and Hodgson, 1968: the fewest jobs are late). With
   several tenants, it is the longest of those that have more than their weighted share of the site.
+- What waits already is not refused, so tenants that have had their share leave time to those that have had far less: see
+  `tenant_room`.
 - A job that gives way is put off. It runs when nothing else is due, in deficit round robin among the tenants. It never returns
   into the line: when its last moment is near, that moment is its due date, and nothing is put off for it any more.
 - Only as much is put off as the time that jobs in time leave over can serve. What does not fit is refused on its arrival, with

@@ -41,8 +41,14 @@ class Shares:
 
     def is_above(self, tenant: str) -> bool:
         """True if the tenant has its share of the work, or more. At least one tenant always has."""
-        share = self.weight(tenant) / self._total_weight if self._total_weight else 1.0
-        return self._work_s.get(tenant, 0.0) >= share * self._total_s * (1 - 1e-9)
+        return self.of_share(tenant) >= 1
+
+    def of_share(self, tenant: str) -> float:
+        """Work that the tenant has had or waits for, to its weighted share of all tenants'; 1 while there is none."""
+        weight = self.weight(tenant)
+        total_weight = self._total_weight if tenant in self._work_s else self._total_weight + weight
+        share_s = weight / total_weight * self._total_s * (1 - 1e-9)
+        return self._work_s.get(tenant, 0.0) / share_s if share_s else 1.0
 
     def _fade(self, now_s: float) -> None:
         # Step by step: every call would walk over all tenants.

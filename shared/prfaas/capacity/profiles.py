@@ -114,6 +114,14 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             left.prefill_s + part * (right.prefill_s - left.prefill_s), first.prefill_s, tokens / first.tokens
         )
 
+    def rest_s(self, tokens: float, cached_tokens: float) -> float:
+        """Time of a prefill whose first `cached_tokens` are cached, s. What is computed attends to them as well, so it takes what
+        the whole takes beyond them, with the part that every prefill takes; and no less than a prompt of that length alone."""
+        alone_s = self.prefill_s(tokens - cached_tokens)
+        if not cached_tokens:
+            return alone_s
+        return max(alone_s, self.prefill_s(tokens) - self.prefill_s(cached_tokens) + self.prefill_s(0.0))
+
     def kv_bytes(self, tokens: float) -> float:
         """S_kv(l) in bytes."""
         left, right, part = _segment(self.prefill, tokens, _tokens)

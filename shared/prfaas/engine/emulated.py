@@ -84,9 +84,10 @@ class EmulatedEngine:
     def describe(self) -> EngineDescription:
         return self._description
 
-    def prefill_s(self, tokens: int) -> float:
-        """Returns T_prefill of `tokens` here, s."""
-        return self.profile.prefill_s(tokens * self.config.token_scale) / self.config.time_scale
+    def prefill_s(self, tokens: int, cached_tokens: int = 0) -> float:
+        """Returns the time that `tokens` take here behind `cached_tokens` cached ones, s."""
+        scale = self.config.token_scale
+        return self.profile.rest_s((cached_tokens + tokens) * scale, cached_tokens * scale) / self.config.time_scale
 
     def step_s(self, batch: int) -> float:
         """Returns T_decode here, s. Above BS_max the machine makes no more tokens per second, so the step grows with the batch.
@@ -105,7 +106,7 @@ class EmulatedEngine:
         prefix: PinnedPrefix | None = None,
         from_token: int = 0,
     ) -> None:
-        """Prefills in T_prefill of the tokens that are not cached."""
+        """Prefills in the time of the tokens that are not cached, in which they attend to those that are."""
         due_s = time.monotonic()
         _check_tokens(token_ids)
         total_tokens = len(token_ids)
@@ -120,7 +121,7 @@ class EmulatedEngine:
         for start in range(cached_tokens, total_tokens, self._description.chunk_tokens):
             end = min(start + self._description.chunk_tokens, total_tokens)
             # The curve's constant part falls into the first chunk.
-            ended_s = max(begun_s, self.prefill_s(end - cached_tokens))
+            ended_s = max(begun_s, self.prefill_s(end - cached_tokens, cached_tokens))
             layer_s = (ended_s - begun_s) / layers
             begun_s = ended_s
             parts = {part.layer: part for part in self.layout.chunk_ranges(start, end, total_tokens, from_token)}

@@ -159,10 +159,11 @@ class BlockPool:
         """Returns the new block, pinned once; None when its hash is taken by other tokens, or what is pinned leaves no room."""
         if hash in self._blocks or not self._make_room(part.size_bytes):
             return None
-        number = parent.number + 1 if parent is not None else 0
-        seconds = self.compute_s(number * self.block_tokens, (number + 1) * self.block_tokens)
-        # Where checkpoints are needed, a block lives by them and has no worth of its own.
-        block = Block(hash, parent, proof, part, 0.0 if self.checkpoint_spacing else seconds, maker)
+        seconds = 0.0  # where checkpoints are needed, a block lives by them and has no worth of its own
+        if not self.checkpoint_spacing:
+            number = parent.number + 1 if parent is not None else 0
+            seconds = self.compute_s(number * self.block_tokens, (number + 1) * self.block_tokens)
+        block = Block(hash, parent, proof, part, seconds, maker)
         block.pins = 1
         self._blocks[hash] = block
         if parent is not None:

@@ -1,16 +1,15 @@
 """Cached prefix of one prompt, in use: nothing of it is evicted before the `with` block ends. It grows by what is computed."""
 
-from array import array
 from collections.abc import Container, Iterator, Sequence
 from itertools import takewhile
 from typing import Self
 
 from prfaas.kvcache.block import Block, Part
 from prfaas.kvcache.block_pool import BlockPool
-from prfaas.kvcache.blocks import block_hashes, block_proofs
 from prfaas.kvcache.checkpoints import checkpoint_places, is_spare_place
 from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange
 from prfaas.kvcache.lower_tier import LowerTier
+from prfaas.kvcache.prompt_blocks import PromptBlocks
 from prfaas.kvcache.read_back import ReadBack, read_back, resumable_blocks
 
 
@@ -19,22 +18,21 @@ class PinnedPrefix:
         self,
         cache: BlockPool,
         lower: LowerTier | None,
-        token_ids: Sequence[int],
-        max_tokens: int,
-        makers: Container[str] | None,
-        scope: str,
+        prompt: PromptBlocks,
+        max_blocks: int | None = None,
+        makers: Container[str] | None = None,
     ) -> None:
+        """`max_blocks`: most blocks that are looked up; None: all. `makers`: see `PrefixCache.pin`."""
         self._cache = cache
         self._lower = lower
-        self._packed = memoryview(array("I", token_ids)).cast("B")
-        self._scope = scope.encode()
-        self._hashes = block_hashes(token_ids, cache.block_tokens, cache.hash_key, scope)
+        self._prompt = prompt
+        self._hashes = prompt.hashes
         self._refused = cache.capacity_bytes == 0
         self._chain: list[Block] = []
         """Blocks of the prompt that were found or stored, pinned."""
-        most = min(len(self._hashes), max_tokens // cache.block_tokens)
+        most = len(self._hashes) if max_blocks is None else min(len(self._hashes), max_blocks)
         for index in range(most):
-            block = cache.find(self._hashes[index], self._last, self._proof_of(index))
+            block = cache.find(self._hashes[index], self._last, prompt.proof(index))
             if block is None or (makers is not None and block.maker not in makers):
                 break
             cache.pin_block(block)
@@ -43,9 +41,9 @@ class PinnedPrefix:
         """Part of it that came from the lower tier."""
         self._proofs: list[bytes] = []
         if lower is not None and cache.capacity_bytes:
-            self._proofs = block_proofs(token_ids, cache.block_tokens, cache.hash_key, scope)
+            self._proofs = prompt.lower_proofs()
             try:
-                self.read_back = read_back(cache, lower, self._hashes[:most], self._proofs, self._proof_of, self._chain)
+                self.read_back = read_back(cache, lower, self._hashes[:most], self._proofs, prompt.proof, self._chain)
             except BaseException:  # such as MemoryError: what is pinned would stay so for ever
                 cache.release(self._chain)
                 raise
@@ -159,13 +157,9 @@ class PinnedPrefix:
         return self._chain[-1] if self._chain else None
 
     def _next(self, index: int, part: Part | None, maker: str) -> Block | None:
-        found = self._cache.find(self._hashes[index], self._last, self._proof_of(index))
+        hash, last, proof = self._hashes[index], self._last, self._prompt.proof(index)
+        found = self._cache.find(hash, last, proof)
         if found is not None:  # of another prompt, stored meanwhile
             self._cache.pin_block(found)
             return found
-        return None if part is None else self._cache.store(self._hashes[index], self._last, self._proof_of(index), part, maker)
-
-    def _proof_of(self, index: int) -> bytes:
-        size = 4 * self._cache.block_tokens
-        tokens = bytes(self._packed[index * size : (index + 1) * size])
-        return tokens if index else self._scope + tokens
+        return None if part is None else self._cache.store(hash, last, proof, part, maker)

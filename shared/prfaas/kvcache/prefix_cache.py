@@ -5,6 +5,7 @@ from collections.abc import Container, Sequence
 from prfaas.kvcache.block_pool import BlockPool, Changes, Tier
 from prfaas.kvcache.lower_tier import LowerTier
 from prfaas.kvcache.pinned_prefix import PinnedPrefix
+from prfaas.kvcache.prompt_blocks import PromptBlocks, TokenBlocks
 
 
 class PrefixCache(BlockPool):
@@ -20,7 +21,12 @@ class PrefixCache(BlockPool):
         """Longest cached prefix of `token_ids`, of at most `max_tokens` tokens, kept until it is released. `makers`: sites whose
         blocks may be used; None: those of any. `scope`: who shares prefixes; equal prompts of two never meet. What lies in the
         lower tier is read first, as far as that is sooner done than computing it."""
-        return PinnedPrefix(self, self.lower, token_ids, len(token_ids) if max_tokens is None else max_tokens, makers, scope)
+        prompt = TokenBlocks(token_ids, self.block_tokens, self.hash_key, scope)
+        return PinnedPrefix(self, self.lower, prompt, None if max_tokens is None else max_tokens // self.block_tokens, makers)
+
+    def pin_blocks(self, prompt: PromptBlocks, makers: Container[str] | None = None) -> PinnedPrefix:
+        """Does the same for a prompt whose blocks have names already."""
+        return PinnedPrefix(self, self.lower, prompt, None, makers)
 
     def tier(self, hash: int) -> Tier | None:
         in_memory = super().tier(hash)

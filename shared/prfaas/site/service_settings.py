@@ -88,6 +88,8 @@ def _of_worker(description: Description, service: Service, settings: Mapping[str
     of_prefill: dict[str, Any] = {} if "serves" in settings else {"serves": description.served_sites(service.site)}
     if "pulls-from" not in settings and (from_sites := description.site(service.site).pulls_from):
         of_prefill["pulls-from"] = from_sites
+    if "pulled-by" not in settings and (by := [each for each in description.pulling_sites(service.site) if each != service.site]):
+        of_prefill["pulled-by"] = by
     neighbours = [neighbour.name for neighbour in description.neighbours(service.site)]
     of_decode = {"prefill-sites": neighbours} | settings.get(Role.DECODE_WORKER, {})
     if (alone := unleased_bytes_per_s(description, service.site)) is not None:

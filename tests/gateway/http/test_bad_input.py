@@ -50,7 +50,7 @@ async def still_works(edge: Edge) -> None:
     ({"model": "gpt-5", "prompt": "x"}, "model", "model_not_found"),
     ({**GOOD, "max_tokens": -1}, "max_tokens", "invalid_value"),
     ({**GOOD, "temperature": "hot"}, "temperature", "invalid_value"),
-    ({**GOOD, "n": 2}, "n", "unsupported_parameter"),
+    ({**GOOD, "suffix": "x"}, "suffix", "unsupported_parameter"),
     ({**GOOD, "frobnicate": 2}, "frobnicate", "unknown_parameter"),
     ({**GOOD, "prompt": "hello " * 200}, "prompt", "context_length_exceeded"),
     ({**GOOD, "prompt": "hello " * 10_000}, "prompt", "context_length_exceeded"),

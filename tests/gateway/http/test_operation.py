@@ -61,7 +61,7 @@ async def test_not_ready_without_a_decode_worker_for_each_model(edge: Edge) -> N
 async def test_metrics(edge: Edge) -> None:
     for stream in (False, True):
         await edge.post("/v1/completions", {**ASK, "stream": stream})
-    await edge.post("/v1/completions", {**ASK, "n": 2})
+    await edge.post("/v1/completions", {**ASK, "suffix": "x"})
     await until(lambda: edge.metric("prfaas_gateway_open_requests") == 0)
     page = (await edge.get("/metrics")).text
     for line in (

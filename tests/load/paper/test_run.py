@@ -58,7 +58,7 @@ async def test_answers_do_not_depend_on_where_the_prefill_ran(tmp_path: Path) ->
 async def test_prompts_that_share_blocks_are_computed_once_and_answered_the_same(tmp_path: Path) -> None:
     """Each prompt goes on where the last one ended. Long as they get, they stay at home: what is left to compute is short."""
     deployment = DEPLOYMENTS["threshold"]._replace(n_prfaas=2, n_prefill=2, n_decode=1)
-    scales = msgspec.structs.replace(SCALES, chunk_tokens=64, cache_blocks=1000)
+    scales = msgspec.structs.replace(SCALES, chunk_tokens=64, cache_mib=64)
     threshold = round(THRESHOLD_TOKENS / scales.tokens)
     counts = [8 * turn + 3 for turn in range(5)]
     arrivals = [Arrival(0.0, 64 * count + 5, 8, list(range(count))) for count in counts]

@@ -8,7 +8,6 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from load.simulate.cache import BlockCache
 from load.simulate.clock import Clock
 from load.simulate.decode import DecodeWorker
 from load.simulate.link import Link
@@ -16,7 +15,6 @@ from load.simulate.prefill import PrefillStation
 from load.simulate.prefill_job import Job, Prompt, piece_bytes
 from load.simulate.scenario import DecodePool, LinkSpec, PrefillPool
 from prfaas.capacity.builtin import builtin_profile
-from prfaas.contracts.terms import Role
 from prfaas.contracts.to_scheduler import BlocksChanged
 from prfaas.kvcache.blocks import unpack_hashes
 from prfaas_scheduler.queue.options import QueueOptions
@@ -190,16 +188,31 @@ def test_a_job_that_waits_for_a_link_that_stays_cut_gives_its_worker_back_when_i
 def test_a_cached_prefix_is_neither_computed_nor_shipped_to_who_has_it() -> None:
     clock = Clock()
     heard: list[BlocksChanged] = []
-    station = PrefillStation(clock, "home", PrefillPool(profile=H20, workers=1, cache_blocks=100), 1.0, 1.0, heard.append)
+    station = PrefillStation(clock, "home", PrefillPool(profile=H20, workers=1, cache_bytes=10**12), 1.0, 1.0, heard.append)
     blocks = list(range(1, 61))
     first = submitted(clock, station, prompt=Prompt(60 * 512, blocks, 512))
     second = submitted(clock, station, prompt=Prompt(64 * 512, [*blocks, 61, 62, 63, 64], 512))
     clock.run()
     first_s = H20.prefill_s(60 * 512)
-    assert [*first, *second] == pytest.approx([first_s, first_s + H20.prefill_s(4 * 512)])
-    assert [list(unpack_hashes(changed.stored)) for changed in heard] == [blocks, [61, 62, 63, 64]]
+    assert [*first, *second] == pytest.approx([first_s, first_s + H20.rest_s(64 * 512, 60 * 512)])
+    # A state is kept after the last block, and after every third while there is room.
+    assert [list(unpack_hashes(changed.stored)) for changed in heard] == [blocks[2::3], [63, 64]]
     whole, rest = piece_bytes(H20, 40_000), piece_bytes(H20, 40_000, 30_000)
     assert sum(whole) - sum(rest) == pytest.approx(0.75 * sum(whole[:-1]) * 8 / 7)
+
+
+def test_what_was_computed_before_its_cancelling_is_kept() -> None:
+    clock = Clock()
+    pool = PrefillPool(profile=H20, workers=1, cache_bytes=10**12)
+    station = PrefillStation(clock, "far", pool, 1.0, 1.0)
+    blocks = list(range(1, 65))
+    job = Job(Prompt(64 * 512, blocks, 512), Link(LinkSpec(rates=((0.0, 1e12),))))
+    station.submit(job)
+    clock.run_until(H20.prefill_s(32 * 512) + 0.01)
+    station.withdraw(job)
+    clock.run()
+    assert station.workers[0].cache.cached(blocks) == 39, "five of eight parts, and a state after every third block"
+    assert station.workers[0].cache.pool.pinned == 0
 
 
 def test_a_bound_job_waits_for_its_worker_and_goes_before_shared_ones() -> None:
@@ -225,32 +238,3 @@ def test_a_station_with_a_queue_serves_by_due_dates_and_refuses_what_cannot_be_i
     clock.run()
     assert [*first, *soon, *late] == pytest.approx([step_s, 2 * step_s, 3 * step_s])
     assert not hopeless and "8192 tokens" in refusals[0]
-
-
-@given(st.lists(st.lists(st.integers(0, 2), max_size=4), max_size=30), st.integers(0, 5))
-def test_a_cache_holds_whole_beginnings_and_says_exactly_what_changes(prompts: list[list[int]], capacity: int) -> None:
-    cache, told, sequence = BlockCache("home", "p0", Role.PREFILL, capacity), set[int](), 0
-    for prompt in prompts:
-        # A block's name stands for all before it too.
-        blocks = [sum((token + 1) * 4**at for at, token in enumerate(prompt[:end])) for end in range(1, len(prompt) + 1)]
-        changed = cache.use(blocks)
-        if changed is not None:
-            sequence += 1
-            assert changed.sequence == sequence
-            stored, removed = set(unpack_hashes(changed.stored)), set(unpack_hashes(changed.removed))
-            assert not stored & told and removed <= told | stored
-            told = (told | stored) - removed
-        assert len(cache) == len(told) <= capacity
-        assert cache.cached(blocks) == min(len(blocks), capacity)
-        for block in told:
-            assert cache.cached([block]) == 1
-            parent = block % 4 ** (len(_digits(block)) - 1)
-            assert parent == 0 or parent in told, "the end of a prefix leaves before its beginning"
-
-
-def _digits(block: int) -> list[int]:
-    out = []
-    while block:
-        out.append(block % 4)
-        block //= 4
-    return out

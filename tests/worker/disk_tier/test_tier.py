@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -249,6 +250,9 @@ for prompt in range(1_000_000):
     for delay_s in (0.02, 0.05, 0.11):
         killed = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
         assert killed.stdout is not None and killed.stdout.readline() == b"open\n"
+        until_at = time.monotonic() + 60.0
+        while sum(path.is_file() for path in (tmp_path / "kv").rglob("*")) < 10 and time.monotonic() < until_at:
+            threading.Event().wait(0.001)
         threading.Event().wait(delay_s)
         killed.send_signal(signal.SIGKILL)
         killed.wait(60.0)
