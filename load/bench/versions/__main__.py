@@ -25,6 +25,7 @@ import msgspec
 from load.json_option import add_json_option, write_json
 from load.machine import conditions
 from prfaas.process import interruption
+from prfaas.process.child import end_with_parent
 from prfaas.stack.launch import say
 
 ROOT = Path(__file__).parents[3]
@@ -80,6 +81,7 @@ class Version:
             env=os.environ | {"PYTHONPATH": path},
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            preexec_fn=end_with_parent(),
         )
         await self._line(START_DEADLINE_S)
         return self

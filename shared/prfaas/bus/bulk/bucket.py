@@ -13,6 +13,7 @@ from prfaas.contracts.wire import BadMessageError, decode_json
 _NANOSECONDS = 1_000_000_000
 _STREAM_EXISTS = 10058
 STREAM_NOT_FOUND = 10059
+_NO_MEMORY = 10028
 API_TIMEOUT_S = 5.0
 DEFAULT_BUCKET_MIB = 1024
 """Memory for KV under way to one site, in the buckets of all sites that send it."""
@@ -89,9 +90,13 @@ async def ensure_kv_bucket(lane: BulkLane, bucket: str, *, max_bytes: int, ttl_s
     try:
         await api(lane, f"STREAM.CREATE.{config['name']}", config)
     except JetStreamError as error:
-        if error.code != _STREAM_EXISTS:
+        # The server looks for the memory first, also for a bucket that another process has made already.
+        if error.code not in (_STREAM_EXISTS, _NO_MEMORY):
             raise
-        await api(lane, f"STREAM.UPDATE.{config['name']}", config)
+        try:
+            await api(lane, f"STREAM.UPDATE.{config['name']}", config)
+        except JetStreamError as unknown:
+            raise (error if unknown.code == STREAM_NOT_FOUND else unknown) from error
 
 
 async def direct_get_last(lane: BulkLane, bucket: str, subject: str, *, timeout_s: float) -> tuple[int, memoryview] | None:
