@@ -66,3 +66,13 @@ def test_a_row_without_a_token_that_may_come_fails_and_no_seed_moves() -> None:
         sample(logits, [one, other], [False] * 2, {0}, {1: token_mask(ONLY_TWO_AND_FOUR, 5)})
     assert failed.value.rows == (1,)
     assert one.uniform() == sampler(1.0).uniform()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("only", [0, 3])
+def test_a_row_whose_only_token_is_banned_fails_and_sends_none(only: int, temperature: float) -> None:
+    mask = torch.zeros(5, dtype=torch.bool)
+    mask[only] = True
+    banned = Sampler(Sampling(max_tokens=1, temperature=temperature, seed=0, bad_words=((only,),)))
+    with pytest.raises(RowsFailedError, match="no token is left"):
+        sample(LOGITS[:1].clone(), [banned], [False], {4}, {0: mask})

@@ -66,11 +66,9 @@ def sample(
             token_id = best_id
             if sampler.temperature > 0:
                 drawn.append((sampler, sampler.uniform()))
-                token_id = _draw(_scored(logits[row], sampler, masks.get(row)), sampler, drawn[-1][1])
+                token_id = _draw(_scored(logits[row], sampler, row, masks.get(row)), sampler, drawn[-1][1])
             elif sampler.adjustments is not None or row in masks:
-                token_id = int(_scored(logits[row], sampler, masks.get(row)).argmax())
-            if row in masks and not masks[row][token_id]:
-                raise RowsFailedError([row], "no token is left that the answer's grammar and the request's other wishes allow")
+                token_id = int(_scored(logits[row], sampler, row, masks.get(row)).argmax())
             if sampler.top_logprobs is None:
                 tokens.append(SampledToken(token_id=token_id))
             else:
@@ -83,12 +81,18 @@ def sample(
     return tokens
 
 
-def _scored(logits: torch.Tensor, sampler: Sampler, mask: torch.Tensor | None) -> torch.Tensor:
-    """Returns a row's logits in float32, changed as its request asks, and without the tokens that may not come.
+def _scored(logits: torch.Tensor, sampler: Sampler, row: int, mask: torch.Tensor | None) -> torch.Tensor:
+    """Returns a row's logits in float32, changed as its request asks, then without the tokens that may not come.
 
-    Raises EngineError."""
+    Raises RowsFailedError, EngineError."""
     scores = logits.float() if sampler.adjustments is None else sampler.adjustments.apply(logits.float())
-    return scores if mask is None else scores.masked_fill(~mask, -torch.inf)
+    if mask is None:
+        return scores
+    scores = scores.masked_fill(~mask, -torch.inf)
+    # A token that the mask allows may be banned before: among -inf alone argmax would still find one.
+    if scores.max() == -torch.inf:
+        raise RowsFailedError([row], "no token is left that the answer's grammar and the request's other wishes allow")
+    return scores
 
 
 def _draw(logits: torch.Tensor, sampler: Sampler, uniform: float) -> int:
