@@ -46,18 +46,35 @@ async def test_what_takes_too_long_is_refused_and_holds_up_only_what_comes_after
     going_on = threading.Event()
 
     def slow() -> str:
-        going_on.wait(PATIENT_S)
+        while not going_on.is_set():
+            pass
         return forms.regex("a")
 
     try:
         for _ in range(2):  # one for each thread
             with pytest.raises(ApiError, match="`guided_json` is too large: it takes more than 1 ms to compile"):
                 await checker.grammar_of(Form("guided_json", slow))
-        checker._timeout_s = PATIENT_S
+        checker._compile_cpu_s = PATIENT_S
         waiting = asyncio.create_task(checker.grammar_of(Form("guided_regex", lambda: forms.regex("b"))))
         await asyncio.sleep(0)
         assert not waiting.done()
     finally:
         going_on.set()
     assert await waiting == forms.regex("b")
+    checker.close()
+
+
+async def test_a_grammar_that_waits_for_a_processor_is_not_too_large() -> None:
+    checker = GrammarChecker(0.01)
+    going_on = threading.Event()
+
+    def waits() -> str:
+        going_on.wait(PATIENT_S)
+        return forms.regex("a")
+
+    asking = asyncio.create_task(checker.grammar_of(Form("guided_regex", waits)))
+    await asyncio.sleep(0.1)
+    assert not asking.done()
+    going_on.set()
+    assert await asking == forms.regex("a")
     checker.close()
