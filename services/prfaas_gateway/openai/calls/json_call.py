@@ -137,9 +137,15 @@ class JsonCall:
 def _joined(pieces: list[Piece]) -> list[Piece]:
     """Returns the pieces with neighbouring parts of arguments as one."""
     out: list[Piece] = []
-    for piece in pieces:
-        if isinstance(piece, CallArguments) and out and isinstance(out[-1], CallArguments):
-            out[-1] = CallArguments(out[-1].text + piece.text)
-        else:
+    arguments: list[str] = []
+    """Joined at once: a text that grows by a character at a time is copied each time."""
+    for piece in [*pieces, None]:
+        if isinstance(piece, CallArguments):
+            arguments.append(piece.text)
+            continue
+        if arguments:
+            out.append(CallArguments("".join(arguments)))
+            arguments = []
+        if piece is not None:
             out.append(piece)
     return out
