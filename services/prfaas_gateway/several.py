@@ -35,14 +35,17 @@ class SeveralGenerations:
         self._events: asyncio.Queue[ChoiceEvent | Exception] = asyncio.Queue(_EVENTS)
         self._tasks: list[asyncio.Task[None]] = []
         self._unfinished = len(jobs)
+        self._failed: Exception | None = None
+        """Error of a choice that has ended the others."""
 
     async def __aenter__(self) -> Self:
         self._tasks = [asyncio.create_task(self._follow(index, job)) for index, job in enumerate(self._jobs)]
         return self
 
-    async def __aexit__(self, *_: Any) -> None:
+    async def __aexit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
+        why = f"another choice of the request has failed: {error}" if error is not None and error is self._failed else None
         for task in self._tasks:
-            task.cancel()
+            task.cancel(why)
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def __aiter__(self) -> Self:
@@ -55,6 +58,7 @@ class SeveralGenerations:
         # No deadline of its own: each generation keeps one for every event, and its error comes here.
         event = await self._events.get()
         if isinstance(event, Exception):
+            self._failed = event
             raise event
         self._unfinished -= isinstance(event.event, Finished)
         return event

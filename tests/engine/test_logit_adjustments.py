@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from prfaas.contracts.to_decode import Sampling
 from prfaas.engine.logit_adjustments import LogitAdjustments
-from prfaas.engine.protocol import BadLogitsError, EngineError, SampledToken
+from prfaas.engine.protocol import BadLogitsError, RowsFailedError, SampledToken
 from prfaas.engine.sampling import Sampler, sample
 
 TOKENS = 30
@@ -89,9 +89,9 @@ def test_stop_tokens_are_not_drawn_before_min_tokens() -> None:
 def test_where_no_token_is_left_the_row_fails_and_no_other() -> None:
     one = Sampler(Sampling(max_tokens=9, temperature=0.5, seed=1, bad_words=tuple((each,) for each in range(TOKENS))))
     other = Sampler(Sampling(max_tokens=9, seed=2))
-    with pytest.raises(EngineError, match="leave no token") as raised:
+    with pytest.raises(RowsFailedError, match="no token is left") as raised:
         sample(torch.stack([logits_of(0), logits_of(1)]), [other, one], [False, False], ())
-    assert not isinstance(raised.value, BadLogitsError)
+    assert not isinstance(raised.value, BadLogitsError) and raised.value.rows == (1,)
     assert one.uniform() == Sampler(Sampling(max_tokens=9, seed=1)).uniform(), "its draw was given back"
 
 

@@ -5,7 +5,6 @@ from collections.abc import Collection, Sequence
 import torch
 
 from prfaas.contracts.to_decode import Sampling
-from prfaas.engine.protocol import EngineError
 
 
 class LogitAdjustments:
@@ -56,9 +55,8 @@ class LogitAdjustments:
             self._seen.add(token_id)
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
-        """Returns a changed copy of the row's float32 logits, in vLLM's order: bias, repetition, frequency, presence.
-
-        Raises EngineError when no token is left."""
+        """Returns a changed copy of the row's float32 logits, in vLLM's order: bias, repetition, frequency, presence; then -inf
+        for what may not come, which may be all."""
         logits = logits.clone()
         if self._bias_ids:
             logits.index_add_(0, _ids(self._bias_ids, logits), _floats(self._bias, logits))
@@ -72,8 +70,6 @@ class LogitAdjustments:
             logits[ids] -= self._frequency_penalty * times + self._presence_penalty
         if banned := self._banned():
             logits[_ids(banned, logits)] = -torch.inf
-            if logits.max() == -torch.inf:
-                raise EngineError("`bad_words` and `stop_token_ids` with `min_tokens` leave no token to draw")
         return logits
 
     def _banned(self) -> list[int]:

@@ -50,8 +50,8 @@ def sample(
     """Returns one token per row of [rows, vocabulary] logits, which it may change.
 
     `masks`: [vocabulary] booleans of the tokens that may come, by row; in a row without one all may. Log-probabilities are the
-    model's, before bias, penalties, mask and temperature. Raises RowsFailedError, EngineError. Whatever it raises, no random
-    state has moved then."""
+    model's, before bias, penalties, mask and temperature. Raises RowsFailedError. Whatever it raises, no random state
+    has moved then."""
     forbidden = [row for row, forbid in enumerate(forbid_eos) if forbid]
     if forbidden and eos_token_ids:
         logits[torch.tensor(forbidden)[:, None], torch.tensor(sorted(eos_token_ids))] = -torch.inf
@@ -84,14 +84,15 @@ def sample(
 def _scored(logits: torch.Tensor, sampler: Sampler, row: int, mask: torch.Tensor | None) -> torch.Tensor:
     """Returns a row's logits in float32, changed as its request asks, then without the tokens that may not come.
 
-    Raises RowsFailedError, EngineError."""
-    scores = logits.float() if sampler.adjustments is None else sampler.adjustments.apply(logits.float())
-    if mask is None:
-        return scores
-    scores = scores.masked_fill(~mask, -torch.inf)
-    # A token that the mask allows may be banned before: among -inf alone argmax would still find one.
-    if scores.max() == -torch.inf:
-        raise RowsFailedError([row], "no token is left that the answer's grammar and the request's other wishes allow")
+    Raises RowsFailedError when no token is left: among -inf alone one would be found all the same."""
+    scores = logits.float()
+    if sampler.adjustments is not None:
+        scores = sampler.adjustments.apply(scores)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    if (sampler.adjustments is not None or mask is not None) and scores.max() == -torch.inf:
+        message = "no token is left to draw: `bad_words`, `min_tokens` and the form of the answer leave none"
+        raise RowsFailedError([row], message)
     return scores
 
 

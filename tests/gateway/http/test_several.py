@@ -153,8 +153,9 @@ async def test_one_failing_choice_ends_the_request_and_all_the_others(edge: Edge
         assert answer.status_code == 500
         error = answer.json()["error"]
     assert (error["code"], error["message"]) == ("engine", "The engine failed in a decode step.")
-    cancelled = {(await edge.site.cancellation()).request_id.partition("-c")[2] for _ in range(2)}
-    assert cancelled == {"", "2"}
+    cancelled = [await edge.site.cancellation() for _ in range(2)]
+    assert {cancel.request_id.partition("-c")[2] for cancel in cancelled} == {"", "2"}
+    assert all("another choice of the request has failed" in cancel.reason for cancel in cancelled)
 
 
 async def test_a_client_that_leaves_ends_all_choices(edge: Edge) -> None:
