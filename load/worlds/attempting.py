@@ -68,6 +68,7 @@ class Attempts:
         self._seals = home_seals(world.plan.sealed)
         self.running: dict[str, tuple[Attempt, Task]] = {}
         """Current attempt and its task, by request."""
+        self._transfers: dict[str, Attempt] = {}
         self.sequences: dict[str, KVSequence] = {}
         self.receivers: dict[str, Receiver] = {}
         """Open receivers by the name of their object."""
@@ -77,9 +78,11 @@ class Attempts:
     def begin(self, order: BeginAttempt) -> None:
         attempt = Attempt(order, f"{self._worker.name}x{self._incarnation}x{self._world.next_number()}")
         self.running[order.request_id] = attempt, self._worker.spawn(self._guarded(attempt))
+        self._transfers[order.transfer_id] = attempt
 
     def end(self, order: EndAttempt) -> None:
         attempt, task = self.running.pop(order.request_id)
+        self._transfers.pop(attempt.order.transfer_id, None)
         assert attempt.order.attempt == order.attempt
         if not attempt.settled:
             attempt.settled = True
@@ -92,15 +95,15 @@ class Attempts:
 
     def release(self, request_id: str) -> None:
         self.sequences.pop(request_id, None)
-        self.running.pop(request_id, None)
+        if (found := self.running.pop(request_id, None)) is not None:
+            self._transfers.pop(found[0].order.transfer_id, None)
 
     def hear(self, prefill_site: str, progress: PrefillProgress) -> None:
         if prefill_site == HOME and self.audits.hear(progress):
             return
-        found = self.running.get(progress.transfer_id)
-        if found is None or found[0].order.attempt != progress.attempt:
+        attempt = self._transfers.get(progress.transfer_id)
+        if attempt is None or attempt.order.attempt != progress.attempt:
             return
-        attempt = found[0]
         if attempt.order.prefill_site != prefill_site or attempt.nuid != progress.nuid:
             return
         match progress:

@@ -42,6 +42,7 @@ class Leg:
         self.lost = ""
         """Code of the loss of its decode worker or of an event; empty while all is well."""
         self.asked: str | None = None
+        self.hand_overs = 0
         self.worker: DecodeWorker | None = None
         self.has_token = False
         self.ended = False

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from load.worlds.client import Client
 from load.worlds.clockwork import CancelledError, Future
@@ -237,6 +238,9 @@ class Generation:
 
     async def _hand_over(self, leg: Leg, placement: Placement) -> GenerateAccepted | GenerateRefused:
         gateway, plan = self._gateway, self._plan
+        leg.hand_overs += 1
+        if leg.hand_overs > 1:
+            placement = replace(placement, transfer_id=f"{placement.transfer_id}-p{leg.hand_overs}")
         generate = Generate(
             request_id=leg.request_id,
             model=MODEL,

@@ -82,6 +82,8 @@ class Attempts:
         self._tell = tell
         self._running: dict[str, tuple[Attempt, asyncio.Task[None]]] = {}
         """Current attempt and its task, by request."""
+        self._transfers: dict[str, Attempt] = {}
+        """The same attempts by transfer."""
         self.sequences: dict[str, Any] = {}
         """Sequence of the verified attempt, by request."""
 
@@ -101,10 +103,12 @@ class Attempts:
         attempt = Attempt(order, span)
         task = self._tasks.spawn(f"attempt {order.transfer_id}.{order.attempt}", self._guarded(attempt))
         self._running[order.request_id] = attempt, task
+        self._transfers[order.transfer_id] = attempt
 
     def end(self, order: EndAttempt) -> None:
         """Stops the attempt and its prefill. Its receiver is closed, its object deleted."""
         attempt, task = self._running.pop(order.request_id)
+        self._transfers.pop(attempt.order.transfer_id, None)
         assert attempt.order.attempt == order.attempt
         if not attempt.settled:
             attempt.settled = True
@@ -121,9 +125,13 @@ class Attempts:
         if release.report.frames:
             self._metrics.verified(release.prefill_site, self._site, release.report, release.times.residual_s)
         found = self._running.pop(release.request_id, None)
-        if found is not None and found[0].verified_ns:
-            describe_transfer(found[0].span, release)
-            found[0].span.end(found[0].verified_ns)
+        if found is None:
+            return
+        attempt, _ = found
+        self._transfers.pop(attempt.order.transfer_id, None)
+        if attempt.verified_ns:
+            describe_transfer(attempt.span, release)
+            attempt.span.end(attempt.verified_ns)
 
     def hear(self, prefill_site: str, progress: PrefillProgress) -> None:
         """Takes progress from workers of the attempt's own prefill site only, who show by the nuid that they have its job.
@@ -131,15 +139,14 @@ class Attempts:
         `prefill_site`: from the subject, on which the server lets that site's workers alone publish."""
         if prefill_site == self._site and self._audits.hear(progress):
             return
-        found = self._running.get(progress.transfer_id)
-        if found is None or found[0].order.attempt != progress.attempt:
+        attempt = self._transfers.get(progress.transfer_id)
+        if attempt is None or attempt.order.attempt != progress.attempt:
             FAULTS.late[type(progress).__name__] += 1
             return
-        if not found[0].may_report(prefill_site, progress.nuid):
+        if not attempt.may_report(prefill_site, progress.nuid):
             FAULTS.foreign[type(progress).__name__] += 1
             log.warning("progress_of_another", transfer=progress.transfer_id, from_site=prefill_site, worker=progress.worker[:64])
             return
-        attempt = found[0]
         match progress:
             case PrefillDispatched(worker=worker, incarnation=incarnation):
                 attempt.holding.held_by(worker, incarnation)

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from prfaas.contracts.codes import GOOD_ENDS, FailureCode
 from prfaas.contracts.terms import FinishReason
-from prfaas.contracts.to_decode import Generate
+from prfaas.contracts.to_decode import SAMPLING_LEVEL, Generate
 from prfaas.contracts.to_gateway import GenerateAccepted, GenerateRefused, Tokens
 from prfaas.contracts.to_scheduler import AttemptEnded
 from prfaas.contracts.wire import BadMessageError
@@ -147,7 +147,7 @@ class DecodeCore:
         return [accepted, *self._admit(now_s)]
 
     def _accepted(self, request_id: str) -> GenerateAccepted:
-        return GenerateAccepted(request_id=request_id, incarnation=self.incarnation, follows_grammar=True)
+        return GenerateAccepted(request_id=request_id, incarnation=self.incarnation, sampling_level=SAMPLING_LEVEL)
 
     def _never(self, generate: Generate) -> Refusal | None:
         if self.draining:

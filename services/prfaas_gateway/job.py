@@ -27,6 +27,8 @@ class Job:
     """Tokens of the answer that an earlier decode worker has sent: another one goes on after them."""
     detours: Counter[Detour] = field(default_factory=Counter)
     """Detours of the client's request, however often it is placed."""
+    asked: list[str] = field(default_factory=list)
+    """Decode workers that it was handed over to, in order."""
 
     @property
     def left_s(self) -> float:

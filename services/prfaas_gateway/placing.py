@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
+from msgspec.structs import replace
 from opentelemetry.trace import Span, SpanKind
 
 from prfaas.bus.control import ControlBus
@@ -12,7 +13,7 @@ from prfaas.bus.errors import BusError, NoRespondersError, RemoteError
 from prfaas.contracts import subjects
 from prfaas.contracts.codes import FINAL_REFUSALS, FailureCode
 from prfaas.contracts.terms import Detour
-from prfaas.contracts.to_decode import CancelGenerate, Generate
+from prfaas.contracts.to_decode import CancelGenerate, Generate, sampling_level
 from prfaas.contracts.to_gateway import GenerateAccepted, GenerateRefused, Placement, Refusal
 from prfaas.contracts.to_scheduler import PlaceRequest
 from prfaas.contracts.wire import BadMessageError, pack_tokens
@@ -193,6 +194,10 @@ class Placing:
         """Returns the worker's answer. A worker that is not there counts as one that refuses.
 
         Raises ApiError, and UnansweredError."""
+        job.asked.append(placement.decode_worker)
+        if len(job.asked) > 1:
+            # Who has refused may share its name with a process that has begun: a job of the same name would be taken for its own.
+            placement = replace(placement, transfer_id=f"{placement.transfer_id}-p{len(job.asked)}")
         request = Generate(
             request_id=job.request_id,
             model=job.model,
@@ -220,8 +225,8 @@ class Placing:
             )
         if isinstance(answer, Refused):
             raise UnansweredError(placement.decode_worker, answer.error)
-        if isinstance(answer, GenerateAccepted) and job.sampling.grammar and not answer.follows_grammar:
-            why = f"decode worker {placement.decode_worker!r} is of a version that knows no grammars"
+        if isinstance(answer, GenerateAccepted) and answer.sampling_level < sampling_level(job.sampling):
+            why = f"decode worker {placement.decode_worker!r} is of a version that cannot sample as this request asks"
             await self.cancel(job.request_id, placement.decode_worker, why)
             return GenerateRefused(
                 request_id=job.request_id, code=FailureCode.NO_ANSWER, message=why, retry_after_s=RETRY_AFTER_S
@@ -258,8 +263,8 @@ class Placing:
 
 
 def why_given_up(error: BaseException) -> str:
-    """Returns the reason of a cancellation for the error that ended the request."""
-    return str(error) if isinstance(error, Exception) else "the client left"
+    """Returns the reason of a cancellation for the error that ended the request. A task that was cancelled may say why itself."""
+    return str(error) if isinstance(error, Exception) or error.args else "the client left"
 
 
 def _now_s() -> float:

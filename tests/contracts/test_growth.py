@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from prfaas.contracts.to_decode import SAMPLING_LEVEL, Generate, Sampling, sampling_level
 from prfaas.contracts.wire import BadMessageError, decode
 from tests.contracts import version_before
 from tests.contracts.samples import Plain, fields, messages, sample
@@ -87,3 +88,16 @@ def _subset(sent: Any, today: Any) -> bool:
 )
 def test_what_was_sent_is_looked_for_at_every_depth(sent: Plain, today: Plain, same: bool) -> None:
     assert _subset(sent, today) == same
+
+
+def test_a_wish_that_the_version_before_does_not_know_needs_a_process_that_says_it_does() -> None:
+    known = set(msgspec.msgpack.decode(BEFORE["Generate"].whole)["sampling"])
+    plain = Sampling(max_tokens=1)
+    assert sampling_level(plain) == 0
+    whole = decode(msgspec.msgpack.encode(sample(Generate)), Generate).sampling
+    for field in msgspec.structs.fields(Sampling):
+        other = getattr(whole, field.name)
+        if other == field.default:
+            other += 0.5
+        wish = msgspec.structs.replace(plain, **{field.name: other})
+        assert sampling_level(wish) == (0 if field.name in known else SAMPLING_LEVEL), field.name

@@ -70,7 +70,7 @@ class Home:
     def begin(self, request_id: str, token_ids: tuple[int, ...], attempt: int = 1, worker: str | None = None) -> None:
         order = BeginAttempt(
             request_id=request_id,
-            transfer_id=request_id,
+            transfer_id=f"{request_id}-p2",
             attempt=attempt,
             prefill_site=SITE,
             prefill_worker=worker,
@@ -193,7 +193,7 @@ async def test_why_a_prefill_gave_up_is_told_even_when_the_end_of_its_frames_com
     home.begin("r1", prompt(300))
     transfer = await home.prefill(finish=False)
     failed = PrefillFailed(
-        transfer_id="r1", attempt=1, nuid=transfer.nuid, worker=WORKER, code=FailureCode.ENGINE, message="no memory"
+        transfer_id="r1-p2", attempt=1, nuid=transfer.nuid, worker=WORKER, code=FailureCode.ENGINE, message="no memory"
     )
     home.attempts.hear(SITE, failed)
     event = await home.hear()
@@ -262,7 +262,7 @@ async def test_a_worker_that_goes_with_a_job_is_noticed_though_another_process_h
     home.begin("r1", prompt(100), worker="p2")
     held = await hold(home.bus, SITE, SITE, MODEL, DEADLINE_S)
     assert held.job.worker == "p2" and await dispatch(home.bus, SITE, held, "p2", "i1", by="dispatcher")
-    names: dict[str, Any] = {"transfer_id": "r1", "attempt": 1, "nuid": held.job.transfer.nuid, "worker": "p2"}
+    names: dict[str, Any] = {"transfer_id": "r1-p2", "attempt": 1, "nuid": held.job.transfer.nuid, "worker": "p2"}
     home.attempts.hear(SITE, PrefillDispatched(**names, incarnation="i1"))
     if told != "dispatched":
         home.attempts.hear(SITE, PrefillStarted(**names, incarnation="i1", queue_s=0.0))
@@ -289,7 +289,7 @@ async def test_the_next_process_of_a_name_says_that_the_one_before_was_lost(home
     """One that was never handed the job has not died of it."""
     home.begin("r1", prompt(100))
     held = await hold(home.bus, SITE, SITE, MODEL, DEADLINE_S)
-    names: dict[str, Any] = {"transfer_id": "r1", "attempt": 1, "nuid": held.job.transfer.nuid, "worker": "p2"}
+    names: dict[str, Any] = {"transfer_id": "r1-p2", "attempt": 1, "nuid": held.job.transfer.nuid, "worker": "p2"}
     home.attempts.hear(SITE, PrefillDispatched(**names, incarnation="i1"))
     if started:
         home.attempts.hear(SITE, PrefillStarted(**names, incarnation="i1", queue_s=0.0))
@@ -306,7 +306,7 @@ async def test_another_process_of_the_name_may_take_the_job_and_is_watched_then(
     first, second = [await Rival.open(home, home.server, incarnation) for incarnation in ("i1", "i2")]
     home.begin("r1", prompt(100))
     held = await hold(home.bus, SITE, SITE, MODEL, DEADLINE_S)
-    names: dict[str, Any] = {"transfer_id": "r1", "attempt": 1, "nuid": held.job.transfer.nuid, "worker": "p2"}
+    names: dict[str, Any] = {"transfer_id": "r1-p2", "attempt": 1, "nuid": held.job.transfer.nuid, "worker": "p2"}
     home.attempts.hear(SITE, PrefillDispatched(**names, incarnation="i1"))
     await first.until_asked()
     home.attempts.hear(SITE, PrefillStarted(**names, incarnation="i2", queue_s=0.0))

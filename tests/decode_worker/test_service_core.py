@@ -5,7 +5,7 @@ import pytest
 
 from prfaas.contracts.kv import PrefixSource, TransferReport
 from prfaas.contracts.terms import Outcome
-from prfaas.contracts.to_decode import Generate
+from prfaas.contracts.to_decode import SAMPLING_LEVEL, Generate
 from prfaas.contracts.to_gateway import (
     Failed,
     Finished,
@@ -40,7 +40,7 @@ from tests.decode_worker.core_at_hand import DEADLINE_S, EOS, POISON, ask, event
 def test_a_request_runs_from_placement_to_length() -> None:
     core = make_core()
     accepted, begin = core.handle(GenerateAsked(0.0, ask(max_tokens=2)))
-    assert accepted == Answer("r1", GenerateAccepted(request_id="r1", incarnation="i1", follows_grammar=True))
+    assert accepted == Answer("r1", GenerateAccepted(request_id="r1", incarnation="i1", sampling_level=SAMPLING_LEVEL))
     assert isinstance(begin, BeginAttempt)
     assert (begin.prefill_site, begin.attempt, begin.token_ids, begin.timeout_s) == ("far", 1, (1, 2), 4.0)
     (first,) = events_of(core.handle(AttemptVerified(1.0, "r1", 1, 100.25, TransferReport(bytes=5))))
@@ -238,7 +238,7 @@ def test_a_request_that_comes_when_no_time_is_left_is_refused_and_takes_no_place
 def test_requests_wait_for_a_slot_in_order_and_the_line_is_bounded() -> None:
     core = make_core(slots=1, waiting=1)
     core.handle(GenerateAsked(0.0, ask("r1")))
-    accepted = GenerateAccepted(request_id="r2", incarnation="i1", follows_grammar=True)
+    accepted = GenerateAccepted(request_id="r2", incarnation="i1", sampling_level=SAMPLING_LEVEL)
     assert core.handle(GenerateAsked(0.0, ask("r2"))) == [Answer("r2", accepted)]
     (refused,) = core.handle(GenerateAsked(0.0, ask("r3")))
     assert isinstance(refused, Answer) and isinstance(refused.answer, GenerateRefused)

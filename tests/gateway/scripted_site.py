@@ -15,7 +15,7 @@ from prfaas.contracts import subjects
 from prfaas.contracts.kv import TransferReport
 from prfaas.contracts.scheduler_state import SchedulerState
 from prfaas.contracts.terms import Outcome, Role
-from prfaas.contracts.to_decode import AskRunning, CancelGenerate, Generate
+from prfaas.contracts.to_decode import SAMPLING_LEVEL, AskRunning, CancelGenerate, Generate
 from prfaas.contracts.to_gateway import (
     Failed,
     Finished,
@@ -110,8 +110,8 @@ class ScriptedSite:
     script: Script = say_hello
     incarnation: str = "i1"
     """Identity of the worker that accepts requests; another one is the worker started again."""
-    follows_grammar: bool = True
-    """False: the worker is of a version that knows no grammars."""
+    sampling_level: int = SAMPLING_LEVEL
+    """Another one: the worker is of another version."""
     slots: int | None = None
     """Requests that the worker runs at once; more are refused, by the scheduler or by the worker."""
     answers_place: bool = True
@@ -234,7 +234,7 @@ class ScriptedSite:
         if self.full:
             refusal = GenerateRefused(request_id=generate.request_id, code=FULL.code, message=FULL.message, retry_after_s=0.1)
         accepted = GenerateAccepted(
-            request_id=generate.request_id, incarnation=self.incarnation, follows_grammar=self.follows_grammar
+            request_id=generate.request_id, incarnation=self.incarnation, sampling_level=self.sampling_level
         )
         await self.client.publish(message.reply, encode(refusal or accepted))
         if refusal is None:

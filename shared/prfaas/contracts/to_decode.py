@@ -1,5 +1,7 @@
 """Messages that a decode worker receives from gateways, and from the prefill workers that serve its transfers."""
 
+from typing import Final
+
 import msgspec
 
 from prfaas.contracts.fields import Count, Marks, Seconds, SubjectToken
@@ -34,9 +36,22 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     top_logprobs: int | None = None
     """Alternatives per token; 0: the chosen token's log-probability only; None: no log-probabilities at all."""
     grammar: str = ""
-    """Grammar that the answer follows, in llguidance's form; empty: none. See GenerateAccepted.follows_grammar."""
+    """Grammar that the answer follows, in llguidance's form; empty: none."""
     shown_tokens: tuple[str, ...] = ()
     """Special tokens that are part of the text all the same, such as those that mark a call."""
+
+
+SAMPLING_LEVEL: Final = 1
+"""Number that grows with the fields of Sampling: a process of a lower level leaves out what it does not know, without a word."""
+_LEVEL_0: Final = frozenset(
+    ["max_tokens", "min_tokens", "temperature", "top_p", "seed", "stop", "ignore_eos", "top_logprobs"]
+)  # fmt: skip
+
+
+def sampling_level(sampling: Sampling) -> int:
+    """Returns the lowest level of a process that samples as is asked for."""
+    asked = (field.name for field in msgspec.structs.fields(sampling) if getattr(sampling, field.name) != field.default)
+    return 0 if _LEVEL_0.issuperset(asked) else 1
 
 
 class Generate(msgspec.Struct, frozen=True, kw_only=True, tag=True):

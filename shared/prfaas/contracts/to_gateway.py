@@ -48,8 +48,8 @@ class GenerateAccepted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     request_id: str
     incarnation: str = ""
     """Heartbeat.incarnation of the process that has the request."""
-    follows_grammar: bool = False
-    """True if it knows of `Sampling.grammar`: a process of an older version would leave it out without a word."""
+    sampling_level: Count = 0
+    """SAMPLING_LEVEL of the process: see there."""
 
 
 class GenerateRefused(msgspec.Struct, frozen=True, kw_only=True, tag=True):

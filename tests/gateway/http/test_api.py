@@ -222,6 +222,8 @@ async def test_a_try_is_placed_a_bounded_number_of_times(edge: Edge) -> None:
     await until(lambda: len(edge.site.placed) > MAX_PLACEMENTS)
     edge.site.refusal = None
     assert (await asking).status_code == 200
+    transfers = [generate.placement.transfer_id for generate in edge.site.generated]
+    assert transfers == ["t", *(f"t-p{number}" for number in range(2, len(transfers) + 1))], "no two jobs may have one name"
     tries = [len(request.refused_by) for request in edge.site.placed]
     assert tries[: MAX_PLACEMENTS + 1] == [0, 1, 2, 0], "then it begins anew, with all workers"
 

@@ -41,11 +41,12 @@ async def test_a_schema_that_cannot_be_used_reaches_no_worker(edge: Edge, schema
     assert not edge.site.placed
 
 
-async def test_a_worker_that_knows_no_grammar_gets_no_such_request(edge: Edge) -> None:
-    edge.site.follows_grammar = False
-    body = {"model": "tiny", "prompt": "hello", "guided_regex": "a+"}
-    answer = await edge.post("/v1/completions", body, x_prfaas_ttft_deadline_s="0.5")
+@pytest.mark.parametrize("wish", [{"guided_regex": "a+"}, {"top_k": 5}, {"logit_bias": {"3": 1}}, {"stop_token_ids": [3]}])
+async def test_a_worker_that_would_leave_a_wish_out_gets_no_such_request(edge: Edge, wish: dict[str, Any]) -> None:
+    edge.site.sampling_level = 0
+    assert (await edge.post("/v1/completions", {"model": "tiny", "prompt": "hello", "seed": 1})).status_code == 200
+    answer = await edge.post("/v1/completions", {"model": "tiny", "prompt": "hello"} | wish, x_prfaas_ttft_deadline_s="0.5")
     assert answer.status_code == 503
-    assert "knows no grammars" in answer.json()["error"]["message"]
+    assert "cannot sample as this request asks" in answer.json()["error"]["message"]
     cancelled = await edge.site.cancelled.get()
-    assert cancelled.request_id == edge.site.generated[0].request_id
+    assert cancelled.request_id == edge.site.generated[1].request_id
