@@ -8,9 +8,10 @@ from msgspec import Meta
 
 from prfaas.process.config import ServiceConfig, SubjectToken
 from prfaas_scheduler.block_directory import MAX_BLOCKS
-from prfaas_scheduler.fleet import Fleet, PullOptions
+from prfaas_scheduler.fleet import Fleet
 from prfaas_scheduler.policies.base import Policy
 from prfaas_scheduler.policies.registry import POLICIES, PolicyOptions
+from prfaas_scheduler.pull_sources import PullOptions
 from prfaas_scheduler.queue.objectives import PROPORTIONAL_FROM_TOKENS, Objectives
 from prfaas_scheduler.queue.options import QueueOptions
 from prfaas_scheduler.roles.controller import RoleController

@@ -2,7 +2,7 @@
 
 import heapq
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from prfaas_scheduler.decode_load import batch_limit
 from prfaas_scheduler.placed_prefill import PlacedPrefill
 from prfaas_scheduler.pools import DecodePool, PrefillPool, Worker
 from prfaas_scheduler.prompt import Prompt
+from prfaas_scheduler.pull_sources import NO_PULLS, PullOptions, best_of, far_source, near_source
 from prfaas_scheduler.queue.announced import QueueState, SeenQueue
 
 LINK_TIMEOUT_S = 5.0
@@ -28,24 +29,8 @@ DECODE_SLACK = 1 / 8
 cached share, so that a system prompt that all requests share gathers them nowhere."""
 
 
-PULL_OVERHEAD_S = 0.05
-"""Time of a pull beside its bytes: questions, the holder's chunk, and the last look."""
-UNKNOWN_PULL_BYTES_PER_S = 125e6
-"""Rate within a site while no worker of it has pulled anything."""
-
 MAX_SITES = 256
 """Sites that are remembered at once. A name costs its sender nothing, a place here costs memory and a metric's series."""
-
-
-class PullOptions(NamedTuple):
-    """Pulls that prompts may be placed with."""
-
-    enabled: bool
-    sites: tuple[str, ...] = ()
-    """Other sites from which the own one may pull."""
-
-
-NO_PULLS = PullOptions(False)
 
 
 @dataclass(slots=True)
@@ -212,36 +197,22 @@ class Fleet:
                 near=None if holder is None else self._near(site, pool, holder, common_tokens),
             )
         own = found.get(self.site)
-        if own is not None and (far := self._far(found, longest, own)) is not None:
+        if own is not None and (far := best_of(self._far_sources(found, longest, own))) is not None:
             found[self.site] = replace(own, far=far)
         return found
 
     def _near(self, site: PrefillSite, pool: PrefillPool, holder: Holder, common_tokens: int) -> Source | None:
-        """Returns the site's holder as a source for its other workers."""
-        if not self._sends(site.name, holder) or len(pool) < 2:
-            return None
-        size_bytes = site.kv_bytes(holder.cached_tokens) - site.kv_bytes(common_tokens)
-        pull_s = PULL_OVERHEAD_S + holder.read_s + size_bytes / (pool.pull_bytes_per_s or UNKNOWN_PULL_BYTES_PER_S)
-        return Source(site.name, holder.worker, holder.cached_tokens, pull_s)
+        may_pull = len(pool) > 1 and self._sends(site.name, holder)
+        return near_source(site, holder, common_tokens, pool.pull_bytes_per_s) if may_pull else None
 
-    def _far(self, found: Mapping[str, Candidate], longest: Mapping[str, Holder], own: Candidate) -> Source | None:
-        """Returns the worker of another site from which the own one would get most, and of several as good the one that is there
-        first. Its link has to be known, and its KV trusted."""
-        sources = []
+    def _far_sources(self, found: Mapping[str, Candidate], longest: Mapping[str, Holder], own: Candidate) -> Iterator[Source]:
         for name in self.pulls.sites:
             holder, remote = longest.get(name), found.get(name)
-            if holder is None or remote is None or holder.cached_tokens <= own.common_tokens:
+            if holder is None or remote is None or not self._sends(name, holder):
                 continue
-            link = remote.site.link
-            known = link is not None and link.samples and link.goodput_bytes_per_s > 0
             trusted = self.site_state(name).breaker.state(self._now_s) is BreakerState.CLOSED
-            if link is None or not known or not trusted or not self._sends(name, holder):
-                continue
-            size_bytes = own.site.kv_bytes(holder.cached_tokens) - own.site.kv_bytes(own.common_tokens)
-            ship_s = (remote.site.backlog.kv_bytes + size_bytes) / link.goodput_bytes_per_s
-            pull_s = PULL_OVERHEAD_S + holder.read_s + 2 * link.rtt_s + ship_s
-            sources.append(Source(name, holder.worker, holder.cached_tokens, pull_s))
-        return min(sources, key=lambda source: (-source.tokens, source.pull_s, source.site), default=None)
+            if trusted and (source := far_source(remote.site, holder, own)) is not None:
+                yield source
 
     def _sends(self, site: str, holder: Holder) -> bool:
         return self.pulls.enabled and self.workers[f"{site}.{Role.PREFILL}.{holder.worker}"].beat.pulls

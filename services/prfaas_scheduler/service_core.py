@@ -26,10 +26,11 @@ from prfaas_scheduler.events import (
     SiteDistrusted,
     WorkerGone,
 )
-from prfaas_scheduler.fleet import NO_PULLS, Decoder, Fleet, PullOptions
+from prfaas_scheduler.fleet import Decoder, Fleet
 from prfaas_scheduler.placed_prefill import PlacedPrefill
 from prfaas_scheduler.policies.base import Candidates, Choice, Policy
 from prfaas_scheduler.prompt import Prompt
+from prfaas_scheduler.pull_sources import NO_PULLS, PullOptions
 
 RETRY_AFTER_S = 1.0
 UNKNOWN_SHARE = 0.5

@@ -9,10 +9,10 @@ from prfaas.contracts.terms import Outcome, Role
 from prfaas.contracts.to_gateway import Placement
 from prfaas.contracts.to_scheduler import BlocksChanged, Heartbeat, LinkEstimate, PlaceRequest
 from prfaas_scheduler.events import CacheChanged, HeartbeatReceived, LinkMeasured, PlacementRequested, SiteDistrusted
-from prfaas_scheduler.fleet import PULL_OVERHEAD_S, PullOptions
 from prfaas_scheduler.policies.base import Policy
 from prfaas_scheduler.policies.baselines import LocalOnly
 from prfaas_scheduler.policies.threshold import Threshold
+from prfaas_scheduler.pull_sources import OVERHEAD_S, PullOptions
 from prfaas_scheduler.service_core import PULL_LEAST_S, PULL_SLACK, SchedulerCore
 from tests.scheduler.placing import SPEED, beat, far_link
 
@@ -64,7 +64,7 @@ def test_an_idle_holder_gets_the_prompt_and_a_busy_ones_prefix_is_pulled() -> No
     pulled = next(answer for answer in others if answer.pull is not None)
     assert pulled.prefill_worker is None and pulled.pull is not None
     assert (pulled.pull.site, pulled.pull.worker, pulled.pull.tokens) == ("home", "p0", 900)
-    pull_s = PULL_OVERHEAD_S + 9e7 / 1e9
+    pull_s = OVERHEAD_S + 9e7 / 1e9
     assert pulled.pull.timeout_s == pytest.approx(PULL_SLACK * pull_s + PULL_LEAST_S, rel=0.2)
     assert "900 of 1000 tokens are pulled from p0 of home" in pulled.reason
 

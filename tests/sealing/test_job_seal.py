@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from prfaas.contracts.kv import KVTransfer, PrefixSource
 from prfaas.contracts.to_prefill import JobSecret, PrefillJob
 from prfaas.contracts.wire import decode, encode
+from prfaas.sealing.author_seal import SealError
 from prfaas.sealing.config import SealingConfig
-from prfaas.sealing.job_seal import JobSeals, SealError, seal, unseal
+from prfaas.sealing.job_seal import JobSeals, seal, unseal
 from prfaas.sealing.keys import PrivateKey
 from tests.sealing.jobs import JOB, PROMPT, SECRET
 

@@ -9,8 +9,8 @@ import pytest
 from prfaas.contracts.kv import KVTransfer
 from prfaas.contracts.to_prefill import SendPrefix
 from prfaas.contracts.wire import encode
+from prfaas.sealing.author_seal import SealError
 from prfaas.sealing.config import SealingConfig
-from prfaas.sealing.job_seal import SealError
 from prfaas.sealing.keys import PrivateKey
 from prfaas.sealing.pull_seal import PullSeals, seal, unseal
 

@@ -24,7 +24,7 @@ from prfaas.contracts import subjects
 from prfaas.contracts.kv import KVTransfer
 from prfaas.kvcache.layout import KVLayout, KVPiece, LayerKind, LayerRange, LayerSpec
 from prfaas.link.link import Link
-from prfaas.sealing.job_seal import SECRET_BYTES
+from prfaas.sealing.author_seal import SECRET_BYTES
 from prfaas.transfer.receiver import KVReceiver
 from prfaas.transfer.send_options import SendOptions
 from prfaas.transfer.sender import KVSender

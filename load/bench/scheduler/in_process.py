@@ -30,7 +30,7 @@ from prfaas.contracts.terms import Role
 from prfaas.contracts.to_gateway import Placement, Refusal
 from prfaas.contracts.to_scheduler import AttemptEnded, Heartbeat, LinkEstimate, PlaceRequest
 from prfaas_scheduler.events import AttemptOver, CacheChanged, HeartbeatReceived, LinkMeasured, PlacementRequested
-from prfaas_scheduler.fleet import PullOptions
+from prfaas_scheduler.pull_sources import PullOptions
 from prfaas_scheduler.service_core import SchedulerCore
 
 PREEMPTED_US = 100.0
