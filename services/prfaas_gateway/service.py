@@ -37,7 +37,7 @@ from prfaas_gateway.generation import Generations
 from prfaas_gateway.grammar_check import GrammarChecker
 from prfaas_gateway.home_placement import HomeLimits, HomePlacement
 from prfaas_gateway.http.app import make_app
-from prfaas_gateway.http.endpoint import Gateway
+from prfaas_gateway.http.gateway import Gateway
 from prfaas_gateway.http.io import Bodies
 from prfaas_gateway.in_flight import InFlight
 from prfaas_gateway.large_requests import LargeRequestReader

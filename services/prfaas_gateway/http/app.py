@@ -15,7 +15,8 @@ from prfaas.contracts.codes import FailureCode
 from prfaas.telemetry.logs import get_logger
 from prfaas_gateway.console.console import Console
 from prfaas_gateway.console.http import Door, console_routes
-from prfaas_gateway.http.endpoint import Endpoint, Gateway
+from prfaas_gateway.http.endpoint import Endpoint
+from prfaas_gateway.http.gateway import Gateway
 from prfaas_gateway.models import ServedModel
 from prfaas_gateway.openai.errors import ApiError, internal
 from prfaas_gateway.openai.shapes import ChatShape, CompletionShape

@@ -241,7 +241,7 @@ async def test_draining_lets_running_answers_finish_and_refuses_new_ones(edge: E
 
 async def test_a_request_that_crashes_us_is_a_500_and_the_next_one_is_fine(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr("prfaas_gateway.http.endpoint.sampling_of", lambda *_args, **_more: 1 / 0)
+        broken.setattr("prfaas_gateway.http.exchange.sampling_of", lambda *_args, **_more: 1 / 0)
         answer = await edge.post("/v1/completions", ASK)
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
     assert "division" not in answer.text
