@@ -92,10 +92,15 @@ class Place:
     async def prefill(
         self, token_ids: Sequence[int], from_token: int = 0, scope: str = "", pull: PrefixSource | None = None
     ) -> TransferReport:
-        """Receives a prefill, and asserts that its KV is, byte for byte, that of the whole prompt's prefill."""
+        """Receives a prefill, and asserts that its KV is, byte for byte, that of the whole prompt's prefill. Waits until the
+        worker has counted it, which it does when its KV is on the way already."""
+        queried_tokens = self.counted("vllm:prefix_cache_queries_total") + len(token_ids)
         receiver, sequence = await self.submit(token_ids, from_token, scope, pull)
         report = await receiver.verified(DEADLINE_S)
         await receiver.close()
+        async with asyncio.timeout(DEADLINE_S):
+            while self.counted("vllm:prefix_cache_queries_total") < queried_tokens:
+                await asyncio.sleep(0.001)
         expected = self.engine.reserve(len(token_ids), len(token_ids) + 1)
         for piece in self.whole(token_ids):
             self.engine.install(expected, piece)

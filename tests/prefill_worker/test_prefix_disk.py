@@ -4,14 +4,31 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from prfaas.bus.endpoint import NatsEndpoint
+from prfaas.engine.factory import EngineConfig
 from prfaas.kvcache.blocks import block_hashes, unpack_hashes
 from prfaas.process.runner import StartRefusedError
 from prfaas.stack.nats_server import NatsServer
 from prfaas_prefill_worker.config import PrefillWorkerConfig
-from tests.prefill_worker.prefix_place import BLOCK_TOKENS, DEADLINE_S, SITE, WORKER, Place, prefill_worker, prompt
+from tests.prefill_worker.prefix_place import (
+    BLOCK_TOKENS,
+    DEADLINE_S,
+    EMULATED,
+    MODEL,
+    SITE,
+    WORKER,
+    Place,
+    prefill_worker,
+    prompt,
+)
+
+# A block is read where that is sooner than computing it: on an instant engine neither is.
+UNHURRIED = EngineConfig(
+    engine="emulated", model=MODEL, chunk_tokens=BLOCK_TOKENS, emulated=msgspec.structs.replace(EMULATED, time_scale=10.0)
+)
 
 
 @pytest.fixture
@@ -31,7 +48,7 @@ async def ask_at_boundaries(place: Place) -> list[int]:
 
 
 async def test_a_restarted_worker_reads_what_it_had_and_ships_the_same(server: NatsServer, tmp_path: Path) -> None:
-    keys = {"prefix_cache_disk_mib": 64, "prefix_cache_disk_directory": str(tmp_path / "kv")}
+    keys = {"engine": UNHURRIED, "prefix_cache_disk_mib": 64, "prefix_cache_disk_directory": str(tmp_path / "kv")}
     async with prefill_worker(server, **keys) as place:
         assert (await place.prefill(prompt(200))).cached_tokens == 0
         expected = await ask_at_boundaries(place)
@@ -53,7 +70,7 @@ async def test_a_restarted_worker_reads_what_it_had_and_ships_the_same(server: N
 
 
 async def test_damaged_files_cost_a_miss_and_no_byte(server: NatsServer, tmp_path: Path) -> None:
-    keys = {"prefix_cache_disk_mib": 64, "prefix_cache_disk_directory": str(tmp_path / "kv")}
+    keys = {"engine": UNHURRIED, "prefix_cache_disk_mib": 64, "prefix_cache_disk_directory": str(tmp_path / "kv")}
     async with prefill_worker(server, **keys) as place:
         await place.prefill(prompt(200))
     for path in (tmp_path / "kv").glob("model-*/*"):
@@ -67,7 +84,7 @@ async def test_damaged_files_cost_a_miss_and_no_byte(server: NatsServer, tmp_pat
 
 
 async def test_two_workers_do_not_share_a_directory(server: NatsServer, tmp_path: Path) -> None:
-    keys = {"prefix_cache_disk_mib": 64, "prefix_cache_disk_directory": str(tmp_path / "kv")}
+    keys = {"engine": UNHURRIED, "prefix_cache_disk_mib": 64, "prefix_cache_disk_directory": str(tmp_path / "kv")}
     async with prefill_worker(server, **keys):
         with pytest.raises(StartRefusedError, match="another process uses the directory"):
             async with prefill_worker(server, **keys):
