@@ -9,7 +9,7 @@ from load.simulate.cache import Kept, WorkerCache, kept_by
 from load.simulate.clock import Clock
 from load.simulate.prefill_job import PIECES, Job, ignore, piece_bytes
 from load.simulate.scenario import MODEL, PrefillPool
-from prfaas.capacity.observed import ObservedTimes, interpolated
+from prfaas.capacity.observed import ObservedTimes
 from prfaas.contracts.terms import Role
 from prfaas.contracts.to_scheduler import BlocksChanged
 from prfaas.kvcache.pinned_prefix import PinnedPrefix
@@ -17,6 +17,7 @@ from prfaas_prefill_worker.announced_queue import SharedQueue
 from prfaas_scheduler.queue import events as queue_events
 from prfaas_scheduler.queue.events import Dispatch, JobArrived, JobGone, TimePassed, WorkerGone, WorkerReady
 from prfaas_scheduler.queue.site_queue import SiteQueue
+from prfaas_scheduler.speeds import Speeds
 
 CHUNK_TOKENS = 8192
 """Chunk size, in tokens of the profile."""
@@ -25,7 +26,7 @@ WINDOW_PIECES = 2
 
 
 class PrefillWorker:
-    def __init__(self, site: str, name: str, kept: Kept, cache_bytes: int) -> None:
+    def __init__(self, site: str, name: str, kept: Kept, cache_bytes: int, slowness: float) -> None:
         self.name = name
         self.leaving = False
         """True once it only takes jobs that are bound to it."""
@@ -39,7 +40,7 @@ class PrefillWorker:
         """Observed T_prefill, which is what live workers announce."""
         self.busy_s = 0.0
         self.queue = SharedQueue(self.observed)
-        self.slowness = 1.0
+        self.slowness = slowness
         """Factor on all its times."""
 
 
@@ -89,6 +90,8 @@ class PrefillStation:
         """Workers without a job, the one that has waited longest first."""
         self.queue = SiteQueue(pool.queue) if pool.queue is not None else None
         """The queue with due dates; None: first come first served."""
+        self._speeds = Speeds()
+        """Times of its workers, as each has told when it became ready."""
         self._queued: dict[str, Job] = {}
         self._kept, self._cache_bytes = kept_by(Role.PREFILL, pool.profile, block_tokens), pool.cache_bytes
         self._noise, self._random = pool.noise, random.Random(f"{site} noise")
@@ -96,14 +99,15 @@ class PrefillStation:
         """Workers, those that have left included."""
         self._by_name: dict[str, PrefillWorker] = {}
         for index in range(pool.workers):
-            self.add(f"p{index}").slowness = pool.slowness[index] if index < len(pool.slowness) else 1.0
+            self.add(f"p{index}", pool.slowness[index] if index < len(pool.slowness) else 1.0)
 
-    def add(self, name: str) -> PrefillWorker:
-        worker = self._by_name[name] = PrefillWorker(self.site, name, self._kept, self._cache_bytes)
+    def add(self, name: str, slowness: float = 1.0) -> PrefillWorker:
+        """Adds a worker. `slowness`: factor on its times."""
+        worker = self._by_name[name] = PrefillWorker(self.site, name, self._kept, self._cache_bytes, slowness)
         self.workers.append(worker)
         # Live workers warm up with a chunk of no request, so that the first placement has a figure.
         chunk_tokens = round(CHUNK_TOKENS / self._token_scale)
-        worker.observed.observe(chunk_tokens, self.prefill_s(chunk_tokens))
+        worker.observed.observe(chunk_tokens, self.prefill_s(chunk_tokens) * slowness)
         self._ask(worker)
         return worker
 
@@ -112,6 +116,7 @@ class PrefillStation:
         worker = self._by_name[name]
         worker.leaving, worker.on_left = True, on_left
         if self.queue is not None:
+            self._speeds.gone(name)
             self._obey(self.queue.handle(WorkerGone(self._clock.now_s, name)))
         if not worker.busy:
             self._idle.pop(name, None)
@@ -172,10 +177,9 @@ class PrefillStation:
         self._obey(queue.handle(JobArrived(self._clock.now_s, arriving)))
 
     def predicted_s(self, job: Job, cached_tokens: int) -> float:
-        """Predicted time that a worker is held by a job, by what the first of them has observed: the link may be slower than the
-        prefill, and all workers share it."""
-        points = self.workers[0].observed.points()
-        work_s = interpolated(points, max(1, job.prompt.tokens - cached_tokens)) or 0.0
+        """Predicted time that a worker of pace 1 is held by a job, by what all of them have observed: the link may be slower than
+        the prefill, and all workers share it."""
+        work_s = self._speeds.work_s(max(1, job.prompt.tokens - cached_tokens)) or 0.0
         if job.link is None:
             return work_s
         rate = job.link.rate(self._clock.now_s)
@@ -201,7 +205,9 @@ class PrefillStation:
             if worker.leaving:
                 self._left(worker)
             else:
-                self._obey(self.queue.handle(WorkerReady(self._clock.now_s, worker.name, MODEL)))
+                self._speeds.announced(worker.name, worker.observed.points())
+                pace = self._speeds.pace(worker.name)
+                self._obey(self.queue.handle(WorkerReady(self._clock.now_s, worker.name, MODEL, pace)))
             return
         while waiting := worker.own if worker.own or worker.leaving else self._fifo:
             job = waiting.popleft()
