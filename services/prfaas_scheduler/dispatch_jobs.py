@@ -30,9 +30,9 @@ def queued_job(
 ) -> Job:
     """Returns the job for the queue of a site. `work_s`: at pace 1; `least_pace`: of the fastest worker.
 
-    Its dates count from the moment at which the site's server stored it first, so they are the same for each dispatcher that comes
-    to hold it.
-    It is due by the objective of its length, or later where its request is patient or its prefill takes longer."""
+    Its dates count from the moment at which the site's server stored it first, so they are the same for each dispatcher that
+    comes to hold it. It is due by the objective of its length, or later where its request is patient or its prefill takes
+    longer."""
     job, transfer = taken.job, taken.job.transfer
     arrived_at = now_s - taken.age_s
     expires_at = arrived_at + job.timeout_s

@@ -1,11 +1,12 @@
 """Prefill times of the unlike workers of one pool: one curve by length for all, and a pace for each worker.
 
 Every worker announces a few points, and each has observed other lengths. So the shape of the curve is learned from all of them,
-and of a worker only the factor on it. What a worker announces moves its own pace first, and only what is left moves the curve: one
-that becomes slow changes no plan for the others.
+and of a worker only the factor on it. What a worker announces moves its own pace first, and only what is left moves the curve:
+one that becomes slow changes no plan for the others.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from math import exp2, log2
 from typing import Final
 
@@ -40,10 +41,18 @@ class Speeds:
         self._curve = ObservedTimes()
         """Seconds by tokens of a worker of pace 1."""
         self._workers: dict[str, _Worker] = {}
+        """Workers that have announced times and are not gone."""
+        self._kinds: dict[int, int] = {}
+        """Number of them by the steps of their pace."""
+        self._scaled: tuple[Points, float, Points] = (), 1.0, ()
+        """Curve, mean pace, and their product."""
 
     def announced(self, worker: str, points: Points) -> None:
         """Takes a worker's observed (tokens, seconds) in rising order. Those that it has announced before change nothing."""
-        known = self._workers.setdefault(worker, _Worker())
+        known = self._workers.get(worker)
+        if known is None:
+            known = self._workers[worker] = _Worker()
+            self._count(0, 1)
         if points == known.points:
             return
         old, known.points = set(known.points), points
@@ -70,15 +79,41 @@ class Speeds:
             log_pace = known.log_pace + SMOOTHING * (log_pace - known.log_pace)
         known.log_pace = log_pace
         if abs(log_pace * STEPS_PER_OCTAVE - known.steps) > LEFT_AT_STEPS:
+            self._count(known.steps, -1)
             known.steps = max(-MAX_STEPS, min(MAX_STEPS, round(log_pace * STEPS_PER_OCTAVE)))
+            self._count(known.steps, 1)
+
+    def _count(self, steps: int, change: int) -> None:
+        number = self._kinds.get(steps, 0) + change
+        if number:
+            self._kinds[steps] = number
+        else:
+            del self._kinds[steps]
 
     def gone(self, worker: str) -> None:
-        self._workers.pop(worker, None)
+        if (known := self._workers.pop(worker, None)) is not None:
+            self._count(known.steps, -1)
 
     def pace(self, worker: str) -> float:
         """Factor of the worker's times on the curve; 1 for one that has announced nothing."""
         known = self._workers.get(worker)
         return 1.0 if known is None else exp2(known.steps / STEPS_PER_OCTAVE)
+
+    def mean_points(self) -> Points:
+        """Curve of workers that, alike and as many, would do as much as all of these; empty without any."""
+        if not self._workers:
+            return ()
+        curve = self._curve.points()
+        mean_pace = len(self._workers) / sum(number * exp2(-steps / STEPS_PER_OCTAVE) for steps, number in self._kinds.items())
+        if self._scaled[0] is not curve or self._scaled[1] != mean_pace:
+            scaled = curve if mean_pace == 1 else tuple((tokens, seconds * mean_pace) for tokens, seconds in curve)
+            self._scaled = curve, mean_pace, scaled
+        return self._scaled[2]
+
+    def validate(self, workers: Iterable[str]) -> None:
+        """Expects to know exactly these workers."""
+        assert self._workers.keys() == set(workers)
+        assert self._kinds == Counter(known.steps for known in self._workers.values())
 
     def work_s(self, tokens: float) -> float | None:
         """Time of a prefill at pace 1; None while nothing has been announced."""

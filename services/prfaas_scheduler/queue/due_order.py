@@ -1,8 +1,8 @@
 """Jobs in the order of their due dates, cut into blocks, so that the first one to be late is found without walking over all.
 
 A job's room is the work, over all workers of the site, that may be in front of it: capacity x (latest start - now). The capacity
-is the work that they do in a second, and the latest start is the one on the fastest of them. A block keeps the sum of its work and
-its least room less the work before it in the block, so that a search skips blocks that are in time.
+is the work that they do in a second, and the latest start is the one on the fastest of them. A block keeps the sum of its work
+and its least room less the work before it in the block, so that a search skips blocks that are in time.
 """
 
 from bisect import bisect_left, insort
