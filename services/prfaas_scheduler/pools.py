@@ -123,6 +123,8 @@ class PrefillPool:
         self._gone.discard(key)
         if worker.beat.prefill_points:
             self._speeds.announced(key, worker.beat.prefill_points)
+        else:  # a new process has observed nothing
+            self._speeds.gone(key)
 
     def drop(self, key: str) -> None:
         self.bits ^= self._workers.pop(key).bit

@@ -105,7 +105,7 @@ class ModelQueue:
         least_s = self._least_s(job)
         if job.expires_at - least_s < self._now_s:
             return [refusal(job, f"its prefill of {least_s:.2f} s would end after its deadline")]
-        if len(self._waiting) >= self._options.max_jobs:
+        if len(self._waiting) >= self._options.max_jobs and not self.running.ready:
             return [refusal(job, f"{len(self._waiting)} jobs wait there already")]
         # Take it in, and find out whom that makes late.
         of_share = self._shares.of_share(job.tenant)
@@ -121,12 +121,15 @@ class ModelQueue:
         leave_s = max(self._floor.leave_s(job.prefill_tokens), self._room.leave_s(of_share))
         short_s = self.wait_s + leave_s - (latest_start_at - self._now_s)
         self._enter(waiting)
-        if self._is_in_time_now(waiting):
-            out = self.serve(self._able(job))
-            return out + self._keep_due_dates(None if job.job_id not in self._waiting else waiting)
+        # What a worker that is ready does in time is refused for nobody.
+        out: list[Instruction] = []
+        while job.job_id in self._waiting and (worker := self._in_time_now(waiting)) is not None:
+            out += self.serve([worker]) or [self._give(waiting, worker)]
+        if job.job_id not in self._waiting:
+            return out + self._keep_due_dates(None)
         if leave_s and short_s > 0:
-            return [self._refuse_late(waiting, short_s)]
-        out = self._keep_due_dates(waiting)
+            return [*out, self._refuse_late(waiting, short_s)]
+        out += self._keep_due_dates(waiting)
         # A worker that is ready takes it at once.
         return out + self.serve(self._able(job))
 
@@ -146,7 +149,7 @@ class ModelQueue:
         while late is not None and (found := late.pop()) is not None:
             self._unbind(found)
             self._put_off_queue(None).add(found)
-        return self._keep_due_dates(None) + self.serve_ready()
+        return self.serve_ready() + self._keep_due_dates(None)
 
     def _scale(self) -> None:
         self._order.set_workers(len(self.running), self.running.capacity, self.running.least_pace)
@@ -161,12 +164,15 @@ class ModelQueue:
         out: list[Instruction] = []
         for worker in workers:
             if worker in self.running.ready and (waiting := self._next_of(worker)) is not None:
-                # A job whose last moment was near took time that others would have had.
-                due = waiting.in_order
-                self._drop(waiting)
-                self.running.begin(worker, waiting.job.work_s, due=due)
-                out.append(Dispatch(waiting.job.job_id, worker))
+                out.append(self._give(waiting, worker))
         return out
+
+    def _give(self, waiting: Waiting, worker: str) -> Dispatch:
+        # A job whose last moment was near took time that others would have had.
+        due = waiting.in_order
+        self._drop(waiting)
+        self.running.begin(worker, waiting.job.work_s, due=due)
+        return Dispatch(waiting.job.job_id, worker)
 
     def serve_ready(self) -> list[Instruction]:
         """Gives ready workers jobs that waited for faster ones in vain, or for one that is gone: the fastest workers first."""
@@ -188,12 +194,12 @@ class ModelQueue:
             return [job.worker]
         return self.running.fastest_ready()
 
-    def _is_in_time_now(self, waiting: Waiting) -> bool:
-        """True if a worker that is ready would do it by its due date."""
-        return any(
-            worker in self.running.ready and waiting.latest_start_at(self.running.pace(worker)) >= self._now_s
-            for worker in self._able(waiting.job)
-        )
+    def _in_time_now(self, waiting: Waiting) -> str | None:
+        """A worker that is ready and would do it by its due date, if there is one."""
+        for worker in self._able(waiting.job):
+            if worker in self.running.ready and waiting.latest_start_at(self.running.pace(worker)) >= self._now_s:
+                return worker
+        return None
 
     def _next_of(self, worker: str) -> Waiting | None:
         """The worker's next job: the first in the order, or one of a tenant that waits for far less and can overtake it.
