@@ -3,13 +3,12 @@
 import heapq
 from collections.abc import Iterable
 from dataclasses import replace
-from itertools import islice
 
 from prfaas_scheduler.queue.class_floor import ClassFloor
 from prfaas_scheduler.queue.due_order import DueOrder, Waiting
 from prfaas_scheduler.queue.events import Dispatch, Instruction, Job, Refuse
-from prfaas_scheduler.queue.faster import LOOKED_AT, Faster
 from prfaas_scheduler.queue.heads import Heads
+from prfaas_scheduler.queue.next_job import NextJob
 from prfaas_scheduler.queue.options import QueueOptions
 from prfaas_scheduler.queue.refusal import refusal
 from prfaas_scheduler.queue.running import Running
@@ -41,6 +40,7 @@ class ModelQueue:
         """Heap of (last moment to begin, number, job id) of jobs that were put off, and outdated entries."""
         self._expiries: list[tuple[float, int, str]] = []
         """The same of all jobs, for the moment of their expiry."""
+        self._next = NextJob(self.running, self._order, self._heads, self._backlogs, self._put_off, self._last_end_at)
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -105,13 +105,14 @@ class ModelQueue:
         least_s = self._least_s(job)
         if job.expires_at - least_s < self._now_s:
             return [refusal(job, f"its prefill of {least_s:.2f} s would end after its deadline")]
-        if len(self._waiting) >= self._options.max_jobs and not self.running.ready:
+        waiting = Waiting(job, self._numbers + 1, job.due_at)
+        if len(self._waiting) >= self._options.max_jobs and self._in_time_now(waiting) is None:
             return [refusal(job, f"{len(self._waiting)} jobs wait there already")]
         # Take it in, and find out whom that makes late.
         of_share = self._shares.of_share(job.tenant)
         self._room.arrived(of_share)
         self._numbers += 1
-        waiting = self._waiting[job.job_id] = Waiting(job, self._numbers, job.due_at)
+        self._waiting[job.job_id] = waiting
         heapq.heappush(self._expiries, (job.expires_at - least_s, waiting.number, job.job_id))
         self._shares.add(job.tenant, job.work_s, self._now_s)
         self._backlogs.add(job)
@@ -134,9 +135,11 @@ class ModelQueue:
         return out + self.serve(self._able(job))
 
     def worker_ready(self, worker: str, pace: float) -> list[Instruction]:
+        changed = worker in self.running and self.running.pace(worker) != pace
         self.running.make_ready(worker, pace)
         self._scale()
-        return self.serve([worker])
+        # One that has become slow is waited for no longer.
+        return self.serve([worker]) + (self.serve_ready() if changed else [])
 
     def worker_gone(self, worker: str) -> list[Instruction]:
         """Forgets a worker. Jobs that it alone was to take may go to any other."""
@@ -163,7 +166,7 @@ class ModelQueue:
         """Gives each of the ready workers its next job."""
         out: list[Instruction] = []
         for worker in workers:
-            if worker in self.running.ready and (waiting := self._next_of(worker)) is not None:
+            if worker in self.running.ready and (waiting := self._next.take(worker, self._now_s)) is not None:
                 out.append(self._give(waiting, worker))
         return out
 
@@ -200,50 +203,6 @@ class ModelQueue:
             if worker in self.running.ready and waiting.latest_start_at(self.running.pace(worker)) >= self._now_s:
                 return worker
         return None
-
-    def _next_of(self, worker: str) -> Waiting | None:
-        """The worker's next job: the first in the order, or one of a tenant that waits for far less and can overtake it.
-
-        Without any in the order it is one that was put off. Jobs that faster workers serve better are left to them."""
-        faster = self.running.faster(worker)
-        if (first := self._heads.first(worker)) is not None:
-            found = self._overtaker(first, worker)
-            if not faster or not self._is_left(found, worker, self.running.faster(worker)):
-                return found
-            for waiting in islice(self._order, LOOKED_AT):
-                if waiting.job.worker in (None, worker) and not self._is_left(waiting, worker, faster):
-                    return waiting
-        for target in (worker, None):
-            queue = self._put_off.get(target)
-            if queue is not None and (late := self._pop_put_off(queue, worker, faster)) is not None:
-                return late
-        return None
-
-    def _pop_put_off(self, queue: DeficitRoundRobin, worker: str, faster: Faster) -> Waiting | None:
-        passed: list[Waiting] = []
-        late = queue.pop()
-        while late is not None and self._is_left(late, worker, faster):
-            passed.append(late)
-            late = queue.pop() if len(passed) < LOOKED_AT else None
-        for waiting in passed:
-            queue.put_back(waiting)
-        return late
-
-    def _overtaker(self, first: Waiting, worker: str) -> Waiting:
-        if len(self._backlogs) < 2:
-            return first
-
-        def may_overtake(waiting: Waiting) -> bool:
-            return waiting.job.worker in (None, worker) and self._backlogs.is_below(waiting.job.tenant, first.job.tenant)
-
-        return self._order.overtaker(self.running.left_s, self._now_s, may_overtake) or first
-
-    def _is_left(self, waiting: Waiting, worker: str, faster: Faster) -> bool:
-        """True if faster workers serve the job better than this one, which is ready."""
-        if waiting.job.worker is not None:
-            return False
-        due_at = waiting.latest_end_at if waiting.in_order else self._last_end_at(waiting.job)
-        return faster.takes(waiting, self._now_s + waiting.job.work_s * self.running.pace(worker), due_at)
 
     # ---- who gives way
 
