@@ -108,7 +108,7 @@ class PrefillPool:
         self.pull_bytes_per_s = 0.0
         """Rate of pulls within the site, as a worker announced it last; 0: none has."""
         self._speeds = Speeds()
-        """How long a prefill takes, as each worker has observed it."""
+        """Times of prefills, as each worker has observed them."""
         self._gone: set[str] = set()
         """Workers that were dropped since the speeds were asked for: most come back with their next beat."""
 

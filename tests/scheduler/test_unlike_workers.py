@@ -182,7 +182,7 @@ class UnlikeWorkers(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 4), pace=st.sampled_from([0.5, 1.0, 3.0]))
     def a_worker_starts_again(self, number: int, pace: float) -> None:
-        """On another machine. What its process had is done again by its decode worker, as another job."""
+        """Moves it to another machine. What its process had is done again by its decode worker, as another job."""
         if (name := f"p{number}") in self.workers:
             self.workers[name] = Process(pace, self.workers[name].number + 1)
             self.tell(name)

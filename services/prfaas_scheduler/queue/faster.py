@@ -19,7 +19,7 @@ class Served(IntEnum):
     IN_TIME = auto()
     LATE = auto()
     FOR_NOTHING = auto()
-    """After its expiry."""
+    """The end comes after its expiry."""
 
 
 def served(waiting: Waiting, end_at: float, due_at: float) -> Served:
