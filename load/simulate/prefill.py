@@ -52,7 +52,18 @@ BeginPull = Callable[["PrefillStation", PrefillWorker, Job, Callable[[], None]],
 class _Run:
     """One job on one worker."""
 
-    __slots__ = ("arrivals_at", "computed", "computed_tokens", "job", "piece_s", "prefix", "sizes", "started_at", "taken_at", "worker")
+    __slots__ = (
+        "arrivals_at",
+        "computed",
+        "computed_tokens",
+        "job",
+        "piece_s",
+        "prefix",
+        "sizes",
+        "started_at",
+        "taken_at",
+        "worker",
+    )
 
     def __init__(
         self,
@@ -171,6 +182,11 @@ class PrefillStation:
         """Time of tokens behind cached ones, to which they attend as well."""
         scale = self._token_scale
         return self._profile.rest_s((cached_tokens + tokens) * scale, cached_tokens * scale) / self._time_scale
+
+    def chunks_s(self, start: int, end: int) -> float:
+        """Time that the chunks of tokens [start, end) take, without what every prefill takes."""
+        scale = self._token_scale
+        return (self._profile.prefill_s(end * scale) - self._profile.prefill_s(start * scale)) / self._time_scale
 
     def worker(self, name: str) -> PrefillWorker | None:
         return self._by_name.get(name)

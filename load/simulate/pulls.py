@@ -52,7 +52,7 @@ class Pulls:
             self.results[f"{source.site} held"] += 1
             done()
             return
-        compute_s = station.prefill_s((count - have) * prompt.block_tokens, have * prompt.block_tokens)
+        compute_s = station.chunks_s(have * prompt.block_tokens, count * prompt.block_tokens)
         limit_s = min(source.timeout_s, compute_s, (job.expires_at - self._clock.now_s) / 2)
         way = self._way(source.site, source.worker, station.site)
         size_bytes = worker.cache.pulled_bytes(count - have)
@@ -75,7 +75,7 @@ class Pulls:
         holder = holding.worker(source.worker)
         asked_s = self._control_s + way.link.rtt_s / 2
         # It looks between two chunks of what it computes.
-        chunk_s = holding.prefill_s(prompt.block_tokens) if holder is not None and holder.busy else 0.0
+        chunk_s = holding.chunks_s(0, prompt.block_tokens) if holder is not None and holder.busy else 0.0
         self._clock.after(asked_s + chunk_s, self._answer, holder, prompt.blocks[:count], pull, asked_s)
 
     def _answer(self, holder: "PrefillWorker | None", blocks: Sequence[int], pull: "_Pull", answer_s: float) -> None:
