@@ -128,9 +128,3 @@ def summary(turns: list[Increment]) -> dict[str, float]:
         "bytes_over_increment": sum(turn.link_bytes for turn in turns) / increment_bytes,
         "frame_bytes_over_increment": sum(turn.frame_bytes for turn in turns) / increment_bytes,
     }
-
-
-if __name__ == "__main__":
-    from prfaas.process import interruption
-
-    print(summary(interruption.run(measure())))

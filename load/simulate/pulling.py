@@ -1,7 +1,7 @@
 """`python -m load.simulate.pulling [--seeds N] [--json FILE]`: TTFT and goodput with pulls of prefixes and without, by the link.
 
-The paper's machines with prefix caches, at three rates of the link. All arms of a seed get the same arrivals, and the paper's rule
-the threshold that its solver finds for that link. Each rate has a load of its own: what is light with one link drowns another.
+The paper's machines with prefix caches, at three rates of the link. All arms of a seed get the same arrivals, and the paper's
+rule the threshold that its solver finds for that link. Each rate has a load of its own: what is light on one link drowns another.
 """
 
 import argparse
@@ -170,7 +170,7 @@ def _half(values: Sequence[float]) -> float:
     """Half of the 95 % interval of the mean; infinite with a single seed."""
     if len(values) < 2:
         return math.inf
-    return T_95[min(len(values), len(T_95) - 1)] * statistics.stdev(values) / len(values) ** 0.5
+    return T_95[min(len(values), len(T_95) - 1)] * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def p90_ttft_s(cell: Cell) -> float:
@@ -198,7 +198,7 @@ def table(cells: Sequence[Cell], trace: str) -> Table:
     seeds = len({cell.seed for cell in cells})
     out = Table(title=f"{trace}: means of {seeds} seeds with 95 % intervals; ratios: {WITH} to that arm, seed by seed")
     names = ("Gbit/s", "load", "arm", "P90 TTFT s", "P90 ratio", "good/s", "goodput ratio", "in SLO", "offloaded", "cached")
-    for name in (*names, "link GB", "pulled GB", "pulls"):
+    for name in (*names, "link GB", "pulled GB", "at home GB", "pulls"):
         out.add_column(name, justify="left" if name in ("arm", "pulls") else "right")
     for gbit_s in RATES_GBIT_S:
         pulling = of(cells, trace, gbit_s, WITH)
@@ -217,7 +217,8 @@ def table(cells: Sequence[Cell], trace: str) -> Table:
                 f"{statistics.mean(cell.offloaded_share for cell in found):.0%}",
                 f"{statistics.mean(cell.cached_share for cell in found):.1%}",
                 f"{statistics.mean(cell.link_gb for cell in found):.0f}",
-                f"{statistics.mean(cell.pulled_gb for cell in found):.1f} + {statistics.mean(cell.near_gb for cell in found):.1f}",
+                f"{statistics.mean(cell.pulled_gb for cell in found):.1f}",
+                f"{statistics.mean(cell.near_gb for cell in found):.1f}",
                 ", ".join(f"{name} {count}" for name, count in sorted(pulls.items())),
             )
         out.add_section()
@@ -236,7 +237,7 @@ def _shown(found: Ratio | None) -> str:
 
 def summary(cells: Sequence[Cell]) -> dict[str, float]:
     """Ratios of the arm with pulls to the others; those that cannot be had are left out."""
-    figures = {}
+    figures: dict[str, float] = {}
     for trace, loads in LOADS.items():
         for gbit_s in loads:
             pulling = of(cells, trace, gbit_s, WITH)
