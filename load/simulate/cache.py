@@ -94,7 +94,7 @@ class WorkerCache:
             return None
 
     def pulled_bytes(self, blocks: int) -> int:
-        """Size of so many blocks and of what a prefill needs beside to go on behind them."""
+        """Size of a number of blocks and of what a prefill needs beside to go on behind them."""
         return blocks * self._kept.block.size_bytes + self._kept.checkpoint.size_bytes
 
     def take(self, blocks: Sequence[int], maker: str) -> BlocksChanged | None:

@@ -73,7 +73,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     requests: int
     threshold_tokens: int
     p90_ttft_s: float
-    """Over all requests due; infinite where more than a tenth failed."""
+    """Percentile of all requests due; infinite where more than a tenth failed."""
     goodput_req_s: float
     kept_share: float
     offloaded_share: float

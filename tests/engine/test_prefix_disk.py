@@ -73,7 +73,7 @@ def answer(engine: TorchEngine, prompt: list[int], cache: PrefixCache | None = N
 
 @pytest.fixture(scope="module")
 def left_on_disk(files: ModelFiles, text_ids: list[int], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a process wrote that has served prompts of these lengths and ended."""
+    """Directory of a process that has served prompts of these lengths and ended."""
     directory, first = tmp_path_factory.mktemp("kv"), engine(files)
     with opened(first, directory) as cache:
         for tokens in LENGTHS:
