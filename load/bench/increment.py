@@ -2,8 +2,9 @@
 
 Two sites of real processes with emulated engines: the paper's 1T model with all of its tokens, its bytes and time scaled. Every
 prompt is prefilled in the prefill site. Conversations take turns one at a time, so the link's own count of bytes says what each
-took; it has control messages, heartbeats and probes in it. The increment is exact: full layers' KV from the first token behind
-the last prompt on, in whole tokens, not blocks, and the state once.
+took; it has control messages, heartbeats and probes in it. Probes may take 1 % of the link's rate, and one conversation at a time
+takes less than 5 %: here they get a tenth of that. The increment is exact: full layers' KV from the first token behind the last
+prompt on, in whole tokens, not blocks, and the state once.
 """
 
 import random
@@ -21,7 +22,7 @@ from prfaas.stack.launch import fresh_directory, say
 from prfaas.stack.stack import Stack
 from prfaas.wan.control import LinkChange
 
-BYTE_SCALE, TIME_SCALE = 4.0, 1.0
+BYTE_SCALE, TIME_SCALE = 10.0, 2.0
 CHUNK_TOKENS = 512
 LINK_GBIT_S = 10.0
 """Rate of the link in the paper's bytes and time."""
@@ -31,6 +32,7 @@ FIRST_TOKENS = (8_000, 24_000)
 """Least and most tokens of a first prompt."""
 MESSAGE_TOKENS = (1_000, 8_000)
 ANSWER_TOKENS = 128
+PROBE_SHARE = 0.001
 DEADLINE_S = 120.0
 
 
@@ -54,6 +56,7 @@ def description() -> Description:
         Role.SCHEDULER: {"policy": "remote_all", "ttft-objective-s": DEADLINE_S},
         Role.DECODE_WORKER: {"prefix-cache-mib": 512},
         Role.PREFILL_WORKER: {"prefix-cache-mib": 1024},
+        Role.BANDWIDTH_PROBE: {"link-share": PROBE_SHARE},
     }
     services = []
     for service in found.services:

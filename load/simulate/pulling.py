@@ -37,7 +37,7 @@ SECONDS = 300.0
 RATES_GBIT_S = (1.0, 10.0, 100.0)
 LOADS = {
     "agentic": {1.0: 0.06, 10.0: 0.25, 100.0: 0.4},
-    "reuse": {1.0: 0.15, 10.0: 0.7, 100.0: 1.0},
+    "reuse": {1.0: 0.15, 10.0: 0.7, 100.0: 0.85},
 }
 """Share of what could be carried at 100 Gbit/s if one cache kept everything, by trace and rate."""
 
