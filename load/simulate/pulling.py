@@ -32,7 +32,7 @@ from load.simulate.world import simulate
 from prfaas.process import interruption
 from prfaas_scheduler.pull_sources import NO_PULLS, PullOptions
 
-SEEDS = 4
+SEEDS = 6
 SECONDS = 300.0
 RATES_GBIT_S = (1.0, 10.0, 100.0)
 LOADS = {
