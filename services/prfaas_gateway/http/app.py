@@ -22,6 +22,7 @@ from prfaas_gateway.http.gateway import Gateway
 from prfaas_gateway.http.tokenizing import TokenizingExchange
 from prfaas_gateway.models import ServedModel
 from prfaas_gateway.openai.errors import ApiError, internal
+from prfaas_gateway.openai.openapi import openapi_document
 from prfaas_gateway.openai.shapes import ChatShape, CompletionShape, Shape
 from prfaas_gateway.openai.types import Model, ModelList, Version
 from prfaas_gateway.tenants.access import RATE_LIMIT_HEADERS
@@ -50,6 +51,13 @@ def make_app(gateway: Gateway, service_routes: Sequence[Route], console: Console
     async def version(_request: Request) -> Response:
         return _json(Version(version=__version__))
 
+    document = msgspec.json.encode(
+        openapi_document(has_keys=gateway.config.tenants_file is not None, ignores_unknown=gateway.config.ignore_unknown_fields)
+    )
+
+    async def openapi(_request: Request) -> Response:
+        return Response(document, media_type="application/json")
+
     def generating(name: str, shape: Shape) -> Endpoint:
         return Endpoint(gateway, name, lambda arrival, body: Exchange(gateway, name, arrival, shape).answer(body))
 
@@ -63,6 +71,7 @@ def make_app(gateway: Gateway, service_routes: Sequence[Route], console: Console
             Route("/tokenize", tokenizing("tokenize"), methods=["POST"]),
             Route("/detokenize", tokenizing("detokenize"), methods=["POST"]),
             Route("/version", version),
+            Route("/openapi.json", openapi),
             Route("/v1/models", models),
             Route("/v1/models/{name:path}", one_model),
             *_console_routes(gateway, console),
