@@ -62,7 +62,7 @@ def openapi_document(*, has_keys: bool, ignores_unknown: bool) -> dict[str, Any]
     for (name, field), schema in ENCODED.items():
         answers[name]["properties"][field] = schema
     components: dict[str, Any] = {"schemas": answers | request_schemas(ignores_unknown=ignores_unknown)}
-    keyed = {}
+    keyed: dict[str, Any] = {}
     if has_keys:
         components["securitySchemes"] = {KEY: {"type": "http", "scheme": "bearer"}}
         keyed = {"security": [{KEY: []}]}

@@ -73,9 +73,8 @@ def _of_object(name: str, schema: Schema, is_body: bool, ignores_unknown: bool) 
         for field, kind in INERT.items():
             its = _with_null_entries(msgspec.json.schema(kind))
             fields[field] = _or(its, [_NULL]) | {"description": "Without effect."}
-    # A request that a client may send is valid here too, whatever else it has.
-    more = {"additionalProperties": True} if ignores_unknown else {}
-    return schema | {"properties": fields} | more
+    # A null counts as absent, whatever its name.
+    return schema | {"properties": fields, "additionalProperties": True if ignores_unknown else _NULL}
 
 
 def _with_null_entries(schema: Schema) -> Schema:

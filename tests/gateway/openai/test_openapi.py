@@ -69,6 +69,7 @@ def test_every_reference_leads_to_a_schema_and_every_schema_is_referred_to() -> 
 @given(body=bodies)
 @example(body=CHAT | {"tools": [], "tool_choice": "auto", "logprobs": None, "n": 1.0, "metadata": {}, "echo": False})
 @example(body={"model": "m", "prompt": [[1, 2], [3.0]], "logprobs": False, "guided_json": "", "best_of": 1e0})
+@example(body={"prompt": None, "messages": HELLO, "strange": None})
 def test_a_request_that_is_taken_is_valid(path: str, ignores_unknown: bool, body: Any) -> None:
     text = json.dumps(body).encode()
     try:
