@@ -9,6 +9,7 @@ from typing import Any
 from opentelemetry.trace import Span, SpanKind
 from opentelemetry.trace.status import StatusCode
 
+from prfaas.contracts import subjects
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.kv import TransferReport
 from prfaas.contracts.to_decode import PrefillDispatched, PrefillDone, PrefillFailed, PrefillProgress, PrefillStarted
@@ -21,6 +22,7 @@ from prfaas.telemetry.logs import get_logger
 from prfaas.telemetry.metrics.audit import AuditMetrics
 from prfaas.telemetry.metrics.transfer import TransferMetrics
 from prfaas.telemetry.wall_clock import unix_s
+from prfaas.transfer.direct_inbox import DirectInbox
 from prfaas.transfer.errors import TransferError
 from prfaas.transfer.receiver import KVReceiver
 from prfaas.worker.faults import failure_code, fault_text
@@ -70,6 +72,7 @@ class Attempts:
         self._lane = connections.lane
         self._engine = kept.engine
         self._layout = kept.engine.describe().layout
+        self._inbox = DirectInbox(self._lane, subjects.kv_bucket(self._site, self._site))
         self._jobs = PrefillJobs(config, connections.bus, kept.engine.describe())
         queues = JobQueues(self._jobs.queue, self._site, kept.engine.describe().model)
         self._watch = PrefillWatch(connections.bus, queues, self._site)
@@ -150,9 +153,11 @@ class Attempts:
         match progress:
             case PrefillDispatched(worker=worker, incarnation=incarnation):
                 attempt.holding.held_by(worker, incarnation)
-            case PrefillStarted(queue_s=queue_s, worker=worker, incarnation=incarnation):
+            case PrefillStarted(queue_s=queue_s, worker=worker, incarnation=incarnation, direct=direct):
                 attempt.queue_s, attempt.holding.computing = queue_s, True
                 attempt.holding.held_by(worker, incarnation)
+                if not direct and attempt.receiver is not None:
+                    attempt.receiver.read_object()
             case PrefillDone(prefill_s=prefill_s, ended_unix_s=ended_unix_s, chunks=chunks):
                 order, attempt.holding.computing = attempt.order, False
                 now_s, queue_s = time.monotonic(), attempt.queue_s
@@ -194,6 +199,8 @@ class Attempts:
                 timeout_s=order.timeout_s,
                 lossy=self._config.engine.lossy_kv,
                 cache_scope=order.cache_scope,
+                # Another attempt takes the way that the server stores.
+                inbox=self._inbox if order.attempt == 1 else None,
             )
             audited = self._audits.draw_for(prefill)
             attempt.receiver = receiver = KVReceiver(
@@ -204,6 +211,7 @@ class Attempts:
                 timeout_s=order.timeout_s,
                 idle_timeout_s=self._config.idle_timeout_s,
                 secret=prefill.secret,
+                inbox=None if prefill.transfer.direct_inbox is None else self._inbox,
             )
             # Each is a round trip to a server, so the job does not wait for the receiver: frames that are stored before it is
             # there are read all the same, and the sweep takes no object as young as that.
@@ -228,6 +236,8 @@ class Attempts:
                 self._audits.drop(audited)
             if attempt.receiver is not None:
                 await self._after(attempt, "receiver_not_closed", attempt.receiver.close())
+            elif attempt.prefill is not None:
+                self._inbox.release(attempt.prefill.transfer.nuid)
         if report is not None and not report.lossy_frames:
             keeping = self._kept.keep(sequence, order.token_ids, order.prefill_site, order.cache_scope)
             await self._after(attempt, "prefix_not_kept", keeping)

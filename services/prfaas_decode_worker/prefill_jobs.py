@@ -16,6 +16,7 @@ from prfaas.contracts.wire import pack_tokens
 from prfaas.engine.protocol import EngineDescription
 from prfaas.sealing.job_seal import JobSeals
 from prfaas.telemetry.logs import get_logger
+from prfaas.transfer.direct_inbox import DirectInbox
 from prfaas.worker.faults import fault_text
 from prfaas_decode_worker.config import DecodeWorkerConfig
 
@@ -64,17 +65,25 @@ class PrefillJobs:
         timeout_s: float,
         lossy: bool,
         cache_scope: str,
+        inbox: DirectInbox | None = None,
     ) -> Prefill:
-        """Returns a prefill with an object, and where its site is sealed a secret, of its own."""
+        """Returns a prefill with an object, and where its site is sealed a secret, of its own. KV of the own site comes to the
+        `inbox` where that has room for it."""
+        nuid = secrets.token_hex(11)
+        direct_inbox = None
+        if inbox is not None and prefill_site == self._site:
+            kv_bytes = self._description.layout.total_bytes(len(token_ids), from_token)
+            direct_inbox = inbox.name if inbox.reserve(nuid, kv_bytes) else None
         transfer = KVTransfer(
             transfer_id=transfer_id,
             attempt=attempt,
             bucket=subjects.kv_bucket(self._site, prefill_site),
-            nuid=secrets.token_hex(11),
+            nuid=nuid,
             prefill_tokens=len(token_ids),
             from_token=from_token,
             lossy=lossy,
             fingerprint=self._description.fingerprint,
+            direct_inbox=direct_inbox,
         )
         secret = self._seals.new_secret(prefill_site)
         return Prefill(request_id, transfer, secret, prefill_site, token_ids, tenant, timeout_s, cache_scope)

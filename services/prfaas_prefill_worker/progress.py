@@ -45,7 +45,8 @@ class ProgressTeller:
         """Takes that a decode worker has done with an attempt."""
         self._unheard.handle_cancel(decode_site, cancel)
 
-    async def started(self, taken: TakenJob) -> None:
+    async def started(self, taken: TakenJob, *, direct: bool) -> None:
+        """`direct`: its KV goes to the transfer's inbox, not into the object."""
         transfer = taken.job.transfer
         started = PrefillStarted(
             transfer_id=transfer.transfer_id,
@@ -54,6 +55,7 @@ class ProgressTeller:
             worker=self._worker,
             incarnation=self._incarnation,
             queue_s=taken.age_s,
+            direct=direct,
         )
         await self._tell(taken, started)
 

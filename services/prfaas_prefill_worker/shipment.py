@@ -12,6 +12,7 @@ from prfaas.contracts.to_prefill import CancelPrefill
 from prfaas.engine.protocol import PrefillCancelled
 from prfaas.process.runner import ServiceContext
 from prfaas.telemetry.logs import get_logger
+from prfaas.transfer.direct_sender import DirectSender
 from prfaas.transfer.errors import TransferError
 from prfaas.transfer.send_options import SendOptions
 from prfaas.transfer.sender import KVSender
@@ -77,7 +78,7 @@ class Shipments:
                 record.pulled(await self.pulls.pull(run, lambda: self._core.cancelled(run.job)))
                 run = replace(run, timeout_s=max(0.0, due_at - time.monotonic()))
             sender = self._open_sender(run)
-            await self._progress.started(taken)
+            await self._progress.started(taken, direct=isinstance(sender, DirectSender))
             started_at = time.monotonic()
             try:
                 prefilled = await self._prefiller.prefill(
@@ -112,7 +113,7 @@ class Shipments:
         while self._tails:
             await asyncio.wait(self._tails)
 
-    def _open_sender(self, run: Run) -> KVSender:
+    def _open_sender(self, run: Run) -> KVSender | DirectSender:
         options = SendOptions(
             timeout_s=run.timeout_s,
             tenant=run.tenant,
@@ -124,9 +125,12 @@ class Shipments:
             secret=run.kv_secret,
         )
         link = self.links.to(run.job.decode_site)
-        return KVSender(self._lane, run.job.transfer, self._prefiller.description.layout, link, options).open()
+        transfer, layout = run.job.transfer, self._prefiller.description.layout
+        if transfer.direct_inbox is not None and run.job.decode_site == self._config.site:
+            return DirectSender(self._lane, transfer, layout, link.core, options).open()
+        return KVSender(self._lane, transfer, layout, link, options).open()
 
-    def _spawn_tail(self, taken: TakenJob, sender: KVSender, record: JobRecord) -> None:
+    def _spawn_tail(self, taken: TakenJob, sender: KVSender | DirectSender, record: JobRecord) -> None:
         finish = self._guarded(taken, self._finish(taken, sender, record))
         tail = self._tasks.spawn(f"tail {taken.job.transfer.object_name}", finish)
         self._tails.add(tail)
@@ -139,7 +143,7 @@ class Shipments:
         except Exception as error:
             log.error("tail_broke", request_id=taken.job.request_id, exc_info=error)
 
-    async def _finish(self, taken: TakenJob, sender: KVSender, record: JobRecord) -> None:
+    async def _finish(self, taken: TakenJob, sender: KVSender | DirectSender, record: JobRecord) -> None:
         try:
             record.sending()
             record.sent(await sender.close())
@@ -154,7 +158,7 @@ class Shipments:
             await taken.ack()
             record.over()
 
-    async def _give_up(self, taken: TakenJob, sender: KVSender, code: FailureCode, message: str) -> None:
+    async def _give_up(self, taken: TakenJob, sender: KVSender | DirectSender, code: FailureCode, message: str) -> None:
         await sender.abort(message)
         if code is not FailureCode.CANCELLED:
             await self._progress.failed(taken, code, message)

@@ -23,6 +23,9 @@ class KVTransfer(msgspec.Struct, frozen=True, kw_only=True):
     """True if the decode worker installs frames of a lossy codec too."""
     fingerprint: Label
     """Digest of model, weights, dtype and KV layout; a mismatch is refused before any byte is installed."""
+    direct_inbox: SubjectToken | None = None
+    """Name under which the decode worker's process takes small KV of its own site in messages, past the object; None: it takes
+    this one from the object."""
 
     @property
     def object_name(self) -> str:

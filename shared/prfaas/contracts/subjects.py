@@ -221,3 +221,8 @@ def kv_stored(bucket: str, nuid: str) -> str:
 
     The receiver asks its own server, so that no JetStream API has to cross a link."""
     return f"prfaas.{kv_bucket_site(bucket)}.stored.{bucket}.{nuid}"
+
+
+def kv_direct(bucket: str, inbox: str, nuid: str) -> str:
+    """Request/reply in the bulk account, within a site: KV sender -> KV receiver of that object, frames -> KVStored."""
+    return f"prfaas.{kv_bucket_site(bucket)}.direct.{bucket}.{inbox}.{nuid}"

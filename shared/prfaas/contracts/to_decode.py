@@ -112,6 +112,8 @@ class PrefillStarted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     incarnation: SubjectToken | None = None
     """Process of that name which computes the job; None: it does not say."""
     queue_s: float
+    direct: bool = False
+    """True if the KV goes to the transfer's inbox, False if it goes into the object."""
 
 
 class PrefillDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -172,7 +172,10 @@ def _decode_worker(description: Description, site: str, name: str) -> dict[str, 
             *_moved_buckets(description, site, buckets),
             *(_replies(at, site) for at in prefill_sites),
         ),
-        subscribe=tuple(subjects.kv_stored(bucket, "*") for bucket in buckets),
+        subscribe=(
+            *(subjects.kv_stored(bucket, "*") for bucket in buckets),
+            subjects.kv_direct(subjects.kv_bucket(site, site), "*", "*"),
+        ),
     )
     return {CONTROL: control, BULK: bulk}
 
@@ -210,6 +213,7 @@ def _prefill_worker(description: Description, site: str, name: str) -> dict[str,
     bulk = Permissions(
         publish=(
             *(subject for at in served for subject in _frames(at, site)),
+            *(subjects.kv_direct(subjects.kv_bucket(site, site), "*", "*") for at in served if at == site),
             *(subject for at in pulling for subject in _stored_at(subjects.pull_bucket(at, site))),
             *(subject for bucket in own_buckets for subject in _kept_bucket(bucket)),
             *_moved_buckets(description, site, own_buckets),

@@ -15,8 +15,10 @@ from prfaas.contracts.kv import KVStored, KVTransfer, TransferReport
 from prfaas.kvcache.layout import KVLayout, KVPiece
 from prfaas.telemetry.faults import FAULTS
 from prfaas.transfer import receiver_events as events
+from prfaas.transfer.direct_frames import unpack_frames
+from prfaas.transfer.direct_inbox import DirectInbox
 from prfaas.transfer.errors import TransferError
-from prfaas.transfer.frame import FrameError
+from prfaas.transfer.frame import ABORT_POSITION, FrameError
 from prfaas.transfer.object_consumer import API_TIMEOUT_S, ObjectConsumer
 from prfaas.transfer.receiver_core import ReceiverCore
 from prfaas.transfer.sealed_frame import frames_of
@@ -41,9 +43,10 @@ class KVReceiver:
         timeout_s: float,
         idle_timeout_s: float | None = None,
         secret: bytes | None = None,
+        inbox: DirectInbox | None = None,
     ) -> None:
         """`timeout_s` bounds the whole transfer; `idle_timeout_s` the time between two frames once the first has come. With a
-        `secret` only frames are taken that are sealed with it."""
+        `secret` only frames are taken that are sealed with it. `inbox`: the one that the transfer names, with room for it."""
         now_s = time.monotonic()
         self._lane = lane
         self._transfer = transfer
@@ -53,6 +56,7 @@ class KVReceiver:
         self._core = ReceiverCore(
             transfer, layout, now_s=now_s, deadline_at=now_s + timeout_s, idle_timeout_s=idle_timeout_s
         )  # fmt: skip
+        self._inbox = inbox
         self._consumer = ObjectConsumer(lane, transfer, self._on_message, self._on_message_failed)
         self._done: asyncio.Future[TransferReport] = asyncio.get_running_loop().create_future()
         self._opening: asyncio.Task[None] | None = None
@@ -63,6 +67,22 @@ class KVReceiver:
 
     async def open(self) -> Self:
         """Returns when the read side is in place: from then on frames flow the moment they exist. Raises TransferError."""
+        if self._inbox is not None:
+            self._inbox.take(self._transfer.nuid, self._on_direct)
+        else:
+            await self._open_object()
+        self._lane.add_listener(self)
+        self._ticker = asyncio.create_task(self._tick(), name=f"kv receiver {self._transfer.object_name}")
+        return self
+
+    def read_object(self) -> None:
+        """Reads the object after all: the sender knows no inbox."""
+        if self._inbox is not None and not self._closed:
+            self._leave_inbox()
+            self._subscribe_asked()
+            self._reopen(0)
+
+    async def _open_object(self) -> None:
         try:
             await self._lane.until_connected(min(self._timeout_s, _RECONNECT_S))
             await self._consumer.open(0)
@@ -70,10 +90,10 @@ class KVReceiver:
             await self.close()
             text = f"cannot read from {self._consumer.stream}: {error or 'no answer'}"
             raise TransferError(FailureCode.BROKER, text) from error
+        self._subscribe_asked()
+
+    def _subscribe_asked(self) -> None:
         self._asked_sid = self._lane.subscribe(subjects.kv_stored(self._transfer.bucket, self._transfer.nuid), self._on_asked)
-        self._lane.add_listener(self)
-        self._ticker = asyncio.create_task(self._tick(), name=f"kv receiver {self._transfer.object_name}")
-        return self
 
     async def verified(self, timeout_s: float) -> TransferReport:
         """Returns when everything is installed and verified. Raises TransferError, or what `install` raised."""
@@ -114,6 +134,9 @@ class KVReceiver:
         if not self._done.done():
             self._done.set_exception(TransferError(FailureCode.ABORTED, "the receiver was closed"))
         self._done.exception()
+        if self._inbox is not None:
+            self._leave_inbox()  # nothing is at the server
+            return
         # What is left is at the server.
         self._consumer.silence()
         self._lane.unsubscribe(self._asked_sid)
@@ -125,7 +148,8 @@ class KVReceiver:
     # What the lane calls.
 
     def connected(self) -> None:
-        self._handle(events.DeliveryLost(time.monotonic()))
+        if self._inbox is None:  # else the sender sends again
+            self._handle(events.DeliveryLost(time.monotonic()))
 
     def disconnected(self) -> None:
         pass
@@ -165,6 +189,25 @@ class KVReceiver:
         if not self._core.finished:
             self._consumer.top_up()
 
+    def _on_direct(self, message: Message) -> None:
+        """Takes all frames of one message. What is missing or damaged comes again, with all others."""
+        now_s = time.monotonic()
+        try:
+            for view in unpack_frames(message.payload):
+                if self._done.done():
+                    break
+                frame = self._frames.decode(view)
+                if frame.head.position > self._core.frames and frame.head.position != ABORT_POSITION:
+                    break  # a message before this one was lost
+                self._handle(events.FrameArrived(frame, frame.head.position + 1, now_s))
+        except FrameError as error:
+            self._handle(events.FrameDamaged(str(error), now_s))
+        except Exception as error:
+            self._on_message_failed(error)
+        if self._done.done() and self._inbox is not None and message.reply:
+            self._inbox.answer(message.reply, self._core.frames if self._done.exception() is None else 0)
+        message.release()
+
     def _on_message_failed(self, error: Exception) -> None:
         """Ends this attempt: nothing would arrive any more."""
         self._fail(TransferError(FailureCode.CORRUPT, f"a frame could not be handled: {error!r}"))
@@ -180,7 +223,8 @@ class KVReceiver:
                     except Exception as error:
                         self._fail(error)
                 case events.Rewind(stream_sequence):
-                    self._reopen(stream_sequence)
+                    if self._inbox is None:
+                        self._reopen(stream_sequence)
                 case events.Verified(report):
                     if not self._done.done():
                         self._done.set_result(report)
@@ -197,8 +241,13 @@ class KVReceiver:
             await asyncio.sleep(_TICK_S)
             now_s = time.monotonic()
             self._handle(events.Tick(now_s))
-            if self._consumer.fell_silent(now_s):
+            if self._inbox is None and self._consumer.fell_silent(now_s):
                 self._handle(events.DeliveryLost(now_s))
+
+    def _leave_inbox(self) -> None:
+        assert self._inbox is not None
+        self._inbox.release(self._transfer.nuid)
+        self._inbox = None
 
     def _reopen(self, start_sequence: int) -> None:
         self._consumer.silence()
