@@ -42,13 +42,16 @@ def test_text_comes_as_it_is_and_the_end_is_known() -> None:
      "4,000 + 2 tokens"),
     (OFFLOADED | {"outcome": "local_short", "prefill_site": "home", "reason": "short"},
      "prefilled: at home (local_short: short); nothing over a link; first token after 250 ms; 4,000 + 2 tokens"),
+    (OFFLOADED | {"outcome": "fallback_timeout", "prefill_site": "home", "reason": "late"},
+     "prefilled: at home (fallback_timeout: late); nothing kept of what crossed a link; first token after 250 ms; "
+     "4,000 + 2 tokens"),
     (None, "prefilled: the server does not say where; first token after 250 ms; 4,000 + 2 tokens"),
 ])  # fmt: skip
 def test_the_last_line_says_where_and_why(placed: Any, expected: str) -> None:
     answer, _ = taken(said("x"), usage(placed))
     assert answer.last_line(0.25) == expected
     answer, _ = taken(said("x", "length"), usage(placed))
-    assert answer.last_line(0.25) == f"{expected}; cut off at the most tokens"
+    assert answer.last_line(0.25) == f"{expected}; cut off for its length"
     assert "; no text; " in answer.last_line(None)
 
 

@@ -20,8 +20,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 DEADLINE_S = 100.0
 THRESHOLD_TOKENS = 600
 LAST_LINE = re.compile(
-    r"prefilled: at (?P<site>\w+) \((?P<outcome>\w+): (?P<reason>.+)\); (?P<shipped>.+ over (?:the|a) link); "
-    r"first token after [\d.]+ m?s; (?P<prompt>[\d,]+) \+ (?P<answer>[\d,]+) tokens(?P<cut>; cut off at the most tokens)?"
+    r"prefilled: at (?P<site>\w+) \((?P<outcome>\w+): (?P<reason>.+)\); (?P<shipped>[^;]+ link); "
+    r"first token after [\d.]+ m?s; (?P<prompt>[\d,]+) \+ (?P<answer>[\d,]+) tokens(?P<cut>; cut off for its length)?"
 )
 
 

@@ -94,7 +94,7 @@ class Answer:
         parts.append(f"first token after {seconds(ttft_s)}" if ttft_s is not None else "no text")
         parts.append(f"{usage.prompt_tokens:,} + {usage.completion_tokens:,} tokens")
         if self._finish_reason == "length":
-            parts.append("cut off at the most tokens")
+            parts.append("cut off for its length")
         return plain(f"prefilled: {'; '.join(parts)}")
 
 
@@ -103,10 +103,10 @@ def _where(placed: Placed) -> str:
 
 
 def _over_link(placed: Placed) -> str:
-    """Only an offloaded prompt's KV crosses a link: the others are prefilled in the site that decodes them."""
-    if placed.outcome != Outcome.OFFLOADED:
-        return "nothing over a link"
-    return f"{size(placed.transfer.get('bytes', 0))} over the link"
+    """Only an offloaded prompt's KV crosses a link: a fallback is prefilled again in the site that decodes it."""
+    if placed.outcome == Outcome.OFFLOADED:
+        return f"{size(placed.transfer.get('bytes', 0))} over the link"
+    return "nothing kept of what crossed a link" if placed.outcome.startswith("fallback") else "nothing over a link"
 
 
 def shown(text: str) -> str:
