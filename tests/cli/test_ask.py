@@ -1,6 +1,7 @@
 """`prfaas ask` and `prfaas chat` where something is wrong: one sentence, and exit status 1."""
 
 import http.server
+import io
 import json
 import threading
 from collections.abc import Iterator
@@ -23,7 +24,8 @@ class Scripted(http.server.BaseHTTPRequestHandler):
 
     status: int
     kind: str
-    body: bytes
+    bodies: list[bytes]
+    """One for each question; the last one for those after it too."""
     asked: list[Any]
 
     def do_GET(self) -> None:
@@ -31,7 +33,7 @@ class Scripted(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.asked.append((json.loads(self.rfile.read(int(self.headers["content-length"]))), self.headers["authorization"]))
-        self._answer(self.status, self.kind, self.body)
+        self._answer(self.status, self.kind, self.bodies[min(len(self.asked), len(self.bodies)) - 1])
 
     def _answer(self, status: int, kind: str, body: bytes) -> None:
         self.send_response(status)
@@ -46,7 +48,7 @@ class Scripted(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[tuple[str, type[Scripted]]]:
-    script = type("Script", (Scripted,), {"asked": [], "status": 200, "kind": EVENTS, "body": STREAM + DONE})
+    script = type("Script", (Scripted,), {"asked": [], "status": 200, "kind": EVENTS, "bodies": [STREAM + DONE]})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), script) as listening:
         serving = threading.Thread(target=listening.serve_forever)
         serving.start()
@@ -93,7 +95,7 @@ def test_a_server_that_does_not_answer_is_one_sentence(
     message: str,
 ) -> None:  # fmt: skip
     url, script = server
-    script.status, script.kind, script.body = status, kind, body
+    script.status, script.kind, script.bodies = status, kind, [body]
     assert main(["ask", page, "--url", url]) == 1
     assert capsys.readouterr().err == f"prfaas ask: {message.format(url=url)}\n"
 
@@ -119,3 +121,34 @@ def test_a_file_that_is_none_is_one_sentence(tmp_path: Path, capsys: pytest.Capt
     assert capsys.readouterr().err == f"prfaas ask: {binary} is no text in UTF-8: byte 0xff at 2.\n"
     assert main(["ask", str(tmp_path / "absent")]) == 1
     assert capsys.readouterr().err == f"prfaas ask: {tmp_path / 'absent'} cannot be read: No such file or directory.\n"
+
+
+class Typed(io.StringIO):
+    """A terminal in which a user has typed all lines already."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_chat_by_hand_goes_on_without_the_message_that_failed(
+    server: tuple[str, type[Scripted]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, script = server
+    script.bodies = [STREAM + DONE, b"data: nothing\n\n", STREAM + DONE]
+    monkeypatch.setattr("sys.stdin", Typed("one\ntwo\n\nthree\n"))
+    assert main(["chat", "--url", url, "--system", "Be short."]) == 0
+    told = [[message["content"] for message in body["messages"]] for body, _ in script.asked]
+    assert told == [["Be short.", "one"], ["Be short.", "one", "hel", "two"], ["Be short.", "one", "hel", "three"]]
+    out, errors = capsys.readouterr()
+    assert out.count("hel\n") == 2 and errors.count("prefilled: ") == 2
+    assert errors.count("prfaas chat: a part of the answer is not of OpenAI's API.\n") == 1
+
+
+def test_a_chat_from_a_pipe_ends_with_the_message_that_failed(
+    server: tuple[str, type[Scripted]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, script = server
+    script.bodies = [b"data: nothing\n\n"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo\n"))
+    assert main(["chat", "--url", url]) == 1
+    assert len(script.asked) == 1 and capsys.readouterr().out == ""
