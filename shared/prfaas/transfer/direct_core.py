@@ -28,7 +28,7 @@ class Verified(NamedTuple):
 
 
 class NotTaken(NamedTuple):
-    """Nobody takes the frames: the receiver is gone, or has done with the attempt."""
+    """The receiver is gone, or has done with the attempt."""
 
 
 class Broken(NamedTuple):
