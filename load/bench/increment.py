@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import httpx
 import msgspec
 
-from load.emulated_stack import FAR, FAR_PROFILE, HOME, MODEL, engine_keys, two_sites
+from load.emulated_stack import FAR, HOME, MODEL, engine_keys, two_sites
 from prfaas.capacity.builtin import builtin_profile
 from prfaas.engine.emulated_model import EMULATED_MODELS
 from prfaas.kvcache.layout import KVLayout
@@ -69,7 +69,9 @@ def description() -> Description:
 
 
 def layout() -> KVLayout:
-    return EMULATED_MODELS[MODEL].layout(builtin_profile(FAR_PROFILE), byte_scale=BYTE_SCALE, token_scale=1.0)
+    """Returns that of the engines here."""
+    model = EMULATED_MODELS[MODEL]
+    return model.layout(builtin_profile(model.kv_profile), byte_scale=BYTE_SCALE, token_scale=1.0)
 
 
 async def measure(conversations: int = CONVERSATIONS, turns: int = TURNS) -> list[Increment]:

@@ -1,8 +1,13 @@
 """The figure of a turn's bytes over the link: its increment counts every token once, and the state."""
 
+import msgspec
+
 from load.bench.increment import BYTE_SCALE, CHUNK_TOKENS, RATE_MBIT, Increment, description, layout, summary
+from load.emulated_stack import MODEL
 from prfaas.capacity.builtin import builtin_profile
+from prfaas.engine.emulated import EmulatedEngine
 from prfaas.engine.emulated_model import kv_line
+from prfaas.engine.factory import EngineConfig
 from prfaas.site.sites import Role
 
 
@@ -26,3 +31,10 @@ def test_every_prompt_goes_over_the_link_and_caches_are_on() -> None:
             assert service.config["prefix-cache-mib"] > 0
             assert service.config["engine"]["chunk-tokens"] == CHUNK_TOKENS
             assert service.config["engine"]["emulated"]["token-scale"] == 1.0
+
+
+def test_the_layout_is_that_of_the_engines() -> None:
+    worker = next(service for service in description().services if service.role is Role.PREFILL_WORKER)
+    keys = msgspec.convert(worker.config["engine"], EngineConfig)
+    engine = EmulatedEngine(MODEL, keys.emulated, chunk_tokens=keys.chunk_tokens)
+    assert engine.describe().layout == layout()
