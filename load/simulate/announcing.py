@@ -99,6 +99,7 @@ class Announcing:
             worker.queue.busy_s(self._clock.now_s) if shared else 0.0,
             worker.observed.count,
             worker.leaving,
+            station.pull_bytes_per_s,
         )
         last = self._beats.get(worker)
         if last is not None and last[0] == says:
@@ -114,6 +115,8 @@ class Announcing:
             busy_s=says[1],
             prefill_points=worker.observed.points(),
             kv_points=station.kv_points,
+            pulls=True,
+            pull_bytes_per_s=station.pull_bytes_per_s,
             movable=True,
             draining=worker.leaving,
         )

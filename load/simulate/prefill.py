@@ -42,17 +42,43 @@ class PrefillWorker:
         self.queue = SharedQueue(self.observed)
         self.slowness = slowness
         """Factor on all its times."""
+        self.sending = 0
+        """Prefixes that it sends to others."""
+
+
+BeginPull = Callable[["PrefillStation", PrefillWorker, Job, Callable[[], None]], None]
+"""Fetches what a job's prefix may be pulled of, or gives up, and then calls back."""
 
 
 class _Run:
     """One job on one worker."""
 
-    __slots__ = ("arrivals_at", "computed", "computed_tokens", "job", "piece_s", "prefix", "sizes", "started_at", "worker")
+    __slots__ = (
+        "arrivals_at",
+        "computed",
+        "computed_tokens",
+        "job",
+        "piece_s",
+        "prefix",
+        "sizes",
+        "started_at",
+        "taken_at",
+        "worker",
+    )
 
     def __init__(
-        self, worker: PrefillWorker, job: Job, prefix: PinnedPrefix | None, computed_tokens: int, started_at: float
+        self,
+        worker: PrefillWorker,
+        job: Job,
+        prefix: PinnedPrefix | None,
+        computed_tokens: int,
+        *,
+        taken_at: float,
+        started_at: float,
     ) -> None:
-        self.worker, self.job, self.computed_tokens, self.started_at = worker, job, computed_tokens, started_at
+        """`taken_at`: before its pull, if it had one."""
+        self.worker, self.job, self.computed_tokens = worker, job, computed_tokens
+        self.taken_at, self.started_at = taken_at, started_at
         self.prefix = prefix
         """Cached prefix in use; None where nothing is kept."""
         self.computed = 0
@@ -74,9 +100,14 @@ class PrefillStation:
         announce: Callable[[BlocksChanged], None] = lambda changed: None,
         *,
         block_tokens: int = 512,
+        pull: BeginPull | None = None,
     ) -> None:
-        """`block_tokens`: size of a block of the caches, in tokens of the profile."""
+        """`block_tokens`: size of a block of the caches, in tokens of the profile. `pull`: called for a job that may pull; None:
+        none does."""
         self.site = site
+        self._pull = pull
+        self.pull_bytes_per_s = 0.0
+        """Rate of the last pulls within the site; 0 before the first."""
         self._announce = announce
         self.cached_tokens = 0
         """Tokens that did not have to be computed."""
@@ -157,6 +188,17 @@ class PrefillStation:
         scale = self._token_scale
         return self._profile.rest_s((cached_tokens + tokens) * scale, cached_tokens * scale) / self._time_scale
 
+    def chunks_s(self, start: int, end: int) -> float:
+        """Time that the chunks of tokens [start, end) take, without what every prefill takes."""
+        scale = self._token_scale
+        return (self._profile.prefill_s(end * scale) - self._profile.prefill_s(start * scale)) / self._time_scale
+
+    def worker(self, name: str) -> PrefillWorker | None:
+        return self._by_name.get(name)
+
+    def announce(self, changed: BlocksChanged) -> None:
+        self._announce(changed)
+
     # ---- the queue with due dates
 
     def _submit_to_queue(self, queue: SiteQueue, job: Job) -> None:
@@ -225,14 +267,29 @@ class PrefillStation:
         worker.on_left()
 
     def _begin(self, worker: PrefillWorker, job: Job) -> None:
-        """Computes what is not cached, in the time that the emulated engine takes for it."""
+        """Pulls what it may, and computes what is not cached then."""
         worker.busy = True
+        taken_at = self._clock.now_s
+        if job.pull is None or self._pull is None:
+            self._compute(worker, job, taken_at)
+        else:
+            self._pull(self, worker, job, lambda: self._pulled(worker, job, taken_at))
+
+    def _pulled(self, worker: PrefillWorker, job: Job, taken_at: float) -> None:
+        if not job.cancelled:
+            self._compute(worker, job, taken_at)
+            return
+        worker.busy_s += self._clock.now_s - taken_at
+        self._ask(worker)
+
+    def _compute(self, worker: PrefillWorker, job: Job, taken_at: float) -> None:
+        """Takes the time that the emulated engine takes for it."""
         prompt = job.prompt
         prefix = worker.cache.pin(prompt.blocks)
         job.cached_tokens = cached_tokens = len(prefix.blocks) * prompt.block_tokens if prefix is not None else 0
         computed_tokens = prompt.tokens - cached_tokens
         worker.queue.take(computed_tokens, self._clock.now_s)
-        run = _Run(worker, job, prefix, computed_tokens, self._clock.now_s)
+        run = _Run(worker, job, prefix, computed_tokens, taken_at=taken_at, started_at=self._clock.now_s)
         factor = worker.slowness * (exp(self._random.gauss(0.0, self._noise)) if self._noise else 1.0)
         if job.link is None:
             whole_s = self.prefill_s(computed_tokens, cached_tokens) * factor if computed_tokens else 0.0
@@ -293,5 +350,5 @@ class PrefillStation:
             tokens = job.cached_tokens + run.computed_tokens * run.computed // PIECES
             if (changed := worker.cache.release(run.prefix, tokens // job.prompt.block_tokens)) is not None:
                 self._announce(changed)
-        worker.busy_s += self._clock.now_s - run.started_at
+        worker.busy_s += self._clock.now_s - run.taken_at
         self._ask(worker)

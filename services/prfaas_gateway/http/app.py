@@ -11,16 +11,20 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from prfaas import __version__
 from prfaas.contracts.codes import FailureCode
 from prfaas.telemetry.logs import get_logger
 from prfaas_gateway.console.console import Console
 from prfaas_gateway.console.http import Door, console_routes
 from prfaas_gateway.http.endpoint import Endpoint
+from prfaas_gateway.http.exchange import Exchange
 from prfaas_gateway.http.gateway import Gateway
+from prfaas_gateway.http.tokenizing import TokenizingExchange
 from prfaas_gateway.models import ServedModel
 from prfaas_gateway.openai.errors import ApiError, internal
-from prfaas_gateway.openai.shapes import ChatShape, CompletionShape
-from prfaas_gateway.openai.types import Model, ModelList
+from prfaas_gateway.openai.openapi import openapi_document
+from prfaas_gateway.openai.shapes import ChatShape, CompletionShape, Shape
+from prfaas_gateway.openai.types import Model, ModelList, Version
 from prfaas_gateway.tenants.access import RATE_LIMIT_HEADERS
 from prfaas_gateway.tenants.directory import Caller
 
@@ -44,12 +48,30 @@ def make_app(gateway: Gateway, service_routes: Sequence[Route], console: Console
         name = request.path_params["name"]
         return _json(_model(name, gateway.model(name)))
 
-    chat = Endpoint(gateway, "chat.completions", ChatShape())
-    completions = Endpoint(gateway, "completions", CompletionShape())
+    async def version(_request: Request) -> Response:
+        return _json(Version(version=__version__))
+
+    document = msgspec.json.encode(
+        openapi_document(has_keys=gateway.config.tenants_file is not None, ignores_unknown=gateway.config.ignore_unknown_fields)
+    )
+
+    async def openapi(_request: Request) -> Response:
+        return Response(document, media_type="application/json")
+
+    def generating(name: str, shape: Shape) -> Endpoint:
+        return Endpoint(gateway, name, lambda arrival, body: Exchange(gateway, name, arrival, shape).answer(body))
+
+    def tokenizing(name: str) -> Endpoint:
+        return Endpoint(gateway, name, lambda arrival, body: TokenizingExchange(gateway, name, arrival).answer(body))
+
     app = Starlette(
         routes=[
-            Route("/v1/chat/completions", chat, methods=["POST"]),
-            Route("/v1/completions", completions, methods=["POST"]),
+            Route("/v1/chat/completions", generating("chat.completions", ChatShape()), methods=["POST"]),
+            Route("/v1/completions", generating("completions", CompletionShape()), methods=["POST"]),
+            Route("/tokenize", tokenizing("tokenize"), methods=["POST"]),
+            Route("/detokenize", tokenizing("detokenize"), methods=["POST"]),
+            Route("/version", version),
+            Route("/openapi.json", openapi),
             Route("/v1/models", models),
             Route("/v1/models/{name:path}", one_model),
             *_console_routes(gateway, console),

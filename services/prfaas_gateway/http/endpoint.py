@@ -1,4 +1,7 @@
-"""The two endpoints that generate: who may ask, when there is room, and each error told once."""
+"""Endpoints that read a body: who may ask, when there is room, and each error told once."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
@@ -6,26 +9,28 @@ from starlette.types import Receive, Scope, Send
 from prfaas.contracts.codes import FailureCode
 from prfaas.process.request_ids import request_id_of
 from prfaas.telemetry.logs import get_logger
-from prfaas_gateway.http.exchange import Exchange
+from prfaas_gateway.http.arrival import Arrival
 from prfaas_gateway.http.gateway import Gateway, address_of, who_asks
 from prfaas_gateway.http.headers import check_request_id
 from prfaas_gateway.http.io import Body, ClientGoneError, Reply, until_disconnect
 from prfaas_gateway.openai.answers import error_event
 from prfaas_gateway.openai.errors import ApiError, internal
-from prfaas_gateway.openai.shapes import Shape
 from prfaas_gateway.record import CLIENT_GONE_STATUS, RequestRecord
 
 log = get_logger(__name__)
+
+Answer = Callable[[Arrival, Body], Coroutine[Any, Any, None]]
+"""Answers a request whose body has arrived. Raises ApiError, ClientGoneError."""
 
 
 class Endpoint:
     """An ASGI application of its own: Starlette's responses notice only after their start that a client has left."""
 
-    def __init__(self, gateway: Gateway, name: str, shape: Shape) -> None:
-        """`name` is a key of PARSERS, and the endpoint's name in metrics and logs."""
+    def __init__(self, gateway: Gateway, name: str, answer: Answer) -> None:
+        """`name` is the endpoint's in metrics and logs."""
         self._gateway = gateway
         self._name = name
-        self._shape = shape
+        self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         gateway, config = self._gateway, self._gateway.config
@@ -50,10 +55,11 @@ class Endpoint:
                     await body.arrive(config.read_deadline_s)
                     # Only now: a body that arrives slowly holds no place among the requests in flight.
                     with gateway.admission.enter():
-                        exchange = Exchange(
-                            gateway, self._name, headers, reply, record, self._shape, caller.tenant, admitted, client_id
-                        )
-                        await until_disconnect(receive, reply, exchange.answer(body))
+                        arrival = Arrival(
+                            headers=headers, reply=reply, record=record, tenant=caller.tenant, admitted=admitted,
+                            client_id=client_id,
+                        )  # fmt: skip
+                        await until_disconnect(receive, reply, self._answer(arrival, body))
                 error_code = None
             except ApiError as error:
                 error_code = error.body.code or FailureCode.INVALID_REQUEST

@@ -1,14 +1,11 @@
 """One request of the two endpoints that generate, from its body to its last token."""
 
-import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import TypeVar
 
 from msgspec.structs import replace
-from starlette.datastructures import Headers
 
 from prfaas.contracts.to_decode import Sampling
 from prfaas.contracts.to_gateway import GenerateEvent, Started
@@ -18,11 +15,13 @@ from prfaas.telemetry.tracing import extract, trace_id
 from prfaas.telemetry.wall_clock import unix_s
 from prfaas_gateway.chat_template import PLAIN, Rendering
 from prfaas_gateway.generation import Generation
+from prfaas_gateway.http.arrival import Arrival
+from prfaas_gateway.http.deadline import Deadline
 from prfaas_gateway.http.gateway import Gateway
-from prfaas_gateway.http.headers import header_value, ttft_deadline_of
-from prfaas_gateway.http.io import Body, Reply
+from prfaas_gateway.http.headers import header_value
+from prfaas_gateway.http.io import Body
 from prfaas_gateway.http.several_choices import SeveralChoices
-from prfaas_gateway.job import Job, too_late
+from prfaas_gateway.job import Job
 from prfaas_gateway.large_requests import LARGE_BODY_BYTES, LargeRequest
 from prfaas_gateway.models import ServedModel
 from prfaas_gateway.openai.answer_form import form_of
@@ -35,11 +34,9 @@ from prfaas_gateway.openai.tool_shape import ToolChatShape
 from prfaas_gateway.openai.tool_use import tool_use_of
 from prfaas_gateway.openai.types import ChatRequest, CompletionRequest, GenerationRequest
 from prfaas_gateway.openai.validation import PARSERS, sampling_of
-from prfaas_gateway.record import CLIENT_REQUEST_ID, RequestRecord
+from prfaas_gateway.record import CLIENT_REQUEST_ID
 from prfaas_gateway.sampling_defaults import header_of
 from prfaas_gateway.several import SeveralGenerations
-from prfaas_gateway.tenants.access import Admitted
-from prfaas_gateway.tenants.directory import Tenant
 
 OPENAI_COMPLETION_TOKENS = 16
 """OpenAI's default `max_tokens` of a plain completion."""
@@ -48,39 +45,25 @@ CLIENT_IDS = {"x-correlation-id": "prfaas.client_correlation_id", "x-session-aff
 
 _STREAMING = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
 
-Result = TypeVar("Result")
-
 
 class Exchange:
     """One request whose body has arrived."""
 
-    def __init__(
-        self,
-        gateway: Gateway,
-        endpoint: str,
-        headers: Headers,
-        reply: Reply,
-        record: RequestRecord,
-        shape: Shape,
-        tenant: Tenant,
-        admitted: Admitted,
-        client_id: str,
-    ) -> None:
+    def __init__(self, gateway: Gateway, endpoint: str, arrival: Arrival, shape: Shape) -> None:
+        """`endpoint` is a key of PARSERS. Raises ApiError for a deadline that is none."""
         self._gateway = gateway
         self._endpoint = endpoint
-        self._headers = headers
-        self._reply = reply
-        self._record = record
+        self._headers = arrival.headers
+        self._reply = arrival.reply
+        self._record = arrival.record
         self._shape = shape
-        self._tenant = tenant.label
-        self._cache_scope = tenant.cache_scope
-        self._admitted = admitted
+        self._tenant = arrival.tenant.label
+        self._cache_scope = arrival.tenant.cache_scope
+        self._admitted = arrival.admitted
         # The client's own id may repeat; ours names the request inside.
-        self._client_id = client_id
+        self._client_id = arrival.client_id
         self._request_id = uuid.uuid4().hex
-        config = gateway.config
-        self._ttft_deadline_s = ttft_deadline_of(headers, config.ttft_deadline_s, config.max_ttft_deadline_s)
-        self._deadline_at = asyncio.get_running_loop().time() + self._ttft_deadline_s
+        self._deadline = Deadline.of(arrival.headers, gateway.config)
 
     async def answer(self, body: Body) -> None:
         """Raises ApiError, ClientGoneError."""
@@ -99,11 +82,11 @@ class Exchange:
             rendering = Rendering.of(request) if isinstance(request, ChatRequest) and prompts is None else PLAIN
             tool_use = tool_use_of(request, model.call_family)
             form = form_of(request) if tool_use is None else tool_use.form
-            grammar = "" if form is None else await self._in_time(self._gateway.grammars.grammar_of(form))
+            grammar = "" if form is None else await self._deadline.holds(self._gateway.grammars.grammar_of(form))
             if prompts is None:
                 start_ns = time.time_ns()
-                prompts = await self._in_time(self._tokenized(request, model, rendering))
-            bad_words = await self._in_time(model.prompts.bad_words(request.bad_words, self._tenant))
+                prompts = await self._deadline.holds(self._tokenized(request, model, rendering))
+            bad_words = await self._deadline.holds(model.prompts.bad_words(request.bad_words, self._tenant))
             marks = () if tool_use is None else tool_use.family.marks
             jobs = self._jobs(request, model, prompts, bad_words, grammar, marks)
             self._record.tokenized(sum(map(len, prompts)), jobs[0].sampling, start_ns)
@@ -125,9 +108,14 @@ class Exchange:
     async def _parsed(self, data: bytes) -> tuple[ChatRequest | CompletionRequest, list[list[int]] | None]:
         """Returns the request, and its prompts' tokens where the process for large requests has made them already."""
         if len(data) <= LARGE_BODY_BYTES:
-            return PARSERS[self._endpoint](data), None
-        large = LargeRequest(self._endpoint, data)
-        return await self._in_time(self._gateway.large_requests.read(large, self._tenant))
+            unknown = self._gateway.unknown_fields()
+            request = PARSERS[self._endpoint](data, unknown)
+            self._gateway.ignored(unknown)
+            return request, None
+        large = LargeRequest(self._endpoint, data, self._gateway.config.ignore_unknown_fields)
+        read = await self._deadline.holds(self._gateway.large_requests.read(large, self._tenant))
+        self._gateway.ignored(read.unknown)
+        return read.request, read.prompts
 
     async def _answer_from(
         self, generation: Generation, request: ChatRequest | CompletionRequest, model: ServedModel, job: Job, shape: Shape
@@ -186,14 +174,6 @@ class Exchange:
             shape=shape,
         )
 
-    async def _in_time(self, work: Awaitable[Result]) -> Result:
-        """Raises ApiError after the deadline of the first token."""
-        try:
-            async with asyncio.timeout_at(self._deadline_at):
-                return await work
-        except TimeoutError as error:
-            raise too_late(self._ttft_deadline_s) from error
-
     async def _tokenized(
         self, request: ChatRequest | CompletionRequest, model: ServedModel, rendering: Rendering
     ) -> list[list[int]]:
@@ -243,8 +223,8 @@ class Exchange:
             cache_scope=self._cache_scope,
             token_ids=token_ids,
             sampling=sampling,
-            ttft_deadline_s=self._ttft_deadline_s,
-            deadline_at=self._deadline_at,
+            ttft_deadline_s=self._deadline.timeout_s,
+            deadline_at=self._deadline.at,
         )
 
     async def _stream(self, answer: StreamedAnswer, generation: Generation) -> None:

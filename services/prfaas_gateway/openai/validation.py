@@ -1,6 +1,5 @@
 """Untrusted bytes in, a well-formed request out, or an ApiError that names the field."""
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
@@ -8,68 +7,49 @@ import msgspec
 
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.to_decode import Sampling
-from prfaas_gateway.openai.errors import ApiError, context_exceeded, invalid
-from prfaas_gateway.openai.plain import plain
-from prfaas_gateway.openai.types import MAX_CHOICES, ChatMessage, ChatRequest, CompletionRequest, GenerationRequest
+from prfaas_gateway.openai.errors import context_exceeded, invalid
+from prfaas_gateway.openai.fields import converted, fields_of, named
+from prfaas_gateway.openai.messages import messages_of
+from prfaas_gateway.openai.types import MAX_CHOICES, ChatRequest, CompletionRequest, GenerationRequest
+from prfaas_gateway.openai.unknown_fields import UnknownFields
 from prfaas_gateway.openai.unsupported import (
     OF_CHATS,
     UNSUPPORTED,
     UNSUPPORTED_IN_CHAT,
-    UNSUPPORTED_IN_MESSAGE,
-    UNSUPPORTED_IN_PART,
     UNSUPPORTED_IN_STREAM_OPTIONS,
     take_unsupported,
 )
 
 Request = TypeVar("Request", bound=GenerationRequest)
 
-INERT: Final[dict[str, Any]] = {
-    # These change nothing about an answer, at OpenAI neither: accepted once their type is right.
-    "user": str,
-    "metadata": dict[str, str],
-    "store": bool,
-    "safety_identifier": str,
-    "prompt_cache_key": str,
-    "prompt_cache_retention": str,
-    "prompt_cache_options": dict,
-    "service_tier": str,
-}
-
-
-FORMS: Final = frozenset(["response_format", "structured_outputs", "guided_json", "tools", "tool_choice", "chat_template_kwargs"])
-"""Fields that hold JSON schemas, or go to the chat template, in which a null says something."""
-VERBATIM: Final = FORMS | {"messages"}
 SAMPLED: Final = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 """Fields of a request that go to the sampler as they are, where they are said."""
 
 
-def parse_completion(body: bytes) -> CompletionRequest:
-    """Raises ApiError."""
-    fields = _fields(body)
+def parse_completion(body: bytes, unknown: UnknownFields | None = None) -> CompletionRequest:
+    """Puts fields that no API has into `unknown`; None: refuses them. Raises ApiError."""
+    fields = _served_fields(body)
     if isinstance(prompts := fields.get("prompt"), list):
         _check_prompts(prompts)
     fields = take_unsupported(fields, OF_CHATS)
     if fields.get("logprobs") is False:
         del fields["logprobs"]  # a chat request's way to ask for none
-    request = _convert(fields, CompletionRequest)
+    request = _converted(fields, CompletionRequest, unknown)
     if request.best_of is not None:
         _check_best_of(request, request.best_of)
     return request
 
 
-def parse_chat(body: bytes) -> ChatRequest:
-    """Raises ApiError."""
-    fields = take_unsupported(_fields(body), UNSUPPORTED_IN_CHAT)
-    if isinstance(messages := fields.get("messages"), list):
-        # One by one: of a million wrong ones only the first is looked at.
-        fields["messages"] = [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
-    request = _convert(fields, ChatRequest)
+def parse_chat(body: bytes, unknown: UnknownFields | None = None) -> ChatRequest:
+    """Puts fields that no API has into `unknown`; None: refuses them. Raises ApiError."""
+    fields = take_unsupported(_served_fields(body), UNSUPPORTED_IN_CHAT)
+    request = _converted(messages_of(fields, unknown), ChatRequest, unknown)
     if request.top_logprobs and not request.logprobs:
         raise invalid("`top_logprobs` needs `logprobs` to be true.", "top_logprobs", FailureCode.INVALID_VALUE)
     return request
 
 
-PARSERS: Final[dict[str, Callable[[bytes], ChatRequest | CompletionRequest]]] = {
+PARSERS: Final[dict[str, Callable[[bytes, UnknownFields | None], ChatRequest | CompletionRequest]]] = {
     "chat.completions": parse_chat,
     "completions": parse_completion,
 }
@@ -136,90 +116,12 @@ def _stop(stop: str | list[str] | None) -> tuple[str, ...]:
     return (stop,) if isinstance(stop, str) else tuple(stop)
 
 
-def _fields(body: bytes) -> dict[str, Any]:
-    """Returns the body as an object without inert fields and fields that ask for nothing."""
-    try:
-        value = msgspec.json.decode(body)
-        if isinstance(value, dict):
-            value = {name: item if name in VERBATIM else plain(item) for name, item in value.items() if item is not None}
-    except UnicodeDecodeError as error:
-        message = f"The body is not valid UTF-8: byte 0x{error.object[error.start]:02x} starts no character."
-        raise invalid(message) from error
-    except RecursionError as error:
-        raise invalid("The body is nested too deeply.") from error
-    except msgspec.DecodeError as error:
-        raise invalid(f"The body is not valid JSON: {error}.") from error
-    if not isinstance(value, dict):
-        raise invalid(f"The body must be a JSON object, not {_json_name(value)}.")
-    for name in INERT.keys() & value.keys():
-        _check_inert(name, value.pop(name))
-    for name in FORMS & value.keys():
-        if value[name] in ({}, [], ""):  # asks for nothing, as everywhere
-            del value[name]
-    fields = take_unsupported(value, UNSUPPORTED)
+def _served_fields(body: bytes) -> dict[str, Any]:
+    """Returns the body's fields without those that ask for nothing."""
+    fields = take_unsupported(fields_of(body), UNSUPPORTED)
     if isinstance(options := fields.get("stream_options"), dict):
         fields["stream_options"] = take_unsupported(options, UNSUPPORTED_IN_STREAM_OPTIONS, "stream_options")
     return fields
-
-
-def _check_inert(name: str, value: Any) -> None:
-    try:
-        msgspec.convert(value, INERT[name])
-    except msgspec.ValidationError as error:
-        raise _named(error, prefix=name) from error
-
-
-def _message(message: Any, where: str) -> ChatMessage:
-    """Raises ApiError. What OpenAI knows and this server does not is refused by name."""
-    try:
-        message = plain(message)
-    except RecursionError as error:
-        raise invalid("The body is nested too deeply.") from error
-    try:
-        taken = msgspec.convert(_served_fields(message, where) if isinstance(message, dict) else message, ChatMessage)
-    except msgspec.ValidationError as error:
-        raise _named(error, prefix=where) from error
-    _check_calls(taken, where)
-    return taken
-
-
-def _check_calls(message: ChatMessage, where: str) -> None:
-    """Raises ApiError for a message that lacks what its role needs, or has what another role has."""
-    missing, strange = None, None
-    if message.content is None and not message.tool_calls:
-        missing = "content"
-    elif message.role == "tool" and message.tool_call_id is None:
-        missing = "tool_call_id"
-    elif message.role != "tool" and message.tool_call_id:
-        strange, its = "tool_call_id", "tool"
-    elif message.role != "assistant" and message.tool_calls:
-        strange, its = "tool_calls", "assistant"
-    if missing is not None:
-        path = f"{where}.{missing}"
-        raise invalid(f"Missing required parameter: `{path}`.", path, FailureCode.MISSING_REQUIRED_PARAMETER)
-    if strange is not None:
-        path = f"{where}.{strange}"
-        raise invalid(f"`{path}` is a field of messages of role `{its}`.", path, FailureCode.INVALID_VALUE)
-
-
-def _served_fields(message: dict[str, Any], where: str) -> dict[str, Any]:
-    if message.get("role") == "function":
-        told = "Messages of role `function` are not supported by this server; `tool` has taken its place."
-        raise invalid(told, f"{where}.role", FailureCode.UNSUPPORTED_VALUE)
-    fields = take_unsupported(message, UNSUPPORTED_IN_MESSAGE, where)
-    if isinstance(parts := fields.get("content"), list):
-        fields["content"] = [_part(part, f"{where}.content[{index}]") for index, part in enumerate(parts)]
-    return fields
-
-
-def _part(part: Any, where: str) -> Any:
-    if not isinstance(part, dict):
-        return part
-    kind = part.get("type", "text")
-    if isinstance(kind, str) and kind != "text":
-        message = f"Content of type `{kind}` is not supported by this server; only `text` is."
-        raise invalid(message, f"{where}.type", FailureCode.UNSUPPORTED_VALUE)
-    return take_unsupported(part, UNSUPPORTED_IN_PART, where)
 
 
 def _check_prompts(prompts: list[Any]) -> None:
@@ -228,7 +130,7 @@ def _check_prompts(prompts: list[Any]) -> None:
         try:
             msgspec.convert(prompts, list[int])
         except msgspec.ValidationError as error:
-            raise _named(error, prefix="prompt") from error
+            raise named(error, prefix="prompt") from error
         return
     if len(prompts) > MAX_CHOICES:
         message = f"`prompt` holds {len(prompts)} prompts; a request has at most {MAX_CHOICES}."
@@ -248,39 +150,9 @@ def _check_best_of(request: CompletionRequest, best_of: int) -> None:
         raise invalid(message, "best_of", FailureCode.INVALID_VALUE)
 
 
-def _convert(fields: dict[str, Any], kind: type[Request]) -> Request:
-    try:
-        request = msgspec.convert(fields, kind, str_keys=True)
-    except msgspec.ValidationError as error:
-        raise _named(error) from error
+def _converted(fields: dict[str, Any], kind: type[Request], unknown: UnknownFields | None) -> Request:
+    request = converted(fields, kind, unknown)
     both = (request.max_tokens, request.max_completion_tokens)
     if None not in both and both[0] != both[1]:
         raise invalid("`max_tokens` and `max_completion_tokens` differ; send one.", "max_tokens", FailureCode.INVALID_VALUE)
     return request
-
-
-_AT = re.compile(r"^(?P<what>.*?)(?: - at (?P<key>`key` in )?`\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
-_UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
-_MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$", re.DOTALL)
-
-
-def _named(error: msgspec.ValidationError, prefix: str = "") -> ApiError:
-    """Returns an ApiError whose `param` is the path in msgspec's message."""
-    match = _AT.match(str(error))
-    assert match is not None
-    what, path = match["what"], match["path"] or ""
-    path = f"{prefix}.{path}".rstrip(".").replace(".[", "[") if prefix else path
-    if unknown := _UNKNOWN.match(what):
-        param = f"{path}.{unknown['name']}" if path else unknown["name"]
-        return invalid(f"Unknown parameter: `{param}`.", param, FailureCode.UNKNOWN_PARAMETER)
-    if missing := _MISSING.match(what):
-        param = f"{path}.{missing['name']}" if path else missing["name"]
-        return invalid(f"Missing required parameter: `{param}`.", param, FailureCode.MISSING_REQUIRED_PARAMETER)
-    if match["key"]:
-        what = f"A key is wrong: {what[0].lower()}{what[1:]}"
-    return invalid(f"Invalid value for `{path}`: {what[0].lower()}{what[1:]}.", path or None, FailureCode.INVALID_VALUE)
-
-
-def _json_name(value: Any) -> str:
-    names = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "an array"}
-    return names.get(type(value), "null")
