@@ -19,9 +19,9 @@ import msgspec
 from prfaas.engine.model_directory import ModelFiles
 from prfaas.engine.tokenizer_file import load_tokenizer
 from prfaas.telemetry.logs import get_logger
+from prfaas_gateway.dialects import DIALECTS
 from prfaas_gateway.openai.errors import ApiError, internal, unknown_model
 from prfaas_gateway.openai.types import ChatRequest, CompletionRequest
-from prfaas_gateway.openai.validation import PARSERS
 from prfaas_gateway.prompts import Prompts
 from prfaas_gateway.turns import Turns
 
@@ -42,7 +42,7 @@ NamedFiles = tuple[tuple[str, ...], ModelFiles]
 
 class LargeRequest(NamedTuple):
     endpoint: str
-    """A key of PARSERS."""
+    """A key of DIALECTS."""
     body: bytes
 
 
@@ -154,7 +154,7 @@ class LargeRequests:
     def read(self, large: LargeRequest) -> ReadRequest | ApiError:
         """Never raises: an error is the answer to its request, and the process goes on."""
         try:
-            request = PARSERS[large.endpoint](large.body)
+            request = DIALECTS[large.endpoint].parse(large.body)
             if request.model not in self._prompts:
                 return unknown_model(request.model, list(self._prompts))
             return ReadRequest(_without_prompt(request), self._prompts[request.model].of_request(request))

@@ -96,7 +96,9 @@ class Home:
         # As a worker of the version before, which puts all KV into the object.
         self.attempts.hear(
             SITE,
-            PrefillStarted(transfer_id=transfer.transfer_id, attempt=transfer.attempt, nuid=transfer.nuid, worker=WORKER, queue_s=0),
+            PrefillStarted(
+                transfer_id=transfer.transfer_id, attempt=transfer.attempt, nuid=transfer.nuid, worker=WORKER, queue_s=0
+            ),
         )
         sender = KVSender(self.lane, transfer, self.engine.layout, Link(), SendOptions(timeout_s=DEADLINE_S)).open()
         token_ids, from_token = unpack_tokens(taken.job.token_ids), transfer.from_token

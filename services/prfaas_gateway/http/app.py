@@ -1,4 +1,4 @@
-"""Routes of the gateway, and errors outside of its endpoints in OpenAI's shape."""
+"""Routes of the gateway, and errors outside of its endpoints."""
 
 from collections.abc import Sequence
 
@@ -13,13 +13,15 @@ from starlette.types import ASGIApp
 
 from prfaas.contracts.codes import FailureCode
 from prfaas.telemetry.logs import get_logger
+from prfaas_gateway.anthropic.dialect import MESSAGES
 from prfaas_gateway.console.console import Console
 from prfaas_gateway.console.http import Door, console_routes
 from prfaas_gateway.http.endpoint import Endpoint
+from prfaas_gateway.http.exchange import Exchange
 from prfaas_gateway.http.gateway import Gateway
 from prfaas_gateway.models import ServedModel
+from prfaas_gateway.openai.dialect import CHAT
 from prfaas_gateway.openai.errors import ApiError, internal
-from prfaas_gateway.openai.shapes import ChatShape, CompletionShape
 from prfaas_gateway.openai.types import Model, ModelList
 from prfaas_gateway.tenants.access import RATE_LIMIT_HEADERS
 from prfaas_gateway.tenants.directory import Caller
@@ -44,12 +46,12 @@ def make_app(gateway: Gateway, service_routes: Sequence[Route], console: Console
         name = request.path_params["name"]
         return _json(_model(name, gateway.model(name)))
 
-    chat = Endpoint(gateway, "chat.completions", ChatShape())
-    completions = Endpoint(gateway, "completions", CompletionShape())
     app = Starlette(
         routes=[
-            Route("/v1/chat/completions", chat, methods=["POST"]),
-            Route("/v1/completions", completions, methods=["POST"]),
+            Route("/v1/chat/completions", Endpoint(gateway, "chat.completions"), methods=["POST"]),
+            Route("/v1/completions", Endpoint(gateway, "completions"), methods=["POST"]),
+            Route("/v1/messages", Endpoint(gateway, "messages"), methods=["POST"]),
+            Route("/v1/messages/count_tokens", Endpoint(gateway, "messages.count_tokens", Exchange.count), methods=["POST"]),
             Route("/v1/models", models),
             Route("/v1/models/{name:path}", one_model),
             *_console_routes(gateway, console),
@@ -104,7 +106,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
         answer = ApiError(
             error.status_code, f"{request.method} {request.url.path}: {error.detail}.", code=FailureCode.METHOD_NOT_ALLOWED
         )
-    return Response(answer.encode(), answer.status, {**answer.headers, **(error.headers or {})}, "application/json")
+    dialect = MESSAGES if f"{request.url.path}/".startswith("/v1/messages/") else CHAT
+    return Response(dialect.error(answer), answer.status, {**answer.headers, **(error.headers or {})}, "application/json")
 
 
 async def _crash(request: Request, error: Exception) -> Response:

@@ -1,4 +1,7 @@
-"""The two endpoints that generate: who may ask, when there is room, and each error told once."""
+"""The endpoints that generate: who may ask, when there is room, and each error told once."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
@@ -6,13 +9,12 @@ from starlette.types import Receive, Scope, Send
 from prfaas.contracts.codes import FailureCode
 from prfaas.process.request_ids import request_id_of
 from prfaas.telemetry.logs import get_logger
+from prfaas_gateway.dialects import DIALECTS
 from prfaas_gateway.http.exchange import Exchange
 from prfaas_gateway.http.gateway import Gateway, address_of, who_asks
 from prfaas_gateway.http.headers import check_request_id
 from prfaas_gateway.http.io import Body, ClientGoneError, Reply, until_disconnect
-from prfaas_gateway.openai.answers import error_event
 from prfaas_gateway.openai.errors import ApiError, internal
-from prfaas_gateway.openai.shapes import Shape
 from prfaas_gateway.record import CLIENT_GONE_STATUS, RequestRecord
 
 log = get_logger(__name__)
@@ -21,11 +23,14 @@ log = get_logger(__name__)
 class Endpoint:
     """An ASGI application of its own: Starlette's responses notice only after their start that a client has left."""
 
-    def __init__(self, gateway: Gateway, name: str, shape: Shape) -> None:
-        """`name` is a key of PARSERS, and the endpoint's name in metrics and logs."""
+    def __init__(
+        self, gateway: Gateway, name: str, work: Callable[[Exchange, Body], Coroutine[Any, Any, None]] = Exchange.answer
+    ) -> None:
+        """`name` is a key of DIALECTS, and the endpoint's name in metrics and logs."""
         self._gateway = gateway
         self._name = name
-        self._shape = shape
+        self._dialect = DIALECTS[name]
+        self._work = work
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         gateway, config = self._gateway, self._gateway.config
@@ -34,6 +39,7 @@ class Endpoint:
         reply = Reply(send, config.write_deadline_s)
         error_code: str | None = FailureCode.CLIENT_GONE
         status = CLIENT_GONE_STATUS
+        exchange: Exchange | None = None
         try:
             try:
                 client_id = request_id_of(scope)
@@ -50,20 +56,18 @@ class Endpoint:
                     await body.arrive(config.read_deadline_s)
                     # Only now: a body that arrives slowly holds no place among the requests in flight.
                     with gateway.admission.enter():
-                        exchange = Exchange(
-                            gateway, self._name, headers, reply, record, self._shape, caller.tenant, admitted, client_id
-                        )
-                        await until_disconnect(receive, reply, exchange.answer(body))
+                        exchange = Exchange(gateway, self._name, headers, reply, record, caller.tenant, admitted, client_id)
+                        await until_disconnect(receive, reply, self._work(exchange, body))
                 error_code = None
             except ApiError as error:
                 error_code = error.body.code or FailureCode.INVALID_REQUEST
-                await self._tell(error, reply)
+                await self._tell(error, reply, exchange)
             except ClientGoneError:
                 raise
             except Exception as error:
                 log.exception("request_crashed", endpoint=self._name)
                 error_code = type(error).__name__
-                await self._tell(internal("The gateway failed on this request; its log says why."), reply)
+                await self._tell(internal("The gateway failed on this request; its log says why."), reply, exchange)
             assert reply.status is not None
             status = reply.status
         except ClientGoneError as gone:
@@ -71,9 +75,9 @@ class Endpoint:
         finally:
             record.ended(status, error_code)
 
-    async def _tell(self, error: ApiError, reply: Reply) -> None:
-        if reply.status is None:
-            await reply.json(error.status, [error.encode()], error.headers)
+    async def _tell(self, error: ApiError, reply: Reply, exchange: Exchange | None) -> None:
+        if reply.status is None or exchange is None:
+            await reply.json(error.status, [self._dialect.error(error)], error.headers)
             return
         # The status is out already. A client must not take the end of the stream for the end of the answer.
-        await reply.write(error_event(error.encode()), last=True)
+        await reply.write(exchange.failed(error), last=True)

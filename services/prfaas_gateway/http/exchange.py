@@ -1,12 +1,11 @@
-"""One request of the two endpoints that generate, from its body to its last token."""
+"""One request of the endpoints that generate, from its body to its last token."""
 
-import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import TypeVar
 
+import msgspec
 from msgspec.structs import replace
 from starlette.datastructures import Headers
 
@@ -17,24 +16,26 @@ from prfaas.telemetry.logs import request_logs
 from prfaas.telemetry.tracing import extract, trace_id
 from prfaas.telemetry.wall_clock import unix_s
 from prfaas_gateway.chat_template import PLAIN, Rendering
+from prfaas_gateway.dialect import Asked, Streamed
+from prfaas_gateway.dialects import DIALECTS
 from prfaas_gateway.generation import Generation
 from prfaas_gateway.http.gateway import Gateway
-from prfaas_gateway.http.headers import header_value, ttft_deadline_of
-from prfaas_gateway.http.io import Body, Reply
+from prfaas_gateway.http.headers import header_value
+from prfaas_gateway.http.io import STREAMING, Body, Reply
+from prfaas_gateway.http.one_answer import OneAnswer
+from prfaas_gateway.http.reading import Reading
 from prfaas_gateway.http.several_choices import SeveralChoices
-from prfaas_gateway.job import Job, too_late
-from prfaas_gateway.large_requests import LARGE_BODY_BYTES, LargeRequest
+from prfaas_gateway.job import Job
 from prfaas_gateway.models import ServedModel
 from prfaas_gateway.openai.answer_form import form_of
-from prfaas_gateway.openai.answers import AnswerHead, StreamedAnswer, UsageOptions, WholeAnswer
+from prfaas_gateway.openai.answers import error_event
 from prfaas_gateway.openai.choices import Choices, check_choices, seed_of
-from prfaas_gateway.openai.errors import events_lost
+from prfaas_gateway.openai.dialect import CompletionsDialect, usage_options
+from prfaas_gateway.openai.errors import ApiError, events_lost
 from prfaas_gateway.openai.progress import EventGapError, Progress
-from prfaas_gateway.openai.shapes import Shape
-from prfaas_gateway.openai.tool_shape import ToolChatShape
-from prfaas_gateway.openai.tool_use import tool_use_of
-from prfaas_gateway.openai.types import ChatRequest, CompletionRequest, GenerationRequest
-from prfaas_gateway.openai.validation import PARSERS, sampling_of
+from prfaas_gateway.openai.tool_use import ToolUse, tool_use_of
+from prfaas_gateway.openai.types import ChatRequest, CompletionRequest
+from prfaas_gateway.openai.validation import sampling_of
 from prfaas_gateway.record import CLIENT_REQUEST_ID, RequestRecord
 from prfaas_gateway.sampling_defaults import header_of
 from prfaas_gateway.several import SeveralGenerations
@@ -45,10 +46,6 @@ OPENAI_COMPLETION_TOKENS = 16
 """OpenAI's default `max_tokens` of a plain completion."""
 CLIENT_IDS = {"x-correlation-id": "prfaas.client_correlation_id", "x-session-affinity": "prfaas.client_session"}
 """Headers that load clients send, and the attributes of the root span that keep them."""
-
-_STREAMING = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
-
-Result = TypeVar("Result")
 
 
 class Exchange:
@@ -61,32 +58,29 @@ class Exchange:
         headers: Headers,
         reply: Reply,
         record: RequestRecord,
-        shape: Shape,
         tenant: Tenant,
         admitted: Admitted,
         client_id: str,
     ) -> None:
         self._gateway = gateway
-        self._endpoint = endpoint
+        self._dialect = DIALECTS[endpoint]
+        self._streamed: Streamed | None = None
         self._headers = headers
         self._reply = reply
         self._record = record
-        self._shape = shape
         self._tenant = tenant.label
         self._cache_scope = tenant.cache_scope
         self._admitted = admitted
         # The client's own id may repeat; ours names the request inside.
         self._client_id = client_id
         self._request_id = uuid.uuid4().hex
-        config = gateway.config
-        self._ttft_deadline_s = ttft_deadline_of(headers, config.ttft_deadline_s, config.max_ttft_deadline_s)
-        self._deadline_at = asyncio.get_running_loop().time() + self._ttft_deadline_s
+        self._reading = Reading(gateway, endpoint, headers, tenant.label)
 
     async def answer(self, body: Body) -> None:
         """Raises ApiError, ClientGoneError."""
         tracing = self._gateway.observers.tracing
         start_ns = time.time_ns()
-        request, prompts = await self._parsed(body.take())
+        request, prompts = await self._reading.parsed(body.take())
         body.forget()
         model = self._gateway.model(request.model)
         config = self._gateway.config
@@ -99,11 +93,11 @@ class Exchange:
             rendering = Rendering.of(request) if isinstance(request, ChatRequest) and prompts is None else PLAIN
             tool_use = tool_use_of(request, model.call_family)
             form = form_of(request) if tool_use is None else tool_use.form
-            grammar = "" if form is None else await self._in_time(self._gateway.grammars.grammar_of(form))
+            grammar = "" if form is None else await self._reading.in_time(self._gateway.grammars.grammar_of(form))
             if prompts is None:
                 start_ns = time.time_ns()
-                prompts = await self._in_time(self._tokenized(request, model, rendering))
-            bad_words = await self._in_time(model.prompts.bad_words(request.bad_words, self._tenant))
+                prompts = await self._reading.tokenized(request, model, rendering)
+            bad_words = await self._reading.in_time(model.prompts.bad_words(request.bad_words, self._tenant))
             marks = () if tool_use is None else tool_use.family.marks
             jobs = self._jobs(request, model, prompts, bad_words, grammar, marks)
             self._record.tokenized(sum(map(len, prompts)), jobs[0].sampling, start_ns)
@@ -111,54 +105,64 @@ class Exchange:
             # Each prompt is charged once, with its first choice.
             charged = [0 if index % per_prompt else len(job.token_ids) for index, job in enumerate(jobs)]
             self._admitted.reserve(charged, sum(job.sampling.max_tokens for job in jobs))
+            asked = self._asked(request, model, jobs[0], tool_use)
             if len(jobs) == 1:
                 async with self._gateway.generations.run(jobs[0], root) as generation:
-                    shape = self._shape if tool_use is None else ToolChatShape(tool_use)
-                    await self._answer_from(generation, request, model, jobs[0], shape)
+                    await self._answer_from(generation, asked, jobs[0])
                 return
+            assert isinstance(self._dialect, CompletionsDialect), "no other dialect has several choices"
             self._admitted.widen(len(jobs))
             run = partial(self._gateway.generations.run, root=root)
             with self._gateway.admission.enter(len(jobs) - 1):
                 async with SeveralGenerations(run, jobs, per_prompt) as generations:
-                    await self._answer_several(generations, request, model, jobs)
+                    await self._answer_several(generations, asked, self._dialect, jobs)
 
-    async def _parsed(self, data: bytes) -> tuple[ChatRequest | CompletionRequest, list[list[int]] | None]:
-        """Returns the request, and its prompts' tokens where the process for large requests has made them already."""
-        if len(data) <= LARGE_BODY_BYTES:
-            return PARSERS[self._endpoint](data), None
-        large = LargeRequest(self._endpoint, data)
-        return await self._in_time(self._gateway.large_requests.read(large, self._tenant))
+    async def count(self, body: Body) -> None:
+        """Answers with the number of the prompt's tokens and generates nothing. Raises ApiError, ClientGoneError."""
+        request, prompts = await self._reading.parsed(body.take())
+        body.forget()
+        model = self._gateway.model(request.model)
+        tool_use_of(request, model.call_family)
+        if prompts is None:
+            rendering = Rendering.of(request) if isinstance(request, ChatRequest) else PLAIN
+            prompts = await self._reading.tokenized(request, model, rendering)
+        await self._reply.json(200, [msgspec.json.encode({"input_tokens": sum(map(len, prompts))})], {})
 
-    async def _answer_from(
-        self, generation: Generation, request: ChatRequest | CompletionRequest, model: ServedModel, job: Job, shape: Shape
-    ) -> None:
-        head = self._head(model, shape)
+    def failed(self, error: ApiError) -> bytes:
+        """Returns the end of a stream that has begun and fails."""
+        return error_event(self._dialect.error(error)) if self._streamed is None else self._streamed.failed(error)
+
+    async def _answer_from(self, generation: Generation, asked: Asked, job: Job) -> None:
         self._record.placed(generation)
         progress = Progress(prompt_tokens=len(job.token_ids), detours=job.detours)
+        one = OneAnswer(
+            reply=self._reply,
+            generation=generation,
+            follow=self._follow,
+            heard=self._heard,
+            headers=_started_headers,
+        )
         try:
-            if request.stream:
-                answer = StreamedAnswer(head=head, progress=progress, options=self._usage_options(request))
-                await self._stream(answer, generation)
+            if asked.request.stream:
+                self._streamed = self._dialect.streamed(asked, progress)
+                await one.stream(self._streamed, self._dialect.ping)
             else:
-                await self._collect(WholeAnswer(head=head, progress=progress, report=self._wants_report()), generation)
+                await one.collect(self._dialect.whole(asked, progress))
         except EventGapError as error:
             raise events_lost(error) from error
         finally:
             self._record.detoured(generation.moves, progress.all_detours())
 
     async def _answer_several(
-        self,
-        generations: SeveralGenerations,
-        request: ChatRequest | CompletionRequest,
-        model: ServedModel,
-        jobs: Sequence[Job],
+        self, generations: SeveralGenerations, asked: Asked, dialect: CompletionsDialect, jobs: Sequence[Job]
     ) -> None:
+        request = asked.request
         choices = Choices(
             [Progress(prompt_tokens=len(job.token_ids), detours=job.detours) for job in jobs], request.choices_per_prompt
         )
         several = SeveralChoices(
             reply=self._reply,
-            head=self._head(model, self._shape),
+            head=dialect.head(asked),
             choices=choices,
             generations=generations,
             placed=lambda index, generation: None if index else self._record.placed(generation),
@@ -168,38 +172,26 @@ class Exchange:
         )
         try:
             if request.stream:
-                await several.stream(self._usage_options(request), _STREAMING)
+                await several.stream(usage_options(asked), STREAMING)
             else:
                 shows_logprobs = not isinstance(request, CompletionRequest) or request.logprobs is not None
-                await several.collect(kept=request.n, report=self._wants_report(), shows_logprobs=shows_logprobs)
+                await several.collect(kept=request.n, report=asked.report, shows_logprobs=shows_logprobs)
         except EventGapError as error:
             raise events_lost(error) from error
         finally:
             self._record.detoured(choices.moves, choices.all_detours())
 
-    def _head(self, model: ServedModel, shape: Shape) -> AnswerHead:
-        return AnswerHead(
+    def _asked(self, request: ChatRequest | CompletionRequest, model: ServedModel, job: Job, tool_use: ToolUse | None) -> Asked:
+        return Asked(
+            request=request,
+            sampling=job.sampling,
+            tool_use=tool_use,
             request_id=self._request_id,
             created=int(unix_s()),
             model=model.served_names[0],
             system_fingerprint=model.fingerprint,
-            shape=shape,
+            report=self._headers.get("x-prfaas-report") == "1",
         )
-
-    async def _in_time(self, work: Awaitable[Result]) -> Result:
-        """Raises ApiError after the deadline of the first token."""
-        try:
-            async with asyncio.timeout_at(self._deadline_at):
-                return await work
-        except TimeoutError as error:
-            raise too_late(self._ttft_deadline_s) from error
-
-    async def _tokenized(
-        self, request: ChatRequest | CompletionRequest, model: ServedModel, rendering: Rendering
-    ) -> list[list[int]]:
-        if isinstance(request, ChatRequest):
-            return [await model.prompts.of_messages(request.messages, self._tenant, rendering)]
-        return await model.prompts.of_prompts(request.prompts, self._tenant)
 
     def _jobs(
         self,
@@ -243,27 +235,9 @@ class Exchange:
             cache_scope=self._cache_scope,
             token_ids=token_ids,
             sampling=sampling,
-            ttft_deadline_s=self._ttft_deadline_s,
-            deadline_at=self._deadline_at,
+            ttft_deadline_s=self._reading.ttft_deadline_s,
+            deadline_at=self._reading.deadline_at,
         )
-
-    async def _stream(self, answer: StreamedAnswer, generation: Generation) -> None:
-        async for event in generation:
-            self._follow(0, answer.progress, generation)
-            data = answer.handle(event)
-            self._heard(0, event)
-            if isinstance(event, Started):
-                await self._reply.start(200, {**_started_headers(event), **_STREAMING})
-            if data:
-                await self._reply.write(data, last=generation.over)
-
-    async def _collect(self, answer: WholeAnswer, generation: Generation) -> None:
-        async for event in generation:
-            self._follow(0, answer.progress, generation)
-            answer.handle(event)
-            self._heard(0, event)
-        assert answer.progress.latest is not None
-        await self._reply.json(200, answer.body(), _started_headers(answer.progress.latest))
 
     def _follow(self, index: int, progress: Progress, generation: Generation) -> None:
         """Takes that the answer goes on somewhere else, where it does since the event before."""
@@ -284,15 +258,6 @@ class Exchange:
             if value := self._headers.get(header):
                 ids[attribute] = value[:256]
         return ids
-
-    def _wants_report(self) -> bool:
-        return self._headers.get("x-prfaas-report") == "1"
-
-    def _usage_options(self, request: GenerationRequest) -> UsageOptions:
-        options = request.stream_options
-        if options is None:
-            return UsageOptions()
-        return UsageOptions(last=options.include_usage, continuous=options.continuous_usage_stats, report=self._wants_report())
 
 
 def _started_headers(started: Started) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from starlette.datastructures import Headers
 from starlette.types import Receive, Send
@@ -12,6 +12,9 @@ from prfaas_gateway.body_places import BodyPlace, BodyPlaces
 from prfaas_gateway.openai.errors import ApiError, invalid, too_large
 
 Result = TypeVar("Result")
+
+STREAMING: Final = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
+"""Headers of a response that is a stream of events."""
 
 
 class ClientGoneError(Exception):

@@ -1,15 +1,12 @@
 """Untrusted bytes in, a well-formed request out, or an ApiError that names the field."""
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, TypeVar
-
-import msgspec
 
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.to_decode import Sampling
-from prfaas_gateway.openai.errors import ApiError, context_exceeded, invalid
-from prfaas_gateway.openai.plain import plain
+from prfaas_gateway.openai.errors import context_exceeded, invalid
+from prfaas_gateway.openai.reading import converted, fields_of, missing, plain_fields, take_inert
 from prfaas_gateway.openai.types import MAX_CHOICES, ChatMessage, ChatRequest, CompletionRequest, GenerationRequest
 from prfaas_gateway.openai.unsupported import (
     OF_CHATS,
@@ -67,13 +64,6 @@ def parse_chat(body: bytes) -> ChatRequest:
     if request.top_logprobs and not request.logprobs:
         raise invalid("`top_logprobs` needs `logprobs` to be true.", "top_logprobs", FailureCode.INVALID_VALUE)
     return request
-
-
-PARSERS: Final[dict[str, Callable[[bytes], ChatRequest | CompletionRequest]]] = {
-    "chat.completions": parse_chat,
-    "completions": parse_completion,
-}
-"""Parser of a body, keyed by the endpoint's name in metrics and logs."""
 
 
 def sampling_of(
@@ -138,21 +128,8 @@ def _stop(stop: str | list[str] | None) -> tuple[str, ...]:
 
 def _fields(body: bytes) -> dict[str, Any]:
     """Returns the body as an object without inert fields and fields that ask for nothing."""
-    try:
-        value = msgspec.json.decode(body)
-        if isinstance(value, dict):
-            value = {name: item if name in VERBATIM else plain(item) for name, item in value.items() if item is not None}
-    except UnicodeDecodeError as error:
-        message = f"The body is not valid UTF-8: byte 0x{error.object[error.start]:02x} starts no character."
-        raise invalid(message) from error
-    except RecursionError as error:
-        raise invalid("The body is nested too deeply.") from error
-    except msgspec.DecodeError as error:
-        raise invalid(f"The body is not valid JSON: {error}.") from error
-    if not isinstance(value, dict):
-        raise invalid(f"The body must be a JSON object, not {_json_name(value)}.")
-    for name in INERT.keys() & value.keys():
-        _check_inert(name, value.pop(name))
+    value = fields_of(body, VERBATIM)
+    take_inert(value, INERT)
     for name in FORMS & value.keys():
         if value[name] in ({}, [], ""):  # asks for nothing, as everywhere
             del value[name]
@@ -162,41 +139,26 @@ def _fields(body: bytes) -> dict[str, Any]:
     return fields
 
 
-def _check_inert(name: str, value: Any) -> None:
-    try:
-        msgspec.convert(value, INERT[name])
-    except msgspec.ValidationError as error:
-        raise _named(error, prefix=name) from error
-
-
 def _message(message: Any, where: str) -> ChatMessage:
     """Raises ApiError. What OpenAI knows and this server does not is refused by name."""
-    try:
-        message = plain(message)
-    except RecursionError as error:
-        raise invalid("The body is nested too deeply.") from error
-    try:
-        taken = msgspec.convert(_served_fields(message, where) if isinstance(message, dict) else message, ChatMessage)
-    except msgspec.ValidationError as error:
-        raise _named(error, prefix=where) from error
+    taken = converted(_served_fields(plain_fields(message), where) if isinstance(message, dict) else message, ChatMessage, where)
     _check_calls(taken, where)
     return taken
 
 
 def _check_calls(message: ChatMessage, where: str) -> None:
     """Raises ApiError for a message that lacks what its role needs, or has what another role has."""
-    missing, strange = None, None
+    absent, strange = None, None
     if message.content is None and not message.tool_calls:
-        missing = "content"
+        absent = "content"
     elif message.role == "tool" and message.tool_call_id is None:
-        missing = "tool_call_id"
+        absent = "tool_call_id"
     elif message.role != "tool" and message.tool_call_id:
         strange, its = "tool_call_id", "tool"
     elif message.role != "assistant" and message.tool_calls:
         strange, its = "tool_calls", "assistant"
-    if missing is not None:
-        path = f"{where}.{missing}"
-        raise invalid(f"Missing required parameter: `{path}`.", path, FailureCode.MISSING_REQUIRED_PARAMETER)
+    if absent is not None:
+        raise missing(f"{where}.{absent}")
     if strange is not None:
         path = f"{where}.{strange}"
         raise invalid(f"`{path}` is a field of messages of role `{its}`.", path, FailureCode.INVALID_VALUE)
@@ -225,10 +187,7 @@ def _part(part: Any, where: str) -> Any:
 def _check_prompts(prompts: list[Any]) -> None:
     """Raises ApiError for a list of prompts that is too long, and where entries differ. A flat list of numbers is one prompt."""
     if not prompts or not isinstance(prompts[0], str | list):
-        try:
-            msgspec.convert(prompts, list[int])
-        except msgspec.ValidationError as error:
-            raise _named(error, prefix="prompt") from error
+        converted(prompts, list[int], "prompt")
         return
     if len(prompts) > MAX_CHOICES:
         message = f"`prompt` holds {len(prompts)} prompts; a request has at most {MAX_CHOICES}."
@@ -249,38 +208,8 @@ def _check_best_of(request: CompletionRequest, best_of: int) -> None:
 
 
 def _convert(fields: dict[str, Any], kind: type[Request]) -> Request:
-    try:
-        request = msgspec.convert(fields, kind, str_keys=True)
-    except msgspec.ValidationError as error:
-        raise _named(error) from error
+    request = converted(fields, kind, str_keys=True)
     both = (request.max_tokens, request.max_completion_tokens)
     if None not in both and both[0] != both[1]:
         raise invalid("`max_tokens` and `max_completion_tokens` differ; send one.", "max_tokens", FailureCode.INVALID_VALUE)
     return request
-
-
-_AT = re.compile(r"^(?P<what>.*?)(?: - at (?P<key>`key` in )?`\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
-_UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
-_MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$", re.DOTALL)
-
-
-def _named(error: msgspec.ValidationError, prefix: str = "") -> ApiError:
-    """Returns an ApiError whose `param` is the path in msgspec's message."""
-    match = _AT.match(str(error))
-    assert match is not None
-    what, path = match["what"], match["path"] or ""
-    path = f"{prefix}.{path}".rstrip(".").replace(".[", "[") if prefix else path
-    if unknown := _UNKNOWN.match(what):
-        param = f"{path}.{unknown['name']}" if path else unknown["name"]
-        return invalid(f"Unknown parameter: `{param}`.", param, FailureCode.UNKNOWN_PARAMETER)
-    if missing := _MISSING.match(what):
-        param = f"{path}.{missing['name']}" if path else missing["name"]
-        return invalid(f"Missing required parameter: `{param}`.", param, FailureCode.MISSING_REQUIRED_PARAMETER)
-    if match["key"]:
-        what = f"A key is wrong: {what[0].lower()}{what[1:]}"
-    return invalid(f"Invalid value for `{path}`: {what[0].lower()}{what[1:]}.", path or None, FailureCode.INVALID_VALUE)
-
-
-def _json_name(value: Any) -> str:
-    names = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "an array"}
-    return names.get(type(value), "null")

@@ -1,0 +1,33 @@
+"""The words of `/v1/messages` and of the endpoint that only counts its tokens."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from prfaas_gateway.anthropic.answers import StreamedMessage, WholeMessage, sse
+from prfaas_gateway.anthropic.errors import error_body
+from prfaas_gateway.anthropic.requests import parse_count, parse_messages
+from prfaas_gateway.dialect import Asked
+from prfaas_gateway.openai.errors import ApiError
+from prfaas_gateway.openai.progress import Progress
+from prfaas_gateway.openai.types import ChatRequest
+
+
+@dataclass(frozen=True)
+class MessagesDialect:
+    parse: Callable[[bytes], ChatRequest]
+    ping: bytes = sse("ping")
+
+    def streamed(self, asked: Asked, progress: Progress) -> StreamedMessage:
+        return StreamedMessage(asked, progress)
+
+    def whole(self, asked: Asked, progress: Progress) -> WholeMessage:
+        return WholeMessage(asked, progress)
+
+    def error(self, error: ApiError) -> bytes:
+        return msgspec.json.encode({"type": "error", **error_body(error)})
+
+
+MESSAGES = MessagesDialect(parse_messages)
+COUNT_TOKENS = MessagesDialect(parse_count)

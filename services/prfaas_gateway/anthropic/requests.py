@@ -1,0 +1,129 @@
+"""Requests in Anthropic's words, as requests of a chat. Pure."""
+
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from prfaas.contracts.codes import FailureCode
+from prfaas_gateway.anthropic.content import chat_messages, system_message
+from prfaas_gateway.anthropic.unsupported import INERT, INERT_IN_TOOL, UNSUPPORTED, UNSUPPORTED_IN_TOOL
+from prfaas_gateway.openai.errors import invalid
+from prfaas_gateway.openai.reading import converted, fields_of, plain_fields, take_inert
+from prfaas_gateway.openai.tool_types import FunctionName, FunctionSpec, NamedFunction, NamedTool, Tool
+from prfaas_gateway.openai.tool_types import ToolChoice as ChatToolChoice
+from prfaas_gateway.openai.types import ChatMessage, ChatRequest, StopString, Temperature, TokenCount, TopP
+from prfaas_gateway.openai.unsupported import take_unsupported
+
+VERBATIM: Final = frozenset(["messages", "system", "tools"])
+"""Fields that hold JSON schemas or arguments, in which a null says something."""
+MAX_STOP_SEQUENCES: Final = 64
+
+
+Request = TypeVar("Request", bound="CountRequest")
+
+
+class ToolChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    type: Literal["auto", "any", "tool", "none"]
+    name: FunctionName | None = None
+    disable_parallel_tool_use: bool = False
+
+
+class ToolSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: FunctionName
+    input_schema: dict[str, Any]
+    type: Literal["custom"] = "custom"
+    description: str | None = None
+    strict: bool | None = None
+
+
+class CountRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Fields of both endpoints: those that are the prompt."""
+
+    model: str
+    messages: Annotated[list[Any], Meta(min_length=1)]
+    system: Any = ""
+    tools: list[Any] = []
+    tool_choice: ToolChoice | None = None
+
+
+class MessagesRequest(CountRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    max_tokens: TokenCount
+    stream: bool = False
+    stop_sequences: Annotated[list[StopString], Meta(max_length=MAX_STOP_SEQUENCES)] = []
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    top_k: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+
+
+def parse_messages(body: bytes) -> ChatRequest:
+    """Raises ApiError."""
+    request = _converted(body, MessagesRequest)
+    return msgspec.structs.replace(
+        _chat(request),
+        max_tokens=request.max_tokens,
+        stream=request.stream,
+        stop=request.stop_sequences or None,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        top_k=request.top_k,
+    )
+
+
+def parse_count(body: bytes) -> ChatRequest:
+    """Raises ApiError."""
+    return _chat(_converted(body, CountRequest))
+
+
+def _converted(body: bytes, kind: type[Request]) -> Request:
+    fields = fields_of(body, VERBATIM)
+    take_inert(fields, INERT)
+    return converted(take_unsupported(fields, UNSUPPORTED), kind)
+
+
+def _chat(request: CountRequest) -> ChatRequest:
+    messages = [told for index, message in enumerate(request.messages) for told in chat_messages(message, f"messages[{index}]")]
+    choice = request.tool_choice
+    goes_on = _goes_on(messages[-1])
+    return ChatRequest(
+        model=request.model,
+        messages=[*system_message(request.system), *messages],
+        tools=[_tool(tool, f"tools[{index}]") for index, tool in enumerate(request.tools)],
+        tool_choice=None if choice is None else _choice(choice),
+        parallel_tool_calls=choice is None or not choice.disable_parallel_tool_use,
+        add_generation_prompt=not goes_on,
+        continue_final_message=goes_on,
+    )
+
+
+def _goes_on(last: ChatMessage) -> bool:
+    """Tells whether the answer goes on with the last message. Raises ApiError for one that cannot be gone on with."""
+    if last.role != "assistant":
+        return False
+    if last.tool_calls or not last.text.strip():
+        message = "`messages` ends with the assistant's, which the answer goes on with: it must be text, and no call."
+        raise invalid(message, "messages", FailureCode.INVALID_VALUE)
+    return True
+
+
+def _tool(tool: Any, where: str) -> Tool:
+    if not isinstance(tool, dict):
+        raise invalid(f"`{where}` must be an object.", where, FailureCode.INVALID_VALUE)
+    kind = tool.get("type")
+    if kind not in (None, "custom"):
+        message = f"`{where}` is of type `{kind}`, which is not served; only `custom` is."
+        raise invalid(message, f"{where}.type", FailureCode.UNSUPPORTED_VALUE)
+    fields = plain_fields(tool, {"input_schema"})
+    take_inert(fields, INERT_IN_TOOL, where)
+    spec = converted(take_unsupported(fields, UNSUPPORTED_IN_TOOL, where), ToolSpec, where)
+    function = FunctionSpec(name=spec.name, description=spec.description, parameters=spec.input_schema, strict=spec.strict)
+    return Tool(type="function", function=function)
+
+
+def _choice(choice: ToolChoice) -> ChatToolChoice:
+    if (choice.type == "tool") != (choice.name is not None):
+        message = "`tool_choice.name` names the tool of the type `tool`, which needs one; other types have none."
+        raise invalid(message, "tool_choice.name", FailureCode.INVALID_VALUE)
+    if choice.name is not None:
+        return NamedTool(type="function", function=NamedFunction(name=choice.name))
+    return "required" if choice.type == "any" else "none" if choice.type == "none" else "auto"
