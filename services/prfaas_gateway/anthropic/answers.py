@@ -15,6 +15,7 @@ from prfaas_gateway.openai.errors import ApiError
 from prfaas_gateway.openai.progress import Progress
 from prfaas_gateway.openai.tool_shape import TOOL_CALLS
 from prfaas_gateway.openai.types import TransferUsage
+from prfaas_gateway.sse import named_event
 
 RAW_ARGUMENTS: Final = "raw_arguments"
 """Member of `input` that holds the arguments of a call as the model wrote them, where they are no JSON object."""
@@ -103,36 +104,31 @@ class StreamedMessage(_Answer):
         changed = b"".join(map(_told, self._answer.changes(event)))
         match event:
             case Started():
-                return sse("message_start", message=self._message([]))
+                return named_event("message_start", message=self._message([]))
             case Finished():
                 reason, sequence = self._end()
                 delta = {"stop_reason": reason, "stop_sequence": sequence}
-                return changed + sse("message_delta", delta=delta, usage=self._usage()) + sse("message_stop")
+                return changed + named_event("message_delta", delta=delta, usage=self._usage()) + named_event("message_stop")
             case Tokens() | Failed():
                 return changed
 
     def failed(self, error: ApiError) -> bytes:
-        return sse("error", **error_body(error))
-
-
-def sse(kind: str, **fields: Any) -> bytes:
-    """Returns a server-sent event whose data has its name as `type`."""
-    return b"event: %s\ndata: %s\n\n" % (kind.encode(), msgspec.json.encode({"type": kind, **fields}))
+        return named_event("error", **error_body(error))
 
 
 def _told(change: Change) -> bytes:
     block = change.block
     if isinstance(change, Began):
         begun = _call_block(block, {}) if block.call_id else _text_block("")
-        return sse("content_block_start", index=block.index, content_block=begun)
+        return named_event("content_block_start", index=block.index, content_block=begun)
     if isinstance(change, Grew):
         delta = (
             {"type": "input_json_delta", "partial_json": change.text}
             if block.call_id
             else {"type": "text_delta", "text": change.text}
         )
-        return sse("content_block_delta", index=block.index, delta=delta)
-    return sse("content_block_stop", index=block.index)
+        return named_event("content_block_delta", index=block.index, delta=delta)
+    return named_event("content_block_stop", index=block.index)
 
 
 def _whole_block(block: Block) -> dict[str, Any]:

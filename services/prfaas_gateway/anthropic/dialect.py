@@ -5,19 +5,20 @@ from dataclasses import dataclass
 
 import msgspec
 
-from prfaas_gateway.anthropic.answers import StreamedMessage, WholeMessage, sse
+from prfaas_gateway.anthropic.answers import StreamedMessage, WholeMessage
 from prfaas_gateway.anthropic.errors import error_body
 from prfaas_gateway.anthropic.requests import parse_count, parse_messages
 from prfaas_gateway.dialect import Asked
 from prfaas_gateway.openai.errors import ApiError
 from prfaas_gateway.openai.progress import Progress
 from prfaas_gateway.openai.types import ChatRequest
+from prfaas_gateway.sse import named_event
 
 
 @dataclass(frozen=True)
 class MessagesDialect:
     parse: Callable[[bytes], ChatRequest]
-    ping: bytes = sse("ping")
+    ping: bytes = named_event("ping")
 
     def streamed(self, asked: Asked, progress: Progress) -> StreamedMessage:
         return StreamedMessage(asked, progress)

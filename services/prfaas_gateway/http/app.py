@@ -50,6 +50,7 @@ def make_app(gateway: Gateway, service_routes: Sequence[Route], console: Console
         routes=[
             Route("/v1/chat/completions", Endpoint(gateway, "chat.completions"), methods=["POST"]),
             Route("/v1/completions", Endpoint(gateway, "completions"), methods=["POST"]),
+            Route("/v1/responses", Endpoint(gateway, "responses"), methods=["POST"]),
             Route("/v1/messages", Endpoint(gateway, "messages"), methods=["POST"]),
             Route("/v1/messages/count_tokens", Endpoint(gateway, "messages.count_tokens", Exchange.count), methods=["POST"]),
             Route("/v1/models", models),

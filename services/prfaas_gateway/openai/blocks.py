@@ -50,7 +50,9 @@ Change = Began | Grew | Ended
 class Blocks:
     """Blocks of one answer, one after another: each ends before the next one begins."""
 
-    def __init__(self, use: ToolUse | None) -> None:
+    def __init__(self, use: ToolUse | None, *, never_none: bool) -> None:
+        """`never_none`: an answer without any text is one empty text, not none at all."""
+        self._never_none = never_none
         self._calls = None if use is None else Calls(use)
         self.all: list[Block] = []
 
@@ -60,6 +62,8 @@ class Blocks:
     def end(self) -> Iterator[Change]:
         """Yields the changes by what was held back, and the end of the last block; no text follows."""
         yield from self._changes([] if self._calls is None else self._calls.flush())
+        if self._never_none and not self.all:
+            yield from self._begin()
         yield from self._end_last()
 
     def finish_reason(self, finish_reason: str) -> str:
@@ -93,9 +97,9 @@ class Blocks:
 class BlockAnswer:
     """One answer as blocks, and its progress. Whole and streamed answers are both made of it."""
 
-    def __init__(self, progress: Progress, use: ToolUse | None) -> None:
+    def __init__(self, progress: Progress, use: ToolUse | None, *, never_none: bool = False) -> None:
         self.progress = progress
-        self.blocks = Blocks(use)
+        self.blocks = Blocks(use, never_none=never_none)
 
     def changes(self, event: GenerateEvent) -> list[Change]:
         """Returns how the blocks change with an event; none of them is open once it has finished. Raises EventGapError."""

@@ -47,7 +47,7 @@ def stream(events: list[GenerateEvent], use: ToolUse | None = None, *, report: b
 
 def test_a_text_streamed_is_these_events() -> None:
     usage = {"input_tokens": 3, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 2, "output_tokens": 0}
-    head = {
+    head: dict[str, Any] = {
         "id": "msg_r", "type": "message", "role": "assistant", "model": "m", "content": [], "stop_reason": None,
         "stop_sequence": None, "usage": usage,
     }  # fmt: skip

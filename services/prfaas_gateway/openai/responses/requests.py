@@ -1,0 +1,187 @@
+"""Requests of the Responses API, as requests of a chat. Pure."""
+
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from prfaas.contracts.codes import FailureCode
+from prfaas_gateway.openai.errors import invalid
+from prfaas_gateway.openai.reading import converted, fields_of, missing, plain_fields, take_inert
+from prfaas_gateway.openai.responses.items import chat_messages
+from prfaas_gateway.openai.responses.unsupported import (
+    INERT,
+    NOTHING_TO_INCLUDE,
+    UNSUPPORTED,
+    UNSUPPORTED_IN_STREAM_OPTIONS,
+    UNSUPPORTED_IN_TEXT,
+    UNSUPPORTED_IN_TOOL,
+)
+from prfaas_gateway.openai.structured import JsonSchemaFormat, ResponseFormat
+from prfaas_gateway.openai.tool_types import FunctionName, FunctionSpec, NamedFunction, NamedTool, Tool, ToolChoice
+from prfaas_gateway.openai.types import ChatMessage, ChatRequest, Temperature, TokenCount, TopP
+from prfaas_gateway.openai.unsupported import take_unsupported
+
+VERBATIM: Final = frozenset(["input", "text", "tools"])
+"""Fields that hold JSON schemas, in which a null says something, or are looked at part by part."""
+Metadata = Annotated[
+    dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
+    Meta(max_length=16),
+]
+
+
+class Text(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    format: Any = None
+
+
+class TextFormat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    type: Literal["text", "json_object", "json_schema"]
+    name: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
+    schema: dict[str, Any] | bool | None = None
+    description: str | None = None
+    strict: bool | None = None
+
+
+class FunctionTool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    type: Literal["function"]
+    name: FunctionName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class FunctionChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    type: Literal["function"]
+    name: FunctionName
+
+
+class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`stream_options` without what is not served."""
+
+
+class Fields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Fields of a request that are served. A null one counts as absent."""
+
+    model: str
+    input: Any
+    instructions: str | None = None
+    max_output_tokens: TokenCount | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    tools: list[Any] = []
+    tool_choice: Any = "auto"
+    parallel_tool_calls: bool = True
+    text: Any = None
+    stream: bool = False
+    stream_options: NoOptions | None = None
+    metadata: Metadata = {}
+
+
+class Echo(msgspec.Struct, frozen=True, kw_only=True):
+    """Fields of a request that its answers repeat."""
+
+    instructions: str | None
+    max_output_tokens: int | None
+    metadata: dict[str, str]
+    parallel_tool_calls: bool
+    text: dict[str, TextFormat]
+    tool_choice: str | FunctionChoice
+    tools: list[FunctionTool]
+
+
+class ResponsesRequest(ChatRequest, frozen=True, kw_only=True):
+    """A chat, with what answers repeat of what asked for it."""
+
+    echo: Echo
+
+
+def parse_responses(body: bytes) -> ResponsesRequest:
+    """Raises ApiError."""
+    fields = fields_of(body, VERBATIM)
+    take_inert(fields, INERT)
+    if isinstance(include := fields.get("include"), list):
+        fields["include"] = [each for each in include if each != NOTHING_TO_INCLUDE]
+    fields = take_unsupported(fields, UNSUPPORTED)
+    if isinstance(options := fields.get("stream_options"), dict):
+        fields["stream_options"] = take_unsupported(options, UNSUPPORTED_IN_STREAM_OPTIONS, "stream_options")
+    request = converted(fields, Fields)
+    instructions = [] if not request.instructions else [ChatMessage(role="system", content=request.instructions)]
+    messages = [*instructions, *chat_messages(request.input)]
+    tools = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(request.tools)]
+    choice = _choice(request.tool_choice)
+    format = _format(request.text)
+    return ResponsesRequest(
+        model=request.model,
+        messages=messages,
+        stream=request.stream,
+        max_tokens=request.max_output_tokens,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        tools=[_chat_tool(tool) for tool in tools],
+        tool_choice=choice if not isinstance(choice, FunctionChoice) else _named(choice),
+        parallel_tool_calls=request.parallel_tool_calls,
+        response_format=_response_format(format),
+        echo=Echo(
+            instructions=request.instructions,
+            max_output_tokens=request.max_output_tokens,
+            metadata=request.metadata,
+            parallel_tool_calls=request.parallel_tool_calls,
+            text={"format": format},
+            tool_choice=choice,
+            tools=tools,
+        ),
+    )
+
+
+def _tool(tool: Any, where: str) -> FunctionTool:
+    if not isinstance(tool, dict):
+        raise invalid(f"`{where}` must be an object.", where, FailureCode.INVALID_VALUE)
+    _only_functions(tool, where)
+    return converted(take_unsupported(plain_fields(tool, {"parameters"}), UNSUPPORTED_IN_TOOL, where), FunctionTool, where)
+
+
+def _only_functions(value: dict[str, Any], where: str) -> None:
+    kind = value.get("type", "function")
+    if isinstance(kind, str) and kind != "function":
+        message = f"`{where}` is of type `{kind}`, which is not served; only `function` is."
+        raise invalid(message, f"{where}.type", FailureCode.UNSUPPORTED_VALUE)
+
+
+def _chat_tool(tool: FunctionTool) -> Tool:
+    function = FunctionSpec(name=tool.name, description=tool.description, parameters=tool.parameters, strict=tool.strict)
+    return Tool(type="function", function=function)
+
+
+def _choice(choice: Any) -> Literal["none", "auto", "required"] | FunctionChoice:
+    if isinstance(choice, dict):
+        _only_functions(choice, "tool_choice")
+        return converted(choice, FunctionChoice, "tool_choice")
+    return converted(choice, Literal["none", "auto", "required"], "tool_choice")  # type: ignore[arg-type]
+
+
+def _named(choice: FunctionChoice) -> ToolChoice:
+    return NamedTool(type="function", function=NamedFunction(name=choice.name))
+
+
+def _format(text: Any) -> TextFormat:
+    if isinstance(text, dict):
+        text = take_unsupported(plain_fields(text, {"format"}), UNSUPPORTED_IN_TEXT, "text")
+    said = converted({} if text is None else text, Text, "text").format
+    where = "text.format"
+    if said is None or said == {}:
+        return TextFormat(type="text")
+    format = converted(plain_fields(said, {"schema"}) if isinstance(said, dict) else said, TextFormat, where)
+    if format.type == "json_schema":
+        for name in ("name", "schema"):
+            if getattr(format, name) is None:
+                raise missing(f"{where}.{name}")
+    return format
+
+
+def _response_format(format: TextFormat) -> ResponseFormat | None:
+    if format.type == "text":
+        return None
+    schema = None
+    if format.name is not None:
+        schema = JsonSchemaFormat(name=format.name, schema=format.schema, description=format.description, strict=format.strict)
+    return ResponseFormat(type=format.type, json_schema=schema)
