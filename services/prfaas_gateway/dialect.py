@@ -1,4 +1,4 @@
-"""What an API's endpoint says in its own words: everything between the wire and the one way in which answers are generated."""
+"""Dialect of one endpoint: everything between its wire and the one way in which answers are generated."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
