@@ -91,7 +91,7 @@ bench-probe: $(VENV)/installed ## what the probe says of a link, and what a tran
 bench-prefix: $(VENV)/installed ## what prefix caches cost and save a prefill, on real models
 	$(BIN)/python -m load.bench.prefix $(if $(OUT),--json $(OUT))
 
-bench-pool: $(VENV)/installed ## what the pool of prefix blocks finds of real prompts by its size; a prefix pulled from another site against computed
+bench-pool: $(VENV)/installed ## what the pool of prefix blocks finds of real prompts by its size; a prefix pulled from another site against computed; a turn's bytes over the link; pulls against none at three rates
 	$(BIN)/python -m load.bench.pool $(if $(OUT),--json $(OUT))
 
 bench-scheduler: $(VENV)/installed ## decisions per second, in process and over the bus

@@ -57,6 +57,10 @@ WAIT_S = 30.0
 SUBMIT_EVERY_S = 0.005
 LENGTHS_S = (0.2, 0.5, 1.0, 3.0, 8.0)
 """Work of the jobs of the decisions, drawn evenly."""
+PACES = (0.5, 1.0, 1.0, 1.5, 3.0, 8.0)
+"""Factors on the times of unlike workers, drawn evenly."""
+POINTS = tuple((1000.0 * 2**octave, 0.5 * 2.5**octave) for octave in range(8))
+"""Times that a worker of pace 1 observes."""
 
 
 class Hop(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +72,8 @@ class Hop(msgspec.Struct, frozen=True, kw_only=True):
 
 class Decisions(msgspec.Struct, frozen=True, kw_only=True):
     workers: int
+    unlike: bool
+    """True when the workers are of unlike speeds."""
     waiting_jobs: int
     p50_us: float
     p99_us: float
@@ -185,11 +191,13 @@ async def hops(jobs: int) -> list[Hop]:
     return found
 
 
-def decisions(workers: int, waiting_jobs: int, events: int = 20_000, seed: int = 1) -> Decisions:
-    """Keeps `waiting_jobs` jobs waiting beside busy workers: a job arrives, a worker ends, and so on."""
+def decisions(workers: int, waiting_jobs: int, events: int = 20_000, seed: int = 1, *, unlike: bool = False) -> Decisions:
+    """Keeps `waiting_jobs` jobs waiting beside busy workers: a job arrives, a worker ends, and so on. `unlike`: workers are of
+    several speeds, and each observes its own times anew with every job."""
     rng = random.Random(seed)
     core, now_s, number = DispatchCore(SiteQueue()), 0.0, 0
     taken = dict.fromkeys((f"p{index}" for index in range(workers)), 0)
+    paces = {worker: rng.choice(PACES) for worker in taken}
     took_s: list[float] = []
 
     def arrive() -> None:
@@ -220,7 +228,14 @@ def decisions(workers: int, waiting_jobs: int, events: int = 20_000, seed: int =
                 taken[each.worker] += 1
 
     def say(worker: str) -> None:
-        readiness = PrefillReadiness(worker=worker, incarnation="i", model=MODEL, ready=True, taken=taken[worker])
+        points = (
+            tuple((tokens, seconds * paces[worker] * rng.lognormvariate(0.0, 0.1)) for tokens, seconds in POINTS)
+            if unlike
+            else ()
+        )
+        readiness = PrefillReadiness(
+            worker=worker, incarnation="i", model=MODEL, ready=True, taken=taken[worker], prefill_points=points
+        )
         begun_at = time.thread_time()
         instructions = core.handle(ReadinessHeard(now_s, readiness))
         took_s.append(time.thread_time() - begun_at)
@@ -238,6 +253,7 @@ def decisions(workers: int, waiting_jobs: int, events: int = 20_000, seed: int =
         arrive()
     return Decisions(
         workers=workers,
+        unlike=unlike,
         waiting_jobs=len(core.queue),
         p50_us=percentile(took_s, 0.5) * 1e6,
         p99_us=percentile(took_s, 0.99) * 1e6,
@@ -249,9 +265,10 @@ def show(results: Results) -> None:
     print(f"{'way':>12} {'p50 ms':>8} {'p99 ms':>8} {'jobs/s':>8}")
     for hop in results.hops:
         print(f"{hop.way:>12} {hop.p50_ms:8.2f} {hop.p99_ms:8.2f} {hop.back_to_back_jobs_s:8.0f}")
-    print(f"\n{'workers':>8} {'waiting':>8} {'p50 us':>8} {'p99 us':>8} {'worst us':>9}")
+    print(f"\n{'workers':>8} {'speeds':>8} {'waiting':>8} {'p50 us':>8} {'p99 us':>8} {'worst us':>9}")
     for each in results.decisions:
-        print(f"{each.workers:8} {each.waiting_jobs:8} {each.p50_us:8.0f} {each.p99_us:8.0f} {each.worst_us:9.0f}")
+        speeds = "unlike" if each.unlike else "alike"
+        print(f"{each.workers:8} {speeds:>8} {each.waiting_jobs:8} {each.p50_us:8.0f} {each.p99_us:8.0f} {each.worst_us:9.0f}")
 
 
 def main() -> None:
@@ -260,7 +277,8 @@ def main() -> None:
     add_json_option(parser)
     options = parser.parse_args()
     found = conditions("nats-py")
-    measured = [decisions(workers, waiting) for workers, waiting in ((10, 100), (100, 1000), (1000, 1000))]
+    sizes = ((10, 100), (100, 1000), (1000, 1000))
+    measured = [decisions(workers, waiting, unlike=unlike) for unlike in (False, True) for workers, waiting in sizes]
     results = Results(conditions=found, hops=interruption.run(hops(options.jobs)), decisions=measured)
     show(results)
     write_json(results, options.json)

@@ -4,7 +4,8 @@ The pool is the workers' own. Blocks have the size of 512 tokens of the paper's 
 replayed prompt stands for a block. The bound is a pool of any size. Agents' sessions have no common clock: every
 second one begins at a random moment of an hour.
 
-Then pulls of a prefix between two real sites (`pull.py`).
+Then pulls of a prefix between two real sites (`pull.py`), what a conversation's turns send over a link (`increment.py`), and what
+pulls are worth at three rates of a link, simulated (`load.simulate.pulling`).
 """
 
 import argparse
@@ -18,9 +19,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from load.bench import pull
+from load.bench import increment, pull
 from load.json_option import add_json_option, write_json
 from load.machine import Conditions, conditions
+from load.simulate import pulling
 from prfaas.capacity.builtin import builtin_profile
 from prfaas.engine.emulated_model import EMULATED_MODELS
 from prfaas.kvcache.block import Part
@@ -75,6 +77,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     bounds: dict[str, Hits]
     points: list[Point]
     pulls: list[pull.Turn]
+    increments: list[increment.Increment]
+    simulated: list[pulling.Cell]
     summary: dict[str, float]
 
 
@@ -216,6 +220,7 @@ def summary(points: Sequence[Point]) -> dict[str, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m load.bench.pool", description=__doc__.splitlines()[0])
     parser.add_argument("--pulls", type=int, default=2, help=f"prompts of {pull.PREFIX_TOKENS} tokens to pull and to compute")
+    parser.add_argument("--seeds", type=int, default=pulling.SEEDS, help="of each simulated run; default: %(default)s")
     add_json_option(parser)
     options = parser.parse_args()
     at = conditions()
@@ -229,10 +234,21 @@ def main() -> int:
     try:
         turns = interruption.run(pull.measure(options.pulls))
         of_pulls = pull.summary(turns)
+        increments = interruption.run(increment.measure())
+        of_pulls |= increment.summary(increments)
     except (*START_ERRORS, RuntimeError) as error:
         print(f"load.bench.pool: {error}", file=sys.stderr)
         return 1
-    report = Report(conditions=at, bounds=bounds, points=points, pulls=turns, summary=summary(points) | of_pulls)
+    simulated = pulling.measure([*pulling.LOADS], options.seeds, pulling.SECONDS)
+    report = Report(
+        conditions=at,
+        bounds=bounds,
+        points=points,
+        pulls=turns,
+        increments=increments,
+        simulated=simulated,
+        summary=summary(points) | of_pulls | pulling.summary(simulated),
+    )
     print("\n".join(f"{name} {value:.4f}" for name, value in report.summary.items()))
     write_json(report, options.json)
     return 0

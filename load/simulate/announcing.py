@@ -68,8 +68,8 @@ class Announcing:
         queue, now_s = station.queue.models.get(MODEL), self._clock.now_s
         if queue is None:
             return QueueState(site=station.site, due_s=0.0, running_s=0.0, ready=0, seen_at=now_s)
-        running_s, ready = queue.running_s(now_s), len(queue.running.ready)
-        return QueueState(site=station.site, due_s=queue.due_s, running_s=running_s, ready=ready, seen_at=now_s)
+        running_s, ready = queue.running_s(now_s) * queue.mean_pace, len(queue.running.ready)
+        return QueueState(site=station.site, due_s=queue.due_s * queue.mean_pace, running_s=running_s, ready=ready, seen_at=now_s)
 
     def _deliver_queue(self, home: Home, state: QueueState) -> None:
         home.core.handle(QueueSeen(self._clock.now_s, state))
@@ -99,6 +99,7 @@ class Announcing:
             worker.queue.busy_s(self._clock.now_s) if shared else 0.0,
             worker.observed.count,
             worker.leaving,
+            station.pull_bytes_per_s,
         )
         last = self._beats.get(worker)
         if last is not None and last[0] == says:
@@ -114,6 +115,8 @@ class Announcing:
             busy_s=says[1],
             prefill_points=worker.observed.points(),
             kv_points=station.kv_points,
+            pulls=True,
+            pull_bytes_per_s=station.pull_bytes_per_s,
             movable=True,
             draining=worker.leaving,
         )

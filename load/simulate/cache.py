@@ -84,6 +84,28 @@ class WorkerCache:
             self._extend(prefix, computed_blocks, "")
         return self._changes()
 
+    def held(self, blocks: Sequence[int]) -> PinnedPrefix | None:
+        """Returns the prefix in use, until it is left, if all is here that another worker needs to go on behind it, each block
+        made here."""
+        prefix = self.pool.pin_blocks(NamedBlocks(blocks), {""})
+        if blocks and len(prefix.blocks) == len(blocks):
+            return prefix
+        with prefix:
+            return None
+
+    def pulled_bytes(self, blocks: int) -> int:
+        """Size of a number of blocks and of what a prefill needs beside to go on behind them."""
+        return blocks * self._kept.block.size_bytes + self._kept.checkpoint.size_bytes
+
+    def take(self, blocks: Sequence[int], maker: str) -> BlocksChanged | None:
+        """Takes in a prefix that came from another worker, as live ones do. `maker`: its site, if it is another one. Returns the
+        announcement, or None."""
+        with self.pool.pin_blocks(NamedBlocks(blocks)) as prefix:
+            for index in range(prefix.tokens // self._kept.block_tokens, len(blocks)):
+                if not prefix.append(self._kept.block, self._kept.checkpoint if index + 1 == len(blocks) else None, maker):
+                    break
+        return self._changes()
+
     def served(self, blocks: Sequence[int], site: str) -> int:
         """Counts a use of the prompt's cached blocks, as a decode worker does. Returns the number of those that are of use to a
         prefill in `site`: its own and those of the worker's own site."""

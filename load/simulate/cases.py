@@ -61,14 +61,8 @@ def cases(
         return Case(name, what, arrivals, STEADY, solved_threshold(arrivals), duration_s)
 
     def caching(name: str, what: str, arrivals: Sequence[Arrival]) -> Case:
-        threshold = solved_threshold(uncached(arrivals))
+        threshold = solved_threshold(uncached(arrivals, block_tokens))
         return Case(name, what, arrivals, STEADY, threshold, duration_s, CACHE_BYTES, block_tokens)
-
-    def uncached(arrivals: Sequence[Arrival]) -> list[Arrival]:
-        """Arrivals with the lengths that one cache for all of them, which forgets nothing, would leave."""
-        prompts = [TraceRequest(0.0, each.prompt_tokens, 0, each.block_ids, block_tokens) for each in arrivals]
-        left = uncached_tokens(prompts)
-        return [each._replace(prompt_tokens=max(2, tokens)) for each, tokens in zip(arrivals, left, strict=True)]
 
     def drop(full_gbit_s: float) -> LinkSpec:
         full = full_gbit_s * 1e9 / 8
@@ -81,7 +75,7 @@ def cases(
         arrivals = of(requests)
         if not reuse:
             return at_load(arrivals, arrivals)
-        work = uncached(arrivals)
+        work = uncached(arrivals, block_tokens)
         for _ in range(FIXED_POINT_ROUNDS):  # caches are empty at first: the first part of a trace brings more work than the rest
             work = work[: round(rate_req_s(work) * duration_s)]
         return at_load(arrivals, work)
@@ -99,7 +93,7 @@ def cases(
         ]
         source = random.Random(seed)
         source.shuffle(sessions)
-        work = [each for session in sessions for each in uncached(session)]
+        work = [each for session in sessions for each in uncached(session, block_tokens)]
         wanted = rate_req_s(work) * duration_s
         arrivals: list[Arrival] = []
         for session in sessions * 100:
@@ -135,6 +129,13 @@ def cases(
     }
 
 
+def uncached(arrivals: Sequence[Arrival], block_tokens: int) -> list[Arrival]:
+    """Arrivals with the lengths that one cache for all of them, which forgets nothing, would leave."""
+    prompts = [TraceRequest(0.0, each.prompt_tokens, 0, each.block_ids, block_tokens) for each in arrivals]
+    left = uncached_tokens(prompts)
+    return [each._replace(prompt_tokens=max(2, tokens)) for each, tokens in zip(arrivals, left, strict=True)]
+
+
 def windowed(trace: Iterable[TraceRequest], seed: int) -> Iterator[TraceRequest]:
     """The trace from one of its quarters on, by the seed (1: from its beginning), and again from its beginning, as long as a run
     of an hour may need. No prompt comes again with the blocks of an earlier pass: a cache would know all of it."""
@@ -148,7 +149,7 @@ def windowed(trace: Iterable[TraceRequest], seed: int) -> Iterator[TraceRequest]
             yield each._replace(arrival_s=each.arrival_s + again * length_s - start_s, block_ids=blocks)
 
 
-def two_sites(lengths_tokens: Sequence[float], output_tokens: float) -> TwoSites:
+def two_sites(lengths_tokens: Sequence[float], output_tokens: float, link_bytes_per_s: float = LINK_BYTES_PER_S) -> TwoSites:
     return TwoSites(
         lengths=EmpiricalLengths(lengths_tokens),
         output_tokens=output_tokens,
@@ -156,15 +157,15 @@ def two_sites(lengths_tokens: Sequence[float], output_tokens: float) -> TwoSites
         n_prfaas=MACHINES.n_prfaas,
         pd=H20,
         n_pd=MACHINES.n_prefill + MACHINES.n_decode,
-        egress_bytes_per_s=LINK_BYTES_PER_S,
+        egress_bytes_per_s=link_bytes_per_s,
     )
 
 
-def solved_threshold(arrivals: Sequence[Arrival]) -> int:
+def solved_threshold(arrivals: Sequence[Arrival], link_bytes_per_s: float = LINK_BYTES_PER_S) -> int:
     """Eq 7 at the paper's split of the pd site."""
     lengths = [arrival.prompt_tokens for arrival in arrivals]
     output_tokens = sum(arrival.output_tokens for arrival in arrivals) / len(arrivals)
-    found = best_threshold(two_sites(lengths, output_tokens), MACHINES.n_prefill).threshold_tokens
+    found = best_threshold(two_sites(lengths, output_tokens, link_bytes_per_s), MACHINES.n_prefill).threshold_tokens
     assert found is not None
     return round(found)
 

@@ -21,6 +21,11 @@ class Link:
     def rate(self, now_s: float) -> float:
         return self._rates[bisect_right(self._starts, now_s) - 1]
 
+    @property
+    def free_at(self) -> float:
+        """Moment at which all that is queued has left."""
+        return self._free_at
+
     def send(self, size_bytes: float, now_s: float) -> float:
         """Queues bytes. Returns the moment of the last one's arrival; infinite where the link stays cut."""
         start_at = max(now_s, self._free_at)

@@ -13,6 +13,7 @@ from prfaas.capacity.builtin import builtin_profile
 from prfaas.capacity.lengths import Lengths, TruncatedLogNormal, quantile_midpoints
 from prfaas.capacity.profiles import Profile
 from prfaas.replay.arrival import Arrival
+from prfaas_scheduler.pull_sources import NO_PULLS, PullOptions
 from prfaas_scheduler.queue.options import QueueOptions
 
 HOME, FAR = "home", "far"
@@ -122,6 +123,7 @@ def scenario(
     noise: float = 0.0,
     slowness: tuple[float, ...] = (),
     link_bias: float = 1.0,
+    pulls: PullOptions = NO_PULLS,
     tenants: Sequence[str] = (),
 ) -> Scenario:
     """`keys`: of the scheduler, instead of the deployment's own. Keys, arrivals, link and timing come scaled already.
@@ -144,6 +146,7 @@ def scenario(
         ),
         policy=lambda: make_policy(used),
         tpot_objective_s=tpot_objective_s,
+        pulls=pulls,
         arrivals=arrivals,
         tenants=tenants,
     )

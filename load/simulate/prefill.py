@@ -9,7 +9,7 @@ from load.simulate.cache import Kept, WorkerCache, kept_by
 from load.simulate.clock import Clock
 from load.simulate.prefill_job import PIECES, Job, ignore, piece_bytes
 from load.simulate.scenario import MODEL, PrefillPool
-from prfaas.capacity.observed import ObservedTimes, interpolated
+from prfaas.capacity.observed import ObservedTimes
 from prfaas.contracts.terms import Role
 from prfaas.contracts.to_scheduler import BlocksChanged
 from prfaas.kvcache.pinned_prefix import PinnedPrefix
@@ -17,6 +17,7 @@ from prfaas_prefill_worker.announced_queue import SharedQueue
 from prfaas_scheduler.queue import events as queue_events
 from prfaas_scheduler.queue.events import Dispatch, JobArrived, JobGone, TimePassed, WorkerGone, WorkerReady
 from prfaas_scheduler.queue.site_queue import SiteQueue
+from prfaas_scheduler.speeds import Speeds
 
 CHUNK_TOKENS = 8192
 """Chunk size, in tokens of the profile."""
@@ -25,7 +26,7 @@ WINDOW_PIECES = 2
 
 
 class PrefillWorker:
-    def __init__(self, site: str, name: str, kept: Kept, cache_bytes: int) -> None:
+    def __init__(self, site: str, name: str, kept: Kept, cache_bytes: int, slowness: float) -> None:
         self.name = name
         self.leaving = False
         """True once it only takes jobs that are bound to it."""
@@ -39,19 +40,45 @@ class PrefillWorker:
         """Observed T_prefill, which is what live workers announce."""
         self.busy_s = 0.0
         self.queue = SharedQueue(self.observed)
-        self.slowness = 1.0
+        self.slowness = slowness
         """Factor on all its times."""
+        self.sending = 0
+        """Prefixes that it sends to others."""
+
+
+BeginPull = Callable[["PrefillStation", PrefillWorker, Job, Callable[[], None]], None]
+"""Fetches what a job's prefix may be pulled of, or gives up, and then calls back."""
 
 
 class _Run:
     """One job on one worker."""
 
-    __slots__ = ("arrivals_at", "computed", "computed_tokens", "job", "piece_s", "prefix", "sizes", "started_at", "worker")
+    __slots__ = (
+        "arrivals_at",
+        "computed",
+        "computed_tokens",
+        "job",
+        "piece_s",
+        "prefix",
+        "sizes",
+        "started_at",
+        "taken_at",
+        "worker",
+    )
 
     def __init__(
-        self, worker: PrefillWorker, job: Job, prefix: PinnedPrefix | None, computed_tokens: int, started_at: float
+        self,
+        worker: PrefillWorker,
+        job: Job,
+        prefix: PinnedPrefix | None,
+        computed_tokens: int,
+        *,
+        taken_at: float,
+        started_at: float,
     ) -> None:
-        self.worker, self.job, self.computed_tokens, self.started_at = worker, job, computed_tokens, started_at
+        """`taken_at`: before its pull, if it had one."""
+        self.worker, self.job, self.computed_tokens = worker, job, computed_tokens
+        self.taken_at, self.started_at = taken_at, started_at
         self.prefix = prefix
         """Cached prefix in use; None where nothing is kept."""
         self.computed = 0
@@ -73,9 +100,14 @@ class PrefillStation:
         announce: Callable[[BlocksChanged], None] = lambda changed: None,
         *,
         block_tokens: int = 512,
+        pull: BeginPull | None = None,
     ) -> None:
-        """`block_tokens`: size of a block of the caches, in tokens of the profile."""
+        """`block_tokens`: size of a block of the caches, in tokens of the profile. `pull`: called for a job that may pull; None:
+        none does."""
         self.site = site
+        self._pull = pull
+        self.pull_bytes_per_s = 0.0
+        """Rate of the last pulls within the site; 0 before the first."""
         self._announce = announce
         self.cached_tokens = 0
         """Tokens that did not have to be computed."""
@@ -89,6 +121,8 @@ class PrefillStation:
         """Workers without a job, the one that has waited longest first."""
         self.queue = SiteQueue(pool.queue) if pool.queue is not None else None
         """The queue with due dates; None: first come first served."""
+        self._speeds = Speeds()
+        """Times of its workers, as each has told when it became ready."""
         self._queued: dict[str, Job] = {}
         self._kept, self._cache_bytes = kept_by(Role.PREFILL, pool.profile, block_tokens), pool.cache_bytes
         self._noise, self._random = pool.noise, random.Random(f"{site} noise")
@@ -96,14 +130,15 @@ class PrefillStation:
         """Workers, those that have left included."""
         self._by_name: dict[str, PrefillWorker] = {}
         for index in range(pool.workers):
-            self.add(f"p{index}").slowness = pool.slowness[index] if index < len(pool.slowness) else 1.0
+            self.add(f"p{index}", pool.slowness[index] if index < len(pool.slowness) else 1.0)
 
-    def add(self, name: str) -> PrefillWorker:
-        worker = self._by_name[name] = PrefillWorker(self.site, name, self._kept, self._cache_bytes)
+    def add(self, name: str, slowness: float = 1.0) -> PrefillWorker:
+        """Adds a worker. `slowness`: factor on its times."""
+        worker = self._by_name[name] = PrefillWorker(self.site, name, self._kept, self._cache_bytes, slowness)
         self.workers.append(worker)
         # Live workers warm up with a chunk of no request, so that the first placement has a figure.
         chunk_tokens = round(CHUNK_TOKENS / self._token_scale)
-        worker.observed.observe(chunk_tokens, self.prefill_s(chunk_tokens))
+        worker.observed.observe(chunk_tokens, self.prefill_s(chunk_tokens) * slowness)
         self._ask(worker)
         return worker
 
@@ -112,6 +147,7 @@ class PrefillStation:
         worker = self._by_name[name]
         worker.leaving, worker.on_left = True, on_left
         if self.queue is not None:
+            self._speeds.gone(name)
             self._obey(self.queue.handle(WorkerGone(self._clock.now_s, name)))
         if not worker.busy:
             self._idle.pop(name, None)
@@ -152,6 +188,17 @@ class PrefillStation:
         scale = self._token_scale
         return self._profile.rest_s((cached_tokens + tokens) * scale, cached_tokens * scale) / self._time_scale
 
+    def chunks_s(self, start: int, end: int) -> float:
+        """Time that the chunks of tokens [start, end) take, without what every prefill takes."""
+        scale = self._token_scale
+        return (self._profile.prefill_s(end * scale) - self._profile.prefill_s(start * scale)) / self._time_scale
+
+    def worker(self, name: str) -> PrefillWorker | None:
+        return self._by_name.get(name)
+
+    def announce(self, changed: BlocksChanged) -> None:
+        self._announce(changed)
+
     # ---- the queue with due dates
 
     def _submit_to_queue(self, queue: SiteQueue, job: Job) -> None:
@@ -172,10 +219,9 @@ class PrefillStation:
         self._obey(queue.handle(JobArrived(self._clock.now_s, arriving)))
 
     def predicted_s(self, job: Job, cached_tokens: int) -> float:
-        """Predicted time that a worker is held by a job, by what the first of them has observed: the link may be slower than the
-        prefill, and all workers share it."""
-        points = self.workers[0].observed.points()
-        work_s = interpolated(points, max(1, job.prompt.tokens - cached_tokens)) or 0.0
+        """Predicted time that a worker of pace 1 is held by a job, by what all of them have observed: the link may be slower than
+        the prefill, and all workers share it."""
+        work_s = self._speeds.work_s(max(1, job.prompt.tokens - cached_tokens)) or 0.0
         if job.link is None:
             return work_s
         rate = job.link.rate(self._clock.now_s)
@@ -201,7 +247,9 @@ class PrefillStation:
             if worker.leaving:
                 self._left(worker)
             else:
-                self._obey(self.queue.handle(WorkerReady(self._clock.now_s, worker.name, MODEL)))
+                self._speeds.announced(worker.name, worker.observed.points())
+                pace = self._speeds.pace(worker.name)
+                self._obey(self.queue.handle(WorkerReady(self._clock.now_s, worker.name, MODEL, pace)))
             return
         while waiting := worker.own if worker.own or worker.leaving else self._fifo:
             job = waiting.popleft()
@@ -219,14 +267,29 @@ class PrefillStation:
         worker.on_left()
 
     def _begin(self, worker: PrefillWorker, job: Job) -> None:
-        """Computes what is not cached, in the time that the emulated engine takes for it."""
+        """Pulls what it may, and computes what is not cached then."""
         worker.busy = True
+        taken_at = self._clock.now_s
+        if job.pull is None or self._pull is None:
+            self._compute(worker, job, taken_at)
+        else:
+            self._pull(self, worker, job, lambda: self._pulled(worker, job, taken_at))
+
+    def _pulled(self, worker: PrefillWorker, job: Job, taken_at: float) -> None:
+        if not job.cancelled:
+            self._compute(worker, job, taken_at)
+            return
+        worker.busy_s += self._clock.now_s - taken_at
+        self._ask(worker)
+
+    def _compute(self, worker: PrefillWorker, job: Job, taken_at: float) -> None:
+        """Takes the time that the emulated engine takes for it."""
         prompt = job.prompt
         prefix = worker.cache.pin(prompt.blocks)
         job.cached_tokens = cached_tokens = len(prefix.blocks) * prompt.block_tokens if prefix is not None else 0
         computed_tokens = prompt.tokens - cached_tokens
         worker.queue.take(computed_tokens, self._clock.now_s)
-        run = _Run(worker, job, prefix, computed_tokens, self._clock.now_s)
+        run = _Run(worker, job, prefix, computed_tokens, taken_at=taken_at, started_at=self._clock.now_s)
         factor = worker.slowness * (exp(self._random.gauss(0.0, self._noise)) if self._noise else 1.0)
         if job.link is None:
             whole_s = self.prefill_s(computed_tokens, cached_tokens) * factor if computed_tokens else 0.0
@@ -287,5 +350,5 @@ class PrefillStation:
             tokens = job.cached_tokens + run.computed_tokens * run.computed // PIECES
             if (changed := worker.cache.release(run.prefix, tokens // job.prompt.block_tokens)) is not None:
                 self._announce(changed)
-        worker.busy_s += self._clock.now_s - run.started_at
+        worker.busy_s += self._clock.now_s - run.taken_at
         self._ask(worker)

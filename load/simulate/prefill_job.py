@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from load.simulate.link import Link
 from prfaas.capacity.profiles import Profile
+from prfaas.contracts.kv import PrefixSource
 from prfaas.engine.emulated_model import kv_line
 
 PIECES = 8
@@ -33,7 +34,7 @@ class Job:
 
     __slots__ = (
         "cached_tokens", "cancelled", "due_at", "expires_at", "from_token", "job_id", "link", "on_refused",
-        "on_stopped", "on_verified", "prompt", "tenant", "verified", "worker",
+        "on_stopped", "on_verified", "prompt", "pull", "tenant", "verified", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -45,15 +46,17 @@ class Job:
         tenant: str = "",
         from_token: int = 0,
         worker: str | None = None,
+        pull: PrefixSource | None = None,
         due_at: float = inf,
         expires_at: float = inf,
         on_verified: Callable[[], None] = ignore,
         on_refused: Callable[[str], None] = _ignore_refusal,
     ) -> None:
         """`link`: None within a site. `from_token`: first token that full layers ship. `worker`: the only one that may take it.
+        `pull`: worker that has its prefix, for the one that takes it.
         `due_at`, `expires_at`: what a queue with due dates goes by."""
         self.prompt, self.link, self.job_id, self.tenant = prompt, link, job_id, tenant
-        self.from_token, self.worker = from_token, worker
+        self.from_token, self.worker, self.pull = from_token, worker, pull
         self.due_at, self.expires_at = due_at, expires_at
         self.on_verified, self.on_refused = on_verified, on_refused
         self.on_stopped: Callable[[], None] = ignore

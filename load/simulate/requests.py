@@ -138,6 +138,7 @@ class _Request:
             tenant=home.site.tenants[self._index] if home.site.tenants else "",
             from_token=self._decoder.cache.served(prompt.blocks, self._site) * state.block_tokens,
             worker=self._worker,
+            pull=placement.pull if self._job is None else None,
             due_at=self._due_at(),
             expires_at=self._deadline_at - END_MARGIN_S,
         )

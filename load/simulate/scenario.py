@@ -8,6 +8,7 @@ from prfaas.capacity.profiles import Profile
 from prfaas.replay.arrival import Arrival
 from prfaas_scheduler.fleet import Fleet
 from prfaas_scheduler.policies.base import Policy
+from prfaas_scheduler.pull_sources import NO_PULLS, PullOptions
 from prfaas_scheduler.queue.objectives import Objectives
 from prfaas_scheduler.queue.options import QueueOptions
 from prfaas_scheduler.roles.controller import RoleController
@@ -79,6 +80,8 @@ class PdSite(msgspec.Struct, frozen=True, kw_only=True):
     arrivals: Sequence[Arrival]
     tenants: Sequence[str] = ()
     """Tenant of each arrival; empty: all are of one."""
+    pulls: PullOptions = NO_PULLS
+    """Pulls of cached prefixes that its scheduler places prompts with."""
     movable: MovableWorkers | None = None
     """None: every worker keeps its role."""
 

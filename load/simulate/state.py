@@ -6,6 +6,7 @@ from load.simulate.clock import Clock
 from load.simulate.decode import DecodeWorker
 from load.simulate.link import Link
 from load.simulate.prefill import PrefillStation
+from load.simulate.pulls import Pulls
 from load.simulate.scenario import PdSite, PrefillPool, Scenario
 from prfaas.contracts.to_scheduler import BlocksChanged
 from prfaas.replay.record import Record
@@ -18,7 +19,7 @@ class Home:
     def __init__(self, state: "State", site: PdSite) -> None:
         self.site = site
         self.name = site.name
-        self.core = SchedulerCore(site.name, site.policy(), tpot_objective_s=site.tpot_objective_s)
+        self.core = SchedulerCore(site.name, site.policy(), tpot_objective_s=site.tpot_objective_s, pulls=site.pulls)
         self.decoders = {f"d{index}": state.decoder(site, f"d{index}") for index in range(site.decode.workers)}
         self.roles = site.movable.controller(self.core.fleet) if site.movable else None
         self.role_changes: list[tuple[float, str, str]] = []
@@ -43,6 +44,7 @@ class State:
         self.stations: dict[str, PrefillStation] = {}
         self.links: dict[tuple[str, str], Link] = {}
         """Links by (source, destination)."""
+        self.pulls = Pulls(self.clock, self.stations, self.links, scenario.timing.control_s)
         for site in scenario.pd:
             if site.prefill is not None:
                 self.stations[site.name] = self._station(site.name, site.prefill)
@@ -74,4 +76,6 @@ class State:
     def _station(self, name: str, pool: PrefillPool) -> PrefillStation:
         scale, pace = self.scenario.token_scale, self.scenario.time_scale
         block_tokens = self.scenario.block_tokens
-        return PrefillStation(self.clock, name, pool, scale, pace, self._announce_blocks, block_tokens=block_tokens)
+        return PrefillStation(
+            self.clock, name, pool, scale, pace, self._announce_blocks, block_tokens=block_tokens, pull=self.pulls.begin
+        )

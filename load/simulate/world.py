@@ -23,6 +23,10 @@ QUEUE_TICK_S = 0.5
 class SimResult(msgspec.Struct, frozen=True, kw_only=True):
     records: dict[str, list[Record]]
     """Records by pd site, in order of arrival."""
+    pulls: dict[str, int]
+    """Number of pulls by `<source site> <result>`."""
+    pulled_bytes: dict[str, float]
+    """Bytes that pulls sent, those given up included, by source site."""
     egress_bytes: dict[str, dict[int, float]]
     """Bytes sent in each second, by link `source.destination`."""
     prefill_busy_s: dict[str, float]
@@ -66,6 +70,8 @@ class _World:
         state.clock.run()
         return SimResult(
             records={home.name: home.records for home in state.homes},
+            pulls=dict(state.pulls.results),
+            pulled_bytes=dict(state.pulls.sent_bytes),
             egress_bytes={f"{source}.{destination}": link.sent_bytes for (source, destination), link in state.links.items()},
             prefill_busy_s={name: sum(worker.busy_s for worker in at.workers) for name, at in state.stations.items()},
             cached_tokens={name: at.cached_tokens for name, at in state.stations.items()}

@@ -111,7 +111,8 @@ class Dispatcher(JobTaker):
         """Follows Dispatcher._job."""
         left_s = taken.job.timeout_s - taken.age_s
         work_s = self.core.work_s(MODEL, taken.job.transfer.prefill_tokens, left_s)
-        return queued_job(taken, self.site, self.monotonic_s, work_s, self._objectives, self._options)
+        least_pace = self.core.least_pace(MODEL)
+        return queued_job(taken, self.site, self.monotonic_s, work_s, self._objectives, self._options, least_pace=least_pace)
 
     def _tick_soon(self) -> None:
         if self._ticker is not None:

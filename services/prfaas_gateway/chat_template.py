@@ -19,7 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from prfaas.contracts.codes import FailureCode
 from prfaas_gateway.openai.errors import invalid
 from prfaas_gateway.openai.tool_use import template_tools
-from prfaas_gateway.openai.types import ChatMessage, ChatRequest
+from prfaas_gateway.openai.types import ChatMessage, ChatRequest, TokenizeChatRequest
 
 RESERVED: Final = frozenset(["messages", "tools", "documents", "add_generation_prompt", "continue_final_message"])
 """Names that `chat_template_kwargs` cannot have."""
@@ -35,7 +35,7 @@ class Rendering:
     variables: Mapping[str, Any]
 
     @classmethod
-    def of(cls, request: ChatRequest) -> "Rendering":
+    def of(cls, request: ChatRequest | TokenizeChatRequest) -> "Rendering":
         """Raises ApiError for wishes that contradict one another."""
         if request.continue_final_message and request.add_generation_prompt:
             message = "`continue_final_message` needs `add_generation_prompt` to be false: the last message goes on."
@@ -47,7 +47,7 @@ class Rendering:
             message = f"`chat_template_kwargs` cannot set `{taken[0]}`, which is a field of the request or not served."
             raise invalid(message, "chat_template_kwargs", FailureCode.INVALID_VALUE)
         return cls(
-            tools=template_tools(request),
+            tools=template_tools(request.tools),
             add_generation_prompt=request.add_generation_prompt,
             continue_final_message=request.continue_final_message,
             variables=request.chat_template_kwargs,

@@ -28,6 +28,9 @@ class GatewayConfig(ServiceConfig, frozen=True, kw_only=True, forbid_unknown_fie
     defaults say, whatever the model. vLLM has this option by the same name."""
     tool_call_parser: Literal["auto", "hermes", "llama3_json", "mistral", "pythonic", "none"] = "auto"
     """Way in which the models write calls of tools, by vLLM's names. `auto`: as chat templates tell. `none`: they call none."""
+    ignore_unknown_fields: bool = False
+    """True: fields of a request that no API has are left out, as vLLM does, counted and logged at debug. False: they are refused
+    by name. Fields that are known and not served are refused either way."""
     tenants_file: str | None = None
     """TOML file, mode 0600, of tenants, their limits and hashes of their API keys (`prfaas keys`). Unset: all clients may ask."""
     tenant_gateways: Annotated[int, Meta(ge=1)] = 1

@@ -10,6 +10,7 @@ from prfaas_gateway.openai.errors import ApiError
 from prfaas_gateway.openai.progress import Progress
 from prfaas_gateway.openai.tool_use import ToolUse
 from prfaas_gateway.openai.types import ChatRequest, CompletionRequest
+from prfaas_gateway.openai.unknown_fields import UnknownFields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +66,8 @@ class Dialect(Protocol):
         ...
 
     @property
-    def parse(self) -> Callable[[bytes], ChatRequest | CompletionRequest]:
-        """Reads a body. Raises ApiError."""
+    def parse(self) -> Callable[[bytes, UnknownFields | None], ChatRequest | CompletionRequest]:
+        """Reads a body. Fields that no API has go into the second argument, or are refused where it is None. Raises ApiError."""
         ...
 
     def streamed(self, asked: Asked, progress: Progress) -> Streamed: ...

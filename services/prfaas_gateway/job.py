@@ -35,8 +35,8 @@ class Job:
         return self.deadline_at - asyncio.get_running_loop().time()
 
 
-def too_late(ttft_deadline_s: float) -> ApiError:
-    return unavailable(f"No first token within {ttft_deadline_s:g} s.", 1.0, FailureCode.DEADLINE)
+def too_late(ttft_deadline_s: float, awaited: str = "first token") -> ApiError:
+    return unavailable(f"No {awaited} within {ttft_deadline_s:g} s.", 1.0, FailureCode.DEADLINE)
 
 
 def refused(code: str, message: str, retry_after_s: float) -> ApiError:

@@ -19,10 +19,12 @@ import msgspec
 from prfaas.engine.model_directory import ModelFiles
 from prfaas.engine.tokenizer_file import load_tokenizer
 from prfaas.telemetry.logs import get_logger
-from prfaas_gateway.dialects import DIALECTS
-from prfaas_gateway.openai.errors import ApiError, internal, unknown_model
+from prfaas_gateway.dialects import DIALECTS, TOKENIZING_PARSERS
+from prfaas_gateway.openai.errors import ApiError, internal
 from prfaas_gateway.openai.types import ChatRequest, CompletionRequest
+from prfaas_gateway.openai.unknown_fields import UnknownFields
 from prfaas_gateway.prompts import Prompts
+from prfaas_gateway.tokenizing import chosen_model, encoded_answer
 from prfaas_gateway.turns import Turns
 
 LARGE_BODY_BYTES: Final = 64 * 1024
@@ -42,8 +44,9 @@ NamedFiles = tuple[tuple[str, ...], ModelFiles]
 
 class LargeRequest(NamedTuple):
     endpoint: str
-    """A key of DIALECTS."""
+    """A key of DIALECTS or TOKENIZING_PARSERS."""
     body: bytes
+    ignores_unknown: bool
 
 
 class ReadRequest(NamedTuple):
@@ -51,6 +54,17 @@ class ReadRequest(NamedTuple):
     """The request with empty prompts, as many as it had: `prompts` replace them."""
     prompts: list[list[int]]
     """Token ids."""
+    unknown: UnknownFields | None
+    """Fields that were left out."""
+
+
+class Tokenized(NamedTuple):
+    body: bytes
+    """The answer's."""
+    unknown: UnknownFields | None
+
+
+LargeAnswer = ReadRequest | Tokenized | ApiError
 
 
 class LargeRequestReader:
@@ -60,7 +74,7 @@ class LargeRequestReader:
         self._models = list(models)
         self._turns = Turns()
         self._process: asyncio.subprocess.Process | None = None
-        self._exchanges: set[asyncio.Task[ReadRequest | ApiError]] = set()
+        self._exchanges: set[asyncio.Task[LargeAnswer]] = set()
 
     async def warm_up(self) -> None:
         """Starts the process unless it runs already."""
@@ -70,6 +84,18 @@ class LargeRequestReader:
             await self._running()
 
     async def read(self, large: LargeRequest, tenant: str) -> ReadRequest:
+        """Reads a request of an endpoint that generates. Raises ApiError."""
+        answer = await self._asked(large, tenant)
+        assert isinstance(answer, ReadRequest)
+        return answer
+
+    async def tokenized(self, large: LargeRequest, tenant: str) -> Tokenized:
+        """Answers a request of `/tokenize` or `/detokenize`. Raises ApiError."""
+        answer = await self._asked(large, tenant)
+        assert isinstance(answer, Tokenized)
+        return answer
+
+    async def _asked(self, large: LargeRequest, tenant: str) -> ReadRequest | Tokenized:
         """Raises ApiError. Cancelled, it still lets the process finish what it has begun before the next request's turn."""
         turn = self._turns.join(tenant)
         try:
@@ -92,14 +118,14 @@ class LargeRequestReader:
         await asyncio.gather(*self._exchanges, return_exceptions=True)
         await self._kill()
 
-    async def _exchange(self, large: LargeRequest) -> ReadRequest | ApiError:
+    async def _exchange(self, large: LargeRequest) -> LargeAnswer:
         """Returns an ApiError also when the process dies on this request: the next one gets a new process."""
         try:
             process = await self._running()
             assert process.stdin is not None and process.stdout is not None
             await _send(process.stdin, large)
             (size,) = _SIZE.unpack(await process.stdout.readexactly(_SIZE.size))
-            answer: ReadRequest | ApiError = pickle.loads(await process.stdout.readexactly(size))
+            answer: LargeAnswer = pickle.loads(await process.stdout.readexactly(size))
             return answer
         except (OSError, EOFError, pickle.UnpicklingError) as error:  # IncompleteReadError is an EOFError
             log.error("large_request_process_died", body_bytes=len(large.body), error=repr(error))
@@ -140,7 +166,7 @@ class LargeRequests:
     """The work of the process: reads one request after another."""
 
     def __init__(self, models: Sequence[NamedFiles]) -> None:
-        self._prompts: dict[str, Prompts] = {}
+        self._models: dict[str, tuple[Prompts, int]] = {}
         for names, files in models:
             prompts = Prompts(
                 load_tokenizer(files),
@@ -149,15 +175,18 @@ class LargeRequests:
                 special_tokens=files.special_tokens,
                 vocabulary_tokens=files.vocabulary_tokens,
             )
-            self._prompts |= dict.fromkeys(names, prompts)
+            self._models |= dict.fromkeys(names, (prompts, files.max_context_tokens))
 
-    def read(self, large: LargeRequest) -> ReadRequest | ApiError:
+    def read(self, large: LargeRequest) -> LargeAnswer:
         """Never raises: an error is the answer to its request, and the process goes on."""
         try:
-            request = DIALECTS[large.endpoint].parse(large.body)
-            if request.model not in self._prompts:
-                return unknown_model(request.model, list(self._prompts))
-            return ReadRequest(_without_prompt(request), self._prompts[request.model].of_request(request))
+            unknown = UnknownFields() if large.ignores_unknown else None
+            if large.endpoint in TOKENIZING_PARSERS:
+                asked = TOKENIZING_PARSERS[large.endpoint](large.body, unknown)
+                return Tokenized(encoded_answer(asked, *chosen_model(asked.model, self._models)), unknown)
+            request = DIALECTS[large.endpoint].parse(large.body, unknown)
+            prompts, _ = chosen_model(request.model, self._models)
+            return ReadRequest(_without_prompt(request), prompts.of_request(request), unknown)
         except ApiError as error:
             return error
         except Exception as error:

@@ -24,6 +24,10 @@ class EdgeMetrics:
         self.stray_events = Counter(
             "prfaas_gateway_stray_events", "Events of requests that are no longer in flight.", registry=registry
         )
+        self.ignored_fields = Counter(
+            "prfaas_gateway_ignored_fields", "Fields of requests that no API has, left out as `ignore-unknown-fields` says.",
+            registry=registry,
+        )  # fmt: skip
         self.moved_requests = Counter(
             "prfaas_gateway_moved_requests", "Times that a request was placed again after its decode worker was lost.",
             registry=registry,

@@ -76,6 +76,29 @@ class Prompts:
             return self._bad_words(words)
         return await self._off_loop(lambda: self._bad_words(words), tenant)
 
+    def text_ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Tokenizes a text of any length in the calling thread: it is counted, not answered. Raises ApiError."""
+        return self._encoded(text, "prompt", add_special_tokens=add_special_tokens)
+
+    def message_ids(self, messages: list[ChatMessage], rendering: Rendering, *, add_special_tokens: bool) -> list[int]:
+        """Renders and tokenizes messages of any length in the calling thread, as `of_messages` does. Raises ApiError."""
+        return self._encoded(self.render(messages, rendering), "messages", add_special_tokens=add_special_tokens)
+
+    def token_strings(self, token_ids: Sequence[int]) -> list[str]:
+        """Returns the vocabulary's spelling of each token."""
+        return [self._tokenizer.id_to_token(token_id) or "" for token_id in token_ids]
+
+    def text_of(self, token_ids: Sequence[int]) -> str:
+        """Decodes in the calling thread; special tokens are part of the text. Raises ApiError for a token that there is not."""
+        self.check_vocabulary(token_ids, "tokens")
+        # Unlike `decode`, it lets other threads run while it works.
+        text: str = self._tokenizer.decode_batch([token_ids], skip_special_tokens=False)[0]
+        return text
+
+    async def aside(self, work: Callable[[], Result], tenant: str) -> Result:
+        """Runs work on the tokenizer's threads, where tenants take turns."""
+        return await self._off_loop(work, tenant)
+
     def _bad_words(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
         texts = [text for word in words for text in ((word.strip(), f" {word.strip()}") if word.strip() else (word,))]
         encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False) if texts else []
@@ -114,6 +137,9 @@ class Prompts:
             least_tokens = -(-len(text) // self._longest_token_chars)
             if least_tokens >= self._context_tokens:
                 raise context_exceeded(self._context_tokens, f"at least {least_tokens} ({len(text)} characters)", param)
+        return self._encoded(text, param, add_special_tokens=add_special_tokens)
+
+    def _encoded(self, text: str, param: str, *, add_special_tokens: bool) -> list[int]:
         # Unlike `encode`, it lets other threads run while it works.
         ids: list[int] = self._tokenizer.encode_batch([text], add_special_tokens=add_special_tokens)[0].ids
         if self._may_exceed:

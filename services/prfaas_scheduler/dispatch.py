@@ -189,7 +189,8 @@ class Dispatcher:
     def _job(self, taken: TakenJob) -> Job:
         left_s = taken.job.timeout_s - taken.age_s
         work_s = self._core.work_s(taken.job.model, taken.job.transfer.prefill_tokens, left_s)
-        return queued_job(taken, self._site, time.monotonic(), work_s, self._objectives, self._options)
+        least_pace = self._core.least_pace(taken.job.model)
+        return queued_job(taken, self._site, time.monotonic(), work_s, self._objectives, self._options, least_pace=least_pace)
 
     # ---- news
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final, assert_never
 
-from prfaas.capacity.observed import interpolated
-from prfaas.contracts.fields import Points
 from prfaas.contracts.to_scheduler import PrefillReadiness, QueueAnnounced
 from prfaas_scheduler.dispatch_events import (
     AskWorker,
@@ -33,6 +31,7 @@ from prfaas_scheduler.queue.events import (
     WorkerReady,
 )
 from prfaas_scheduler.queue.site_queue import SiteQueue
+from prfaas_scheduler.speeds import Speeds
 
 SILENT_S: Final = 2.5
 """Silence after which a worker gets no job. It repeats every second whether it is ready."""
@@ -54,6 +53,10 @@ class _Worker:
     sent_at: float
     offered: bool = False
     """The queue knows it as ready."""
+    pace: float = 1.0
+    """Factor of its prefill times on those of the pool."""
+    offered_pace: float = 1.0
+    """The same as the queue knows it."""
     asked_at: float = -inf
     """Moment at which it was asked whether it is there."""
 
@@ -62,8 +65,8 @@ class DispatchCore:
     def __init__(self, queue: SiteQueue) -> None:
         self.queue = queue
         self._workers: dict[str, _Worker] = {}
-        self._points: dict[str, Points] = {}
-        """Observed prefill times of the worker of each model that has told last."""
+        self._speeds: dict[str, Speeds] = {}
+        """Prefill times of the workers of each model, as each announces its own."""
 
     def handle(self, event: Event) -> list[Instruction]:
         match event:
@@ -92,22 +95,27 @@ class DispatchCore:
         return {worker.readiness.model for worker in self._workers.values()}
 
     def work_s(self, model: str, tokens: int, left_s: float) -> float:
-        """Predicted time of a prefill that has `left_s` until it is of no use; 0 while nothing was observed.
+        """Predicted time of a prefill at pace 1 that has `left_s` until it is of no use; 0 while nothing was observed.
 
-        While a worker is ready, it is never predicted to take too long: it is tried. One slow prefill, or one of another length,
-        would else have all later ones refused, and nothing would ever be observed that mends the prediction."""
-        predicted_s = interpolated(self._points.get(model, ()), tokens) or 0.0
-        queue = self.queue.models.get(model)
+        While a worker is ready, the fastest is never predicted to take too long: the job is tried. One slow prefill, or one of
+        another length, would else have all later ones refused, and nothing would ever be observed that mends the prediction."""
+        speeds, queue = self._speeds.get(model), self.queue.models.get(model)
+        predicted_s = (speeds and speeds.work_s(tokens)) or 0.0
         if queue is not None and queue.running.ready:
-            return min(predicted_s, TRIED_SHARE * max(0.0, left_s))
+            return min(predicted_s, TRIED_SHARE * max(0.0, left_s) / queue.running.least_pace)
         return predicted_s
+
+    def least_pace(self, model: str) -> float:
+        """Factor on `work_s` of the fastest worker; 1 without any."""
+        queue = self.queue.models.get(model)
+        return 1.0 if queue is None else queue.running.least_pace
 
     def announcement(self, site: str, now_s: float) -> QueueAnnounced:
         queues = self.queue.models.values()
         return QueueAnnounced(
             site=site,
-            due_s=sum(queue.due_s for queue in queues),
-            running_s=sum(queue.running_s(now_s) for queue in queues),
+            due_s=sum(queue.due_s * queue.mean_pace for queue in queues),
+            running_s=sum(queue.running_s(now_s) * queue.mean_pace for queue in queues),
             ready=sum(len(queue.running.ready) for queue in queues),
         )
 
@@ -128,7 +136,9 @@ class DispatchCore:
             assert not worker.offered or (worker.readiness.ready and worker.sent == worker.readiness.taken)
 
     def _lose(self, name: str, now_s: float) -> list[Instruction]:
-        del self._workers[name]
+        worker = self._workers.pop(name)
+        if (speeds := self._speeds.get(worker.readiness.model)) is not None:
+            speeds.gone(name)
         return self._told(WorkerGone(now_s, name))
 
     def _send_home(self, now_s: float) -> list[Instruction]:
@@ -171,7 +181,9 @@ class DispatchCore:
             worker = self._workers[name] = _Worker(readiness, now_s, readiness.taken, now_s)
         worker.readiness, worker.heard_at = readiness, now_s
         if readiness.prefill_points:
-            self._points[readiness.model] = readiness.prefill_points
+            speeds = self._speeds.setdefault(readiness.model, Speeds())
+            speeds.announced(name, readiness.prefill_points)
+            worker.pace = speeds.pace(name)
         # What it took beyond what this dispatcher sent came from another one, or from the worker itself.
         if readiness.taken > worker.sent or (readiness.ready and now_s - worker.sent_at > UNTAKEN_S):
             worker.sent = readiness.taken
@@ -180,11 +192,14 @@ class DispatchCore:
     def _offer(self, name: str, worker: _Worker, now_s: float) -> list[Instruction]:
         """Tells the queue when the worker becomes ready, or is so no more without a job from here."""
         ready = worker.readiness.ready and worker.sent == worker.readiness.taken
-        if ready is worker.offered:
+        if ready is worker.offered and worker.pace == worker.offered_pace:
             return []
-        worker.offered = ready
+        changed, worker.offered = ready is not worker.offered, ready
         if ready:
-            return self._told(WorkerReady(now_s, name, worker.readiness.model))
+            worker.offered_pace = worker.pace
+            return self._told(WorkerReady(now_s, name, worker.readiness.model, worker.pace))
+        if not changed:
+            return []
         return self._told(WorkerGone(now_s, name))
 
     def _ended(self, ended: DispatchEnded) -> list[Instruction]:

@@ -18,15 +18,27 @@ def job_id_of(decode_site: str, transfer_id: str, attempt: int) -> str:
     return f"{decode_site}/{transfer_id}.{attempt}"
 
 
-def queued_job(taken: TakenJob, site: str, now_s: float, work_s: float, objectives: Objectives, options: QueueOptions) -> Job:
-    """Returns the job for the queue of a site. Its dates count from the moment at which the site's server stored it first, so
-    they are the same for each dispatcher that comes to hold it.
+def queued_job(
+    taken: TakenJob,
+    site: str,
+    now_s: float,
+    work_s: float,
+    objectives: Objectives,
+    options: QueueOptions,
+    *,
+    least_pace: float = 1.0,
+) -> Job:
+    """Returns the job for the queue of a site. `work_s`: at pace 1; `least_pace`: of the fastest worker.
 
-    It is due by the objective of its length, or later where its request is patient or its prefill takes longer."""
+    Its dates count from the moment at which the site's server stored it first, so they are the same for each dispatcher that
+    comes to hold it. It is due by the objective of its length, or later where its request is patient or its prefill takes
+    longer."""
     job, transfer = taken.job, taken.job.transfer
     arrived_at = now_s - taken.age_s
     expires_at = arrived_at + job.timeout_s
-    due_s = max(objectives.ttft_objective_s(transfer.prefill_tokens), PATIENCE_SHARE * job.timeout_s, OWN_SHARE * work_s)
+    due_s = max(
+        objectives.ttft_objective_s(transfer.prefill_tokens), PATIENCE_SHARE * job.timeout_s, OWN_SHARE * work_s * least_pace
+    )
     due_at = min(arrived_at + due_s, expires_at)
     if job.admitted:  # what arrived long enough ago is refused no more
         arrived_at = min(arrived_at, now_s - 2 * options.refuse_within_s)

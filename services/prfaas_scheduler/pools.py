@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from prfaas.contracts.to_scheduler import Heartbeat
 from prfaas_scheduler.decode_load import place_wait_s
+from prfaas_scheduler.speeds import Speeds
 
 Points = tuple[tuple[float, float], ...]
 """A curve as (x, y) in rising order of x."""
@@ -106,8 +107,10 @@ class PrefillPool:
         """Bitmask of its workers in BlockDirectory."""
         self.pull_bytes_per_s = 0.0
         """Rate of pulls within the site, as a worker announced it last; 0: none has."""
-        self._observers: dict[str, Worker] = {}
-        """Workers that have observed how long a prefill takes, the first that came first."""
+        self._speeds = Speeds()
+        """Times of prefills, as each worker has observed them."""
+        self._gone: set[str] = set()
+        """Workers that were dropped since the speeds were asked for: most come back with their next beat."""
 
     def __len__(self) -> int:
         return len(self._workers)
@@ -117,12 +120,15 @@ class PrefillPool:
         self._workers[key] = worker
         self.bits |= worker.bit
         self.pull_bytes_per_s = worker.beat.pull_bytes_per_s or self.pull_bytes_per_s
+        self._gone.discard(key)
         if worker.beat.prefill_points:
-            self._observers[key] = worker
+            self._speeds.announced(key, worker.beat.prefill_points)
+        else:  # a new process has observed nothing
+            self._speeds.gone(key)
 
     def drop(self, key: str) -> None:
         self.bits ^= self._workers.pop(key).bit
-        self._observers.pop(key, None)
+        self._gone.add(key)
 
     @property
     def queue_s(self) -> float:
@@ -136,8 +142,10 @@ class PrefillPool:
 
     @property
     def prefill_points(self) -> Points:
-        """Curve of one worker, the same one as long as it lives; the others of a site are machines of the same kind."""
-        return next(iter(self._observers.values())).beat.prefill_points if self._observers else ()
+        """Curve of workers that, alike and as many, would do as much as these, which may be unlike."""
+        while self._gone:
+            self._speeds.gone(self._gone.pop())
+        return self._speeds.mean_points()
 
     @property
     def kv_points(self) -> Points:
@@ -147,4 +155,6 @@ class PrefillPool:
     def validate(self, expected: dict[str, Worker]) -> None:
         assert self._workers == expected and expected, "the pool holds exactly its live workers, and is gone without any"
         assert self.bits == sum(worker.bit for worker in expected.values())
-        assert self._observers == {key: worker for key, worker in expected.items() if worker.beat.prefill_points}
+        assert not self._gone & self._workers.keys()
+        _ = self.prefill_points
+        self._speeds.validate(key for key, worker in expected.items() if worker.beat.prefill_points)

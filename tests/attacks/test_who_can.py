@@ -73,6 +73,7 @@ async def test_each_act_works_for_somebody_or_is_one_that_nobody_may_do(can: Can
         "announce a decode worker of remote",
         "announce the link from east",
         "announce the queue of east",
+        "put KV made in remote into an inbox of d0",
         "write KV made in east",
         "hear jobs of local in local",
         "hear jobs that are dispatched to p0",

@@ -2,8 +2,8 @@
 
 from hypothesis import strategies as st
 
+from prfaas_gateway.openai.fields import INERT
 from prfaas_gateway.openai.unsupported import UNSUPPORTED
-from prfaas_gateway.openai.validation import INERT
 
 HELLO = [{"role": "user", "content": "hello"}]
 

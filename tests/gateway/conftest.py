@@ -22,6 +22,7 @@ from prfaas.stack.nats_server import NatsServer
 from prfaas.telemetry.tracing import Tracing
 from prfaas_gateway.config import GatewayConfig
 from prfaas_gateway.service import GatewayService
+from tests.gateway.documented import check_exchange
 from tests.gateway.scripted_site import DEADLINE_S, SITE, ScriptedSite
 from tests.gateway.tiny_tokenizer import WORDS, tiny_tokenizer
 
@@ -55,7 +56,10 @@ class Edge:
     async def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         content = {"content": body} if isinstance(body, bytes) else {"json": body}
-        return await self.http.post(path, headers=named, **content)
+        answer = await self.http.post(path, headers=named, **content)
+        if not self.service._config.ignore_unknown_fields:
+            check_exchange(path, answer.request.content, answer)
+        return answer
 
     async def get(self, path: str, **headers: str) -> httpx.Response:
         named = {name.replace("_", "-"): value for name, value in headers.items()}

@@ -82,15 +82,20 @@ def test_the_announced_wait_is_the_work_left_per_worker_and_nothing_while_one_is
     assert pool.queue_s == queue_s
 
 
-def test_the_curve_is_one_workers_as_long_as_it_lives() -> None:
+def test_the_curve_is_of_workers_that_would_do_as_much_as_those_of_the_pool() -> None:
     pool = PrefillPool()
     pool.add(prefill_worker("new"))
     assert not pool.prefill_points
     for name, seconds in (("p0", 1.0), ("p1", 2.0)):
         pool.add(prefill_worker(name, prefill_points=((100.0, seconds),)))
-    assert pool.prefill_points == ((100.0, 1.0),)
+    assert pool.prefill_points[0][1] == pytest.approx(2 / (1 / 1.0 + 1 / 2.0))
     pool.drop("far.prefill.p0")
     assert pool.prefill_points == ((100.0, 2.0),)
+    pool.drop("far.prefill.p1")
+    pool.add(prefill_worker("p1", prefill_points=((100.0, 2.0),)))
+    assert pool.prefill_points == ((100.0, 2.0),), "a beat changes nothing that it does not say"
+    pool.add(prefill_worker("p1"))
+    assert not pool.prefill_points, "a new process has observed nothing"
 
 
 def test_a_worker_is_silent_after_some_missed_beats() -> None:

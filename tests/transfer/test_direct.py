@@ -9,6 +9,7 @@ import pytest
 
 from prfaas.bus.bulk import BulkLane
 from prfaas.bus.bulk.bucket import api
+from prfaas.bus.bulk.wire import Message
 from prfaas.bus.endpoint import NatsEndpoint
 from prfaas.contracts import subjects
 from prfaas.contracts.codes import FailureCode
@@ -100,7 +101,12 @@ async def test_frames_that_come_before_their_receiver_come_again(
 async def heard(lane: BulkLane, transfer: KVTransfer) -> None:
     """Returns when the inbox has had the transfer's first message."""
     came = asyncio.Event()
-    sid = lane.subscribe(subjects.kv_direct(BUCKET, "*", transfer.nuid), lambda message: (message.release(), came.set())[0])
+
+    def note(message: Message) -> None:
+        message.release()
+        came.set()
+
+    sid = lane.subscribe(subjects.kv_direct(BUCKET, "*", transfer.nuid), note)
     async with asyncio.timeout(DEADLINE_S):
         await came.wait()
     lane.unsubscribe(sid)
@@ -225,3 +231,16 @@ async def test_the_inbox_promises_no_more_than_its_bound(lane: BulkLane) -> None
     assert inbox.reserve("d", 60)
     inbox.close()
     assert not DirectInbox(lane, BUCKET).reserve("e", MAX_DIRECT_BYTES + 1)
+
+
+async def test_an_error_that_nothing_foresaw_ends_the_attempt_at_once(
+    other_lane: BulkLane, inbox: DirectInbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def publish(*_: object, **__: object) -> None:
+        raise RuntimeError("no such thing")
+
+    transfer = direct_transfer(inbox, 300)
+    monkeypatch.setattr(other_lane, "publish", publish)
+    with pytest.raises(TransferError, match="no such thing") as caught:
+        await send(other_lane, transfer, make_pieces(LAYOUT, 300))
+    assert caught.value.code is FailureCode.ABORTED

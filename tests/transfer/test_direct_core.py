@@ -115,7 +115,7 @@ class DirectTransfer(RuleBasedStateMachine):
         assert (self.sender.state is DirectState.FAILED) == (self.failed is not None)
 
     def teardown(self) -> None:
-        """With a connection that loses nothing any more both come to an end."""
+        """Lets both come to an end, over a connection that loses nothing any more."""
         self.complete()
         for _ in range(10):
             self.time_passes(RESEND_S)

@@ -9,9 +9,10 @@ import msgspec
 from prfaas.contracts.codes import FailureCode
 from prfaas_gateway.anthropic.unsupported import INERT_IN_BLOCK, UNSUPPORTED_IN_CALL, UNSUPPORTED_IN_TEXT
 from prfaas_gateway.openai.errors import invalid
-from prfaas_gateway.openai.reading import converted, missing, nested_too_deeply, plain_fields, take_inert
+from prfaas_gateway.openai.fields import converted, missing, nested_too_deeply, plain_fields, take_inert
 from prfaas_gateway.openai.tool_types import CalledFunction, ToolCall
 from prfaas_gateway.openai.types import ChatMessage, TextPart
+from prfaas_gateway.openai.unknown_fields import UnknownFields
 from prfaas_gateway.openai.unsupported import take_unsupported
 
 ERROR_MARK: Final = "Error: "
@@ -50,48 +51,48 @@ class _Turn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     content: Any
 
 
-def chat_messages(message: Any, where: str) -> list[ChatMessage]:
+def chat_messages(message: Any, where: str, unknown: UnknownFields | None) -> list[ChatMessage]:
     """Returns the messages of a chat that say what one message does: each result of a tool is one of its own.
 
     Raises ApiError."""
-    turn = converted(plain_fields(message, {"content"}) if isinstance(message, dict) else message, _Turn, where)
+    turn = converted(plain_fields(message, {"content"}) if isinstance(message, dict) else message, _Turn, unknown, where)
     path = f"{where}.content"
     if isinstance(turn.content, str):
         return [ChatMessage(role=turn.role, content=turn.content)]
-    blocks = _blocks(turn.content, path, _OF_ROLE[turn.role])
+    blocks = _blocks(turn.content, path, _OF_ROLE[turn.role], unknown)
     if turn.role == "assistant":
         return [_assistant(blocks)]
     if not blocks:
         raise invalid(f"`{path}` is empty; a message of role `user` has a block at the least.", path, FailureCode.INVALID_VALUE)
-    return list(_user(blocks, path))
+    return list(_user(blocks, path, unknown))
 
 
-def system_message(system: Any) -> list[ChatMessage]:
+def system_message(system: Any, unknown: UnknownFields | None) -> list[ChatMessage]:
     """Returns the first message of a chat, or none where the instructions are empty. Raises ApiError."""
     if isinstance(system, str):
         return [ChatMessage(role="system", content=system)] if system else []
-    blocks = _blocks(system, "system", _TEXT)
+    blocks = _blocks(system, "system", _TEXT, unknown)
     return [ChatMessage(role="system", content=_parts(blocks))] if blocks else []
 
 
-def _user(blocks: list[Block], where: str) -> Iterator[ChatMessage]:
+def _user(blocks: list[Block], where: str, unknown: UnknownFields | None) -> Iterator[ChatMessage]:
     texts: list[Block] = []
     for index, block in enumerate(blocks):
         if isinstance(block, ToolResultBlock):
             if texts:
                 yield ChatMessage(role="user", content=_parts(texts))
                 texts = []
-            yield _result(block, f"{where}[{index}].content")
+            yield _result(block, f"{where}[{index}].content", unknown)
         else:
             texts.append(block)
     if texts:
         yield ChatMessage(role="user", content=_parts(texts))
 
 
-def _result(block: ToolResultBlock, where: str) -> ChatMessage:
+def _result(block: ToolResultBlock, where: str, unknown: UnknownFields | None) -> ChatMessage:
     parts = [TextPart(type="text", text=block.content)] if isinstance(block.content, str) else []
     if not isinstance(block.content, str):
-        parts = _parts(_blocks(block.content, where, _TEXT))
+        parts = _parts(_blocks(block.content, where, _TEXT, unknown))
     if block.is_error:
         parts = [TextPart(type="text", text=ERROR_MARK), *parts]
     return ChatMessage(role="tool", tool_call_id=block.tool_use_id, content="".join(part.text for part in parts))
@@ -115,14 +116,14 @@ def _parts(blocks: list[Block]) -> list[TextPart]:
     return [TextPart(type="text", text=block.text) for block in blocks if isinstance(block, TextBlock)]
 
 
-def _blocks(values: Any, where: str, served: tuple[str, ...]) -> list[Block]:
+def _blocks(values: Any, where: str, served: tuple[str, ...], unknown: UnknownFields | None) -> list[Block]:
     """Raises ApiError. A block of another kind is refused by its name."""
     if not isinstance(values, list):
         raise invalid(f"`{where}` must be a string or an array of blocks.", where, FailureCode.INVALID_VALUE)
-    return [_block(value, f"{where}[{index}]", served) for index, value in enumerate(values)]
+    return [_block(value, f"{where}[{index}]", served, unknown) for index, value in enumerate(values)]
 
 
-def _block(value: Any, where: str, served: tuple[str, ...]) -> Block:
+def _block(value: Any, where: str, served: tuple[str, ...], unknown: UnknownFields | None) -> Block:
     if not isinstance(value, dict):
         raise invalid(f"`{where}` must be a block: an object with a `type`.", where, FailureCode.INVALID_VALUE)
     kind = value.get("type")
@@ -135,4 +136,4 @@ def _block(value: Any, where: str, served: tuple[str, ...]) -> Block:
     # A null among the arguments of a call says something.
     fields = plain_fields(value, {"input", "content"})
     take_inert(fields, INERT_IN_BLOCK, where)
-    return converted(take_unsupported(fields, _UNSUPPORTED.get(kind, {}), where), _KINDS[kind], where)
+    return converted(take_unsupported(fields, _UNSUPPORTED.get(kind, {}), where), _KINDS[kind], unknown, where)

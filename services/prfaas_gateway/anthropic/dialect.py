@@ -1,4 +1,4 @@
-"""The words of `/v1/messages` and of the endpoint that only counts its tokens."""
+"""The words of `/v1/messages`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,17 +7,18 @@ import msgspec
 
 from prfaas_gateway.anthropic.answers import StreamedMessage, WholeMessage
 from prfaas_gateway.anthropic.errors import error_body
-from prfaas_gateway.anthropic.requests import parse_count, parse_messages
+from prfaas_gateway.anthropic.requests import parse_messages
 from prfaas_gateway.dialect import Asked
 from prfaas_gateway.openai.errors import ApiError
 from prfaas_gateway.openai.progress import Progress
 from prfaas_gateway.openai.types import ChatRequest
+from prfaas_gateway.openai.unknown_fields import UnknownFields
 from prfaas_gateway.sse import named_event
 
 
 @dataclass(frozen=True)
 class MessagesDialect:
-    parse: Callable[[bytes], ChatRequest]
+    parse: Callable[[bytes, UnknownFields | None], ChatRequest]
     ping: bytes = named_event("ping")
 
     def streamed(self, asked: Asked, progress: Progress) -> StreamedMessage:
@@ -31,4 +32,3 @@ class MessagesDialect:
 
 
 MESSAGES = MessagesDialect(parse_messages)
-COUNT_TOKENS = MessagesDialect(parse_count)

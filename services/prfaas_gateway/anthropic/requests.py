@@ -9,10 +9,11 @@ from prfaas.contracts.codes import FailureCode
 from prfaas_gateway.anthropic.content import chat_messages, system_message
 from prfaas_gateway.anthropic.unsupported import INERT, INERT_IN_TOOL, UNSUPPORTED, UNSUPPORTED_IN_TOOL
 from prfaas_gateway.openai.errors import invalid
-from prfaas_gateway.openai.reading import converted, fields_of, plain_fields, take_inert
+from prfaas_gateway.openai.fields import converted, object_of, plain_fields, take_inert
 from prfaas_gateway.openai.tool_types import FunctionName, FunctionSpec, NamedFunction, NamedTool, Tool
 from prfaas_gateway.openai.tool_types import ToolChoice as ChatToolChoice
-from prfaas_gateway.openai.types import ChatMessage, ChatRequest, StopString, Temperature, TokenCount, TopP
+from prfaas_gateway.openai.types import ChatMessage, ChatRequest, CountTokensRequest, StopString, Temperature, TokenCount, TopP
+from prfaas_gateway.openai.unknown_fields import UnknownFields
 from prfaas_gateway.openai.unsupported import take_unsupported
 
 VERBATIM: Final = frozenset(["messages", "system", "tools"])
@@ -56,11 +57,20 @@ class MessagesRequest(CountRequest, frozen=True, kw_only=True, forbid_unknown_fi
     top_k: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
 
 
-def parse_messages(body: bytes) -> ChatRequest:
-    """Raises ApiError."""
-    request = _converted(body, MessagesRequest)
-    return msgspec.structs.replace(
-        _chat(request),
+def parse_messages(body: bytes, unknown: UnknownFields | None = None) -> ChatRequest:
+    """Puts fields that no API has into `unknown`; None: refuses them. Raises ApiError."""
+    request = _converted(body, MessagesRequest, unknown)
+    choice = request.tool_choice
+    messages = _messages(request, unknown)
+    goes_on = _goes_on(messages[-1])
+    return ChatRequest(
+        model=request.model,
+        messages=messages,
+        tools=_tools(request, unknown),
+        tool_choice=None if choice is None else _choice(choice),
+        parallel_tool_calls=choice is None or not choice.disable_parallel_tool_use,
+        add_generation_prompt=not goes_on,
+        continue_final_message=goes_on,
         max_tokens=request.max_tokens,
         stream=request.stream,
         stop=request.stop_sequences or None,
@@ -70,30 +80,35 @@ def parse_messages(body: bytes) -> ChatRequest:
     )
 
 
-def parse_count(body: bytes) -> ChatRequest:
-    """Raises ApiError."""
-    return _chat(_converted(body, CountRequest))
-
-
-def _converted(body: bytes, kind: type[Request]) -> Request:
-    fields = fields_of(body, VERBATIM)
-    take_inert(fields, INERT)
-    return converted(take_unsupported(fields, UNSUPPORTED), kind)
-
-
-def _chat(request: CountRequest) -> ChatRequest:
-    messages = [told for index, message in enumerate(request.messages) for told in chat_messages(message, f"messages[{index}]")]
-    choice = request.tool_choice
+def parse_count(body: bytes, unknown: UnknownFields | None = None) -> CountTokensRequest:
+    """Puts fields that no API has into `unknown`; None: refuses them. Raises ApiError."""
+    request = _converted(body, CountRequest, unknown)
+    messages = _messages(request, unknown)
     goes_on = _goes_on(messages[-1])
-    return ChatRequest(
+    if request.tool_choice is not None:
+        _choice(request.tool_choice)
+    return CountTokensRequest(
         model=request.model,
-        messages=[*system_message(request.system), *messages],
-        tools=[_tool(tool, f"tools[{index}]") for index, tool in enumerate(request.tools)],
-        tool_choice=None if choice is None else _choice(choice),
-        parallel_tool_calls=choice is None or not choice.disable_parallel_tool_use,
+        messages=messages,
+        tools=_tools(request, unknown),
         add_generation_prompt=not goes_on,
         continue_final_message=goes_on,
     )
+
+
+def _converted(body: bytes, kind: type[Request], unknown: UnknownFields | None) -> Request:
+    fields = object_of(body, VERBATIM)
+    take_inert(fields, INERT)
+    return converted(take_unsupported(fields, UNSUPPORTED), kind, unknown)
+
+
+def _messages(request: CountRequest, unknown: UnknownFields | None) -> list[ChatMessage]:
+    told = (chat_messages(message, f"messages[{index}]", unknown) for index, message in enumerate(request.messages))
+    return [*system_message(request.system, unknown), *(message for messages in told for message in messages)]
+
+
+def _tools(request: CountRequest, unknown: UnknownFields | None) -> list[Tool]:
+    return [_tool(tool, f"tools[{index}]", unknown) for index, tool in enumerate(request.tools)]
 
 
 def _goes_on(last: ChatMessage) -> bool:
@@ -106,7 +121,7 @@ def _goes_on(last: ChatMessage) -> bool:
     return True
 
 
-def _tool(tool: Any, where: str) -> Tool:
+def _tool(tool: Any, where: str, unknown: UnknownFields | None) -> Tool:
     if not isinstance(tool, dict):
         raise invalid(f"`{where}` must be an object.", where, FailureCode.INVALID_VALUE)
     kind = tool.get("type")
@@ -115,7 +130,7 @@ def _tool(tool: Any, where: str) -> Tool:
         raise invalid(message, f"{where}.type", FailureCode.UNSUPPORTED_VALUE)
     fields = plain_fields(tool, {"input_schema"})
     take_inert(fields, INERT_IN_TOOL, where)
-    spec = converted(take_unsupported(fields, UNSUPPORTED_IN_TOOL, where), ToolSpec, where)
+    spec = converted(take_unsupported(fields, UNSUPPORTED_IN_TOOL, where), ToolSpec, unknown, where)
     function = FunctionSpec(name=spec.name, description=spec.description, parameters=spec.input_schema, strict=spec.strict)
     return Tool(type="function", function=function)
 

@@ -1,4 +1,4 @@
-"""The endpoints that generate: who may ask, when there is room, and each error told once."""
+"""Endpoints that read a body: who may ask, when there is room, and each error told once."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -9,8 +9,7 @@ from starlette.types import Receive, Scope, Send
 from prfaas.contracts.codes import FailureCode
 from prfaas.process.request_ids import request_id_of
 from prfaas.telemetry.logs import get_logger
-from prfaas_gateway.dialects import DIALECTS
-from prfaas_gateway.http.exchange import Exchange
+from prfaas_gateway.http.arrival import Arrival
 from prfaas_gateway.http.gateway import Gateway, address_of, who_asks
 from prfaas_gateway.http.headers import check_request_id
 from prfaas_gateway.http.io import Body, ClientGoneError, Reply, until_disconnect
@@ -19,18 +18,21 @@ from prfaas_gateway.record import CLIENT_GONE_STATUS, RequestRecord
 
 log = get_logger(__name__)
 
+Answer = Callable[[Arrival, Body], Coroutine[Any, Any, None]]
+"""Answers a request whose body has arrived. Raises ApiError, ClientGoneError."""
+
 
 class Endpoint:
     """An ASGI application of its own: Starlette's responses notice only after their start that a client has left."""
 
     def __init__(
-        self, gateway: Gateway, name: str, work: Callable[[Exchange, Body], Coroutine[Any, Any, None]] = Exchange.answer
+        self, gateway: Gateway, name: str, answer: Answer, error_body: Callable[[ApiError], bytes] = ApiError.encode
     ) -> None:
-        """`name` is a key of DIALECTS, and the endpoint's name in metrics and logs."""
+        """`name` is the endpoint's in metrics and logs. `error_body`: makes the body of a response that is an error."""
         self._gateway = gateway
+        self._error_body = error_body
         self._name = name
-        self._dialect = DIALECTS[name]
-        self._work = work
+        self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         gateway, config = self._gateway, self._gateway.config
@@ -39,7 +41,6 @@ class Endpoint:
         reply = Reply(send, config.write_deadline_s)
         error_code: str | None = FailureCode.CLIENT_GONE
         status = CLIENT_GONE_STATUS
-        exchange: Exchange | None = None
         try:
             try:
                 client_id = request_id_of(scope)
@@ -56,18 +57,21 @@ class Endpoint:
                     await body.arrive(config.read_deadline_s)
                     # Only now: a body that arrives slowly holds no place among the requests in flight.
                     with gateway.admission.enter():
-                        exchange = Exchange(gateway, self._name, headers, reply, record, caller.tenant, admitted, client_id)
-                        await until_disconnect(receive, reply, self._work(exchange, body))
+                        arrival = Arrival(
+                            headers=headers, reply=reply, record=record, tenant=caller.tenant, admitted=admitted,
+                            client_id=client_id,
+                        )  # fmt: skip
+                        await until_disconnect(receive, reply, self._answer(arrival, body))
                 error_code = None
             except ApiError as error:
                 error_code = error.body.code or FailureCode.INVALID_REQUEST
-                await self._tell(error, reply, exchange)
+                await self._tell(error, reply)
             except ClientGoneError:
                 raise
             except Exception as error:
                 log.exception("request_crashed", endpoint=self._name)
                 error_code = type(error).__name__
-                await self._tell(internal("The gateway failed on this request; its log says why."), reply, exchange)
+                await self._tell(internal("The gateway failed on this request; its log says why."), reply)
             assert reply.status is not None
             status = reply.status
         except ClientGoneError as gone:
@@ -75,9 +79,9 @@ class Endpoint:
         finally:
             record.ended(status, error_code)
 
-    async def _tell(self, error: ApiError, reply: Reply, exchange: Exchange | None) -> None:
-        if reply.status is None or exchange is None:
-            await reply.json(error.status, [self._dialect.error(error)], error.headers)
+    async def _tell(self, error: ApiError, reply: Reply) -> None:
+        if reply.status is None:
+            await reply.json(error.status, [self._error_body(error)], error.headers)
             return
         # The status is out already. A client must not take the end of the stream for the end of the answer.
-        await reply.write(exchange.failed(error), last=True)
+        await reply.write(reply.failure(error), last=True)

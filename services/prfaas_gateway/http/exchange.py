@@ -5,9 +5,7 @@ import uuid
 from collections.abc import Sequence
 from functools import partial
 
-import msgspec
 from msgspec.structs import replace
-from starlette.datastructures import Headers
 
 from prfaas.contracts.to_decode import Sampling
 from prfaas.contracts.to_gateway import GenerateEvent, Started
@@ -16,31 +14,30 @@ from prfaas.telemetry.logs import request_logs
 from prfaas.telemetry.tracing import extract, trace_id
 from prfaas.telemetry.wall_clock import unix_s
 from prfaas_gateway.chat_template import PLAIN, Rendering
-from prfaas_gateway.dialect import Asked, Streamed
+from prfaas_gateway.dialect import Asked
 from prfaas_gateway.dialects import DIALECTS
 from prfaas_gateway.generation import Generation
+from prfaas_gateway.http.arrival import Arrival
+from prfaas_gateway.http.deadline import Deadline
 from prfaas_gateway.http.gateway import Gateway
 from prfaas_gateway.http.headers import header_value
-from prfaas_gateway.http.io import STREAMING, Body, Reply
+from prfaas_gateway.http.io import STREAMING, Body
 from prfaas_gateway.http.one_answer import OneAnswer
-from prfaas_gateway.http.reading import Reading
 from prfaas_gateway.http.several_choices import SeveralChoices
 from prfaas_gateway.job import Job
+from prfaas_gateway.large_requests import LARGE_BODY_BYTES, LargeRequest
 from prfaas_gateway.models import ServedModel
 from prfaas_gateway.openai.answer_form import form_of
-from prfaas_gateway.openai.answers import error_event
 from prfaas_gateway.openai.choices import Choices, check_choices, seed_of
 from prfaas_gateway.openai.dialect import CompletionsDialect, usage_options
-from prfaas_gateway.openai.errors import ApiError, events_lost
+from prfaas_gateway.openai.errors import events_lost
 from prfaas_gateway.openai.progress import EventGapError, Progress
 from prfaas_gateway.openai.tool_use import ToolUse, tool_use_of
 from prfaas_gateway.openai.types import ChatRequest, CompletionRequest
 from prfaas_gateway.openai.validation import sampling_of
-from prfaas_gateway.record import CLIENT_REQUEST_ID, RequestRecord
+from prfaas_gateway.record import CLIENT_REQUEST_ID
 from prfaas_gateway.sampling_defaults import header_of
 from prfaas_gateway.several import SeveralGenerations
-from prfaas_gateway.tenants.access import Admitted
-from prfaas_gateway.tenants.directory import Tenant
 
 OPENAI_COMPLETION_TOKENS = 16
 """OpenAI's default `max_tokens` of a plain completion."""
@@ -51,36 +48,27 @@ CLIENT_IDS = {"x-correlation-id": "prfaas.client_correlation_id", "x-session-aff
 class Exchange:
     """One request whose body has arrived."""
 
-    def __init__(
-        self,
-        gateway: Gateway,
-        endpoint: str,
-        headers: Headers,
-        reply: Reply,
-        record: RequestRecord,
-        tenant: Tenant,
-        admitted: Admitted,
-        client_id: str,
-    ) -> None:
+    def __init__(self, gateway: Gateway, endpoint: str, arrival: Arrival) -> None:
+        """`endpoint` is a key of DIALECTS. Raises ApiError for a deadline that is none."""
         self._gateway = gateway
+        self._endpoint = endpoint
         self._dialect = DIALECTS[endpoint]
-        self._streamed: Streamed | None = None
-        self._headers = headers
-        self._reply = reply
-        self._record = record
-        self._tenant = tenant.label
-        self._cache_scope = tenant.cache_scope
-        self._admitted = admitted
+        self._headers = arrival.headers
+        self._reply = arrival.reply
+        self._record = arrival.record
+        self._tenant = arrival.tenant.label
+        self._cache_scope = arrival.tenant.cache_scope
+        self._admitted = arrival.admitted
         # The client's own id may repeat; ours names the request inside.
-        self._client_id = client_id
+        self._client_id = arrival.client_id
         self._request_id = uuid.uuid4().hex
-        self._reading = Reading(gateway, endpoint, headers, tenant.label)
+        self._deadline = Deadline.of(arrival.headers, gateway.config)
 
     async def answer(self, body: Body) -> None:
         """Raises ApiError, ClientGoneError."""
         tracing = self._gateway.observers.tracing
         start_ns = time.time_ns()
-        request, prompts = await self._reading.parsed(body.take())
+        request, prompts = await self._parsed(body.take())
         body.forget()
         model = self._gateway.model(request.model)
         config = self._gateway.config
@@ -93,11 +81,11 @@ class Exchange:
             rendering = Rendering.of(request) if isinstance(request, ChatRequest) and prompts is None else PLAIN
             tool_use = tool_use_of(request, model.call_family)
             form = form_of(request) if tool_use is None else tool_use.form
-            grammar = "" if form is None else await self._reading.in_time(self._gateway.grammars.grammar_of(form))
+            grammar = "" if form is None else await self._deadline.holds(self._gateway.grammars.grammar_of(form))
             if prompts is None:
                 start_ns = time.time_ns()
-                prompts = await self._reading.tokenized(request, model, rendering)
-            bad_words = await self._reading.in_time(model.prompts.bad_words(request.bad_words, self._tenant))
+                prompts = await self._deadline.holds(self._tokenized(request, model, rendering))
+            bad_words = await self._deadline.holds(model.prompts.bad_words(request.bad_words, self._tenant))
             marks = () if tool_use is None else tool_use.family.marks
             jobs = self._jobs(request, model, prompts, bad_words, grammar, marks)
             self._record.tokenized(sum(map(len, prompts)), jobs[0].sampling, start_ns)
@@ -117,35 +105,27 @@ class Exchange:
                 async with SeveralGenerations(run, jobs, per_prompt) as generations:
                     await self._answer_several(generations, asked, self._dialect, jobs)
 
-    async def count(self, body: Body) -> None:
-        """Answers with the number of the prompt's tokens and generates nothing. Raises ApiError, ClientGoneError."""
-        request, prompts = await self._reading.parsed(body.take())
-        body.forget()
-        model = self._gateway.model(request.model)
-        tool_use_of(request, model.call_family)
-        if prompts is None:
-            rendering = Rendering.of(request) if isinstance(request, ChatRequest) else PLAIN
-            prompts = await self._reading.tokenized(request, model, rendering)
-        await self._reply.json(200, [msgspec.json.encode({"input_tokens": sum(map(len, prompts))})], {})
-
-    def failed(self, error: ApiError) -> bytes:
-        """Returns the end of a stream that has begun and fails."""
-        return error_event(self._dialect.error(error)) if self._streamed is None else self._streamed.failed(error)
+    async def _parsed(self, data: bytes) -> tuple[ChatRequest | CompletionRequest, list[list[int]] | None]:
+        """Returns the request, and its prompts' tokens where the process for large requests has made them already."""
+        if len(data) <= LARGE_BODY_BYTES:
+            unknown = self._gateway.unknown_fields()
+            request = self._dialect.parse(data, unknown)
+            self._gateway.ignored(unknown)
+            return request, None
+        large = LargeRequest(self._endpoint, data, self._gateway.config.ignore_unknown_fields)
+        read = await self._deadline.holds(self._gateway.large_requests.read(large, self._tenant))
+        self._gateway.ignored(read.unknown)
+        return read.request, read.prompts
 
     async def _answer_from(self, generation: Generation, asked: Asked, job: Job) -> None:
         self._record.placed(generation)
         progress = Progress(prompt_tokens=len(job.token_ids), detours=job.detours)
         one = OneAnswer(
-            reply=self._reply,
-            generation=generation,
-            follow=self._follow,
-            heard=self._heard,
-            headers=_started_headers,
+            reply=self._reply, generation=generation, follow=self._follow, heard=self._heard, headers=_started_headers
         )
         try:
             if asked.request.stream:
-                self._streamed = self._dialect.streamed(asked, progress)
-                await one.stream(self._streamed, self._dialect.ping)
+                await one.stream(self._dialect.streamed(asked, progress), self._dialect.ping)
             else:
                 await one.collect(self._dialect.whole(asked, progress))
         except EventGapError as error:
@@ -193,6 +173,13 @@ class Exchange:
             report=self._headers.get("x-prfaas-report") == "1",
         )
 
+    async def _tokenized(
+        self, request: ChatRequest | CompletionRequest, model: ServedModel, rendering: Rendering
+    ) -> list[list[int]]:
+        if isinstance(request, ChatRequest):
+            return [await model.prompts.of_messages(request.messages, self._tenant, rendering)]
+        return await model.prompts.of_prompts(request.prompts, self._tenant)
+
     def _jobs(
         self,
         request: ChatRequest | CompletionRequest,
@@ -235,8 +222,8 @@ class Exchange:
             cache_scope=self._cache_scope,
             token_ids=token_ids,
             sampling=sampling,
-            ttft_deadline_s=self._reading.ttft_deadline_s,
-            deadline_at=self._reading.deadline_at,
+            ttft_deadline_s=self._deadline.timeout_s,
+            deadline_at=self._deadline.at,
         )
 
     def _follow(self, index: int, progress: Progress, generation: Generation) -> None:

@@ -1,7 +1,7 @@
 """Bodies in and out with limits and deadlines, and clients that leave."""
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final, Self, TypeVar
 
 from starlette.datastructures import Headers
@@ -9,6 +9,7 @@ from starlette.types import Receive, Send
 
 from prfaas.contracts.codes import FailureCode
 from prfaas_gateway.body_places import BodyPlace, BodyPlaces
+from prfaas_gateway.openai.answers import error_event
 from prfaas_gateway.openai.errors import ApiError, invalid, too_large
 
 Result = TypeVar("Result")
@@ -127,6 +128,8 @@ class Reply:
         """Headers of the response, be it an answer or an error."""
         self.status: int | None = None
         self.complete = False
+        self.failure: Callable[[ApiError], bytes] = lambda error: error_event(error.encode())
+        """Makes the end of a stream that has begun and fails, in the words of its dialect."""
         self._given_up = False
         """True when the client has not read for too long."""
 

@@ -23,6 +23,7 @@ class OneAnswer:
 
     async def stream(self, answer: Streamed, ping: bytes) -> None:
         """Raises what the generation raises, and EventGapError."""
+        self.reply.failure = answer.failed
         async with PingedReply(self.reply, ping) as pinged:
             async for event in self.generation:
                 self.follow(0, answer.progress, self.generation)

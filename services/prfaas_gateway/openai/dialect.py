@@ -10,6 +10,7 @@ from prfaas_gateway.openai.progress import Progress
 from prfaas_gateway.openai.shapes import ChatShape, CompletionShape, Shape
 from prfaas_gateway.openai.tool_shape import ToolChatShape
 from prfaas_gateway.openai.types import ChatRequest, CompletionRequest
+from prfaas_gateway.openai.unknown_fields import UnknownFields
 from prfaas_gateway.openai.validation import parse_chat, parse_completion
 
 
@@ -17,7 +18,7 @@ from prfaas_gateway.openai.validation import parse_chat, parse_completion
 class CompletionsDialect:
     """One of the two."""
 
-    parse: Callable[[bytes], ChatRequest | CompletionRequest]
+    parse: Callable[[bytes, UnknownFields | None], ChatRequest | CompletionRequest]
     shape: Shape
     ping: bytes = b""
 

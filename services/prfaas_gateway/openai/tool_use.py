@@ -1,5 +1,6 @@
 """Tools of a request: which may be called, and which answer the choice among them asks for."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -78,6 +79,6 @@ def _function(tool: Tool) -> Function:
     return Function(function.name, schema, bool(function.strict))
 
 
-def template_tools(request: ChatRequest) -> list[dict[str, Any]] | None:
+def template_tools(tools: Sequence[Tool]) -> list[dict[str, Any]] | None:
     """Returns the tools as a chat template takes them, None without any."""
-    return [msgspec.to_builtins(tool) for tool in request.tools] or None
+    return [msgspec.to_builtins(tool) for tool in tools] or None

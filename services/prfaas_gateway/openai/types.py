@@ -115,6 +115,58 @@ class ChatRequest(GenerationRequest, frozen=True, kw_only=True, forbid_unknown_f
     chat_template_kwargs: dict[str, Any] = {}
 
 
+class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Text to tokenize, in vLLM's words."""
+
+    model: str | None = None
+    """None: the only one that is served."""
+    prompt: str
+    add_special_tokens: bool = True
+    return_token_strs: bool = False
+
+
+class TokenizeChatRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Messages to tokenize, with a chat's wishes about their rendering."""
+
+    model: str | None = None
+    messages: Annotated[list[ChatMessage], Meta(min_length=1)]
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    add_special_tokens: bool = False
+    """True: also those that the tokenizer adds, beside those that the template writes."""
+    return_token_strs: bool = False
+    tools: list[Tool] = []
+    chat_template_kwargs: dict[str, Any] = {}
+
+
+class CountTokensRequest(TokenizeChatRequest, frozen=True, kw_only=True):
+    """Messages whose tokens are counted, in Anthropic's words."""
+
+
+class CountTokensAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    input_tokens: int
+
+
+class TokenizeAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None = None
+
+
+class DetokenizeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    model: str | None = None
+    tokens: list[TokenId]
+
+
+class DetokenizeAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    prompt: str
+
+
+class Version(msgspec.Struct, frozen=True, kw_only=True):
+    version: str
+
+
 class PromptTokensDetails(msgspec.Struct, frozen=True, kw_only=True):
     cached_tokens: int
 

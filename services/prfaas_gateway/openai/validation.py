@@ -6,61 +6,42 @@ from typing import Any, Final, TypeVar
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.to_decode import Sampling
 from prfaas_gateway.openai.errors import context_exceeded, invalid
-from prfaas_gateway.openai.reading import converted, fields_of, missing, plain_fields, take_inert
-from prfaas_gateway.openai.types import MAX_CHOICES, ChatMessage, ChatRequest, CompletionRequest, GenerationRequest
+from prfaas_gateway.openai.fields import checked, converted, fields_of
+from prfaas_gateway.openai.messages import messages_of
+from prfaas_gateway.openai.types import MAX_CHOICES, ChatRequest, CompletionRequest, GenerationRequest
+from prfaas_gateway.openai.unknown_fields import UnknownFields
 from prfaas_gateway.openai.unsupported import (
     OF_CHATS,
     UNSUPPORTED,
     UNSUPPORTED_IN_CHAT,
-    UNSUPPORTED_IN_MESSAGE,
-    UNSUPPORTED_IN_PART,
     UNSUPPORTED_IN_STREAM_OPTIONS,
     take_unsupported,
 )
 
 Request = TypeVar("Request", bound=GenerationRequest)
 
-INERT: Final[dict[str, Any]] = {
-    # These change nothing about an answer, at OpenAI neither: accepted once their type is right.
-    "user": str,
-    "metadata": dict[str, str],
-    "store": bool,
-    "safety_identifier": str,
-    "prompt_cache_key": str,
-    "prompt_cache_retention": str,
-    "prompt_cache_options": dict,
-    "service_tier": str,
-}
-
-
-FORMS: Final = frozenset(["response_format", "structured_outputs", "guided_json", "tools", "tool_choice", "chat_template_kwargs"])
-"""Fields that hold JSON schemas, or go to the chat template, in which a null says something."""
-VERBATIM: Final = FORMS | {"messages"}
 SAMPLED: Final = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 """Fields of a request that go to the sampler as they are, where they are said."""
 
 
-def parse_completion(body: bytes) -> CompletionRequest:
-    """Raises ApiError."""
-    fields = _fields(body)
+def parse_completion(body: bytes, unknown: UnknownFields | None = None) -> CompletionRequest:
+    """Puts fields that no API has into `unknown`; None: refuses them. Raises ApiError."""
+    fields = _served_fields(body)
     if isinstance(prompts := fields.get("prompt"), list):
         _check_prompts(prompts)
     fields = take_unsupported(fields, OF_CHATS)
     if fields.get("logprobs") is False:
         del fields["logprobs"]  # a chat request's way to ask for none
-    request = _convert(fields, CompletionRequest)
+    request = _converted(fields, CompletionRequest, unknown)
     if request.best_of is not None:
         _check_best_of(request, request.best_of)
     return request
 
 
-def parse_chat(body: bytes) -> ChatRequest:
-    """Raises ApiError."""
-    fields = take_unsupported(_fields(body), UNSUPPORTED_IN_CHAT)
-    if isinstance(messages := fields.get("messages"), list):
-        # One by one: of a million wrong ones only the first is looked at.
-        fields["messages"] = [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
-    request = _convert(fields, ChatRequest)
+def parse_chat(body: bytes, unknown: UnknownFields | None = None) -> ChatRequest:
+    """Puts fields that no API has into `unknown`; None: refuses them. Raises ApiError."""
+    fields = take_unsupported(_served_fields(body), UNSUPPORTED_IN_CHAT)
+    request = _converted(messages_of(fields, unknown), ChatRequest, unknown)
     if request.top_logprobs and not request.logprobs:
         raise invalid("`top_logprobs` needs `logprobs` to be true.", "top_logprobs", FailureCode.INVALID_VALUE)
     return request
@@ -126,68 +107,18 @@ def _stop(stop: str | list[str] | None) -> tuple[str, ...]:
     return (stop,) if isinstance(stop, str) else tuple(stop)
 
 
-def _fields(body: bytes) -> dict[str, Any]:
-    """Returns the body as an object without inert fields and fields that ask for nothing."""
-    value = fields_of(body, VERBATIM)
-    take_inert(value, INERT)
-    for name in FORMS & value.keys():
-        if value[name] in ({}, [], ""):  # asks for nothing, as everywhere
-            del value[name]
-    fields = take_unsupported(value, UNSUPPORTED)
+def _served_fields(body: bytes) -> dict[str, Any]:
+    """Returns the body's fields without those that ask for nothing."""
+    fields = take_unsupported(fields_of(body), UNSUPPORTED)
     if isinstance(options := fields.get("stream_options"), dict):
         fields["stream_options"] = take_unsupported(options, UNSUPPORTED_IN_STREAM_OPTIONS, "stream_options")
     return fields
 
 
-def _message(message: Any, where: str) -> ChatMessage:
-    """Raises ApiError. What OpenAI knows and this server does not is refused by name."""
-    taken = converted(_served_fields(plain_fields(message), where) if isinstance(message, dict) else message, ChatMessage, where)
-    _check_calls(taken, where)
-    return taken
-
-
-def _check_calls(message: ChatMessage, where: str) -> None:
-    """Raises ApiError for a message that lacks what its role needs, or has what another role has."""
-    absent, strange = None, None
-    if message.content is None and not message.tool_calls:
-        absent = "content"
-    elif message.role == "tool" and message.tool_call_id is None:
-        absent = "tool_call_id"
-    elif message.role != "tool" and message.tool_call_id:
-        strange, its = "tool_call_id", "tool"
-    elif message.role != "assistant" and message.tool_calls:
-        strange, its = "tool_calls", "assistant"
-    if absent is not None:
-        raise missing(f"{where}.{absent}")
-    if strange is not None:
-        path = f"{where}.{strange}"
-        raise invalid(f"`{path}` is a field of messages of role `{its}`.", path, FailureCode.INVALID_VALUE)
-
-
-def _served_fields(message: dict[str, Any], where: str) -> dict[str, Any]:
-    if message.get("role") == "function":
-        told = "Messages of role `function` are not supported by this server; `tool` has taken its place."
-        raise invalid(told, f"{where}.role", FailureCode.UNSUPPORTED_VALUE)
-    fields = take_unsupported(message, UNSUPPORTED_IN_MESSAGE, where)
-    if isinstance(parts := fields.get("content"), list):
-        fields["content"] = [_part(part, f"{where}.content[{index}]") for index, part in enumerate(parts)]
-    return fields
-
-
-def _part(part: Any, where: str) -> Any:
-    if not isinstance(part, dict):
-        return part
-    kind = part.get("type", "text")
-    if isinstance(kind, str) and kind != "text":
-        message = f"Content of type `{kind}` is not supported by this server; only `text` is."
-        raise invalid(message, f"{where}.type", FailureCode.UNSUPPORTED_VALUE)
-    return take_unsupported(part, UNSUPPORTED_IN_PART, where)
-
-
 def _check_prompts(prompts: list[Any]) -> None:
     """Raises ApiError for a list of prompts that is too long, and where entries differ. A flat list of numbers is one prompt."""
     if not prompts or not isinstance(prompts[0], str | list):
-        converted(prompts, list[int], "prompt")
+        checked(prompts, list[int], "prompt")
         return
     if len(prompts) > MAX_CHOICES:
         message = f"`prompt` holds {len(prompts)} prompts; a request has at most {MAX_CHOICES}."
@@ -207,8 +138,8 @@ def _check_best_of(request: CompletionRequest, best_of: int) -> None:
         raise invalid(message, "best_of", FailureCode.INVALID_VALUE)
 
 
-def _convert(fields: dict[str, Any], kind: type[Request]) -> Request:
-    request = converted(fields, kind, str_keys=True)
+def _converted(fields: dict[str, Any], kind: type[Request], unknown: UnknownFields | None) -> Request:
+    request = converted(fields, kind, unknown)
     both = (request.max_tokens, request.max_completion_tokens)
     if None not in both and both[0] != both[1]:
         raise invalid("`max_tokens` and `max_completion_tokens` differ; send one.", "max_tokens", FailureCode.INVALID_VALUE)

@@ -1,7 +1,8 @@
 """Jobs in the order of their due dates, cut into blocks, so that the first one to be late is found without walking over all.
 
-A job's room is the work, over all workers of the site, that may be in front of it: workers x (latest start - now). A block keeps
-the sum of its work and its least room less the work before it in the block, so that a search skips blocks that are in time.
+A job's room is the work, over all workers of the site, that may be in front of it: capacity x (latest start - now). The capacity
+is the work that they do in a second, and the latest start is the one on the fastest of them. A block keeps the sum of its work
+and its least room less the work before it in the block, so that a search skips blocks that are in time.
 """
 
 from bisect import bisect_left, insort
@@ -14,6 +15,8 @@ from prfaas_scheduler.queue.events import Job
 
 BLOCK = 64
 """Jobs after which a block is cut in two."""
+LEAST_CHANGE = 0.01
+"""Share of the capacity by which it must change for jobs to be looked at anew: paces of a large site change often and little."""
 OVERTAKEN = 256
 """Jobs that are searched for one that may overtake."""
 
@@ -41,9 +44,9 @@ class Waiting:
     def key(self) -> Key:
         return -self.job.priority, self.latest_end_at, self.number
 
-    @property
-    def latest_start_at(self) -> float:
-        return self.latest_end_at - self.job.work_s
+    def latest_start_at(self, pace: float) -> float:
+        """Latest start on a worker of this pace."""
+        return self.latest_end_at - self.job.work_s * pace
 
 
 @dataclass(slots=True)
@@ -51,18 +54,20 @@ class _Block:
     keys: list[Key] = field(default_factory=list)
     work_s: float = 0.0
     spare_s: float = inf
-    """Least of (workers x latest start - work before it in the block)."""
+    """Least of (capacity x latest start - work before it in the block)."""
     longest: dict[str, Waiting] | None = None
     """Longest job by tenant that may be put off; None until it is asked for."""
 
 
 class DueOrder:
-    """Ordered jobs of one model. `workers` scales every room."""
+    """Ordered jobs of one model. The capacity scales every room."""
 
     def __init__(self) -> None:
         self._blocks: list[_Block] = []
         self._jobs: dict[Key, Waiting] = {}
         self._workers = 0
+        self._capacity = 0.0
+        self._pace = 1.0
         self.work_s = 0.0
         """Work of all its jobs."""
 
@@ -72,9 +77,11 @@ class DueOrder:
     def __iter__(self) -> Iterator[Waiting]:
         return (self._jobs[key] for block in self._blocks for key in block.keys)
 
-    def set_workers(self, workers: int) -> None:
-        if workers != self._workers:
-            self._workers = workers
+    def set_workers(self, workers: int, capacity: float, pace: float) -> None:
+        """`capacity`: work that they do in a second; `pace`: of the fastest. A change of the capacity that is not worth a walk
+        over all jobs waits for a larger one."""
+        if workers != self._workers or pace != self._pace or abs(capacity - self._capacity) > LEAST_CHANGE * capacity:
+            self._workers, self._capacity, self._pace = workers, capacity, pace
             for block in self._blocks:
                 self._recount(block)
 
@@ -116,14 +123,14 @@ class DueOrder:
     def first_late(self, ahead_s: float, now_s: float) -> tuple[Waiting, float] | None:
         """The first job in the order that starts too late and is not overdue, and by how much; None without any. `ahead_s`: work
         left of the jobs that run, over all workers."""
-        before_s = ahead_s + now_s * self._workers
+        before_s = ahead_s + now_s * self._capacity
         for block in self._blocks:
             if before_s > block.spare_s:
                 for key in block.keys:
                     waiting = self._jobs[key]
-                    late_s = before_s - self._workers * waiting.latest_start_at
+                    late_s = before_s - self._capacity * waiting.latest_start_at(self._pace)
                     if late_s > 0 and not waiting.overdue:
-                        return waiting, late_s / max(1, self._workers)
+                        return waiting, (late_s / self._capacity if self._capacity else late_s)
                     before_s += waiting.job.work_s
             else:
                 before_s += block.work_s
@@ -148,14 +155,14 @@ class DueOrder:
 
         Only jobs of the highest priority are searched. None without such a job, or where one before it is late already.
         `ahead_s`: see `first_late`."""
-        before_s, room_s = ahead_s + now_s * self._workers, inf
+        before_s, room_s = ahead_s + now_s * self._capacity, inf
         priority = next(iter(self)).job.priority if self._jobs else 0
         for waiting in islice(self, OVERTAKEN):
             if room_s < 0 or waiting.overdue or waiting.job.priority != priority:
                 return None
             if waiting.job.work_s <= room_s and among(waiting):
                 return waiting
-            room_s = min(room_s, self._workers * waiting.latest_start_at - before_s)
+            room_s = min(room_s, self._capacity * waiting.latest_start_at(self._pace) - before_s)
             before_s += waiting.job.work_s
         return None
 
@@ -185,7 +192,7 @@ class DueOrder:
         for key in block.keys:
             waiting = self._jobs[key]
             if not waiting.overdue:
-                spare_s = min(spare_s, self._workers * waiting.latest_start_at - work_s)
+                spare_s = min(spare_s, self._capacity * waiting.latest_start_at(self._pace) - work_s)
             work_s += waiting.job.work_s
         block.work_s, block.spare_s, block.longest = work_s, spare_s, None
 

@@ -17,7 +17,7 @@ class Job:
     """Jobs of a higher priority go first, and are put off for no lower one."""
     prefill_tokens: int
     work_s: float
-    """Predicted time on one worker of this site."""
+    """Predicted time on a worker of this site of pace 1."""
     arrived_at: float
     due_at: float
     """Moment by which the prefill must end for its request to keep its TTFT objective."""
@@ -42,6 +42,8 @@ class WorkerReady:
     now_s: float
     worker: str
     model: str
+    pace: float = 1.0
+    """Factor of its times on the work of a job, above 0."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from prfaas_scheduler.queue.class_floor import ClassFloor
 from prfaas_scheduler.queue.due_order import DueOrder, Waiting
 from prfaas_scheduler.queue.events import Dispatch, Instruction, Job, Refuse
 from prfaas_scheduler.queue.heads import Heads
+from prfaas_scheduler.queue.next_job import NextJob
 from prfaas_scheduler.queue.options import QueueOptions
 from prfaas_scheduler.queue.refusal import refusal
 from prfaas_scheduler.queue.running import Running
@@ -39,6 +40,7 @@ class ModelQueue:
         """Heap of (last moment to begin, number, job id) of jobs that were put off, and outdated entries."""
         self._expiries: list[tuple[float, int, str]] = []
         """The same of all jobs, for the moment of their expiry."""
+        self._next = NextJob(self.running, self._order, self._heads, self._backlogs, self._put_off, self._last_end_at)
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -49,8 +51,14 @@ class ModelQueue:
     @property
     def wait_s(self) -> float:
         """Mean wait of the next job behind those that are to be in time; 0 while a worker is ready."""
-        workers = len(self.running)
-        return 0.0 if self.running.ready or not workers else (self.running.left_s + self._order.work_s) / workers
+        if self.running.ready or not len(self.running):
+            return 0.0
+        return (self.running.left_s + self._order.work_s) / self.running.capacity
+
+    @property
+    def mean_pace(self) -> float:
+        """Pace of workers that, alike and as many, would do as much work."""
+        return len(self.running) / self.running.capacity if len(self.running) else 1.0
 
     @property
     def due_s(self) -> float:
@@ -82,46 +90,61 @@ class ModelQueue:
         out: list[Instruction] = []
         while self._expiries and self._expiries[0][0] < now_s:
             waiting = self._waiting.get(heapq.heappop(self._expiries)[2])
-            if waiting is not None and waiting.job.expires_at - waiting.job.work_s < now_s:
+            if waiting is None:
+                continue
+            if (last_start_at := waiting.job.expires_at - self._least_s(waiting.job)) < now_s:
                 self._drop(waiting)
                 out.append(refusal(waiting.job, "no worker came to it in time"))
+            else:  # a faster worker has come
+                heapq.heappush(self._expiries, (last_start_at, waiting.number, waiting.job.job_id))
         if self._give_turns():
             out += self._keep_due_dates(None)
         return out
 
     def arrive(self, job: Job) -> list[Instruction]:
-        if job.expires_at - job.work_s < self._now_s:
-            return [refusal(job, f"its prefill of {job.work_s:.2f} s would end after its deadline")]
-        if len(self._waiting) >= self._options.max_jobs:
+        least_s = self._least_s(job)
+        if job.expires_at - least_s < self._now_s:
+            return [refusal(job, f"its prefill of {least_s:.2f} s would end after its deadline")]
+        waiting = Waiting(job, self._numbers + 1, job.due_at)
+        if len(self._waiting) >= self._options.max_jobs and self._in_time_now(waiting) is None:
             return [refusal(job, f"{len(self._waiting)} jobs wait there already")]
         # Take it in, and find out whom that makes late.
         of_share = self._shares.of_share(job.tenant)
         self._room.arrived(of_share)
         self._numbers += 1
-        waiting = self._waiting[job.job_id] = Waiting(job, self._numbers, job.due_at)
-        heapq.heappush(self._expiries, (job.expires_at - job.work_s, waiting.number, job.job_id))
+        self._waiting[job.job_id] = waiting
+        heapq.heappush(self._expiries, (job.expires_at - least_s, waiting.number, job.job_id))
         self._shares.add(job.tenant, job.work_s, self._now_s)
         self._backlogs.add(job)
-        if waiting.latest_start_at >= self._now_s:  # else no queue, however short, would do
+        latest_start_at = self._latest_start_at(waiting)
+        if latest_start_at >= self._now_s:  # else no queue, however short, would do
             self._floor.arrived(job.prefill_tokens)
         leave_s = max(self._floor.leave_s(job.prefill_tokens), self._room.leave_s(of_share))
-        short_s = self.wait_s + leave_s - (waiting.latest_start_at - self._now_s)
+        short_s = self.wait_s + leave_s - (latest_start_at - self._now_s)
         self._enter(waiting)
+        # What a worker that is ready does in time is refused for nobody.
+        out: list[Instruction] = []
+        while job.job_id in self._waiting and (worker := self._in_time_now(waiting)) is not None:
+            out += self.serve([worker]) or [self._give(waiting, worker)]
+        if job.job_id not in self._waiting:
+            return out + self._keep_due_dates(None)
         if leave_s and short_s > 0:
-            return [self._refuse_late(waiting, short_s)]
-        out = self._keep_due_dates(waiting)
+            return [*out, self._refuse_late(waiting, short_s)]
+        out += self._keep_due_dates(waiting)
         # A worker that is ready takes it at once.
         return out + self.serve(self._able(job))
 
-    def worker_ready(self, worker: str) -> list[Instruction]:
-        self.running.make_ready(worker)
-        self._order.set_workers(len(self.running))
-        return self.serve([worker])
+    def worker_ready(self, worker: str, pace: float) -> list[Instruction]:
+        changed = worker in self.running and self.running.pace(worker) != pace
+        self.running.make_ready(worker, pace)
+        self._scale()
+        # One that has become slow is waited for no longer.
+        return self.serve([worker]) + (self.serve_ready() if changed else [])
 
     def worker_gone(self, worker: str) -> list[Instruction]:
         """Forgets a worker. Jobs that it alone was to take may go to any other."""
         self.running.remove(worker)
-        self._order.set_workers(len(self.running))
+        self._scale()
         for waiting in self._heads.release(worker):
             self._unbind(waiting)
             self._heads.add(waiting)
@@ -129,7 +152,10 @@ class ModelQueue:
         while late is not None and (found := late.pop()) is not None:
             self._unbind(found)
             self._put_off_queue(None).add(found)
-        return self._keep_due_dates(None) + self.serve(list(self.running.ready)[: len(self._waiting)])
+        return self.serve_ready() + self._keep_due_dates(None)
+
+    def _scale(self) -> None:
+        self._order.set_workers(len(self.running), self.running.capacity, self.running.least_pace)
 
     def job_gone(self, job_id: str) -> None:
         if (waiting := self._waiting.get(job_id)) is not None:
@@ -140,12 +166,27 @@ class ModelQueue:
         """Gives each of the ready workers its next job."""
         out: list[Instruction] = []
         for worker in workers:
-            if worker in self.running.ready and (waiting := self._next_of(worker)) is not None:
-                # A job whose last moment was near took time that others would have had.
-                due = waiting.in_order
-                self._drop(waiting)
-                self.running.begin(worker, waiting.job.work_s, due=due)
-                out.append(Dispatch(waiting.job.job_id, worker))
+            if worker in self.running.ready and (waiting := self._next.take(worker, self._now_s)) is not None:
+                out.append(self._give(waiting, worker))
+        return out
+
+    def _give(self, waiting: Waiting, worker: str) -> Dispatch:
+        # A job whose last moment was near took time that others would have had.
+        due = waiting.in_order
+        self._drop(waiting)
+        self.running.begin(worker, waiting.job.work_s, due=due)
+        return Dispatch(waiting.job.job_id, worker)
+
+    def serve_ready(self) -> list[Instruction]:
+        """Gives ready workers jobs that waited for faster ones in vain, or for one that is gone: the fastest workers first."""
+        out: list[Instruction] = []
+        if not self._waiting:
+            return out
+        for pace in self.running.ready_paces():
+            while (worker := self.running.first_ready(pace)) is not None:
+                if not (given := self.serve([worker])):
+                    break
+                out += given
         return out
 
     # ---- who is next
@@ -154,24 +195,13 @@ class ModelQueue:
         """A ready worker that may take the job, if there is one."""
         if job.worker is not None and job.worker in self.running:
             return [job.worker]
-        return [next(iter(self.running.ready))] if self.running.ready else []
+        return self.running.fastest_ready()
 
-    def _next_of(self, worker: str) -> Waiting | None:
-        """The worker's next job: the first in the order, or one of a tenant that waits for far less and can overtake it.
-
-        Without any in the order it is one that was put off."""
-        if (first := self._heads.first(worker)) is not None:
-            if len(self._backlogs) < 2:
-                return first
-
-            def may_overtake(waiting: Waiting) -> bool:
-                return waiting.job.worker in (None, worker) and self._backlogs.is_below(waiting.job.tenant, first.job.tenant)
-
-            return self._order.overtaker(self.running.left_s, self._now_s, may_overtake) or first
-        for target in (worker, None):
-            queue = self._put_off.get(target)
-            if queue is not None and (late := queue.pop()) is not None:
-                return late
+    def _in_time_now(self, waiting: Waiting) -> str | None:
+        """A worker that is ready and would do it by its due date, if there is one."""
+        for worker in self._able(waiting.job):
+            if worker in self.running.ready and waiting.latest_start_at(self.running.pace(worker)) >= self._now_s:
+                return worker
         return None
 
     # ---- who gives way
@@ -211,7 +241,7 @@ class ModelQueue:
 
     def _count_missed(self, waiting: Waiting, late_s: float) -> None:
         """Counts a job that is not in time, if it could have been on its arrival. `late_s`: what the queue is too long for it."""
-        if waiting.latest_start_at >= waiting.job.arrived_at:
+        if self._latest_start_at(waiting) >= waiting.job.arrived_at:
             self._floor.missed(waiting.job.prefill_tokens)
             self._room.missed(self._shares.of_share(waiting.job.tenant), late_s)
 
@@ -224,7 +254,15 @@ class ModelQueue:
 
     def _is_hopeless(self, waiting: Waiting) -> bool:
         """True if it would be late even as the first of all."""
-        return self.running.left_s > (waiting.latest_start_at - self._now_s) * len(self.running)
+        return self.running.left_s > (self._latest_start_at(waiting) - self._now_s) * self.running.capacity
+
+    def _latest_start_at(self, waiting: Waiting) -> float:
+        """Latest start on the fastest worker: the queue waits for it where no other does it in time."""
+        return waiting.latest_start_at(self.running.least_pace)
+
+    def _least_s(self, job: Job) -> float:
+        """Time of a job on the fastest worker."""
+        return job.work_s * self.running.least_pace
 
     def _give_up(self, waiting: Waiting) -> None:
         """Leaves a job late where it is."""
@@ -234,7 +272,7 @@ class ModelQueue:
     def _may_put_off(self, waiting: Waiting) -> bool:
         """True if the time that jobs in time leave over is enough for it and for all that are late or were put off before."""
         left_s = self._last_end_at(waiting.job) - self._now_s
-        spare_s = self.running.spare_share * len(self.running) * left_s
+        spare_s = self.running.spare_share * self.running.capacity * left_s
         own_s = 0.0 if waiting.overdue else waiting.job.work_s
         return self.put_off_s + self._late_s + own_s <= spare_s
 
@@ -247,18 +285,18 @@ class ModelQueue:
         waiting.put_off = True
         self._count_missed(waiting, 0.0)
         self._put_off_queue(waiting.job.worker).add(waiting)
-        last_start_at = self._last_end_at(waiting.job) - waiting.job.work_s
+        last_start_at = self._last_end_at(waiting.job) - self._least_s(waiting.job)
         heapq.heappush(self._last_starts, (last_start_at, waiting.number, waiting.job.job_id))
 
     def _give_turns(self) -> bool:
         """Moves jobs into the order whose last moment comes before all that waits is done. Returns whether there were any."""
-        workers, moved = len(self.running), False
+        capacity, moved = self.running.capacity, False
         ahead_s = self.running.left_s + self._order.work_s + self.put_off_s
-        while self._last_starts and workers:
+        while self._last_starts and capacity:
             last_start_at, _, job_id = self._last_starts[0]
             waiting = self._waiting.get(job_id)
             if waiting is not None and not waiting.in_order:
-                if (last_start_at - self._now_s) * workers > ahead_s:
+                if (last_start_at - self._now_s) * capacity > ahead_s:
                     break
                 self._put_off[waiting.job.worker].remove(job_id)
                 waiting.latest_end_at = self._last_end_at(waiting.job)
@@ -312,6 +350,7 @@ class ModelQueue:
         late = [waiting for waiting in self._order if waiting.overdue and not waiting.put_off]
         assert abs(self._late_s - sum(waiting.job.work_s for waiting in late)) < 1e-3
         unbound = [waiting for waiting in self._waiting.values() if waiting.job.worker is None]
-        assert not (unbound and self.running.ready), "a job waits beside a worker that is ready for it"
+        held = self.running.ready and self.running.least_pace < self.running.ready_paces()[0]
+        assert not unbound or not self.running.ready or held, "a job waits beside a worker that is ready, and for no faster one"
         for waiting in self._waiting.values():
             assert waiting.job.worker not in self.running.ready

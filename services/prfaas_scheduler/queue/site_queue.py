@@ -13,8 +13,9 @@ Rules, for the jobs of each model:
   into the line: when its last moment is near, that moment is its due date, and nothing is put off for it any more.
 - Only as much is put off as the time that jobs in time leave over can serve. What does not fit is refused on its arrival, with
   the time after which it would have fitted. What waits already is not refused, unless no worker came to it before its expiry.
-
-Lateness is predicted from the work that is left and waits, spread over the workers: the site's workers are machines of one kind.
+- Workers may be unlike: each has a pace, the factor of its times. Lateness is predicted from the work that is left and waits,
+  over the work that all workers do in a second. A worker that is ready leaves a job to a faster one where that serves it better:
+  see `faster`. A job is too late when it is so for the fastest one.
 """
 
 from prfaas_scheduler.queue.events import Event, Instruction, JobArrived, JobGone, TimePassed, WorkerGone, WorkerReady
@@ -41,18 +42,19 @@ class SiteQueue:
                 queue = self._queue_of(job.model, event.now_s)
                 if job.job_id not in queue:
                     out += queue.arrive(job)
-            case WorkerReady(_, worker, model):
+            case WorkerReady(_, worker, model, pace):
                 if self._model_of.get(worker, model) != model:  # it serves another model now
                     out += self._worker_gone(worker)
                 self._model_of[worker] = model
-                out += self._queue_of(model, event.now_s).worker_ready(worker)
+                out += self._queue_of(model, event.now_s).worker_ready(worker, pace)
             case WorkerGone(_, worker):
                 out += self._worker_gone(worker)
             case JobGone(_, job_id):
                 for queue in self.models.values():
                     queue.job_gone(job_id)
             case TimePassed():
-                pass
+                for queue in self.models.values():
+                    out += queue.serve_ready()
         return out
 
     def _queue_of(self, model: str, now_s: float) -> ModelQueue:

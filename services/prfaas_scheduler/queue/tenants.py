@@ -125,6 +125,11 @@ class DeficitRoundRobin:
         self._deficit_s.setdefault(job.tenant, 0.0)
         heapq.heappush(self._heaps.setdefault(job.tenant, []), (job.expires_at, waiting.number, job.job_id))
 
+    def put_back(self, waiting: Waiting) -> None:
+        """Adds a job that was popped and is not to run yet: its tenant has spent nothing."""
+        self.add(waiting)
+        self._deficit_s[waiting.job.tenant] += waiting.job.work_s
+
     def remove(self, job_id: str) -> None:
         waiting = self._waiting.pop(job_id)
         self.work_s = self.work_s - waiting.job.work_s if self._waiting else 0.0

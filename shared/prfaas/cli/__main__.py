@@ -17,7 +17,7 @@ from prfaas.process.interruption import INTERRUPTED
 
 EXTRAS = {"scipy": "plan", "torch": "torch", "transformers": "torch"}
 """Extra of the distribution by the library that it brings; all others are those of `replay`."""
-COMMANDS = ("inspect", "keys", "plan", "profile", "replay", "report", "site", "sweep", "top", "up")
+COMMANDS = ("ask", "chat", "inspect", "keys", "plan", "profile", "replay", "report", "site", "sweep", "top", "up")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -30,6 +30,8 @@ Ready. Ask it something:
   python -c 'from openai import OpenAI; c = OpenAI(base_url="{url}/v1", api_key="none"); print(c.chat.completions.create(
     model="{model}", max_tokens=64, messages=[{{"role": "user", "content": "What is a dragon?"}}]).choices[0].message.content)'
 
+  prfaas chat --url {url}
+
 Console: {url}/console   or: prfaas top --target {url}
 Metrics: {url}/metrics   Stop: Ctrl-C
 """

@@ -1,8 +1,10 @@
 """The prefill side of a small transfer within a site: all frames in as few messages as hold them, straight to their receiver."""
 
 import asyncio
+import contextlib
 import threading
 import time
+from collections.abc import Sequence
 from typing import Self
 
 from prfaas.bus.bulk.lane import BulkLane
@@ -21,6 +23,7 @@ from prfaas.transfer.framer import Framer
 from prfaas.transfer.sealed_frame import frames_of
 from prfaas.transfer.send_options import SendOptions, SendReport
 
+_TICK_S = 0.25
 _NO_RESPONDERS = 503
 
 
@@ -56,6 +59,7 @@ class DirectSender:
 
     def open(self) -> Self:
         self._lane.add_listener(self)
+        self._wait()
         self._framer.put_opening()
         return self
 
@@ -125,7 +129,14 @@ class DirectSender:
             self._handle(core.FramesComplete(time.monotonic()))
 
     def _handle(self, event: core.DirectEvent) -> None:
-        for instruction in self._core.handle(event):
+        """Never raises: an error that nothing foresaw ends the attempt, which would wait for ever."""
+        try:
+            self._obey(self._core.handle(event))
+        except Exception as error:
+            self._obey(self._core.handle(core.Broken(FailureCode.ABORTED, f"the frames could not be sent: {error!r}")))
+
+    def _obey(self, instructions: Sequence[core.DirectInstruction]) -> None:
+        for instruction in instructions:
             match instruction:
                 case core.SendAll():
                     self._send_all()
@@ -137,23 +148,19 @@ class DirectSender:
     def _send_all(self) -> None:
         if self._first_sent_at is None:
             self._first_sent_at = time.monotonic()
-            for frame in self._frames:
+            for position, frame in enumerate(self._frames):
                 point = FaultPoint.MANIFEST if frame.kind is FrameKind.MANIFEST else FaultPoint.FRAME
-                reach(point, self._transfer.transfer_id, 0)
+                reach(point, self._transfer.transfer_id, position)
         try:
             for message in pack_frames(self._frames, self._lane.max_payload):
                 self._lane.publish(self._subject, message.buffers, message.size_bytes, reply=self._inbox)
         except DisconnectedError:
             pass  # Everything is sent again on the next connection.
         except LaneError as error:
-            # Not at once: the core is in the middle of an event.
-            self._loop.call_soon(self._handle, core.Broken(FailureCode.BROKER, str(error)))
-        self._wait()
+            self._obey(self._core.handle(core.Broken(FailureCode.BROKER, str(error))))
 
     def _wait(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_later(core.RESEND_S, self._tick)
+        self._timer = self._loop.call_later(_TICK_S, self._tick)
 
     def _tick(self) -> None:
         self._handle(core.Tick(time.monotonic()))
@@ -179,11 +186,9 @@ class DirectSender:
         self._verified.set_exception(error)
         self._verified.exception()
         # Best effort: the receiver has its own deadlines.
-        try:
+        with contextlib.suppress(LaneError):
             for message in pack_frames([self._framer.abort_frame(str(error))], self._lane.max_payload):
                 self._lane.publish(self._subject, message.buffers, message.size_bytes)
-        except LaneError:
-            pass
 
     def _shut(self) -> None:
         if self._timer is not None:

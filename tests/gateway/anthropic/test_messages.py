@@ -18,7 +18,7 @@ Event = dict[str, Any]
 
 
 def request(**fields: Any) -> Any:
-    return MESSAGES.parse(json.dumps(ASK | fields).encode())
+    return MESSAGES.parse(json.dumps(ASK | fields).encode(), None)
 
 
 def whole(events: list[GenerateEvent], use: ToolUse | None = None, **fields: Any) -> Any:

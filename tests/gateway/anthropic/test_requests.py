@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from prfaas_gateway.anthropic.requests import parse_count, parse_messages
 from prfaas_gateway.openai.errors import ApiError
 from prfaas_gateway.openai.tool_types import NamedTool
-from prfaas_gateway.openai.types import ChatRequest
+from prfaas_gateway.openai.types import ChatRequest, CountTokensRequest
 from tests.budget import examples
 from tests.gateway.bodies import values
 
@@ -22,7 +22,7 @@ def parse(**fields: Any) -> ChatRequest:
     return parse_messages(json.dumps({"model": "m", "max_tokens": 9, "messages": [USER], **fields}).encode())
 
 
-def told(request: ChatRequest) -> list[tuple[str, str]]:
+def told(request: ChatRequest | CountTokensRequest) -> list[tuple[str, str]]:
     return [(message.role, message.text) for message in request.messages]
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from openai.types.chat import ChatCompletionMessage
 
 from prfaas_gateway.openai.errors import ApiError
+from prfaas_gateway.openai.fields import INERT
 from prfaas_gateway.openai.plain import plain
 from prfaas_gateway.openai.types import ChatRequest, CompletionRequest
 from prfaas_gateway.openai.unsupported import (
@@ -18,7 +19,7 @@ from prfaas_gateway.openai.unsupported import (
     UNSUPPORTED_IN_PART,
     UNSUPPORTED_IN_STREAM_OPTIONS,
 )
-from prfaas_gateway.openai.validation import INERT, parse_chat, parse_completion
+from prfaas_gateway.openai.validation import parse_chat, parse_completion
 
 CHAT: dict[str, Any] = {
     "model": "m",

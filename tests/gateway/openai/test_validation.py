@@ -11,9 +11,10 @@ from openai.types.chat import completion_create_params as chat_params
 
 from prfaas.contracts.to_decode import Sampling
 from prfaas_gateway.openai.errors import ApiError
+from prfaas_gateway.openai.fields import INERT
 from prfaas_gateway.openai.types import ChatRequest, CompletionRequest
 from prfaas_gateway.openai.unsupported import UNSUPPORTED, UNSUPPORTED_IN_CHAT
-from prfaas_gateway.openai.validation import INERT, parse_chat, parse_completion, sampling_of
+from prfaas_gateway.openai.validation import parse_chat, parse_completion, sampling_of
 from tests.budget import examples
 from tests.gateway.bodies import HELLO, bodies, values
 

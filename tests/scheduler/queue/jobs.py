@@ -28,8 +28,8 @@ def arrive(queue: SiteQueue, arriving: Job) -> list[Instruction]:
     return queue.handle(JobArrived(arriving.arrived_at, arriving))
 
 
-def ready(queue: SiteQueue, worker: str, now_s: float = 0.0) -> list[Instruction]:
-    return queue.handle(WorkerReady(now_s, worker, MODEL))
+def ready(queue: SiteQueue, worker: str, now_s: float = 0.0, pace: float = 1.0) -> list[Instruction]:
+    return queue.handle(WorkerReady(now_s, worker, MODEL, pace))
 
 
 def busy(queue: SiteQueue, workers: int = 1, work_s: float = 0.001) -> None:

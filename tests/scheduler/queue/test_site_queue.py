@@ -6,7 +6,17 @@ import hypothesis.strategies as st
 from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from prfaas_scheduler.queue.events import Dispatch, Instruction, JobArrived, JobGone, Refuse, TimePassed, WorkerGone, WorkerReady
+from prfaas_scheduler.queue.events import (
+    Dispatch,
+    Instruction,
+    Job,
+    JobArrived,
+    JobGone,
+    Refuse,
+    TimePassed,
+    WorkerGone,
+    WorkerReady,
+)
 from prfaas_scheduler.queue.options import QueueOptions
 from prfaas_scheduler.queue.site_queue import SiteQueue
 from tests.budget import examples
@@ -270,17 +280,21 @@ class AnyOrder(RuleBasedStateMachine):
         super().__init__()
         self.queue = SiteQueue(QueueOptions(weights={"b": 2.5}, put_off_limit_s=20.0, max_jobs=200))
         self.now_s, self.count = 0.0, 0
-        self.open: dict[str, float] = {}
-        self.ready: set[str] = set()
+        self.open: dict[str, Job] = {}
+        self.ready: dict[str, float] = {}
+        """Pace of each worker that is ready."""
 
     def took(self, instructions: list[Instruction]) -> None:
         for each in instructions:
-            arrived_at = self.open.pop(each.job_id)
+            refused_job = self.open.pop(each.job_id)
             if isinstance(each, Dispatch):
-                self.ready.remove(each.worker)
+                del self.ready[each.worker]
             else:
                 assert each.retry_after_s >= 1 and each.message
-                in_time = self.now_s - arrived_at <= 1.0
+                if refused_job.worker is None:
+                    left_s = refused_job.due_at - self.now_s
+                    assert all(refused_job.work_s * pace > left_s for pace in self.ready.values()), "a worker would do it in time"
+                in_time = self.now_s - refused_job.arrived_at <= 1.0
                 assert in_time or "no worker came" in each.message, "what was accepted is refused only at its expiry"
 
     @rule(
@@ -301,17 +315,17 @@ class AnyOrder(RuleBasedStateMachine):
                 str(self.count), work_s, now_s=self.now_s, due_s=due_s, expires_s=due_s + late_s,
                 tenant=tenant, priority=priority, worker=worker,
             )  # fmt: skip
-            self.open[new.job_id] = self.now_s
+            self.open[new.job_id] = new
             self.took(self.queue.handle(JobArrived(self.now_s, new)))
 
-    @rule(worker=st.sampled_from(["w0", "w1", "w2", "w3"]))
-    def ask(self, worker: str) -> None:
-        self.ready.add(worker)
-        self.took(self.queue.handle(WorkerReady(self.now_s, worker, MODEL)))
+    @rule(worker=st.sampled_from(["w0", "w1", "w2", "w3"]), pace=st.sampled_from([1.0, 1.0, 3.0, 0.5]))
+    def ask(self, worker: str, pace: float) -> None:
+        self.ready[worker] = pace
+        self.took(self.queue.handle(WorkerReady(self.now_s, worker, MODEL, pace)))
 
     @rule(worker=st.sampled_from(["w0", "w1", "w2", "w3"]))
     def lose_worker(self, worker: str) -> None:
-        self.ready.discard(worker)
+        self.ready.pop(worker, None)
         self.took(self.queue.handle(WorkerGone(self.now_s, worker)))
 
     @rule(number=st.integers(1, 60))

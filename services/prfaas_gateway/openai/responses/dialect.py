@@ -7,6 +7,7 @@ from prfaas_gateway.openai.errors import ApiError, renamed
 from prfaas_gateway.openai.progress import Progress
 from prfaas_gateway.openai.responses.answers import StreamedResponse, WholeResponse
 from prfaas_gateway.openai.responses.requests import ResponsesRequest, parse_responses
+from prfaas_gateway.openai.unknown_fields import UnknownFields
 
 NAMES: Final = {
     "messages": "input",
@@ -21,9 +22,9 @@ NAMES: Final = {
 class ResponsesDialect:
     ping = b""
 
-    def parse(self, body: bytes) -> ResponsesRequest:
-        """Raises ApiError."""
-        return parse_responses(body)
+    def parse(self, body: bytes, unknown: UnknownFields | None = None) -> ResponsesRequest:
+        """Puts fields that no API has into `unknown`; None: refuses them. Raises ApiError."""
+        return parse_responses(body, unknown)
 
     def streamed(self, asked: Asked, progress: Progress) -> StreamedResponse:
         return StreamedResponse(asked, progress)

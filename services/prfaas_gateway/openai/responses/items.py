@@ -7,10 +7,11 @@ from msgspec.structs import replace
 
 from prfaas.contracts.codes import FailureCode
 from prfaas_gateway.openai.errors import invalid
-from prfaas_gateway.openai.reading import converted, missing, plain_fields, take_inert
+from prfaas_gateway.openai.fields import converted, missing, plain_fields, take_inert
 from prfaas_gateway.openai.responses.unsupported import INERT_IN_ITEM, INERT_IN_PART, UNSUPPORTED_IN_ITEM, UNSUPPORTED_IN_PART
 from prfaas_gateway.openai.tool_types import CalledFunction, ToolCall
 from prfaas_gateway.openai.types import ChatMessage, TextPart
+from prfaas_gateway.openai.unknown_fields import UnknownFields
 from prfaas_gateway.openai.unsupported import take_unsupported
 
 
@@ -52,7 +53,7 @@ _KINDS: Final[dict[str, type[Item]]] = {
 _TEXTS: Final = ("input_text", "output_text")
 
 
-def chat_messages(input: Any) -> list[ChatMessage]:
+def chat_messages(input: Any, unknown: UnknownFields | None) -> list[ChatMessage]:
     """Returns the messages of a chat that say what an input says: the calls of one turn are one message. Raises ApiError."""
     if isinstance(input, str):
         return [ChatMessage(role="user", content=input)]
@@ -61,15 +62,15 @@ def chat_messages(input: Any) -> list[ChatMessage]:
     messages: list[ChatMessage] = []
     for index, value in enumerate(input):
         where = f"input[{index}]"
-        item = _item(value, where)
+        item = _item(value, where, unknown)
         match item:
             case CallItem():
                 _add_call(messages, item)
             case OutputItem():
-                content = _content(item.output, f"{where}.output")
+                content = _content(item.output, f"{where}.output", unknown)
                 messages.append(ChatMessage(role="tool", tool_call_id=item.call_id, content=content))
             case MessageItem():
-                _add_message(messages, ChatMessage(role=item.role, content=_content(item.content, f"{where}.content")))
+                _add_message(messages, ChatMessage(role=item.role, content=_content(item.content, f"{where}.content", unknown)))
     return messages
 
 
@@ -89,7 +90,7 @@ def _add_message(messages: list[ChatMessage], message: ChatMessage) -> None:
         messages.append(message)
 
 
-def _item(value: Any, where: str) -> Item:
+def _item(value: Any, where: str, unknown: UnknownFields | None) -> Item:
     if not isinstance(value, dict):
         raise invalid(f"`{where}` must be an item: an object.", where, FailureCode.INVALID_VALUE)
     kind = value.get("type")
@@ -100,19 +101,19 @@ def _item(value: Any, where: str) -> Item:
         raise invalid(message, f"{where}.type", FailureCode.UNSUPPORTED_VALUE)
     fields = plain_fields(value)
     take_inert(fields, INERT_IN_ITEM, where)
-    return converted(take_unsupported(fields, UNSUPPORTED_IN_ITEM, where), _KINDS[kind or "message"], where)
+    return converted(take_unsupported(fields, UNSUPPORTED_IN_ITEM, where), _KINDS[kind or "message"], unknown, where)
 
 
-def _content(content: Any, where: str) -> str | list[TextPart]:
+def _content(content: Any, where: str, unknown: UnknownFields | None) -> str | list[TextPart]:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
         raise invalid(f"`{where}` must be a string or an array of parts.", where, FailureCode.INVALID_VALUE)
-    parts = [TextPart(type="text", text=_part(part, f"{where}[{index}]").text) for index, part in enumerate(content)]
+    parts = [TextPart(type="text", text=_part(part, f"{where}[{index}]", unknown).text) for index, part in enumerate(content)]
     return parts or ""
 
 
-def _part(value: Any, where: str) -> Part:
+def _part(value: Any, where: str, unknown: UnknownFields | None) -> Part:
     if not isinstance(value, dict):
         raise invalid(f"`{where}` must be a part: an object with a `type`.", where, FailureCode.INVALID_VALUE)
     kind = value.get("type")
@@ -123,7 +124,7 @@ def _part(value: Any, where: str) -> Part:
         raise invalid(message, f"{where}.type", FailureCode.UNSUPPORTED_VALUE)
     fields = plain_fields(value)
     take_inert(fields, INERT_IN_PART, where)
-    return converted(take_unsupported(fields, UNSUPPORTED_IN_PART, where), Part, where)
+    return converted(take_unsupported(fields, UNSUPPORTED_IN_PART, where), Part, unknown, where)
 
 
 def _listed(names: tuple[str, ...]) -> str:

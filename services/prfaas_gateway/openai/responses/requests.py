@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from prfaas.contracts.codes import FailureCode
 from prfaas_gateway.openai.errors import invalid
-from prfaas_gateway.openai.reading import converted, fields_of, missing, plain_fields, take_inert
+from prfaas_gateway.openai.fields import checked, converted, missing, object_of, plain_fields, take_inert
 from prfaas_gateway.openai.responses.items import chat_messages
 from prfaas_gateway.openai.responses.unsupported import (
     INERT,
@@ -20,6 +20,7 @@ from prfaas_gateway.openai.responses.unsupported import (
 from prfaas_gateway.openai.structured import JsonSchemaFormat, ResponseFormat
 from prfaas_gateway.openai.tool_types import FunctionName, FunctionSpec, NamedFunction, NamedTool, Tool, ToolChoice
 from prfaas_gateway.openai.types import ChatMessage, ChatRequest, Temperature, TokenCount, TopP
+from prfaas_gateway.openai.unknown_fields import UnknownFields
 from prfaas_gateway.openai.unsupported import take_unsupported
 
 VERBATIM: Final = frozenset(["input", "text", "tools"])
@@ -95,21 +96,21 @@ class ResponsesRequest(ChatRequest, frozen=True, kw_only=True):
     echo: Echo
 
 
-def parse_responses(body: bytes) -> ResponsesRequest:
-    """Raises ApiError."""
-    fields = fields_of(body, VERBATIM)
+def parse_responses(body: bytes, unknown: UnknownFields | None = None) -> ResponsesRequest:
+    """Puts fields that no API has into `unknown`; None: refuses them. Raises ApiError."""
+    fields = object_of(body, VERBATIM)
     take_inert(fields, INERT)
     if isinstance(include := fields.get("include"), list):
         fields["include"] = [each for each in include if each != NOTHING_TO_INCLUDE]
     fields = take_unsupported(fields, UNSUPPORTED)
     if isinstance(options := fields.get("stream_options"), dict):
         fields["stream_options"] = take_unsupported(options, UNSUPPORTED_IN_STREAM_OPTIONS, "stream_options")
-    request = converted(fields, Fields)
+    request = converted(fields, Fields, unknown)
     instructions = [] if not request.instructions else [ChatMessage(role="system", content=request.instructions)]
-    messages = [*instructions, *chat_messages(request.input)]
-    tools = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(request.tools)]
-    choice = _choice(request.tool_choice)
-    format = _format(request.text)
+    messages = [*instructions, *chat_messages(request.input, unknown)]
+    tools = [_tool(tool, f"tools[{index}]", unknown) for index, tool in enumerate(request.tools)]
+    choice = _choice(request.tool_choice, unknown)
+    format = _format(request.text, unknown)
     return ResponsesRequest(
         model=request.model,
         messages=messages,
@@ -133,11 +134,13 @@ def parse_responses(body: bytes) -> ResponsesRequest:
     )
 
 
-def _tool(tool: Any, where: str) -> FunctionTool:
+def _tool(tool: Any, where: str, unknown: UnknownFields | None) -> FunctionTool:
     if not isinstance(tool, dict):
         raise invalid(f"`{where}` must be an object.", where, FailureCode.INVALID_VALUE)
     _only_functions(tool, where)
-    return converted(take_unsupported(plain_fields(tool, {"parameters"}), UNSUPPORTED_IN_TOOL, where), FunctionTool, where)
+    return converted(
+        take_unsupported(plain_fields(tool, {"parameters"}), UNSUPPORTED_IN_TOOL, where), FunctionTool, unknown, where
+    )
 
 
 def _only_functions(value: dict[str, Any], where: str) -> None:
@@ -152,25 +155,26 @@ def _chat_tool(tool: FunctionTool) -> Tool:
     return Tool(type="function", function=function)
 
 
-def _choice(choice: Any) -> Literal["none", "auto", "required"] | FunctionChoice:
+def _choice(choice: Any, unknown: UnknownFields | None) -> Literal["none", "auto", "required"] | FunctionChoice:
     if isinstance(choice, dict):
         _only_functions(choice, "tool_choice")
-        return converted(choice, FunctionChoice, "tool_choice")
-    return converted(choice, Literal["none", "auto", "required"], "tool_choice")  # type: ignore[arg-type]
+        return converted(choice, FunctionChoice, unknown, "tool_choice")
+    found: Literal["none", "auto", "required"] = checked(choice, Literal["none", "auto", "required"], "tool_choice")
+    return found
 
 
 def _named(choice: FunctionChoice) -> ToolChoice:
     return NamedTool(type="function", function=NamedFunction(name=choice.name))
 
 
-def _format(text: Any) -> TextFormat:
+def _format(text: Any, unknown: UnknownFields | None) -> TextFormat:
     if isinstance(text, dict):
         text = take_unsupported(plain_fields(text, {"format"}), UNSUPPORTED_IN_TEXT, "text")
-    said = converted({} if text is None else text, Text, "text").format
+    said = converted({} if text is None else text, Text, unknown, "text").format
     where = "text.format"
     if said is None or said == {}:
         return TextFormat(type="text")
-    format = converted(plain_fields(said, {"schema"}) if isinstance(said, dict) else said, TextFormat, where)
+    format = converted(plain_fields(said, {"schema"}) if isinstance(said, dict) else said, TextFormat, unknown, where)
     if format.type == "json_schema":
         for name in ("name", "schema"):
             if getattr(format, name) is None:
