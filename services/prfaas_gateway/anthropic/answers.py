@@ -1,45 +1,24 @@
 """Answers in Anthropic's words: events of a request in, a body or events of a stream out. Pure."""
 
 from collections.abc import Collection
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
-from msgspec import UNSET, UnsetType
 
 from prfaas.contracts.terms import FinishReason
 from prfaas.contracts.to_gateway import Failed, Finished, GenerateEvent, Started, Tokens
 from prfaas_gateway.anthropic.errors import error_body
+from prfaas_gateway.anthropic.types import Message, MessageUsage
 from prfaas_gateway.dialect import Asked
 from prfaas_gateway.openai.blocks import Began, Block, BlockAnswer, Change, Grew
 from prfaas_gateway.openai.errors import ApiError
 from prfaas_gateway.openai.progress import Progress
 from prfaas_gateway.openai.tool_shape import TOOL_CALLS
-from prfaas_gateway.openai.types import TransferUsage
 from prfaas_gateway.sse import named_event
 
 RAW_ARGUMENTS: Final = "raw_arguments"
 """Member of `input` that holds the arguments of a call as the model wrote them, where they are no JSON object."""
 _STOP_REASONS: Final = {FinishReason.STOP.value: "end_turn", FinishReason.LENGTH.value: "max_tokens", TOOL_CALLS: "tool_use"}
-
-
-class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    input_tokens: int
-    """Tokens of the prompt that were computed for this answer."""
-    cache_creation_input_tokens: int = 0
-    cache_read_input_tokens: int
-    output_tokens: int
-    prfaas: TransferUsage | UnsetType = UNSET
-
-
-class Message(msgspec.Struct, frozen=True, kw_only=True):
-    id: str
-    type: Literal["message"] = "message"
-    role: Literal["assistant"] = "assistant"
-    model: str
-    content: list[dict[str, Any]] = []
-    stop_reason: str | None = None
-    stop_sequence: str | None = None
-    usage: Usage
 
 
 class _Answer:
@@ -74,10 +53,10 @@ class _Answer:
         reason = self._answer.finish_reason
         return _STOP_REASONS.get(reason, reason), None
 
-    def _usage(self) -> Usage:
+    def _usage(self) -> MessageUsage:
         usage = self.progress.usage(report=self._asked.report)
         cached_tokens = usage.prompt_tokens_details.cached_tokens
-        return Usage(
+        return MessageUsage(
             input_tokens=usage.prompt_tokens - cached_tokens,
             cache_read_input_tokens=cached_tokens,
             output_tokens=usage.completion_tokens,
@@ -113,7 +92,7 @@ class StreamedMessage(_Answer):
                 return changed
 
     def failed(self, error: ApiError) -> bytes:
-        return named_event("error", **error_body(error))
+        return named_event("error", error=error_body(error).error)
 
 
 def _told(change: Change) -> bytes:

@@ -51,11 +51,11 @@ class _Turn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     content: Any
 
 
-def chat_messages(message: Any, where: str, unknown: UnknownFields | None) -> list[ChatMessage]:
+def chat_messages(message: dict[str, Any], where: str, unknown: UnknownFields | None) -> list[ChatMessage]:
     """Returns the messages of a chat that say what one message does: each result of a tool is one of its own.
 
     Raises ApiError."""
-    turn = converted(plain_fields(message, {"content"}) if isinstance(message, dict) else message, _Turn, unknown, where)
+    turn = converted(plain_fields(message, {"content"}), _Turn, unknown, where)
     path = f"{where}.content"
     if isinstance(turn.content, str):
         return [ChatMessage(role=turn.role, content=turn.content)]
@@ -67,7 +67,7 @@ def chat_messages(message: Any, where: str, unknown: UnknownFields | None) -> li
     return list(_user(blocks, path, unknown))
 
 
-def system_message(system: Any, unknown: UnknownFields | None) -> list[ChatMessage]:
+def system_message(system: str | list[dict[str, Any]], unknown: UnknownFields | None) -> list[ChatMessage]:
     """Returns the first message of a chat, or none where the instructions are empty. Raises ApiError."""
     if isinstance(system, str):
         return [ChatMessage(role="system", content=system)] if system else []

@@ -28,7 +28,7 @@ class MessagesDialect:
         return WholeMessage(asked, progress)
 
     def error(self, error: ApiError) -> bytes:
-        return msgspec.json.encode({"type": "error", **error_body(error)})
+        return msgspec.json.encode(error_body(error))
 
 
 MESSAGES = MessagesDialect(parse_messages)

@@ -1,7 +1,8 @@
 """Errors in Anthropic's shape."""
 
-from typing import Any, Final
+from typing import Final
 
+from prfaas_gateway.anthropic.types import MessageError, MessageErrorResponse
 from prfaas_gateway.openai.errors import ApiError
 
 _TYPES: Final = {
@@ -16,7 +17,6 @@ _TYPES: Final = {
 """Name of an error by its status; other statuses are of the request below 500, and of the server from there on."""
 
 
-def error_body(error: ApiError) -> dict[str, Any]:
-    """Returns the members of the body beside its `type`."""
+def error_body(error: ApiError) -> MessageErrorResponse:
     kind = _TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
-    return {"error": {"type": kind, "message": error.body.message}}
+    return MessageErrorResponse(error=MessageError(type=kind, message=error.body.message))

@@ -10,8 +10,7 @@ from prfaas_gateway.anthropic.content import chat_messages, system_message
 from prfaas_gateway.anthropic.unsupported import INERT, INERT_IN_TOOL, UNSUPPORTED, UNSUPPORTED_IN_TOOL
 from prfaas_gateway.openai.errors import invalid
 from prfaas_gateway.openai.fields import converted, object_of, plain_fields, take_inert
-from prfaas_gateway.openai.tool_types import FunctionName, FunctionSpec, NamedFunction, NamedTool, Tool
-from prfaas_gateway.openai.tool_types import ToolChoice as ChatToolChoice
+from prfaas_gateway.openai.tool_types import FunctionName, FunctionSpec, NamedFunction, NamedTool, Tool, ToolChoice
 from prfaas_gateway.openai.types import ChatMessage, ChatRequest, CountTokensRequest, StopString, Temperature, TokenCount, TopP
 from prfaas_gateway.openai.unknown_fields import UnknownFields
 from prfaas_gateway.openai.unsupported import take_unsupported
@@ -21,10 +20,10 @@ VERBATIM: Final = frozenset(["messages", "system", "tools"])
 MAX_STOP_SEQUENCES: Final = 64
 
 
-Request = TypeVar("Request", bound="CountRequest")
+Request = TypeVar("Request", bound="CountTokensBody")
 
 
-class ToolChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class MessagesToolChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     type: Literal["auto", "any", "tool", "none"]
     name: FunctionName | None = None
     disable_parallel_tool_use: bool = False
@@ -38,17 +37,17 @@ class ToolSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     strict: bool | None = None
 
 
-class CountRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CountTokensBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Fields of both endpoints: those that are the prompt."""
 
     model: str
-    messages: Annotated[list[Any], Meta(min_length=1)]
-    system: Any = ""
-    tools: list[Any] = []
-    tool_choice: ToolChoice | None = None
+    messages: Annotated[list[dict[str, Any]], Meta(min_length=1)]
+    system: str | list[dict[str, Any]] = ""
+    tools: list[dict[str, Any]] = []
+    tool_choice: MessagesToolChoice | None = None
 
 
-class MessagesRequest(CountRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class MessagesBody(CountTokensBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_tokens: TokenCount
     stream: bool = False
     stop_sequences: Annotated[list[StopString], Meta(max_length=MAX_STOP_SEQUENCES)] = []
@@ -59,7 +58,7 @@ class MessagesRequest(CountRequest, frozen=True, kw_only=True, forbid_unknown_fi
 
 def parse_messages(body: bytes, unknown: UnknownFields | None = None) -> ChatRequest:
     """Puts fields that no API has into `unknown`; None: refuses them. Raises ApiError."""
-    request = _converted(body, MessagesRequest, unknown)
+    request = _converted(body, MessagesBody, unknown)
     choice = request.tool_choice
     messages = _messages(request, unknown)
     goes_on = _goes_on(messages[-1])
@@ -82,7 +81,7 @@ def parse_messages(body: bytes, unknown: UnknownFields | None = None) -> ChatReq
 
 def parse_count(body: bytes, unknown: UnknownFields | None = None) -> CountTokensRequest:
     """Puts fields that no API has into `unknown`; None: refuses them. Raises ApiError."""
-    request = _converted(body, CountRequest, unknown)
+    request = _converted(body, CountTokensBody, unknown)
     messages = _messages(request, unknown)
     goes_on = _goes_on(messages[-1])
     if request.tool_choice is not None:
@@ -102,12 +101,12 @@ def _converted(body: bytes, kind: type[Request], unknown: UnknownFields | None) 
     return converted(take_unsupported(fields, UNSUPPORTED), kind, unknown)
 
 
-def _messages(request: CountRequest, unknown: UnknownFields | None) -> list[ChatMessage]:
+def _messages(request: CountTokensBody, unknown: UnknownFields | None) -> list[ChatMessage]:
     told = (chat_messages(message, f"messages[{index}]", unknown) for index, message in enumerate(request.messages))
     return [*system_message(request.system, unknown), *(message for messages in told for message in messages)]
 
 
-def _tools(request: CountRequest, unknown: UnknownFields | None) -> list[Tool]:
+def _tools(request: CountTokensBody, unknown: UnknownFields | None) -> list[Tool]:
     return [_tool(tool, f"tools[{index}]", unknown) for index, tool in enumerate(request.tools)]
 
 
@@ -121,9 +120,7 @@ def _goes_on(last: ChatMessage) -> bool:
     return True
 
 
-def _tool(tool: Any, where: str, unknown: UnknownFields | None) -> Tool:
-    if not isinstance(tool, dict):
-        raise invalid(f"`{where}` must be an object.", where, FailureCode.INVALID_VALUE)
+def _tool(tool: dict[str, Any], where: str, unknown: UnknownFields | None) -> Tool:
     kind = tool.get("type")
     if kind not in (None, "custom"):
         message = f"`{where}` is of type `{kind}`, which is not served; only `custom` is."
@@ -135,7 +132,7 @@ def _tool(tool: Any, where: str, unknown: UnknownFields | None) -> Tool:
     return Tool(type="function", function=function)
 
 
-def _choice(choice: ToolChoice) -> ChatToolChoice:
+def _choice(choice: MessagesToolChoice) -> ToolChoice:
     if (choice.type == "tool") != (choice.name is not None):
         message = "`tool_choice.name` names the tool of the type `tool`, which needs one; other types have none."
         raise invalid(message, "tool_choice.name", FailureCode.INVALID_VALUE)

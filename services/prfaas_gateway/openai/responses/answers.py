@@ -1,6 +1,6 @@
 """Answers of the Responses API: events of a request in, a body or events of a stream out. Pure."""
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -11,6 +11,14 @@ from prfaas_gateway.openai.blocks import Began, Block, BlockAnswer, Change, Grew
 from prfaas_gateway.openai.errors import ApiError
 from prfaas_gateway.openai.progress import Progress
 from prfaas_gateway.openai.responses.requests import ResponsesRequest
+from prfaas_gateway.openai.responses.types import (
+    IncompleteDetails,
+    InputTokensDetails,
+    Response,
+    ResponseError,
+    ResponseUsage,
+    Status,
+)
 from prfaas_gateway.sse import named_event
 
 _TOO_MANY: Final = 429
@@ -26,32 +34,22 @@ class _Answer:
         self._echo = asked.request.echo
         self._answer = BlockAnswer(progress, asked.tool_use, never_none=True)
 
-    def _response(self, status: str, output: list[dict[str, Any]], error: dict[str, str] | None = None) -> dict[str, Any]:
-        sampling = self._asked.sampling
-        return {
-            "id": f"resp_{self._asked.request_id}",
-            "object": "response",
-            "created_at": self._asked.created,
-            "status": status,
-            "background": False,
-            "error": error,
-            "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
+    def _response(self, status: Status, output: list[dict[str, Any]], error: ResponseError | None = None) -> Response:
+        return Response(
+            id=f"resp_{self._asked.request_id}",
+            created_at=self._asked.created,
+            status=status,
+            error=error,
+            incomplete_details=IncompleteDetails() if status == "incomplete" else None,
+            model=self._asked.model,
+            output=output,
+            temperature=self._asked.sampling.temperature,
+            top_p=self._asked.sampling.top_p,
+            usage=None if status == "in_progress" else self._usage(),
             **msgspec.structs.asdict(self._echo),
-            "max_tool_calls": None,
-            "model": self._asked.model,
-            "output": output,
-            "previous_response_id": None,
-            "reasoning": {"effort": None, "summary": None},
-            "service_tier": "default",
-            "store": False,
-            "temperature": sampling.temperature,
-            "top_logprobs": 0,
-            "top_p": sampling.top_p,
-            "truncation": "disabled",
-            "usage": None if status == "in_progress" else self._usage(),
-        }
+        )
 
-    def _finished(self) -> dict[str, Any]:
+    def _finished(self) -> Response:
         """Returns the response of an answer that has finished."""
         return self._response("incomplete" if self._is_cut else "completed", list(map(self._item, self._answer.blocks.all)))
 
@@ -76,16 +74,15 @@ class _Answer:
     def _item_id(self, block: Block) -> str:
         return f"{'fc' if block.call_id else 'msg'}_{self._asked.request_id}_{block.index}"
 
-    def _usage(self) -> dict[str, Any]:
+    def _usage(self) -> ResponseUsage:
         usage = self.progress.usage(report=self._asked.report)
-        told = {
-            "input_tokens": usage.prompt_tokens,
-            "input_tokens_details": {"cached_tokens": usage.prompt_tokens_details.cached_tokens, "cache_write_tokens": 0},
-            "output_tokens": usage.completion_tokens,
-            "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": usage.total_tokens,
-        }
-        return told if usage.prfaas is msgspec.UNSET else {**told, "prfaas": usage.prfaas}
+        return ResponseUsage(
+            input_tokens=usage.prompt_tokens,
+            input_tokens_details=InputTokensDetails(cached_tokens=usage.prompt_tokens_details.cached_tokens),
+            output_tokens=usage.completion_tokens,
+            total_tokens=usage.total_tokens,
+            prfaas=usage.prfaas,
+        )
 
 
 class WholeResponse(_Answer):
@@ -115,15 +112,15 @@ class StreamedResponse(_Answer):
                 return self._event("created", response=response) + self._event("in_progress", response=response)
             case Finished():
                 response = self._finished()
-                return changed + self._event(response["status"], response=response)
+                return changed + self._event(response.status, response=response)
             case Tokens() | Failed():
                 return changed
 
     def failed(self, error: ApiError) -> bytes:
-        told = {
-            "code": "rate_limit_exceeded" if error.status == _TOO_MANY else "server_error",
-            "message": error.body.message,
-        }
+        code: Literal["server_error", "rate_limit_exceeded"] = (
+            "rate_limit_exceeded" if error.status == _TOO_MANY else "server_error"
+        )
+        told = ResponseError(code=code, message=error.body.message)
         return self._event("failed", response=self._response("failed", list(map(self._item, self._answer.blocks.all)), told))
 
     def _event(self, name: str, /, **fields: Any) -> bytes:

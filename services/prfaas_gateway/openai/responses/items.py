@@ -53,12 +53,10 @@ _KINDS: Final[dict[str, type[Item]]] = {
 _TEXTS: Final = ("input_text", "output_text")
 
 
-def chat_messages(input: Any, unknown: UnknownFields | None) -> list[ChatMessage]:
+def chat_messages(input: str | list[dict[str, Any]], unknown: UnknownFields | None) -> list[ChatMessage]:
     """Returns the messages of a chat that say what an input says: the calls of one turn are one message. Raises ApiError."""
     if isinstance(input, str):
         return [ChatMessage(role="user", content=input)]
-    if not isinstance(input, list) or not input:
-        raise invalid("`input` must be a string, or an array of one item at the least.", "input", FailureCode.INVALID_VALUE)
     messages: list[ChatMessage] = []
     for index, value in enumerate(input):
         where = f"input[{index}]"
@@ -90,9 +88,7 @@ def _add_message(messages: list[ChatMessage], message: ChatMessage) -> None:
         messages.append(message)
 
 
-def _item(value: Any, where: str, unknown: UnknownFields | None) -> Item:
-    if not isinstance(value, dict):
-        raise invalid(f"`{where}` must be an item: an object.", where, FailureCode.INVALID_VALUE)
+def _item(value: dict[str, Any], where: str, unknown: UnknownFields | None) -> Item:
     kind = value.get("type")
     if kind is None and "role" not in value:
         raise missing(f"{where}.type")

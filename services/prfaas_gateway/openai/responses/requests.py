@@ -7,11 +7,10 @@ from msgspec import Meta
 
 from prfaas.contracts.codes import FailureCode
 from prfaas_gateway.openai.errors import invalid
-from prfaas_gateway.openai.fields import checked, converted, missing, object_of, plain_fields, take_inert
+from prfaas_gateway.openai.fields import converted, missing, object_of, plain_fields, take_inert
 from prfaas_gateway.openai.responses.items import chat_messages
 from prfaas_gateway.openai.responses.unsupported import (
     INERT,
-    NOTHING_TO_INCLUDE,
     UNSUPPORTED,
     UNSUPPORTED_IN_STREAM_OPTIONS,
     UNSUPPORTED_IN_TEXT,
@@ -24,7 +23,7 @@ from prfaas_gateway.openai.unknown_fields import UnknownFields
 from prfaas_gateway.openai.unsupported import take_unsupported
 
 VERBATIM: Final = frozenset(["input", "text", "tools"])
-"""Fields that hold JSON schemas, in which a null says something, or are looked at part by part."""
+"""ResponsesBody that hold JSON schemas, in which a null says something, or are looked at part by part."""
 Metadata = Annotated[
     dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
     Meta(max_length=16),
@@ -56,30 +55,30 @@ class FunctionChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     name: FunctionName
 
 
-class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ResponsesStreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`stream_options` without what is not served."""
 
 
-class Fields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Fields of a request that are served. A null one counts as absent."""
+class ResponsesBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """ResponsesBody of a request that are served. A null one counts as absent."""
 
     model: str
-    input: Any
+    input: str | Annotated[list[dict[str, Any]], Meta(min_length=1)]
     instructions: str | None = None
     max_output_tokens: TokenCount | None = None
     temperature: Temperature | None = None
     top_p: TopP | None = None
-    tools: list[Any] = []
-    tool_choice: Any = "auto"
+    tools: list[dict[str, Any]] = []
+    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] = "auto"
     parallel_tool_calls: bool = True
-    text: Any = None
+    text: dict[str, Any] = {}
     stream: bool = False
-    stream_options: NoOptions | None = None
+    stream_options: ResponsesStreamOptions | None = None
     metadata: Metadata = {}
 
 
 class Echo(msgspec.Struct, frozen=True, kw_only=True):
-    """Fields of a request that its answers repeat."""
+    """ResponsesBody of a request that its answers repeat."""
 
     instructions: str | None
     max_output_tokens: int | None
@@ -100,12 +99,10 @@ def parse_responses(body: bytes, unknown: UnknownFields | None = None) -> Respon
     """Puts fields that no API has into `unknown`; None: refuses them. Raises ApiError."""
     fields = object_of(body, VERBATIM)
     take_inert(fields, INERT)
-    if isinstance(include := fields.get("include"), list):
-        fields["include"] = [each for each in include if each != NOTHING_TO_INCLUDE]
     fields = take_unsupported(fields, UNSUPPORTED)
     if isinstance(options := fields.get("stream_options"), dict):
         fields["stream_options"] = take_unsupported(options, UNSUPPORTED_IN_STREAM_OPTIONS, "stream_options")
-    request = converted(fields, Fields, unknown)
+    request = converted(fields, ResponsesBody, unknown)
     instructions = [] if not request.instructions else [ChatMessage(role="system", content=request.instructions)]
     messages = [*instructions, *chat_messages(request.input, unknown)]
     tools = [_tool(tool, f"tools[{index}]", unknown) for index, tool in enumerate(request.tools)]
@@ -134,13 +131,10 @@ def parse_responses(body: bytes, unknown: UnknownFields | None = None) -> Respon
     )
 
 
-def _tool(tool: Any, where: str, unknown: UnknownFields | None) -> FunctionTool:
-    if not isinstance(tool, dict):
-        raise invalid(f"`{where}` must be an object.", where, FailureCode.INVALID_VALUE)
+def _tool(tool: dict[str, Any], where: str, unknown: UnknownFields | None) -> FunctionTool:
     _only_functions(tool, where)
-    return converted(
-        take_unsupported(plain_fields(tool, {"parameters"}), UNSUPPORTED_IN_TOOL, where), FunctionTool, unknown, where
-    )
+    fields = take_unsupported(plain_fields(tool, {"parameters"}), UNSUPPORTED_IN_TOOL, where)
+    return converted(fields, FunctionTool, unknown, where)
 
 
 def _only_functions(value: dict[str, Any], where: str) -> None:
@@ -155,22 +149,22 @@ def _chat_tool(tool: FunctionTool) -> Tool:
     return Tool(type="function", function=function)
 
 
-def _choice(choice: Any, unknown: UnknownFields | None) -> Literal["none", "auto", "required"] | FunctionChoice:
-    if isinstance(choice, dict):
-        _only_functions(choice, "tool_choice")
-        return converted(choice, FunctionChoice, unknown, "tool_choice")
-    found: Literal["none", "auto", "required"] = checked(choice, Literal["none", "auto", "required"], "tool_choice")
-    return found
+def _choice(
+    choice: Literal["none", "auto", "required"] | dict[str, Any], unknown: UnknownFields | None
+) -> Literal["none", "auto", "required"] | FunctionChoice:
+    if not isinstance(choice, dict):
+        return choice
+    _only_functions(choice, "tool_choice")
+    return converted(choice, FunctionChoice, unknown, "tool_choice")
 
 
 def _named(choice: FunctionChoice) -> ToolChoice:
     return NamedTool(type="function", function=NamedFunction(name=choice.name))
 
 
-def _format(text: Any, unknown: UnknownFields | None) -> TextFormat:
-    if isinstance(text, dict):
-        text = take_unsupported(plain_fields(text, {"format"}), UNSUPPORTED_IN_TEXT, "text")
-    said = converted({} if text is None else text, Text, unknown, "text").format
+def _format(text: dict[str, Any], unknown: UnknownFields | None) -> TextFormat:
+    fields = take_unsupported(plain_fields(text, {"format"}), UNSUPPORTED_IN_TEXT, "text")
+    said = converted(fields, Text, unknown, "text").format
     where = "text.format"
     if said is None or said == {}:
         return TextFormat(type="text")

@@ -22,8 +22,6 @@ UNSUPPORTED: Final[dict[str, Any]] = {
     "access_programs": {},
 }
 """Fields of a request."""
-NOTHING_TO_INCLUDE: Final = "reasoning.encrypted_content"
-"""Entry of `include` that asks for nothing here: answers have no reasoning."""
 UNSUPPORTED_IN_TEXT: Final[dict[str, Any]] = {"verbosity": "medium"}
 UNSUPPORTED_IN_STREAM_OPTIONS: Final[dict[str, Any]] = {"include_obfuscation": False}
 UNSUPPORTED_IN_TOOL: Final[dict[str, Any]] = {
