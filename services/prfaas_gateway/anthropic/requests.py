@@ -19,7 +19,6 @@ VERBATIM: Final = frozenset(["messages", "system", "tools"])
 """Fields that hold JSON schemas or arguments, in which a null says something."""
 MAX_STOP_SEQUENCES: Final = 64
 
-
 Request = TypeVar("Request", bound="CountTokensBody")
 
 

@@ -60,7 +60,7 @@ class ResponsesStreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=
 
 
 class ResponsesBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """ResponsesBody of a request that are served. A null one counts as absent."""
+    """Fields of a request that are served. A null one counts as absent."""
 
     model: str
     input: str | Annotated[list[dict[str, Any]], Meta(min_length=1)]
@@ -78,7 +78,7 @@ class ResponsesBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class Echo(msgspec.Struct, frozen=True, kw_only=True):
-    """ResponsesBody of a request that its answers repeat."""
+    """Fields of a request that its answers repeat."""
 
     instructions: str | None
     max_output_tokens: int | None
