@@ -127,6 +127,10 @@ class WorldText:
     def flush(self) -> TextDelta:
         return TextDelta(self._matcher.flush(), False)
 
+    @property
+    def stop(self) -> str:
+        return self._matcher.met
+
     def offset_chars(self, token_id: int) -> int:
         return self._tokens
 

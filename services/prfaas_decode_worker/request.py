@@ -37,6 +37,11 @@ class Text(Protocol):
         """Returns what was held back; no token follows."""
         ...
 
+    @property
+    def stop(self) -> str:
+        """Stop string that has ended the text; empty where none has."""
+        ...
+
     def offset_chars(self, token_id: int) -> int:
         """Returns the character at which the text of the next token, `token_id`, begins."""
         ...
@@ -158,6 +163,7 @@ class Request:
             finish_reason=finish_reason,
             text=rest,
             completion_tokens=self.generated,
+            stop=self.text.stop,
             transfer=self.report,
             prefill=self.prefill_times(),
         )

@@ -10,6 +10,8 @@ class StopMatcher:
 
     def __init__(self, stop: Sequence[str]) -> None:
         self._stop = tuple(stop)
+        self.met = ""
+        """Stop string that was met: the first in the text, and of several that begin there the one that was named first."""
         self._held = ""
         self._exempt_chars = 0
         """Length of the part of the held text in which no stop string may end."""
@@ -21,9 +23,11 @@ class StopMatcher:
         self._held += text
         if not counts:
             self._exempt_chars = len(self._held)
-        found = [at for at in map(self._find, self._stop) if at >= 0]
+        found = [(at, number) for number, stop in enumerate(self._stop) if (at := self._find(stop)) >= 0]
         if found:
-            certain, self._held = self._held[: min(found)], ""
+            at, number = min(found)
+            self.met = self._stop[number]
+            certain, self._held = self._held[:at], ""
             return certain, True
         certain_chars = len(self._held) - max((self._overlap(stop) for stop in self._stop), default=0)
         certain, self._held = self._held[:certain_chars], self._held[certain_chars:]

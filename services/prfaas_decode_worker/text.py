@@ -43,6 +43,10 @@ class TextStream:
         text, stopped = self._matched(self._detokenizer.flush())
         return TextDelta(text if stopped else text + self._matcher.flush(), stopped)
 
+    @property
+    def stop(self) -> str:
+        return self._matcher.met
+
     def offset_chars(self, token_id: int) -> int:
         """Returns where in the answer's text the next token, `token_id`, begins."""
         return self._detokenizer.offset_chars(token_id)

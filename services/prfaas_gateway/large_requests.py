@@ -19,11 +19,10 @@ import msgspec
 from prfaas.engine.model_directory import ModelFiles
 from prfaas.engine.tokenizer_file import load_tokenizer
 from prfaas.telemetry.logs import get_logger
+from prfaas_gateway.dialects import DIALECTS, TOKENIZING_PARSERS
 from prfaas_gateway.openai.errors import ApiError, internal
-from prfaas_gateway.openai.tokenizing import TOKENIZING_PARSERS
 from prfaas_gateway.openai.types import ChatRequest, CompletionRequest
 from prfaas_gateway.openai.unknown_fields import UnknownFields
-from prfaas_gateway.openai.validation import PARSERS
 from prfaas_gateway.prompts import Prompts
 from prfaas_gateway.tokenizing import chosen_model, encoded_answer
 from prfaas_gateway.turns import Turns
@@ -45,7 +44,7 @@ NamedFiles = tuple[tuple[str, ...], ModelFiles]
 
 class LargeRequest(NamedTuple):
     endpoint: str
-    """A key of PARSERS or TOKENIZING_PARSERS."""
+    """A key of DIALECTS or TOKENIZING_PARSERS."""
     body: bytes
     ignores_unknown: bool
 
@@ -185,7 +184,7 @@ class LargeRequests:
             if large.endpoint in TOKENIZING_PARSERS:
                 asked = TOKENIZING_PARSERS[large.endpoint](large.body, unknown)
                 return Tokenized(encoded_answer(asked, *chosen_model(asked.model, self._models)), unknown)
-            request = PARSERS[large.endpoint](large.body, unknown)
+            request = DIALECTS[large.endpoint].parse(large.body, unknown)
             prompts, _ = chosen_model(request.model, self._models)
             return ReadRequest(_without_prompt(request), prompts.of_request(request), unknown)
         except ApiError as error:

@@ -9,7 +9,14 @@ from prfaas.contracts.codes import FailureCode
 from prfaas_gateway.chat_template import Rendering
 from prfaas_gateway.openai.errors import invalid, unknown_model
 from prfaas_gateway.openai.tokenizing import TokenizingRequest
-from prfaas_gateway.openai.types import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeChatRequest
+from prfaas_gateway.openai.types import (
+    CountTokensAnswer,
+    CountTokensRequest,
+    DetokenizeAnswer,
+    DetokenizeRequest,
+    TokenizeAnswer,
+    TokenizeChatRequest,
+)
 from prfaas_gateway.prompts import Prompts
 
 Model = TypeVar("Model")
@@ -34,6 +41,8 @@ def encoded_answer(request: TokenizingRequest, prompts: Prompts, context_tokens:
     if isinstance(request, TokenizeChatRequest):
         rendering = Rendering.of(request)
         token_ids = prompts.message_ids(request.messages, rendering, add_special_tokens=request.add_special_tokens)
+        if isinstance(request, CountTokensRequest):
+            return msgspec.json.encode(CountTokensAnswer(input_tokens=len(token_ids)))
     else:
         token_ids = prompts.text_ids(request.prompt, add_special_tokens=request.add_special_tokens)
     answer = TokenizeAnswer(

@@ -36,7 +36,8 @@ class SpelledText:
     """Token n is the digit n; `9` stops when the request has stop strings, and `8` is held back until the next one."""
 
     def __init__(self, stop: tuple[str, ...]) -> None:
-        self.stop = stop
+        self.stops = stop
+        self.stop = ""
         self.held = ""
         self.chars = 0
 
@@ -47,10 +48,14 @@ class SpelledText:
         if token_id == 8:
             text, self.held = text[:-1], "8"
         self.chars += len(text)
-        return Piece(text, token_id != 8 and str(token_id) in self.stop)
+        return Piece(text, token_id != 8 and self._stops(str(token_id)))
 
     def flush(self) -> Piece:
-        return Piece(self.held, self.held in self.stop)
+        return Piece(self.held, self._stops(self.held))
+
+    def _stops(self, digit: str) -> bool:
+        self.stop = digit if digit in self.stops else ""
+        return bool(self.stop)
 
     def offset_chars(self, token_id: int) -> int:
         return self.chars + len(self.held)

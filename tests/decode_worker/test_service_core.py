@@ -73,11 +73,18 @@ def test_eos_ends_without_text_and_ignore_eos_goes_on() -> None:
     assert list(core.requests) == ["r2"]
 
 
-def test_a_stop_string_ends_the_answer() -> None:
+def test_a_stop_string_ends_the_answer_which_says_it() -> None:
+    core = make_core()
+    started(core, ask(stop=("7", "9")))
+    *_, finished = events_of(step(core, 9))
+    assert isinstance(finished, Finished) and (finished.finish_reason, finished.stop) == ("stop", "9")
+
+
+def test_an_end_token_is_no_stop_string() -> None:
     core = make_core()
     started(core, ask(stop=("9",)))
-    *_, finished = events_of(step(core, 9))
-    assert isinstance(finished, Finished) and finished.finish_reason == "stop"
+    *_, finished = events_of(step(core, EOS))
+    assert isinstance(finished, Finished) and (finished.finish_reason, finished.stop) == ("stop", "")
 
 
 @pytest.mark.parametrize("ignore_eos", [False, True])

@@ -21,8 +21,10 @@ def test_matcher_cuts_before_the_first_stop_string(parts: list[str], stop: list[
     ends = [at for at in (whole.find(s) for s in stop) if at >= 0]
     if stopped:
         assert shown == whole[: min(ends)]
+        assert matcher.met == next(s for s in stop if whole.startswith(s, min(ends)))
         assert matcher.flush() == ""
     else:
+        assert matcher.met == ""
         assert not ends
         assert shown + matcher.flush() == whole
 

@@ -1,6 +1,7 @@
 """The `openai` client, unchanged, and clients that behave badly, against real processes."""
 
 import asyncio
+import json
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -65,6 +66,36 @@ async def test_chat_streams_and_counts(stack: Stack) -> None:
     assert usage.prompt_tokens_details.cached_tokens == 0
     reasons = {choice.finish_reason for chunk in chunks for choice in chunk.choices if choice.finish_reason}
     assert reasons <= {"stop", "length"} and len(reasons) == 1
+
+
+async def test_three_apis_tell_the_same_answer_whole_and_streamed(stack: Stack) -> None:
+    question = "What is the capital of France?"
+    messages = [{"role": "user", "content": question}]
+    ask = {"model": "smollm2-135m", "max_tokens": 24, "temperature": 0, "messages": messages}
+    async with client_of(stack) as client, httpx.AsyncClient(base_url=stack.gateway_url("local"), timeout=DEADLINE_S) as plain:
+        chat = await client.chat.completions.create(**ask)  # type: ignore[call-overload]
+        response = await client.responses.create(model="smollm2-135m", input=question, temperature=0, max_output_tokens=24)
+        stream = await client.responses.create(
+            model="smollm2-135m", input=question, temperature=0, max_output_tokens=24, stream=True
+        )
+        events = [event async for event in stream]
+        message = (await plain.post("/v1/messages", json=ask)).json()
+        lines = (await plain.post("/v1/messages", json=ask | {"stream": True})).text.splitlines()
+        counted = {name: ask[name] for name in ("model", "messages")}
+        count = (await plain.post("/v1/messages/count_tokens", json=counted)).json()
+        word = chat.choices[0].message.content.split()[3]
+        stopped = (await plain.post("/v1/messages", json=ask | {"stop_sequences": ["no such text", word]})).json()
+    text = chat.choices[0].message.content
+    deltas = [json.loads(line[6:])["delta"] for line in lines if line.startswith("data: ") and "text_delta" in line]
+    assert response.output_text == message["content"][0]["text"] == "".join(delta["text"] for delta in deltas) == text
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == text
+    reasons = {"stop": ("completed", "end_turn"), "length": ("incomplete", "max_tokens")}
+    assert (response.status, message["stop_reason"]) == reasons[chat.choices[0].finish_reason]
+    used = message["usage"]
+    prompt_tokens = used["input_tokens"] + used["cache_read_input_tokens"]
+    assert prompt_tokens == count["input_tokens"] == chat.usage.prompt_tokens
+    assert (stopped["stop_reason"], stopped["stop_sequence"]) == ("stop_sequence", word)
+    assert stopped["content"][0]["text"] == text[: text.index(word)]
 
 
 class City(BaseModel):

@@ -12,7 +12,7 @@ names = st.sampled_from([
     "model", "prompt", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "min_tokens", "temperature",
     "top_p", "top_k", "min_p", "repetition_penalty", "seed", "stop", "ignore_eos", "logprobs", "top_logprobs", "role", "content",
     "type", "text", "include_usage", "presence_penalty", "frequency_penalty", "logit_bias", "stop_token_ids", "bad_words",
-    "n", "best_of",
+    "n", "best_of", "input", "system", "tools", "tool_choice",
     *UNSUPPORTED, *INERT,
 ]) | st.text(max_size=4)  # fmt: skip
 values = st.recursive(
@@ -21,6 +21,14 @@ values = st.recursive(
 bodies = st.builds(
     lambda extra, base, wins: {**base, **extra} if wins else {**extra, **base},
     st.dictionaries(names, values, max_size=6),
-    st.sampled_from([{}, {"model": "tiny", "prompt": "hello"}, {"model": "tiny", "messages": HELLO}]),
+    st.sampled_from(
+        [
+            {},
+            {"model": "tiny", "prompt": "hello"},
+            {"model": "tiny", "messages": HELLO},
+            {"model": "tiny", "messages": HELLO, "max_tokens": 5},
+            {"model": "tiny", "input": "hello"},
+        ]
+    ),
     st.booleans(),
 )

@@ -68,9 +68,9 @@ class Emitter:
     async def tokens(self, text: str, details: tuple[TokenDetail, ...] = ()) -> None:
         await self._send(Tokens, text=text, token_ids=(7,), details=details)
 
-    async def finished(self, completion_tokens: int, text: str = "", reason: str = "stop") -> None:
-        transfer = TransferReport(bytes=1000, frames=2, attempts=1)
-        await self._send(Finished, finish_reason=reason, text=text, completion_tokens=completion_tokens, transfer=transfer)
+    async def finished(self, completion_tokens: int, text: str = "", reason: str = "stop", stop: str = "") -> None:
+        said = {"finish_reason": reason, "stop": stop, "text": text, "completion_tokens": completion_tokens}
+        await self._send(Finished, **said, transfer=TransferReport(bytes=1000, frames=2, attempts=1))
 
     async def failed(self, code: str, message: str, retry_after_s: float | None = None) -> None:
         await self._send(Failed, code=code, message=message, retry_after_s=retry_after_s)

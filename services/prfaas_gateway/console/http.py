@@ -22,6 +22,7 @@ from prfaas.console.changes import NOTHING, changes
 from prfaas.contracts.codes import FailureCode
 from prfaas.telemetry.wall_clock import unix_s
 from prfaas_gateway.console.console import Console
+from prfaas_gateway.http.headers import authorization_of
 from prfaas_gateway.http.io import ClientGoneError, Reply, until_disconnect
 from prfaas_gateway.openai.errors import ApiError
 from prfaas_gateway.tenants.directory import Caller
@@ -77,7 +78,7 @@ class Events:
         reply = Reply(send, self._door.write_timeout_s)
         reply.headers |= SECURITY_HEADERS
         client = caller.tenant.name or str((scope.get("client") or ("",))[0])
-        authorization = Headers(scope=scope).get("authorization", "")
+        authorization = authorization_of(Headers(scope=scope))
         with self._console.watched(client), suppress(ClientGoneError):
             await until_disconnect(receive, reply, self._tell(reply, self._door.tenant(caller), authorization))
 

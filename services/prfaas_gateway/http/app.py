@@ -1,4 +1,4 @@
-"""Routes of the gateway, and errors outside of its endpoints in OpenAI's shape."""
+"""Routes of the gateway, and errors outside of its endpoints."""
 
 from collections.abc import Sequence
 
@@ -14,16 +14,19 @@ from starlette.types import ASGIApp
 from prfaas import __version__
 from prfaas.contracts.codes import FailureCode
 from prfaas.telemetry.logs import get_logger
+from prfaas_gateway.anthropic.dialect import MESSAGES
 from prfaas_gateway.console.console import Console
 from prfaas_gateway.console.http import Door, console_routes
+from prfaas_gateway.dialect import Dialect
+from prfaas_gateway.dialects import DIALECTS
 from prfaas_gateway.http.endpoint import Endpoint
 from prfaas_gateway.http.exchange import Exchange
 from prfaas_gateway.http.gateway import Gateway
 from prfaas_gateway.http.tokenizing import TokenizingExchange
 from prfaas_gateway.models import ServedModel
+from prfaas_gateway.openai.dialect import COMPLETIONS
 from prfaas_gateway.openai.errors import ApiError, internal
 from prfaas_gateway.openai.openapi import openapi_document
-from prfaas_gateway.openai.shapes import ChatShape, CompletionShape, Shape
 from prfaas_gateway.openai.types import Model, ModelList, Version
 from prfaas_gateway.tenants.access import RATE_LIMIT_HEADERS
 from prfaas_gateway.tenants.directory import Caller
@@ -58,16 +61,21 @@ def make_app(gateway: Gateway, service_routes: Sequence[Route], console: Console
     async def openapi(_request: Request) -> Response:
         return Response(document, media_type="application/json")
 
-    def generating(name: str, shape: Shape) -> Endpoint:
-        return Endpoint(gateway, name, lambda arrival, body: Exchange(gateway, name, arrival, shape).answer(body))
+    def generating(name: str) -> Endpoint:
+        return Endpoint(gateway, name, lambda arrival, body: Exchange(gateway, name, arrival).answer(body), DIALECTS[name].error)
 
-    def tokenizing(name: str) -> Endpoint:
-        return Endpoint(gateway, name, lambda arrival, body: TokenizingExchange(gateway, name, arrival).answer(body))
+    def tokenizing(name: str, dialect: Dialect = COMPLETIONS) -> Endpoint:
+        return Endpoint(
+            gateway, name, lambda arrival, body: TokenizingExchange(gateway, name, arrival).answer(body), dialect.error
+        )
 
     app = Starlette(
         routes=[
-            Route("/v1/chat/completions", generating("chat.completions", ChatShape()), methods=["POST"]),
-            Route("/v1/completions", generating("completions", CompletionShape()), methods=["POST"]),
+            Route("/v1/chat/completions", generating("chat.completions"), methods=["POST"]),
+            Route("/v1/completions", generating("completions"), methods=["POST"]),
+            Route("/v1/responses", generating("responses"), methods=["POST"]),
+            Route("/v1/messages", generating("messages"), methods=["POST"]),
+            Route("/v1/messages/count_tokens", tokenizing("messages.count_tokens", MESSAGES), methods=["POST"]),
             Route("/tokenize", tokenizing("tokenize"), methods=["POST"]),
             Route("/detokenize", tokenizing("detokenize"), methods=["POST"]),
             Route("/version", version),
@@ -126,7 +134,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
         answer = ApiError(
             error.status_code, f"{request.method} {request.url.path}: {error.detail}.", code=FailureCode.METHOD_NOT_ALLOWED
         )
-    return Response(answer.encode(), answer.status, {**answer.headers, **(error.headers or {})}, "application/json")
+    dialect: Dialect = MESSAGES if f"{request.url.path}/".startswith("/v1/messages/") else COMPLETIONS
+    return Response(dialect.error(answer), answer.status, {**answer.headers, **(error.headers or {})}, "application/json")
 
 
 async def _crash(request: Request, error: Exception) -> Response:

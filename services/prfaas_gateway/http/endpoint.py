@@ -13,7 +13,6 @@ from prfaas_gateway.http.arrival import Arrival
 from prfaas_gateway.http.gateway import Gateway, address_of, who_asks
 from prfaas_gateway.http.headers import check_request_id
 from prfaas_gateway.http.io import Body, ClientGoneError, Reply, until_disconnect
-from prfaas_gateway.openai.answers import error_event
 from prfaas_gateway.openai.errors import ApiError, internal
 from prfaas_gateway.record import CLIENT_GONE_STATUS, RequestRecord
 
@@ -26,9 +25,12 @@ Answer = Callable[[Arrival, Body], Coroutine[Any, Any, None]]
 class Endpoint:
     """An ASGI application of its own: Starlette's responses notice only after their start that a client has left."""
 
-    def __init__(self, gateway: Gateway, name: str, answer: Answer) -> None:
-        """`name` is the endpoint's in metrics and logs."""
+    def __init__(
+        self, gateway: Gateway, name: str, answer: Answer, error_body: Callable[[ApiError], bytes] = ApiError.encode
+    ) -> None:
+        """`name` is the endpoint's in metrics and logs. `error_body`: makes the body of a response that is an error."""
         self._gateway = gateway
+        self._error_body = error_body
         self._name = name
         self._answer = answer
 
@@ -79,7 +81,7 @@ class Endpoint:
 
     async def _tell(self, error: ApiError, reply: Reply) -> None:
         if reply.status is None:
-            await reply.json(error.status, [error.encode()], error.headers)
+            await reply.json(error.status, [self._error_body(error)], error.headers)
             return
         # The status is out already. A client must not take the end of the stream for the end of the answer.
-        await reply.write(error_event(error.encode()), last=True)
+        await reply.write(reply.failure(error), last=True)

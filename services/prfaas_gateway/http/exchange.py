@@ -1,4 +1,4 @@
-"""One request of the two endpoints that generate, from its body to its last token."""
+"""One request of the endpoints that generate, from its body to its last token."""
 
 import time
 import uuid
@@ -14,26 +14,27 @@ from prfaas.telemetry.logs import request_logs
 from prfaas.telemetry.tracing import extract, trace_id
 from prfaas.telemetry.wall_clock import unix_s
 from prfaas_gateway.chat_template import PLAIN, Rendering
+from prfaas_gateway.dialect import Asked
+from prfaas_gateway.dialects import DIALECTS
 from prfaas_gateway.generation import Generation
 from prfaas_gateway.http.arrival import Arrival
 from prfaas_gateway.http.deadline import Deadline
 from prfaas_gateway.http.gateway import Gateway
 from prfaas_gateway.http.headers import header_value
-from prfaas_gateway.http.io import Body
+from prfaas_gateway.http.io import STREAMING, Body
+from prfaas_gateway.http.one_answer import OneAnswer
 from prfaas_gateway.http.several_choices import SeveralChoices
 from prfaas_gateway.job import Job
 from prfaas_gateway.large_requests import LARGE_BODY_BYTES, LargeRequest
 from prfaas_gateway.models import ServedModel
 from prfaas_gateway.openai.answer_form import form_of
-from prfaas_gateway.openai.answers import AnswerHead, StreamedAnswer, UsageOptions, WholeAnswer
 from prfaas_gateway.openai.choices import Choices, check_choices, seed_of
+from prfaas_gateway.openai.dialect import CompletionsDialect, usage_options
 from prfaas_gateway.openai.errors import events_lost
 from prfaas_gateway.openai.progress import EventGapError, Progress
-from prfaas_gateway.openai.shapes import Shape
-from prfaas_gateway.openai.tool_shape import ToolChatShape
-from prfaas_gateway.openai.tool_use import tool_use_of
-from prfaas_gateway.openai.types import ChatRequest, CompletionRequest, GenerationRequest
-from prfaas_gateway.openai.validation import PARSERS, sampling_of
+from prfaas_gateway.openai.tool_use import ToolUse, tool_use_of
+from prfaas_gateway.openai.types import ChatRequest, CompletionRequest
+from prfaas_gateway.openai.validation import sampling_of
 from prfaas_gateway.record import CLIENT_REQUEST_ID
 from prfaas_gateway.sampling_defaults import header_of
 from prfaas_gateway.several import SeveralGenerations
@@ -43,20 +44,18 @@ OPENAI_COMPLETION_TOKENS = 16
 CLIENT_IDS = {"x-correlation-id": "prfaas.client_correlation_id", "x-session-affinity": "prfaas.client_session"}
 """Headers that load clients send, and the attributes of the root span that keep them."""
 
-_STREAMING = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
-
 
 class Exchange:
     """One request whose body has arrived."""
 
-    def __init__(self, gateway: Gateway, endpoint: str, arrival: Arrival, shape: Shape) -> None:
-        """`endpoint` is a key of PARSERS. Raises ApiError for a deadline that is none."""
+    def __init__(self, gateway: Gateway, endpoint: str, arrival: Arrival) -> None:
+        """`endpoint` is a key of DIALECTS. Raises ApiError for a deadline that is none."""
         self._gateway = gateway
         self._endpoint = endpoint
+        self._dialect = DIALECTS[endpoint]
         self._headers = arrival.headers
         self._reply = arrival.reply
         self._record = arrival.record
-        self._shape = shape
         self._tenant = arrival.tenant.label
         self._cache_scope = arrival.tenant.cache_scope
         self._admitted = arrival.admitted
@@ -94,22 +93,23 @@ class Exchange:
             # Each prompt is charged once, with its first choice.
             charged = [0 if index % per_prompt else len(job.token_ids) for index, job in enumerate(jobs)]
             self._admitted.reserve(charged, sum(job.sampling.max_tokens for job in jobs))
+            asked = self._asked(request, model, jobs[0], tool_use)
             if len(jobs) == 1:
                 async with self._gateway.generations.run(jobs[0], root) as generation:
-                    shape = self._shape if tool_use is None else ToolChatShape(tool_use)
-                    await self._answer_from(generation, request, model, jobs[0], shape)
+                    await self._answer_from(generation, asked, jobs[0])
                 return
+            assert isinstance(self._dialect, CompletionsDialect), "no other dialect has several choices"
             self._admitted.widen(len(jobs))
             run = partial(self._gateway.generations.run, root=root)
             with self._gateway.admission.enter(len(jobs) - 1):
                 async with SeveralGenerations(run, jobs, per_prompt) as generations:
-                    await self._answer_several(generations, request, model, jobs)
+                    await self._answer_several(generations, asked, self._dialect, jobs)
 
     async def _parsed(self, data: bytes) -> tuple[ChatRequest | CompletionRequest, list[list[int]] | None]:
         """Returns the request, and its prompts' tokens where the process for large requests has made them already."""
         if len(data) <= LARGE_BODY_BYTES:
             unknown = self._gateway.unknown_fields()
-            request = PARSERS[self._endpoint](data, unknown)
+            request = self._dialect.parse(data, unknown)
             self._gateway.ignored(unknown)
             return request, None
         large = LargeRequest(self._endpoint, data, self._gateway.config.ignore_unknown_fields)
@@ -117,36 +117,32 @@ class Exchange:
         self._gateway.ignored(read.unknown)
         return read.request, read.prompts
 
-    async def _answer_from(
-        self, generation: Generation, request: ChatRequest | CompletionRequest, model: ServedModel, job: Job, shape: Shape
-    ) -> None:
-        head = self._head(model, shape)
+    async def _answer_from(self, generation: Generation, asked: Asked, job: Job) -> None:
         self._record.placed(generation)
         progress = Progress(prompt_tokens=len(job.token_ids), detours=job.detours)
+        one = OneAnswer(
+            reply=self._reply, generation=generation, follow=self._follow, heard=self._heard, headers=_started_headers
+        )
         try:
-            if request.stream:
-                answer = StreamedAnswer(head=head, progress=progress, options=self._usage_options(request))
-                await self._stream(answer, generation)
+            if asked.request.stream:
+                await one.stream(self._dialect.streamed(asked, progress), self._dialect.ping)
             else:
-                await self._collect(WholeAnswer(head=head, progress=progress, report=self._wants_report()), generation)
+                await one.collect(self._dialect.whole(asked, progress))
         except EventGapError as error:
             raise events_lost(error) from error
         finally:
             self._record.detoured(generation.moves, progress.all_detours())
 
     async def _answer_several(
-        self,
-        generations: SeveralGenerations,
-        request: ChatRequest | CompletionRequest,
-        model: ServedModel,
-        jobs: Sequence[Job],
+        self, generations: SeveralGenerations, asked: Asked, dialect: CompletionsDialect, jobs: Sequence[Job]
     ) -> None:
+        request = asked.request
         choices = Choices(
             [Progress(prompt_tokens=len(job.token_ids), detours=job.detours) for job in jobs], request.choices_per_prompt
         )
         several = SeveralChoices(
             reply=self._reply,
-            head=self._head(model, self._shape),
+            head=dialect.head(asked),
             choices=choices,
             generations=generations,
             placed=lambda index, generation: None if index else self._record.placed(generation),
@@ -156,22 +152,25 @@ class Exchange:
         )
         try:
             if request.stream:
-                await several.stream(self._usage_options(request), _STREAMING)
+                await several.stream(usage_options(asked), STREAMING)
             else:
                 shows_logprobs = not isinstance(request, CompletionRequest) or request.logprobs is not None
-                await several.collect(kept=request.n, report=self._wants_report(), shows_logprobs=shows_logprobs)
+                await several.collect(kept=request.n, report=asked.report, shows_logprobs=shows_logprobs)
         except EventGapError as error:
             raise events_lost(error) from error
         finally:
             self._record.detoured(choices.moves, choices.all_detours())
 
-    def _head(self, model: ServedModel, shape: Shape) -> AnswerHead:
-        return AnswerHead(
+    def _asked(self, request: ChatRequest | CompletionRequest, model: ServedModel, job: Job, tool_use: ToolUse | None) -> Asked:
+        return Asked(
+            request=request,
+            sampling=job.sampling,
+            tool_use=tool_use,
             request_id=self._request_id,
             created=int(unix_s()),
             model=model.served_names[0],
             system_fingerprint=model.fingerprint,
-            shape=shape,
+            report=self._headers.get("x-prfaas-report") == "1",
         )
 
     async def _tokenized(
@@ -227,24 +226,6 @@ class Exchange:
             deadline_at=self._deadline.at,
         )
 
-    async def _stream(self, answer: StreamedAnswer, generation: Generation) -> None:
-        async for event in generation:
-            self._follow(0, answer.progress, generation)
-            data = answer.handle(event)
-            self._heard(0, event)
-            if isinstance(event, Started):
-                await self._reply.start(200, {**_started_headers(event), **_STREAMING})
-            if data:
-                await self._reply.write(data, last=generation.over)
-
-    async def _collect(self, answer: WholeAnswer, generation: Generation) -> None:
-        async for event in generation:
-            self._follow(0, answer.progress, generation)
-            answer.handle(event)
-            self._heard(0, event)
-        assert answer.progress.latest is not None
-        await self._reply.json(200, answer.body(), _started_headers(answer.progress.latest))
-
     def _follow(self, index: int, progress: Progress, generation: Generation) -> None:
         """Takes that the answer goes on somewhere else, where it does since the event before."""
         started = generation.started
@@ -264,15 +245,6 @@ class Exchange:
             if value := self._headers.get(header):
                 ids[attribute] = value[:256]
         return ids
-
-    def _wants_report(self) -> bool:
-        return self._headers.get("x-prfaas-report") == "1"
-
-    def _usage_options(self, request: GenerationRequest) -> UsageOptions:
-        options = request.stream_options
-        if options is None:
-            return UsageOptions()
-        return UsageOptions(last=options.include_usage, continuous=options.continuous_usage_stats, report=self._wants_report())
 
 
 def _started_headers(started: Started) -> dict[str, str]:

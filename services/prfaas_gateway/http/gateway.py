@@ -11,6 +11,7 @@ from prfaas_gateway.admission import Admission
 from prfaas_gateway.config import GatewayConfig
 from prfaas_gateway.generation import Generations
 from prfaas_gateway.grammar_check import GrammarChecker
+from prfaas_gateway.http.headers import authorization_of
 from prfaas_gateway.http.io import Bodies
 from prfaas_gateway.large_requests import LargeRequestReader
 from prfaas_gateway.models import ServedModel
@@ -53,7 +54,7 @@ class Gateway:
 
     def caller(self, scope: Scope) -> Caller:
         """Raises ApiError 401."""
-        return self.access.check(Headers(scope=scope).get("authorization", ""), who_asks(scope))
+        return self.access.check(authorization_of(Headers(scope=scope)), who_asks(scope))
 
 
 def address_of(scope: Scope) -> str:

@@ -32,6 +32,14 @@ def ttft_deadline_of(headers: Headers, default_s: float, max_s: float) -> float:
     return timeout_s
 
 
+def authorization_of(headers: Headers) -> str:
+    """Returns the header `Authorization`, or what it would be for a key in `x-api-key`, as Anthropic's clients send it."""
+    if (authorization := headers.get("authorization")) is not None:
+        return authorization
+    key = headers.get("x-api-key")
+    return "" if key is None else f"Bearer {key}"
+
+
 def header_value(text: str) -> str:
     """Returns a sentence as a header's value: one line of ASCII, at most 500 characters, since proxies bound headers."""
     return "".join(char if char.isascii() and char.isprintable() else "?" for char in text)[:500].strip()

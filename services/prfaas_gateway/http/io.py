@@ -1,17 +1,21 @@
 """Bodies in and out with limits and deadlines, and clients that leave."""
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from typing import Any, Self, TypeVar
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, Final, Self, TypeVar
 
 from starlette.datastructures import Headers
 from starlette.types import Receive, Send
 
 from prfaas.contracts.codes import FailureCode
 from prfaas_gateway.body_places import BodyPlace, BodyPlaces
+from prfaas_gateway.openai.answers import error_event
 from prfaas_gateway.openai.errors import ApiError, invalid, too_large
 
 Result = TypeVar("Result")
+
+STREAMING: Final = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
+"""Headers of a response that is a stream of events."""
 
 
 class ClientGoneError(Exception):
@@ -124,6 +128,8 @@ class Reply:
         """Headers of the response, be it an answer or an error."""
         self.status: int | None = None
         self.complete = False
+        self.failure: Callable[[ApiError], bytes] = lambda error: error_event(error.encode())
+        """Makes the end of a stream that has begun and fails, in the words of its dialect."""
         self._given_up = False
         """True when the client has not read for too long."""
 

@@ -1,11 +1,11 @@
-"""One request of `/tokenize` or `/detokenize`."""
+"""One request of `/tokenize`, `/detokenize` or `/v1/messages/count_tokens`."""
 
+from prfaas_gateway.dialects import TOKENIZING_PARSERS
 from prfaas_gateway.http.arrival import Arrival
 from prfaas_gateway.http.deadline import Deadline
 from prfaas_gateway.http.gateway import Gateway
 from prfaas_gateway.http.io import Body
 from prfaas_gateway.large_requests import LARGE_BODY_BYTES, LargeRequest
-from prfaas_gateway.openai.tokenizing import TOKENIZING_PARSERS
 from prfaas_gateway.prompts import INLINE_CHARS
 from prfaas_gateway.tokenizing import encoded_answer
 

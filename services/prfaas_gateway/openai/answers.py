@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from prfaas.contracts.to_gateway import Failed, Finished, GenerateEvent, Started, TokenDetail, Tokens
 from prfaas_gateway.openai.choices import Choices
 from prfaas_gateway.openai.encoded_list import EncodedList
+from prfaas_gateway.openai.errors import ApiError
 from prfaas_gateway.openai.progress import Progress
 from prfaas_gateway.openai.shapes import Shape, Whole
 from prfaas_gateway.openai.types import AnswerBody, Choice, Usage
@@ -153,6 +154,10 @@ class StreamedAnswer:
                 return ending + self._last_usage() + DONE if self._choices.over else ending
             case Failed():
                 return b""
+
+    def failed(self, error: ApiError) -> bytes:
+        """Returns the event that ends a stream with an error. No `[DONE]` follows it."""
+        return error_event(error.encode())
 
     def _text(self, text: str, details: tuple[TokenDetail, ...]) -> bytes:
         return b"".join(map(self._chunk, self.head.shape.deltas(text, details)))

@@ -1,6 +1,8 @@
 """Errors of requests, in OpenAI's shape."""
 
 import math
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -60,6 +62,22 @@ class ApiError(Exception):
 
 def _api_error(status: int, body: ErrorBody, retry_after_s: float | None) -> ApiError:
     return ApiError(status, body.message, type=body.type, param=body.param, code=body.code, retry_after_s=retry_after_s)
+
+
+def renamed(error: ApiError, names: Mapping[str, str]) -> ApiError:
+    """Returns the error with other names for fields, where an endpoint has its own for those of a chat."""
+    # The longest first: the beginning of a name may be another one.
+    name = re.compile(f"({'|'.join(map(re.escape, sorted(names, key=len, reverse=True)))})(?=$|[`.\\[])")
+
+    def swap(match: re.Match[str]) -> str:
+        return names[match[1]]
+
+    body = error.body
+    message = re.sub(f"`{name.pattern}", lambda match: f"`{swap(match)}", body.message)
+    param = (
+        body.param if body.param is None or (found := name.match(body.param)) is None else swap(found) + body.param[found.end() :]
+    )
+    return _api_error(error.status, msgspec.structs.replace(body, message=message, param=param), error.retry_after_s)
 
 
 def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:

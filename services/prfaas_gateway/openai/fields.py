@@ -1,6 +1,7 @@
 """The JSON object of a body, its fields made into types, and errors that name the field."""
 
 import re
+from collections.abc import Collection, Mapping
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -30,23 +31,34 @@ FORMS: Final = frozenset(["response_format", "structured_outputs", "guided_json"
 VERBATIM: Final = FORMS | {"messages"}
 
 
-def fields_of(body: bytes) -> dict[str, Any]:
-    """Returns the body as an object without inert and null fields, and without forms that ask for nothing. Raises ApiError."""
+def object_of(body: bytes, verbatim: Collection[str]) -> dict[str, Any]:
+    """Returns the body as an object without null fields, each `plain` unless it is one of the `verbatim`. Raises ApiError."""
     try:
         value = msgspec.json.decode(body)
         if isinstance(value, dict):
-            value = {name: item if name in VERBATIM else plain(item) for name, item in value.items() if item is not None}
+            return plain_fields(value, verbatim)
     except UnicodeDecodeError as error:
         message = f"The body is not valid UTF-8: byte 0x{error.object[error.start]:02x} starts no character."
         raise invalid(message) from error
     except RecursionError as error:
-        raise invalid("The body is nested too deeply.") from error
+        raise nested_too_deeply() from error
     except msgspec.DecodeError as error:
         raise invalid(f"The body is not valid JSON: {error}.") from error
-    if not isinstance(value, dict):
-        raise invalid(f"The body must be a JSON object, not {_json_name(value)}.")
-    for name in INERT.keys() & value.keys():
-        _check_inert(name, value.pop(name))
+    raise invalid(f"The body must be a JSON object, not {_json_name(value)}.")
+
+
+def plain_fields(value: dict[str, Any], verbatim: Collection[str] = ()) -> dict[str, Any]:
+    """Returns an object's fields but for null ones, each `plain` unless it is one of the `verbatim`. Raises ApiError."""
+    try:
+        return {name: item if name in verbatim else plain(item) for name, item in value.items() if item is not None}
+    except RecursionError as error:
+        raise nested_too_deeply() from error
+
+
+def fields_of(body: bytes) -> dict[str, Any]:
+    """Returns the body as an object without inert and null fields, and without forms that ask for nothing. Raises ApiError."""
+    value = object_of(body, VERBATIM)
+    take_inert(value, INERT)
     for name in FORMS & value.keys():
         if value[name] in ({}, [], ""):  # asks for nothing, as everywhere
             del value[name]
@@ -65,11 +77,26 @@ def converted(fields: Any, kind: type[Fields], unknown: UnknownFields | None, wh
         raise named(error, where) from error
 
 
-def _check_inert(name: str, value: Any) -> None:
+def take_inert(fields: dict[str, Any], inert: Mapping[str, Any], where: str = "") -> None:
+    """Removes fields that change nothing about an answer. Raises ApiError for one that is not of its type in `inert`."""
+    for name in inert.keys() & fields.keys():
+        checked(fields.pop(name), inert[name], f"{where}.{name}" if where else name)
+
+
+def checked(value: Any, kind: Any, where: str) -> Any:
+    """Returns the value as one of any `kind`. Raises ApiError; `where` is its path in the body."""
     try:
-        msgspec.convert(value, INERT[name])
+        return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise named(error, prefix=name) from error
+        raise named(error, where) from error
+
+
+def nested_too_deeply() -> ApiError:
+    return invalid("The body is nested too deeply.")
+
+
+def missing(path: str) -> ApiError:
+    return invalid(f"Missing required parameter: `{path}`.", path, FailureCode.MISSING_REQUIRED_PARAMETER)
 
 
 _AT = re.compile(r"^(?P<what>.*?)(?: - at (?P<key>`key` in )?`\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
@@ -86,9 +113,8 @@ def named(error: msgspec.ValidationError, prefix: str = "") -> ApiError:
     if unknown := _UNKNOWN.match(what):
         param = f"{path}.{unknown['name']}" if path else unknown["name"]
         return invalid(f"Unknown parameter: `{param}`.", param, FailureCode.UNKNOWN_PARAMETER)
-    if missing := _MISSING.match(what):
-        param = f"{path}.{missing['name']}" if path else missing["name"]
-        return invalid(f"Missing required parameter: `{param}`.", param, FailureCode.MISSING_REQUIRED_PARAMETER)
+    if absent := _MISSING.match(what):
+        return missing(f"{path}.{absent['name']}" if path else absent["name"])
     if match["key"]:
         what = f"A key is wrong: {what[0].lower()}{what[1:]}"
     return invalid(f"Invalid value for `{path}`: {what[0].lower()}{what[1:]}.", path or None, FailureCode.INVALID_VALUE)

@@ -4,8 +4,7 @@ from typing import Any
 
 from prfaas.contracts.codes import FailureCode
 from prfaas_gateway.openai.errors import invalid
-from prfaas_gateway.openai.fields import converted
-from prfaas_gateway.openai.plain import plain
+from prfaas_gateway.openai.fields import converted, missing, plain_fields
 from prfaas_gateway.openai.types import ChatMessage
 from prfaas_gateway.openai.unknown_fields import UnknownFields
 from prfaas_gateway.openai.unsupported import UNSUPPORTED_IN_MESSAGE, UNSUPPORTED_IN_PART, take_unsupported
@@ -22,29 +21,25 @@ def messages_of(fields: dict[str, Any], unknown: UnknownFields | None) -> dict[s
 def message_of(message: Any, where: str, unknown: UnknownFields | None) -> ChatMessage:
     """Returns a message that a request has at the path `where`. Raises ApiError: what OpenAI knows and this server does not is
     refused by name."""
-    try:
-        message = plain(message)
-    except RecursionError as error:
-        raise invalid("The body is nested too deeply.") from error
-    taken = converted(_served_fields(message, where) if isinstance(message, dict) else message, ChatMessage, unknown, where)
+    served = _served_fields(plain_fields(message), where) if isinstance(message, dict) else message
+    taken = converted(served, ChatMessage, unknown, where)
     _check_calls(taken, where)
     return taken
 
 
 def _check_calls(message: ChatMessage, where: str) -> None:
     """Raises ApiError for a message that lacks what its role needs, or has what another role has."""
-    missing, strange = None, None
+    absent, strange = None, None
     if message.content is None and not message.tool_calls:
-        missing = "content"
+        absent = "content"
     elif message.role == "tool" and message.tool_call_id is None:
-        missing = "tool_call_id"
+        absent = "tool_call_id"
     elif message.role != "tool" and message.tool_call_id:
         strange, its = "tool_call_id", "tool"
     elif message.role != "assistant" and message.tool_calls:
         strange, its = "tool_calls", "assistant"
-    if missing is not None:
-        path = f"{where}.{missing}"
-        raise invalid(f"Missing required parameter: `{path}`.", path, FailureCode.MISSING_REQUIRED_PARAMETER)
+    if absent is not None:
+        raise missing(f"{where}.{absent}")
     if strange is not None:
         path = f"{where}.{strange}"
         raise invalid(f"`{path}` is a field of messages of role `{its}`.", path, FailureCode.INVALID_VALUE)

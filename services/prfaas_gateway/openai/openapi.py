@@ -5,8 +5,12 @@ from typing import Any, Final
 import msgspec
 
 from prfaas import __version__
+from prfaas_gateway.anthropic.requests import CountTokensBody, MessagesBody
+from prfaas_gateway.anthropic.types import Message, MessageErrorResponse, MessageEvent
 from prfaas_gateway.openai.errors import ErrorResponse
 from prfaas_gateway.openai.request_schemas import REFERENCE, Schema, request_schemas
+from prfaas_gateway.openai.responses.requests import ResponsesBody
+from prfaas_gateway.openai.responses.types import Response, ResponseEvent
 from prfaas_gateway.openai.types import (
     AnswerBody,
     ChatChoice,
@@ -17,6 +21,7 @@ from prfaas_gateway.openai.types import (
     CompletionChoice,
     CompletionLogprobs,
     CompletionRequest,
+    CountTokensAnswer,
     DetokenizeAnswer,
     DetokenizeRequest,
     Model,
@@ -42,7 +47,7 @@ CHAT_CHUNK: Final = _answer("ChatCompletionChunk", ChatChunkChoice)
 COMPLETION_ANSWER: Final = _answer("Completion", CompletionChoice)
 ANSWERS: Final = (
     CHAT_ANSWER, CHAT_CHUNK, COMPLETION_ANSWER, ModelList, Model, TokenizeAnswer, DetokenizeAnswer, Version, ErrorResponse,
-    ChatLogprob,
+    ChatLogprob, Response, ResponseEvent, Message, MessageEvent, CountTokensAnswer, MessageErrorResponse,
 )  # fmt: skip
 ENCODED: Final[dict[tuple[str, str], Schema]] = {
     (ChatLogprobs.__name__, "content"): {"type": "array", "items": {"$ref": REFERENCE.format(name=ChatLogprob.__name__)}},
@@ -78,10 +83,15 @@ def _paths(keyed: dict[str, Any]) -> dict[str, Any]:
     """`keyed`: part of operations that need a key, where there are keys."""
     chat = _post("Answer a chat", _GENERATING, [ChatRequest], CHAT_ANSWER, CHAT_CHUNK)
     completion = _post("Continue a prompt", _GENERATING, [CompletionRequest], COMPLETION_ANSWER, COMPLETION_ANSWER)
+    message = _post("Answer a chat", _GENERATING, [MessagesBody], Message, MessageEvent)
+    count = _post("Count the tokens of a chat", _BOUNDED, [CountTokensBody], CountTokensAnswer)
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
     return {
         "/v1/chat/completions": {"post": chat | keyed},
         "/v1/completions": {"post": completion | keyed},
+        "/v1/responses": {"post": _post("Answer a chat", _GENERATING, [ResponsesBody], Response, ResponseEvent) | keyed},
+        "/v1/messages": {"post": _in_anthropics_words(message) | keyed},
+        "/v1/messages/count_tokens": {"post": _in_anthropics_words(count) | keyed},
         "/v1/models": {"get": _get("List the models that are served", _json(ModelList)) | keyed},
         "/v1/models/{name}": {"get": _get("Show one model", _json(Model)) | {"parameters": [name]} | keyed},
         "/tokenize": {
@@ -141,6 +151,11 @@ def _post(
         "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
         "responses": {"200": {"description": "The answer.", "content": content}, "default": _error()},
     }
+
+
+def _in_anthropics_words(operation: dict[str, Any]) -> dict[str, Any]:
+    """Returns the operation with Anthropic's errors."""
+    return operation | {"responses": operation["responses"] | {"default": _error(_json(MessageErrorResponse))}}
 
 
 def _error(content: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -4,7 +4,11 @@ from typing import Any, Final
 
 import msgspec
 
+from prfaas_gateway.anthropic import unsupported as anthropic
+from prfaas_gateway.anthropic.requests import CountTokensBody, MessagesBody
 from prfaas_gateway.openai.fields import FORMS, INERT
+from prfaas_gateway.openai.responses import unsupported as responses
+from prfaas_gateway.openai.responses.requests import ResponsesBody, ResponsesStreamOptions
 from prfaas_gateway.openai.tokenizing import UNSUPPORTED_IN_TOKENIZE
 from prfaas_gateway.openai.types import (
     ChatMessage,
@@ -29,7 +33,10 @@ from prfaas_gateway.openai.unsupported import (
 
 Schema = dict[str, Any]
 
-REQUESTS: Final = (CompletionRequest, ChatRequest, TokenizeRequest, TokenizeChatRequest, DetokenizeRequest)
+REQUESTS: Final = (
+    CompletionRequest, ChatRequest, ResponsesBody, MessagesBody, CountTokensBody, TokenizeRequest, TokenizeChatRequest,
+    DetokenizeRequest,
+)  # fmt: skip
 REFERENCE: Final = "#/components/schemas/{name}"
 _NULL: Final[Schema] = {"type": "null"}
 _OF_NULLS: Final[Schema] = {"type": "object", "additionalProperties": _NULL}
@@ -44,8 +51,19 @@ _NOT_SERVED: Final[dict[str, dict[str, Any]]] = {
     ChatMessage.__name__: UNSUPPORTED_IN_MESSAGE,
     TextPart.__name__: UNSUPPORTED_IN_PART,
     StreamOptions.__name__: UNSUPPORTED_IN_STREAM_OPTIONS,
+    ResponsesBody.__name__: responses.UNSUPPORTED,
+    ResponsesStreamOptions.__name__: responses.UNSUPPORTED_IN_STREAM_OPTIONS,
+    MessagesBody.__name__: anthropic.UNSUPPORTED,
+    CountTokensBody.__name__: anthropic.UNSUPPORTED,
 }
 """Fields that are taken with a value that asks for nothing, by the schema that they belong to."""
+
+_INERT: Final[dict[str, dict[str, Any]]] = {
+    ResponsesBody.__name__: responses.INERT,
+    MessagesBody.__name__: anthropic.INERT,
+    CountTokensBody.__name__: anthropic.INERT,
+}
+"""Fields without effect of bodies that have others than INERT."""
 
 
 def request_schemas(*, ignores_unknown: bool) -> dict[str, Schema]:
@@ -59,7 +77,7 @@ def _of_object(name: str, schema: Schema, is_body: bool, ignores_unknown: bool) 
     fields: dict[str, Schema] = {}
     for field, its in schema["properties"].items():
         # A null counts as absent, which a required field cannot be.
-        others: list[Schema] = [] if field in schema["required"] else [_NULL]
+        others: list[Schema] = [] if field in schema.get("required", ()) else [_NULL]
         if is_body and field in FORMS:
             others.append({"enum": list(_NOTHING)})
         if name == CompletionRequest.__name__ and field == "logprobs":
@@ -70,7 +88,7 @@ def _of_object(name: str, schema: Schema, is_body: bool, ignores_unknown: bool) 
         its = {"anyOf": [{"enum": _unlike(values)}, _OF_NULLS]}
         fields[field] = its | {"description": "Not served: taken where it asks for nothing."}
     if is_body:
-        for field, kind in INERT.items():
+        for field, kind in _INERT.get(name, INERT).items():
             its = _with_null_entries(msgspec.json.schema(kind))
             fields[field] = _or(its, [_NULL]) | {"description": "Without effect."}
     # A null counts as absent, whatever its name.

@@ -1,20 +1,19 @@
 """Bodies of `/tokenize` and `/detokenize` in, well-formed requests out."""
 
-from collections.abc import Callable
 from typing import Any, Final
 
 from prfaas.contracts.codes import FailureCode
 from prfaas_gateway.openai.errors import invalid
 from prfaas_gateway.openai.fields import converted, fields_of
 from prfaas_gateway.openai.messages import messages_of
-from prfaas_gateway.openai.types import DetokenizeRequest, TokenizeChatRequest, TokenizeRequest
+from prfaas_gateway.openai.types import CountTokensRequest, DetokenizeRequest, TokenizeChatRequest, TokenizeRequest
 from prfaas_gateway.openai.unknown_fields import UnknownFields
 from prfaas_gateway.openai.unsupported import NEVER, take_unsupported
 
 UNSUPPORTED_IN_TOKENIZE: Final[dict[str, Any]] = {"chat_template": NEVER, "mm_processor_kwargs": NEVER}
 """Fields that vLLM has there, and this server does not."""
 
-TokenizingRequest = TokenizeRequest | TokenizeChatRequest | DetokenizeRequest
+TokenizingRequest = TokenizeRequest | TokenizeChatRequest | CountTokensRequest | DetokenizeRequest
 
 
 def parse_tokenize(body: bytes, unknown: UnknownFields | None = None) -> TokenizeRequest | TokenizeChatRequest:
@@ -30,10 +29,3 @@ def parse_tokenize(body: bytes, unknown: UnknownFields | None = None) -> Tokeniz
 def parse_detokenize(body: bytes, unknown: UnknownFields | None = None) -> DetokenizeRequest:
     """Puts fields that no API has into `unknown`; None: refuses them. Raises ApiError."""
     return converted(fields_of(body), DetokenizeRequest, unknown)
-
-
-TOKENIZING_PARSERS: Final[dict[str, Callable[[bytes, UnknownFields | None], TokenizingRequest]]] = {
-    "tokenize": parse_tokenize,
-    "detokenize": parse_detokenize,
-}
-"""Parser of a body, keyed by the endpoint's name in metrics and logs."""

@@ -139,6 +139,14 @@ class TokenizeChatRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     chat_template_kwargs: dict[str, Any] = {}
 
 
+class CountTokensRequest(TokenizeChatRequest, frozen=True, kw_only=True):
+    """Messages whose tokens are counted, in Anthropic's words."""
+
+
+class CountTokensAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    input_tokens: int
+
+
 class TokenizeAnswer(msgspec.Struct, frozen=True, kw_only=True):
     count: int
     max_model_len: int

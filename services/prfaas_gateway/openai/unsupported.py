@@ -58,6 +58,8 @@ ALSO_NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "tool_choice": ("auto",),
     "function_call": ("auto",),
     "parallel_tool_calls": (True,),
+    # There is no reasoning to encrypt.
+    "include": (["reasoning.encrypted_content"],),
 }
 
 UNSUPPORTED_IN_MESSAGE: Final[dict[str, Any]] = {

@@ -1,14 +1,12 @@
 """Untrusted bytes in, a well-formed request out, or an ApiError that names the field."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, TypeVar
-
-import msgspec
 
 from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.to_decode import Sampling
 from prfaas_gateway.openai.errors import context_exceeded, invalid
-from prfaas_gateway.openai.fields import converted, fields_of, named
+from prfaas_gateway.openai.fields import checked, converted, fields_of
 from prfaas_gateway.openai.messages import messages_of
 from prfaas_gateway.openai.types import MAX_CHOICES, ChatRequest, CompletionRequest, GenerationRequest
 from prfaas_gateway.openai.unknown_fields import UnknownFields
@@ -47,13 +45,6 @@ def parse_chat(body: bytes, unknown: UnknownFields | None = None) -> ChatRequest
     if request.top_logprobs and not request.logprobs:
         raise invalid("`top_logprobs` needs `logprobs` to be true.", "top_logprobs", FailureCode.INVALID_VALUE)
     return request
-
-
-PARSERS: Final[dict[str, Callable[[bytes, UnknownFields | None], ChatRequest | CompletionRequest]]] = {
-    "chat.completions": parse_chat,
-    "completions": parse_completion,
-}
-"""Parser of a body, keyed by the endpoint's name in metrics and logs."""
 
 
 def sampling_of(
@@ -127,10 +118,7 @@ def _served_fields(body: bytes) -> dict[str, Any]:
 def _check_prompts(prompts: list[Any]) -> None:
     """Raises ApiError for a list of prompts that is too long, and where entries differ. A flat list of numbers is one prompt."""
     if not prompts or not isinstance(prompts[0], str | list):
-        try:
-            msgspec.convert(prompts, list[int])
-        except msgspec.ValidationError as error:
-            raise named(error, prefix="prompt") from error
+        checked(prompts, list[int], "prompt")
         return
     if len(prompts) > MAX_CHOICES:
         message = f"`prompt` holds {len(prompts)} prompts; a request has at most {MAX_CHOICES}."

@@ -150,7 +150,7 @@ class Access:
 def _key_refused(refused: KeyRefused) -> ApiError:
     match refused.why:
         case KeyRefusedWhy.MISSING:
-            return unauthorized("No API key was given; send it as `Authorization: Bearer KEY`.")
+            return unauthorized("No API key was given; send it as `Authorization: Bearer KEY` or `x-api-key: KEY`.")
         case KeyRefusedWhy.UNKNOWN:
             return unauthorized("The API key is not known here.")
         case KeyRefusedWhy.REVOKED:

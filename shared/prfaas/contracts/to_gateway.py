@@ -129,6 +129,8 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     text: str
     """Text that was held back for stop strings and is now certain."""
     completion_tokens: int
+    stop: str = ""
+    """Stop string that ended the answer; empty: something else did, or the worker is of a version that does not say."""
     transfer: TransferReport
     prefill: PrefillTimes = PrefillTimes()
 

@@ -8,18 +8,20 @@ import pytest
 from hypothesis import example, given, settings
 from starlette.routing import Route
 
+from prfaas_gateway.dialects import DIALECTS, TOKENIZING_PARSERS
 from prfaas_gateway.openai.errors import ApiError
-from prfaas_gateway.openai.tokenizing import TOKENIZING_PARSERS
 from prfaas_gateway.openai.unknown_fields import UnknownFields
-from prfaas_gateway.openai.validation import PARSERS
 from tests.budget import examples
 from tests.gateway.bodies import HELLO, bodies
 from tests.gateway.conftest import Edge
 from tests.gateway.documented import answer_check, document, request_check
 
 PATHS = {
-    "/v1/chat/completions": PARSERS["chat.completions"],
-    "/v1/completions": PARSERS["completions"],
+    "/v1/chat/completions": DIALECTS["chat.completions"].parse,
+    "/v1/completions": DIALECTS["completions"].parse,
+    "/v1/responses": DIALECTS["responses"].parse,
+    "/v1/messages": DIALECTS["messages"].parse,
+    "/v1/messages/count_tokens": TOKENIZING_PARSERS["messages.count_tokens"],
     "/tokenize": TOKENIZING_PARSERS["tokenize"],
     "/detokenize": TOKENIZING_PARSERS["detokenize"],
 }
@@ -69,6 +71,11 @@ def test_every_reference_leads_to_a_schema_and_every_schema_is_referred_to() -> 
 @given(body=bodies)
 @example(body=CHAT | {"tools": [], "tool_choice": "auto", "logprobs": None, "n": 1.0, "metadata": {}, "echo": False})
 @example(body={"model": "m", "prompt": [[1, 2], [3.0]], "logprobs": False, "guided_json": "", "best_of": 1e0})
+@example(
+    body={"model": "m", "input": [HELLO[0] | {"type": "message"}], "include": ["reasoning.encrypted_content"], "store": False}
+)
+@example(body=CHAT | {"max_tokens": 1, "thinking": {"type": "disabled"}, "system": [], "metadata": {"user_id": None}})
+@example(body=CHAT | {"tool_choice": {"type": "auto"}, "cache_control": {}, "mcp_servers": []})
 @example(body={"prompt": None, "messages": HELLO, "strange": None})
 def test_a_request_that_is_taken_is_valid(path: str, ignores_unknown: bool, body: Any) -> None:
     text = json.dumps(body).encode()
@@ -86,6 +93,12 @@ def test_a_request_that_is_taken_is_valid(path: str, ignores_unknown: bool, body
     ("/v1/chat/completions", CHAT | {"temperature": 3}),
     ("/v1/chat/completions", {"model": "m", "messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
     ("/v1/completions", {"model": "m", "prompt": 1}),
+    ("/v1/responses", {"model": "m", "input": []}),
+    ("/v1/responses", {"model": "m", "input": "x", "store": True}),
+    ("/v1/responses", {"model": "m", "input": "x", "stream_options": {"include_usage": True}}),
+    ("/v1/messages", CHAT),
+    ("/v1/messages", CHAT | {"max_tokens": 1, "thinking": {"type": "enabled"}}),
+    ("/v1/messages/count_tokens", CHAT | {"max_tokens": 1}),
     ("/tokenize", {"prompt": "x", "messages": HELLO}),
     ("/detokenize", {"tokens": ["x"]}),
 ])  # fmt: skip

@@ -5,13 +5,12 @@ from typing import Any
 
 import pytest
 
+from prfaas_gateway.dialects import DIALECTS, TOKENIZING_PARSERS
 from prfaas_gateway.openai.errors import ApiError
-from prfaas_gateway.openai.tokenizing import TOKENIZING_PARSERS
 from prfaas_gateway.openai.unknown_fields import NAME_CHARS, NAMED, UnknownFields
-from prfaas_gateway.openai.validation import PARSERS
 from tests.gateway.bodies import HELLO
 
-EVERY_PARSER: Any = PARSERS | TOKENIZING_PARSERS
+EVERY_PARSER: Any = {name: dialect.parse for name, dialect in DIALECTS.items()} | TOKENIZING_PARSERS
 BODIES: Any = {
     "completions": {"model": "m", "prompt": ["hello"], "stream_options": {"include_usage": True, "more": 1}},
     "chat.completions": {
@@ -20,6 +19,25 @@ BODIES: Any = {
         "tools": [{"type": "function", "more": 1, "function": {"name": "f", "more": 1, "parameters": {"more": "a schema's"}}}],
         "tool_choice": {"type": "function", "function": {"name": "f"}, "more": 1},
     },
+    "responses": {
+        "model": "m",
+        "input": [
+            {"role": "user", "content": [{"type": "input_text", "text": "x", "more": 1}], "more": 1},
+            {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}", "more": 1},
+        ],
+        "tools": [{"type": "function", "name": "f", "more": 1, "parameters": {"more": "a schema's"}}],
+        "tool_choice": {"type": "function", "name": "f", "more": 1},
+        "text": {"format": {"type": "text", "more": 1}, "more": 1},
+    },
+    "messages": {
+        "model": "m",
+        "max_tokens": 1,
+        "system": [{"type": "text", "text": "x", "more": 1}],
+        "messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c", "more": 1}], "more": 1}],
+        "tools": [{"name": "f", "input_schema": {}, "more": 1}],
+        "tool_choice": {"type": "auto", "more": 1},
+    },
+    "messages.count_tokens": {"model": "m", "messages": [{"role": "user", "content": "x", "more": 1}]},
     "tokenize": {"messages": [{"role": "user", "content": "x", "more": 1}]},
     "detokenize": {"tokens": [1, 2, 3]},
 }
@@ -28,6 +46,14 @@ UNKNOWN = {
     "chat.completions": [
         "messages[1].content[0].more", "messages[1].more", "tool_choice.more", "tools[0].function.more", "tools[0].more", "top",
     ],
+    "responses": [
+        "input[0].content[0].more", "input[0].more", "input[1].more", "text.format.more", "text.more", "tool_choice.more",
+        "tools[0].more", "top",
+    ],
+    "messages": [
+        "messages[0].content[0].more", "messages[0].more", "system[0].more", "tool_choice.more", "tools[0].more", "top",
+    ],
+    "messages.count_tokens": ["messages[0].more", "top"],
     "tokenize": ["messages[0].more", "top"],
     "detokenize": ["top"],
 }  # fmt: skip

@@ -1,0 +1,1 @@
+"""Anthropic's Messages API: its words for what a chat asks and answers."""

@@ -1,0 +1,1 @@
+"""OpenAI's Responses API, without what it keeps between requests."""
