@@ -128,7 +128,7 @@ class PrefillDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     chunks: Marks = ()
     """(seconds since the prefill's start, prompt tokens computed by then)."""
     direct: bool = False
-    """As in PrefillStarted, which may be lost."""
+    """True if the KV goes to the inbox, as PrefillStarted says, which may be lost."""
 
 
 class PrefillFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
