@@ -51,6 +51,9 @@ from prfaas_decode_worker.spans import describe_transfer
 ABORT_REASON_S = 0.5
 """Wait for the reason why a prefill worker gave up, after its frames have ended: it comes by another connection."""
 
+_INBOX_FAILURES = (FailureCode.BROKER, FailureCode.TIMEOUT)
+"""Codes with which an attempt fails whose inbox cannot be reached, such as for want of a permission."""
+
 log = get_logger(__name__)
 
 
@@ -156,9 +159,9 @@ class Attempts:
             case PrefillStarted(queue_s=queue_s, worker=worker, incarnation=incarnation, direct=direct):
                 attempt.queue_s, attempt.holding.computing = queue_s, True
                 attempt.holding.held_by(worker, incarnation)
-                if not direct and attempt.receiver is not None:
-                    attempt.receiver.read_object()
-            case PrefillDone(prefill_s=prefill_s, ended_unix_s=ended_unix_s, chunks=chunks):
+                attempt.kv_leaves(direct=direct)
+            case PrefillDone(prefill_s=prefill_s, ended_unix_s=ended_unix_s, chunks=chunks, direct=direct):
+                attempt.kv_leaves(direct=direct)
                 order, attempt.holding.computing = attempt.order, False
                 now_s, queue_s = time.monotonic(), attempt.queue_s
                 self._tell(PrefillTimed(now_s, order.request_id, order.attempt, queue_s, prefill_s, ended_unix_s, chunks))
@@ -323,6 +326,8 @@ class Attempts:
             reason=message,
         )
         self._count_failure(attempt, code)
+        if attempt.is_direct and code in _INBOX_FAILURES:
+            self._inbox.rest(f"{code}: {message}")
         self._tell(AttemptFailed(time.monotonic(), order.request_id, order.attempt, code, message, died, retry_after_s))
 
     def _count_failure(self, attempt: Attempt, code: str) -> None:

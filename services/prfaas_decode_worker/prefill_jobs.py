@@ -70,6 +70,7 @@ class PrefillJobs:
         """Returns a prefill with an object, and where its site is sealed a secret, of its own. KV of the own site comes to the
         `inbox` where that has room for it."""
         nuid = secrets.token_hex(11)
+        secret = self._seals.new_secret(prefill_site)
         direct_inbox = None
         if inbox is not None and prefill_site == self._site:
             kv_bytes = self._description.layout.total_bytes(len(token_ids), from_token)
@@ -85,7 +86,6 @@ class PrefillJobs:
             fingerprint=self._description.fingerprint,
             direct_inbox=direct_inbox,
         )
-        secret = self._seals.new_secret(prefill_site)
         return Prefill(request_id, transfer, secret, prefill_site, token_ids, tenant, timeout_s, cache_scope)
 
     async def submit(

@@ -27,6 +27,15 @@ class Attempt:
         """The core has been told how it ended, or does not want to know."""
         self.verified_ns = 0
 
+    @property
+    def is_direct(self) -> bool:
+        return self.prefill is not None and self.prefill.transfer.direct_inbox is not None
+
+    def kv_leaves(self, *, direct: bool) -> None:
+        """Takes which way the prefill worker sends the KV."""
+        if not direct and self.receiver is not None:
+            self.receiver.read_object()
+
     def may_report(self, prefill_site: str, nuid: str) -> bool:
         """Returns whether progress is from a worker that has the job: it is of the job's site, and knows the object's name."""
         named = self.prefill is not None and secrets.compare_digest(self.prefill.transfer.nuid, nuid)

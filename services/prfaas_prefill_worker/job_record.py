@@ -128,9 +128,11 @@ class JobRecord:
         )
 
     def not_sent(self, code: FailureCode, reason: str) -> None:
-        self._records.metrics.job("failed")
+        given_up = code in _GIVEN_UP_RESULTS
+        self._records.metrics.job(code if given_up else "failed")
         self._send.set_attribute(names.ERROR_TYPE, code)
-        self._send.set_status(StatusCode.ERROR, reason)
+        if not given_up:
+            self._send.set_status(StatusCode.ERROR, reason)
 
     def over(self) -> None:
         self._send.end()

@@ -59,7 +59,7 @@ class ProgressTeller:
         )
         await self._tell(taken, started)
 
-    async def done(self, taken: TakenJob, prefilled: Prefilled, prefill_s: float) -> None:
+    async def done(self, taken: TakenJob, prefilled: Prefilled, prefill_s: float, *, direct: bool) -> None:
         transfer = taken.job.transfer
         done = PrefillDone(
             transfer_id=transfer.transfer_id,
@@ -69,6 +69,7 @@ class ProgressTeller:
             prefill_s=prefill_s,
             ended_unix_s=prefilled.ended_unix_s,
             chunks=prefilled.chunks,
+            direct=direct,
         )
         await self._tell(taken, done)
 

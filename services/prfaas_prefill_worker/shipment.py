@@ -12,6 +12,7 @@ from prfaas.contracts.to_prefill import CancelPrefill
 from prfaas.engine.protocol import PrefillCancelled
 from prfaas.process.runner import ServiceContext
 from prfaas.telemetry.logs import get_logger
+from prfaas.transfer.direct_inbox import MAX_DIRECT_BYTES
 from prfaas.transfer.direct_sender import DirectSender
 from prfaas.transfer.errors import TransferError
 from prfaas.transfer.send_options import SendOptions
@@ -26,6 +27,9 @@ from prfaas_prefill_worker.prefiller import Prefiller
 from prfaas_prefill_worker.progress import ProgressTeller
 from prfaas_prefill_worker.pulls.pulls import Pulls
 from prfaas_prefill_worker.service_core import PrefillCore
+
+MAX_DIRECT_TAIL_BYTES = 64 << 20
+"""Largest KV of all small transfers that wait for their decode workers' word."""
 
 log = get_logger(__name__)
 
@@ -53,6 +57,9 @@ class Shipments:
         self.pulls: Pulls | None = None
         """Set once jobs may name a prefix to be pulled."""
         self._room = asyncio.Semaphore(config.tails)
+        self._direct_bytes = 0
+        """KV of small transfers that is not verified yet."""
+        self._direct_left = asyncio.Event()
         self._tails: set[asyncio.Task[None]] = set()
 
     async def refuse(self, taken: TakenJob, refuse: Refuse) -> None:
@@ -78,7 +85,8 @@ class Shipments:
                 record.pulled(await self.pulls.pull(run, lambda: self._core.cancelled(run.job)))
                 run = replace(run, timeout_s=max(0.0, due_at - time.monotonic()))
             sender = self._open_sender(run)
-            await self._progress.started(taken, direct=isinstance(sender, DirectSender))
+            direct = isinstance(sender, DirectSender)
+            await self._progress.started(taken, direct=direct)
             started_at = time.monotonic()
             try:
                 prefilled = await self._prefiller.prefill(
@@ -88,8 +96,8 @@ class Shipments:
                 record.prefilled(prefill_s, prefilled)
                 # What the link made it wait for is no part of T_prefill: a policy would take a slow link for a slow machine.
                 self._core.handle(PrefillEnded(len(run.token_ids) - prefilled.cached_tokens, prefill_s - sender.blocked_s))
-                await self._progress.done(taken, prefilled, prefill_s)
-                await self._room.acquire()
+                await self._progress.done(taken, prefilled, prefill_s, direct=direct)
+                await self._until_room(sender)
                 self._spawn_tail(taken, sender, record)
             except PrefillCancelled:
                 code = FailureCode.EXPIRED if time.monotonic() >= due_at else FailureCode.CANCELLED
@@ -126,9 +134,21 @@ class Shipments:
         )
         link = self.links.to(run.job.decode_site)
         transfer, layout = run.job.transfer, self._prefiller.description.layout
-        if transfer.direct_inbox is not None and run.job.decode_site == self._config.site:
+        is_small = layout.total_bytes(transfer.prefill_tokens, transfer.from_token) <= MAX_DIRECT_BYTES
+        if transfer.direct_inbox is not None and is_small and run.job.decode_site == self._config.site:
             return DirectSender(self._lane, transfer, layout, link.core, options).open()
         return KVSender(self._lane, transfer, layout, link, options).open()
+
+    async def _until_room(self, sender: KVSender | DirectSender) -> None:
+        """Waits for room for one more tail. Small ones have room of their own, in bytes: they wait for a decode worker, and one
+        that stands still must not keep the next job from being begun."""
+        if not isinstance(sender, DirectSender):
+            await self._room.acquire()
+            return
+        while self._direct_bytes and self._direct_bytes + sender.size_bytes > MAX_DIRECT_TAIL_BYTES:
+            self._direct_left.clear()
+            await self._direct_left.wait()
+        self._direct_bytes += sender.size_bytes
 
     def _spawn_tail(self, taken: TakenJob, sender: KVSender | DirectSender, record: JobRecord) -> None:
         finish = self._guarded(taken, self._finish(taken, sender, record))
@@ -150,11 +170,15 @@ class Shipments:
             await self.links.report(taken.job.decode_site)
         except Exception as error:
             code = error.code if isinstance(error, TransferError) else FailureCode.INTERNAL
-            if not self._core.cancelled(taken.job):
+            if not self._core.cancelled(taken.job) and code is not FailureCode.CANCELLED:
                 await self._progress.failed(taken, code, fault_text(error))
             record.not_sent(code, fault_text(error))
         finally:
-            self._room.release()
+            if isinstance(sender, DirectSender):
+                self._direct_bytes -= sender.size_bytes
+                self._direct_left.set()
+            else:
+                self._room.release()
             await taken.ack()
             record.over()
 

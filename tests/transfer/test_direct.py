@@ -117,9 +117,9 @@ async def test_a_receiver_that_is_gone_is_not_waited_for(lane: BulkLane, other_l
     transfer = direct_transfer(inbox, 200)
     receiver = await KVReceiver(lane, transfer, LAYOUT, Cache().install, timeout_s=DEADLINE_S, inbox=inbox).open()
     await receiver.close()
-    with pytest.raises(TransferError, match="nobody takes the frames") as caught:
+    with pytest.raises(TransferError, match="has done with the attempt") as caught:
         await send(other_lane, transfer, make_pieces(LAYOUT, 200))
-    assert caught.value.code is FailureCode.ABORTED
+    assert caught.value.code is FailureCode.CANCELLED
 
 
 async def test_a_broken_connection_of_the_receiver_costs_no_transfer(
@@ -213,7 +213,7 @@ async def test_kv_that_cannot_be_installed_fails_the_transfer_and_tells_the_send
         raise MemoryError("no room")
 
     receiver = await KVReceiver(lane, transfer, LAYOUT, install, timeout_s=DEADLINE_S, inbox=inbox).open()
-    with pytest.raises(TransferError, match="nobody takes"):
+    with pytest.raises(TransferError, match="has done with"):
         await send(other_lane, transfer, make_pieces(LAYOUT, 300))
     with pytest.raises(MemoryError):
         await receiver.verified(DEADLINE_S)
@@ -244,3 +244,71 @@ async def test_an_error_that_nothing_foresaw_ends_the_attempt_at_once(
     with pytest.raises(TransferError, match="no such thing") as caught:
         await send(other_lane, transfer, make_pieces(LAYOUT, 300))
     assert caught.value.code is FailureCode.ABORTED
+
+
+async def test_an_inbox_that_no_process_hears_is_given_up(other_lane: BulkLane, lane: BulkLane) -> None:
+    inbox = DirectInbox(lane, BUCKET)
+    transfer = direct_transfer(inbox, 300)
+    inbox.close()
+    with pytest.raises(TransferError, match="no process hears") as caught:
+        await send(other_lane, transfer, make_pieces(LAYOUT, 300))
+    assert caught.value.code is FailureCode.BROKER
+
+
+async def test_a_lost_answer_is_asked_for_and_given_after_the_end(
+    lane: BulkLane, other_lane: BulkLane, inbox: DirectInbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transfer, pieces, cache = direct_transfer(inbox, 300), make_pieces(LAYOUT, 300), Cache()
+    receiver = await KVReceiver(lane, transfer, LAYOUT, cache.install, timeout_s=DEADLINE_S, inbox=inbox).open()
+    with monkeypatch.context() as patched:
+        patched.setattr(inbox, "answer", lambda nuid, reply: None)
+        sending = asyncio.create_task(send(other_lane, transfer, pieces))
+        await receiver.verified(DEADLINE_S)
+        await receiver.close()
+    assert (await sending).resent_frames == 0
+    assert cache == Cache.of(pieces)
+
+
+async def test_the_first_of_several_messages_is_lost(
+    lane: BulkLane, other_lane: BulkLane, inbox: DirectInbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transfer, pieces, cache = direct_transfer(inbox, 9000), make_pieces(LAYOUT, 9000), Cache()
+    assert LAYOUT.total_bytes(9000) > 2 * other_lane.max_payload
+    receiver = await KVReceiver(lane, transfer, LAYOUT, cache.install, timeout_s=DEADLINE_S, inbox=inbox).open()
+    publish, published = other_lane.publish, 0
+
+    def lose_first(*arguments: object, **named: object) -> None:
+        nonlocal published
+        published += 1
+        if published > 1:
+            publish(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(other_lane, "publish", lose_first)
+    assert (await send(other_lane, transfer, pieces)).resent_frames > 0
+    await receiver.verified(DEADLINE_S)
+    await receiver.close()
+    assert cache == Cache.of(pieces)
+
+
+async def test_one_message_that_cannot_be_handled_ends_no_subscription(
+    lane: BulkLane, other_lane: BulkLane, inbox: DirectInbox
+) -> None:
+    def handle(message: Message) -> None:
+        raise RuntimeError("no handler")
+
+    assert inbox.reserve("broken", 1)
+    inbox.take("broken", handle)
+    other_lane.publish(subjects.kv_direct(BUCKET, inbox.name, "broken"), [b"x"], 1)
+    transfer, pieces, cache = direct_transfer(inbox, 300), make_pieces(LAYOUT, 300), Cache()
+    receiver = await KVReceiver(lane, transfer, LAYOUT, cache.install, timeout_s=DEADLINE_S, inbox=inbox).open()
+    await send(other_lane, transfer, pieces)
+    await receiver.verified(DEADLINE_S)
+    await receiver.close()
+    assert cache == Cache.of(pieces)
+
+
+async def test_an_inbox_that_failed_is_not_offered_for_a_while(inbox: DirectInbox) -> None:
+    inbox.server_error('permissions violation for subscription to "prfaas.other.direct.x"')
+    assert inbox.reserve("a", 1)
+    inbox.server_error(f'permissions violation for subscription to "{subjects.kv_direct(BUCKET, inbox.name, "*")}"')
+    assert not inbox.reserve("b", 1)

@@ -51,6 +51,14 @@ class KVStored(msgspec.Struct, frozen=True, kw_only=True):
     """Stream sequence of the last frame; 0 without one."""
 
 
+class KVTaken(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer of a decode worker's inbox to the sender of small KV. Neither of the two: it is not taken, or not any more."""
+
+    verified: bool = False
+    incomplete: bool = False
+    """True if frames are missing: all that were sent have been read."""
+
+
 class TransferReport(msgspec.Struct, frozen=True, kw_only=True):
     """Report on one attempt's KV. Filled by the receiving end, and carried untouched to spans, metrics and the client; of a
     failed attempt: what had come until then."""

@@ -224,5 +224,7 @@ def kv_stored(bucket: str, nuid: str) -> str:
 
 
 def kv_direct(bucket: str, inbox: str, nuid: str) -> str:
-    """Request/reply in the bulk account, within a site: KV sender -> KV receiver of that object, frames -> KVStored."""
+    """Request/reply in the bulk account, within a site: KV sender -> KV receiver of that object, frames -> KVTaken.
+
+    An empty message asks what has come of it."""
     return f"prfaas.{kv_bucket_site(bucket)}.direct.{bucket}.{inbox}.{nuid}"

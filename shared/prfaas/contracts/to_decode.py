@@ -127,6 +127,8 @@ class PrefillDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Moment at which the last layer was computed, by the prefill site's clock."""
     chunks: Marks = ()
     """(seconds since the prefill's start, prompt tokens computed by then)."""
+    direct: bool = False
+    """True if the KV goes to the inbox, as PrefillStarted says, which may be lost."""
 
 
 class PrefillFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):

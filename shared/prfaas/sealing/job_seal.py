@@ -82,6 +82,8 @@ def _open_fields(job: PrefillJob) -> bytes:
 
 
 def transfer_fields(transfer: KVTransfer) -> tuple[str | int | bool, ...]:
+    """Every field but `direct_inbox`: which of two ways sealed frames take decides nothing of what they are, and workers of the
+    version before open the jobs of this one."""
     return (
         *(transfer.transfer_id, transfer.attempt, transfer.bucket, transfer.nuid, transfer.prefill_tokens),
         *(transfer.from_token, transfer.lossy, transfer.fingerprint),

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from prfaas.bus.bulk.connection import Buffer
-from prfaas.transfer.frame import FrameError, OutgoingFrame
+from prfaas.transfer.frame import FrameError, FrameKind, OutgoingFrame
 
 SIZE_BYTES = 4
 """Bytes that a frame's size takes. A frame is cut so that it has this room in a message."""
@@ -17,22 +17,25 @@ class DirectMessage(NamedTuple):
     buffers: list[Buffer]
     """Buffers to be written one after another, without a copy."""
     size_bytes: int
+    kinds: list[FrameKind]
 
 
 def pack_frames(frames: Iterable[OutgoingFrame], max_bytes: int) -> list[DirectMessage]:
     """Returns messages of at most `max_bytes`, in order. A frame that is larger by itself is alone in one."""
     messages: list[DirectMessage] = []
     buffers: list[Buffer] = []
+    kinds: list[FrameKind] = []
     size_bytes = 0
     for frame in frames:
         frame_bytes = SIZE_BYTES + frame.total_bytes
         if buffers and size_bytes + frame_bytes > max_bytes:
-            messages.append(DirectMessage(buffers, size_bytes))
-            buffers, size_bytes = [], 0
+            messages.append(DirectMessage(buffers, size_bytes, kinds))
+            buffers, kinds, size_bytes = [], [], 0
         buffers += (_SIZE.pack(frame.total_bytes), *frame.buffers)
+        kinds.append(frame.kind)
         size_bytes += frame_bytes
     if buffers:
-        messages.append(DirectMessage(buffers, size_bytes))
+        messages.append(DirectMessage(buffers, size_bytes, kinds))
     return messages
 
 

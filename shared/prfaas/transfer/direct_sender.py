@@ -7,14 +7,16 @@ import time
 from collections.abc import Sequence
 from typing import Self
 
+from prfaas.bus.bulk.connection import Buffer
 from prfaas.bus.bulk.lane import BulkLane
 from prfaas.bus.bulk.wire import DisconnectedError, LaneError, Message
 from prfaas.contracts import subjects, wire
 from prfaas.contracts.codes import FailureCode
-from prfaas.contracts.kv import KVStored, KVTransfer
+from prfaas.contracts.kv import KVTaken, KVTransfer
 from prfaas.kvcache.layout import KVLayout, KVPiece
 from prfaas.link.link_core import LinkCore
 from prfaas.telemetry.fault_points import FaultPoint, reach
+from prfaas.telemetry.faults import FAULTS
 from prfaas.transfer import direct_core as core
 from prfaas.transfer.direct_frames import pack_frames
 from prfaas.transfer.errors import TransferError
@@ -36,7 +38,7 @@ class DirectSender:
         deadline_at = time.monotonic() + options.timeout_s
         self._lane = lane
         self._transfer = transfer
-        self._core = core.DirectCore(deadline_at=deadline_at, idle_timeout_s=options.idle_timeout_s)
+        self._core = core.DirectCore(deadline_at=deadline_at)
         self._framer = Framer(
             transfer,
             layout,
@@ -98,6 +100,11 @@ class DirectSender:
         self._shut()
 
     @property
+    def size_bytes(self) -> int:
+        """Canonical KV bytes put so far."""
+        return self._framer.raw_bytes
+
+    @property
     def blocked_s(self) -> float:
         """Time for which `put` has made the engine wait."""
         return self._framer.blocked_s
@@ -140,22 +147,28 @@ class DirectSender:
             match instruction:
                 case core.SendAll():
                     self._send_all()
+                case core.Ask():
+                    self._publish([], 0)
                 case core.Done():
                     self._verified.set_result(None)
                 case core.Failed(code, message):
                     self._fail(TransferError(code, message))
 
     def _send_all(self) -> None:
-        if self._first_sent_at is None:
-            self._first_sent_at = time.monotonic()
-            for position, frame in enumerate(self._frames):
-                point = FaultPoint.MANIFEST if frame.kind is FrameKind.MANIFEST else FaultPoint.FRAME
+        self._first_sent_at = self._first_sent_at or time.monotonic()
+        position = 0
+        for message in pack_frames(self._frames, self._lane.max_payload):
+            for kind in message.kinds:
+                point = FaultPoint.MANIFEST if kind is FrameKind.MANIFEST else FaultPoint.FRAME
                 reach(point, self._transfer.transfer_id, position)
+                position += 1
+            self._publish(message.buffers, message.size_bytes)
+
+    def _publish(self, buffers: Sequence[Buffer], size_bytes: int) -> None:
         try:
-            for message in pack_frames(self._frames, self._lane.max_payload):
-                self._lane.publish(self._subject, message.buffers, message.size_bytes, reply=self._inbox)
+            self._lane.publish(self._subject, buffers, size_bytes, reply=self._inbox)
         except DisconnectedError:
-            pass  # Everything is sent again on the next connection.
+            pass  # The receiver is asked what has come once there is a connection.
         except LaneError as error:
             self._obey(self._core.handle(core.Broken(FailureCode.BROKER, str(error))))
 
@@ -171,12 +184,17 @@ class DirectSender:
         status, payload = message.status, bytes(message.payload)
         message.release()
         if status == _NO_RESPONDERS:
-            return  # The receiver's connection is down, or it is gone; its own clocks tell which.
-        try:
-            stored = wire.decode(payload, KVStored)
-        except wire.BadMessageError:
+            self._handle(core.Unheard(time.monotonic()))
             return
-        self._handle(core.Verified() if stored.frames else core.NotTaken())
+        try:
+            taken = wire.decode(payload, KVTaken)
+        except wire.BadMessageError:
+            FAULTS.undecodable["kv_taken"] += 1
+            return
+        if taken.verified:
+            self._handle(core.Verified())
+        else:
+            self._handle(core.Incomplete(time.monotonic()) if taken.incomplete else core.NotTaken())
 
     def _on_reply_failed(self, error: Exception) -> None:
         self._handle(core.Broken(FailureCode.BROKER, f"an answer of the receiver could not be handled: {error!r}"))

@@ -65,6 +65,7 @@ class ObjectConsumer:
         if start_sequence:
             config["opt_start_seq"] = start_sequence
         self._credit = 0
+        self._heard_at = time.monotonic()
         self._inbox = f"{self._lane.inbox}-{name}"
         self._sid = self._lane.subscribe(self._inbox, self._on_message, self._failed)
         await api(

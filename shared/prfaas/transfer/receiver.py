@@ -125,6 +125,9 @@ class KVReceiver:
         if self._closed:
             return
         self._closed = True
+        direct = self._inbox is not None
+        if direct:
+            self._leave_inbox()
         # Nothing may call back any more.
         self._lane.remove_listener(self)
         tasks = [task for task in (self._ticker, self._opening, self._answering) if task is not None]
@@ -134,9 +137,8 @@ class KVReceiver:
         if not self._done.done():
             self._done.set_exception(TransferError(FailureCode.ABORTED, "the receiver was closed"))
         self._done.exception()
-        if self._inbox is not None:
-            self._leave_inbox()  # nothing is at the server
-            return
+        if direct:
+            return  # nothing is at the server
         # What is left is at the server.
         self._consumer.silence()
         self._lane.unsubscribe(self._asked_sid)
@@ -190,7 +192,8 @@ class KVReceiver:
             self._consumer.top_up()
 
     def _on_direct(self, message: Message) -> None:
-        """Takes all frames of one message. What is missing or damaged comes again, with all others."""
+        """Takes all frames of one message, which the inbox releases. What is missing comes again, with all others, when the
+        sender asks."""
         now_s = time.monotonic()
         try:
             for view in unpack_frames(message.payload):
@@ -204,9 +207,13 @@ class KVReceiver:
             self._handle(events.FrameDamaged(str(error), now_s))
         except Exception as error:
             self._on_message_failed(error)
-        if self._done.done() and self._inbox is not None and message.reply:
-            self._inbox.answer(message.reply, self._core.frames if self._done.exception() is None else 0)
-        message.release()
+        if self._done.done() and self._inbox is not None:
+            if self._done.exception() is None:
+                self._inbox.verified(self._transfer.nuid)
+            else:
+                self._inbox.release(self._transfer.nuid)  # it is not taken any more
+            if message.reply:
+                self._inbox.answer(self._transfer.nuid, message.reply)
 
     def _on_message_failed(self, error: Exception) -> None:
         """Ends this attempt: nothing would arrive any more."""

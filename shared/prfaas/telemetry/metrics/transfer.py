@@ -103,7 +103,7 @@ class SendMetrics:
 
 
 def overlap_ratio(duration_s: float, residual_s: float) -> float:
-    """Share of a transfer that lay within prefill, 0 to 1: 1 - residual / duration. A transfer that took no time hid wholly."""
+    """Share of a transfer that lay within prefill, 0 to 1: 1 - residual / duration. One of no time: 1 or 0."""
     if duration_s <= 0:
-        return 1.0
+        return 0.0 if residual_s > 0 else 1.0
     return min(1.0, max(0.0, 1 - residual_s / duration_s))
