@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from prfaas.contracts.codes import FailureCode
 from prfaas_gateway.anthropic.types import MessageError, MessageErrorResponse
 from prfaas_gateway.openai.errors import ApiError
 
@@ -10,7 +11,7 @@ _TYPES: Final = {
     403: "permission_error",
     404: "not_found_error",
     408: "timeout_error",
-    413: "request_too_large",
+    413: FailureCode.REQUEST_TOO_LARGE.value,  # Anthropic's name of it too
     429: "rate_limit_error",
     503: "overloaded_error",
 }

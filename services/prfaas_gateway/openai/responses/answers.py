@@ -1,9 +1,10 @@
 """Answers of the Responses API: events of a request in, a body or events of a stream out. Pure."""
 
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
+from prfaas.contracts.codes import FailureCode
 from prfaas.contracts.terms import FinishReason
 from prfaas.contracts.to_gateway import Failed, Finished, GenerateEvent, Started, Tokens
 from prfaas_gateway.dialect import Asked
@@ -12,6 +13,7 @@ from prfaas_gateway.openai.errors import ApiError
 from prfaas_gateway.openai.progress import Progress
 from prfaas_gateway.openai.responses.requests import ResponsesRequest
 from prfaas_gateway.openai.responses.types import (
+    SERVER_ERROR,
     IncompleteDetails,
     InputTokensDetails,
     Response,
@@ -117,9 +119,7 @@ class StreamedResponse(_Answer):
                 return changed
 
     def failed(self, error: ApiError) -> bytes:
-        code: Literal["server_error", "rate_limit_exceeded"] = (
-            "rate_limit_exceeded" if error.status == _TOO_MANY else "server_error"
-        )
+        code = FailureCode.RATE_LIMIT_EXCEEDED.value if error.status == _TOO_MANY else SERVER_ERROR
         told = ResponseError(code=code, message=error.body.message)
         return self._event("failed", response=self._response("failed", list(map(self._item, self._answer.blocks.all)), told))
 

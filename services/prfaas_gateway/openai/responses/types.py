@@ -1,6 +1,6 @@
 """Bodies of the Responses API's answers."""
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -8,6 +8,7 @@ from msgspec import UNSET, UnsetType
 from prfaas_gateway.openai.responses.requests import FunctionChoice, FunctionTool, TextFormat
 from prfaas_gateway.openai.types import TransferUsage
 
+SERVER_ERROR: Final = "server_error"
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
 
 
@@ -30,7 +31,8 @@ class ResponseUsage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResponseError(msgspec.Struct, frozen=True, kw_only=True):
-    code: Literal["server_error", "rate_limit_exceeded"]
+    code: str
+    """One of those that OpenAI's clients know: SERVER_ERROR, or FailureCode.RATE_LIMIT_EXCEEDED."""
     message: str
 
 
