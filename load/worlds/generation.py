@@ -281,7 +281,9 @@ class Generation:
 
 def serve(gateway: Gateway, client: Client) -> None:
     """Begins with a client whose connection is open."""
-    client.serve_by(gateway.spawn(_serve(gateway, client)))
+    task = gateway.spawn(_serve(gateway, client))
+    client.serve_by(task)
+    task.when_done(lambda _: gateway.clients.remove(client))  # also of one that is cancelled before it begins
 
 
 async def _serve(gateway: Gateway, client: Client) -> None:
@@ -297,4 +299,3 @@ async def _serve(gateway: Gateway, client: Client) -> None:
     finally:
         if gateway.alive:
             request.leave()
-            gateway.clients.remove(client)
