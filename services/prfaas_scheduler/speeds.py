@@ -25,6 +25,11 @@ SMOOTHING: Final = 0.5
 """Weight of the newest points in a worker's pace. They are means of several prefills already."""
 
 
+MIN_S: Final = 1e-6
+MAX_S: Final = 1e6
+"""Bounds of a prefill's time."""
+
+
 class _Worker:
     __slots__ = ("log_pace", "points", "steps")
 
@@ -56,7 +61,12 @@ class Speeds:
         if points == known.points:
             return
         old, known.points = set(known.points), points
-        news = [(tokens, seconds) for tokens, seconds in points if (tokens, seconds) not in old and tokens > 0 and seconds > 0]
+        # A worker may announce any number: without bounds the quotient of two has no logarithm.
+        news = [
+            (tokens, min(max(seconds, MIN_S), MAX_S))
+            for tokens, seconds in points
+            if (tokens, seconds) not in old and tokens > 0 and seconds > 0
+        ]
         if not news:
             return
         self._compare(known, news)

@@ -63,3 +63,14 @@ def test_a_pool_without_any_announcement_has_no_curve() -> None:
     assert speeds.mean_points() == ()
     assert speeds.work_s(1000) == 1.0, "jobs that wait keep their prediction"
     speeds.validate([])
+
+
+@pytest.mark.parametrize("ends", [(5e-324, 1e12), (1e12, 5e-324), (1e-300, 1e-300), (1e12, 1e12)])
+def test_any_times_that_are_announced_leave_a_pace(ends: tuple[float, float]) -> None:
+    speeds = Speeds()
+    for number, seconds in enumerate((*ends, 1.0, *ends)):
+        for worker in ("a", "b"):
+            speeds.announced(worker, ((100.0, seconds), (200.0 + number, ends[number % 2])))
+            assert 1 / 64 <= speeds.pace(worker) <= 64
+            assert all(0 < each_s < 1e9 for _, each_s in speeds.mean_points())
+    speeds.validate(["a", "b"])
