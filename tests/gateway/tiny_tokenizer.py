@@ -6,6 +6,10 @@ WORDS = ["[UNK]", "<s>", "</s>", "hello", "world", "Q", ":", "A", "x", "system",
 BOS = 1
 
 
+def ids(*words: str) -> list[int]:
+    return [WORDS.index(word) for word in words]
+
+
 def tiny_tokenizer() -> Tokenizer:
     tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
     tokenizer.add_special_tokens([AddedToken(word, special=True) for word in ("<s>", "</s>")])

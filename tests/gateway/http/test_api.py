@@ -15,13 +15,9 @@ from prfaas.contracts.wire import unpack_tokens
 from prfaas_gateway.generation import MAX_MOVES, MAX_PLACEMENTS
 from tests.gateway.conftest import GROWING_S, Edge, until
 from tests.gateway.scripted_site import PLACEMENT, Emitter
-from tests.gateway.tiny_tokenizer import BOS, WORDS
+from tests.gateway.tiny_tokenizer import BOS, ids
 
 MESSAGES: Any = [{"role": "user", "content": "hello world"}]
-
-
-def ids(*words: str) -> list[int]:
-    return [WORDS.index(word) for word in words]
 
 
 async def test_chat(edge: Edge) -> None:

@@ -1,7 +1,6 @@
 """`/v1/messages` as Anthropic's clients see it, over a real nats-server and the real HTTP server."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +12,11 @@ from prfaas.secrets.tenants_file import Limits
 from prfaas_gateway.http import pings
 from tests.gateway.anthropic.test_messages import read
 from tests.gateway.conftest import Edge, make_tenants, running_edge
-from tests.gateway.http.test_tools_api import call_twice
 from tests.gateway.scripted_site import Emitter
-from tests.gateway.tiny_tokenizer import BOS, WORDS
+from tests.gateway.tiny_tokenizer import BOS, ids
 
 ASK: dict[str, Any] = {"model": "tiny", "max_tokens": 9, "messages": [{"role": "user", "content": "hello world"}]}
 TOOLS = [{"name": "look", "input_schema": {"type": "object", "properties": {}}}]
-
-
-def ids(*words: str) -> list[int]:
-    return [WORDS.index(word) for word in words]
-
-
-@pytest.fixture
-async def calling(tmp_path: Path) -> AsyncIterator[Edge]:
-    async with running_edge(tmp_path, tool_call_parser="hermes") as edge:
-        edge.site.script = call_twice
-        yield edge
 
 
 async def test_a_whole_answer(edge: Edge) -> None:

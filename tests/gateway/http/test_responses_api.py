@@ -1,8 +1,6 @@
 """`/v1/responses` as the `openai` client sees it, over a real nats-server and the real HTTP server."""
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import openai
@@ -11,23 +9,11 @@ from pydantic import BaseModel
 
 from prfaas.contracts.to_decode import Generate
 from prfaas.contracts.wire import unpack_tokens
-from tests.gateway.conftest import Edge, running_edge
-from tests.gateway.http.test_tools_api import call_twice
+from tests.gateway.conftest import Edge
 from tests.gateway.scripted_site import Emitter
-from tests.gateway.tiny_tokenizer import BOS, WORDS
+from tests.gateway.tiny_tokenizer import BOS, ids
 
 TOOLS: Any = [{"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}, "strict": False}]
-
-
-def ids(*words: str) -> list[int]:
-    return [WORDS.index(word) for word in words]
-
-
-@pytest.fixture
-async def calling(tmp_path: Path) -> AsyncIterator[Edge]:
-    async with running_edge(tmp_path, tool_call_parser="hermes") as edge:
-        edge.site.script = call_twice
-        yield edge
 
 
 async def test_a_whole_answer(edge: Edge) -> None:
